@@ -1,0 +1,28 @@
+// Owns the one error class that the library throws, and the codes it carries.
+
+/** Why an operation failed; the order is that of `bnb_status` in csrc/bnb.h. */
+export const statuses = ["ok", "invalid", "unsupported", "out_of_memory", "device_lost"] as const;
+
+/** One of {@link statuses}, without `"ok"`. */
+export type BnbErrorCode = Exclude<(typeof statuses)[number], "ok">;
+
+/**
+ * Every failure of this library that is not a misuse of JavaScript itself.
+ *
+ * The message names the argument, what it was, what was expected and the next step; `code` is for programs:
+ * - `"invalid"`: the caller broke a rule, or a file is damaged;
+ * - `"unsupported"`: a correct request that nothing on this machine can serve;
+ * - `"out_of_memory"`: the device could not give the memory;
+ * - `"device_lost"`: the driver failed, and the process should open the device again.
+ */
+export class BnbError extends Error {
+  override readonly name = "BnbError";
+
+  constructor(
+    message: string,
+    readonly code: BnbErrorCode = "invalid",
+    options?: ErrorOptions,
+  ) {
+    super(message, options);
+  }
+}
