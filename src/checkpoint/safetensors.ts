@@ -160,7 +160,7 @@ export class SafetensorsFile implements Disposable {
       return mapped.subarray(before);
     } catch (error) {
       // Bun maps for writing, even privately, so files that may only be read cannot be mapped: these are read instead.
-      if (["EACCES", "EPERM", "EROFS", "ENODEV"].includes((error as NodeJS.ErrnoException).code ?? ""))
+      if (["EACCES", "EPERM", "EROFS", "ENODEV", "ETXTBSY"].includes((error as NodeJS.ErrnoException).code ?? ""))
         return undefined;
       throw error;
     }
