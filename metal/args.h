@@ -16,6 +16,7 @@ enum {
     VECTOR_CHUNK       = 16,   // weights a load: rows and blocks that are multiples of it take the wide loads
     TILE_THREADS       = 128,  // 4 simdgroups, two by two
     TILE_DEPTH         = 32,   // a split of k is a multiple of it
+    SUM_THREADS        = 256,
 };
 
 // csrc/codebook.h explains the parts. A magnitude's bucket is its bits >> CODES_BUCKET_SHIFT, less CODES_BUCKET_BASE.
@@ -39,9 +40,8 @@ static_assert(sizeof(struct cast_args) == 8, "host and kernels must lay out stru
 struct quantize_args {
     uint32_t count_low, count_high; // elements
     uint32_t block, shift;          // block = 1 << shift, or shift is 32 where no power of two is meant
-    float    offset;                // subtracted from every element
 };
-static_assert(sizeof(struct quantize_args) == 20, "host and kernels must lay out struct quantize_args alike");
+static_assert(sizeof(struct quantize_args) == 16, "host and kernels must lay out struct quantize_args alike");
 
 // Where an element's scale is. Scales are counted in 32 bits: 2^32 of them belong to 64 GB of codes at least.
 struct scale_args {

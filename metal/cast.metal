@@ -12,6 +12,6 @@ constant uint TO [[function_constant(1)]];
     for (ulong i = ulong(thread_index) * 8; i < count; i += ulong(threads) * 8) {
         const uint valid = within(i, count);
         if (valid == 8) save8(y, TO, i, load8(x, FROM, i));
-        else save_some(y, TO, i, valid, load_some(x, FROM, i, valid, 0.0f));
+        else save_some(y, TO, i, valid, load_some(x, FROM, i, valid));
     }
 }

@@ -45,12 +45,12 @@ inline float8 load8(device const uchar *data, uint store, ulong i) {
     return float8{float4(as_type<half4>(wide.xy)), float4(as_type<half4>(wide.zw))};
 }
 
-// The same for any i, of which only the first `count` elements are there; the others are `fill`.
-inline float8 load_some(device const uchar *data, uint store, ulong i, uint count, float fill) {
-    float8 v;
+// The same for any i, of which only the first `count` elements are there; the others are zeros.
+inline float8 load_some(device const uchar *data, uint store, ulong i, uint count) {
+    float8 v = {float4(0.0f), float4(0.0f)};
     for (uint j = 0; j < 4; j++) {
-        v.low[j] = j < count ? load(data, store, i + j) : fill;
-        v.high[j] = j + 4 < count ? load(data, store, i + j + 4) : fill;
+        if (j < count) v.low[j] = load(data, store, i + j);
+        if (j + 4 < count) v.high[j] = load(data, store, i + j + 4);
     }
     return v;
 }

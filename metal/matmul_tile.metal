@@ -11,6 +11,25 @@ constant uint WHOLE [[function_constant(3)]];  // whether rows and blocks are mu
 constant uint BIAS [[function_constant(4)]];
 constant uint Y [[function_constant(5)]];      // of y: as x, or STORE_F32 where it holds parts of a split
 
+// Eight elements of a row of x from k on, and zeros past `end` or where the row isn't there.
+inline float8 bring_x(device const uchar *x, bool there, ulong row, uint k, uint end) {
+    const uint valid = there ? within(k, end) : 0u;
+    if (WHOLE == 0) return load_some(x, X, row + k, valid);
+    if (valid > 0) return load8(x, X, row + k);
+    return float8{float4(0.0f), float4(0.0f)};
+}
+
+// The same of w. The row starts in `block`, at its element `rest`.
+inline float8 bring_w(thread const weights &w, bool there, ulong row, uint block, uint rest, uint k, uint end) {
+    const uint valid = there ? within(k, end) : 0u;
+    if (WHOLE == 0) return gather8(w, row + k, valid);
+    if (valid == 0) return float8{float4(0.0f), float4(0.0f)};
+    if (W < STORE_CODE4) return load8(w.data, W, row + k);
+    const float scale = scale_of(w, block + ((rest + k) >> w.scales.shift));
+    const float8 v = values8(w, codes8(w, row + k));
+    return float8{v.low * scale, v.high * scale};
+}
+
 template <uint SIDE>
 [[kernel]] void matmul_tile(constant matmul_args &args [[buffer(0)]],
                             device const uchar *x [[buffer(1)]],
@@ -56,34 +75,20 @@ template <uint SIDE>
     for (uint i = 0; i < BLOCKS; i++)
         for (uint j = 0; j < BLOCKS; j++) sum[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 
+    // The next step's elements are under way while this one's are multiplied.
+    threadgroup float4 *x_tile = (threadgroup float4 *)(xs + tile_row * STRIDE + tile_k);
+    threadgroup float4 *w_tile = (threadgroup float4 *)(ws + tile_row * STRIDE + tile_k);
+    float8 x8 = bring_x(x, has_x, x_row, first + tile_k, end);
+    float8 w8 = bring_w(w, has_w, w_row, block, rest, first + tile_k, end);
     for (uint step = first; step < end; step += DEPTH) {
-        const uint k = step + tile_k, valid = within(k, end);
-        float8 x8 = {float4(0.0f), float4(0.0f)}, w8 = x8;
-        if (WHOLE != 0) {
-            if (has_x && valid > 0) x8 = load8(x, X, x_row + k);
-            if (has_w && valid > 0) {
-                if (W < STORE_CODE4) {
-                    w8 = load8(data, W, w_row + k);
-                } else {
-                    w8 = values8(w, codes8(w, w_row + k));
-                    const float scale = scale_of(w, block + ((rest + k) >> args.scales.shift));
-                    w8.low *= scale;
-                    w8.high *= scale;
-                }
-            }
-        } else {
-            if (has_x) x8 = load_some(x, X, x_row + k, valid, 0.0f);
-            if (has_w) w8 = gather8(w, w_row + k, valid);
-        }
-
-        threadgroup_barrier(mem_flags::mem_threadgroup); // until here the last step's tiles were read
-        threadgroup float4 *x_tile = (threadgroup float4 *)(xs + tile_row * STRIDE + tile_k);
-        threadgroup float4 *w_tile = (threadgroup float4 *)(ws + tile_row * STRIDE + tile_k);
+        threadgroup_barrier(mem_flags::mem_threadgroup); // the last step's tiles have been read
         x_tile[0] = x8.low;
         x_tile[1] = x8.high;
         w_tile[0] = w8.low;
         w_tile[1] = w8.high;
         threadgroup_barrier(mem_flags::mem_threadgroup);
+        x8 = bring_x(x, has_x, x_row, step + DEPTH + tile_k, end);
+        w8 = bring_w(w, has_w, w_row, block, rest, step + DEPTH + tile_k, end);
 
         for (uint depth = 0; depth < DEPTH; depth += 8) {
             simdgroup_float8x8 a[BLOCKS], b[BLOCKS];

@@ -76,7 +76,7 @@ template <uint VECTORS>
             const uint at = k + 8 * part, valid = within(at, args.k);
             float8 xs[VECTORS];
             for (uint v = 0; v < VECTORS; v++)
-                xs[v] = WHOLE != 0 ? load8(x, X, vector[v] + at) : load_some(x, X, vector[v] + at, valid, 0.0f);
+                xs[v] = WHOLE != 0 ? load8(x, X, vector[v] + at) : load_some(x, X, vector[v] + at, valid);
             for (uint r = 0; r < ROWS; r++) {
                 float8 ws;
                 if (WHOLE == 0) ws = gather8(w, row[r] + at, valid);

@@ -70,9 +70,7 @@ inline uint below8(threadgroup const float *thresholds, threadgroup const uchar 
         const ulong i = tile + place * 8;
         const uint valid = within(i, count);
         // What is missing counts as zero, which also pads the last byte of 4-bit codes with the code of zero.
-        float8 v = valid == 8 ? load8(x, FROM, i) : load_some(x, FROM, i, valid, args.offset);
-        v.low -= args.offset;
-        v.high -= args.offset;
+        float8 v = valid == 8 ? load8(x, FROM, i) : load_some(x, FROM, i, valid);
 
         uint m = largest_of(v);
         for (uint step = 1; step < min(lanes, 32u); step *= 2) m = max(m, simd_shuffle_xor(m, ushort(step)));
@@ -134,13 +132,13 @@ inline uint below8(threadgroup const float *thresholds, threadgroup const uchar 
     for (; block * args.block < count; block += ulong(groups) * simdgroups) {
         const ulong first = block * args.block, end = min(first + args.block, count);
         uint m = 0;
-        for (ulong i = first + lane; i < end; i += 32) m = max(m, magnitude_of(load(x, FROM, i) - args.offset));
+        for (ulong i = first + lane; i < end; i += 32) m = max(m, magnitude_of(load(x, FROM, i)));
         m = simd_max(m);
         if (lane == 0) absmax[block] = as_type<float>(m);
 
         const float inverse = inverse_of(as_type<float>(m));
         for (ulong i = first + lane; i < end; i += 32) {
-            const float scaled = clamp((load(x, FROM, i) - args.offset) * inverse, -1.0f, 1.0f);
+            const float scaled = clamp(load(x, FROM, i) * inverse, -1.0f, 1.0f);
             codes[i] = order[below8(thresholds, start, code.steps, scaled)];
         }
     }
