@@ -98,9 +98,9 @@ inline uint block_of(thread const weights &w, ulong i) {
     return uint(w.scales.shift < 32 ? i >> w.scales.shift : i / w.scales.block);
 }
 
-// Product and sum are rounded one by one, as bitsandbytes and the CPU do, so that every device gives the same bits.
+// Product and sum are rounded one by one, as bitsandbytes and the CPU do, so that every device gives the same bits: in
+// safe math mode Metal fuses the two within a statement only, so they are two.
 inline float scale_of(thread const weights &w, uint block) {
-#pragma clang fp contract(off)
     if (!w.nested) return ((device const float *)w.absmax)[block];
     const uint outer = w.scales.nested_shift < 32 ? block >> w.scales.nested_shift : block / w.scales.nested_block;
     const float product = w.nested_values[w.absmax[block]] * w.nested_absmax[outer];
