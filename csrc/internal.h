@@ -71,6 +71,7 @@ bool is_codebook(const bnb_codebook *codebook, const char *function, const char 
 bool is_quantized(const bnb_quantized *quantized, const char *function, const char *argument);
 bool is_float(bnb_dtype dtype, const char *function, const char *argument);
 bool is_shape(size_t rows, size_t columns, const char *function, const char *argument);
+bool is_block(const bnb_codebook *code, size_t block, const char *function);
 bool on_device(const struct buffer *buffer, const bnb_device *device, const char *function, const char *argument);
 
 /* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
