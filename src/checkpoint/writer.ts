@@ -169,6 +169,11 @@ function toSlot({ name, dtype, shape }: TensorSpec): Slot {
   return { name, dtype, shape: extents, atMost, written: false };
 }
 
+/** The bytes that a spec takes, or may take. @throws BnbError if the shape is none */
+export function specBytes(spec: TensorSpec): number {
+  return slotBytes(toSlot(spec));
+}
+
 /** A slot's shape was checked when it was made. */
 function slotBytes(slot: Slot): number {
   return tensorBytes(slot.dtype, slot.shape) as number;
