@@ -1,7 +1,7 @@
 // Owns reading safetensors files: tensors are views of the mapped file.
-import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { BnbError } from "../error.ts";
 import { damaged, headerBytesMax, parseHeader, type SafetensorsDtype, type TensorInfo } from "./header.ts";
+import { MappedFile, unmap } from "./mapped.ts";
 
 /** A view that fits a tensor's elements; 8-bit floats and booleans come as bytes, bfloat16 as its bit patterns. */
 export type SafetensorsValues =
@@ -17,25 +17,19 @@ export type SafetensorsValues =
   | BigUint64Array
   | BigInt64Array;
 
-/** Mapping starts at multiples of this: the largest page of the systems that Bun runs on. */
-const pageBytes = 65_536;
-
-/** The longest array that JavaScriptCore makes. */
-const arrayBytesMax = 2 ** 32 - pageBytes;
-
 /** One tensor of an open file. */
 export class SafetensorsTensor {
   readonly name: string;
   readonly dtype: SafetensorsDtype;
   readonly shape: readonly number[];
   readonly byteLength: number;
-  readonly #file: SafetensorsFile;
+  readonly #file: MappedFile;
   /** From the start of the file. */
   readonly #offset: number;
   #bytes: Uint8Array | undefined;
 
   /** @internal Tensors come from {@link openSafetensors}. */
-  constructor(file: SafetensorsFile, info: TensorInfo, dataOffset: number) {
+  constructor(file: MappedFile, info: TensorInfo, dataOffset: number) {
     this.name = info.name;
     this.dtype = info.dtype;
     this.shape = info.shape;
@@ -63,7 +57,7 @@ export class SafetensorsTensor {
 
   /** Gives the mapped memory back now; the next use maps it again. Views taken before have length 0 from here on. */
   release(): void {
-    (this.#bytes?.buffer as ArrayBuffer | undefined)?.transfer(0);
+    if (this.#bytes) unmap(this.#bytes);
     this.#bytes = undefined;
   }
 }
@@ -95,18 +89,19 @@ export class SafetensorsFile implements Disposable {
   readonly metadata: Readonly<Record<string, string>>;
   /** By name, in the order of the data. */
   readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
-  #descriptor: number;
+  readonly #file: MappedFile;
 
   /** @internal Use {@link openSafetensors}. */
   constructor(path: string) {
     this.path = path;
-    this.#descriptor = openSync(path, "r");
+    const file = new MappedFile(path);
+    this.#file = file;
     try {
-      const { header, dataOffset } = readHeader(path, this.#descriptor);
+      const { header, dataOffset } = readHeader(file);
       this.metadata = header.metadata;
-      this.tensors = new Map(header.tensors.map((info) => [info.name, new SafetensorsTensor(this, info, dataOffset)]));
+      this.tensors = new Map(header.tensors.map((info) => [info.name, new SafetensorsTensor(file, info, dataOffset)]));
     } catch (error) {
-      closeSync(this.#descriptor);
+      file.close();
       throw error;
     }
   }
@@ -119,48 +114,10 @@ export class SafetensorsFile implements Disposable {
     throw new BnbError(`${this.path} has no tensor ${JSON.stringify(name)}; it has ${this.tensors.size}: ${some}, …`);
   }
 
-  /** @internal Bytes of the file, mapped where the system allows it. */
-  view(offset: number, length: number, name: string): Uint8Array {
-    if (this.#descriptor < 0) throw new TypeError(`${this.path} was closed; open it again to read ${name}.`);
-    if (length === 0) return new Uint8Array(0);
-    if (length > arrayBytesMax) {
-      const what = `${this.path}: tensor ${JSON.stringify(name)} has ${length} bytes`;
-      throw new BnbError(`${what}; Bun's arrays hold at most ${arrayBytesMax}. Split the tensor.`, "unsupported");
-    }
-    const held = fstatSync(this.#descriptor);
-    const named = statSync(this.path);
-    // Bun maps by name, so a file that was renamed over this one would be read with this one's header.
-    if (held.ino !== named.ino || held.dev !== named.dev || held.size < offset + length) {
-      throw new BnbError(`${this.path} was replaced or cut short while it was open; open it again.`);
-    }
-    return this.#map(offset, length) ?? this.#read(offset, length);
-  }
-
-  #map(offset: number, length: number): Uint8Array | undefined {
-    const before = offset % pageBytes;
-    try {
-      const mapped = Bun.mmap(this.path, { shared: false, offset: offset - before, size: before + length });
-      return mapped.subarray(before);
-    } catch (error) {
-      // Bun maps for writing, even privately, so files that may only be read cannot be mapped: these are read instead.
-      if (["EACCES", "EPERM", "EROFS", "ENODEV", "ETXTBSY"].includes((error as NodeJS.ErrnoException).code ?? ""))
-        return undefined;
-      throw error;
-    }
-  }
-
-  #read(offset: number, length: number): Uint8Array {
-    const bytes = new Uint8Array(length);
-    readFully(this.path, this.#descriptor, bytes, offset);
-    return bytes;
-  }
-
   /** Unmaps every tensor and closes the file. Views of its tensors have length 0 from here on. */
   close(): void {
-    if (this.#descriptor < 0) return;
     for (const tensor of this.tensors.values()) tensor.release();
-    closeSync(this.#descriptor);
-    this.#descriptor = -1;
+    this.#file.close();
   }
 
   [Symbol.dispose](): void {
@@ -179,26 +136,14 @@ export function openSafetensors(path: string): SafetensorsFile {
   return new SafetensorsFile(path);
 }
 
-function readHeader(path: string, descriptor: number) {
-  const { size } = fstatSync(descriptor);
+function readHeader(file: MappedFile) {
+  const { path, size } = file;
   if (size < 8) throw damaged(path, `${size} bytes cannot hold the 8 that give the header's length`);
-  const prefix = new Uint8Array(8);
-  readFully(path, descriptor, prefix, 0);
+  const prefix = file.read(0, 8);
   const length = new DataView(prefix.buffer).getBigUint64(0, true);
   if (length > headerBytesMax)
     throw damaged(path, `a header of ${length} bytes is above the limit of ${headerBytesMax}`);
   const dataOffset = 8 + Number(length);
   if (dataOffset > size) throw damaged(path, `the header ends at byte ${dataOffset}, but the file has ${size}`);
-  const raw = new Uint8Array(Number(length));
-  readFully(path, descriptor, raw, 8);
-  return { header: parseHeader(path, raw, size - dataOffset), dataOffset };
-}
-
-function readFully(path: string, descriptor: number, into: Uint8Array, position: number): void {
-  let done = 0;
-  while (done < into.length) {
-    const got = readSync(descriptor, into, done, into.length - done, position + done);
-    if (got === 0) throw damaged(path, `the file ended at byte ${position + done} while it was read`);
-    done += got;
-  }
+  return { header: parseHeader(path, file.read(8, Number(length)), size - dataOffset), dataOffset };
 }
