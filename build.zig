@@ -36,7 +36,7 @@ pub fn build(b: *std.Build) void {
     const target = b.standardTargetOptions(.{ .default_target = .{ .cpu_model = .baseline } });
     const optimize = b.standardOptimizeOption(.{ .preferred_optimize_mode = .ReleaseFast });
 
-    const module = b.createModule(.{ .target = target, .optimize = optimize, .link_libc = true, .strip = optimize != .Debug });
+    const module = b.createModule(.{ .target = target, .optimize = optimize, .link_libc = true, .strip = optimize != .debug });
     module.addCSourceFiles(.{ .root = b.path("csrc"), .files = &sources, .flags = &warnings });
     const isas: []const Isa = if (target.result.cpu.arch == .aarch64) &arm_isas else &x86_isas;
     for (isas) |isa| module.addObject(formsObject(b, target, optimize, isa));
