@@ -157,7 +157,7 @@ export async function writeCheckpoint(
       shard.flatMap((step) => step.specs),
     );
     for (const step of shard) {
-      await step.run((name, data) => {
+      await runStep(step, (name, data) => {
         writer.write(name, data);
         map.push([name, file]);
         totalBytes += data.byteLength;
@@ -169,6 +169,16 @@ export async function writeCheckpoint(
     writer.commit();
   }
   if (shards.length > 1) writeIndex(join(directory, indexName), map, sorted, totalBytes);
+}
+
+/** Runs a step; the library's errors say what is wrong with a tensor, and here which tensor it was. */
+async function runStep(step: Step, write: (name: string, data: ArrayBufferView) => void): Promise<void> {
+  try {
+    await step.run(write);
+  } catch (cause) {
+    if (!(cause instanceof BnbError) || cause.message.includes(step.name)) throw cause;
+    throw new BnbError(`${step.name}: ${cause.message}`, cause.code, { cause });
+  }
 }
 
 function writeIndex(path: string, map: [string, string][], steps: readonly Step[], totalBytes: number): void {
