@@ -14,6 +14,8 @@ const sources = [_][]const u8{
     "ops/quantize.c",
     "ops/dequantize.c",
     "ops/matmul.c",
+    "ops/compare.c",
+    "ops/gguf.c",
     "cpu/dispatch.c",
     "cpu/pool.c",
 };
