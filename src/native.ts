@@ -24,6 +24,7 @@ export const symbols = {
 
   bnb_tensor_zeros: { args: [ptr, i32, usize, usize], returns: ptr },
   bnb_tensor_from: { args: [ptr, i32, usize, usize, ptr, usize], returns: ptr },
+  bnb_tensor_from_gguf: { args: [ptr, u32, usize, usize, ptr, usize, i32], returns: ptr },
   bnb_tensor_write: { args: [ptr, ptr, usize], returns: i32 },
   bnb_tensor_read: { args: [ptr, ptr, usize], returns: i32 },
   bnb_tensor_to: { args: [ptr, ptr], returns: ptr },
@@ -57,6 +58,7 @@ export const symbols = {
   bnb_dequantize: { args: [ptr, i32], returns: ptr },
   bnb_matmul: { args: [ptr, ptr, ptr, i32], returns: ptr },
   bnb_matmul_quantized: { args: [ptr, ptr, ptr, i32], returns: ptr },
+  bnb_compare: { args: [ptr, ptr], returns: ptr },
 
   bnb_deallocator: { args: [], returns: ptr },
 } as const;

@@ -94,6 +94,8 @@ export class QuantizedTensor extends Handle {
     nested,
   }: QuantizedParts): QuantizedTensor {
     checkShape(shape, "QuantizedTensor.fromParts");
+    checkBlocksize(blocksize, "QuantizedTensor.fromParts");
+    if (nested) checkBlocksize(nested.blocksize, "QuantizedTensor.fromParts: nested");
     const pointer = native.bnb_quantized_from(
       codes.pointer,
       ...matrixOf(shape),

@@ -9,10 +9,12 @@ import {
   type FloatDType,
 } from "../src/index.ts";
 
-/** Every device that is here, or the one that BNB_DEVICE names. */
-export const testDevices: Device[] = process.env.BNB_DEVICE
-  ? [Device.open()]
-  : devices().flatMap((report) => (report.available ? [Device.open(report.kind)] : []));
+/** Every device that is here, or the one that BNB_DEVICE names; each with its name, for `describe.each`. */
+export const testDevices: [kind: string, device: Device][] = (
+  process.env.BNB_DEVICE
+    ? [Device.open()]
+    : devices().flatMap((report) => (report.available ? [Device.open(report.kind)] : []))
+).map((device) => [device.kind, device]);
 
 export const floatDTypes: readonly FloatDType[] = ["float32", "float16", "bfloat16"];
 

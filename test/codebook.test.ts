@@ -74,11 +74,15 @@ describe("codebooks of the user's own", () => {
   });
 
   test.each([
-    [[], "values is empty"],
-    [[1, 2, 3], "12 bytes, expected 16 or 256 floats"],
-    [Array.from({ length: 16 }, (_, i) => (i === 5 ? Number.NaN : i)), "values[5] is nan"],
-    [Array.from({ length: 256 }, (_, i) => (i === 9 ? Number.POSITIVE_INFINITY : i)), "values[9] is inf"],
-  ])("are refused: %j", (values, message) => {
+    ["empty", [], "values is empty"],
+    ["of another count", [1, 2, 3], "12 bytes, expected 16 or 256 floats"],
+    ["with a NaN", Array.from({ length: 16 }, (_, i) => (i === 5 ? Number.NaN : i)), "values[5] is nan"],
+    [
+      "with an infinity",
+      Array.from({ length: 256 }, (_, i) => (i === 9 ? Number.POSITIVE_INFINITY : i)),
+      "values[9] is inf",
+    ],
+  ] as [string, number[], string][])("are refused: %s", (_, values, message) => {
     expect(errorOf(() => Codebook.from(values)).message).toContain(message);
   });
 

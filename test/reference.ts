@@ -20,26 +20,27 @@ export interface ReferenceQuantized {
 }
 
 /**
- * The code of x in [-1, 1] by definition: among values in ascending order, one moves up while x is beyond the midpoint;
- * at the midpoint itself a 4-bit code stays, an 8-bit code takes the even index.
+ * The code of an x in [-1, 1], by definition: among values in ascending order, one moves up while x is beyond the
+ * midpoint; at the midpoint itself a 4-bit code stays, an 8-bit code takes the even index.
  */
-export function codeOf(x: number, values: Float32Array): number {
+export function coder(values: Float32Array): (x: number) => number {
   const order = [...values.keys()].sort((a, b) => values[a]! - values[b]! || a - b);
-  let at = 0;
-  for (; at + 1 < order.length; at++) {
-    const [below, above] = [values[order[at]!]!, values[order[at + 1]!]!];
-    const middle = Math.fround(Math.fround(below + above) / 2);
-    const up = values.length === 256 && below < above && at % 2 === 1 ? x >= middle : x > middle;
-    if (!up) break;
-  }
-  return order[at]!;
+  const steps = order.slice(1).map((above, at) => {
+    const [low, high] = [values[order[at]!]!, values[above]!];
+    const evenIsAbove = values.length === 256 && low < high && at % 2 === 1;
+    return { middle: Math.fround(Math.fround(low + high) / 2), evenIsAbove };
+  });
+  return (x) => {
+    const stop = steps.findIndex(({ middle, evenIsAbove }) => !(x > middle || (evenIsAbove && x === middle)));
+    return order[stop < 0 ? steps.length : stop]!;
+  };
 }
 
 /** Blockwise quantisation as csrc/bnb.h defines it, with fp32 steps where they can be seen in the bytes. */
 export function quantize(x: ArrayLike<number>, values: Float32Array, blocksize: number): ReferenceQuantized {
   const codes = new Uint8Array(x.length);
   const absmax = new Float32Array(Math.ceil(x.length / blocksize));
-  const cache = new Map<number, number>();
+  const codeOf = coder(values);
   for (let block = 0; block < absmax.length; block++) {
     const end = Math.min(x.length, (block + 1) * blocksize);
     let most = 0;
@@ -48,9 +49,7 @@ export function quantize(x: ArrayLike<number>, values: Float32Array, blocksize: 
     const inverse = most > Math.fround(1e-38) ? Math.fround(1 / most) : Math.fround(1e38);
     for (let i = block * blocksize; i < end; i++) {
       const scaled = Math.max(-1, Math.min(1, Math.fround(x[i]! * inverse)));
-      const code = cache.get(scaled) ?? codeOf(scaled, values);
-      cache.set(scaled, code);
-      codes[i] = code;
+      codes[i] = codeOf(scaled);
     }
   }
   return { codes, absmax };
@@ -59,7 +58,7 @@ export function quantize(x: ArrayLike<number>, values: Float32Array, blocksize: 
 /** Codes as they lie in memory: 4-bit ones two to a byte, the first high, an odd count padded with the code of 0. */
 export function pack(codes: Uint8Array, values: Float32Array): Uint8Array {
   if (values.length === 256) return codes;
-  const padded = codes.length % 2 ? Uint8Array.of(...codes, codeOf(0, values)) : codes;
+  const padded = codes.length % 2 ? Uint8Array.of(...codes, coder(values)(0)) : codes;
   return Uint8Array.from({ length: padded.length / 2 }, (_, i) => (padded[2 * i]! << 4) | padded[2 * i + 1]!);
 }
 
