@@ -10,6 +10,8 @@
 #include "module.h"
 
 #define SIM_INLINE inline __attribute__((always_inline, nodebug))
+// For functions that run between threads, on the runtime's own memory.
+#define SIM_UNCHECKED __attribute__((disable_sanitizer_instrumentation, nodebug))
 // Where the caller stands; a default argument of every operation that waits for other threads.
 #define SIM_SITE(name) sim_site site = {__builtin_FILE(), __builtin_LINE(), name}
 

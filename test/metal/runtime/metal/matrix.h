@@ -15,7 +15,7 @@ struct fragment {
     float a[2], b[2], c[2];
 };
 
-inline void multiply_accumulate(char *slots, sim_u32) {
+SIM_UNCHECKED inline void multiply_accumulate(char *slots, sim_u32) {
     float a[8][8], b[8][8], c[8][8];
     for (int lane = 0; lane < SIM_LANES; lane++) {
         int row, column;
@@ -42,7 +42,7 @@ struct tile {
     const void *at;
     ulong row_elements;
 };
-inline void same_tile(char *slots, sim_u32 active) {
+SIM_UNCHECKED inline void same_tile(char *slots, sim_u32 active) {
     const tile first = *(const tile *)(slots + __builtin_ctz(active) * SIM_SLOT_BYTES);
     for (int lane = 0; lane < SIM_LANES; lane++) {
         tile *mine = (tile *)(slots + lane * SIM_SLOT_BYTES);

@@ -21,7 +21,7 @@ template <class T> SIM_INLINE T from_lane(T value, int lane, sim_site site) {
 }
 
 // Combines in the order of a tree, as hardware does: lane i with i + 16, then with i + 8, and so on.
-template <class T, class Operation> void reduce(char *slots, sim_u32 active) {
+template <class T, class Operation> SIM_UNCHECKED void reduce(char *slots, sim_u32 active) {
     T values[SIM_LANES];
     for (int i = 0; i < SIM_LANES; i++) __builtin_memcpy(&values[i], slots + i * SIM_SLOT_BYTES, sizeof(T));
     for (int distance = SIM_LANES / 2; distance > 0; distance /= 2) {
@@ -35,7 +35,7 @@ template <class T, class Operation> void reduce(char *slots, sim_u32 active) {
 }
 
 // Each lane's sum of those before it, and of itself if Inclusive.
-template <class T, bool Inclusive> void scan(char *slots, sim_u32 active) {
+template <class T, bool Inclusive> SIM_UNCHECKED void scan(char *slots, sim_u32 active) {
     T sum{};
     for (int i = 0; i < SIM_LANES; i++) {
         if (!(active >> i & 1)) continue;
@@ -54,7 +54,7 @@ template <class T, sim_combine Combine> SIM_INLINE T combined(T value, sim_site 
     return result;
 }
 
-inline void collect_votes(char *slots, sim_u32 active) {
+SIM_UNCHECKED inline void collect_votes(char *slots, sim_u32 active) {
     sim_u32 votes = 0;
     for (int i = 0; i < SIM_LANES; i++) votes |= (active >> i & 1 && slots[i * SIM_SLOT_BYTES]) ? 1u << i : 0;
     for (int i = 0; i < SIM_LANES; i++) __builtin_memcpy(slots + i * SIM_SLOT_BYTES, &votes, sizeof votes);
