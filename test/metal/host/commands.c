@@ -123,8 +123,9 @@ static int bind(sim_launch *launch, const struct dispatch *dispatch) {
     return status;
 }
 
-/* NULL, or what the kernel did wrong. */
+/* NULL, or what the kernel did wrong: a line each. */
 static const char *run(const struct dispatch *dispatch) {
+    static char text[4096];
     sim_launch *launch = sim_launch_new(dispatch->pipeline->kernel);
     const char *seed   = getenv("BNB_SIM_SEED");
     int         errors = !launch ? -1 : bind(launch, dispatch);
@@ -135,7 +136,10 @@ static const char *run(const struct dispatch *dispatch) {
                          seed ? (uint32_t)atol(seed) : 0, 0);
     counters.runs++;
     sim_launch_free(launch);
-    return errors ? sim_errors() : NULL;
+    if (!errors) return NULL;
+    snprintf(text, sizeof text, "%s", sim_errors());
+    for (size_t length = strlen(text); length && text[length - 1] == '\n';) text[--length] = 0;
+    return text;
 }
 
 static void run_all(struct command_buffer *buffer) {

@@ -80,8 +80,9 @@ static struct sim_library *translate(const char *source_path, id *error) {
     if (!pipe) violation("popen: %s", command);
     size_t length  = fread(output, 1, sizeof output - 1, pipe);
     output[length] = 0;
-    if (pclose(pipe)) return give_error(error, output), NULL;
-    output[strcspn(output, "\n")] = 0;
+    int status = pclose(pipe);
+    while (length && output[length - 1] == '\n') output[--length] = 0;
+    if (status) return give_error(error, output), NULL;
     struct sim_library *code      = sim_library_open(output);
     if (!code) give_error(error, sim_errors());
     return code;

@@ -34,7 +34,9 @@ const cTypes: Record<string, string> = {
 };
 
 function ourMethods(): Method[] {
-  const text = readFileSync(join(gpu, "metal_selectors.h"), "utf8").split("#define")[2]!.replaceAll(/\s*\\\n\s*/g, " ");
+  const text = readFileSync(join(gpu, "metal_selectors.h"), "utf8")
+    .split("#define")[2]!
+    .replaceAll(/\s*\\\n\s*/g, " ");
   const rows = text.matchAll(/METHOD\((\w+), (\w+), "([^"]+)", ([^)]+)\)/g);
   return [...rows].map(([, owner, , selector, types]) => ({
     class: owner!,
@@ -113,12 +115,15 @@ test("there are methods to compare", () => {
   expect(theirs.length).toBeGreaterThan(5000);
 });
 
-test.each(ours.filter(({ selector }) => !notInCrates.includes(selector)))("$class $selector has objc2's types", (method) => {
-  const same = theirs.filter(({ selector }) => selector === method.selector);
-  const classes = [method.class, builtOn[method.class]];
-  const own = method.class === "NSObject" ? same : same.filter((their) => classes.includes(their.class));
-  expect(own.map(({ types }) => types)).toContainEqual(method.types);
-});
+test.each(ours.filter(({ selector }) => !notInCrates.includes(selector)))(
+  "$class $selector has objc2's types",
+  (method) => {
+    const same = theirs.filter(({ selector }) => selector === method.selector);
+    const classes = [method.class, builtOn[method.class]];
+    const own = method.class === "NSObject" ? same : same.filter((their) => classes.includes(their.class));
+    expect(own.map(({ types }) => types)).toContainEqual(method.types);
+  },
+);
 
 test.each(ours.filter(({ selector }) => !notInCpp.includes(selector)))("$class $selector is in metal-cpp", (method) => {
   expect(names.has(method.selector)).toBe(true);
