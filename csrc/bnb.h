@@ -116,6 +116,10 @@ BNB_API bnb_tensor *bnb_tensor_zeros(bnb_device *device, bnb_dtype dtype, size_t
 /* Copies `bytes` bytes of host memory: exactly rows × columns elements. */
 BNB_API bnb_tensor *bnb_tensor_from(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns, const void *data, size_t bytes);
 
+/* Writes GGML's blocks, as a GGUF file holds them, out as f32, f16 or bf16; `type` is GGML's number. F32, F16, BF16, Q4_0,
+ * Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K are read, another is UNSUPPORTED; columns is a multiple of the block. */
+BNB_API bnb_tensor *bnb_tensor_from_gguf(bnb_device *device, uint32_t type, size_t rows, size_t columns, const void *data, size_t bytes, bnb_dtype dtype);
+
 BNB_API bnb_status bnb_tensor_write(bnb_tensor *tensor, const void *data, size_t bytes);
 BNB_API bnb_status bnb_tensor_read(const bnb_tensor *tensor, void *data, size_t bytes);
 
@@ -189,6 +193,10 @@ BNB_API bnb_tensor *bnb_matmul(const bnb_tensor *x, const bnb_tensor *w, const b
 
 /* The same product with a quantised w[n, k], which is never written out whole. */
 BNB_API bnb_tensor *bnb_matmul_quantized(const bnb_tensor *x, const bnb_quantized *w, const bnb_tensor *bias, bnb_precision precision);
+
+/* How far b is from a, both f32, f16 or bf16: f32 [1, 4], being the root mean square of a, that of a - b, the largest
+ * |a - b|, and the number of places where either is no finite number, which the first three leave out. */
+BNB_API bnb_tensor *bnb_compare(const bnb_tensor *a, const bnb_tensor *b);
 
 /* ── The collector ──────────────────────────────────────────────────────────────────────────────────────────────── */
 

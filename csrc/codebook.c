@@ -123,11 +123,11 @@ static bnb_codebook *codebook_of(struct map *map) {
     return codebook_new(map->values, 256);
 }
 
-/* torch.linspace in fp32, which counts from the nearer end. */
+/* torch.linspace in fp32, which counts from the nearer end and rounds once. */
 static float linspace(float from, float to, uint32_t count, uint32_t i) {
     if (count == 1) return from;
     float step = (to - from) / (float)(count - 1);
-    return i < count / 2 ? from + step * (float)i : to - step * (float)(count - 1 - i);
+    return i < count / 2 ? fmaf(step, (float)i, from) : fmaf(-step, (float)(count - 1 - i), to);
 }
 
 /* The middles of `items` equal pieces of [0.1, 1], times a power of ten. */
@@ -164,9 +164,10 @@ bnb_codebook *bnb_codebook_linear(int32_t is_signed, uint32_t total_bits, int32_
         return refuse(BNB_INVALID, "codebook_linear: total_bits is %u, expected 2 to 8", total_bits);
     uint32_t count = 1u << total_bits;
     if (is_signed && (add_zero || total_bits < 8)) count--;
-    struct map map = {};
-    for (uint32_t i = 0; i < count; i++) put(&map, linspace(is_signed ? -1 : 0, 1, count, i));
-    return codebook_of(&map);
+    float values[256] = {}; /* zeros fill the gap between the halves: upstream does not sort this map */
+    for (uint32_t i = 0; i < count; i++)
+        values[i < count / 2 ? i : 256 - count + i] = linspace(is_signed ? -1 : 0, 1, count, i);
+    return codebook_new(values, 256);
 }
 
 bnb_codebook *bnb_codebook_fp8(int32_t is_signed, uint32_t exponent_bits, uint32_t precision_bits, uint32_t total_bits) {

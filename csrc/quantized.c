@@ -63,7 +63,7 @@ bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t c
     if (nested) {
         if (!is_codebook(nested_code, "quantized_from", "nested_code")) return NULL;
         if (nested_code->codes.bits != 8) return refuse(BNB_INVALID, "quantized_from: nested_code has 16 values, expected 256");
-        if (!nested_block) return refuse(BNB_INVALID, "quantized_from: nested_block is 0, expected a positive number");
+        if (!nested_block) return refuse(BNB_INVALID, "quantized_from: nested_blocksize is 0, expected a positive number");
         if (!isfinite(offset)) return refuse(BNB_INVALID, "quantized_from: offset is %g, expected a finite number", offset);
         if (!is_part(nested_absmax, BNB_F32, ceil_div(blocks, nested_block), device, "nested_absmax")) return NULL;
     } else if (nested_absmax) {

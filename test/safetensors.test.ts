@@ -4,7 +4,8 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync,
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { headerText, type SafetensorsDtype } from "../src/checkpoint/header.ts";
-import { openSafetensors, SafetensorsWriter, writeSafetensors } from "../src/checkpoint/safetensors.ts";
+import { openSafetensors } from "../src/checkpoint/safetensors.ts";
+import { SafetensorsWriter, writeSafetensors } from "../src/checkpoint/writer.ts";
 import { BnbError } from "../src/error.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-safetensors-"));
@@ -243,7 +244,7 @@ describe("atomicity", () => {
   test.each(["SIGINT", "SIGTERM", "exit"])("%s in the middle leaves nothing", async (how) => {
     const folder = mkdtempSync(join(scratch, "signal-"));
     const program = `
-      import { writeSafetensors } from ${JSON.stringify(join(import.meta.dir, "../src/checkpoint/safetensors.ts"))};
+      import { writeSafetensors } from ${JSON.stringify(join(import.meta.dir, "../src/checkpoint/writer.ts"))};
       const stop = async () => {
         console.log("writing");
         await Bun.sleep(60_000);

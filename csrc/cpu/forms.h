@@ -13,6 +13,9 @@
 #include "../bnb.h"
 #include "../codebook.h"
 
+/* Every product and sum below is rounded by itself, as upstream's are, whatever the compiler could fuse. */
+#pragma STDC FP_CONTRACT OFF
+
 enum { READ_SLACK = 64, NESTED_BLOCK = 256 };
 
 /* A dense matrix in host memory; dtype f32, f16 or bf16. */
@@ -97,15 +100,18 @@ struct matmul_job {
 
 struct cpu_forms {
     const char *isa;
-    bool (*available)(void);
     void (*quantize)(const void *quantize_job, size_t first_block, size_t last_block);
     void (*dequantize)(const void *dequantize_job, size_t first_block, size_t last_block);
     void (*cast)(const void *cast_job, size_t first, size_t last);
     bnb_status (*matmul)(const struct matmul_job *job); /* takes every case; only scratch memory can fail it */
 };
 
-/* The best table that this processor can run, or the one that BNB_ISA names; "plain" is the table of NULLs. */
+/* The best table that this processor can run, or the one that BNB_ISA names where it can run that: `isa` tells which.
+ * "plain" is the table of NULLs. */
 const struct cpu_forms *cpu_forms(void);
+
+/* The table of that name, or the best where it is NULL; NULL where there is none or this processor can't run it. */
+const struct cpu_forms *cpu_forms_named(const char *isa);
 
 /* ── Threads ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
