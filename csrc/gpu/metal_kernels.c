@@ -1,6 +1,7 @@
 /* Kernels by name: a library of each family and a pipeline of each kernel, both compiled when they are first used.
  *
  * Where bunsandbytes.metallib stands beside this library, kernels compiled ahead are taken from it. */
+#define _GNU_SOURCE /* dladdr, open_memstream */
 #include "kernels.h"
 #include "metal.h"
 

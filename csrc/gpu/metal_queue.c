@@ -1,4 +1,6 @@
 /* Command buffers: operations gather in a batch, which is committed when it is full or waited for; all run in order. */
+#define _GNU_SOURCE /* clock_gettime */
+
 #include "metal.h"
 
 #include <pthread.h>
