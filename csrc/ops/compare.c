@@ -37,7 +37,7 @@ static void compare_pieces(const void *argument, size_t first, size_t last) {
 
 static bnb_status run(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
     bnb_device *device = a->buffer->device;
-    bnb_status  status = device->gpu ? fall_back(device, "compare", "no kernel") : BNB_OK;
+    bnb_status  status = device->gpu ? fall_back(device, "compare") : BNB_OK;
     if (status) return status;
     size_t             elements = a->rows * a->columns, pieces = ceil_div(elements, PIECE);
     struct compare_job job = {dense_of(a), dense_of(b), malloc(pieces * sizeof(struct piece))};
