@@ -8,7 +8,7 @@
 
 /* A new GPU is its driver and a row here. */
 static bnb_device devices[] = {
-    {.tag = TAG_DEVICE, .kind = "metal", .absent = "this build of bunsandbytes has no Metal driver: use \"cpu\""},
+    {.tag = TAG_DEVICE, .kind = "metal", .gpu = &metal_driver},
     {.tag = TAG_DEVICE, .kind = "cuda", .absent = "bunsandbytes has no CUDA driver yet: use \"cpu\""},
     {.tag = TAG_DEVICE, .kind = "cpu"},
 };
@@ -86,7 +86,7 @@ double bnb_device_counter(const bnb_device *device, bnb_counter counter) {
     switch (counter) {
     case BNB_COUNTER_BYTES: return (double)device->bytes;
     case BNB_COUNTER_PEAK: return (double)device->peak;
-    case BNB_COUNTER_CACHED: return (double)device->cached;
+    case BNB_COUNTER_CACHED: return (double)(device->gpu ? device->gpu->cached() : device->cached);
     case BNB_COUNTER_OPERATIONS: return (double)device->operations;
     case BNB_COUNTER_FALLBACKS: return (double)device->fallbacks;
     }
