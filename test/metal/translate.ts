@@ -310,6 +310,7 @@ class SourceTranslator {
     let k = i;
     while (!["(", "=", ";", "{", "["].includes(scope.text(k)) || isAttribute(scope.tokens, k)) {
       if (scope.text(k) === "") scope.refuse(i, `the declaration at ${scope.text(i)}`);
+      if (scope.tokens[k]!.kind === "word") new BodyTranslator(scope, { kind: "declaration" }).checkWord(k);
       if (isAttribute(scope.tokens, k)) {
         const stop = closing(scope.tokens, k) + 1;
         if (scope.text(stop) === ";" || scope.text(k + 2) === "function_constant")
