@@ -223,7 +223,10 @@ class SourceTranslator {
     const { hostName, isKernel } = this.attributes(attributes);
     const isMarked = isKernel || textOf(scope.tokens, i, semicolon).split(/\W+/).includes("kernel");
     if (name < 0 || !isMarked || !hostName) {
-      scope.refuse(i, `an explicit instantiation must be template [[host_name("…")]] [[kernel]] decltype(f<…>) f<…>;`);
+      return scope.refuse(
+        i,
+        `an explicit instantiation must be template [[host_name("…")]] [[kernel]] decltype(f<…>) f<…>;`,
+      );
     }
     const templateArguments = this.body(name + 1, close + 1)
       .replace(/\s+/g, " ")
