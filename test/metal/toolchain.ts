@@ -19,7 +19,7 @@ function findZig(): string {
 }
 
 /** Runs zig and gives its output; `stderr` on failure. */
-function zig(args: readonly string[], stdin?: string): { ok: boolean; stdout: string; stderr: string } {
+export function zig(args: readonly string[], stdin?: string): { ok: boolean; stdout: string; stderr: string } {
   const { exitCode, stdout, stderr } = Bun.spawnSync([findZig(), ...args], {
     stdin: stdin === undefined ? null : Buffer.from(stdin),
     stdout: "pipe",

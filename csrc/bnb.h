@@ -1,0 +1,207 @@
+/* bnb.h: the whole C ABI of bunsandbytes.
+ *
+ *     bnb_device    *gpu = bnb_device_open("auto");
+ *     bnb_codebook  *nf4 = bnb_codebook_named("nf4");
+ *     bnb_tensor    *a   = bnb_tensor_from(gpu, BNB_F32, 4096, 4096, weights, 4096ul * 4096 * 4);
+ *     bnb_quantized *w   = bnb_quantize(a, nf4, 64, 0);
+ *     bnb_tensor    *x   = bnb_tensor_from(gpu, BNB_F32, 1, 4096, activations, 4096 * 4);
+ *     bnb_tensor    *y   = bnb_matmul_quantized(x, w, NULL, BNB_PRECISION_DEFAULT);
+ *     bnb_tensor_read(y, out, 4096 * 4);
+ *
+ * Six rules hold for every function here.
+ *   1. Results are returned. Only bnb_*_read writes into the caller's memory.
+ *   2. What makes a thing returns a handle, NULL on failure. What does a thing returns a status.
+ *   3. After a failure bnb_last_error() is a sentence that names the argument and the next step, and bnb_last_status()
+ *      its code; both belong to the calling thread and stand until its next failure. Nothing aborts or prints.
+ *   4. The caller frees every handle that it was given; arguments are borrowed for the call only, and a handle keeps
+ *      alive whatever it is made of. Devices are not freed: they live as long as the process.
+ *   5. Operations enqueue; reads and bnb_device_wait wait. On the CPU an operation is done when it returns. Memory is
+ *      given back after the work that uses it, whenever its handle is freed.
+ *   6. Every function may be called from any thread. A handle may be freed by one thread only, once.
+ *
+ * A matrix is row-major, rows × columns, with at least one element and at most 2^48. Sizes are counted in elements,
+ * except where a name says bytes. Blocks run over the flattened matrix: a row need not be a multiple of the block, and
+ * the last block may be shorter.
+ */
+#ifndef BNB_H
+#define BNB_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define BNB_API __attribute__((visibility("default")))
+#define BNB_VERSION "0.1.0"
+
+typedef struct bnb_device    bnb_device;    /* a processor and its memory */
+typedef struct bnb_tensor    bnb_tensor;    /* a matrix on a device */
+typedef struct bnb_codebook  bnb_codebook;  /* the 2^k values that k-bit codes stand for */
+typedef struct bnb_quantized bnb_quantized; /* a matrix as k-bit codes, a codebook, and one scale a block */
+
+typedef enum bnb_status {
+    BNB_OK            = 0,
+    BNB_INVALID       = 1, /* the caller broke a rule of this header */
+    BNB_UNSUPPORTED   = 2, /* a correct request that nothing here can serve */
+    BNB_OUT_OF_MEMORY = 3,
+    BNB_DEVICE_LOST   = 4, /* the driver failed: open the device again */
+} bnb_status;
+
+typedef enum bnb_dtype {
+    BNB_F32  = 0,
+    BNB_F16  = 1,
+    BNB_BF16 = 2,
+    BNB_I8   = 3,
+    BNB_U8   = 4,
+    BNB_I32  = 5,
+} bnb_dtype;
+
+/* How exact a matrix product must be at least. A more exact kernel may always serve. Accumulation is fp32 or better. */
+typedef enum bnb_precision {
+    BNB_PRECISION_DEFAULT = 0, /* highest for f32 activations, high for f16 and bf16 */
+    BNB_PRECISION_HIGHEST = 1, /* products in fp32 */
+    BNB_PRECISION_HIGH    = 2, /* activations and codebook in 16-bit integers, a scale a block: error about 1e-4 */
+    BNB_PRECISION_MEDIUM  = 3, /* in 8-bit integers: error about 1e-2 */
+} bnb_precision;
+
+/* The parts of a quantised matrix, in the words of bitsandbytes' state dict. */
+typedef enum bnb_part {
+    BNB_PART_CODES         = 0, /* u8 [1, bytes]: 4-bit codes two to a byte, the first in the high nibble */
+    BNB_PART_ABSMAX        = 1, /* f32 [1, blocks], or their u8 codes where the scales are quantised too */
+    BNB_PART_CODE          = 2, /* f32 [1, 2^k]: the codebook */
+    BNB_PART_NESTED_ABSMAX = 3, /* f32 [1, blocks / nested block] */
+    BNB_PART_NESTED_CODE   = 4, /* f32 [1, 256] */
+} bnb_part;
+
+typedef enum bnb_counter {
+    BNB_COUNTER_BYTES      = 0, /* in use by handles */
+    BNB_COUNTER_PEAK       = 1, /* the most that were in use at once */
+    BNB_COUNTER_CACHED     = 2, /* freed, and kept for reuse */
+    BNB_COUNTER_OPERATIONS = 3, /* run so far, here or on the CPU for this device */
+    BNB_COUNTER_FALLBACKS  = 4, /* of those, run on the CPU because the GPU lacks the kernel */
+} bnb_counter;
+
+/* ── Errors ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+BNB_API bnb_status  bnb_last_status(void);
+BNB_API const char *bnb_last_error(void);
+BNB_API const char *bnb_version(void);
+
+/* ── Devices ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* The kinds that this library knows, best first: "metal", "cuda", "cpu"; NULL past the last. */
+BNB_API const char *bnb_device_kind(uint32_t index);
+
+/* Opens a kind, or "auto": the kind that the environment's BNB_DEVICE names, else the best that opens. A second call
+ * gives the same device. UNSUPPORTED where it is absent: the sentence says why. */
+BNB_API bnb_device *bnb_device_open(const char *kind);
+
+BNB_API const char *bnb_device_name(const bnb_device *device);     /* its kind */
+BNB_API const char *bnb_device_describe(const bnb_device *device); /* one line for people */
+
+/* Waits until everything enqueued is done; gives the first failure among it. */
+BNB_API bnb_status bnb_device_wait(bnb_device *device);
+
+/* 1 where nothing is under way, else 0. Never waits. */
+BNB_API int32_t bnb_device_idle(bnb_device *device);
+
+BNB_API double bnb_device_counter(const bnb_device *device, bnb_counter counter);
+
+/* What fell back to the CPU so far, a line for each operation and reason; "" where nothing did. The text belongs to the
+ * calling thread until its next call. With BNB_STRICT=1 in the environment a fallback is UNSUPPORTED instead. */
+BNB_API const char *bnb_device_fallbacks(bnb_device *device);
+
+/* ── Tensors ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+BNB_API bnb_tensor *bnb_tensor_zeros(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns);
+
+/* Copies `bytes` bytes of host memory: exactly rows × columns elements. */
+BNB_API bnb_tensor *bnb_tensor_from(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns, const void *data, size_t bytes);
+
+/* Writes GGML's blocks, as a GGUF file holds them, out as f32, f16 or bf16; `type` is GGML's number. F32, F16, BF16, Q4_0,
+ * Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K are read, another is UNSUPPORTED; columns is a multiple of the block. */
+BNB_API bnb_tensor *bnb_tensor_from_gguf(bnb_device *device, uint32_t type, size_t rows, size_t columns, const void *data, size_t bytes, bnb_dtype dtype);
+
+BNB_API bnb_status bnb_tensor_write(bnb_tensor *tensor, const void *data, size_t bytes);
+BNB_API bnb_status bnb_tensor_read(const bnb_tensor *tensor, void *data, size_t bytes);
+
+/* A copy on another device, or on the same. */
+BNB_API bnb_tensor *bnb_tensor_to(const bnb_tensor *tensor, bnb_device *device);
+
+/* The same elements as rows × columns of another shape; shares the memory. */
+BNB_API bnb_tensor *bnb_tensor_reshape(const bnb_tensor *tensor, size_t rows, size_t columns);
+
+BNB_API bnb_dtype bnb_tensor_dtype(const bnb_tensor *tensor);
+BNB_API size_t    bnb_tensor_rows(const bnb_tensor *tensor);
+BNB_API size_t    bnb_tensor_columns(const bnb_tensor *tensor);
+BNB_API void      bnb_tensor_free(bnb_tensor *tensor);
+
+/* ── Codebooks ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* "nf4" and "af4" (normal float, QLoRA and AbnormalFloat), "fp4", "dynamic" and "dynamic_unsigned" (8-bit dynamic tree). */
+BNB_API bnb_codebook *bnb_codebook_named(const char *name);
+
+/* Any codebook of 16 or 256 finite values, in any order. A code is the nearest value's index; between two values that
+ * are as near, 4-bit codes take the smaller value and 8-bit codes the even index, as bitsandbytes does. */
+BNB_API bnb_codebook *bnb_codebook_from(const float *values, size_t bytes);
+
+/* bitsandbytes' maps of 256 values; with fewer bits the rest are zeros. See create_dynamic_map, create_linear_map,
+ * create_fp8_map, create_normal_map upstream. */
+BNB_API bnb_codebook *bnb_codebook_dynamic(int32_t is_signed, uint32_t max_exponent_bits, uint32_t total_bits);
+BNB_API bnb_codebook *bnb_codebook_linear(int32_t is_signed, uint32_t total_bits, int32_t add_zero);
+BNB_API bnb_codebook *bnb_codebook_fp8(int32_t is_signed, uint32_t exponent_bits, uint32_t precision_bits, uint32_t total_bits);
+BNB_API bnb_codebook *bnb_codebook_normal(double offset, int32_t use_extra_value);
+
+BNB_API size_t     bnb_codebook_size(const bnb_codebook *codebook);
+BNB_API bnb_status bnb_codebook_read(const bnb_codebook *codebook, float *values, size_t bytes);
+BNB_API void       bnb_codebook_free(bnb_codebook *codebook);
+
+/* ── Quantised matrices ─────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Puts together what bnb_quantized_part takes apart; shares the tensors' memory. `absmax` is f32 with a scale a block.
+ * Where the scales are quantised, `absmax` holds their u8 codes, and scale[b] is
+ * nested_code[absmax[b]] × nested_absmax[b / nested_block] + offset; else nested_code and nested_absmax are NULL. */
+BNB_API bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t columns, const bnb_codebook *code,
+                                          size_t block, const bnb_tensor *absmax, const bnb_codebook *nested_code,
+                                          size_t nested_block, const bnb_tensor *nested_absmax, float offset);
+
+/* A part as a tensor that shares the memory; INVALID for a nested part where the scales are plain. */
+BNB_API bnb_tensor *bnb_quantized_part(const bnb_quantized *quantized, bnb_part part);
+
+BNB_API size_t bnb_quantized_rows(const bnb_quantized *quantized);
+BNB_API size_t bnb_quantized_columns(const bnb_quantized *quantized);
+BNB_API size_t bnb_quantized_block(const bnb_quantized *quantized);
+BNB_API size_t bnb_quantized_nested_block(const bnb_quantized *quantized); /* 0 where the scales are plain */
+BNB_API float  bnb_quantized_offset(const bnb_quantized *quantized);
+BNB_API void   bnb_quantized_free(bnb_quantized *quantized);
+
+/* ── Operations ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* x as another float dtype, rounded to nearest even. */
+BNB_API bnb_tensor *bnb_cast(const bnb_tensor *x, bnb_dtype dtype);
+
+/* codes[i] = the codebook's nearest value to x[i] / absmax[i / block]; absmax[b] = the block's largest magnitude.
+ * `x` is f32, f16 or bf16. The block is a power of two from 32 to 4096 for 4-bit codes, any positive size for 8-bit.
+ * nested_block > 0 quantises the scales too ("double quantisation", QLoRA §3): less their mean, with the signed dynamic
+ * map, in blocks of that size. A NaN or an infinity in x is INVALID, and the sentence says where: for that this one
+ * operation waits for its device. */
+BNB_API bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block);
+
+/* The matrix that `q` stands for: code × scale in fp32, rounded once to `dtype` (f32, f16 or bf16). */
+BNB_API bnb_tensor *bnb_dequantize(const bnb_quantized *q, bnb_dtype dtype);
+
+/* y[m, n] = Σk x[m, k] · w[n, k] + bias[1, n], in x's dtype. All are f32, f16 or bf16; `bias` may be NULL. */
+BNB_API bnb_tensor *bnb_matmul(const bnb_tensor *x, const bnb_tensor *w, const bnb_tensor *bias, bnb_precision precision);
+
+/* The same product with a quantised w[n, k], which is never written out whole. */
+BNB_API bnb_tensor *bnb_matmul_quantized(const bnb_tensor *x, const bnb_quantized *w, const bnb_tensor *bias, bnb_precision precision);
+
+/* How far b is from a, both f32, f16 or bf16: f32 [1, 4], being the root mean square of a, that of a - b, the largest
+ * |a - b|, and the number of places where either is no finite number, which the first three leave out. */
+BNB_API bnb_tensor *bnb_compare(const bnb_tensor *a, const bnb_tensor *b);
+
+/* ── The collector ──────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* A garbage collector that is told of external memory calls a function (void *address, void *context) when it drops
+ * it. This one frees the handle, of whatever kind, that `context` is. It may be called on any thread. */
+BNB_API void *bnb_deallocator(void);
+
+#endif

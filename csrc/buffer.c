@@ -1,0 +1,117 @@
+/* Memory of devices: counted, shared, and on the CPU kept for reuse. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+/* ── Host memory ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Fresh memory of the operating system costs a page fault every 4 KB: for a 64 MB result eight times the work of the
+ * kernel that fills it. So large pieces are kept, up to a limit, and given to the next that fits well. */
+enum { KEEP_FROM = 64 << 10, KEPT = 32, ALIGNMENT = 64 };
+static const size_t keep_bytes = (size_t)256 << 20;
+
+static pthread_mutex_t keeping = PTHREAD_MUTEX_INITIALIZER;
+static struct kept {
+    void  *memory;
+    size_t capacity;
+} kept[KEPT];
+static size_t kept_count, kept_total;
+
+/* The newest kept piece that holds `bytes` and wastes less than a quarter; NULL where there is none. */
+static void *take_kept(bnb_device *device, size_t bytes, size_t *capacity) {
+    void *memory = NULL;
+    pthread_mutex_lock(&keeping);
+    for (size_t i = kept_count; i-- > 0;) {
+        if (kept[i].capacity < bytes || kept[i].capacity - bytes > bytes / 4) continue;
+        memory = kept[i].memory;
+        *capacity = kept[i].capacity;
+        memmove(kept + i, kept + i + 1, (--kept_count - i) * sizeof *kept);
+        device->cached = kept_total -= *capacity;
+        break;
+    }
+    pthread_mutex_unlock(&keeping);
+    return memory;
+}
+
+/* Keeps a piece; what no longer fits under the limit goes, oldest first. */
+static void keep(bnb_device *device, void *memory, size_t capacity) {
+    void  *gone[KEPT];
+    size_t gone_count = 0;
+    pthread_mutex_lock(&keeping);
+    while (kept_count && (kept_count == KEPT || kept_total + capacity > keep_bytes)) {
+        gone[gone_count++] = kept[0].memory;
+        kept_total -= kept[0].capacity;
+        memmove(kept, kept + 1, --kept_count * sizeof *kept);
+    }
+    kept[kept_count++] = (struct kept){memory, capacity};
+    device->cached = kept_total += capacity;
+    pthread_mutex_unlock(&keeping);
+    while (gone_count) free(gone[--gone_count]);
+}
+
+static void *host_alloc(bnb_device *device, size_t bytes, size_t *capacity) {
+    if (bytes >= KEEP_FROM) {
+        void *memory = take_kept(device, bytes, capacity);
+        if (memory) return memory;
+    }
+    *capacity = bytes;
+    return aligned_alloc(ALIGNMENT, ceil_div(bytes + READ_SLACK, ALIGNMENT) * ALIGNMENT);
+}
+
+static void host_free(bnb_device *device, void *memory, size_t capacity) {
+    if (capacity >= KEEP_FROM && capacity <= keep_bytes) keep(device, memory, capacity);
+    else free(memory);
+}
+
+/* ── Buffers ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void count_bytes(bnb_device *device, size_t bytes) {
+    size_t now = atomic_fetch_add(&device->bytes, bytes) + bytes, peak = device->peak;
+    while (now > peak && !atomic_compare_exchange_weak(&device->peak, &peak, now)) {}
+}
+
+struct buffer *buffer_new(bnb_device *device, size_t bytes) {
+    struct buffer *buffer = malloc(sizeof *buffer);
+    size_t         capacity = bytes;
+    void          *memory = !buffer ? NULL : device->gpu ? device->gpu->alloc(bytes) : host_alloc(device, bytes, &capacity);
+    if (!memory) {
+        free(buffer);
+        if (buffer && device->gpu) return NULL; /* the driver has said how much there is */
+        return refuse(BNB_OUT_OF_MEMORY, "%zu bytes can't be had on %s, which holds %zu: free tensors that are no longer used",
+                      bytes, device->kind, (size_t)device->bytes);
+    }
+    *buffer = (struct buffer){.refs = 1, .device = device, .memory = memory, .bytes = bytes, .capacity = capacity};
+    count_bytes(device, bytes);
+    return buffer;
+}
+
+struct buffer *buffer_share(struct buffer *buffer) {
+    buffer->refs++;
+    return buffer;
+}
+
+void buffer_release(struct buffer *buffer) {
+    if (!buffer || --buffer->refs) return;
+    buffer->device->bytes -= buffer->bytes;
+    if (buffer->device->gpu) buffer->device->gpu->free(buffer->memory);
+    else host_free(buffer->device, buffer->memory, buffer->capacity);
+    free(buffer);
+}
+
+bnb_status buffer_write(struct buffer *buffer, const void *from, size_t bytes) {
+    if (buffer->device->gpu) return buffer->device->gpu->write(buffer->memory, 0, from, bytes);
+    memcpy(buffer->memory, from, bytes);
+    return BNB_OK;
+}
+
+bnb_status buffer_read(const struct buffer *buffer, void *to, size_t bytes) {
+    if (buffer->device->gpu) return buffer->device->gpu->read(buffer->memory, 0, to, bytes);
+    memcpy(to, buffer->memory, bytes);
+    return BNB_OK;
+}
+
+void *buffer_host(const struct buffer *buffer) {
+    return buffer->device->gpu ? buffer->device->gpu->host(buffer->memory) : buffer->memory;
+}

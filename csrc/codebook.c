@@ -1,0 +1,254 @@
+/* Codebooks: the named ones, bitsandbytes' maps, and how any of them is prepared for quantising. */
+#include <float.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+#define CODEBOOK static const
+#include "../metal/codebook.h"
+
+/* ── Preparing ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* The order of the values, smallest first; equal ones keep theirs. It decides what FP4's two zeros stand for. */
+static void sort_codes(struct codes *codes) {
+    for (uint32_t i = 0; i < codes->size; i++) {
+        uint32_t at = i;
+        for (; at && codes->values[codes->order[at - 1]] > codes->values[i]; at--) codes->order[at] = codes->order[at - 1];
+        codes->order[at] = (uint8_t)i;
+    }
+}
+
+/* Between two values the midpoint in fp32 decides. At the midpoint itself 4-bit codes take the smaller value
+ * (bitsandbytes' default quantize_4bit), 8-bit codes the even index (its CUDA dQuantize). */
+static void set_thresholds(struct codes *codes) {
+    for (uint32_t i = 0; i + 1 < codes->size; i++) {
+        float below = codes->values[codes->order[i]], above = codes->values[codes->order[i + 1]];
+        float middle = codes->bits == 8 ? (below + above) * 0.5f : (below + above) / 2;
+        bool  upper_at_tie = codes->bits == 8 && i % 2 && below < above;
+        codes->thresholds[i] = upper_at_tie ? nextafterf(middle, -INFINITY) : middle;
+    }
+    codes->thresholds[codes->size - 1] = INFINITY;
+}
+
+static uint32_t thresholds_below(const struct codes *codes, float x) {
+    uint32_t below = 0;
+    while (below < codes->size - 1 && x > codes->thresholds[below]) below++;
+    return below;
+}
+
+/* Each bucket's magnitudes run from `least` to `most`; on the negative side the smallest value is -most. */
+static void set_buckets(struct codes *codes) {
+    for (uint32_t bucket = 0; bucket < BUCKETS; bucket++) {
+        float least = bucket ? bits_float((bucket + BUCKET_BASE) << BUCKET_SHIFT) : 0;
+        float most = bucket == BUCKETS - 1 ? 1 : bits_float(((bucket + BUCKET_BASE + 1) << BUCKET_SHIFT) - 1);
+        for (int sign = 0; sign < 2; sign++) {
+            uint32_t first = thresholds_below(codes, sign ? -most : least), last = thresholds_below(codes, sign ? -least : most);
+            codes->start[sign][bucket] = (uint8_t)first;
+            if (last - first > codes->steps) codes->steps = last - first;
+        }
+    }
+}
+
+/* One count is the caller's. */
+static bnb_codebook *codebook_new(const float *values, size_t size) {
+    bnb_codebook *codebook = calloc(1, sizeof *codebook);
+    if (!codebook) return refuse(BNB_OUT_OF_MEMORY, "no memory for a codebook");
+    codebook->tag = TAG_CODEBOOK;
+    codebook->refs = 1;
+    struct codes *codes = &codebook->codes;
+    codes->size = (uint32_t)size;
+    codes->bits = size == 16 ? 4 : 8;
+    memcpy(codes->values, values, size * sizeof *values);
+    sort_codes(codes);
+    set_thresholds(codes);
+    if (codes->bits == 8) set_buckets(codes);
+    return codebook;
+}
+
+bnb_codebook *codebook_share(bnb_codebook *codebook) {
+    codebook->refs++;
+    return codebook;
+}
+
+void bnb_codebook_free(bnb_codebook *codebook) {
+    if (!codebook || !is_codebook(codebook, "codebook_free", "codebook") || --codebook->refs) return;
+    codebook->tag = 0;
+    buffer_release(codebook->uploaded);
+    free(codebook);
+}
+
+bnb_codebook *bnb_codebook_from(const float *values, size_t bytes) {
+    if (!values) return refuse(BNB_INVALID, "codebook_from: values is NULL");
+    size_t size = bytes / sizeof *values;
+    if (bytes % sizeof *values || (size != 16 && size != 256))
+        return refuse(BNB_INVALID, "codebook_from: values has %zu bytes, expected 16 or 256 floats", bytes);
+    for (size_t i = 0; i < size; i++)
+        if (!isfinite(values[i])) return refuse(BNB_INVALID, "codebook_from: values[%zu] is %g, expected a finite number", i, values[i]);
+    return codebook_new(values, size);
+}
+
+size_t bnb_codebook_size(const bnb_codebook *codebook) {
+    return is_codebook(codebook, "codebook_size", "codebook") ? codebook->codes.size : 0;
+}
+
+bnb_status bnb_codebook_read(const bnb_codebook *codebook, float *values, size_t bytes) {
+    if (!is_codebook(codebook, "codebook_read", "codebook")) return BNB_INVALID;
+    if (!values) return fail(BNB_INVALID, "codebook_read: values is NULL");
+    if (bytes != codebook->codes.size * sizeof *values)
+        return fail(BNB_INVALID, "codebook_read: values has %zu bytes, expected %zu", bytes, codebook->codes.size * sizeof *values);
+    memcpy(values, codebook->codes.values, bytes);
+    return BNB_OK;
+}
+
+/* ── bitsandbytes' maps ─────────────────────────────────────────────────────────────────────────────────────────── */
+
+static int ascending(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* A map of up to 256 values; what is not set is zero. */
+struct map {
+    float    values[256];
+    uint32_t count;
+};
+
+static void put(struct map *map, float value) { map->values[map->count++] = value; }
+
+static bnb_codebook *codebook_of(struct map *map) {
+    qsort(map->values, 256, sizeof *map->values, ascending);
+    return codebook_new(map->values, 256);
+}
+
+/* torch.linspace in fp32, which counts from the nearer end and rounds once. */
+static float linspace(float from, float to, uint32_t count, uint32_t i) {
+    if (count == 1) return from;
+    float step = (to - from) / (float)(count - 1);
+    return i < count / 2 ? fmaf(step, (float)i, from) : fmaf(-step, (float)(count - 1 - i), to);
+}
+
+/* The middles of `items` equal pieces of [0.1, 1], times a power of ten. */
+static void put_decade(struct map *map, bool is_signed, uint32_t items, float power) {
+    for (uint32_t k = 0; k < items; k++) {
+        float middle = (linspace(0.1f, 1, items + 1, k) + linspace(0.1f, 1, items + 1, k + 1)) / 2;
+        put(map, power * middle);
+        if (is_signed) put(map, -power * middle);
+    }
+}
+
+bnb_codebook *bnb_codebook_dynamic(int32_t is_signed, uint32_t max_exponent_bits, uint32_t total_bits) {
+    if (total_bits < 2 || total_bits > 8)
+        return refuse(BNB_INVALID, "codebook_dynamic: total_bits is %u, expected 2 to 8", total_bits);
+    uint32_t value_bits = total_bits - 1; /* upstream counts a sign bit for unsigned maps too, and doubles the items */
+    if (!max_exponent_bits || max_exponent_bits > value_bits)
+        return refuse(BNB_INVALID, "codebook_dynamic: max_exponent_bits is %u, expected 1 to %u", max_exponent_bits, value_bits);
+
+    struct map map = {};
+    uint32_t   extra = (1u << (value_bits - max_exponent_bits)) - 1;
+    float      power = 0;
+    for (uint32_t i = 0; i < max_exponent_bits; i++) {
+        power = (float)pow(10, (double)i - (max_exponent_bits - 1));
+        put_decade(&map, is_signed, 1u << (i + value_bits - max_exponent_bits + !is_signed), power);
+    }
+    if (extra) put_decade(&map, is_signed, extra, power);
+    put(&map, 0);
+    put(&map, 1);
+    return codebook_of(&map);
+}
+
+bnb_codebook *bnb_codebook_linear(int32_t is_signed, uint32_t total_bits, int32_t add_zero) {
+    if (total_bits < 2 || total_bits > 8)
+        return refuse(BNB_INVALID, "codebook_linear: total_bits is %u, expected 2 to 8", total_bits);
+    uint32_t count = 1u << total_bits;
+    if (is_signed && (add_zero || total_bits < 8)) count--;
+    float values[256] = {}; /* zeros fill the gap between the halves: upstream does not sort this map */
+    for (uint32_t i = 0; i < count; i++)
+        values[i < count / 2 ? i : 256 - count + i] = linspace(is_signed ? -1 : 0, 1, count, i);
+    return codebook_new(values, 256);
+}
+
+bnb_codebook *bnb_codebook_fp8(int32_t is_signed, uint32_t exponent_bits, uint32_t precision_bits, uint32_t total_bits) {
+    if (total_bits < 2 || total_bits > 8 || exponent_bits < 1 || exponent_bits > 7 || precision_bits > 7 ||
+        exponent_bits + precision_bits + !!is_signed != total_bits)
+        return refuse(BNB_INVALID, "codebook_fp8: %s%u exponent and %u precision bits do not make %u bits, of 2 to 8",
+                      is_signed ? "a sign, " : "", exponent_bits, precision_bits, total_bits);
+    struct map map = {};
+    int        bias = 1 << (exponent_bits - 1);
+    float      largest = 0;
+    for (int exponent = 0; exponent < 1 << exponent_bits; exponent++) {
+        for (uint32_t fraction = 0; fraction < 1u << precision_bits; fraction++) {
+            double mantissa = (exponent != 0) + ldexp(fraction, -(int)precision_bits);
+            /* Upstream's exponents fall as the field grows: 2^-(field - bias - 1); subnormals stand at 2^-bias. */
+            float value = (float)ldexp(mantissa, exponent ? bias + 1 - exponent : -bias);
+            if (value > largest) largest = value;
+            put(&map, value);
+            if (is_signed) put(&map, -value);
+        }
+    }
+    for (uint32_t i = 0; i < map.count; i++) map.values[i] /= largest;
+    return codebook_of(&map);
+}
+
+/* The x with P(X < x) = p for a normal X: Newton's method on erfc, from the side where the curve is convex. */
+static double normal_quantile(double p) {
+    if (p < 0.5) return -normal_quantile(1 - p);
+    double x = 0;
+    for (int i = 0; i < 64; i++) {
+        double error = 1 - 0.5 * erfc(x / sqrt(2)) - p, slope = exp(-x * x / 2) / sqrt(2 * acos(-1.0));
+        x -= error / slope;
+        if (fabs(error / slope) < 1e-16) break;
+    }
+    return x;
+}
+
+bnb_codebook *bnb_codebook_normal(double offset, int32_t use_extra_value) {
+    if (!(offset > 0.5 && offset < 1))
+        return refuse(BNB_INVALID, "codebook_normal: offset is %g, expected more than 0.5 and less than 1", offset);
+    struct map map = {};
+    uint32_t   above = use_extra_value ? 8 : 7;
+    float      largest = (float)normal_quantile((float)offset);
+    for (uint32_t i = 0; i < above; i++) put(&map, (float)normal_quantile(linspace((float)offset, 0.5f, above + 1, i)) / largest);
+    for (uint32_t i = 0; i < 7; i++) put(&map, -(float)normal_quantile(linspace((float)offset, 0.5f, 8, i)) / largest);
+    return codebook_of(&map);
+}
+
+/* ── Named codebooks, made once ─────────────────────────────────────────────────────────────────────────────────── */
+
+static bnb_codebook *make_nf4(void) { return codebook_new(nf4_values, 16); }
+static bnb_codebook *make_fp4(void) { return codebook_new(fp4_values, 16); }
+static bnb_codebook *make_af4(void) { return codebook_new(af4_values, 16); }
+static bnb_codebook *make_dynamic(void) { return bnb_codebook_dynamic(1, 7, 8); }
+static bnb_codebook *make_dynamic_unsigned(void) { return bnb_codebook_dynamic(0, 7, 8); }
+
+static struct named {
+    const char *name;
+    bnb_codebook *(*make)(void);
+    bnb_codebook *made;
+} named[] = {
+    {"nf4", make_nf4, NULL}, {"fp4", make_fp4, NULL}, {"af4", make_af4, NULL}, {"dynamic", make_dynamic, NULL},
+    {"dynamic_unsigned", make_dynamic_unsigned, NULL},
+};
+static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
+
+static bnb_codebook *make_once(struct named *row) {
+    pthread_mutex_lock(&making);
+    if (!row->made) row->made = row->make();
+    bnb_codebook *made = row->made;
+    pthread_mutex_unlock(&making);
+    return made;
+}
+
+bnb_codebook *bnb_codebook_named(const char *name) {
+    if (!name) return refuse(BNB_INVALID, "codebook_named: name is NULL");
+    for (struct named *row = named; row < named + sizeof named / sizeof *named; row++) {
+        if (strcmp(name, row->name)) continue;
+        bnb_codebook *made = make_once(row);
+        return made ? codebook_share(made) : NULL;
+    }
+    return refuse(BNB_INVALID, "codebook_named: name is \"%.64s\", expected nf4, fp4, af4, dynamic or dynamic_unsigned", name);
+}
+
+bnb_codebook *codebook_dynamic_signed(void) { return make_once(named + 3); }

@@ -1,0 +1,41 @@
+/* The values that codes stand for, prepared once for quantising: what codebook.c makes and every kernel reads. */
+#ifndef BNB_CODEBOOK_H
+#define BNB_CODEBOOK_H
+
+#include <stdint.h>
+
+#include "half.h"
+
+/* Buckets of magnitudes below 1: 2^-24 and less, then 64 to a power of two, then 1 itself. */
+enum { BUCKET_SHIFT = 17, BUCKET_BASE = (127 - 24) << 6, BUCKETS = (24 << 6) + 1 };
+
+/* A value's code is order[count of thresholds strictly below it]. Which of two values that are as near wins is in the
+ * thresholds: a midpoint that belongs to the upper value is stored one step down. */
+struct codes {
+    uint32_t bits, size;      /* size = 2^bits */
+    float    values[256];     /* by code */
+    float    thresholds[256]; /* ascending; size - 1 of them, then +infinity */
+    uint8_t  order[256];      /* the code of the nth smallest value */
+
+    /* With 256 values a search starts at its bucket: start[sign][bucket] thresholds lie below the bucket, and no more
+     * than `steps` lie in it. Padded, so that a 32-bit load of the last entry stays inside. */
+    uint32_t steps;
+    uint8_t  start[2][BUCKETS + 3];
+};
+
+/* The bucket of a magnitude, given as the bits of a float of at most 1 with the sign cleared. */
+static inline uint32_t bucket_of(uint32_t magnitude) {
+    uint32_t key = magnitude >> BUCKET_SHIFT;
+    return key < BUCKET_BASE ? 0 : key - BUCKET_BASE;
+}
+
+/* The code of x, which must not be NaN and is clamped to [-1, 1]: the plain form that every other is held to. */
+static inline uint8_t nearest_code(const struct codes *codes, float x) {
+    x = x < -1 ? -1 : x > 1 ? 1 : x;
+    uint32_t below = 0;
+    for (uint32_t half = codes->size / 2; half; half /= 2)
+        if (x > codes->thresholds[below + half - 1]) below += half;
+    return codes->order[below];
+}
+
+#endif

@@ -1,0 +1,125 @@
+/* The CPU's forms of the operations: what each is given, and the table that one instruction set fills.
+ *
+ * A form computes; the operation in csrc/ops/ has checked its arguments, and holds the plain loop that serves where a
+ * table has NULL. A form may read up to READ_SLACK bytes past the end of a matrix, never write there. */
+#ifndef BNB_CPU_FORMS_H
+#define BNB_CPU_FORMS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../bnb.h"
+#include "../codebook.h"
+
+/* Every product and sum below is rounded by itself, as upstream's are, whatever the compiler could fuse. */
+#pragma STDC FP_CONTRACT OFF
+
+enum { READ_SLACK = 64, NESTED_BLOCK = 256 };
+
+/* A dense matrix in host memory; dtype f32, f16 or bf16. */
+struct dense {
+    const void *data;
+    bnb_dtype   dtype;
+    size_t      rows, columns;
+};
+
+/* A quantised matrix in host memory. Its scales are absmax[b] or, where absmax is NULL,
+ * nested_code->values[absmax_codes[b]] * nested_absmax[b / nested_block] + offset. */
+struct coded {
+    const struct codes *code;
+    const uint8_t      *codes; /* 4-bit codes two to a byte, the first in the high nibble */
+    size_t              rows, columns, block;
+    const float        *absmax;
+    const uint8_t      *absmax_codes;
+    const struct codes *nested_code;
+    const float        *nested_absmax;
+    size_t              nested_block;
+    float               offset;
+};
+
+static inline float scale_of(const struct coded *q, size_t block) {
+    if (q->absmax) return q->absmax[block];
+    return q->nested_code->values[q->absmax_codes[block]] * q->nested_absmax[block / q->nested_block] + q->offset;
+}
+
+static inline uint8_t code_at(const struct coded *q, size_t i) {
+    if (q->code->bits == 8) return q->codes[i];
+    return i % 2 ? q->codes[i / 2] & 15 : q->codes[i / 2] >> 4;
+}
+
+static inline float element_of(const struct dense *x, size_t i) {
+    switch (x->dtype) {
+    case BNB_F16: return f16_to_f32(((const uint16_t *)x->data)[i]);
+    case BNB_BF16: return bf16_to_f32(((const uint16_t *)x->data)[i]);
+    default: return ((const float *)x->data)[i];
+    }
+}
+
+static inline void put_element(void *data, bnb_dtype dtype, size_t i, float value) {
+    switch (dtype) {
+    case BNB_F16: ((uint16_t *)data)[i] = f32_to_f16(value); break;
+    case BNB_BF16: ((uint16_t *)data)[i] = f32_to_bf16(value); break;
+    default: ((float *)data)[i] = value; break;
+    }
+}
+
+/* The factor that brings a block into [-1, 1]. Below 1e-38 the reciprocal would overflow: upstream clamps there. */
+static inline float inverse_of(float absmax) { return absmax > 1e-38f ? 1 / absmax : 1e38f; }
+
+struct quantize_job {
+    struct dense        x;
+    const struct codes *code;
+    size_t              block;
+    uint8_t            *codes;
+    float              *absmax; /* a NaN or an infinity in a block must make its absmax one of the two */
+};
+
+struct dequantize_job {
+    struct coded q;
+    void        *y;
+    bnb_dtype    dtype;
+};
+
+struct cast_job {
+    struct dense x;
+    void        *y;
+    bnb_dtype    dtype;
+};
+
+/* y[m, n] = Σk x[m, k] · w[n, k] + bias[n], in x's dtype. The weight is `q`, or `w` where q.code is NULL. */
+struct matmul_job {
+    struct dense  x;
+    struct dense  w;
+    struct coded  q;
+    const float  *bias; /* or NULL */
+    bnb_precision precision; /* never DEFAULT */
+    void         *y;
+};
+
+struct cpu_forms {
+    const char *isa;
+    void (*quantize)(const void *quantize_job, size_t first_block, size_t last_block);
+    void (*dequantize)(const void *dequantize_job, size_t first_block, size_t last_block);
+    void (*cast)(const void *cast_job, size_t first, size_t last);
+    bnb_status (*matmul)(const struct matmul_job *job); /* takes every case; only scratch memory can fail it */
+};
+
+/* The best table that this processor can run, or the one that BNB_ISA names where it can run that: `isa` tells which.
+ * "plain" is the table of NULLs. */
+const struct cpu_forms *cpu_forms(void);
+
+/* The table of that name, or the best where it is NULL; NULL where there is none or this processor can't run it. */
+const struct cpu_forms *cpu_forms_named(const char *isa);
+
+/* ── Threads ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Runs body(job, first, last) over [0, count) in pieces of at least `grain`, on this thread and the pool's; returns when
+ * all is done. Where the pool is at work for another thread, everything runs here. */
+void parallel_for(size_t count, size_t grain, void (*body)(const void *job, size_t first, size_t last), const void *job);
+
+/* The threads that parallel_for may use, this one among them: BNB_NUM_THREADS, or the performance cores. */
+uint32_t thread_count(void);
+
+#endif

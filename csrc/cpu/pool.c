@@ -1,0 +1,165 @@
+/* The threads that share the CPU's work.
+ *
+ * A call cuts its range into pieces, which its own thread and the pool's take one by one. Everything turns on one count,
+ * the pieces not yet taken: who has lowered it owns a piece, and the call can't end, nor its description change, before
+ * that piece is done. A thread without work spins for a while, as the next call often follows at once, then sleeps. */
+#define _GNU_SOURCE /* sched_getaffinity */
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifdef __APPLE__
+#include <sys/sysctl.h>
+#endif
+
+#include "forms.h"
+
+enum { MAX_THREADS = 256, PIECES_A_THREAD = 8, SPIN_NANOSECONDS = 100'000 };
+
+static struct {
+    atomic_flag busy; /* held by the call whose work this is */
+    bool        started;
+
+    void (*body)(const void *job, size_t first, size_t last);
+    const void *job;
+    size_t      count, piece, pieces;
+
+    _Atomic size_t untaken, unfinished; /* pieces */
+
+    pthread_mutex_t mutex;
+    pthread_cond_t  work;
+    _Atomic uint32_t sleeping;
+} pool = {.busy = ATOMIC_FLAG_INIT, .mutex = PTHREAD_MUTEX_INITIALIZER, .work = PTHREAD_COND_INITIALIZER};
+
+static inline void pause_briefly(void) {
+#ifdef __x86_64__
+    __builtin_ia32_pause();
+#else
+    __asm__ volatile("yield");
+#endif
+}
+
+static uint64_t nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1'000'000'000 + (uint64_t)now.tv_nsec;
+}
+
+/* Runs pieces until all are taken. */
+static void take_pieces(void) {
+    size_t untaken = atomic_load_explicit(&pool.untaken, memory_order_relaxed);
+    while (untaken) {
+        if (!atomic_compare_exchange_weak_explicit(&pool.untaken, &untaken, untaken - 1, memory_order_acquire, memory_order_relaxed))
+            continue;
+        size_t first = (pool.pieces - untaken) * pool.piece, rest = pool.count - first;
+        pool.body(pool.job, first, first + (rest < pool.piece ? rest : pool.piece));
+        atomic_fetch_sub_explicit(&pool.unfinished, 1, memory_order_release);
+        untaken = atomic_load_explicit(&pool.untaken, memory_order_relaxed);
+    }
+}
+
+/* Spins until *count is `wanted` zero or not; false when the time is up. */
+static bool spin(_Atomic size_t *count, bool zero) {
+    uint64_t end = nanoseconds() + SPIN_NANOSECONDS;
+    do {
+        for (int i = 0; i < 64; i++) {
+            if ((atomic_load_explicit(count, memory_order_acquire) == 0) == zero) return true;
+            pause_briefly();
+        }
+    } while (nanoseconds() < end);
+    return false;
+}
+
+static void *work(void *unused) {
+    (void)unused;
+    for (;;) {
+        take_pieces();
+        if (spin(&pool.untaken, false)) continue;
+        pthread_mutex_lock(&pool.mutex);
+        atomic_fetch_add(&pool.sleeping, 1); /* before the last look at the count: parallel_for looks the other way round */
+        while (!atomic_load(&pool.untaken)) pthread_cond_wait(&pool.work, &pool.mutex);
+        atomic_fetch_sub(&pool.sleeping, 1);
+        pthread_mutex_unlock(&pool.mutex);
+    }
+    return NULL;
+}
+
+/* A child has none of the parent's threads; its first call makes new ones. */
+static void forget_threads(void) {
+    atomic_flag_clear(&pool.busy);
+    pool.started = false;
+    pool.untaken = pool.unfinished = 0;
+    pool.sleeping = 0;
+    pool.mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    pool.work = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+}
+
+/* Called by the holder of the pool. A thread that can't be had is done without: the caller works too. */
+static void start_threads(void) {
+    static bool forks_are_watched;
+    if (!forks_are_watched) forks_are_watched = pthread_atfork(NULL, NULL, forget_threads) == 0;
+    pool.started = true;
+    sigset_t all, before; /* the host's signals are for its own threads */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_attr_t detached;
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    for (uint32_t i = 1; i < thread_count(); i++) {
+        pthread_t thread;
+        if (pthread_create(&thread, &detached, work, NULL)) break;
+    }
+    pthread_attr_destroy(&detached);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+void parallel_for(size_t count, size_t grain, void (*body)(const void *job, size_t first, size_t last), const void *job) {
+    if (!count) return;
+    size_t threads = thread_count(), piece = (count - 1) / (threads * PIECES_A_THREAD) + 1;
+    if (piece < grain) piece = grain;
+    if (threads == 1 || piece >= count || atomic_flag_test_and_set_explicit(&pool.busy, memory_order_acquire)) {
+        body(job, 0, count);
+        return;
+    }
+    if (!pool.started) start_threads();
+    pool.body = body, pool.job = job, pool.count = count, pool.piece = piece, pool.pieces = (count - 1) / piece + 1;
+    atomic_store(&pool.unfinished, pool.pieces);
+    atomic_store(&pool.untaken, pool.pieces);
+    if (atomic_load(&pool.sleeping)) {
+        pthread_mutex_lock(&pool.mutex);
+        pthread_cond_broadcast(&pool.work);
+        pthread_mutex_unlock(&pool.mutex);
+    }
+    take_pieces();
+    while (!spin(&pool.unfinished, true)) sched_yield();
+    atomic_flag_clear_explicit(&pool.busy, memory_order_release);
+}
+
+static uint32_t processors(void) {
+#ifdef __APPLE__
+    int32_t cores = 0;
+    size_t size = sizeof cores;
+    const char *performance = "hw.perflevel0.physicalcpu"; /* absent where all cores are alike */
+    if (sysctlbyname(performance, &cores, &size, NULL, 0) == 0 && cores > 0) return (uint32_t)cores;
+#else
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return (uint32_t)CPU_COUNT(&allowed);
+#endif
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 ? (uint32_t)online : 1;
+}
+
+uint32_t thread_count(void) {
+    static _Atomic uint32_t threads; /* two threads that race here find the same */
+    uint32_t known = atomic_load_explicit(&threads, memory_order_relaxed);
+    if (known) return known;
+    const char *wanted = getenv("BNB_NUM_THREADS");
+    long number = wanted ? strtol(wanted, NULL, 10) : 0;
+    known = number > 0 ? (uint32_t)(number < MAX_THREADS ? number : MAX_THREADS) : processors();
+    if (known > MAX_THREADS) known = MAX_THREADS;
+    atomic_store_explicit(&threads, known, memory_order_relaxed);
+    return known;
+}

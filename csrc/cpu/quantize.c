@@ -1,0 +1,97 @@
+/* Blockwise quantising: the absmax of each block, and its elements' nearest codes. */
+#include "simd.h"
+
+/* The thresholds of a codebook of 16 as a search tree of four levels. */
+struct tree {
+    float  root;
+    table8 second, third, fourth;
+};
+
+INLINE ints below_in_tree(struct tree tree, floats x) {
+    ints below = -(ints)(x > tree.root);
+    below += below - (ints)(x > lookup8(tree.second, below));
+    below += below - (ints)(x > lookup8(tree.third, below));
+    return below + below - (ints)(x > lookup8(tree.fourth, below));
+}
+
+/* Among 256 values: the search starts where the bucket of x does. */
+INLINE ints below_in_buckets(const struct codes *code, floats x) {
+    ints bits = (ints)x, key = (bits & 0x7fffffff) >> BUCKET_SHIFT;
+    ints bucket = __builtin_elementwise_max(key, (ints)BUCKET_BASE) - BUCKET_BASE;
+    ints negative = bits >> 31 & (int32_t)sizeof code->start[0];
+    ints below = gather_bytes(code->start[0], bucket + negative);
+    for (uint32_t step = 0; step < code->steps; step++) below -= (ints)(x > gather(code->thresholds, below));
+    return below;
+}
+
+/* The largest magnitude of a block. Compared as integers, a NaN is above an infinity, and that above every number. */
+INLINE float absmax_of(const struct dense *x, bnb_dtype dtype, size_t first, size_t count) {
+    ints   largest = 0;
+    size_t i = 0;
+    for (; i + WIDTH <= count; i += WIDTH)
+        largest = __builtin_elementwise_max(largest, (ints)load(x->data, dtype, first + i) & 0x7fffffff);
+    uint32_t bits = (uint32_t)__builtin_reduce_max(largest);
+    for (; i < count; i++) {
+        uint32_t magnitude = float_bits(element_of(x, first + i)) & 0x7fffffff;
+        bits = magnitude > bits ? magnitude : bits;
+    }
+    return bits_float(bits);
+}
+
+/* The codes of 32 elements. */
+INLINE bytes32 codes_of(const struct codes *code, struct tree tree, const void *x, bnb_dtype dtype, size_t i, float inverse) {
+    ints below[VECTORS_OF_32];
+    for (int v = 0; v < VECTORS_OF_32; v++) {
+        floats scaled = clamp(load(x, dtype, i + (size_t)v * WIDTH) * inverse);
+        below[v] = code->bits == 4 ? below_in_tree(tree, scaled) : below_in_buckets(code, scaled);
+    }
+    bytes32 rank = narrow(below);
+    if (code->bits == 4) return lookup_bytes(code->order, rank);
+    for (int v = 0; v < 32; v++) rank[v] = code->order[rank[v]];
+    return rank;
+}
+
+INLINE void put_codes(uint8_t *codes, uint32_t bits, size_t i, bytes32 code, size_t count) {
+    if (bits == 8) {
+        memcpy(codes + i, &code, count);
+    } else {
+        typedef VECTOR(uint16_t, 16) pairs;
+        pairs pair = (pairs)code;
+        VECTOR(uint8_t, 16) packed = __builtin_convertvector((pair << 4 & 0xf0) | pair >> 8, typeof(packed));
+        memcpy(codes + i / 2, &packed, (count + 1) / 2);
+    }
+}
+
+INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype, uint32_t bits) {
+    const struct codes *code = job->code;
+    const float *t = code->thresholds;
+    const float second[8] = {t[3], t[11]}, third[8] = {t[1], t[5], t[9], t[13]};
+    const float fourth[8] = {t[0], t[2], t[4], t[6], t[8], t[10], t[12], t[14]};
+    struct tree tree = {t[7], table8_of(second), table8_of(third), table8_of(fourth)};
+    size_t total = job->x.rows * job->x.columns;
+    for (size_t block = first; block < last; block++) {
+        size_t i = block * job->block, end = least(i + job->block, total);
+        float absmax = absmax_of(&job->x, dtype, i, end - i), inverse = inverse_of(absmax);
+        job->absmax[block] = absmax;
+        for (; i + 32 <= end; i += 32)
+            put_codes(job->codes, bits, i, codes_of(code, tree, job->x.data, dtype, i, inverse), 32);
+        if (i == end) continue;
+        float rest[32] = {0}; /* zeros pad: the spare nibble of an odd count is the code of 0 */
+        for (size_t j = i; j < end; j++) rest[j - i] = element_of(&job->x, j);
+        put_codes(job->codes, bits, i, codes_of(code, tree, rest, BNB_F32, 0, inverse), end - i);
+    }
+}
+
+INLINE void quantize_dtype(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype) {
+    if (job->code->bits == 4) quantize_blocks(job, first, last, dtype, 4);
+    else quantize_blocks(job, first, last, dtype, 8);
+}
+
+static void quantize(const void *quantize_job, size_t first_block, size_t last_block) {
+    const struct quantize_job *job = quantize_job;
+    switch (job->x.dtype) {
+    case BNB_F16: quantize_dtype(job, first_block, last_block, BNB_F16); break;
+    case BNB_BF16: quantize_dtype(job, first_block, last_block, BNB_BF16); break;
+    default: quantize_dtype(job, first_block, last_block, BNB_F32); break;
+    }
+}

@@ -1,0 +1,83 @@
+/* The AVX2 backend of simd.h: eight floats, with F16C and FMA. */
+#include <immintrin.h>
+
+typedef floats table8;
+typedef struct {
+    floats low, high;
+} table16;
+typedef struct {
+    __m256i low, high; /* the bytes of 16 int16, in both halves of the register */
+} code_table;
+
+INLINE table8  table8_of(const float *values) { return load_floats(values); }
+INLINE table16 table16_of(const float *values) { return (table16){load_floats(values), load_floats(values + 8)}; }
+
+INLINE floats lookup8(table8 table, ints index) {
+    return (floats)_mm256_permutevar8x32_ps((__m256)table, (__m256i)index);
+}
+
+INLINE floats lookup16(table16 table, ints index) {
+    __m256 high = (__m256)(index << 28); /* bit 3 of the index as the sign */
+    return (floats)_mm256_blendv_ps((__m256)lookup8(table.low, index), (__m256)lookup8(table.high, index), high);
+}
+
+INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
+    __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
+    return (bytes32)_mm256_shuffle_epi8(twice, (__m256i)index);
+}
+
+INLINE floats gather(const float *table, ints index) { return (floats)_mm256_i32gather_ps(table, (__m256i)index, 4); }
+
+INLINE ints gather_bytes(const uint8_t *table, ints index) {
+    return (ints)_mm256_i32gather_epi32((const int *)table, (__m256i)index, 1) & 255;
+}
+
+INLINE bytes32 narrow(const ints q[VECTORS_OF_32]) {
+    __m256i low = _mm256_packus_epi32((__m256i)q[0], (__m256i)q[1]);
+    __m256i high = _mm256_packus_epi32((__m256i)q[2], (__m256i)q[3]);
+    __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); /* packing works within 128 bits */
+    return (bytes32)_mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+}
+
+INLINE code_table code_table_of(const int16_t values[16]) {
+    VECTOR(int16_t, 16) v;
+    memcpy(&v, values, sizeof v);
+    VECTOR(uint8_t, 16) low = __builtin_convertvector(v & 255, typeof(low));
+    VECTOR(uint8_t, 16) high = __builtin_convertvector(v >> 8 & 255, typeof(high));
+    return (code_table){_mm256_broadcastsi128_si256((__m128i)low), _mm256_broadcastsi128_si256((__m128i)high)};
+}
+
+/* A shuffle looks up one byte of each value, and the two halves are interleaved within 128 bits. */
+INLINE void decode_shorts(code_table table, const uint8_t *codes, shorts out[4]) {
+    __m256i packed = _mm256_loadu_si256((const __m256i *)codes), mask = _mm256_set1_epi8(15);
+    __m256i second = _mm256_and_si256(packed, mask), first = _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask);
+    __m256i low = _mm256_shuffle_epi8(table.low, second), high = _mm256_shuffle_epi8(table.high, second);
+    out[0] = (shorts)_mm256_unpacklo_epi8(low, high);
+    out[1] = (shorts)_mm256_unpackhi_epi8(low, high);
+    low = _mm256_shuffle_epi8(table.low, first), high = _mm256_shuffle_epi8(table.high, first);
+    out[2] = (shorts)_mm256_unpacklo_epi8(low, high);
+    out[3] = (shorts)_mm256_unpackhi_epi8(low, high);
+}
+
+/* The element of a chunk of codes that decode_shorts puts in out[slot / 16][slot % 16]. */
+INLINE size_t element_in_slot(size_t slot) {
+    size_t vector = slot / 16, lane = slot % 16, byte = lane / 8 * 16 + vector % 2 * 8 + lane % 8;
+    return 2 * byte + (vector < 2);
+}
+
+INLINE ints dot2(ints to, shorts a, shorts b) { return to + (ints)_mm256_madd_epi16((__m256i)a, (__m256i)b); }
+
+INLINE floats4 sum4(floats a, floats b, floats c, floats d) {
+    __m256 ab = _mm256_hadd_ps((__m256)a, (__m256)b), cd = _mm256_hadd_ps((__m256)c, (__m256)d);
+    floats both = (floats)_mm256_hadd_ps(ab, cd);
+    return both.lo + both.hi;
+}
+
+INLINE float sum(floats v) {
+    floats4 four = v.lo + v.hi;
+    return (four.x + four.z) + (four.y + four.w);
+}
+
+INLINE floats from_f16(halves h) { return (floats)_mm256_cvtph_ps((__m128i)h); }
+INLINE halves to_f16(floats v) { return (halves)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT); }
+INLINE void   fence(void) { _mm_sfence(); }

@@ -1,0 +1,67 @@
+/* The AVX-512 backend of simd.h: sixteen floats, with the F, BW, VL and DQ sets, and VNNI where the build has it. */
+#include <immintrin.h>
+
+typedef floats  table8;
+typedef floats  table16;
+typedef __m512i code_table; /* 16 int16, twice: bit 4 of an index does not count */
+
+INLINE table8  table8_of(const float *values) { return (floats)_mm512_broadcast_f32x8(_mm256_loadu_ps(values)); }
+INLINE table16 table16_of(const float *values) { return load_floats(values); }
+
+INLINE floats lookup8(table8 table, ints index) { return (floats)_mm512_permutexvar_ps((__m512i)index, (__m512)table); }
+INLINE floats lookup16(table16 table, ints index) { return lookup8(table, index); }
+
+INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
+    __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
+    return (bytes32)_mm256_shuffle_epi8(twice, (__m256i)index);
+}
+
+INLINE floats gather(const float *table, ints index) { return (floats)_mm512_i32gather_ps((__m512i)index, table, 4); }
+
+INLINE ints gather_bytes(const uint8_t *table, ints index) {
+    return (ints)_mm512_i32gather_epi32((__m512i)index, table, 1) & 255;
+}
+
+INLINE bytes32 narrow(const ints q[VECTORS_OF_32]) {
+    __m128i low = _mm512_cvtepi32_epi8((__m512i)q[0]), high = _mm512_cvtepi32_epi8((__m512i)q[1]);
+    return (bytes32)_mm256_set_m128i(high, low);
+}
+
+INLINE code_table code_table_of(const int16_t values[16]) {
+    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)values));
+}
+
+/* Lane by lane of 32 bits, so that a lane holds eight neighbours: blocks of 64 stay apart. */
+INLINE void decode_shorts(code_table table, const uint8_t *codes, shorts out[4]) {
+    __m512i packed = _mm512_loadu_si512(codes);
+    out[0] = (shorts)_mm512_permutexvar_epi16(packed, table);
+    out[1] = (shorts)_mm512_permutexvar_epi16(_mm512_srli_epi16(packed, 4), table);
+    out[2] = (shorts)_mm512_permutexvar_epi16(_mm512_srli_epi16(packed, 8), table);
+    out[3] = (shorts)_mm512_permutexvar_epi16(_mm512_srli_epi16(packed, 12), table);
+}
+
+/* The element of a chunk of codes that decode_shorts puts in out[slot / 32][slot % 32]. */
+INLINE size_t element_in_slot(size_t slot) { return slot % 32 * 4 + (slot / 32 ^ 1); }
+
+INLINE ints dot2(ints to, shorts a, shorts b) {
+#ifdef __AVX512VNNI__
+    /* The intrinsic would be split into vpmaddwd and vpaddd by clang, at half the rate. */
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(to) : "v"(a), "v"(b));
+    return to;
+#else
+    return to + (ints)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#endif
+}
+
+INLINE floats4 sum4(floats a, floats b, floats c, floats d) {
+    __m256 ab = _mm256_hadd_ps((__m256)(a.lo + a.hi), (__m256)(b.lo + b.hi));
+    __m256 cd = _mm256_hadd_ps((__m256)(c.lo + c.hi), (__m256)(d.lo + d.hi));
+    VECTOR(float, 8) both = (VECTOR(float, 8))_mm256_hadd_ps(ab, cd);
+    return both.lo + both.hi;
+}
+
+INLINE float sum(floats v) { return _mm512_reduce_add_ps((__m512)v); }
+
+INLINE floats from_f16(halves h) { return (floats)_mm512_cvtph_ps((__m256i)h); }
+INLINE halves to_f16(floats v) { return (halves)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT); }
+INLINE void   fence(void) { _mm_sfence(); }

@@ -1,0 +1,115 @@
+/* What the files of csrc/ share. Nothing here crosses the ABI. */
+#ifndef BNB_INTERNAL_H
+#define BNB_INTERNAL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "bnb.h"
+#include "codebook.h"
+#include "cpu/forms.h"
+#include "gpu/driver.h"
+
+/* ── Errors ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Records a sentence and its code for this thread, and returns the code: `return fail(BNB_INVALID, "…", …);` */
+bnb_status fail(bnb_status status, const char *sentence, ...) __attribute__((format(printf, 2, 3)));
+#define refuse(status, ...) (fail(status, __VA_ARGS__), NULL)
+
+/* ── Handles ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Every handle opens with its tag, so that NULL, a freed handle or one of another kind is refused, not followed. */
+enum tag { TAG_DEVICE = 0x42444556, TAG_TENSOR = 0x4254454e, TAG_CODEBOOK = 0x42434f44, TAG_QUANTIZED = 0x42515541 };
+
+struct bnb_device {
+    enum tag             tag;
+    const char          *kind;
+    const struct driver *gpu;    /* NULL on the CPU */
+    const char          *absent; /* why the kind can't be had, where nothing needs to be tried to know */
+    char                 description[256];
+    _Atomic size_t       bytes, peak, cached, operations, fallbacks;
+};
+
+/* Memory of a device, shared by the handles that are made of it. */
+struct buffer {
+    _Atomic uint32_t refs;
+    bnb_device      *device;
+    void            *memory; /* the driver's, or an address on the CPU */
+    size_t           bytes, capacity;
+};
+
+struct bnb_tensor {
+    enum tag       tag;
+    bnb_dtype      dtype;
+    size_t         rows, columns;
+    struct buffer *buffer;
+};
+
+struct bnb_codebook {
+    enum tag                tag;
+    _Atomic uint32_t        refs;
+    struct codes            codes;
+    _Atomic(struct buffer *) uploaded; /* struct kernel_codes of metal/args.h on the GPU, once one has asked for it */
+};
+
+struct bnb_quantized {
+    enum tag       tag;
+    size_t         rows, columns, block;
+    bnb_codebook  *code;
+    struct buffer *codes;
+    struct buffer *absmax; /* f32, or u8 codes where nested_code is set: */
+    bnb_codebook  *nested_code;
+    struct buffer *nested_absmax;
+    size_t         nested_block;
+    float          offset;
+};
+
+/* The checks that open every entry. Each records its failure, naming the function and the argument. */
+bool is_device(const bnb_device *device, const char *function);
+bool is_tensor(const bnb_tensor *tensor, const char *function, const char *argument);
+bool is_codebook(const bnb_codebook *codebook, const char *function, const char *argument);
+bool is_quantized(const bnb_quantized *quantized, const char *function, const char *argument);
+bool is_float(bnb_dtype dtype, const char *function, const char *argument);
+bool is_shape(size_t rows, size_t columns, const char *function, const char *argument);
+bool is_block(const bnb_codebook *code, size_t block, const char *function);
+bool on_device(const struct buffer *buffer, const bnb_device *device, const char *function, const char *argument);
+
+/* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct buffer *buffer_new(bnb_device *device, size_t bytes); /* NULL and an error; not cleared */
+struct buffer *buffer_share(struct buffer *buffer);
+void           buffer_release(struct buffer *buffer); /* NULL is fine */
+bnb_status     buffer_write(struct buffer *buffer, const void *from, size_t bytes);
+bnb_status     buffer_read(const struct buffer *buffer, void *to, size_t bytes);
+void          *buffer_host(const struct buffer *buffer); /* NULL where the CPU can't address it */
+
+static inline size_t ceil_div(size_t n, size_t by) { return n / by + (n % by != 0); }
+
+size_t      dtype_size(bnb_dtype dtype); /* 0 for what is no dtype */
+const char *dtype_name(bnb_dtype dtype);
+
+/* ── Making and viewing handles ─────────────────────────────────────────────────────────────────────────────────── */
+
+bnb_tensor *tensor_new(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns); /* not cleared */
+bnb_tensor *tensor_over(struct buffer *buffer, bnb_dtype dtype, size_t rows, size_t columns);
+
+/* A quantised matrix with its memory, which is yet to be filled. nested_block 0: plain scales. */
+bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows, size_t columns, size_t block, size_t nested_block);
+size_t         code_bytes(uint32_t bits, size_t elements);
+
+bnb_codebook *codebook_share(bnb_codebook *codebook);
+bnb_codebook *codebook_dynamic_signed(void); /* borrowed */
+
+struct dense dense_of(const bnb_tensor *tensor);
+struct coded coded_of(const bnb_quantized *quantized);
+
+/* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Called by an operation that its GPU does not serve, before the CPU's form runs on the shared memory: waits for the
+ * GPU, counts and names the fallback, with the last failure as its reason; fails under BNB_STRICT=1. On the CPU itself
+ * there is nothing to do. */
+bnb_status fall_back(bnb_device *device, const char *operation);
+
+void count_operation(bnb_device *device);
+
+#endif

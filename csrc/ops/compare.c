@@ -1,0 +1,76 @@
+/* How far one tensor is from another: the checks and the plain loop. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "../internal.h"
+
+enum { PIECE = 1 << 14 }; /* elements that are summed up on their own, so that the sum does not depend on the threads */
+
+struct piece {
+    double squares, squared_errors;
+    float  largest_error;
+    size_t finite;
+};
+
+struct compare_job {
+    struct dense  a, b;
+    struct piece *pieces;
+};
+
+static void compare_pieces(const void *argument, size_t first, size_t last) {
+    const struct compare_job *job = argument;
+    size_t                    elements = job->a.rows * job->a.columns;
+    for (size_t p = first; p < last; p++) {
+        struct piece sum = {0};
+        size_t       end = (p + 1) * PIECE < elements ? (p + 1) * PIECE : elements;
+        for (size_t i = p * PIECE; i < end; i++) {
+            float a = element_of(&job->a, i), b = element_of(&job->b, i), error = fabsf(a - b);
+            if (!isfinite(a) || !isfinite(b)) continue;
+            sum.squares += (double)a * a;
+            sum.squared_errors += (double)error * error;
+            if (error > sum.largest_error) sum.largest_error = error;
+            sum.finite++;
+        }
+        job->pieces[p] = sum;
+    }
+}
+
+static bnb_status run(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
+    bnb_device *device = a->buffer->device;
+    bnb_status  status = device->gpu ? fall_back(device, "compare") : BNB_OK;
+    if (status) return status;
+    size_t             elements = a->rows * a->columns, pieces = ceil_div(elements, PIECE);
+    struct compare_job job = {dense_of(a), dense_of(b), malloc(pieces * sizeof(struct piece))};
+    if (!job.pieces) return fail(BNB_OUT_OF_MEMORY, "compare: no memory for %zu sums", pieces);
+    parallel_for(pieces, 4, compare_pieces, &job);
+
+    struct piece sum = {0};
+    for (size_t p = 0; p < pieces; p++) {
+        sum.squares += job.pieces[p].squares;
+        sum.squared_errors += job.pieces[p].squared_errors;
+        sum.largest_error = fmaxf(sum.largest_error, job.pieces[p].largest_error);
+        sum.finite += job.pieces[p].finite;
+    }
+    free(job.pieces);
+    double count = sum.finite ? (double)sum.finite : 1;
+    float *results = buffer_host(y->buffer);
+    results[0] = (float)sqrt(sum.squares / count);
+    results[1] = (float)sqrt(sum.squared_errors / count);
+    results[2] = sum.largest_error;
+    results[3] = (float)(elements - sum.finite);
+    return BNB_OK;
+}
+
+bnb_tensor *bnb_compare(const bnb_tensor *a, const bnb_tensor *b) {
+    if (!is_tensor(a, "compare", "a") || !is_float(a->dtype, "compare", "a") || !is_tensor(b, "compare", "b") || !is_float(b->dtype, "compare", "b") ||
+        !on_device(b->buffer, a->buffer->device, "compare", "b"))
+        return NULL;
+    if (a->rows != b->rows || a->columns != b->columns)
+        return refuse(BNB_INVALID, "compare: b is [%zu, %zu], expected [%zu, %zu] as a is", b->rows, b->columns, a->rows, a->columns);
+    bnb_tensor *y = tensor_new(a->buffer->device, BNB_F32, 1, 4);
+    if (!y) return NULL;
+    count_operation(a->buffer->device);
+    if (run(a, b, y) == BNB_OK) return y;
+    bnb_tensor_free(y);
+    return NULL;
+}

@@ -1,0 +1,144 @@
+/* Quantised matrices as handles: put together, taken apart, asked and freed. What fills one is in ops/quantize.c. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "internal.h"
+
+size_t code_bytes(uint32_t bits, size_t elements) { return bits == 8 ? elements : ceil_div(elements, 2); }
+
+/* ── Making ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows, size_t columns, size_t block, size_t nested_block) {
+    bnb_quantized *q = calloc(1, sizeof *q);
+    if (!q) return refuse(BNB_OUT_OF_MEMORY, "no memory for a quantised matrix's handle");
+    *q = (bnb_quantized){.tag = TAG_QUANTIZED, .rows = rows, .columns = columns, .block = block, .nested_block = nested_block};
+    q->code = codebook_share(code);
+
+    size_t blocks = ceil_div(rows * columns, block);
+    q->codes = buffer_new(device, code_bytes(code->codes.bits, rows * columns));
+    q->absmax = q->codes ? buffer_new(device, nested_block ? blocks : blocks * sizeof(float)) : NULL;
+    bool made = q->absmax;
+    if (made && nested_block) {
+        bnb_codebook *dynamic = codebook_dynamic_signed();
+        q->nested_code = dynamic ? codebook_share(dynamic) : NULL;
+        q->nested_absmax = dynamic ? buffer_new(device, ceil_div(blocks, nested_block) * sizeof(float)) : NULL;
+        made = q->nested_absmax;
+    }
+    if (made) return q;
+    bnb_quantized_free(q);
+    return NULL;
+}
+
+void bnb_quantized_free(bnb_quantized *q) {
+    if (!q || !is_quantized(q, "quantized_free", "quantized")) return;
+    q->tag = 0;
+    buffer_release(q->codes);
+    buffer_release(q->absmax);
+    buffer_release(q->nested_absmax);
+    bnb_codebook_free(q->code);
+    bnb_codebook_free(q->nested_code);
+    free(q);
+}
+
+static bool is_part(const bnb_tensor *part, bnb_dtype dtype, size_t elements, const bnb_device *device, const char *argument) {
+    if (!is_tensor(part, "quantized_from", argument) || !on_device(part->buffer, device, "quantized_from", argument)) return false;
+    if (part->dtype == dtype && part->rows * part->columns == elements) return true;
+    fail(BNB_INVALID, "quantized_from: %s is %s [%zu, %zu], expected %s with %zu elements", argument, dtype_name(part->dtype),
+         part->rows, part->columns, dtype_name(dtype), elements);
+    return false;
+}
+
+bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t columns, const bnb_codebook *code, size_t block,
+                                  const bnb_tensor *absmax, const bnb_codebook *nested_code, size_t nested_block,
+                                  const bnb_tensor *nested_absmax, float offset) {
+    if (!is_shape(rows, columns, "quantized_from", "shape") || !is_codebook(code, "quantized_from", "code") || !is_block(code, block, "quantized_from") ||
+        !is_tensor(codes, "quantized_from", "codes"))
+        return NULL;
+    const bnb_device *device = codes->buffer->device;
+    size_t            blocks = ceil_div(rows * columns, block);
+    bool              nested = nested_code;
+    if (!is_part(codes, BNB_U8, code_bytes(code->codes.bits, rows * columns), device, "codes") ||
+        !is_part(absmax, nested ? BNB_U8 : BNB_F32, blocks, device, "absmax"))
+        return NULL;
+    if (nested) {
+        if (!is_codebook(nested_code, "quantized_from", "nested_code")) return NULL;
+        if (nested_code->codes.bits != 8) return refuse(BNB_INVALID, "quantized_from: nested_code has 16 values, expected 256");
+        if (!nested_block) return refuse(BNB_INVALID, "quantized_from: nested_blocksize is 0, expected a positive number");
+        if (!isfinite(offset)) return refuse(BNB_INVALID, "quantized_from: offset is %g, expected a finite number", offset);
+        if (!is_part(nested_absmax, BNB_F32, ceil_div(blocks, nested_block), device, "nested_absmax")) return NULL;
+    } else if (nested_absmax) {
+        return refuse(BNB_INVALID, "quantized_from: nested_absmax is given without nested_code");
+    }
+
+    bnb_quantized *q = calloc(1, sizeof *q);
+    if (!q) return refuse(BNB_OUT_OF_MEMORY, "no memory for a quantised matrix's handle");
+    *q = (bnb_quantized){.tag = TAG_QUANTIZED, .rows = rows, .columns = columns, .block = block};
+    q->code = codebook_share((bnb_codebook *)code);
+    q->codes = buffer_share(codes->buffer);
+    q->absmax = buffer_share(absmax->buffer);
+    if (!nested) return q;
+    q->nested_code = codebook_share((bnb_codebook *)nested_code);
+    q->nested_absmax = buffer_share(nested_absmax->buffer);
+    q->nested_block = nested_block;
+    q->offset = offset;
+    return q;
+}
+
+/* ── Asking ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static bnb_tensor *values_of(const bnb_codebook *code, bnb_device *device) {
+    return bnb_tensor_from(device, BNB_F32, 1, code->codes.size, code->codes.values, code->codes.size * sizeof(float));
+}
+
+bnb_tensor *bnb_quantized_part(const bnb_quantized *q, bnb_part part) {
+    if (!is_quantized(q, "quantized_part", "quantized")) return NULL;
+    bnb_device *device = q->codes->device;
+    size_t      blocks = ceil_div(q->rows * q->columns, q->block);
+    switch (part) {
+    case BNB_PART_CODES: return tensor_over(q->codes, BNB_U8, 1, code_bytes(q->code->codes.bits, q->rows * q->columns));
+    case BNB_PART_ABSMAX: return tensor_over(q->absmax, q->nested_code ? BNB_U8 : BNB_F32, 1, blocks);
+    case BNB_PART_CODE: return values_of(q->code, device);
+    case BNB_PART_NESTED_ABSMAX:
+    case BNB_PART_NESTED_CODE:
+        if (!q->nested_code) return refuse(BNB_INVALID, "quantized_part: the scales are plain, so there is no nested part");
+        if (part == BNB_PART_NESTED_CODE) return values_of(q->nested_code, device);
+        return tensor_over(q->nested_absmax, BNB_F32, 1, ceil_div(blocks, q->nested_block));
+    }
+    return refuse(BNB_INVALID, "quantized_part: part is %d, expected 0 to %d", (int)part, BNB_PART_NESTED_CODE);
+}
+
+size_t bnb_quantized_rows(const bnb_quantized *q) { return is_quantized(q, "quantized_rows", "quantized") ? q->rows : 0; }
+size_t bnb_quantized_columns(const bnb_quantized *q) { return is_quantized(q, "quantized_columns", "quantized") ? q->columns : 0; }
+size_t bnb_quantized_block(const bnb_quantized *q) { return is_quantized(q, "quantized_block", "quantized") ? q->block : 0; }
+size_t bnb_quantized_nested_block(const bnb_quantized *q) { return is_quantized(q, "quantized_nested_block", "quantized") ? q->nested_block : 0; }
+float  bnb_quantized_offset(const bnb_quantized *q) { return is_quantized(q, "quantized_offset", "quantized") ? q->offset : 0; }
+
+struct coded coded_of(const bnb_quantized *q) {
+    return (struct coded){
+        .code = &q->code->codes,
+        .codes = buffer_host(q->codes),
+        .rows = q->rows,
+        .columns = q->columns,
+        .block = q->block,
+        .absmax = q->nested_code ? NULL : buffer_host(q->absmax),
+        .absmax_codes = q->nested_code ? buffer_host(q->absmax) : NULL,
+        .nested_code = q->nested_code ? &q->nested_code->codes : NULL,
+        .nested_absmax = q->nested_code ? buffer_host(q->nested_absmax) : NULL,
+        .nested_block = q->nested_block,
+        .offset = q->offset,
+    };
+}
+
+/* ── The collector ──────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void deallocate(void *, void *handle) {
+    if (!handle) return;
+    switch (*(enum tag *)handle) {
+    case TAG_TENSOR: bnb_tensor_free(handle); break;
+    case TAG_CODEBOOK: bnb_codebook_free(handle); break;
+    case TAG_QUANTIZED: bnb_quantized_free(handle); break;
+    case TAG_DEVICE: break;
+    }
+}
+
+void *bnb_deallocator(void) { return (void *)deallocate; }

@@ -1,0 +1,137 @@
+/* Tensors: making, filling, reading, viewing and freeing them; and what a dtype is. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+static const struct {
+    const char *name;
+    size_t      size;
+} dtypes[] = {
+    [BNB_F32] = {"float32", 4}, [BNB_F16] = {"float16", 2}, [BNB_BF16] = {"bfloat16", 2},
+    [BNB_I8] = {"int8", 1},     [BNB_U8] = {"uint8", 1},    [BNB_I32] = {"int32", 4},
+};
+
+#define known(dtype) ((unsigned)(dtype) < sizeof dtypes / sizeof *dtypes)
+
+size_t      dtype_size(bnb_dtype dtype) { return known(dtype) ? dtypes[dtype].size : 0; }
+const char *dtype_name(bnb_dtype dtype) { return known(dtype) ? dtypes[dtype].name : "no dtype"; }
+
+/* ── Making ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Takes over one count of the buffer, also where it fails. */
+static bnb_tensor *tensor_of(struct buffer *buffer, bnb_dtype dtype, size_t rows, size_t columns) {
+    if (!buffer) return NULL;
+    bnb_tensor *tensor = malloc(sizeof *tensor);
+    if (!tensor) {
+        buffer_release(buffer);
+        return refuse(BNB_OUT_OF_MEMORY, "no memory for a tensor's handle");
+    }
+    *tensor = (bnb_tensor){.tag = TAG_TENSOR, .dtype = dtype, .rows = rows, .columns = columns, .buffer = buffer};
+    return tensor;
+}
+
+bnb_tensor *tensor_new(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns) {
+    return tensor_of(buffer_new(device, rows * columns * dtype_size(dtype)), dtype, rows, columns);
+}
+
+bnb_tensor *tensor_over(struct buffer *buffer, bnb_dtype dtype, size_t rows, size_t columns) {
+    return tensor_of(buffer_share(buffer), dtype, rows, columns);
+}
+
+static bool is_new(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns, const char *function) {
+    if (!is_device(device, function) || !is_shape(rows, columns, function, "shape")) return false;
+    if (known(dtype)) return true;
+    fail(BNB_INVALID, "%s: dtype is %d, expected 0 to %d", function, (int)dtype, BNB_I32);
+    return false;
+}
+
+bnb_tensor *bnb_tensor_zeros(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns) {
+    if (!is_new(device, dtype, rows, columns, "tensor_zeros")) return NULL;
+    bnb_tensor *tensor = tensor_new(device, dtype, rows, columns);
+    if (!tensor) return NULL;
+    void *host = buffer_host(tensor->buffer);
+    if (host) {
+        memset(host, 0, tensor->buffer->bytes); /* new memory has no work under way */
+        return tensor;
+    }
+    bnb_tensor_free(tensor);
+    return refuse(BNB_UNSUPPORTED, "tensor_zeros: %s does not share its memory: write zeros to it", device->kind);
+}
+
+static bool holds(const bnb_tensor *tensor, const void *data, size_t bytes, const char *function) {
+    if (!data) return fail(BNB_INVALID, "%s: data is NULL", function), false;
+    if (bytes == tensor->buffer->bytes) return true;
+    fail(BNB_INVALID, "%s: data has %zu bytes, expected %zu for %s [%zu, %zu]", function, bytes, tensor->buffer->bytes,
+         dtype_name(tensor->dtype), tensor->rows, tensor->columns);
+    return false;
+}
+
+bnb_tensor *bnb_tensor_from(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns, const void *data, size_t bytes) {
+    if (!is_new(device, dtype, rows, columns, "tensor_from")) return NULL;
+    if (!data) return refuse(BNB_INVALID, "tensor_from: data is NULL");
+    if (bytes != rows * columns * dtype_size(dtype))
+        return refuse(BNB_INVALID, "tensor_from: data has %zu bytes, expected %zu for %s [%zu, %zu]", bytes,
+                      rows * columns * dtype_size(dtype), dtype_name(dtype), rows, columns);
+    bnb_tensor *tensor = tensor_new(device, dtype, rows, columns);
+    if (!tensor || buffer_write(tensor->buffer, data, bytes) == BNB_OK) return tensor;
+    bnb_tensor_free(tensor);
+    return NULL;
+}
+
+/* ── Using ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+bnb_status bnb_tensor_write(bnb_tensor *tensor, const void *data, size_t bytes) {
+    if (!is_tensor(tensor, "tensor_write", "tensor") || !holds(tensor, data, bytes, "tensor_write")) return BNB_INVALID;
+    return buffer_write(tensor->buffer, data, bytes);
+}
+
+bnb_status bnb_tensor_read(const bnb_tensor *tensor, void *data, size_t bytes) {
+    if (!is_tensor(tensor, "tensor_read", "tensor") || !holds(tensor, data, bytes, "tensor_read")) return BNB_INVALID;
+    return buffer_read(tensor->buffer, data, bytes);
+}
+
+bnb_tensor *bnb_tensor_to(const bnb_tensor *tensor, bnb_device *device) {
+    if (!is_tensor(tensor, "tensor_to", "tensor") || !is_device(device, "tensor_to")) return NULL;
+    bnb_tensor *copy = tensor_new(device, tensor->dtype, tensor->rows, tensor->columns);
+    if (!copy) return NULL;
+    void *from = buffer_host(tensor->buffer), *to = buffer_host(copy->buffer);
+    bnb_status status = BNB_UNSUPPORTED;
+    if (to) status = buffer_read(tensor->buffer, to, copy->buffer->bytes);
+    else if (from) status = (status = bnb_device_wait(tensor->buffer->device)) ? status : buffer_write(copy->buffer, from, copy->buffer->bytes);
+    else fail(status, "tensor_to: neither %s nor %s shares its memory with the CPU: read and write it", tensor->buffer->device->kind, device->kind);
+    if (status == BNB_OK) return copy;
+    bnb_tensor_free(copy);
+    return NULL;
+}
+
+bnb_tensor *bnb_tensor_reshape(const bnb_tensor *tensor, size_t rows, size_t columns) {
+    if (!is_tensor(tensor, "tensor_reshape", "tensor") || !is_shape(rows, columns, "tensor_reshape", "shape")) return NULL;
+    if (rows * columns != tensor->rows * tensor->columns)
+        return refuse(BNB_INVALID, "tensor_reshape: [%zu, %zu] does not have the %zu elements of [%zu, %zu]", rows, columns,
+                      tensor->rows * tensor->columns, tensor->rows, tensor->columns);
+    return tensor_over(tensor->buffer, tensor->dtype, rows, columns);
+}
+
+bnb_dtype bnb_tensor_dtype(const bnb_tensor *tensor) {
+    return is_tensor(tensor, "tensor_dtype", "tensor") ? tensor->dtype : BNB_F32;
+}
+
+size_t bnb_tensor_rows(const bnb_tensor *tensor) {
+    return is_tensor(tensor, "tensor_rows", "tensor") ? tensor->rows : 0;
+}
+
+size_t bnb_tensor_columns(const bnb_tensor *tensor) {
+    return is_tensor(tensor, "tensor_columns", "tensor") ? tensor->columns : 0;
+}
+
+void bnb_tensor_free(bnb_tensor *tensor) {
+    if (!tensor || !is_tensor(tensor, "tensor_free", "tensor")) return;
+    tensor->tag = 0;
+    buffer_release(tensor->buffer);
+    free(tensor);
+}
+
+struct dense dense_of(const bnb_tensor *tensor) {
+    return (struct dense){buffer_host(tensor->buffer), tensor->dtype, tensor->rows, tensor->columns};
+}

@@ -1,0 +1,85 @@
+// Owns codebooks: the values that codes stand for, named, computed as bitsandbytes does, or given by the user.
+import { BnbError } from "./error.ts";
+import { Handle } from "./handle.ts";
+import { check, type NativePointer, native, size } from "./native.ts";
+
+/** The codebooks that have names: 4-bit `nf4`, `fp4`, `af4`; 8-bit `dynamic` (signed) and `dynamic_unsigned`. */
+export type CodebookName = "nf4" | "fp4" | "af4" | "dynamic" | "dynamic_unsigned";
+
+/** What the library holds for one: values, thresholds, order and search table. */
+const codebookBytes = 5_600;
+
+/**
+ * The 16 values that 4-bit codes, or the 256 that 8-bit codes stand for, prepared for quantising. A code is the nearest
+ * value's index; values may come in any order.
+ */
+export class Codebook extends Handle {
+  /** The name, where the values are those of a named codebook. */
+  readonly codebookName: CodebookName | undefined;
+  #values: Float32Array | undefined;
+
+  private constructor(pointer: NativePointer | null, name?: CodebookName) {
+    super(pointer, codebookBytes);
+    this.codebookName = name;
+  }
+
+  static readonly #named = new Map<CodebookName, Codebook>();
+
+  /** A named codebook; one object for each, which is not to be disposed of. @throws BnbError for another name */
+  static named(name: CodebookName): Codebook {
+    const made = Codebook.#named.get(name);
+    if (made) return made;
+    const codebook = new Codebook(native.bnb_codebook_named(String(name)), name);
+    Codebook.#named.set(name, codebook);
+    return codebook;
+  }
+
+  /** A codebook of 16 or 256 finite values. @throws BnbError for another count, a NaN or an infinity */
+  static from(values: ArrayLike<number>): Codebook {
+    const floats = values instanceof Float32Array ? values : Float32Array.from(values);
+    if (floats.length === 0) throw new BnbError("Codebook.from: values is empty, expected 16 or 256 numbers.");
+    return new Codebook(native.bnb_codebook_from(floats, size(floats.byteLength)));
+  }
+
+  /** @internal Takes over a native handle. */
+  static over(pointer: NativePointer | null): Codebook {
+    return new Codebook(pointer);
+  }
+
+  /** The values by code. */
+  get values(): Float32Array {
+    if (!this.#values) {
+      this.#values = new Float32Array(Number(native.bnb_codebook_size(this.pointer)));
+      check(native.bnb_codebook_read(this.pointer, this.#values, size(this.#values.byteLength)));
+    }
+    return this.#values.slice();
+  }
+
+  /** Bits of a code: 4 or 8. */
+  get bits(): number {
+    return Math.log2(Number(native.bnb_codebook_size(this.pointer)));
+  }
+}
+
+/**
+ * The dynamic tree map: the exponent's length varies, so that both small and large values are held well (Dettmers 2015,
+ * 8-Bit Approximations for Parallelism in Deep Learning). Upstream: `functional.create_dynamic_map`.
+ */
+export function createDynamicMap(signed = true, maxExponentBits = 7, totalBits = 8): Codebook {
+  return Codebook.over(native.bnb_codebook_dynamic(Number(signed), maxExponentBits, totalBits));
+}
+
+/** Evenly spaced values in [-1, 1], or [0, 1] unsigned. Upstream: `functional.create_linear_map`. */
+export function createLinearMap(signed = true, totalBits = 8, addZero = true): Codebook {
+  return Codebook.over(native.bnb_codebook_linear(Number(signed), totalBits, Number(addZero)));
+}
+
+/** The values of a small float format over the largest of them. Upstream: `functional.create_fp8_map`. */
+export function createFp8Map(signed = true, exponentBits = 5, precisionBits = 2, totalBits = 8): Codebook {
+  return Codebook.over(native.bnb_codebook_fp8(Number(signed), exponentBits, precisionBits, totalBits));
+}
+
+/** Quantiles of the normal distribution over the largest of them. Upstream: `functional.create_normal_map`. */
+export function createNormalMap(offset = 0.9677083, useExtraValue = true): Codebook {
+  return Codebook.over(native.bnb_codebook_normal(offset, Number(useExtraValue)));
+}

@@ -1,0 +1,27 @@
+// Owns what the package exports: bitsandbytes' vocabulary for Bun.
+export {
+  Codebook,
+  type CodebookName,
+  createDynamicMap,
+  createFp8Map,
+  createLinearMap,
+  createNormalMap,
+} from "./codebook.ts";
+export { currentDevice, Device, type DeviceKind, type DeviceReport, devices, setDevice } from "./device.ts";
+export type { ArrayOf, DType, FloatDType, TensorValues } from "./dtype.ts";
+export { BnbError, type BnbErrorCode } from "./error.ts";
+export { linear, type MatmulOptions, matmul4bit, matmulBlockwise } from "./matmul.ts";
+export type { Precision } from "./native.ts";
+export {
+  type DequantizeOptions,
+  dequantize4bit,
+  dequantizeBlockwise,
+  type Quantize4bitOptions,
+  type QuantizeBlockwiseOptions,
+  quantize4bit,
+  quantizeBlockwise,
+} from "./quantize.ts";
+export { type NestedScales, type QuantizedParts, QuantizedTensor, type QuantType } from "./quantized.ts";
+export type { Shape } from "./shape.ts";
+export { Tensor, type TensorOptions } from "./tensor.ts";
+export { version } from "./version.ts";

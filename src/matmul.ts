@@ -1,0 +1,116 @@
+// Owns matrix products with quantised and dense weights. Checks, kernels and fallbacks are in csrc/ops/matmul.c.
+import type { FloatDType } from "./dtype.ts";
+import { BnbError } from "./error.ts";
+import { type NativePointer, native, type Precision, precisions } from "./native.ts";
+import type { QuantizedTensor } from "./quantized.ts";
+import { format, type Shape } from "./shape.ts";
+import { Tensor } from "./tensor.ts";
+
+/** Options of the products. */
+export interface MatmulOptions {
+  /** Added to every row of the product: one element for each row of the weight, any float dtype. */
+  bias?: Tensor | undefined;
+  /** How exact the product is at least. */
+  precision?: Precision | undefined;
+}
+
+/**
+ * `x · wᵀ + bias` with a 4-bit weight, which is never written out whole. Upstream: `bitsandbytes.matmul_4bit`.
+ *
+ * ```ts
+ * using w = quantize4bit(Tensor.from(new Float32Array(128 * 64).fill(0.1), [128, 64]));
+ * using x = Tensor.from(new Float32Array(2 * 64).fill(1), [2, 64]);
+ * using y = matmul4bit(x, w); // float32 [2, 128]
+ * ```
+ *
+ * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype
+ * @param w [n, k]
+ * @throws BnbError if the shapes, dtypes or devices do not fit
+ */
+export function matmul4bit<D extends FloatDType>(
+  x: Tensor<D>,
+  w: QuantizedTensor,
+  options: MatmulOptions = {},
+): Tensor<D> {
+  return matmulQuantized(x, w, 4, options, "matmul4bit", "matmulBlockwise");
+}
+
+/**
+ * `x · wᵀ + bias` with a weight that `quantizeBlockwise` made.
+ *
+ * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype
+ * @param w [n, k]
+ * @throws BnbError if the shapes, dtypes or devices do not fit
+ */
+export function matmulBlockwise<D extends FloatDType>(
+  x: Tensor<D>,
+  w: QuantizedTensor,
+  options: MatmulOptions = {},
+): Tensor<D> {
+  return matmulQuantized(x, w, 8, options, "matmulBlockwise", "matmul4bit");
+}
+
+/**
+ * `x · wᵀ + bias` with a dense weight of any float dtype. Upstream: `torch.nn.functional.linear`.
+ *
+ * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype
+ * @param w [n, k]
+ * @throws BnbError if the shapes, dtypes or devices do not fit
+ */
+export function linear<D extends FloatDType>(x: Tensor<D>, w: Tensor, options: MatmulOptions = {}): Tensor<D> {
+  const { bias, precision } = options;
+  const shape = resultShape(x.shape, w.shape, "linear");
+  const pointer = native.bnb_matmul(
+    x.pointer,
+    w.pointer,
+    biasPointer(bias, w.shape, "linear"),
+    precisionCode(precision, "linear"),
+  );
+  return new Tensor(pointer, x.dtype, shape, x.device);
+}
+
+function matmulQuantized<D extends FloatDType>(
+  x: Tensor<D>,
+  w: QuantizedTensor,
+  bits: number,
+  options: MatmulOptions,
+  what: string,
+  other: string,
+): Tensor<D> {
+  const { bias, precision } = options;
+  if (w.bits !== bits) throw new BnbError(`${what}: w holds ${w.bits}-bit codes, expected ${bits}: use ${other}.`);
+  const shape = resultShape(x.shape, w.shape, what);
+  const pointer = native.bnb_matmul_quantized(
+    x.pointer,
+    w.pointer,
+    biasPointer(bias, w.shape, what),
+    precisionCode(precision, what),
+  );
+  return new Tensor(pointer, x.dtype, shape, x.device);
+}
+
+function resultShape(x: Shape, w: Shape, what: string): Shape {
+  if (w.length !== 2) throw new BnbError(`${what}: w is ${format(w)}, expected two dimensions, [n, k].`);
+  if (x.length === 0 || x.at(-1) !== w[1])
+    throw new BnbError(`${what}: x is ${format(x)} and w is ${format(w)}: the last dimensions must match.`);
+  return [...x.slice(0, -1), w[0]!];
+}
+
+function biasPointer(bias: Tensor | undefined, w: Shape, what: string): NativePointer | null {
+  if (!bias) return null;
+  if (bias.shape.length > 1 || bias.size !== w[0])
+    throw new BnbError(`${what}: bias is ${format(bias.shape)}, expected [${w[0]}], an element for each row of w.`);
+  return bias.pointer;
+}
+
+function precisionCode(precision: Precision | undefined, what: string): number {
+  const code =
+    precision === undefined
+      ? precisions.default
+      : Object.hasOwn(precisions, precision)
+        ? precisions[precision]
+        : undefined;
+  if (code === undefined)
+    throw new BnbError(`${what}: precision is ${JSON.stringify(precision)}, expected "highest", "high" or "medium".`);
+  return code;
+}

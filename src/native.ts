@@ -1,0 +1,103 @@
+// Owns the C ABI as Bun sees it: csrc/bnb.h, one row for each function. test/abi.test.ts holds the two together.
+import { type CString, dlopen, FFIType, type Pointer } from "bun:ffi";
+import { BnbError, statuses } from "./error.ts";
+import { libraryPath } from "./library.ts";
+
+const { ptr, i32, u32, u64, f32, f64, cstring, void: nothing } = FFIType;
+
+/** A `size_t` argument: a number crosses as `ptr` in 2 ns, as `u64` in 14. As a result it is a `u64`, a bigint. */
+const usize = ptr;
+
+export const symbols = {
+  bnb_last_status: { args: [], returns: i32 },
+  bnb_last_error: { args: [], returns: cstring },
+  bnb_version: { args: [], returns: cstring },
+
+  bnb_device_kind: { args: [u32], returns: cstring },
+  bnb_device_open: { args: [cstring], returns: ptr },
+  bnb_device_name: { args: [ptr], returns: cstring },
+  bnb_device_describe: { args: [ptr], returns: cstring },
+  bnb_device_wait: { args: [ptr], returns: i32 },
+  bnb_device_idle: { args: [ptr], returns: i32 },
+  bnb_device_counter: { args: [ptr, i32], returns: f64 },
+  bnb_device_fallbacks: { args: [ptr], returns: cstring },
+
+  bnb_tensor_zeros: { args: [ptr, i32, usize, usize], returns: ptr },
+  bnb_tensor_from: { args: [ptr, i32, usize, usize, ptr, usize], returns: ptr },
+  bnb_tensor_from_gguf: { args: [ptr, u32, usize, usize, ptr, usize, i32], returns: ptr },
+  bnb_tensor_write: { args: [ptr, ptr, usize], returns: i32 },
+  bnb_tensor_read: { args: [ptr, ptr, usize], returns: i32 },
+  bnb_tensor_to: { args: [ptr, ptr], returns: ptr },
+  bnb_tensor_reshape: { args: [ptr, usize, usize], returns: ptr },
+  bnb_tensor_dtype: { args: [ptr], returns: i32 },
+  bnb_tensor_rows: { args: [ptr], returns: u64 },
+  bnb_tensor_columns: { args: [ptr], returns: u64 },
+  bnb_tensor_free: { args: [ptr], returns: nothing },
+
+  bnb_codebook_named: { args: [cstring], returns: ptr },
+  bnb_codebook_from: { args: [ptr, usize], returns: ptr },
+  bnb_codebook_dynamic: { args: [i32, u32, u32], returns: ptr },
+  bnb_codebook_linear: { args: [i32, u32, i32], returns: ptr },
+  bnb_codebook_fp8: { args: [i32, u32, u32, u32], returns: ptr },
+  bnb_codebook_normal: { args: [f64, i32], returns: ptr },
+  bnb_codebook_size: { args: [ptr], returns: u64 },
+  bnb_codebook_read: { args: [ptr, ptr, usize], returns: i32 },
+  bnb_codebook_free: { args: [ptr], returns: nothing },
+
+  bnb_quantized_from: { args: [ptr, usize, usize, ptr, usize, ptr, ptr, usize, ptr, f32], returns: ptr },
+  bnb_quantized_part: { args: [ptr, i32], returns: ptr },
+  bnb_quantized_rows: { args: [ptr], returns: u64 },
+  bnb_quantized_columns: { args: [ptr], returns: u64 },
+  bnb_quantized_block: { args: [ptr], returns: u64 },
+  bnb_quantized_nested_block: { args: [ptr], returns: u64 },
+  bnb_quantized_offset: { args: [ptr], returns: f32 },
+  bnb_quantized_free: { args: [ptr], returns: nothing },
+
+  bnb_cast: { args: [ptr, i32], returns: ptr },
+  bnb_quantize: { args: [ptr, ptr, usize, usize], returns: ptr },
+  bnb_dequantize: { args: [ptr, i32], returns: ptr },
+  bnb_matmul: { args: [ptr, ptr, ptr, i32], returns: ptr },
+  bnb_matmul_quantized: { args: [ptr, ptr, ptr, i32], returns: ptr },
+  bnb_compare: { args: [ptr, ptr], returns: ptr },
+
+  bnb_deallocator: { args: [], returns: ptr },
+} as const;
+
+/** The enums of bnb.h, under the names that TypeScript uses. */
+export const dtypes = { float32: 0, float16: 1, bfloat16: 2, int8: 3, uint8: 4, int32: 5 } as const;
+export const precisions = { default: 0, highest: 1, high: 2, medium: 3 } as const;
+export const parts = { codes: 0, absmax: 1, code: 2, nestedAbsmax: 3, nestedCode: 4 } as const;
+export const counters = { bytes: 0, peak: 1, cached: 2, operations: 3, fallbacks: 4 } as const;
+
+/**
+ * How exact a matrix product is at least, in torch's words. `"highest"`: products in fp32. `"high"`: activations and
+ * codebook as 16-bit integers, error about 1e-4. `"medium"`: as 8-bit integers, error about 1e-2. The default is
+ * `"highest"` for float32 activations and `"high"` for float16 and bfloat16, whose own rounding is coarser than that.
+ */
+export type Precision = "highest" | "high" | "medium";
+
+export const native = dlopen(libraryPath(), symbols).symbols;
+
+/** The library's last failure on this thread. Must be asked for right after the call that failed. */
+export function lastError(): BnbError {
+  const status = statuses[native.bnb_last_status()];
+  return new BnbError(text(native.bnb_last_error()), status === "ok" ? "invalid" : status);
+}
+
+/** Throws the library's last failure unless `status` is OK. */
+export function check(status: number): void {
+  if (status !== 0) throw lastError();
+}
+
+/** A JavaScript string of what a function returned as `const char *`. */
+export function text(string: CString | string | null): string {
+  return string === null ? "" : String(string);
+}
+
+/** A number as a `size_t` argument. */
+export function size(value: number): NativePointer {
+  return value as Pointer;
+}
+
+/** A native address: a number, or a bigint past 2^53. */
+export type NativePointer = Pointer | bigint;

@@ -1,0 +1,128 @@
+// Owns blockwise quantisation and its inverse. Checks, kernels and fallbacks are in csrc/ops/quantize.c and dequantize.c.
+import { Codebook } from "./codebook.ts";
+import { dtypeCode, type FloatDType } from "./dtype.ts";
+import { BnbError } from "./error.ts";
+import { native, size } from "./native.ts";
+import { checkBlocksize, QuantizedTensor, type QuantType } from "./quantized.ts";
+import { Tensor } from "./tensor.ts";
+
+/** Scales that share one of their own where they are quantised too, as in bitsandbytes. */
+const nestedBlocksize = 256;
+
+/** Options of {@link quantize4bit}, under bitsandbytes' names. */
+export interface Quantize4bitOptions {
+  /** The codebook, `"nf4"` by default (upstream: `"fp4"`), or 16 values of your own. */
+  quantType?: QuantType | Codebook;
+  /** Elements that share a scale: a power of two from 32 to 4096; 64 by default. */
+  blocksize?: number;
+  /** Quantise the scales too, to 8 bits in blocks of 256: about 0.4 bits an element less at block 64. Default false. */
+  compressStatistics?: boolean;
+}
+
+/** Options of {@link quantizeBlockwise}, under bitsandbytes' names. */
+export interface QuantizeBlockwiseOptions {
+  /** 256 values; the signed dynamic map by default. */
+  code?: Codebook;
+  /** Elements that share a scale; 4096 by default. */
+  blocksize?: number;
+  /** Quantise the scales too. Default false. */
+  nested?: boolean;
+}
+
+/** Options of the dequantisers. */
+export interface DequantizeOptions<D extends FloatDType = FloatDType> {
+  /** The result's dtype; by default the one that the tensor had before it was quantised. */
+  dtype?: D;
+}
+
+/**
+ * Quantises a tensor to 4 bits an element (QLoRA, Dettmers et al. 2023). Blocks run over the flattened tensor; a block's
+ * scale is its largest magnitude, and a code the index of the nearest of 16 values. Upstream: `functional.quantize_4bit`,
+ * whose codes and scales these are, byte for byte.
+ *
+ * ```ts
+ * using w = Tensor.from(new Float32Array(64 * 64).fill(0.5), [64, 64]);
+ * using q = quantize4bit(w, { quantType: "nf4", compressStatistics: true });
+ * q.bitsPerElement; // 4.13
+ * ```
+ *
+ * @param x float32, float16 or bfloat16, any shape
+ * @throws BnbError for an integer tensor, an illegal blocksize, or a NaN or infinity in `x` (the message says where)
+ */
+export function quantize4bit(x: Tensor, options: Quantize4bitOptions = {}): QuantizedTensor {
+  const { quantType = "nf4", blocksize = 64, compressStatistics = false } = options;
+  const code = quantType instanceof Codebook ? quantType : Codebook.named(checkQuantType(quantType));
+  return quantize(x, code, 4, blocksize, compressStatistics, "quantize4bit");
+}
+
+/**
+ * Quantises a tensor to 8 bits an element (Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization). A code is
+ * exactly the nearest value's index. Upstream: `functional.quantize_blockwise`, as its CUDA kernel rounds.
+ *
+ * @param x float32, float16 or bfloat16, any shape
+ * @throws BnbError for an integer tensor, an illegal blocksize, or a NaN or infinity in `x` (the message says where)
+ */
+export function quantizeBlockwise(x: Tensor, options: QuantizeBlockwiseOptions = {}): QuantizedTensor {
+  const { code = Codebook.named("dynamic"), blocksize = 4096, nested = false } = options;
+  return quantize(x, code, 8, blocksize, nested, "quantizeBlockwise");
+}
+
+function checkQuantType(quantType: QuantType): QuantType {
+  if (quantType === "nf4" || quantType === "fp4" || quantType === "af4") return quantType;
+  throw new BnbError(
+    `quantize4bit: quantType is ${JSON.stringify(quantType)}, expected "nf4", "fp4", "af4" or a Codebook of 16 values.`,
+  );
+}
+
+function quantize(
+  x: Tensor,
+  code: Codebook,
+  bits: number,
+  blocksize: number,
+  nested: boolean,
+  what: string,
+): QuantizedTensor {
+  if (code.bits !== bits)
+    throw new BnbError(`${what}: the codebook has ${2 ** code.bits} values, expected ${2 ** bits}.`);
+  checkBlocksize(blocksize, what);
+  const scalesBlock = nested ? nestedBlocksize : 0;
+  const pointer = native.bnb_quantize(x.pointer, code.pointer, size(blocksize), size(scalesBlock));
+  return new QuantizedTensor(pointer, x.shape, x.dtype as FloatDType, x.device, code, blocksize, scalesBlock);
+}
+
+/**
+ * The tensor that a 4-bit quantised one stands for: codebook value × scale in fp32, rounded once to the dtype. Upstream:
+ * `functional.dequantize_4bit`.
+ *
+ * @throws BnbError if `q` holds 8-bit codes
+ */
+export function dequantize4bit<D extends FloatDType>(
+  q: QuantizedTensor,
+  options: DequantizeOptions<D> = {},
+): Tensor<D> {
+  return dequantize(q, 4, options, "dequantize4bit", "dequantizeBlockwise");
+}
+
+/**
+ * The tensor that an 8-bit quantised one stands for. Upstream: `functional.dequantize_blockwise`.
+ *
+ * @throws BnbError if `q` holds 4-bit codes
+ */
+export function dequantizeBlockwise<D extends FloatDType>(
+  q: QuantizedTensor,
+  options: DequantizeOptions<D> = {},
+): Tensor<D> {
+  return dequantize(q, 8, options, "dequantizeBlockwise", "dequantize4bit");
+}
+
+function dequantize<D extends FloatDType>(
+  q: QuantizedTensor,
+  bits: number,
+  options: DequantizeOptions<D>,
+  what: string,
+  other: string,
+): Tensor<D> {
+  if (q.bits !== bits) throw new BnbError(`${what}: q holds ${q.bits}-bit codes, expected ${bits}: use ${other}.`);
+  const dtype = (options.dtype ?? q.dtype) as D;
+  return new Tensor(native.bnb_dequantize(q.pointer, dtypeCode(dtype, what)), dtype, q.shape, q.device);
+}

@@ -1,0 +1,207 @@
+// Owns quantised tensors: codes, scales and codebook as one handle, put together from its parts and taken apart again.
+import type { Codebook } from "./codebook.ts";
+import type { Device } from "./device.ts";
+import { dtypeBytes, type FloatDType } from "./dtype.ts";
+import { BnbError } from "./error.ts";
+import { Handle } from "./handle.ts";
+import { type NativePointer, native, parts, size } from "./native.ts";
+import { checkShape, format, matrixOf, type Shape, sizeOf } from "./shape.ts";
+import { Tensor } from "./tensor.ts";
+
+/** The 4-bit codebooks that bitsandbytes and this library know by name. */
+export type QuantType = "nf4" | "fp4" | "af4";
+
+/** What stands for the scales where they are quantised too: upstream's `QuantState.state2` and `offset`. */
+export interface NestedScales {
+  /** float32 [blocks / blocksize]: the scale of each block of scale codes. */
+  absmax: Tensor<"float32">;
+  /** The 256 values that a scale's code stands for. */
+  code: Codebook;
+  /** Scales that share one of their own: 256 in bitsandbytes. */
+  blocksize: number;
+  /** The mean of the scales, which was taken off before they were quantised. */
+  offset: number;
+}
+
+/** What {@link QuantizedTensor.fromParts} puts together. */
+export interface QuantizedParts {
+  /** uint8: 4-bit codes two to a byte, the first in the high nibble; or one 8-bit code a byte. */
+  codes: Tensor<"uint8">;
+  /** A scale for each block: float32, or uint8 codes of them where `nested` is given. */
+  absmax: Tensor<"float32"> | Tensor<"uint8">;
+  /** The values that a code stands for. */
+  code: Codebook;
+  /** Elements that share a scale; blocks run over the flattened tensor. */
+  blocksize: number;
+  /** The shape of the tensor that the codes stand for. */
+  shape: Shape;
+  /** The dtype that it had, and is dequantised to by default. */
+  dtype?: FloatDType;
+  nested?: NestedScales | undefined;
+}
+
+/**
+ * A tensor as k-bit codes with one scale a block. Made by `quantize4bit` and `quantizeBlockwise`, or from the parts of a
+ * checkpoint. It has the fields of bitsandbytes' `QuantState`.
+ */
+export class QuantizedTensor extends Handle {
+  /** The shape of the tensor that the codes stand for. */
+  readonly shape: Shape;
+  /** The dtype that it had before, and is dequantised to by default. */
+  readonly dtype: FloatDType;
+  readonly device: Device;
+  /** Bits of a code: 4 or 8. */
+  readonly bits: number;
+  /** The codebook's name; undefined for 8-bit codes and for codebooks of the user's own. */
+  readonly quantType: QuantType | undefined;
+  /** Elements that share a scale. */
+  readonly blocksize: number;
+  /** Scales that share one of their own; 0 where the scales are plain. */
+  readonly nestedBlocksize: number;
+
+  /** @internal Takes over a native handle. @throws BnbError if that is null */
+  constructor(
+    pointer: NativePointer | null,
+    shape: Shape,
+    dtype: FloatDType,
+    device: Device,
+    code: Codebook,
+    blocksize: number,
+    nestedBlocksize: number,
+  ) {
+    super(pointer, bytesOf(sizeOf(shape), code.bits, blocksize, nestedBlocksize));
+    this.shape = shape;
+    this.dtype = dtype;
+    this.device = device;
+    this.bits = code.bits;
+    this.quantType = code.bits === 4 ? (code.codebookName as QuantType | undefined) : undefined;
+    this.blocksize = blocksize;
+    this.nestedBlocksize = nestedBlocksize;
+  }
+
+  /**
+   * Puts a quantised tensor together from its parts, whose memory it shares.
+   *
+   * @throws BnbError if a part's dtype, size or device does not fit the others; the message names it
+   */
+  static fromParts({
+    codes,
+    absmax,
+    code,
+    blocksize,
+    shape,
+    dtype = "float32",
+    nested,
+  }: QuantizedParts): QuantizedTensor {
+    checkShape(shape, "QuantizedTensor.fromParts");
+    checkBlocksize(blocksize, "QuantizedTensor.fromParts");
+    if (nested) checkBlocksize(nested.blocksize, "QuantizedTensor.fromParts: nested");
+    const pointer = native.bnb_quantized_from(
+      codes.pointer,
+      ...matrixOf(shape),
+      code.pointer,
+      size(blocksize),
+      absmax.pointer,
+      nested?.code.pointer ?? null,
+      size(nested?.blocksize ?? 0),
+      nested?.absmax.pointer ?? null,
+      nested?.offset ?? 0,
+    );
+    return new QuantizedTensor(pointer, shape, dtype, codes.device, code, blocksize, nested?.blocksize ?? 0);
+  }
+
+  /** The number of elements that the codes stand for. */
+  get size(): number {
+    return sizeOf(this.shape);
+  }
+
+  /** Whether the scales are quantised too: upstream's `compress_statistics`. */
+  get nested(): boolean {
+    return this.nestedBlocksize > 0;
+  }
+
+  /** Bytes of codes and scales in memory. */
+  get byteLength(): number {
+    return bytesOf(this.size, this.bits, this.blocksize, this.nestedBlocksize);
+  }
+
+  /** Bits an element, codes and scales together. */
+  get bitsPerElement(): number {
+    return (8 * this.byteLength) / this.size;
+  }
+
+  /** uint8 [bytes]: 4-bit codes two to a byte, the first in the high nibble; or one 8-bit code a byte. Shares the memory. */
+  get codes(): Tensor<"uint8"> {
+    return new Tensor(
+      native.bnb_quantized_part(this.pointer, parts.codes),
+      "uint8",
+      [codeBytes(this.size, this.bits)],
+      this.device,
+    );
+  }
+
+  /** A scale for each block: float32, or its uint8 code where {@link nested}. Shares the memory. */
+  get absmax(): Tensor<"float32"> | Tensor<"uint8"> {
+    const pointer = native.bnb_quantized_part(this.pointer, parts.absmax);
+    const shape = [Math.ceil(this.size / this.blocksize)];
+    return this.nested
+      ? new Tensor(pointer, "uint8", shape, this.device)
+      : new Tensor(pointer, "float32", shape, this.device);
+  }
+
+  /** The values that a code stands for: 16 or 256. Upstream: `quant_map`. */
+  get code(): Float32Array {
+    return this.#values(parts.code, 2 ** this.bits);
+  }
+
+  /** The scales' own scales and codebook where they are quantised too, else undefined. Shares the memory. */
+  get state2(): { absmax: Tensor<"float32">; code: Float32Array; blocksize: number } | undefined {
+    if (!this.nested) return undefined;
+    const shape = [Math.ceil(Math.ceil(this.size / this.blocksize) / this.nestedBlocksize)];
+    return {
+      absmax: new Tensor(native.bnb_quantized_part(this.pointer, parts.nestedAbsmax), "float32", shape, this.device),
+      code: this.#values(parts.nestedCode, 256),
+      blocksize: this.nestedBlocksize,
+    };
+  }
+
+  /** The mean of the scales, which was taken off before they were quantised; 0 where the scales are plain. */
+  get offset(): number {
+    return native.bnb_quantized_offset(this.pointer);
+  }
+
+  #values(part: number, length: number): Float32Array {
+    using tensor = new Tensor(native.bnb_quantized_part(this.pointer, part), "float32", [length], this.device);
+    return tensor.read();
+  }
+
+  /** Resolves to this tensor when its device has done all that was asked of it, without blocking the event loop. */
+  async ready(): Promise<this> {
+    void this.pointer; // a disposed tensor is never ready
+    await this.device.ready();
+    return this;
+  }
+
+  override toString(): string {
+    const nested = this.nested ? ", nested" : "";
+    return `QuantizedTensor(${this.quantType ?? `${this.bits}-bit`} ${format(this.shape)}, blocksize ${this.blocksize}${nested}, on ${this.device})`;
+  }
+}
+
+function codeBytes(elements: number, bits: number): number {
+  return Math.ceil((elements * bits) / 8);
+}
+
+function bytesOf(elements: number, bits: number, blocksize: number, nestedBlocksize: number): number {
+  const blocks = Math.ceil(elements / blocksize);
+  const scales = nestedBlocksize
+    ? blocks + Math.ceil(blocks / nestedBlocksize) * dtypeBytes("float32")
+    : blocks * dtypeBytes("float32");
+  return codeBytes(elements, bits) + scales;
+}
+
+/** Checks a block size that crosses to C as a `size_t`, where a fraction or a negative number would be another number. */
+export function checkBlocksize(blocksize: number, what: string): void {
+  if (!Number.isSafeInteger(blocksize) || blocksize < 1)
+    throw new BnbError(`${what}: blocksize is ${blocksize}, expected a whole number of at least 1.`);
+}

@@ -1,0 +1,107 @@
+// Owns the cases that tests and benchmarks share: formats, block sizes, shapes, dtypes, and the devices to run them on.
+import {
+  Codebook,
+  createFp8Map,
+  createLinearMap,
+  createNormalMap,
+  Device,
+  devices,
+  type FloatDType,
+} from "../src/index.ts";
+
+/** Every device that is here, or the one that BNB_DEVICE names; each with its name, for `describe.each`. */
+export const testDevices: [kind: string, device: Device][] = (
+  process.env.BNB_DEVICE
+    ? [Device.open()]
+    : devices().flatMap((report) => (report.available ? [Device.open(report.kind)] : []))
+).map((device) => [device.kind, device]);
+
+export const floatDTypes: readonly FloatDType[] = ["float32", "float16", "bfloat16"];
+
+/** Sixteen values in no order, with a repeated one and no zero: what only a general quantiser gets right. */
+export const unsorted16 = Codebook.from([
+  0.5, -0.25, 1, -1, 0.125, 0.75, -0.5, -0.75, 0.3, 0.3, -0.05, 0.05, 0.9, -0.9, 0.6, -0.6,
+]);
+
+/** The codebooks that 4-bit operations are tested with. */
+export const codebooks4: Readonly<Record<string, Codebook>> = {
+  nf4: Codebook.named("nf4"),
+  fp4: Codebook.named("fp4"),
+  af4: Codebook.named("af4"),
+  unsorted: unsorted16,
+};
+
+/** The codebooks that 8-bit operations are tested with. The last is coarse in the middle and dense at one end. */
+export const codebooks8: Readonly<Record<string, Codebook>> = {
+  dynamic: Codebook.named("dynamic"),
+  dynamicUnsigned: Codebook.named("dynamic_unsigned"),
+  linear: createLinearMap(),
+  fp8: createFp8Map(true, 4, 3),
+  normal: createNormalMap(),
+  dense: Codebook.from(Float32Array.from({ length: 256 }, (_, i) => (i < 200 ? 1 - i / 20000 : -1 + (i - 200) / 28))),
+};
+
+/** 4-bit block sizes that are legal. */
+export const blocksizes4 = [32, 64, 128, 256, 512, 1024, 2048, 4096] as const;
+
+/** 8-bit block sizes: those of GPUs, and some that only the CPU takes. */
+export const blocksizes8 = [64, 256, 4096, 1, 7, 100] as const;
+
+/** Shapes to quantise: aligned, ragged, odd, shorter than a block, one element, three dimensions. */
+export const quantizeShapes: readonly (readonly number[])[] = [
+  [64, 64],
+  [3, 96],
+  [5, 77],
+  [1, 31],
+  [1],
+  [4, 48],
+  [2, 3, 160],
+  [1, 4099],
+  [129, 130],
+];
+
+export interface MatmulShape {
+  m: number;
+  n: number;
+  k: number;
+}
+
+/** Products: one row, a few, a tile and more; aligned and ragged in every dimension; rows that straddle blocks. */
+export const matmulShapes: readonly MatmulShape[] = [
+  { m: 1, n: 64, k: 64 },
+  { m: 1, n: 7, k: 128 },
+  { m: 1, n: 33, k: 1024 },
+  { m: 1, n: 5, k: 4160 },
+  { m: 1, n: 1, k: 1 },
+  { m: 2, n: 17, k: 192 },
+  { m: 3, n: 9, k: 96 },
+  { m: 4, n: 12, k: 77 },
+  { m: 5, n: 40, k: 320 },
+  { m: 8, n: 31, k: 48 },
+  { m: 13, n: 35, k: 1000 },
+  { m: 33, n: 70, k: 256 },
+  { m: 70, n: 34, k: 130 },
+];
+
+/** Numbers that are the same on every machine: a sine whose frequency drifts, in about [-1, 1]. */
+export function wave(length: number, seed = 1, scale = 1): Float32Array {
+  return Float32Array.from(
+    { length },
+    (_, i) => scale * Math.sin(0.37 * seed * i + 0.0011 * i * i) * Math.cos(0.013 * i),
+  );
+}
+
+/** Normally distributed numbers from a seed (Box and Muller 1958, over Marsaglia's xorshift). */
+export function normal(length: number, seed = 1, deviation = 1): Float32Array {
+  let state = seed * 2654435761;
+  const uniform = () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return ((state >>> 0) + 0.5) / 2 ** 32;
+  };
+  return Float32Array.from(
+    { length },
+    () => deviation * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform()),
+  );
+}

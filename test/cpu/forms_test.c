@@ -1,0 +1,532 @@
+/* Holds one instruction set's forms to the plain rules of codebook.h and forms.h: forms_test <isa>.
+ *
+ * Exits with 0 where all is right, 3 where this processor can't run the forms, 1 at the first difference. Inputs end at a
+ * page that can't be read, less what forms.h lets a form read; outputs end at one exactly. */
+#define _GNU_SOURCE
+#include <math.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../../csrc/internal.h"
+
+extern const struct cpu_forms cpu_forms_wide; /* the portable backend at sixteen floats: AVX-512's paths */
+
+static const struct cpu_forms *forms;
+static const bnb_dtype dtypes[] = {BNB_F32, BNB_F16, BNB_BF16};
+
+bnb_status fail(bnb_status status, const char *sentence, ...) {
+    va_list values;
+    va_start(values, sentence);
+    vfprintf(stderr, sentence, values);
+    va_end(values);
+    return status;
+}
+
+#define EXPECT(condition, ...)                                                                                             \
+    do {                                                                                                                   \
+        if (!(condition)) {                                                                                                \
+            fprintf(stderr, "%s: %s: ", forms->isa, __func__);                                                             \
+            fprintf(stderr, __VA_ARGS__);                                                                                  \
+            fprintf(stderr, "\n");                                                                                         \
+            exit(1);                                                                                                       \
+        }                                                                                                                  \
+    } while (0)
+
+#define EACH(i, array) for (size_t i = 0; i < sizeof(array) / sizeof *(array); i++)
+
+/* ── Numbers and memory ─────────────────────────────────────────────────────────────────────────────────────────── */
+
+static uint64_t state = 88172645463325252u;
+
+static uint64_t random_bits(void) {
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    return state;
+}
+
+static float uniform(void) { return (float)(random_bits() >> 40) / 0x1p23f - 1; }
+static float normal(void) { return uniform() + uniform() + uniform(); }
+
+struct region {
+    void  *mapped;
+    size_t bytes;
+};
+static struct region regions[64];
+static size_t        region_count;
+
+/* Memory of which nothing can be touched past the end and `slack` bytes; until release_all. */
+static void *guarded(size_t bytes, size_t slack) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), span = (bytes + slack + page - 1) / page * page;
+    char *mapped = mmap(NULL, span + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED || mprotect(mapped + span, page, PROT_NONE)) abort();
+    if (region_count == sizeof regions / sizeof *regions) abort();
+    memset(mapped, 0x7f, span); /* NaN in every dtype: what is read past an end must not count */
+    regions[region_count++] = (struct region){mapped, span + page};
+    return mapped + span - slack - bytes;
+}
+
+static void release_all(void) {
+    while (region_count--) munmap(regions[region_count].mapped, regions[region_count].bytes);
+    region_count = 0;
+}
+
+static size_t size_of(bnb_dtype dtype) { return dtype == BNB_F32 ? 4 : 2; }
+
+static struct dense dense_from(const float *values, bnb_dtype dtype, size_t rows, size_t columns) {
+    void *data = guarded(rows * columns * size_of(dtype), READ_SLACK);
+    for (size_t i = 0; i < rows * columns; i++) put_element(data, dtype, i, values[i]);
+    return (struct dense){data, dtype, rows, columns};
+}
+
+static struct dense dense_random(bnb_dtype dtype, size_t rows, size_t columns) {
+    void *data = guarded(rows * columns * size_of(dtype), READ_SLACK);
+    for (size_t i = 0; i < rows * columns; i++) put_element(data, dtype, i, normal());
+    return (struct dense){data, dtype, rows, columns};
+}
+
+/* ── Codebooks, prepared by brute force ─────────────────────────────────────────────────────────────────────────── */
+
+static int ascending(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static uint32_t below(const struct codes *codes, float x) {
+    uint32_t count = 0;
+    while (count < codes->size - 1 && x > codes->thresholds[count]) count++;
+    return count;
+}
+
+static struct codes *codes_of(const float *values, uint32_t bits) {
+    struct codes *codes = calloc(1, sizeof *codes);
+    codes->bits = bits, codes->size = 1u << bits;
+    memcpy(codes->values, values, codes->size * sizeof *values);
+    float sorted[256];
+    memcpy(sorted, values, codes->size * sizeof *values);
+    qsort(sorted, codes->size, sizeof *sorted, ascending);
+    bool used[256] = {0};
+    for (uint32_t i = 0; i < codes->size; i++) {
+        uint32_t code = 0;
+        while (used[code] || values[code] != sorted[i]) code++;
+        used[code] = true, codes->order[i] = (uint8_t)code;
+        codes->thresholds[i] = i + 1 < codes->size ? (sorted[i] + sorted[i + 1]) / 2 : INFINITY;
+    }
+    for (int sign = 0; sign < 2; sign++)
+        for (uint32_t bucket = 0; bucket < BUCKETS; bucket++) {
+            uint32_t low = bucket ? (bucket + BUCKET_BASE) << BUCKET_SHIFT : 0;
+            uint32_t high = ((bucket + 1 + BUCKET_BASE) << BUCKET_SHIFT) - 1;
+            uint32_t minus = (uint32_t)sign << 31;
+            uint32_t first = below(codes, bits_float((sign ? high : low) | minus));
+            uint32_t last = below(codes, bits_float((sign ? low : high) | minus));
+            codes->start[sign][bucket] = (uint8_t)first;
+            if (last - first > codes->steps) codes->steps = last - first;
+        }
+    return codes;
+}
+
+static const float nf4[16] = {-1, -0.6961928f, -0.52507305f, -0.39491749f, -0.28444138f, -0.18477343f, -0.09105004f, 0,
+                              0.0795803f, 0.1609302f, 0.2461123f, 0.33791524f, 0.44070983f, 0.562617f, 0.72295684f, 1};
+static const float fp4[16] = {0, 0.0052083335f, 0.6666667f, 1, 0.33333334f, 0.5f, 0.16666667f, 0.25f,
+                              0, -0.0052083335f, -0.6666667f, -1, -0.33333334f, -0.5f, -0.16666667f, -0.25f};
+
+static struct codes *books[8];
+enum { NF4, FP4, SCATTERED4, FAR4, DYNAMIC, SCATTERED8, TINY8, FAR8 };
+
+static void make_books(void) {
+    float values[256];
+    books[NF4] = codes_of(nf4, 4);
+    books[FP4] = codes_of(fp4, 4);
+    for (int i = 0; i < 16; i++) values[i] = uniform();
+    books[SCATTERED4] = codes_of(values, 4);
+    for (int i = 0; i < 16; i++) values[i] = uniform() * 40;
+    books[FAR4] = codes_of(values, 4);
+    int n = 0;
+    for (int e = 0; e < 7; e++)
+        for (int i = 0; i < 1 << e; i++) {
+            float magnitude = (0.1f + 0.9f * ((float)i + 0.5f) / (float)(1 << e)) * powf(10, (float)(e - 6));
+            values[n++] = magnitude, values[n++] = -magnitude;
+        }
+    values[n++] = 0, values[n++] = 1;
+    qsort(values, 256, sizeof *values, ascending);
+    books[DYNAMIC] = codes_of(values, 8);
+    for (int i = 0; i < 256; i++) values[i] = uniform();
+    books[SCATTERED8] = codes_of(values, 8);
+    for (int i = 0; i < 256; i++) values[i] = uniform() * 1e-9f; /* all thresholds in one bucket */
+    books[TINY8] = codes_of(values, 8);
+    for (int i = 0; i < 256; i++) values[i] = uniform() * 5;
+    books[FAR8] = codes_of(values, 8);
+}
+
+/* ── Quantise ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static size_t code_bytes_of(const struct codes *code, size_t count) { return code->bits == 8 ? count : (count + 1) / 2; }
+
+/* Runs the form in two calls, and compares every byte with nearest_code's. */
+static void check_quantize(const struct codes *code, struct dense x, size_t block) {
+    size_t count = x.rows * x.columns, blocks = (count + block - 1) / block, bytes = code_bytes_of(code, count);
+    struct quantize_job job = {x, code, block, guarded(bytes, 0), guarded(blocks * sizeof(float), 0)};
+    forms->quantize(&job, 0, blocks / 2);
+    forms->quantize(&job, blocks / 2, blocks);
+    for (size_t b = 0; b < blocks; b++) {
+        float absmax = 0;
+        size_t end = (b + 1) * block < count ? (b + 1) * block : count;
+        for (size_t i = b * block; i < end; i++) absmax = fmaxf(absmax, fabsf(element_of(&x, i)));
+        EXPECT(job.absmax[b] == absmax, "absmax[%zu] is %g, not %g (dtype %d, block %zu)", b, (double)job.absmax[b], (double)absmax, x.dtype, block);
+        float inverse = inverse_of(absmax);
+        for (size_t i = b * block; i < end; i++) {
+            uint8_t right = nearest_code(code, element_of(&x, i) * inverse);
+            uint8_t got = code->bits == 8 ? job.codes[i] : i % 2 ? job.codes[i / 2] & 15 : job.codes[i / 2] >> 4;
+            EXPECT(got == right, "code[%zu] of %zu is %d, not %d: x %a, absmax %a (dtype %d, block %zu)", i, count, got, right,
+                   (double)element_of(&x, i), (double)absmax, x.dtype, block);
+        }
+    }
+    if (code->bits == 4 && count % 2)
+        EXPECT((job.codes[count / 2] & 15) == nearest_code(code, 0), "the spare nibble of %zu codes is not that of 0", count);
+}
+
+static void test_quantize_sizes(void) {
+    static const size_t counts[] = {1, 2, 3, 31, 32, 33, 63, 64, 65, 95, 127, 128, 129, 1000, 4095, 4096, 4097, 9001};
+    static const size_t blocks4[] = {32, 64, 128, 256, 512, 1024, 2048, 4096}, blocks8[] = {1, 7, 32, 64, 100, 256, 4096, 100'000};
+    EACH(b, books) EACH(d, dtypes) EACH(c, counts)
+        EACH(k, blocks4) {
+            check_quantize(books[b], dense_random(dtypes[d], 1, counts[c]), books[b]->bits == 4 ? blocks4[k] : blocks8[k]);
+            release_all();
+        }
+}
+
+/* A block of 4096 whose absmax is 1, so that its elements are compared as they are. */
+static void flush_block(const struct codes *code, float block[4096], size_t *used) {
+    if (*used == 1) return;
+    block[0] = 1;
+    memset(block + *used, 0, (4096 - *used) * sizeof *block);
+    check_quantize(code, dense_from(block, BNB_F32, 1, 4096), 4096);
+    release_all();
+    *used = 1;
+}
+
+static void test_quantize_every_threshold(void) {
+    float block[4096];
+    EACH(b, books) {
+        size_t used = 1;
+        for (uint32_t t = 0; t < books[b]->size - 1; t++)
+            for (int32_t ulp = -64; ulp <= 64; ulp++) {
+                float x = bits_float(float_bits(books[b]->thresholds[t]) + (uint32_t)ulp);
+                if (!(fabsf(x) <= 1)) continue;
+                block[used++] = x;
+                if (used == 4096) flush_block(books[b], block, &used);
+            }
+        flush_block(books[b], block, &used);
+        for (uint32_t sign = 0; sign < 2; sign++) /* the edges of the buckets, and floats of every size between */
+            for (uint32_t bits = 0; bits <= 0x3f800000; bits += bits % (1 << BUCKET_SHIFT) == 1 ? 65'521 : 1) {
+                if (bits % (1 << BUCKET_SHIFT) > 1 && bits + 65'521 > (bits | ((1 << BUCKET_SHIFT) - 1))) bits |= (1 << BUCKET_SHIFT) - 1;
+                block[used++] = bits_float(bits | sign << 31);
+                if (used == 4096) flush_block(books[b], block, &used);
+            }
+        flush_block(books[b], block, &used);
+    }
+}
+
+static void test_quantize_extremes(void) {
+    static const float sizes[] = {0, 1e-45f, 1e-40f, 9e-39f, 1.2e-38f, 1e-20f, 1e30f, 3.4e38f};
+    EACH(b, books) EACH(s, sizes) EACH(d, dtypes) {
+        float values[100];
+        for (int i = 0; i < 100; i++) values[i] = i % 3 ? uniform() * sizes[s] : i % 2 ? -0.0f : sizes[s];
+        if (dtypes[d] != BNB_F32 && sizes[s] > 1e38f) continue; /* rounds to an infinity */
+        if (dtypes[d] == BNB_F16 && sizes[s] > 65504) continue;
+        check_quantize(books[b], dense_from(values, dtypes[d], 1, 100), 32);
+        release_all();
+    }
+}
+
+static void test_quantize_shows_nan_and_infinity(void) {
+    static const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
+    EACH(b, books) EACH(d, dtypes) EACH(v, bad)
+        for (size_t at = 0; at < 75; at++) {
+            float values[75];
+            for (int i = 0; i < 75; i++) values[i] = normal();
+            values[at] = bad[v];
+            struct dense x = dense_from(values, dtypes[d], 1, 75);
+            struct quantize_job job = {x, books[b], 32, guarded(code_bytes_of(books[b], 75), 0), guarded(12, 0)};
+            forms->quantize(&job, 0, 3);
+            for (size_t i = 0; i < 3; i++)
+                EXPECT(isfinite(job.absmax[i]) == (i != at / 32), "absmax[%zu] is %g with x[%zu] = %g", i, (double)job.absmax[i], at, (double)bad[v]);
+            release_all();
+        }
+}
+
+/* ── Dequantise and cast ────────────────────────────────────────────────────────────────────────────────────────── */
+
+static struct coded coded_random(const struct codes *code, size_t rows, size_t columns, size_t block, bool nested) {
+    size_t count = rows * columns, blocks = (count + block - 1) / block, bytes = code_bytes_of(code, count);
+    uint8_t *codes = guarded(bytes, READ_SLACK);
+    for (size_t i = 0; i < bytes; i++) codes[i] = (uint8_t)(random_bits() >> 32);
+    struct coded q = {.code = code, .codes = codes, .rows = rows, .columns = columns, .block = block};
+    if (!nested) {
+        float *absmax = guarded(blocks * sizeof *absmax, 0);
+        for (size_t b = 0; b < blocks; b++) absmax[b] = fabsf(normal());
+        q.absmax = absmax;
+        return q;
+    }
+    uint8_t *absmax_codes = guarded(blocks, 0);
+    float *nested_absmax = guarded((blocks + 3) / 4 * sizeof *nested_absmax, 0);
+    for (size_t b = 0; b < blocks; b++) absmax_codes[b] = (uint8_t)(random_bits() >> 32);
+    for (size_t b = 0; b < (blocks + 3) / 4; b++) nested_absmax[b] = fabsf(normal());
+    q.absmax_codes = absmax_codes, q.nested_absmax = nested_absmax, q.nested_block = 4;
+    q.nested_code = books[DYNAMIC], q.offset = 0.7f;
+    return q;
+}
+
+static bool same_element(const void *a, const void *b, bnb_dtype dtype, size_t i) {
+    struct dense x = {a, dtype, 1, 1}, y = {b, dtype, 1, 1};
+    if (isnan(element_of(&x, i))) return isnan(element_of(&y, i));
+    return !memcmp((const char *)a + i * size_of(dtype), (const char *)b + i * size_of(dtype), size_of(dtype));
+}
+
+static void check_dequantize(struct coded q, bnb_dtype dtype) {
+    size_t count = q.rows * q.columns, blocks = (count + q.block - 1) / q.block;
+    void *right = malloc(count * size_of(dtype));
+    struct dequantize_job job = {q, guarded(count * size_of(dtype), 0), dtype};
+    forms->dequantize(&job, 0, blocks / 3);
+    forms->dequantize(&job, blocks / 3, blocks);
+    for (size_t i = 0; i < count; i++) {
+        put_element(right, dtype, i, q.code->values[code_at(&q, i)] * scale_of(&q, i / q.block));
+        EXPECT(same_element(right, job.y, dtype, i), "element %zu of %zu differs (dtype %d, block %zu)", i, count, dtype, q.block);
+    }
+    free(right);
+    release_all();
+}
+
+static void test_dequantize(void) {
+    static const size_t counts[] = {1, 2, 31, 32, 33, 65, 127, 1000, 4097}, blocks4[] = {32, 64, 128, 4096}, blocks8[] = {1, 7, 64, 100};
+    EACH(b, books) EACH(d, dtypes) EACH(c, counts)
+        EACH(k, blocks4)
+            for (int nested = 0; nested < 2; nested++)
+                check_dequantize(coded_random(books[b], 1, counts[c], books[b]->bits == 4 ? blocks4[k] : blocks8[k], nested), dtypes[d]);
+    EACH(d, dtypes) { /* large enough to be streamed */
+        check_dequantize(coded_random(books[NF4], 3001, 4096, 64, false), dtypes[d]);
+        check_dequantize(coded_random(books[DYNAMIC], 3001, 4096, 256, false), dtypes[d]);
+    }
+}
+
+static void check_cast(struct dense x, bnb_dtype dtype) {
+    size_t count = x.rows * x.columns;
+    void *right = malloc(count * size_of(dtype));
+    struct cast_job job = {x, guarded(count * size_of(dtype), 0), dtype};
+    forms->cast(&job, 0, count / 3);
+    forms->cast(&job, count / 3, count);
+    for (size_t i = 0; i < count; i++) {
+        put_element(right, dtype, i, element_of(&x, i));
+        EXPECT(same_element(right, job.y, dtype, i), "element %zu: %a (dtype %d to %d)", i, (double)element_of(&x, i), x.dtype, dtype);
+    }
+    free(right);
+    release_all();
+}
+
+static void test_cast(void) {
+    uint16_t *halves = malloc(65'536 * sizeof *halves);
+    for (uint32_t i = 0; i < 65'536; i++) halves[i] = (uint16_t)i;
+    EACH(to, dtypes) {
+        check_cast((struct dense){halves, BNB_F16, 1, 65'536}, dtypes[to]);
+        check_cast((struct dense){halves, BNB_BF16, 1, 65'536}, dtypes[to]);
+        EACH(from, dtypes) check_cast(dense_random(dtypes[from], 1, 37), dtypes[to]);
+        float *values = malloc(1'000'003 * sizeof *values); /* every exponent; halfway cases and their neighbours */
+        for (uint32_t i = 0; i < 1'000'003; i++) {
+            uint32_t bits = (uint32_t)(random_bits() >> 32);
+            static const uint32_t low[] = {0, 0x1000, 0x0fff, 0x1001, 0x8000, 0x7fff, 0x8001, 0x3000, 0x18000};
+            values[i] = bits_float(i % 2 ? bits : (bits & 0xfffe0000) | low[bits % 9]);
+        }
+        check_cast((struct dense){values, BNB_F32, 1, 1'000'003}, dtypes[to]);
+        free(values);
+    }
+    free(halves);
+}
+
+/* ── Matmul ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static double weight_at(const struct matmul_job *job, size_t i) {
+    if (!job->q.code) return (double)element_of(&job->w, i);
+    return (double)job->q.code->values[code_at(&job->q, i)] * (double)scale_of(&job->q, i / job->q.block);
+}
+
+/* What y[m, n] should be, and how far off it may be: by the rounding of fp32 sums or, for HIGH, by the half steps that x
+ * and the codebook are rounded by. */
+static void product_of(const struct matmul_job *job, size_t m, size_t n, double *right, double *within) {
+    size_t columns = job->x.columns;
+    double total = 0, magnitudes = 0, steps = 0, largest_code = 0;
+    for (size_t c = 0; job->q.code && c < job->q.code->size; c++) largest_code = fmax(largest_code, fabs((double)job->q.code->values[c]));
+    for (size_t begin = 0; begin < columns; begin += 64) {
+        double largest = 0;
+        size_t end = begin + 64 < columns ? begin + 64 : columns;
+        for (size_t k = begin; k < end; k++) largest = fmax(largest, fabs((double)element_of(&job->x, m * columns + k)));
+        for (size_t k = begin; k < end; k++) {
+            double x = (double)element_of(&job->x, m * columns + k), w = weight_at(job, n * columns + k);
+            total += x * w, magnitudes += fabs(x * w);
+            if (!job->q.code) continue;
+            double step_x = largest * 0.5001 / 16383, step_w = largest_code * fabs((double)scale_of(&job->q, (n * columns + k) / job->q.block)) * 0.5001 / 16383;
+            steps += fabs(w) * step_x + fabs(x) * step_w + step_x * step_w;
+        }
+    }
+    if (job->bias) total += (double)job->bias[n], magnitudes += fabs((double)job->bias[n]);
+    *within = magnitudes * 0x1p-24 * 8 * sqrt((double)columns + 1) + 1e-44;
+    if (job->precision != BNB_PRECISION_HIGHEST) *within += steps;
+    if (job->x.dtype == BNB_F16) *within += fabs(total) * 0x1p-11 + 0x1p-25;
+    if (job->x.dtype == BNB_BF16) *within += fabs(total) * 0x1p-8;
+    *right = total;
+}
+
+static void check_matmul(struct matmul_job job) {
+    size_t rows = job.x.rows, columns = job.q.code ? job.q.rows : job.w.rows;
+    job.y = guarded(rows * columns * size_of(job.x.dtype), 0);
+    EXPECT(forms->matmul(&job) == BNB_OK, "failed");
+    struct dense y = {job.y, job.x.dtype, rows, columns};
+    size_t step = rows * columns * job.x.columns > 3'000'000 ? 7 : 1;
+    for (size_t i = 0; i < rows * columns; i += step) {
+        double right, within, got = (double)element_of(&y, i);
+        product_of(&job, i / columns, i % columns, &right, &within);
+        EXPECT(fabs(got - right) <= within, "y[%zu, %zu] is %g, not %g within %g (k %zu, dtype %d, bits %u, block %zu, precision %d)", i / columns,
+               i % columns, got, right, within, job.x.columns, job.x.dtype, job.q.code ? job.q.code->bits : 0, job.q.block, job.precision);
+    }
+    release_all();
+}
+
+static const float *bias_of(size_t columns, size_t turn) {
+    if (turn % 2) return NULL;
+    float *bias = guarded(columns * sizeof *bias, 0);
+    for (size_t n = 0; n < columns; n++) bias[n] = normal();
+    return bias;
+}
+
+static void test_matmul(void) {
+    static const size_t shapes[][3] = { /* m, n, k */
+        {1, 1, 1}, {1, 5, 64}, {1, 33, 128}, {1, 7, 4096}, {1, 3, 4160}, {1, 9, 8256}, {2, 6, 192}, {3, 5, 320}, {4, 13, 576},
+        {1, 6, 63}, {1, 6, 33}, {2, 5, 96}, {3, 4, 1}, {4, 4, 513}, {5, 9, 64}, {5, 11, 129}, {7, 10, 1100}, {12, 3, 40}, {13, 70, 65}, {25, 66, 520},
+        {70, 130, 97}, {515, 5, 17},
+    };
+    static const size_t blocks4[] = {64, 32, 128, 4096}, blocks8[] = {64, 1, 7, 256};
+    size_t turn = 0;
+    EACH(s, shapes) EACH(d, dtypes) {
+        size_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
+        EACH(w, dtypes) {
+            struct matmul_job job = {.x = dense_random(dtypes[d], m, k), .w = dense_random(dtypes[w], n, k), .bias = bias_of(n, turn++), .precision = BNB_PRECISION_HIGHEST};
+            check_matmul(job);
+        }
+        EACH(b, books) EACH(p, blocks4)
+            for (bnb_precision precision = BNB_PRECISION_HIGHEST; precision <= BNB_PRECISION_HIGH; precision++) {
+                size_t block = books[b]->bits == 4 ? blocks4[p] : blocks8[p];
+                struct matmul_job job = {.x = dense_random(dtypes[d], m, k), .precision = precision, .bias = bias_of(n, turn++)};
+                job.q = coded_random(books[b], n, k, block, turn % 3 == 0);
+                check_matmul(job);
+            }
+    }
+}
+
+/* The largest products of int16 that there are: they must not leave an int32. */
+static void test_matmul_at_the_bound(void) {
+    for (int code = 0; code < 16; code++)
+        for (size_t m = 1; m <= 4; m++) {
+            struct matmul_job job = {.x = dense_random(BNB_F32, m, 256), .precision = BNB_PRECISION_HIGH};
+            for (size_t i = 0; i < m * 256; i++) ((float *)job.x.data)[i] = code % 2 ? 3 : -3;
+            job.q = coded_random(books[code % 4], 5, 256, 64, false);
+            memset((uint8_t *)job.q.codes, code << 4 | code, 5 * 256 / 2);
+            check_matmul(job);
+        }
+}
+
+/* What int16 can't stand for takes the exact kernel: a NaN or an infinity shows, a tiny number counts. */
+static void test_matmul_of_odd_numbers(void) {
+    static const float odd[] = {NAN, INFINITY, -INFINITY};
+    EACH(v, odd) {
+        struct matmul_job job = {.x = dense_random(BNB_F32, 2, 128), .precision = BNB_PRECISION_HIGH, .y = guarded(2 * 3 * 4, 0)};
+        ((float *)job.x.data)[128 + 77] = odd[v];
+        job.q = coded_random(books[NF4], 3, 128, 64, false);
+        EXPECT(forms->matmul(&job) == BNB_OK, "failed");
+        for (int n = 0; n < 3; n++) {
+            EXPECT(isfinite(((float *)job.y)[n]), "y[0, %d] took something from another row", n);
+            EXPECT(!isfinite(((float *)job.y)[3 + n]), "y[1, %d] hides %g", n, (double)odd[v]);
+        }
+        release_all();
+    }
+    struct matmul_job job = {.x = dense_random(BNB_F32, 1, 128), .precision = BNB_PRECISION_HIGH};
+    for (int i = 0; i < 128; i++) ((float *)job.x.data)[i] *= 1e-36f;
+    job.q = coded_random(books[NF4], 3, 128, 64, false);
+    job.precision = BNB_PRECISION_HIGHEST;
+    check_matmul(job);
+}
+
+/* ── The pool ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct counting {
+    _Atomic uint32_t *times;
+    bool nests;
+};
+
+static void count_each(const void *counting, size_t first, size_t last) {
+    const struct counting *job = counting;
+    for (size_t i = first; i < last; i++) {
+        atomic_fetch_add(&job->times[i], 1);
+        if (!job->nests || i % 100) continue;
+        _Atomic uint32_t inner[50] = {0};
+        struct counting nested = {inner, false};
+        parallel_for(50, 1, count_each, &nested);
+        for (int j = 0; j < 50; j++) EXPECT(inner[j] == 1, "nested index %d ran %u times", j, inner[j]);
+    }
+}
+
+static void count_once(size_t count, size_t grain, bool nests) {
+    _Atomic uint32_t *times = calloc(count + 1, sizeof *times);
+    struct counting job = {times, nests};
+    parallel_for(count, grain, count_each, &job);
+    for (size_t i = 0; i < count; i++) EXPECT(times[i] == 1, "index %zu of %zu ran %u times", i, count, times[i]);
+    EXPECT(!times[count], "an index past the end ran");
+    free(times);
+}
+
+static void *count_often(void *nests) {
+    for (int round = 0; round < 2000; round++) count_once((size_t)round % 97 + 1, (size_t)round % 5 + 1, nests != NULL);
+    return NULL;
+}
+
+static void test_pool(void) {
+    static const size_t counts[] = {0, 1, 2, 3, 7, 16, 17, 1000, 65'537}, grains[] = {1, 2, 3, 64, 100'000};
+    EACH(c, counts) EACH(g, grains) count_once(counts[c], grains[g], false);
+    count_once(1000, 1, true);
+    pthread_t callers[4];
+    EACH(i, callers) pthread_create(&callers[i], NULL, count_often, i % 2 ? "nests" : NULL);
+    EACH(i, callers) pthread_join(callers[i], NULL);
+    for (int i = 0; i < 20; i++) {
+        usleep(1000); /* the pool is asleep */
+        count_once(1000, 1, false);
+    }
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(20);
+        for (int i = 0; i < 100; i++) count_once(1000, 1, false);
+        _exit(0);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    EXPECT(status == 0, "a forked child ended with status %d", status);
+    count_once(1000, 1, false);
+}
+
+int main(int count, char **arguments) {
+    if (count != 2) return fprintf(stderr, "usage: forms_test <isa>\n"), 2;
+    forms = strcmp(arguments[1], "wide") ? cpu_forms_named(arguments[1]) : &cpu_forms_wide;
+    if (!forms) return fprintf(stderr, "this processor has no %s\n", arguments[1]), 3;
+    make_books();
+    test_quantize_sizes();
+    test_quantize_every_threshold();
+    test_quantize_extremes();
+    test_quantize_shows_nan_and_infinity();
+    test_dequantize();
+    test_cast();
+    test_matmul();
+    test_matmul_at_the_bound();
+    test_matmul_of_odd_numbers();
+    test_pool();
+    return 0;
+}

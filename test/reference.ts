@@ -1,0 +1,110 @@
+// Owns the answers that the library is held to, worked out here in float64, or in fp32 where bytes must match.
+import { BnbError, type BnbErrorCode, type FloatDType } from "../src/index.ts";
+
+const word = new Uint32Array(1);
+const float = new Float32Array(word.buffer);
+
+/** Rounds to nearest even in a dtype. */
+export function round(value: number, dtype: FloatDType): number {
+  if (dtype === "float16") return Math.f16round(value);
+  float[0] = value;
+  if (dtype === "float32") return float[0];
+  word[0] = (word[0]! + 0x7fff + ((word[0]! >>> 16) & 1)) & 0xffff0000;
+  return float[0];
+}
+
+/** A quantised tensor, worked out element by element. */
+export interface ReferenceQuantized {
+  codes: Uint8Array; // one a byte, not packed
+  absmax: Float32Array;
+}
+
+/**
+ * The code of an x in [-1, 1], by definition: among values in ascending order, one moves up while x is beyond the
+ * midpoint; at the midpoint itself a 4-bit code stays, an 8-bit code takes the even index.
+ */
+export function coder(values: Float32Array): (x: number) => number {
+  const order = [...values.keys()].sort((a, b) => values[a]! - values[b]! || a - b);
+  const steps = order.slice(1).map((above, at) => {
+    const [low, high] = [values[order[at]!]!, values[above]!];
+    const evenIsAbove = values.length === 256 && low < high && at % 2 === 1;
+    return { middle: Math.fround(Math.fround(low + high) / 2), evenIsAbove };
+  });
+  return (x) => {
+    const stop = steps.findIndex(({ middle, evenIsAbove }) => !(x > middle || (evenIsAbove && x === middle)));
+    return order[stop < 0 ? steps.length : stop]!;
+  };
+}
+
+/** Blockwise quantisation as csrc/bnb.h defines it, with fp32 steps where they can be seen in the bytes. */
+export function quantize(x: ArrayLike<number>, values: Float32Array, blocksize: number): ReferenceQuantized {
+  const codes = new Uint8Array(x.length);
+  const absmax = new Float32Array(Math.ceil(x.length / blocksize));
+  const codeOf = coder(values);
+  for (let block = 0; block < absmax.length; block++) {
+    const end = Math.min(x.length, (block + 1) * blocksize);
+    let most = 0;
+    for (let i = block * blocksize; i < end; i++) most = Math.max(most, Math.abs(x[i]!));
+    absmax[block] = most;
+    const inverse = most > Math.fround(1e-38) ? Math.fround(1 / most) : Math.fround(1e38);
+    for (let i = block * blocksize; i < end; i++) {
+      const scaled = Math.max(-1, Math.min(1, Math.fround(x[i]! * inverse)));
+      codes[i] = codeOf(scaled);
+    }
+  }
+  return { codes, absmax };
+}
+
+/** Codes as they lie in memory: 4-bit ones two to a byte, the first high, an odd count padded with the code of 0. */
+export function pack(codes: Uint8Array, values: Float32Array): Uint8Array {
+  if (values.length === 256) return codes;
+  const padded = codes.length % 2 ? Uint8Array.of(...codes, coder(values)(0)) : codes;
+  return Uint8Array.from({ length: padded.length / 2 }, (_, i) => (padded[2 * i]! << 4) | padded[2 * i + 1]!);
+}
+
+/** One code from memory. */
+export function unpack(packed: Uint8Array, bits: number, i: number): number {
+  if (bits === 8) return packed[i]!;
+  return i % 2 ? packed[i >> 1]! & 15 : packed[i >> 1]! >> 4;
+}
+
+/** y[m, n] = Σk x[m, k] · w[n, k] + bias[n] in float64. */
+export function matmul(
+  x: ArrayLike<number>,
+  w: ArrayLike<number>,
+  bias: ArrayLike<number> | undefined,
+  m: number,
+  n: number,
+  k: number,
+): Float64Array {
+  const y = new Float64Array(m * n);
+  for (let i = 0; i < m; i++)
+    for (let j = 0; j < n; j++) {
+      let sum = bias ? bias[j]! : 0;
+      for (let l = 0; l < k; l++) sum += x[i * k + l]! * w[j * k + l]!;
+      y[i * n + j] = sum;
+    }
+  return y;
+}
+
+/** ‖got − want‖ / ‖want‖. */
+export function relativeError(got: ArrayLike<number>, want: ArrayLike<number>): number {
+  let error = 0;
+  let norm = 0;
+  for (let i = 0; i < want.length; i++) {
+    error += (got[i]! - want[i]!) ** 2;
+    norm += want[i]! ** 2;
+  }
+  return norm === 0 ? Math.sqrt(error) : Math.sqrt(error / norm);
+}
+
+/** What a function throws, which must be a BnbError; its code and message are for the test to look at. */
+export function errorOf(action: () => unknown): { code: BnbErrorCode; message: string } {
+  try {
+    action();
+  } catch (error) {
+    if (error instanceof BnbError) return { code: error.code, message: error.message };
+    throw error;
+  }
+  throw new Error("nothing was thrown");
+}
