@@ -16,8 +16,6 @@ const sources = [_][]const u8{
     "ops/matmul.c",
     "ops/compare.c",
     "ops/gguf.c",
-    "ops/compare.c",
-    "ops/gguf.c",
     "cpu/dispatch.c",
     "cpu/pool.c",
 };
