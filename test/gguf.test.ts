@@ -204,7 +204,7 @@ describe("files", () => {
   test.each(refused.map((row) => [row[0], row] as const))("%s is refused", async (_, [, message, make]) => {
     const path = make();
     const opening = openGguf(path).then((model) => model.tensors.map((tensor) => tensor.read()));
-    expect(opening).rejects.toThrow(message);
+    await expect(opening).rejects.toThrow(message);
     await opening.catch((error) => expect(error).toBeInstanceOf(BnbError));
   });
 
@@ -214,7 +214,7 @@ describe("files", () => {
     for (const length of [0, 3, 8, 30, 200, 500, whole.length - 1]) {
       writeFileSync(path, whole.subarray(0, length));
       const opening = openGguf(path);
-      expect(opening).rejects.toThrow(path);
+      await expect(opening).rejects.toThrow(path);
       await opening.catch((error) => expect(error).toBeInstanceOf(BnbError));
     }
   });
