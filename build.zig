@@ -14,10 +14,17 @@ const sources = [_][]const u8{
     "ops/quantize.c",
     "ops/dequantize.c",
     "ops/matmul.c",
+    "ops/launch.c",
     "ops/compare.c",
     "ops/gguf.c",
     "cpu/dispatch.c",
     "cpu/pool.c",
+    "gpu/kernels.c",
+    "gpu/metal.c",
+    "gpu/metal_kernels.c",
+    "gpu/metal_memory.c",
+    "gpu/metal_objc.c",
+    "gpu/metal_queue.c",
 };
 
 /// The CPU's forms, compiled once for each instruction set: csrc/cpu/dispatch.c lists the same names, best first.
@@ -39,6 +46,8 @@ pub fn build(b: *std.Build) void {
 
     const module = b.createModule(.{ .target = target, .optimize = optimize, .link_libc = true, .strip = optimize != .debug });
     module.addCSourceFiles(.{ .root = b.path("csrc"), .files = &sources, .flags = &warnings });
+    // A copy, because its path changes with its contents: zig does not notice when an embedded file does.
+    module.addEmbedPath(b.addWriteFiles().addCopyDirectory(b.path("metal"), "", .{}));
     const isas: []const Isa = if (target.result.cpu.arch == .aarch64) &arm_isas else &x86_isas;
     for (isas) |isa| module.addObject(formsObject(b, target, optimize, isa));
 

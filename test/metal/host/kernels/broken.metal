@@ -1,0 +1,4 @@
+// A mistake, so that its file and line come back in the host's error.
+[[host_name("broken")]] [[kernel]] void broken(device float *y [[buffer(1)]], uint i [[thread_position_in_grid]]) {
+    y[i] = undeclared_name;
+}
