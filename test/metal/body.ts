@@ -80,7 +80,8 @@ export class BodyTranslator {
       this.scope.refuse(i, "lambdas are not in Metal 3.0");
   }
 
-  private checkWord(i: number): void {
+  /** Refuses a word that kernels of ours may not use. */
+  checkWord(i: number): void {
     const { scope } = this;
     const word = scope.text(i);
     this.place.words?.add(word);
@@ -264,8 +265,12 @@ export class BodyTranslator {
       return;
     }
     if (scope.dialect === "any") return;
-    if (scope.text(i + 1) === "*") scope.refuse(i, "a pointer to a pointer; the simulator follows one level");
     let k = i - 1;
+    while (addressSpaces.has(scope.text(k)) || scope.text(k) === "const") k--;
+    if (scope.text(i + 1) === "*" || scope.text(k) === "*") {
+      scope.refuse(i, "a pointer to a pointer; the simulator follows one level");
+    }
+    k = i - 1;
     while (k >= 0) {
       if (addressSpaces.has(scope.text(k))) return;
       if (this.typeClosers.has(k)) k = this.typeClosers.get(k)! - 1;

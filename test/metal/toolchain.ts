@@ -28,11 +28,16 @@ export function zig(args: readonly string[], stdin?: string): { ok: boolean; std
   return { ok: exitCode === 0, stdout: stdout.toString(), stderr: stderr.toString() };
 }
 
-/** The first error of clang's output, with its place. */
+/** The first error of clang's output. If it is in the simulator's headers, its place is where the kernel used them. */
 function firstError(stderr: string, name: string): TranslateError {
   const match = /^(.*?):(\d+):\d+: (?:fatal )?error: (.*)$/m.exec(stderr);
   if (!match) return new TranslateError(stderr.trim(), name, 1);
-  return new TranslateError(match[3]!, match[1]!, Number(match[2]));
+  const [all, file, line, text] = match as unknown as [string, string, string, string];
+  if (!file.startsWith(runtime)) return new TranslateError(text, file, Number(line));
+  for (const note of stderr.slice(match.index + all.length).matchAll(/^(.*?):(\d+):\d+: note: in instantiation/gm)) {
+    if (!note[1]!.startsWith(runtime)) return new TranslateError(text, note[1]!, Number(note[2]));
+  }
+  return new TranslateError(text, file, Number(line));
 }
 
 /** Metal's own headers by name: including one is allowed, and gives nothing, for all of Metal's names are known already. */
@@ -80,7 +85,13 @@ const commonFlags = [
   ...["-std=c++20", "-ffreestanding", "-nostdinc", "-nostdinc++", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"],
   ...["-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-fno-lax-vector-conversions", "-march=x86_64_v3"],
   ...["-Xclang", "-ffloat16-excess-precision=none", "-gline-tables-only", "-gdwarf-4", "-ferror-limit=5"],
-  ...["-w", "-Werror=uninitialized", "-Werror=sometimes-uninitialized", "-Werror=vla", "-Werror=return-type"],
+  ...[
+    "-Wno-everything",
+    "-Werror=uninitialized",
+    "-Werror=sometimes-uninitialized",
+    "-Werror=vla",
+    "-Werror=return-type",
+  ],
 ];
 
 const modeFlags: Readonly<Record<Mode, readonly string[]>> = {

@@ -223,7 +223,10 @@ class SourceTranslator {
     const { hostName, isKernel } = this.attributes(attributes);
     const isMarked = isKernel || textOf(scope.tokens, i, semicolon).split(/\W+/).includes("kernel");
     if (name < 0 || !isMarked || !hostName) {
-      scope.refuse(i, `an explicit instantiation must be template [[host_name("…")]] [[kernel]] decltype(f<…>) f<…>;`);
+      return scope.refuse(
+        i,
+        `an explicit instantiation must be template [[host_name("…")]] [[kernel]] decltype(f<…>) f<…>;`,
+      );
     }
     const templateArguments = this.body(name + 1, close + 1)
       .replace(/\s+/g, " ")
@@ -310,6 +313,7 @@ class SourceTranslator {
     let k = i;
     while (!["(", "=", ";", "{", "["].includes(scope.text(k)) || isAttribute(scope.tokens, k)) {
       if (scope.text(k) === "") scope.refuse(i, `the declaration at ${scope.text(i)}`);
+      if (scope.tokens[k]!.kind === "word") new BodyTranslator(scope, { kind: "declaration" }).checkWord(k);
       if (isAttribute(scope.tokens, k)) {
         const stop = closing(scope.tokens, k) + 1;
         if (scope.text(stop) === ";" || scope.text(k + 2) === "function_constant")
