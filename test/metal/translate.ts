@@ -75,9 +75,11 @@ const specifierWords = new Set([
 ]);
 
 class SourceTranslator {
-  private out = '#include "metal.h"\n';
+  private out: string;
 
-  constructor(private readonly scope: Scope) {}
+  constructor(private readonly scope: Scope) {
+    this.out = `#include "${scope.target === "lint" ? "lint" : "metal"}.h"\n`;
+  }
 
   translate(): Translation {
     this.declarations(0, this.scope.tokens.length - 1);
@@ -272,7 +274,10 @@ class SourceTranslator {
     while (open < semicolon && scope.text(open) !== "{") open++;
     if (scope.dialect === "ours" && !isEnum && open < semicolon)
       this.checkMembers(open + 1, closing(scope.tokens, open));
-    this.out += head.text + this.body(i, semicolon + 1);
+    if (scope.target === "lint" && !isEnum && open < semicolon) {
+      const close = closing(scope.tokens, open);
+      this.out += `${head.text}${this.body(i, close)} LINT_COPIES(${scope.text(at)}) ${this.body(close, semicolon + 1)}`;
+    } else this.out += head.text + this.body(i, semicolon + 1);
     return semicolon + 1;
   }
 
