@@ -55,6 +55,7 @@ export class BodyTranslator {
     if (token.kind === "number") return this.emit(i, this.number(i));
     if (token.kind === "string") return this.emit(i);
     if (token.kind === "word") return this.word(i, begin, end);
+    if (isAttribute(scope.tokens, i) && scope.dialect === "any") return this.skipAttribute(i);
     if (isAttribute(scope.tokens, i))
       scope.refuse(i, `the attribute ${textOf(scope.tokens, i, closing(scope.tokens, i) + 1)}`);
     if (token.text === "{") this.depth++;
@@ -63,6 +64,13 @@ export class BodyTranslator {
     if (token.text === "*" || token.text === "&" || token.text === "&&") this.checkPointer(i);
     if (token.text === "(") return this.parenthesis(i);
     return this.emit(i);
+  }
+
+  /** Attributes that third-party helpers carry say nothing that matters here. */
+  private skipAttribute(i: number): number {
+    const end = closing(this.scope.tokens, i) + 1;
+    for (let k = i; k < end; k++) this.out += linesOf(this.scope.tokens[k]!.before);
+    return end;
   }
 
   private number(i: number): string {
@@ -110,7 +118,8 @@ export class BodyTranslator {
     if (word === "static_cast" && scope.text(i + 1) === "<") return this.staticCast(i);
     if (word === "sizeof" || word === "alignof" || word === "decltype") return this.unevaluated(i);
     if (scope.typeTemplates.has(word) && scope.text(i + 1) === "<") return this.templateType(i);
-    if (scope.convertible.has(word) && scope.text(i + 1) === "(" && !this.isDeclarator(i + 1)) {
+    const constructs = scope.text(i + 1) === "(" && scope.text(i - 1) !== "operator" && !this.isDeclarator(i + 1);
+    if (scope.convertible.has(word) && constructs) {
       return this.emit(i, `metal::make<${word}>`);
     }
     return this.emit(i);

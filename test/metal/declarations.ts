@@ -111,14 +111,12 @@ export class DeclarationTranslator {
       while (nameEnd < stop && scope.text(nameEnd) !== "=") nameEnd++;
       const name = scope.tokens[nameEnd - 1]!;
       const isType = scope.text(begin) === "typename" || scope.text(begin) === "class";
-      if (textOf(scope.tokens, begin, stop).includes("...")) scope.refuse(begin, "a parameter pack");
-      if (scope.text(begin) === "template") scope.refuse(begin, "a template template parameter");
-      if (name.kind !== "word" || nameEnd - begin < 2) {
-        if (scope.dialect === "ours") scope.refuse(begin, "a template parameter without a name");
-        names.push("");
-        continue;
+      if (scope.dialect === "ours") {
+        if (textOf(scope.tokens, begin, stop).includes("...")) scope.refuse(begin, "a parameter pack");
+        if (scope.text(begin) === "template") scope.refuse(begin, "a template template parameter");
+        if (name.kind !== "word" || nameEnd - begin < 2) scope.refuse(begin, "a template parameter without a name");
       }
-      if (isType) scope.declareType(name.text, true);
+      if (isType && name.kind === "word") scope.declareType(name.text, true);
       names.push(name.text);
     }
     const text = this.body(i, close + 1);
@@ -247,6 +245,8 @@ export class DeclarationTranslator {
           return this.functionConstant(i, k, stop);
         attributes.push([k, stop]);
         k = stop;
+      } else if (scope.text(k) === "operator") {
+        while (scope.text(k) !== "(") k++;
       } else if (scope.opensTemplate(k)) k = closingAngle(scope.tokens, k) + 1;
       else if (scope.text(k) === "decltype") k = closing(scope.tokens, k + 1) + 1;
       else k++;
@@ -321,7 +321,7 @@ export class DeclarationTranslator {
 
   private function(i: number, open: number, attributes: [number, number][], head: Head): number {
     const { scope } = this;
-    const name = scope.text(open - 1);
+    const name = this.functionName(open);
     const close = closing(scope.tokens, open);
     let after = close + 1;
     while (isAttribute(scope.tokens, after)) {
@@ -333,11 +333,11 @@ export class DeclarationTranslator {
     const specifiers: string[] = [];
     for (let k = i; k < open; k++) specifiers.push(scope.text(k));
     const isKernel = marked || specifiers.includes("kernel");
-    if (scope.tokens[open - 1]!.kind !== "word") scope.refuse(i, `the declaration ${textOf(scope.tokens, i, open)}`);
+    if (name === "") scope.refuse(i, `the declaration ${textOf(scope.tokens, i, open)}`);
     const declares = scope.text(after) === ";";
     if (!declares && scope.text(after) !== "{")
       scope.refuse(after, `the function ${name} has ${scope.text(after)} where its body should be`);
-    if (head.names) scope.templates.add(name);
+    if (head.names && name !== "operator") scope.templates.add(name);
     if (isKernel) return this.kernel(i, open, close, after, { name, hostName, maxThreads, attributes, head });
     if (attributes.length > 0) scope.refuse(attributes[0]![0], "an attribute on a function that is no kernel");
     this.checkParameters(open, close);
@@ -350,6 +350,18 @@ export class DeclarationTranslator {
     scope.plainFunctions.set(name, { count: (plain?.count ?? 0) + (head.names ? 2 : 1), at: scope.tokens[i]! });
     this.out += this.body(after, stop + 1, { kind: "function", words });
     return stop + 1;
+  }
+
+  /** The name before the parenthesis, or before the template arguments of a specialisation; "" if there is none. */
+  private functionName(open: number): string {
+    const { scope } = this;
+    let at = open - 1;
+    if (scope.dialect === "any") {
+      if ([scope.text(at - 1), scope.text(at - 2)].includes("operator")) return "operator";
+      if (scope.text(at) === ">") while (at > 0 && scope.text(at) !== "<") at--;
+      if (scope.text(at) === "<") at--;
+    }
+    return scope.tokens[at]!.kind === "word" ? scope.text(at) : "";
   }
 
   /** An array as a parameter is a pointer without an address space. */

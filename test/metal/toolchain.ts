@@ -50,14 +50,14 @@ const metalHeaders = [
 ];
 
 /** Runs the C preprocessor; the result keeps line markers. */
-export function preprocess(source: string, name: string, includes: readonly string[] = []): string {
+export function preprocess(source: string, name: string, version: number, includes: readonly string[] = []): string {
   const headers = join(cache, "headers");
   if (!existsSync(join(headers, metalHeaders.at(-1)!))) {
     mkdirSync(headers, { recursive: true });
     for (const header of metalHeaders) writeFileSync(join(headers, header), "");
   }
   const marked = `#line 1 "${name}"\n${source}`;
-  const defines = ["-D__METAL__=1", "-D__METAL_VERSION__=300", "-U__x86_64__"];
+  const defines = ["-D__METAL__=1", `-D__METAL_VERSION__=${version}`, "-U__x86_64__"];
   const paths = [headers, ...includes].map((path) => `-I${path}`);
   const args = [
     "c++",

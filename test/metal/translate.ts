@@ -31,13 +31,14 @@ export function translate(
     includes = [],
   }: { dialect?: Dialect; target?: Target; includes?: readonly string[] } = {},
 ): Translation {
-  const text = preprocess(source, name, includes);
+  const text = preprocess(source, name, dialect === "ours" ? 300 : 310, includes);
   const tokens = tokenize(text, name, (pragma, file, line) => translatePragma(pragma, file, line, dialect));
   const scope = new Scope(tokens, dialect, target);
   const declarations = new DeclarationTranslator(scope).translate();
   const { kernels, cpp } = kernelTable(scope);
-  const library = target === "lint" ? "lint.h" : "metal.h";
-  return { cpp: `#include "${library}"\n${declarations}\n#line 1 "<simulator>"\n${cpp}`, kernels };
+  const library = target === "lint" ? ["lint.h"] : dialect === "ours" ? ["metal.h"] : ["metal.h", "third_party.h"];
+  const includeLines = library.map((file) => `#include "${file}"\n`).join("");
+  return { cpp: `${includeLines}${declarations}\n#line 1 "<simulator>"\n${cpp}`, kernels };
 }
 
 function translatePragma(pragma: string, file: string, line: number, dialect: Dialect): string {

@@ -78,7 +78,7 @@ void simdgroup_barrier(mem_flags);
 #define LINT_SAME(name) template <class T, class... More> T name(T, More...);
 LINT_SAME(fabs) LINT_SAME(ceil) LINT_SAME(floor) LINT_SAME(trunc) LINT_SAME(round) LINT_SAME(rint) LINT_SAME(sqrt) LINT_SAME(rsqrt)
 LINT_SAME(exp) LINT_SAME(exp2) LINT_SAME(exp10) LINT_SAME(log) LINT_SAME(log2) LINT_SAME(log10) LINT_SAME(sin) LINT_SAME(cos)
-LINT_SAME(tan) LINT_SAME(tanh) LINT_SAME(pow) LINT_SAME(powr) LINT_SAME(fmod) LINT_SAME(fmin) LINT_SAME(fmax) LINT_SAME(copysign)
+LINT_SAME(tan) LINT_SAME(asin) LINT_SAME(acos) LINT_SAME(atan) LINT_SAME(sinh) LINT_SAME(cosh) LINT_SAME(tanh) LINT_SAME(atan2) LINT_SAME(pow) LINT_SAME(powr) LINT_SAME(fmod) LINT_SAME(fmin) LINT_SAME(fmax) LINT_SAME(copysign)
 LINT_SAME(min) LINT_SAME(max) LINT_SAME(clamp) LINT_SAME(saturate) LINT_SAME(fma) LINT_SAME(fract) LINT_SAME(divide) LINT_SAME(mix)
 LINT_SAME(abs) LINT_SAME(sign) LINT_SAME(ldexp) LINT_SAME(select) LINT_SAME(popcount) LINT_SAME(reverse_bits) LINT_SAME(clz)
 LINT_SAME(ctz) LINT_SAME(rotate) LINT_SAME(extract_bits) LINT_SAME(mulhi)
