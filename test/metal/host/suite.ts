@@ -7,15 +7,19 @@ const root = resolve(import.meta.dir, "../../..");
 const all = [...new Bun.Glob("test/**/*.test.ts").scanSync(root)].filter((file) => !file.startsWith("test/metal/"));
 const given = process.argv.slice(2);
 
-const { exitCode } = Bun.spawnSync([process.execPath, "test", ...(given.length ? given : all.sort())], {
-  cwd: root,
-  env: {
-    ...process.env,
-    BNB_DEVICE: "metal",
-    BNB_STRICT: "1",
-    BNB_METAL_LIBRARY: fakeMetal(),
-    BNB_SIM_BUN: process.execPath,
+// The checked simulator takes seconds for what a GPU, or the CPU, takes milliseconds.
+const { exitCode } = Bun.spawnSync(
+  [process.execPath, "test", "--timeout=120000", ...(given.length ? given : all.sort())],
+  {
+    cwd: root,
+    env: {
+      ...process.env,
+      BNB_DEVICE: "metal",
+      BNB_STRICT: "1",
+      BNB_METAL_LIBRARY: fakeMetal(),
+      BNB_SIM_BUN: process.execPath,
+    },
+    stdio: ["inherit", "inherit", "inherit"],
   },
-  stdio: ["inherit", "inherit", "inherit"],
-});
+);
 process.exit(exitCode);
