@@ -134,7 +134,7 @@ function quantize(run: Run, x: View, dtype: FloatDType, values: Float32Array, bl
 function expectQuantized(run: Run, x: View, dtype: FloatDType, values: Float32Array, block: number): void {
   const got = quantize(run, x, dtype, values, block);
   const want = reference.quantize(load(x, dtype), values, block);
-  expect(got.absmax).toEqual(want.absmax);
+  expect<Float32Array>(got.absmax).toEqual(want.absmax);
   expect(Buffer.from(got.codes).equals(reference.pack(want.codes, values))).toBe(true);
 }
 
