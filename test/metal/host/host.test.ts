@@ -75,8 +75,8 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
     expect(stdout).toContain(printed);
   });
 
-  test("BNB_PROFILE=1 prints a table of kernels at exit", () => {
-    const { stderr } = run(paths.scenarios, "batches_by_count", { BNB_PROFILE: "1" });
+  test.each([{}, { QUICK_EXIT: "1" }])("BNB_PROFILE=1 prints a table of kernels at exit %o", (env) => {
+    const { stderr } = run(paths.scenarios, "batches_by_count", { BNB_PROFILE: "1", ...env });
     expect(stderr).toMatch(/^kernel +runs +total ms +mean us +GB\/s\nadd +130 +[\d.]+ +[\d.]+ +[\d.]+\n$/);
   });
 
