@@ -1,4 +1,4 @@
-/* How far one tensor is from another: the checks and the plain loop. */
+/* How far one tensor is from another. It is for diagnosing, not for computing with, so the CPU does it on every device. */
 #include <math.h>
 #include <stdlib.h>
 
