@@ -195,8 +195,7 @@ BNB_API bnb_tensor *bnb_matmul(const bnb_tensor *x, const bnb_tensor *w, const b
 BNB_API bnb_tensor *bnb_matmul_quantized(const bnb_tensor *x, const bnb_quantized *w, const bnb_tensor *bias, bnb_precision precision);
 
 /* How far b is from a, both f32, f16 or bf16: f32 [1, 4], being the root mean square of a, that of a - b, the largest
- * |a - b|, and the number of places where either is no finite number, which the first three leave out. The CPU does it
- * on every device that shares its memory, after the work under way there. */
+ * |a - b|, and the number of places where either is no finite number, which the first three leave out. */
 BNB_API bnb_tensor *bnb_compare(const bnb_tensor *a, const bnb_tensor *b);
 
 /* ── The collector ──────────────────────────────────────────────────────────────────────────────────────────────── */

@@ -17,6 +17,8 @@ enum {
     TILE_THREADS       = 128,  // 4 simdgroups, two by two
     TILE_DEPTH         = 32,   // a split of k is a multiple of it
     SUM_THREADS        = 256,
+    COMPARE_THREADS    = 256,  // 8 elements a thread
+    COMPARE_SUMS_BYTES = 16,   // what a threadgroup leaves
 };
 
 // csrc/codebook.h explains the parts. A magnitude's bucket is its bits >> CODES_BUCKET_SHIFT, less CODES_BUCKET_BASE.
@@ -70,5 +72,11 @@ struct sum_args {
     uint32_t m, n, splits;
 };
 static_assert(sizeof(struct sum_args) == 12, "host and kernels must lay out struct sum_args alike");
+
+struct compare_args {
+    uint32_t count_low, count_high;
+    uint32_t parts; // the threadgroups that left sums
+};
+static_assert(sizeof(struct compare_args) == 12, "host and kernels must lay out struct compare_args alike");
 
 #endif

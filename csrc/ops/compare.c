@@ -1,8 +1,8 @@
-/* How far one tensor is from another. It is for diagnosing, not for computing with, so the CPU does it on every device. */
+/* How far one tensor is from another: the checks, the launch and the plain loop. */
 #include <math.h>
 #include <stdlib.h>
 
-#include "../internal.h"
+#include "launch.h"
 
 enum {
     PIECE = 1 << 14, /* elements that are summed up on their own, so that the sum does not depend on the threads */
@@ -73,10 +73,7 @@ static void compare_pieces(const void *argument, size_t first, size_t last) {
     }
 }
 
-static bnb_status run(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
-    bnb_device *device = a->buffer->device;
-    bnb_status  status = device->gpu ? fall_back(device, "compare") : BNB_OK;
-    if (status) return status;
+static bnb_status compare_host(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
     size_t             elements = a->rows * a->columns, pieces = ceil_div(elements, PIECE);
     struct compare_job job = {dense_of(a), dense_of(b), malloc(pieces * sizeof(struct piece))};
     if (!job.pieces) return fail(BNB_OUT_OF_MEMORY, "compare: no memory for %zu sums", pieces);
@@ -97,6 +94,47 @@ static bnb_status run(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
     results[2] = sum.largest_error;
     results[3] = (float)(elements - sum.finite);
     return BNB_OK;
+}
+
+/* Two kernels: sums of each threadgroup's elements, then the results of the sums. */
+static bnb_status launch(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
+    const struct driver *gpu = a->buffer->device->gpu;
+    size_t               elements = a->rows * a->columns;
+    struct compare_args  args = {(uint32_t)elements, (uint32_t)(elements >> 32), groups_for(elements, COMPARE_THREADS * 8)};
+    struct buffer       *parts = buffer_new(a->buffer->device, (size_t)args.parts * COMPARE_SUMS_BYTES);
+    if (!parts) return bnb_last_status();
+    struct launch launch = {
+        .family = "compare",
+        .kernel = "compare",
+        .constants = {a->dtype, b->dtype},
+        .constant_count = 2,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {binding_of(a->buffer), binding_of(b->buffer), binding_of(parts)},
+        .binding_count = 3,
+        .groups = {args.parts, 1, 1},
+        .threads = COMPARE_THREADS,
+        .bytes_moved = a->buffer->bytes + b->buffer->bytes,
+    };
+    bnb_status status = gpu->launch(&launch);
+    if (status == BNB_OK) {
+        launch.kernel = "compare_finish";
+        launch.bindings[0] = binding_of(parts);
+        launch.bindings[1] = binding_of(y->buffer);
+        launch.binding_count = 2;
+        launch.groups[0] = 1;
+        launch.bytes_moved = parts->bytes;
+        status = gpu->launch(&launch);
+    }
+    buffer_release(parts);
+    return status;
+}
+
+static bnb_status run(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
+    bnb_device *device = a->buffer->device;
+    bnb_status  status = device->gpu ? launch(a, b, y) : BNB_UNSUPPORTED;
+    if (status == BNB_UNSUPPORTED && fall_back(device, "compare") == BNB_OK) status = compare_host(a, b, y);
+    return status;
 }
 
 bnb_tensor *bnb_compare(const bnb_tensor *a, const bnb_tensor *b) {
