@@ -17,8 +17,10 @@ enum {
     TILE_THREADS       = 128,  // 4 simdgroups, two by two
     TILE_DEPTH         = 32,   // a split of k is a multiple of it
     SUM_THREADS        = 256,
-    OPTIMIZER_THREADS  = 256, // 8 simdgroups, each at one block of the states
-    OPTIMIZER_BLOCK    = 256, // elements that share a scale of 8-bit states
+    COMPARE_THREADS    = 256,  // 8 elements a thread
+    COMPARE_SUMS_BYTES = 16,   // what a threadgroup leaves
+    OPTIMIZER_THREADS  = 256,  // 8 simdgroups, each at one block of the states
+    OPTIMIZER_BLOCK    = 256,  // elements that share a scale of 8-bit states
 };
 
 // csrc/codebook.h explains the parts. A magnitude's bucket is its bits >> CODES_BUCKET_SHIFT, less CODES_BUCKET_BASE.
@@ -72,6 +74,12 @@ struct sum_args {
     uint32_t m, n, splits;
 };
 static_assert(sizeof(struct sum_args) == 12, "host and kernels must lay out struct sum_args alike");
+
+struct compare_args {
+    uint32_t count_low, count_high;
+    uint32_t parts; // the threadgroups that left sums
+};
+static_assert(sizeof(struct compare_args) == 12, "host and kernels must lay out struct compare_args alike");
 
 // Which rule an optimizer follows: enum bnb_optimizer.
 enum { RULE_ADAM = 0, RULE_ADEMAMIX = 1, RULE_MOMENTUM = 2, RULE_LION = 3, RULE_RMSPROP = 4, RULE_ADAGRAD = 5 };

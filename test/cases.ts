@@ -84,7 +84,7 @@ export const matmulShapes: readonly MatmulShape[] = [
 ];
 
 /** Numbers that are the same on every machine: a sine whose frequency drifts, in about [-1, 1]. */
-export function wave(length: number, seed = 1, scale = 1): Float32Array {
+export function wave(length: number, seed = 1, scale = 1): Float32Array<ArrayBuffer> {
   return Float32Array.from(
     { length },
     (_, i) => scale * Math.sin(0.37 * seed * i + 0.0011 * i * i) * Math.cos(0.013 * i),
@@ -92,7 +92,7 @@ export function wave(length: number, seed = 1, scale = 1): Float32Array {
 }
 
 /** Normally distributed numbers from a seed (Box and Muller 1958, over Marsaglia's xorshift). */
-export function normal(length: number, seed = 1, deviation = 1): Float32Array {
+export function normal(length: number, seed = 1, deviation = 1): Float32Array<ArrayBuffer> {
   let state = seed * 2654435761;
   const uniform = () => {
     state ^= state << 13;

@@ -16,7 +16,7 @@ export function round(value: number, dtype: FloatDType): number {
 /** A quantised tensor, worked out element by element. */
 export interface ReferenceQuantized {
   codes: Uint8Array; // one a byte, not packed
-  absmax: Float32Array;
+  absmax: Float32Array<ArrayBuffer>;
 }
 
 /**

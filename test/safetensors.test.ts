@@ -235,7 +235,7 @@ describe("atomicity", () => {
       throw new Error("no more data");
     };
     const writing = writeSafetensors(path, [{ name: "x", dtype: "U8", shape: [1], bytes }]);
-    expect(writing).rejects.toThrow("no more data");
+    await expect(writing).rejects.toThrow("no more data");
     await writing.catch(() => {});
     expect(readdirSync(folder)).toEqual(["model.safetensors"]);
     expect(readFileSync(path)).toEqual(before);

@@ -38,25 +38,31 @@ INLINE float absmax_of(const struct dense *x, bnb_dtype dtype, size_t first, siz
     return bits_float(bits);
 }
 
-/* The codes of 32 elements. */
-INLINE bytes32 codes_of(const struct codes *code, struct tree tree, const void *x, bnb_dtype dtype, size_t i, float inverse) {
+static bool is_ascending(const struct codes *code) {
+    for (uint32_t i = 0; i < code->size; i++)
+        if (code->order[i] != i) return false;
+    return true;
+}
+
+/* 32 elements as the ranks of their values in the codebook, the smallest first. */
+INLINE bytes32 ranks_of(const struct codes *code, struct tree tree, const void *x, bnb_dtype dtype, size_t i, float inverse) {
     ints below[VECTORS_OF_32];
     for (int v = 0; v < VECTORS_OF_32; v++) {
         floats scaled = clamp(load(x, dtype, i + (size_t)v * WIDTH) * inverse);
         below[v] = code->bits == 4 ? below_in_tree(tree, scaled) : below_in_buckets(code, scaled);
     }
-    bytes32 rank = narrow(below);
-    if (code->bits == 4) return lookup_bytes(code->order, rank);
-    for (int v = 0; v < 32; v++) rank[v] = code->order[rank[v]];
-    return rank;
+    return narrow(below);
 }
 
-INLINE void put_codes(uint8_t *codes, uint32_t bits, size_t i, bytes32 code, size_t count) {
+INLINE void put_codes(const struct quantize_job *job, uint32_t bits, bool ascending, size_t i, bytes32 ranks, size_t count) {
+    uint8_t *codes = job->codes;
     if (bits == 8) {
-        memcpy(codes + i, &code, count);
+        memcpy(codes + i, &ranks, count);
+        if (ascending) return;
+        for (size_t j = i; j < i + count; j++) codes[j] = job->code->order[codes[j]];
     } else {
         typedef VECTOR(uint16_t, 16) pairs;
-        pairs pair = (pairs)code;
+        pairs pair = (pairs)(ascending ? ranks : lookup_bytes(job->code->order, ranks));
         VECTOR(uint8_t, 16) packed = __builtin_convertvector((pair << 4 & 0xf0) | pair >> 8, typeof(packed));
         memcpy(codes + i / 2, &packed, (count + 1) / 2);
     }
@@ -68,17 +74,18 @@ INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t
     const float second[8] = {t[3], t[11]}, third[8] = {t[1], t[5], t[9], t[13]};
     const float fourth[8] = {t[0], t[2], t[4], t[6], t[8], t[10], t[12], t[14]};
     struct tree tree = {t[7], table8_of(second), table8_of(third), table8_of(fourth)};
+    bool   ascending = is_ascending(code);
     size_t total = job->x.rows * job->x.columns;
     for (size_t block = first; block < last; block++) {
         size_t i = block * job->block, end = least(i + job->block, total);
         float absmax = absmax_of(&job->x, dtype, i, end - i), inverse = inverse_of(absmax);
         job->absmax[block] = absmax;
         for (; i + 32 <= end; i += 32)
-            put_codes(job->codes, bits, i, codes_of(code, tree, job->x.data, dtype, i, inverse), 32);
+            put_codes(job, bits, ascending, i, ranks_of(code, tree, job->x.data, dtype, i, inverse), 32);
         if (i == end) continue;
         float rest[32] = {0}; /* zeros pad: the spare nibble of an odd count is the code of 0 */
         for (size_t j = i; j < end; j++) rest[j - i] = element_of(&job->x, j);
-        put_codes(job->codes, bits, i, codes_of(code, tree, rest, BNB_F32, 0, inverse), end - i);
+        put_codes(job, bits, ascending, i, ranks_of(code, tree, rest, BNB_F32, 0, inverse), end - i);
     }
 }
 

@@ -18,6 +18,9 @@ static const char quantize[] = {
 static const char dequantize[] = {
 #embed <dequantize.metal> suffix(, 0)
 };
+static const char compare[] = {
+#embed <compare.metal> suffix(, 0)
+};
 static const char matmul_vector[] = {
 #embed <matmul_vector.metal> suffix(, 0)
 };
@@ -31,6 +34,7 @@ const struct kernel_source kernel_families[] = {
     {"cast", cast},
     {"quantize", quantize},
     {"dequantize", dequantize},
+    {"compare", compare},
     {"matmul_vector", matmul_vector},
     {"matmul_tile", matmul_tile},
     {NULL, NULL},

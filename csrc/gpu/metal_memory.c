@@ -60,11 +60,10 @@ static id make_room_for(size_t capacity) {
         id buffer = MTLDevice_newBufferWithLength_options(metal.device, capacity, MTL_RESOURCE_STORAGE_SHARED);
         if (buffer) return buffer;
     }
-    const double MB = 1e6;
     return refuse(BNB_OUT_OF_MEMORY,
-                  "%s can't give %.1f MB: %.1f MB are in use, and it recommends at most %.1f MB for one process; "
-                  "dispose of tensors, or use smaller ones",
-                  metal.name, (double)capacity / MB, (double)pool.active / MB, (double)metal.working_set / MB);
+                  "%zu bytes can't be had on %s: %zu are in use, and it recommends at most %zu for one process; "
+                  "free tensors that are no longer used",
+                  capacity, metal.name, pool.active, metal.working_set);
 }
 
 static struct memory *create(size_t capacity) {
@@ -83,8 +82,8 @@ static struct memory *create(size_t capacity) {
 void *metal_alloc(size_t bytes) {
     if (bytes > metal.buffer_max)
         return refuse(BNB_OUT_OF_MEMORY,
-                      "%.1f MB are more than one buffer of %s can hold, which is %.1f MB; use smaller tensors",
-                      (double)bytes / 1e6, metal.name, (double)metal.buffer_max / 1e6);
+                      "%zu bytes are more than the %zu that one buffer of %s can hold; use smaller tensors", bytes,
+                      metal.buffer_max, metal.name);
     void *autorelease = metal_enter();
     queue_retire();
     if (metal.exact) drop_cached();

@@ -31,6 +31,8 @@ static uint32_t nibble_of(const uint8_t *nibbles, uint32_t high, uint32_t i) {
     return low | (high >> i & 1) << 4;
 }
 
+static const float NO_MINIMUM = -0.0f; /* adding it changes nothing, not even the sign of a zero */
+
 static void expand_nibbles(const uint8_t *nibbles, uint32_t high, float scale, int32_t zero, float least, float *to) {
     for (uint32_t i = 0; i < 32; i++) {
         float product = (float)((int32_t)nibble_of(nibbles, high, i) - zero) * scale;
@@ -38,14 +40,14 @@ static void expand_nibbles(const uint8_t *nibbles, uint32_t high, float scale, i
     }
 }
 
-static void expand_q4_0(const uint8_t *from, float *to) { expand_nibbles(from + 2, 0, load_f16(from), 8, 0, to); }
+static void expand_q4_0(const uint8_t *from, float *to) { expand_nibbles(from + 2, 0, load_f16(from), 8, NO_MINIMUM, to); }
 
 static void expand_q4_1(const uint8_t *from, float *to) { expand_nibbles(from + 4, 0, load_f16(from), 0, load_f16(from + 2), to); }
 
 static void expand_q5_0(const uint8_t *from, float *to) {
     uint32_t high;
     memcpy(&high, from + 2, sizeof high);
-    expand_nibbles(from + 6, high, load_f16(from), 16, 0, to);
+    expand_nibbles(from + 6, high, load_f16(from), 16, NO_MINIMUM, to);
 }
 
 static void expand_q5_1(const uint8_t *from, float *to) {

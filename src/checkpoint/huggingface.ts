@@ -22,7 +22,7 @@ export function readConfig(directory: string): Config | undefined {
   } catch (cause) {
     throw damaged(path, `it is not JSON (${(cause as Error).message})`);
   }
-  if (typeof json !== "object" || json === null || Array.isArray(json)) throw damaged(path, "it is not an object");
+  if (json === null || Object.getPrototypeOf(json) !== Object.prototype) throw damaged(path, "it is not an object");
   return json as Config;
 }
 

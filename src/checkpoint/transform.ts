@@ -168,7 +168,7 @@ function expertNotes({ kept }: Choice): string[] {
 }
 
 async function write(
-  source: { readonly path: string },
+  source: { readonly path: string; readonly directory?: string },
   steps: Step[],
   config: Config | undefined,
   weights: number,
@@ -176,7 +176,7 @@ async function write(
   options: TransformOptions,
 ): Promise<TransformReport> {
   const inputBytes = steps.reduce((sum, step) => sum + step.inputBytes, 0);
-  const written = await intoDirectory(options, source.path, async (directory) => {
+  const written = await intoDirectory(options, source.directory, async (directory) => {
     await writeCheckpoint(directory, steps, writeOptions(steps.length, inputBytes, options));
     const outputBytes = bytesIn(directory);
     const carried = statSync(source.path).isDirectory() ? carryOver(source.path, directory) : [];

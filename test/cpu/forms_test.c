@@ -2,7 +2,6 @@
  *
  * Exits with 0 where all is right, 3 where this processor can't run the forms, 1 at the first difference. Inputs end at a
  * page that can't be read, less what forms.h lets a form read; outputs end at one exactly. */
-#define _GNU_SOURCE
 #include <math.h>
 #include <pthread.h>
 #include <stdarg.h>

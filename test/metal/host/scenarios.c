@@ -190,10 +190,10 @@ static void gives_exact_buffers(void) {
 static void refuses_too_much_memory(void) {
     open_gpu();
     CHECK(!gpu->alloc(2000000));
-    CHECK_ERROR(BNB_OUT_OF_MEMORY, "2.0 MB are more than one buffer of Simulated Apple GPU can hold, which is 1.0 MB");
+    CHECK_ERROR(BNB_OUT_OF_MEMORY, "2000000 bytes are more than the 1000000 that one buffer of Simulated Apple GPU can hold");
     void *kept[3] = {gpu->alloc(900000), gpu->alloc(900000), gpu->alloc(900000)};
     CHECK(kept[0] && kept[1] && !kept[2]);
-    CHECK_ERROR(BNB_OUT_OF_MEMORY, "1.8 MB are in use, and it recommends at most 2.0 MB");
+    CHECK_ERROR(BNB_OUT_OF_MEMORY, "901120 bytes can't be had on Simulated Apple GPU: 1802240 are in use, and it recommends at most 2000000");
     gpu->free(kept[0]);
     CHECK(gpu->alloc(500000)); /* another size: what was kept for reuse is given back for it */
 }
