@@ -15,11 +15,15 @@ INLINE ints below_in_tree(struct tree tree, floats x) {
 }
 
 /* Among 256 values: the search starts where the bucket of x does. */
-INLINE ints below_in_buckets(const struct codes *code, floats x) {
+INLINE ints bucket_in(const struct codes *code, floats x) {
     ints bits = (ints)x, key = (bits & 0x7fffffff) >> BUCKET_SHIFT;
     ints bucket = __builtin_elementwise_max(key, (ints)BUCKET_BASE) - BUCKET_BASE;
     ints negative = bits >> 31 & (int32_t)sizeof code->start[0];
-    ints below = gather_bytes(code->start[0], bucket + negative);
+    return bucket + negative;
+}
+
+INLINE ints below_in_buckets(const struct codes *code, floats x) {
+    ints below = gather_bytes(code->start[0], bucket_in(code, x));
     for (uint32_t step = 0; step < code->steps; step++) below -= (ints)(x > gather(code->thresholds, below));
     return below;
 }
@@ -44,8 +48,33 @@ static bool is_ascending(const struct codes *code) {
     return true;
 }
 
+INLINE void ranks_from(const struct codes *code, const uint32_t *bucket, const float *x, uint32_t steps, uint8_t *ranks) {
+    for (int j = 0; j < 32; j++) {
+        uint32_t below = code->start[0][bucket[j]];
+        for (uint32_t step = 0; step < steps; step++) below += x[j] > code->thresholds[below];
+        ranks[j] = (uint8_t)below;
+    }
+}
+
+/* The same for 32 elements, their numbers taken out of vectors once. Bitsandbytes' own maps need a single step. */
+INLINE bytes32 ranks_in_buckets(const struct codes *code, const void *x, bnb_dtype dtype, size_t i, float inverse) {
+    float    scaled[32];
+    uint32_t bucket[32];
+    uint8_t  ranks[32];
+    for (int v = 0; v < VECTORS_OF_32; v++) {
+        floats s = clamp(load(x, dtype, i + (size_t)v * WIDTH) * inverse);
+        ints   b = bucket_in(code, s);
+        memcpy(scaled + v * WIDTH, &s, sizeof s);
+        memcpy(bucket + v * WIDTH, &b, sizeof b);
+    }
+    if (code->steps == 1) ranks_from(code, bucket, scaled, 1, ranks);
+    else ranks_from(code, bucket, scaled, code->steps, ranks);
+    return load_bytes32(ranks);
+}
+
 /* 32 elements as the ranks of their values in the codebook, the smallest first. */
 INLINE bytes32 ranks_of(const struct codes *code, struct tree tree, const void *x, bnb_dtype dtype, size_t i, float inverse) {
+    if (code->bits == 8 && WIDTH <= 8) return ranks_in_buckets(code, x, dtype, i, inverse);
     ints below[VECTORS_OF_32];
     for (int v = 0; v < VECTORS_OF_32; v++) {
         floats scaled = clamp(load(x, dtype, i + (size_t)v * WIDTH) * inverse);

@@ -45,8 +45,7 @@ struct driver {
     bnb_status (*write)(void *memory, size_t offset, const void *from, size_t bytes); /* waits for the memory's work */
     bnb_status (*read)(void *memory, size_t offset, void *to, size_t bytes);          /* waits for the memory's work */
 
-    bool (*supports)(const char *family, const char *kernel); /* without compiling it */
-    bnb_status (*launch)(const struct launch *launch);        /* enqueues */
+    bnb_status (*launch)(const struct launch *launch); /* enqueues; UNSUPPORTED where the kernel can't be had */
     bool (*idle)(void);       /* never waits, but sends off what launch holds back, so that asking again makes sense */
     bnb_status (*wait)(void); /* DEVICE_LOST, here or in read or write: told once, then the device can be used again */
 };

@@ -155,6 +155,7 @@ static void report_at_exit(void) {
 
 __attribute__((constructor)) static void read_faults(void) {
     atexit(report_at_exit);
+    at_quick_exit(report_at_exit); /* so Bun ends a process */
     const char *given = getenv("BNB_FAKE_METAL");
     char       *text = given ? strdup(given) : NULL, *rest = text;
     for (char *fault; (fault = strsep(&rest, ","));) {

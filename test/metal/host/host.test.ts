@@ -39,6 +39,7 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
     ["batches_by_count", { BNB_FAKE_METAL: "large_chip=1" }, "2 commits\n3 commits"],
     ["batches_by_count", { BNB_PROFILE: "1" }, "130 commits\n130 commits"],
     ["batches_by_bytes", {}],
+    ["waits_for_no_later_work", { BNB_FAKE_METAL: "polls=1000000000" }],
     ["bounds_what_is_pending", {}],
     ["reuses_memory_after_its_work", {}],
     ["gives_exact_buffers", { BNB_METAL_EXACT: "1" }],
@@ -74,8 +75,8 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
     expect(stdout).toContain(printed);
   });
 
-  test("BNB_PROFILE=1 prints a table of kernels at exit", () => {
-    const { stderr } = run(paths.scenarios, "batches_by_count", { BNB_PROFILE: "1" });
+  test.each([{}, { QUICK_EXIT: "1" }])("BNB_PROFILE=1 prints a table of kernels at exit %o", (env) => {
+    const { stderr } = run(paths.scenarios, "batches_by_count", { BNB_PROFILE: "1", ...env });
     expect(stderr).toMatch(/^kernel +runs +total ms +mean us +GB\/s\nadd +130 +[\d.]+ +[\d.]+ +[\d.]+\n$/);
   });
 
