@@ -12,6 +12,8 @@ export type { ArrayOf, DType, FloatDType, TensorValues } from "./dtype.ts";
 export { BnbError, type BnbErrorCode } from "./error.ts";
 export { linear, type MatmulOptions, matmul4bit, matmulBlockwise } from "./matmul.ts";
 export type { Precision } from "./native.ts";
+export * as optim from "./optim/index.ts";
+export { Parameter } from "./parameter.ts";
 export {
   type DequantizeOptions,
   dequantize4bit,
