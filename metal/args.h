@@ -84,6 +84,9 @@ static_assert(sizeof(struct compare_args) == 12, "host and kernels must lay out 
 // Which rule an optimizer follows: enum bnb_optimizer.
 enum { RULE_ADAM = 0, RULE_ADEMAMIX = 1, RULE_MOMENTUM = 2, RULE_LION = 3, RULE_RMSPROP = 4, RULE_ADAGRAD = 5 };
 
+// What a launch of the optimizer does: a step, sums for the trust ratio, or a step under that ratio.
+enum { TRUST_NONE = 0, TRUST_MEASURE = 1, TRUST_APPLY = 2 };
+
 // One step's hyperparameters as metal/optimizer_rule.h takes them, worked out in double precision.
 struct optimizer_rule {
     float keep_first, take_first; // an average becomes keep × itself + take × what it averages

@@ -6,6 +6,9 @@
 #define REAL float
 #define ROOT(x) sqrt(x)
 #define RULE inline
+#else
+typedef struct moments moments;
+typedef struct stepped stepped;
 #endif
 
 // Adam has a first and a second moment; AdEMAMix a slow average of the gradients beside them. The others have one state,
@@ -15,9 +18,9 @@ struct moments {
 };
 
 struct stepped {
-    REAL           p;
-    struct moments moments;
-    REAL           direction; // p moved along it; zero where the gradient did not count
+    REAL    p;
+    moments m;
+    REAL    direction; // p moved along it; zero where the gradient did not count
 };
 
 RULE REAL average(REAL state, float keep, REAL x, float take) {
@@ -34,37 +37,37 @@ RULE REAL over_root(REAL numerator, REAL square, float eps) {
 }
 
 // The direction, and what becomes of the moments m under the gradient g.
-RULE struct stepped follow(uint32_t kind, struct optimizer_rule rule, REAL g, struct moments m) {
-    struct stepped to;
-    to.moments = m;
+RULE stepped follow(uint32_t kind, struct optimizer_rule rule, REAL g, moments m) {
+    stepped to;
+    to.m = m;
     const REAL square = g * g;
     if (kind == RULE_LION) {
         const REAL ahead = average(m.first, rule.keep_first, g, rule.take_first);
-        to.moments.first = average(m.first, rule.keep_second, g, rule.take_second);
+        to.m.first = average(m.first, rule.keep_second, g, rule.take_second);
         to.direction = ahead < 0.0f ? (REAL)-1.0f : (REAL)0.0f;
         to.direction = ahead > 0.0f ? (REAL)1.0f : to.direction;
     } else if (kind == RULE_MOMENTUM) {
-        to.moments.first = average(m.first, rule.keep_first, g, rule.take_first);
-        to.direction = to.moments.first;
+        to.m.first = average(m.first, rule.keep_first, g, rule.take_first);
+        to.direction = to.m.first;
     } else if (kind == RULE_RMSPROP || kind == RULE_ADAGRAD) {
-        to.moments.first = average(m.first, rule.keep_first, square, rule.take_first);
-        to.direction = over_root(g, to.moments.first, rule.eps);
+        to.m.first = average(m.first, rule.keep_first, square, rule.take_first);
+        to.direction = over_root(g, to.m.first, rule.eps);
     } else {
-        to.moments.first = average(m.first, rule.keep_first, g, rule.take_first);
-        to.moments.second = average(m.second, rule.keep_second, square, rule.take_second);
-        REAL numerator = to.moments.first;
+        to.m.first = average(m.first, rule.keep_first, g, rule.take_first);
+        to.m.second = average(m.second, rule.keep_second, square, rule.take_second);
+        REAL numerator = to.m.first;
         if (kind == RULE_ADEMAMIX) {
-            to.moments.slow = average(m.slow, rule.keep_slow, g, rule.take_slow);
-            numerator = average(to.moments.first, rule.mix_first, to.moments.slow, rule.mix_slow);
+            to.m.slow = average(m.slow, rule.keep_slow, g, rule.take_slow);
+            numerator = average(to.m.first, rule.mix_first, to.m.slow, rule.mix_slow);
         }
-        to.direction = over_root(numerator, to.moments.second, rule.eps);
+        to.direction = over_root(numerator, to.m.second, rule.eps);
     }
     return to;
 }
 
 // One step of the element p with the moments m; `rate` is the rule's, times the trust ratio. A gradient that does not
 // count (no number, too large for its square, or zero where zeros are skipped) leaves the element as it is.
-RULE struct stepped step_element(uint32_t kind, struct optimizer_rule rule, float rate, REAL p, REAL gradient, struct moments m) {
+RULE stepped step_element(uint32_t kind, struct optimizer_rule rule, float rate, REAL p, REAL gradient, moments m) {
     REAL g = gradient * rule.gradient_scale;
     const REAL given = g < 0.0f ? -g : g;
     if (kind == RULE_MOMENTUM || kind == RULE_RMSPROP || kind == RULE_ADAGRAD) {
@@ -73,15 +76,15 @@ RULE struct stepped step_element(uint32_t kind, struct optimizer_rule rule, floa
     }
     const REAL size = g < 0.0f ? -g : g;
 
-    struct stepped to = follow(kind, rule, g, m);
+    stepped to = follow(kind, rule, g, m);
     const REAL kept = p * rule.shrink;
     const REAL move = to.direction * rate;
     const REAL moved = kept + move;
     const auto counts = (given >= rule.least) & (size <= rule.most);
     to.p = counts ? moved : p;
     to.direction = counts ? to.direction : (REAL)0.0f;
-    to.moments.first = counts ? to.moments.first : m.first;
-    to.moments.second = counts ? to.moments.second : m.second;
-    to.moments.slow = counts ? to.moments.slow : m.slow;
+    to.m.first = counts ? to.m.first : m.first;
+    to.m.second = counts ? to.m.second : m.second;
+    to.m.slow = counts ? to.m.slow : m.slow;
     return to;
 }

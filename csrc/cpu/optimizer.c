@@ -65,20 +65,20 @@ INLINE void step_block(const struct optimizer_job *job, size_t block, size_t b, 
     for (size_t j = 0; j < count; j += WIDTH) {
         const size_t   i = begin + j, at = b * OPTIMIZER_BLOCK + j;
         const floats   p = load(job->p, job->p_dtype, i), g = load(job->g, job->g_dtype, i);
-        struct moments m = {.first = load_state(&job->first, coded, i, absmax_first)};
+        moments m = {.first = load_state(&job->first, coded, i, absmax_first)};
         if (has_second) m.second = load_state(&job->second, coded, i, absmax_second);
         if (has_slow) m.slow = load_state(&job->slow, coded, i, absmax_slow);
 
-        struct stepped to = step_element(kind, job->rule, job->rate, p, g, m);
+        stepped to = step_element(kind, job->rule, job->rate, p, g, m);
         if (job->squares) {
             memcpy(stage->first + at, &p, sizeof p);
             memcpy(stage->second + at, &to.direction, sizeof p);
             continue;
         }
         store_some(job->p, job->p_dtype, i, to.p, count - j);
-        save_state(&job->first, coded, i, to.moments.first, stage->first + at, count - j);
-        if (has_second) save_state(&job->second, coded, i, to.moments.second, stage->second + at, count - j);
-        if (has_slow) save_state(&job->slow, coded, i, to.moments.slow, stage->slow + at, count - j);
+        save_state(&job->first, coded, i, to.m.first, stage->first + at, count - j);
+        if (has_second) save_state(&job->second, coded, i, to.m.second, stage->second + at, count - j);
+        if (has_slow) save_state(&job->slow, coded, i, to.m.slow, stage->slow + at, count - j);
     }
     if (job->squares) {
         const float *p = stage->first + b * OPTIMIZER_BLOCK, *direction = stage->second + b * OPTIMIZER_BLOCK;

@@ -55,14 +55,14 @@ static void optimizer_plain(const void *argument, size_t first, size_t last) {
     const struct dense          p = {job->p, job->p_dtype, 1, job->count}, g = {job->g, job->g_dtype, 1, job->count};
     for (size_t block = first; block < last; block++) {
         size_t         begin = block * OPTIMIZER_BLOCK, rest = job->count - begin, count = rest < OPTIMIZER_BLOCK ? rest : OPTIMIZER_BLOCK;
-        float          moments[3][OPTIMIZER_BLOCK];
+        float          next[3][OPTIMIZER_BLOCK];
         struct squares squares = {0};
         for (size_t j = 0; j < count; j++) {
             size_t         i = begin + j;
             float          at = element_of(&p, i);
-            struct moments m = {state_at(&job->first, i), state_at(&job->second, i), state_at(&job->slow, i)};
-            struct stepped to = step_element(job->kind, job->rule, job->rate, at, element_of(&g, i), m);
-            moments[0][j] = to.moments.first, moments[1][j] = to.moments.second, moments[2][j] = to.moments.slow;
+            moments        m = {state_at(&job->first, i), state_at(&job->second, i), state_at(&job->slow, i)};
+            stepped        to = step_element(job->kind, job->rule, job->rate, at, element_of(&g, i), m);
+            next[0][j] = to.m.first, next[1][j] = to.m.second, next[2][j] = to.m.slow;
             squares.p += at * at;
             squares.direction += to.direction * to.direction;
             if (!job->squares) put_element(job->p, job->p_dtype, i, to.p);
@@ -70,9 +70,9 @@ static void optimizer_plain(const void *argument, size_t first, size_t last) {
         if (job->squares) {
             job->squares[block] = squares;
         } else {
-            put_states(&job->first, begin, count, moments[0]);
-            put_states(&job->second, begin, count, moments[1]);
-            put_states(&job->slow, begin, count, moments[2]);
+            put_states(&job->first, begin, count, next[0]);
+            put_states(&job->second, begin, count, next[1]);
+            put_states(&job->slow, begin, count, next[2]);
         }
     }
 }
@@ -128,9 +128,69 @@ static bnb_status step_host(const struct request *r) {
     return status;
 }
 
+/* ── Running on the GPU ─────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Binds a state, its scales and its codebook. Kernels do not look at the last two where there are none, but Metal wants
+ * something of their size in their places. */
+static bnb_status bind_state(const struct request_state *from, bnb_device *device, struct binding bindings[3], size_t *bytes) {
+    bnb_codebook *code = from->code ? (bnb_codebook *)from->code : codebook_dynamic_signed();
+    if (!code) return bnb_last_status();
+    bindings[0] = binding_of(from->state->buffer);
+    bindings[1] = binding_of(from->absmax ? from->absmax->buffer : from->state->buffer);
+    *bytes += from->state->buffer->bytes;
+    return bind_codebook(code, device, &bindings[2]);
+}
+
+/* A step or, with a trust ratio, three kernels: sums of squares, the ratio, and the step. */
+static bnb_status launch(const struct request *r) {
+    bnb_device           *device = r->p->buffer->device;
+    size_t                count = count_of(r), bytes = 2 * r->p->buffer->bytes + r->g->buffer->bytes;
+    uint32_t              groups = groups_for(count, OPTIMIZER_THREADS / 32 * OPTIMIZER_BLOCK);
+    struct optimizer_args args = {(uint32_t)count, (uint32_t)(count >> 32), groups, r->max_unorm, r->rule};
+    struct launch step = {
+        .family = "optimizer",
+        .kernel = "optimizer",
+        .constants = {r->kind, r->p->dtype, r->g->dtype, is_coded(r) ? STORE_CODE8 : STORE_F32, TRUST_NONE},
+        .constant_count = 5,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {binding_of(r->p->buffer), binding_of(r->g->buffer)},
+        .binding_count = 9,
+        .groups = {groups, 1, 1},
+        .threads = OPTIMIZER_THREADS,
+    };
+    bnb_status status = bind_state(&r->states[0], device, &step.bindings[2], &bytes);
+    if (status == BNB_OK) status = bind_state(&r->states[has_second(r->kind)], device, &step.bindings[5], &bytes);
+    step.bindings[8] = step.bindings[0];
+    step.bytes_moved = 2 * bytes;
+    if (status || !r->unorm) return status ? status : device->gpu->launch(&step);
+
+    struct buffer *sums = buffer_new(device, (1 + (size_t)groups) * sizeof(float[2]));
+    if (!sums) return bnb_last_status();
+    step.bindings[8] = binding_of(sums);
+    step.constants[4] = TRUST_MEASURE;
+    status = device->gpu->launch(&step);
+    struct launch trust = {
+        .family = "optimizer",
+        .kernel = "optimizer_trust",
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {binding_of(sums), binding_of(r->unorm->buffer)},
+        .binding_count = 2,
+        .groups = {1, 1, 1},
+        .threads = OPTIMIZER_THREADS,
+        .bytes_moved = sums->bytes,
+    };
+    if (status == BNB_OK) status = device->gpu->launch(&trust);
+    step.constants[4] = TRUST_APPLY;
+    if (status == BNB_OK) status = device->gpu->launch(&step);
+    buffer_release(sums);
+    return status;
+}
+
 static bnb_status run(const struct request *r) {
     bnb_device *device = r->p->buffer->device;
-    bnb_status  status = device->gpu ? fail(BNB_UNSUPPORTED, "no kernel") : BNB_UNSUPPORTED;
+    bnb_status  status = device->gpu ? launch(r) : BNB_UNSUPPORTED;
     if (status == BNB_UNSUPPORTED && fall_back(device, "optimizer_step") == BNB_OK) status = step_host(r);
     return status;
 }
