@@ -57,7 +57,8 @@ INLINE void ranks_from(const struct codes *code, const uint32_t *bucket, const f
     }
 }
 
-/* The same for 32 elements, their numbers taken out of vectors once. Bitsandbytes' own maps need a single step. */
+/* The same for 32 elements, their numbers taken out of vectors once. Bitsandbytes' signed map takes one step,
+ * its unsigned one two. */
 INLINE bytes32 ranks_in_buckets(const struct codes *code, const void *x, bnb_dtype dtype, size_t i, float inverse) {
     float    scaled[32];
     uint32_t bucket[32];
@@ -69,6 +70,7 @@ INLINE bytes32 ranks_in_buckets(const struct codes *code, const void *x, bnb_dty
         memcpy(bucket + v * WIDTH, &b, sizeof b);
     }
     if (code->steps == 1) ranks_from(code, bucket, scaled, 1, ranks);
+    else if (code->steps == 2) ranks_from(code, bucket, scaled, 2, ranks);
     else ranks_from(code, bucket, scaled, code->steps, ranks);
     return load_bytes32(ranks);
 }
