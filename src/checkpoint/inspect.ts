@@ -5,7 +5,7 @@ import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import { type GgufModel, openGguf } from "./gguf.ts";
 import { quantMethod, readConfig } from "./huggingface.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
-import { findQuantized, type Stored } from "./state.ts";
+import type { Stored } from "./state.ts";
 import { floatDtypeOf, fromGguf, fromSafetensors, fromStored, type Source } from "./steps.ts";
 
 /** One weight of a model, as it is stored. */
@@ -99,7 +99,7 @@ function openedGguf(model: GgufModel): Opened {
 }
 
 function openedCheckpoint(checkpoint: Checkpoint): Opened {
-  const stored = findQuantized(checkpoint.tensors);
+  const stored = checkpoint.quantized;
   const parts = new Set([...stored.values()].flatMap((weight) => weight.parts.map((part) => part.name)));
   const plain = [...checkpoint.tensors.values()].filter((tensor) => !parts.has(tensor.name));
   const entries = [...[...stored.values()].map(storedEntry), ...plain.map(plainEntry)];
@@ -148,7 +148,7 @@ export async function verifyCheckpoint(
   options: Pick<InspectOptions, "onProgress"> = {},
 ): Promise<VerifyReport> {
   using checkpoint = openCheckpoint(path);
-  const stored = findQuantized(checkpoint.tensors);
+  const stored = checkpoint.quantized;
   const quantized: Record<string, number> = {};
   for (const { format } of stored.values()) quantized[format] = (quantized[format] ?? 0) + 1;
   const problems = checkConfig(checkpoint, quantized);
