@@ -15,7 +15,7 @@ struct stage {
 };
 
 INLINE floats load_state(const struct optimizer_state *state, bool coded, size_t i, float absmax) {
-    return coded ? gather(state->code->values, load_bytes(state->codes + i)) * absmax : load_floats(state->values + i);
+    return coded ? values_of(state->code->values, state->codes + i) * absmax : load_floats(state->values + i);
 }
 
 /* The first `count` lanes. */

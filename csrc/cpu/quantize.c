@@ -49,14 +49,16 @@ static bool is_ascending(const struct codes *code) {
 }
 
 INLINE void ranks_from(const struct codes *code, const uint32_t *bucket, const float *x, uint32_t steps, uint8_t *ranks) {
+    const uint8_t *start = (const uint8_t *)code->start; /* both signs' rows */
     for (int j = 0; j < 32; j++) {
-        uint32_t below = code->start[0][bucket[j]];
+        uint32_t below = start[bucket[j]];
         for (uint32_t step = 0; step < steps; step++) below += x[j] > code->thresholds[below];
         ranks[j] = (uint8_t)below;
     }
 }
 
-/* The same for 32 elements, their numbers taken out of vectors once. Bitsandbytes' own maps need a single step. */
+/* The same for 32 elements, their numbers taken out of vectors once. Bitsandbytes' signed map takes one step,
+ * its unsigned one two. */
 INLINE bytes32 ranks_in_buckets(const struct codes *code, const void *x, bnb_dtype dtype, size_t i, float inverse) {
     float    scaled[32];
     uint32_t bucket[32];
@@ -68,6 +70,7 @@ INLINE bytes32 ranks_in_buckets(const struct codes *code, const void *x, bnb_dty
         memcpy(bucket + v * WIDTH, &b, sizeof b);
     }
     if (code->steps == 1) ranks_from(code, bucket, scaled, 1, ranks);
+    else if (code->steps == 2) ranks_from(code, bucket, scaled, 2, ranks);
     else ranks_from(code, bucket, scaled, code->steps, ranks);
     return load_bytes32(ranks);
 }
