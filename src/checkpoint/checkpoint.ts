@@ -57,8 +57,8 @@ export class Checkpoint implements Disposable {
 }
 
 /**
- * Opens a checkpoint: a `.safetensors` file, a `.safetensors.index.json`, or a directory that has `model.safetensors` or
- * `model.safetensors.index.json`, in that order, as transformers looks for them.
+ * Opens a checkpoint: a `.safetensors` file, a `.safetensors.index.json`, or a directory that has `model.safetensors`
+ * or `model.safetensors.index.json`, in that order, as transformers looks for them.
  *
  * @throws BnbError naming the file and the tensor, if anything is missing or damaged
  */

@@ -1,4 +1,4 @@
-// Owns what the package exports of checkpoints: files, whole models, state dicts, and the ways to make one from another.
+// Owns what the package exports of checkpoints: files, whole models, state dicts, and ways from one to another.
 export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 export type { SafetensorsDtype } from "./header.ts";
 export {

@@ -142,7 +142,7 @@ export async function convertGguf(input: string, options: QuantizeOptions): Prom
 }
 
 const tokenizerNote =
-  "The tokenizer is not carried over: copy tokenizer.json and tokenizer_config.json from the original model's directory.";
+  "The tokenizer is not carried over: copy tokenizer.json and tokenizer_config.json from the original model.";
 
 function quantizeStep(source: Source, dtype: FloatDType | undefined, options: QuantizeOptions): Step {
   const { quantType = "nf4", blocksize = 64, doubleQuant = false, quantStorage: storage = "uint8" } = options;
