@@ -1,6 +1,6 @@
 // The command line as its users meet it: exit status, streams, JSON, interruption.
-import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readdirSync, rmSync, truncateSync } from "node:fs";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, readdirSync, rmSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { writeSafetensors } from "../src/checkpoint/writer.ts";
@@ -85,20 +85,34 @@ describe("exit status", () => {
   });
 });
 
-test("an interrupt in the middle leaves nothing, and ends as interrupts do", async () => {
+describe("a write that does not get to its end", () => {
   const big = join(scratch, "big.safetensors");
-  const bytes = weights(1024 * 1024);
-  const tensors = Array.from({ length: 24 }, (_, layer) => {
-    return { name: `layers.${layer}.fc.weight`, dtype: "F32" as const, shape: [1024, 1024], bytes };
+  beforeAll(async () => {
+    const bytes = weights(1024 * 1024);
+    const tensors = Array.from({ length: 24 }, (_, layer) => {
+      return { name: `layers.${layer}.fc.weight`, dtype: "F32" as const, shape: [1024, 1024], bytes };
+    });
+    await writeSafetensors(big, tensors);
   });
-  await writeSafetensors(big, tensors);
-  const before = readdirSync(scratch).sort();
-  const output = fresh();
-  const child = Bun.spawn([process.execPath, main, "quantize", big, "-o", output], { stderr: "pipe" });
-  await child.stderr.getReader().read();
-  child.kill("SIGINT");
-  await child.exited;
-  expect(child.signalCode).toBe("SIGINT");
-  expect(existsSync(output)).toBe(false);
-  expect(readdirSync(scratch).sort()).toEqual(before);
+
+  test("interrupted, leaves nothing, and ends as interrupts do", async () => {
+    const before = readdirSync(scratch).sort();
+    const child = Bun.spawn([process.execPath, main, "quantize", big, "-o", fresh()], { stderr: "pipe" });
+    await child.stderr.getReader().read();
+    child.kill("SIGINT");
+    await child.exited;
+    expect(child.signalCode).toBe("SIGINT");
+    expect(readdirSync(scratch).sort()).toEqual(before);
+  });
+
+  test("for want of space, leaves nothing, and names the file", () => {
+    const before = readdirSync(scratch).sort();
+    // A limit on the size of files stands for a full disk: 1 MB, and an error instead of a signal.
+    const limited = `trap '' XFSZ; ulimit -f 1024; exec "$@"`;
+    const args = [process.execPath, main, "quantize", big, "-o", fresh()];
+    const { exitCode, stderr } = Bun.spawnSync(["bash", "-c", limited, "bash", ...args]);
+    expect(stderr.toString()).toMatch(/EFBIG.*model.safetensors\)\n$/);
+    expect(exitCode).toBe(1);
+    expect(readdirSync(scratch).sort()).toEqual(before);
+  });
 });

@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openGguf } from "../src/checkpoint/gguf.ts";
+import { dumps } from "../src/checkpoint/pyjson.ts";
 import { openSafetensors } from "../src/checkpoint/safetensors.ts";
 import { convertGguf } from "../src/checkpoint/transform.ts";
 import { BnbError, currentDevice, type FloatDType, Tensor } from "../src/index.ts";
@@ -177,10 +178,35 @@ describe("files", () => {
     });
   });
 
-  test("rotary factors are dropped, and said to be", async () => {
-    using model = await openGguf(write({}, [...tensors, f32("rope_freqs.weight", [8])]));
+  /** llama.cpp's `rope_freqs` of Llama 3.1 for heads of 64: its converter's own steps, in its own order. */
+  function llama3Factors(factor: number): Float32Array {
+    return Float32Array.from({ length: 32 }, (_, i) => {
+      const wavelength = 2 * Math.PI * 500000 ** ((2 * i) / 64);
+      if (wavelength < 8192 / 4) return 1;
+      if (wavelength > 8192 / 1) return factor;
+      const smooth = (8192 / wavelength - 1) / (4 - 1);
+      return 1 / ((1 - smooth) / factor + smooth);
+    });
+  }
+  const factorTensor = (values: Float32Array) => {
+    return { name: "rope_freqs.weight", shape: [values.length], type: 0, data: new Uint8Array(values.buffer) };
+  };
+
+  test.each([8, 32])("Llama 3's rotary factors become rope_scaling again (%p)", async (factor) => {
+    using model = await openGguf(write({}, [...tensors, factorTensor(llama3Factors(factor))]));
     expect(model.tensors.length).toBe(tensors.length);
-    expect(model.notes.join()).toMatch(/rope_scaling/);
+    expect(model.notes).toEqual([]);
+    expect(dumps(model.config.rope_scaling!)).toBe(
+      `{"rope_type": "llama3", "factor": ${factor}.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, ` +
+        '"original_max_position_embeddings": 8192}',
+    );
+  });
+
+  test("rotary factors of another kind are dropped, and said to be", async () => {
+    const factors = llama3Factors(8).with(20, 7);
+    using model = await openGguf(write({}, [...tensors, factorTensor(factors)]));
+    expect(model.config.rope_scaling).toBeUndefined();
+    expect(model.notes.join()).toMatch(/copy `rope_scaling`/);
   });
 
   const refused: [string, RegExp, () => string][] = [

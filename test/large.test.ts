@@ -1,5 +1,10 @@
-// Owns the test that sizes beyond 2^31 elements work. It needs 12 GB and half a minute: `bun run test:large`.
+// Owns the tests of large sizes: beyond 2^31 elements, and checkpoints larger than the memory that they may take. They need
+// 12 GB of memory, 3 GB of disk and a minute: `bun run test:large`.
 import { expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { writeSafetensors } from "../src/checkpoint/writer.ts";
 import { Codebook, matmulBlockwise, QuantizedTensor, quantize4bit, Tensor } from "../src/index.ts";
 
 const enabled = process.env.BNB_TEST_LARGE === "1";
@@ -35,3 +40,33 @@ test.skipIf(!enabled)(
   },
   120_000,
 );
+
+test.skipIf(!enabled)(
+  "a checkpoint of 1 GB is quantised and dequantised in memory for three of its tensors, not for all",
+  async () => {
+    const folder = mkdtempSync(join(tmpdir(), "bnb-large-"));
+    try {
+      const bytes = new Uint16Array(2 ** 25).map((_, i) => 0x3c00 + (i % 255)); // 64 MB of bfloat16
+      const tensors = Array.from({ length: 16 }, (_, layer) => {
+        return { name: `layers.${layer}.fc.weight`, dtype: "BF16" as const, shape: [8192, 4096], bytes };
+      });
+      const [model, quantized] = [join(folder, "model.safetensors"), join(folder, "nf4")];
+      await writeSafetensors(model, tensors);
+      const limit = 3 * bytes.byteLength + 150e6;
+      expect(await peakBytes("quantize", model, "-o", quantized, "--double-quant")).toBeLessThan(limit);
+      expect(
+        await peakBytes("dequantize", join(quantized, "model.safetensors"), "-o", join(folder, "out")),
+      ).toBeLessThan(limit);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  },
+  120_000,
+);
+
+/** Runs the command line and gives the most memory that it had resident at once. */
+async function peakBytes(...args: string[]): Promise<number> {
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, "../src/cli/main.ts"), ...args, "--quiet"]);
+  expect(await child.exited).toBe(0);
+  return child.resourceUsage()!.maxRSS;
+}

@@ -56,6 +56,9 @@ test("int8: codes, scales and the layout's byte belong together", () => {
   const stored = findQuantized(checkpoint.tensors).get(name)!;
   expect(stored.format).toBe("int8");
   expect(stored.parts.map((part) => part.name)).toEqual([name, "layer.SCB", "layer.weight_format"]);
+  // A private view of the file, so this changes what is read next, not the file.
+  checkpoint.tensor("layer.weight_format").bytes[0] = 1;
+  expect(() => findQuantized(checkpoint.tensors)).toThrow(/layer.weight_format is 1, expected 0 \(rows\)/);
 });
 
 describe("the packed JSON", () => {

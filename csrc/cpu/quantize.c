@@ -49,8 +49,9 @@ static bool is_ascending(const struct codes *code) {
 }
 
 INLINE void ranks_from(const struct codes *code, const uint32_t *bucket, const float *x, uint32_t steps, uint8_t *ranks) {
+    const uint8_t *start = (const uint8_t *)code->start; /* both signs' rows */
     for (int j = 0; j < 32; j++) {
-        uint32_t below = code->start[0][bucket[j]];
+        uint32_t below = start[bucket[j]];
         for (uint32_t step = 0; step < steps; step++) below += x[j] > code->thresholds[below];
         ranks[j] = (uint8_t)below;
     }

@@ -77,6 +77,8 @@ export function openCheckpoint(path: string): Checkpoint {
 function weightsPath(path: string): string {
   if (!existsSync(path))
     throw new BnbError(`${path} does not exist; expected a safetensors file or a model's directory.`);
+  if (path.endsWith(".gguf"))
+    throw new BnbError(`${path} is a GGUF file; convert it first (\`bunsandbytes convert\`).`);
   if (!statSync(path).isDirectory()) return path;
   for (const name of [singleName, indexName]) {
     if (existsSync(join(path, name))) return join(path, name);

@@ -151,7 +151,13 @@ export class SafetensorsWriter implements Disposable {
     let done = 0;
     while (done < bytes.length) {
       const length = Math.min(bytes.length - done, writeBytesMax);
-      done += writeSync(this.#descriptor, bytes, done, length, position + done);
+      try {
+        done += writeSync(this.#descriptor, bytes, done, length, position + done);
+      } catch (error) {
+        // A full disk, mostly; the system's message does not say which file it was.
+        (error as Error).message += ` (${this.#staging.target})`;
+        throw error;
+      }
     }
   }
 }

@@ -20,13 +20,17 @@ NSUInteger fake_MTLDevice_maxBufferLength(id, SEL) { return (NSUInteger)faults.b
 
 /* ── Buffers ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* The memory lies between guard pages and is filled with 0xFF: as floats NaN, as sizes and indices far out of bounds. */
+enum { PAGE = 16384, ROOM = 64 };
+
+/* The memory lies between guard pages and is filled with 0xFF: as floats NaN, as sizes and indices far out of bounds.
+ * Metal's own goes on to the end of its last page, and the CPU may read there; the fake leaves it a little of that. */
 id fake_MTLDevice_newBufferWithLength_options(id, SEL, NSUInteger length, NSUInteger options) {
     if (!length || (long)length > faults.buffer_max)
         violation("newBufferWithLength: %lu is not between 1 and maxBufferLength", length);
     if (options != MTL_RESOURCE_STORAGE_SHARED) violation("newBufferWithLength: the fake has only shared storage");
     if (strikes(&faults.fail_alloc)) return NULL;
-    void *memory = sim_allocate(length);
+    size_t rest   = PAGE - 1 - (length - 1) % PAGE;
+    void  *memory = sim_allocate(length + (rest < ROOM ? rest : ROOM));
     if (!memory) return NULL;
     counters.buffers++;
     struct device_buffer *buffer = object_new(MTLBuffer, sizeof *buffer);
