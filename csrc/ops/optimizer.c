@@ -222,8 +222,8 @@ static bool make_rule(bnb_optimizer kind, const bnb_hyperparameters *h, struct o
     double keep_first = h->beta1, take_first = 1 - h->beta1, rate = -h->lr, eps = h->eps;
     if (kind == BNB_OPTIMIZER_MOMENTUM) keep_first = h->step == 1 ? 0 : h->beta1, take_first = 1;
     if (kind == BNB_OPTIMIZER_ADAGRAD) keep_first = take_first = 1;
-    if (has_second(kind)) rate *= correction2, eps *= correction2; /* both sides of the quotient by sqrt(1 - beta2^t) */
-    if (kind == BNB_OPTIMIZER_ADAM) rate /= correction1;
+    if (has_second(kind)) eps *= correction2; /* instead of dividing the root by it: the numerators have it as a factor */
+    if (kind == BNB_OPTIMIZER_ADAM) rate *= correction2 / correction1;
     *rule = (struct optimizer_rule){
         .keep_first = (float)keep_first,
         .take_first = (float)take_first,
@@ -231,8 +231,8 @@ static bool make_rule(bnb_optimizer kind, const bnb_hyperparameters *h, struct o
         .take_second = (float)(1 - h->beta2),
         .keep_slow = (float)h->beta3,
         .take_slow = (float)(1 - h->beta3),
-        .mix_first = (float)(1 / correction1),
-        .mix_slow = (float)h->alpha,
+        .mix_first = (float)(correction2 / correction1),
+        .mix_slow = (float)(h->alpha * correction2),
         .eps = (float)eps,
         .rate = (float)rate,
         .shrink = (float)(decoupled ? 1 - h->lr * h->weight_decay : 1),
