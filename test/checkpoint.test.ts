@@ -7,7 +7,7 @@ import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
 import { inspectCheckpoint, verifyCheckpoint } from "../src/checkpoint/inspect.ts";
 import { dequantizeCheckpoint, quantizeCheckpoint } from "../src/checkpoint/transform.ts";
 import { writeSafetensors } from "../src/checkpoint/writer.ts";
-import { BnbError } from "../src/index.ts";
+import { BnbError, checkpoint, type QuantizedTensor, type Tensor } from "../src/index.ts";
 import { llamaDirectory, llamaShapes, weights } from "./models.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-checkpoint-"));
@@ -19,8 +19,8 @@ const model = join(scratch, "llama");
 await llamaDirectory(model);
 
 const bytesByName = (path: string) => {
-  using checkpoint = openCheckpoint(path);
-  return new Map([...checkpoint.tensors].map(([name, tensor]) => [name, Buffer.from(tensor.bytes).toString("base64")]));
+  using opened = openCheckpoint(path);
+  return new Map([...opened.tensors].map(([name, tensor]) => [name, Buffer.from(tensor.bytes).toString("base64")]));
 };
 
 describe("shards", () => {
@@ -97,11 +97,11 @@ describe("transforming", () => {
     expect(report).toMatchObject({ weights: 7, kept: 5, carried: ["onnx/README.md", "tokenizer.json"], notes: [] });
     expect(seen.at(-1)).toBe(1);
     expect(seen).toEqual(seen.toSorted((a, b) => a - b));
-    using checkpoint = openCheckpoint(output);
-    expect(checkpoint.tensors.get("model.norm.weight")!.dtype).toBe("BF16");
-    expect(checkpoint.tensors.get("lm_head.weight")!.shape).toEqual([96, 64]);
-    expect(checkpoint.tensors.get("model.layers.0.mlp.up_proj.weight")!.shape).toEqual([4096, 1]);
-    expect(checkpoint.tensors.size).toBe(5 + 7 * 4);
+    using opened = openCheckpoint(output);
+    expect(opened.tensors.get("model.norm.weight")!.dtype).toBe("BF16");
+    expect(opened.tensors.get("lm_head.weight")!.shape).toEqual([96, 64]);
+    expect(opened.tensors.get("model.layers.0.mlp.up_proj.weight")!.shape).toEqual([4096, 1]);
+    expect(opened.tensors.size).toBe(5 + 7 * 4);
     const config = readFileSync(join(output, "config.json"), "utf8");
     expect(config).toContain('"rope_theta": 10000.0,');
     expect(config).toContain('"torch_dtype": "bfloat16"');
@@ -113,8 +113,8 @@ describe("transforming", () => {
     await quantizeCheckpoint(model, { output: quantized });
     const report = await dequantizeCheckpoint(quantized, { output });
     expect(report.weights).toBe(7);
-    using checkpoint = openCheckpoint(output);
-    expect(Object.fromEntries([...checkpoint.tensors].map(([name, { shape }]) => [name, shape]))).toEqual(llamaShapes);
+    using opened = openCheckpoint(output);
+    expect(Object.fromEntries([...opened.tensors].map(([name, { shape }]) => [name, shape]))).toEqual(llamaShapes);
     expect(readFileSync(join(output, "config.json"), "utf8")).not.toContain("quantization_config");
     const [worst] = await inspectCheckpoint(output, { errorAgainst: quantized });
     expect(worst!.error!.relative).toBe(0);
@@ -144,6 +144,17 @@ describe("transforming", () => {
     expect(readdirSync(scratch).filter((name) => name.startsWith("."))).toEqual([]);
     expect((await verifyCheckpoint(input)).problems).toEqual(["fc.weight has 1 values that are NaN or infinite."]);
   });
+});
+
+test("weights load as what they are", async () => {
+  const output = fresh();
+  await quantizeCheckpoint(model, { output, dtype: "bfloat16" });
+  using opened = checkpoint.openCheckpoint(output);
+  using up = checkpoint.loadWeight(opened, "model.layers.0.mlp.up_proj.weight") as QuantizedTensor;
+  expect([up.quantType, up.shape, up.dtype]).toEqual(["nf4", [128, 64], "bfloat16"]);
+  using norm = checkpoint.loadWeight(opened, "model.norm.weight") as Tensor;
+  expect([norm.dtype, norm.shape]).toEqual(["bfloat16", [64]]);
+  expect(() => checkpoint.loadWeight(opened, "norm")).toThrow(/has no weight "norm"/);
 });
 
 describe("the output directory", () => {
@@ -180,8 +191,8 @@ describe("inspecting", () => {
     const reports = await inspectCheckpoint(output);
     const up = reports.find(({ name }) => name.endsWith("up_proj.weight"))!;
     expect(up).toMatchObject({ format: "nf4/128+dq", shape: [128, 64] });
-    using checkpoint = openCheckpoint(output);
-    const parts = [...checkpoint.tensors.values()].filter(({ name }) => name.startsWith(up.name));
+    using opened = openCheckpoint(output);
+    const parts = [...opened.tensors.values()].filter(({ name }) => name.startsWith(up.name));
     expect(up.bytes).toBe(parts.reduce((sum, part) => sum + part.byteLength, 0));
     expect(up.bitsPerWeight).toBe((8 * up.bytes) / (128 * 64));
     const compared = (await inspectCheckpoint(output, { errorAgainst: model })).filter(({ error }) => error);

@@ -40,7 +40,7 @@ struct driver {
 
     void *(*alloc)(size_t bytes);     /* NULL: out of memory, and bnb_last_error() says how much there is */
     void (*free)(void *memory);       /* returns at once; the memory goes after the work that uses it */
-    void *(*host)(void *memory);      /* its address where the CPU shares it, with READ_SLACK bytes to read after it; else NULL */
+    void *(*host)(void *memory);      /* its address where the CPU shares it and may read READ_SLACK past it; or NULL */
     size_t (*cached)(void);           /* bytes that were freed and are kept for reuse */
     bnb_status (*write)(void *memory, size_t offset, const void *from, size_t bytes); /* waits for the memory's work */
     bnb_status (*read)(void *memory, size_t offset, void *to, size_t bytes);          /* waits for the memory's work */

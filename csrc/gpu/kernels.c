@@ -34,7 +34,12 @@ static const char matmul_tile[] = {
 #embed <matmul_tile.metal> suffix(, 0)
 };
 
-const struct kernel_source kernel_headers[] = {{"args.h", args_h}, {"common.h", common_h}, {"optimizer_rule.h", optimizer_rule_h}, {NULL, NULL}};
+const struct kernel_source kernel_headers[] = {
+    {"args.h", args_h},
+    {"common.h", common_h},
+    {"optimizer_rule.h", optimizer_rule_h},
+    {NULL, NULL},
+};
 
 const struct kernel_source kernel_families[] = {
     {"cast", cast},

@@ -30,7 +30,10 @@ export interface GgufTensor {
   /** GGML's name of the type, such as `Q4_K`. */
   readonly format: string;
   readonly byteLength: number;
-  /** The quantised bytes, rows in Hugging Face's order. A mapped view where the order is the file's; give it to `release`. */
+  /**
+   * The quantised bytes, rows in Hugging Face's order. A mapped view where the order is the file's; give it to
+   * `release`.
+   */
   read(): Uint8Array;
   release(bytes: Uint8Array): void;
 }
@@ -189,9 +192,9 @@ function toTensor(
 }
 
 /**
- * Undoes the order that llama.cpp's converter gives the rows of llama's q and k. It interleaves the two halves of a head,
- * since its rotary embedding turns neighbouring pairs where Hugging Face's turns row i with row i + half. Rows are whole
- * runs of bytes, also when quantised.
+ * Undoes the order that llama.cpp's converter gives the rows of llama's q and k. It interleaves the two halves of a
+ * head, since its rotary embedding turns neighbouring pairs where Hugging Face's turns row i with row i + half. Rows
+ * are whole runs of bytes, also when quantised.
  */
 function unpermute(path: string, name: string, bytes: Uint8Array, rows: number, heads: number): Uint8Array {
   const half = rows / heads / 2;
@@ -269,8 +272,8 @@ function toConfig(
 }
 
 /**
- * The `rope_scaling` of Llama 3.1 to 3.3, found again from the factors that llama.cpp's converter computed of it. All these
- * models have the same parameters except the factor, which the lowest frequency has whole.
+ * The `rope_scaling` of Llama 3.1 to 3.3, found again from the factors that llama.cpp's converter computed of it. All
+ * these models have the same parameters except the factor, which the lowest frequency has whole.
  *
  * @returns `undefined` if the factors are of another kind
  */

@@ -39,8 +39,8 @@ interface Slot {
 /**
  * Writes one safetensors file whose tensors arrive one at a time, in any order.
  *
- * The layout is that of the `safetensors` library, byte for byte. A vector of open length (`{ atMost }`) must be written
- * before the tensors that follow it, and the header is then padded with more spaces than necessary.
+ * The layout is that of the `safetensors` library, byte for byte. A vector of open length (`{ atMost }`) must be
+ * written before the tensors that follow it, and the header is then padded with more spaces than necessary.
  * `using writer = new SafetensorsWriter(…)` removes the unfinished file unless `commit()` was reached.
  */
 export class SafetensorsWriter implements Disposable {

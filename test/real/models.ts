@@ -1,4 +1,4 @@
-// Real models, on demand (`bun run test:models`): quantised and converted, held to theory and to transformers' own files.
+// Real models, on demand (`bun run test:models`): quantised, converted, held to theory and to transformers.
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -35,7 +35,10 @@ function transformersOptions({ quantType, doubleQuant = false, quantStorage = "u
   });
 }
 
-/** Holds a checkpoint to transformers' of the same model: every byte, or, double quantised, what its rounding leaves open. */
+/**
+ * Holds a checkpoint to transformers' of the same model: every byte, or, double quantised, what its rounding leaves
+ * open.
+ */
 function expectSame(ours: Checkpoint, theirs: Checkpoint, doubleQuant: boolean): void {
   const open = doubleQuant ? /\.(absmax|nested_absmax|quant_state\.\w+)$/ : /^$/;
   let codes = 0;

@@ -78,8 +78,8 @@ static struct sim_library *translate(const char *source_path, id *error) {
     static char output[1 << 16];
     const char *mode = getenv("BNB_SIM"), *bun = getenv("BNB_SIM_BUN");
     char        command[4096];
-    snprintf(command, sizeof command, "cd '%s' && '%s' test/metal/compile.ts '%s' '%s' 2>&1", SIM_ROOT, bun ? bun : "bun",
-             source_path, mode ? mode : "fast");
+    snprintf(command, sizeof command, "cd '%s' && '%s' test/metal/compile.ts '%s' '%s' 2>&1", SIM_ROOT,
+             bun ? bun : "bun", source_path, mode ? mode : "fast");
     FILE *pipe = popen(command, "r");
     if (!pipe) violation("popen: %s", command);
     size_t length  = fread(output, 1, sizeof output - 1, pipe);
@@ -150,7 +150,8 @@ static id function_new(struct library *library, const char *name, const struct c
     if (!kernel) return give_error(error, text), NULL;
     for (uint32_t i = 0; constants && i < 32; i++) {
         uint32_t bytes = sim_library_constant_bytes(library->code, i);
-        snprintf(text, sizeof text, "%s: function constant %u is a uint for the host, but has %u bytes in the kernel", name, i, bytes);
+        snprintf(text, sizeof text, "%s: function constant %u is a uint for the host, but has %u bytes in the kernel",
+                 name, i, bytes);
         if (constants->defined >> i & 1 && bytes && bytes != sizeof(uint32_t)) return give_error(error, text), NULL;
     }
     struct function *function = object_new(MTLFunction, sizeof *function);
@@ -181,7 +182,8 @@ id fake_MTLDevice_newComputePipelineStateWithFunction_error(id, SEL, id given, i
     size_t           shared   = sim_kernel_threadgroup_bytes(function->kernel);
     if (shared > SIM_MAX_THREADGROUP_BYTES) {
         char text[256];
-        snprintf(text, sizeof text, "%s: Threadgroup memory size (%zu) exceeds the maximum threadgroup memory allowed (%d)",
+        snprintf(text, sizeof text,
+                 "%s: Threadgroup memory size (%zu) exceeds the maximum threadgroup memory allowed (%d)",
                  sim_kernel_name(function->kernel), shared, SIM_MAX_THREADGROUP_BYTES);
         return give_error(error, text), NULL;
     }

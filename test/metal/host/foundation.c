@@ -139,10 +139,12 @@ const char *fake_metal_report(void) {
                                               MTLFunction, MTLFunctionConstantValues};
     static char text[1024];
     size_t      length = 0;
-    for (size_t i = 0; i < sizeof transient / sizeof *transient; i++)
-        if (class_live[transient[i]])
-            length += (size_t)snprintf(text + length, sizeof text - length, "%ld %s leaked. ", (long)class_live[transient[i]],
+    for (size_t i = 0; i < sizeof transient / sizeof *transient; i++) {
+        long live = class_live[transient[i]];
+        if (live)
+            length += (size_t)snprintf(text + length, sizeof text - length, "%ld %s leaked. ", live,
                                        class_names[transient[i]]);
+    }
     return length ? text : NULL;
 }
 

@@ -1,5 +1,5 @@
 // Owns `bun run test:metal [file…]`: the whole suite, with the simulated GPU as its device and, unless BNB_STRICT=0, no
-// operation left to the CPU. The tests of the simulator itself, under test/metal/, know no device: `bun run test` has them.
+// operation left to the CPU. The simulator's own tests, under test/metal/, know no device: `bun run test` has them.
 import { resolve } from "node:path";
 import { fakeMetal } from "./build.ts";
 
