@@ -392,6 +392,7 @@ static void check_optimizer(uint32_t kind, bool coded, size_t count, bnb_dtype p
     float       *first = malloc(count * sizeof *first), *second = malloc(count * sizeof *second), *slow = malloc(count * sizeof *slow);
     void        *right = malloc(count * size_of(p_dtype));
     put_element((void *)g.data, g_dtype, count / 2, NAN);
+    memset((char *)g.data + count * size_of(g_dtype), 0x3c, READ_SLACK); /* numbers, so that a step past the end would show */
     struct optimizer_job job = {
         .kind = kind, .rule = a_rule, .rate = a_rule.rate, .count = count, .p = (void *)p.data, .g = g.data, .p_dtype = p_dtype, .g_dtype = g_dtype,
         .coded = coded, .first = state_random(books[DYNAMIC], coded, count, first), .second = state_random(books[DYNAMIC], coded, count, second),
