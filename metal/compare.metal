@@ -24,14 +24,23 @@ inline void add(thread sums &sum, float a, float b) {
     sum.largest_error = max(sum.largest_error, error);
 }
 
-// The whole threadgroup's sums, in its first thread; `shared` has a place for each simdgroup.
-inline sums gather(sums sum, threadgroup sums *shared, uint simdgroup, uint lane) {
+// A place for each simdgroup's sums: plain numbers, since C++ gives a struct neither constructor nor assignment in
+// threadgroup memory.
+enum { SIMDGROUPS = COMPARE_THREADS / 32 };
+
+// The whole threadgroup's sums, in its first thread.
+inline sums gather(sums sum, threadgroup float *shared, threadgroup uint *missing, uint simdgroup, uint lane) {
     sum = sums{simd_sum(sum.squares), simd_sum(sum.squared_errors), simd_max(sum.largest_error), simd_sum(sum.missing)};
-    if (lane == 0) shared[simdgroup] = sum;
+    if (lane == 0) {
+        shared[simdgroup] = sum.squares;
+        shared[SIMDGROUPS + simdgroup] = sum.squared_errors;
+        shared[2 * SIMDGROUPS + simdgroup] = sum.largest_error;
+        missing[simdgroup] = sum.missing;
+    }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    const bool used = simdgroup == 0 && lane < COMPARE_THREADS / 32;
+    const bool used = simdgroup == 0 && lane < SIMDGROUPS;
     sum = sums{0.0f, 0.0f, 0.0f, 0u};
-    if (used) sum = shared[lane];
+    if (used) sum = sums{shared[lane], shared[SIMDGROUPS + lane], shared[2 * SIMDGROUPS + lane], missing[lane]};
     return sums{simd_sum(sum.squares), simd_sum(sum.squared_errors), simd_max(sum.largest_error), simd_sum(sum.missing)};
 }
 
@@ -44,7 +53,8 @@ inline sums gather(sums sum, threadgroup sums *shared, uint simdgroup, uint lane
                                                  uint place [[thread_index_in_threadgroup]],
                                                  uint simdgroup [[simdgroup_index_in_threadgroup]],
                                                  uint lane [[thread_index_in_simdgroup]]) {
-    threadgroup sums shared[COMPARE_THREADS / 32];
+    threadgroup float shared[3 * SIMDGROUPS];
+    threadgroup uint missing[SIMDGROUPS];
     const ulong count = count_of(args.count_low, args.count_high);
     sums sum = {0.0f, 0.0f, 0.0f, 0u};
     ulong i = (ulong(group) * COMPARE_THREADS + place) * 8;
@@ -57,8 +67,12 @@ inline sums gather(sums sum, threadgroup sums *shared, uint simdgroup, uint lane
             add(sum, as.high[j], bs.high[j]);
         }
     }
-    sum = gather(sum, shared, simdgroup, lane);
-    if (place == 0) parts[group] = sum;
+    sum = gather(sum, shared, missing, simdgroup, lane);
+    if (place != 0) return;
+    parts[group].squares = sum.squares;
+    parts[group].squared_errors = sum.squared_errors;
+    parts[group].largest_error = sum.largest_error;
+    parts[group].missing = sum.missing;
 }
 
 // y = the root mean square of a, that of a - b, the largest |a - b|, and the count of what is no number.
@@ -68,7 +82,8 @@ inline sums gather(sums sum, threadgroup sums *shared, uint simdgroup, uint lane
                                                                uint place [[thread_index_in_threadgroup]],
                                                                uint simdgroup [[simdgroup_index_in_threadgroup]],
                                                                uint lane [[thread_index_in_simdgroup]]) {
-    threadgroup sums shared[COMPARE_THREADS / 32];
+    threadgroup float shared[3 * SIMDGROUPS];
+    threadgroup uint missing[SIMDGROUPS];
     sums sum = {0.0f, 0.0f, 0.0f, 0u};
     for (uint i = place; i < args.parts; i += COMPARE_THREADS) {
         sum.squares += parts[i].squares;
@@ -76,7 +91,7 @@ inline sums gather(sums sum, threadgroup sums *shared, uint simdgroup, uint lane
         sum.largest_error = max(sum.largest_error, parts[i].largest_error);
         sum.missing += parts[i].missing;
     }
-    sum = gather(sum, shared, simdgroup, lane);
+    sum = gather(sum, shared, missing, simdgroup, lane);
     if (place != 0) return;
     const float numbers = float(max(count_of(args.count_low, args.count_high) - sum.missing, ulong(1)));
     y[0] = sqrt(sum.squares / numbers);

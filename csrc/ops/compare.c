@@ -4,7 +4,11 @@
 
 #include "launch.h"
 
-enum { PIECE = 1 << 14 }; /* elements that are summed up on their own, so that the sum does not depend on the threads */
+enum {
+    PIECE = 1 << 14, /* elements that are summed up on their own, so that the sum does not depend on the threads */
+    RUN = 256,       /* elements that are turned into fp32 at once */
+    LANES = 8,       /* sums that a run goes into side by side, so that the compiler can keep them in registers */
+};
 
 struct piece {
     double squares, squared_errors;
@@ -17,21 +21,55 @@ struct compare_job {
     struct piece *pieces;
 };
 
+static void load_run(const struct dense *x, size_t begin, size_t count, float *to) {
+    const uint16_t *halves = x->data;
+    if (x->dtype == BNB_F32) memcpy(to, (const float *)x->data + begin, count * sizeof *to);
+    else if (x->dtype == BNB_F16)
+        for (size_t i = 0; i < count; i++) to[i] = f16_to_f32(halves[begin + i]);
+    else
+        for (size_t i = 0; i < count; i++) to[i] = bf16_to_f32(halves[begin + i]);
+    for (size_t i = count; i < RUN; i++) to[i] = 0;
+}
+
+/* Adds a run to a piece. Places that are not finite are made equal, so that they add nothing. */
+static void add_run(const float *a, const float *b, struct piece *piece) {
+    double squares[LANES] = {0}, errors[LANES] = {0};
+    float  largest[LANES] = {0};
+    size_t finite = 0;
+    for (size_t i = 0; i < RUN; i += LANES)
+        for (size_t lane = 0; lane < LANES; lane++) {
+            float    x = a[i + lane], y = b[i + lane];
+            uint32_t ok = (float_bits(x) & 0x7f800000) != 0x7f800000 && (float_bits(y) & 0x7f800000) != 0x7f800000;
+            finite += ok;
+            x = ok ? x : 0;
+            float error = fabsf(x - (ok ? y : 0));
+            squares[lane] += (double)x * x;
+            errors[lane] += (double)error * error;
+            largest[lane] = error > largest[lane] ? error : largest[lane];
+        }
+    for (size_t lane = 0; lane < LANES; lane++) {
+        piece->squares += squares[lane];
+        piece->squared_errors += errors[lane];
+        piece->largest_error = fmaxf(piece->largest_error, largest[lane]);
+    }
+    piece->finite += finite;
+}
+
 static void compare_pieces(const void *argument, size_t first, size_t last) {
     const struct compare_job *job = argument;
     size_t                    elements = job->a.rows * job->a.columns;
+    float                     a[RUN], b[RUN];
     for (size_t p = first; p < last; p++) {
-        struct piece sum = {0};
+        struct piece piece = {0};
         size_t       end = (p + 1) * PIECE < elements ? (p + 1) * PIECE : elements;
-        for (size_t i = p * PIECE; i < end; i++) {
-            float a = element_of(&job->a, i), b = element_of(&job->b, i), error = fabsf(a - b);
-            if (!isfinite(a) || !isfinite(b)) continue;
-            sum.squares += (double)a * a;
-            sum.squared_errors += (double)error * error;
-            if (error > sum.largest_error) sum.largest_error = error;
-            sum.finite++;
+        for (size_t begin = p * PIECE; begin < end; begin += RUN) {
+            size_t count = end - begin < RUN ? end - begin : RUN;
+            load_run(&job->a, begin, count, a);
+            load_run(&job->b, begin, count, b);
+            add_run(a, b, &piece);
+            piece.finite -= RUN - count; /* the zeros behind the end */
         }
-        job->pieces[p] = sum;
+        job->pieces[p] = piece;
     }
 }
 

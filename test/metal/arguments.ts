@@ -7,7 +7,7 @@ const folder = join(import.meta.dir, "../../metal");
 
 /** A family's text as the host joins it: headers, then the file. */
 export function kernelSource(family: string): string {
-  const files = ["args.h", "common.h", `${family}.metal`];
+  const files = ["args.h", "common.h", "optimizer_rule.h", `${family}.metal`];
   const texts = files.map((file) => `#line 1 "metal/${file}"\n${readFileSync(join(folder, file), "utf8")}\n`);
   return `#include <metal_stdlib>\nusing namespace metal;\n${texts.join("")}`;
 }

@@ -4,54 +4,9 @@ import { describe, expect, test } from "bun:test";
 import { createDynamicMap, type FloatDType } from "../../src/index.ts";
 import { codebooks4, codebooks8, floatDTypes, normal } from "../cases.ts";
 import * as reference from "../reference.ts";
-import {
-  kernelCodes,
-  kernelSource,
-  nextBelow,
-  Store,
-  scaleArguments,
-  searchOrder,
-  shiftOf,
-  wide,
-} from "./arguments.ts";
-import { compile, type MetalLibrary, type Mode, type View } from "./simulator.ts";
-
-/** Fast runs in order; the checked mode shuffles threads and threadgroups by two seeds. */
-const runs: readonly { mode: Mode; seed: number }[] = [
-  { mode: "fast", seed: 0 },
-  { mode: "check", seed: 1 },
-  { mode: "check", seed: 2 },
-];
-
-const libraries = new Map<string, MetalLibrary>();
-
-interface Launch {
-  family: string;
-  kernel: string;
-  constants: readonly number[];
-  args: readonly number[];
-  buffers: readonly View[];
-  grid: readonly [number, number, number];
-  group: number;
-  mode: Mode;
-  seed: number;
-}
-
-/** Runs a kernel as csrc/gpu/driver.h says: args at 0, buffers from 1 on. The last buffers, `results` of them, are fresh. */
-function launch({ family, kernel, constants, args, buffers, grid, group, mode, seed }: Launch, results = 1): void {
-  const key = `${family} ${mode}`;
-  const library = libraries.get(key) ?? compile(kernelSource(family), { mode });
-  libraries.set(key, library);
-  library.run(kernel, {
-    constants: Object.fromEntries(constants.entries()),
-    args: { 0: Uint32Array.from(args) },
-    buffers: Object.fromEntries(buffers.map((buffer, i) => [i + 1, buffer])),
-    fresh: Array.from({ length: results }, (_, i) => buffers.length - i),
-    grid,
-    group,
-    seed,
-  });
-}
+import { kernelCodes, nextBelow, Store, scaleArguments, searchOrder, shiftOf, wide } from "./arguments.ts";
+import { launch, type Run, runs } from "./launch.ts";
+import type { View } from "./simulator.ts";
 
 /** Memory of a dtype, filled from numbers by rounding. */
 function store(values: ArrayLike<number>, dtype: FloatDType): View {
@@ -104,11 +59,6 @@ describe.each(runs)("cast, $mode, seed $seed", (run) => {
 
 // ── Quantisation ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-interface Run {
-  mode: Mode;
-  seed: number;
-}
-
 function quantize(run: Run, x: View, dtype: FloatDType, values: Float32Array, block: number) {
   const count = x.length;
   const bits = values.length === 256 ? 8 : 4;
@@ -134,7 +84,7 @@ function quantize(run: Run, x: View, dtype: FloatDType, values: Float32Array, bl
 function expectQuantized(run: Run, x: View, dtype: FloatDType, values: Float32Array, block: number): void {
   const got = quantize(run, x, dtype, values, block);
   const want = reference.quantize(load(x, dtype), values, block);
-  expect(got.absmax).toEqual(want.absmax);
+  expect<Float32Array>(got.absmax).toEqual(want.absmax);
   expect(Buffer.from(got.codes).equals(reference.pack(want.codes, values))).toBe(true);
 }
 
