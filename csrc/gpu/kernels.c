@@ -33,9 +33,6 @@ static const char matmul_vector[] = {
 static const char matmul_tile[] = {
 #embed <matmul_tile.metal> suffix(, 0)
 };
-static const char compare[] = {
-#embed <compare.metal> suffix(, 0)
-};
 
 const struct kernel_source kernel_headers[] = {
     {"args.h", args_h},
@@ -52,6 +49,5 @@ const struct kernel_source kernel_families[] = {
     {"optimizer", optimizer},
     {"matmul_vector", matmul_vector},
     {"matmul_tile", matmul_tile},
-    {"compare", compare},
     {NULL, NULL},
 };
