@@ -64,8 +64,8 @@ inline uint below4(constant float *thresholds, float x) {
         if (valid > 0 && place % lanes == 0) absmax[i >> args.shift] = as_type<float>(m);
 
         const float inverse = inverse_of(as_type<float>(m));
-        v.low = clamp(v.low * inverse, -1.0f, 1.0f);
-        v.high = clamp(v.high * inverse, -1.0f, 1.0f);
+        v.low = clamp(v.low * inverse, float4(-1.0f), float4(1.0f));
+        v.high = clamp(v.high * inverse, float4(-1.0f), float4(1.0f));
         if (CODES == STORE_CODE4) {
             uint word = 0;
             UNROLL for (uint j = 0; j < 8; j++) {
