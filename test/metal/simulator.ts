@@ -186,6 +186,11 @@ export function compileToFile(source: string, options: CompileOptions = {}): { p
  */
 export function compile(source: string, options: CompileOptions = {}): MetalLibrary {
   const { path, kernels } = compileToFile(source, options);
+  return openLibrary(path, kernels);
+}
+
+/** Opens a library of kernels that stands already. */
+export function openLibrary(path: string, kernels: readonly KernelInfo[]): MetalLibrary {
   const handle = runtime().sim_library_open(Buffer.from(`${path}\0`));
   if (!handle) throw new Error(String(runtime().sim_errors()));
   return new MetalLibrary(path, kernels, handle);

@@ -176,6 +176,11 @@ export function runtimeLibrary(): string {
   return path;
 }
 
+/** The flags for translated C++, with the folder of its headers. */
+export function kernelFlags(mode: Mode): string[] {
+  return [...commonFlags, ...modeFlags[mode], `-I${runtime}`];
+}
+
 /** Compiles translated C++ to a library of kernels and returns its path. Errors name lines of the .metal file. */
 export function compileKernels(cpp: string, name: string, mode: Mode): string {
   const path = cached(`.${mode}.so`, cpp);
@@ -184,16 +189,7 @@ export function compileKernels(cpp: string, name: string, mode: Mode): string {
   const temporary = `${path}.${process.pid}`;
   const source = path.replace(/\.so$/, ".cpp");
   writeWhole(source, cpp);
-  const compiled = zig([
-    "c++",
-    ...commonFlags,
-    ...modeFlags[mode],
-    `-I${runtime}`,
-    "-c",
-    source,
-    "-o",
-    `${temporary}.o`,
-  ]);
+  const compiled = zig(["c++", ...kernelFlags(mode), "-c", source, "-o", `${temporary}.o`]);
   if (!compiled.ok) throw firstError(compiled.stderr, name);
   const directory = dirname(library);
   const linked = zig([
