@@ -86,6 +86,7 @@ export class BodyTranslator {
 
   private refuseLambda(i: number): void {
     const before = this.scope.tokens[i - 1];
+    if (this.scope.dialect === "any") return;
     if (before && ["=", "(", ",", "return", "{", ";", "}"].includes(before.text))
       this.scope.refuse(i, "lambdas are not in Metal 3.0");
   }
@@ -144,7 +145,10 @@ export class BodyTranslator {
 
   /** Whether `(` after a type opens a declarator, as in `thread T (&rows)[4]`, and not the operand of a conversion. */
   private isDeclarator(open: number): boolean {
-    return this.scope.text(open + 1) === "&" && this.scope.text(closing(this.scope.tokens, open) + 1) === "[";
+    const { scope } = this;
+    const mark = scope.text(open + 1);
+    const isMark = mark === "&" || (mark === "*" && this.place.kind === "declaration");
+    return isMark && scope.text(closing(scope.tokens, open) + 1) === "[";
   }
 
   private staticCast(i: number): number {
@@ -225,7 +229,10 @@ export class BodyTranslator {
       scope.declareType(scope.text(i + 1), true);
     } else if (scope.text(i) === "typedef") {
       let last = i;
-      for (let k = i; k < end && scope.text(k) !== ";"; k++) if (scope.tokens[k]!.kind === "word") last = k;
+      for (let k = i; k < end && scope.text(k) !== ";"; k++) {
+        if (scope.text(k) === "{") k = closing(scope.tokens, k);
+        else if (scope.tokens[k]!.kind === "word") last = k;
+      }
       scope.declareType(scope.text(last), true);
     } else if (scope.text(i + 1) !== "namespace") {
       scope.refuse(i, "this form of using");

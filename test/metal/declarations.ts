@@ -109,7 +109,8 @@ export class DeclarationTranslator {
     for (const [begin, stop] of splitAtCommas(scope.tokens, i + 2, close, scope.opensTemplate)) {
       let nameEnd = begin;
       while (nameEnd < stop && scope.text(nameEnd) !== "=") nameEnd++;
-      const name = scope.tokens[nameEnd - 1]!;
+      const pointer = scope.dialect === "any" && scope.text(begin + 1) === "(" && scope.text(begin + 2) === "*"; // a function's
+      const name = scope.tokens[pointer ? begin + 3 : nameEnd - 1]!;
       const isType = scope.text(begin) === "typename" || scope.text(begin) === "class";
       if (scope.dialect === "ours") {
         if (textOf(scope.tokens, begin, stop).includes("...")) scope.refuse(begin, "a parameter pack");

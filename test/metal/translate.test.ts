@@ -340,7 +340,10 @@ describe("the translator", () => {
           { index: 0, name: "shape", space: "constant", readOnly: true, reference: true },
         ],
         threadgroup: [{ index: 2, name: "s" }],
-        constants: [{ index: 2, name: "biased", type: "bool", bytes: 1 }],
+        constants: [
+          { index: 2, name: "biased", type: "bool", bytes: 1, required: true },
+          { index: 4, name: "offset", type: "int", bytes: 4, required: false },
+        ],
       },
     ]);
   });

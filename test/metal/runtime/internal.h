@@ -36,7 +36,7 @@ struct sim_launch {
     struct {
         unsigned char value[8];
         size_t bytes;
-    } constants[SIM_MAX_CONSTANTS];
+    } constants[SIM_MAX_CONSTANTS]; // in the order of the library's table
     char *threadgroup_memory; // where the running launch's variables and arguments start
 };
 

@@ -75,9 +75,9 @@ static int set_constants(const sim_launch *launch) {
     const sim_module *module = kernel->library->module;
     for (uint32_t i = 0; i < module->constant_count; i++) {
         const sim_constant_entry *c = &module->constants[i];
-        *c->defined = launch->constants[c->index].bytes != 0;
+        *c->defined = launch->constants[i].bytes != 0;
         memset(c->value, 0, c->bytes);
-        if (*c->defined) memcpy(c->value, launch->constants[c->index].value, c->bytes);
+        if (*c->defined) memcpy(c->value, launch->constants[i].value, c->bytes);
     }
     for (uint32_t i = 0; i < kernel->entry->constant_count; i++) {
         const sim_constant_entry *c = constant(kernel->library, kernel->entry->constants[i]);
@@ -193,6 +193,9 @@ sim_library *sim_library_open(const char *path) {
     if (!handle) return report_failure("%s", dlerror()), nullptr;
     const sim_module *module = dlsym(handle, "sim_translated_module");
     if (!module) return report_failure("%s is not a library of translated kernels", path), nullptr;
+    if (module->constant_count > SIM_MAX_CONSTANTS) {
+        return report_failure("%s has more than %d function constants", path, SIM_MAX_CONSTANTS), nullptr;
+    }
     sim_library *library = calloc(1, sizeof *library);
     sim_kernel *kernels = calloc(module->kernel_count ? module->kernel_count : 1, sizeof *kernels);
     char *copy = strdup(path);
@@ -281,11 +284,13 @@ int sim_launch_threadgroup(sim_launch *launch, uint32_t index, size_t bytes) {
 }
 
 int sim_launch_constant(sim_launch *launch, uint32_t index, const void *value, size_t bytes) {
-    uint32_t expected = index < SIM_MAX_CONSTANTS ? sim_library_constant_bytes(launch->kernel->library, index) : 0;
-    if (!expected) return 0; // as Metal, which ignores constants that the library does not have
-    if (bytes != expected) return report_failure("function constant %u has %u bytes, not %zu", index, expected, bytes);
-    memcpy(launch->constants[index].value, value, bytes);
-    launch->constants[index].bytes = bytes;
+    const sim_library *library = launch->kernel->library;
+    const sim_constant_entry *c = constant(library, index);
+    if (!c) return 0; // as Metal, which ignores constants that the library does not have
+    if (bytes != c->bytes) return report_failure("function constant %u has %u bytes, not %zu", index, c->bytes, bytes);
+    ptrdiff_t position = c - library->module->constants;
+    memcpy(launch->constants[position].value, value, bytes);
+    launch->constants[position].bytes = bytes;
     return 0;
 }
 

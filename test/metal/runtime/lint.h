@@ -105,7 +105,7 @@ template <class T, int Columns = 8, int Rows = Columns> struct simdgroup_matrix 
 };
 typedef simdgroup_matrix<float> simdgroup_float8x8;
 typedef simdgroup_matrix<half> simdgroup_half8x8;
-template <class T, int Columns, int Rows> simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T);
+template <class T, int Columns, int Rows = Columns> simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T);
 typedef ulong origin __attribute__((ext_vector_type(2)));
 #define LINT_SPACES(declaration) declaration(device) declaration(threadgroup)
 #define LINT_TILE(space)                                                                                               \

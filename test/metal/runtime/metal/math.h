@@ -75,7 +75,11 @@ template <class T> SIM_INLINE T abs(T x) {
     if constexpr (is_unsigned_v<sim::element<T>>) return x;
     else return __builtin_elementwise_abs(x);
 }
-template <sim::scalar T> SIM_INLINE T sign(T x) { return x > T(0) ? T(1) : x < T(0) ? T(-1) : x; }
+template <sim::scalar T> SIM_INLINE T sign(T x) { return x > T(0) ? T(1) : x < T(0) ? T(-1) : x == x ? x : T(0); }
+template <sim::vector T> SIM_INLINE T sign(T x) {
+    for (int i = 0; i < sim::size<T>; i++) x[i] = sign(x[i]);
+    return x;
+}
 template <sim::scalar T> SIM_INLINE T ldexp(T x, int e) { return (T)__builtin_ldexpf((float)x, e); }
 template <sim::vector T> SIM_INLINE sim::element<T> dot(T x, T y) {
     sim::element<T> sum = x[0] * y[0];

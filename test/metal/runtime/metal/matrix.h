@@ -69,7 +69,7 @@ template <class T, int Columns = 8, int Rows = Columns> struct simdgroup_matrix 
 typedef simdgroup_matrix<float> simdgroup_float8x8;
 typedef simdgroup_matrix<half> simdgroup_half8x8;
 
-template <class T, int Columns, int Rows> SIM_INLINE simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T value) {
+template <class T, int Columns, int Rows = Columns> SIM_INLINE simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T value) {
     simdgroup_matrix<T, Columns, Rows> result;
     result.elements = vec<T, 2>(value);
     return result;

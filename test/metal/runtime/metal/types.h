@@ -93,7 +93,7 @@ template <class T, class From> SIM_INLINE constexpr T sim_convert(From from) {
 // What T(...) means in Metal: a conversion of each element, one value for all elements, or a list of parts.
 template <class T, class... Parts> SIM_INLINE constexpr T make(Parts... parts) {
     if constexpr (!sim::vector<T>) {
-        static_assert((!sim::vector<Parts> && ...), "a vector does not convert to a scalar");
+        static_assert(!sim::scalar<T> || (!sim::vector<Parts> && ...), "a vector does not convert to a scalar");
         return T(parts...);
     } else if constexpr (sizeof...(Parts) == 0) {
         return T{};
