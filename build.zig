@@ -16,6 +16,7 @@ const sources = [_][]const u8{
     "ops/matmul.c",
     "ops/launch.c",
     "ops/compare.c",
+    "ops/optimizer.c",
     "ops/gguf.c",
     "cpu/dispatch.c",
     "cpu/pool.c",

@@ -302,7 +302,11 @@ export class BodyTranslator {
   }
 
   private threadgroupVariable(name: string, type: string, dimensions: string): string {
-    if (this.scope.target === "lint") return `static threadgroup ${type} ${name}${dimensions};`;
+    if (this.scope.target === "lint") {
+      // A reference, for clang constructs no variable of class type in an address space, even where nothing is to be done.
+      const named = `sim_type_of_${name}`;
+      return `typedef ${type} ${named}${dimensions}; threadgroup ${named} &${name} = *(threadgroup ${named} *)0;`;
+    }
     const id = this.variables++;
     return (
       `struct sim_name_${id} { static constexpr const char *text() { return "${name}"; } }; typedef ${type} sim_type_${id}${dimensions}; ` +

@@ -4,7 +4,8 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 const folder = join(import.meta.dir, "../../metal");
-const headers = ["args.h", "common.h"];
+const embedded = readFileSync(join(import.meta.dir, "../../csrc/gpu/kernels.c"), "utf8");
+const headers = [...embedded.matchAll(/^#embed <(\w+\.h)>/gm)].map(([, file]) => file!);
 
 /** The stems of metal/*.metal. */
 export const families = readdirSync(folder)
