@@ -135,6 +135,12 @@ export class BodyTranslator {
   private templateType(i: number): number {
     const { scope } = this;
     const close = closingAngle(scope.tokens, i + 1);
+    if (
+      scope.dialect === "ours" &&
+      /^vec<(?:long|ulong|u?int64_t|size_t), ?[34]>$/.test(textOf(scope.tokens, i, close + 1))
+    ) {
+      scope.refuse(i, `${textOf(scope.tokens, i, close + 1)}: ${refusedWords.get("ulong4")}`);
+    }
     this.typeClosers.set(close, i);
     const constructs =
       scope.typeAt(i)?.kind === "convertible" && scope.text(close + 1) === "(" && !this.isDeclarator(close + 1);

@@ -156,6 +156,21 @@ describe("a launch", () => {
     expect(() => library.run("copy", { ...good, ...change })).toThrow(text);
   });
 
+  test("takes function constants of any index and type, and leaves optional ones alone", () => {
+    const optional = compile(`#include <metal_stdlib>
+      using namespace metal;
+      constant float factor [[function_constant(2000)]];
+      constant half more [[function_constant(65)]];
+      constant float sum = (is_function_constant_defined(factor) ? factor : 10.0f) + (is_function_constant_defined(more) ? float(more) : 0.0f);
+      kernel void k(device float *o [[buffer(0)]]) { o[0] = sum; }`);
+    const results = [{}, { 2000: 1.5 }, { 2000: 1.5, 65: 0.25, 7: 3 }].map((constants) => {
+      const o = new Float32Array(1);
+      optional.run("k", { constants, buffers: { 0: o }, grid: 1, group: 1 });
+      return o[0];
+    });
+    expect(results).toEqual([10, 1.5, 1.75]);
+  });
+
   test("of an unknown kernel names those that exist", () => {
     expect(() => library.run("paste", good)).toThrow("no kernel is named paste; there are copy");
   });
@@ -243,5 +258,22 @@ describe.each(["fast", "check"] as const)("correct kernels in the %s build", (mo
     const y = new Float32Array(8);
     library.run("vectors", { buffers: { 0: x, 1: y }, fresh: [1], grid: 1, group: 2 });
     expect([...y]).toEqual([67, 7, 9, 4, -19, 3, 183, 4]);
+  });
+
+  test("seeds shuffle threads and threadgroups, each in its own way", () => {
+    const orders = [0, 1, 2, 1].map((seed) => {
+      const order = new Uint32Array(512);
+      library.run("arrival", { buffers: { 0: new Uint32Array(1), 1: order }, fresh: [1], grid: 8, group: 64, seed });
+      return [...order];
+    });
+    const [inOrder, one, two, oneAgain] = orders as [number[], number[], number[], number[]];
+    expect(inOrder).toEqual(inOrder.map((_, i) => i));
+    for (const order of [one, two]) {
+      expect(order.toSorted((a, b) => a - b)).toEqual(inOrder);
+      expect(order.slice(0, 64)).not.toEqual(order.slice(0, 64).toSorted((a, b) => a - b));
+      expect(order.filter((_, i) => i % 64 === 0).map((i) => i >> 6)).not.toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+    }
+    expect(one).not.toEqual(two);
+    expect(one).toEqual(oneAgain);
   });
 });

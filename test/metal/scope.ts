@@ -1,7 +1,15 @@
 // Owns what the translator learns while it reads a source: declared types, functions, constants and kernels.
 
 import { closingAngle, type Token, TranslateError } from "./tokens.ts";
-import { addressSpaces, otherTemplates, otherTypes, scalarTypes, thirdPartyTypes, typeTemplates, vectorTypes } from "./vocabulary.ts";
+import {
+  addressSpaces,
+  otherTemplates,
+  otherTypes,
+  scalarTypes,
+  thirdPartyTypes,
+  typeTemplates,
+  vectorTypes,
+} from "./vocabulary.ts";
 
 /** `"ours"` refuses what the project forbids itself; `"any"` takes what third-party kernels do. */
 export type Dialect = "ours" | "any";

@@ -207,7 +207,15 @@ export function typeCheck(cpp: string, name: string, standard: "c++14" | "c++20"
   writeWhole(source, cpp);
   const flags = ["-ffreestanding", "-nostdinc", "-nostdinc++", "-fno-lax-vector-conversions", "-Wno-everything"];
   const { ok, stderr } = zig([
-    ...["clang", "-fsyntax-only", "-target", "x86_64-linux-gnu", `-std=${standard}`, ...flags, "-DSIM_IS_CHECKED=false"],
+    ...[
+      "clang",
+      "-fsyntax-only",
+      "-target",
+      "x86_64-linux-gnu",
+      `-std=${standard}`,
+      ...flags,
+      "-DSIM_IS_CHECKED=false",
+    ],
     ...[`-I${runtime}`, source],
   ]);
   if (!ok) throw firstError(stderr, name);

@@ -16,7 +16,9 @@ const dialect = { dialect: "any", includes: [kernels, root, metal] } as const;
 const read = (file: string) => readFileSync(join(kernels, file), "utf8");
 
 const files = readdirSync(kernels).filter((file) => file.endsWith(".metal"));
-const parts = new Set(files.flatMap((file) => [...read(file).matchAll(/#include "(\w+\.metal)"/g)].map((match) => match[1]!)));
+const parts = new Set(
+  files.flatMap((file) => [...read(file).matchAll(/#include "(\w+\.metal)"/g)].map((match) => match[1]!)),
+);
 const wholes = files.filter((file) => !parts.has(file));
 
 test.each(wholes)("%s is accepted", (file) => {
@@ -66,7 +68,14 @@ const int = (...values: number[]) => values.map((value): [4, number] => [4, valu
 const long = (...values: number[]) => values.map((value): [8, number] => [8, value]);
 const short = (...values: number[]) => values.map((value): [2, number] => [2, value]);
 
-function relativeError(actual: Float32Array, x: Float32Array, w: Float64Array, m: number, n: number, k: number): number {
+function relativeError(
+  actual: Float32Array,
+  x: Float32Array,
+  w: Float64Array,
+  m: number,
+  n: number,
+  k: number,
+): number {
   let wrong = 0;
   let right = 0;
   for (let i = 0; i < m; i++) {
@@ -81,7 +90,8 @@ function relativeError(actual: Float32Array, x: Float32Array, w: Float64Array, m
 }
 
 const iq4 = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
-const activations = (count: number) => Float32Array.from({ length: count }, (_, i) => Math.sin(i * 0.7) + 0.01 * (i % 17));
+const activations = (count: number) =>
+  Float32Array.from({ length: count }, (_, i) => Math.sin(i * 0.7) + 0.01 * (i % 17));
 
 test.each([
   ["kernel_mul_mv_q4_0_f32", (code: number) => code - 8, 4],

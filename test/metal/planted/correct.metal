@@ -93,3 +93,8 @@ kernel void vectors(device const uchar4 *x [[buffer(0)]], device float4 *y [[buf
     result[0] = clamp(result[0], -50.0f, 50.0f) + float(popcount(uint(v.x))) + float(clz(uint(v.y)));
     y[i] = fma(result, float4(2.0f), float4(1.0f));
 }
+
+// The order in which threads of one threadgroup, and threadgroups, come to a counter.
+kernel void arrival(device atomic_uint *count [[buffer(0)]], device uint *order [[buffer(1)]], uint i [[thread_position_in_grid]]) {
+    order[atomic_fetch_add_explicit(count, 1u, memory_order_relaxed)] = i;
+}
