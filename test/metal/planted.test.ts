@@ -40,6 +40,7 @@ const plain: RunOptions = { grid: 1, group: 64, buffers: { 0: floats(64), 1: flo
 const special: Record<string, RunOptions> = {
   race_device: { ...plain, buffers: { 0: floats(64), 1: floats(64) } },
   race_between_threadgroups: { ...plain, grid: 2 },
+  race_write_after_read_elsewhere: { ...plain, grid: 2 },
   race_read_between_threadgroups: { ...plain, grid: 2, buffers: { 0: floats(64), 1: floats(128) } },
   threadgroup_argument_overflow: { ...plain, threadgroup: { 0: 128 } },
   inactive_lane: { ...plain, group: 40 },
