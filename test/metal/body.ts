@@ -145,7 +145,8 @@ export class BodyTranslator {
     const constructs =
       scope.typeAt(i)?.kind === "convertible" && scope.text(close + 1) === "(" && !this.isDeclarator(close + 1);
     const inner = this.translate(i + 1, close + 1);
-    this.out += `${scope.tokens[i]!.before}${constructs ? "metal::make<" : ""}${scope.text(i)}${inner}${constructs ? ">" : ""}`;
+    const text = scope.text(i) + inner;
+    this.out += scope.tokens[i]!.before + (constructs ? `metal::make<${text}>` : text);
     return close + 1;
   }
 
@@ -177,7 +178,8 @@ export class BodyTranslator {
     const end = this.operandEnd(type.end + 1);
     const before = scope.tokens[i]!.before;
     if (isPointer) {
-      this.out += `${before}metal::pointer_cast<${this.translate(i + 1, type.end).trim()}>(${this.translate(type.end + 1, end)})`;
+      const target = this.translate(i + 1, type.end).trim();
+      this.out += `${before}metal::pointer_cast<${target}>(${this.translate(type.end + 1, end)})`;
     } else {
       for (let k = i + 1; k < type.end; k++) this.place.words?.add(scope.text(k));
       this.out += `${before}metal::make<${this.translate(...type.base).trim()}>(${this.translate(type.end + 1, end)})`;
@@ -309,13 +311,14 @@ export class BodyTranslator {
 
   private threadgroupVariable(name: string, type: string, dimensions: string): string {
     if (this.scope.target === "lint") {
-      // A reference, for clang constructs no variable of class type in an address space, even where nothing is to be done.
+      // A reference, for clang constructs no variable of class type in an address space, even with nothing to be done.
       const named = `sim_type_of_${name}`;
       return `typedef ${type} ${named}${dimensions}; threadgroup ${named} &${name} = *(threadgroup ${named} *)0;`;
     }
     const id = this.variables++;
     return (
-      `struct sim_name_${id} { static constexpr const char *text() { return "${name}"; } }; typedef ${type} sim_type_${id}${dimensions}; ` +
+      `struct sim_name_${id} { static constexpr const char *text() { return "${name}"; } }; ` +
+      `typedef ${type} sim_type_${id}${dimensions}; ` +
       `auto &${name} = sim::threadgroup_variable<&${this.place.instance}, sim_name_${id}, sim_type_${id}>::get();`
     );
   }
@@ -348,7 +351,8 @@ export class BodyTranslator {
     const kind = scope.text(i) === "*" ? "pointer" : "reference";
     scope.refuse(
       i,
-      `a ${kind} without an address space: ${textOf(scope.tokens, k + 1, i + 1)}; add device, constant, threadgroup or thread`,
+      `a ${kind} without an address space: ${textOf(scope.tokens, k + 1, i + 1)}; ` +
+        "add device, constant, threadgroup or thread",
     );
   }
 

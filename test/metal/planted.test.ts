@@ -121,7 +121,8 @@ describe("a launch", () => {
     using namespace metal;
     struct Shape { uint rows; uint columns; };
     constant uint steps [[function_constant(3)]];
-    kernel void copy(device const float *x [[buffer(0)]], device float *y [[buffer(1)]], constant Shape &shape [[buffer(2)]],
+    kernel void copy(device const float *x [[buffer(0)]], device float *y [[buffer(1)]],
+                     constant Shape &shape [[buffer(2)]],
                      threadgroup float *room [[threadgroup(0)]], uint i [[thread_position_in_grid]]) {
       threadgroup float own[4096];
       if (i < shape.rows * steps) y[i] = x[i];
@@ -162,7 +163,8 @@ describe("a launch", () => {
       using namespace metal;
       constant float factor [[function_constant(2000)]];
       constant half more [[function_constant(65)]];
-      constant float sum = (is_function_constant_defined(factor) ? factor : 10.0f) + (is_function_constant_defined(more) ? float(more) : 0.0f);
+      constant float extra = is_function_constant_defined(more) ? float(more) : 0.0f;
+      constant float sum = (is_function_constant_defined(factor) ? factor : 10.0f) + extra;
       kernel void k(device float *o [[buffer(0)]]) { o[0] = sum; }`);
     const results = [{}, { 2000: 1.5 }, { 2000: 1.5, 65: 0.25, 7: 3 }].map((constants) => {
       const o = new Float32Array(1);

@@ -3,7 +3,8 @@
 #pragma once
 #include "metal.h"
 
-#define AIR_SITE(name) sim_site{"air", 1, name}
+#define AIR_SITE(name) \
+    sim_site { "air", 1, name }
 #define AIR extern "C" __attribute__((used))
 
 AIR float air_simd_sum(float value) __asm__("air.simd_sum.f32");

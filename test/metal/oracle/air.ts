@@ -1,10 +1,10 @@
 // Owns the running of kernels that Apple's compiler compiled: their AIR (an LLVM bitcode) lowered to this machine and
 // linked to the simulator's runtime, in place of a translated kernel.
 
-import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, relative } from "node:path";
 import { type MetalLibrary, openLibrary } from "../simulator.ts";
-import { cached, kernelFlags, runtimeLibrary, writeWhole, zig } from "../toolchain.ts";
+import { cached, kernelFlags, runtimeLibrary, zig } from "../toolchain.ts";
 import type { BufferInfo } from "../translate.ts";
 
 function must(what: string, args: string[]): void {
@@ -76,23 +76,26 @@ function lower(ir: string): string {
 function entry(name: string, list: readonly AirArgument[]): string {
   const parameters = list.map(({ buffer, value }, at) => {
     const kind = buffer ? "SIM_PARAMETER_BUFFER" : "SIM_PARAMETER_VALUE";
-    return `{"${buffer?.name ?? ""}", ${kind}, ${buffer?.index ?? value}, ${buffer?.readOnly ? 1 : 0}, entry::bytes[${at}]}`;
+    const readOnly = buffer?.readOnly ? 1 : 0;
+    return `{"${buffer?.name ?? ""}", ${kind}, ${buffer?.index ?? value}, ${readOnly}, entry::bytes[${at}]}`;
   });
   return `#include "air.h"
 extern "C" void ${name}(${list.map((argument) => argument.type).join(", ")});
 using entry = sim::entry<&${name}${list.map(({ value }) => `, ${value ?? -1}`).join("")}>;
 static const sim_parameter parameters[] = {${parameters.join(",\n")}};
-static const sim_kernel_entry kernels[] = {{"${name}", (const void *)&${name}, entry::run, parameters, ${list.length}, 1024, nullptr, 0}};
+static const sim_kernel_entry kernels[] = {
+  {"${name}", (const void *)&${name}, entry::run, parameters, ${list.length}, 1024, nullptr, 0}};
 static void derive() {}
 extern "C" __attribute__((visibility("default"), used)) const sim_module sim_translated_module = {
   kernels, 1, nullptr, 0, derive, &sim::variables, false};
 `;
 }
 
-/** A library of one kernel, from its bitcode. Contraction is as in the translated kernels' fast build. */
+/** A library of one kernel, from its bitcode. Where Apple's compiler fused a product and a sum, an fma runs, as in
+ * the fast build. */
 export function loadAir(name: string, bitcode: Uint8Array): MetalLibrary {
   const path = cached(".air.so", name, Bun.hash(bitcode).toString(), readFileSync(`${import.meta.dir}/air.ts`, "utf8"));
-  writeWhole(`${path}.placeholder`, "");
+  mkdirSync(dirname(path), { recursive: true });
   writeFileSync(`${path}.bc`, bitcode);
   must("AIR is not read", [
     "cc",
@@ -116,7 +119,6 @@ export function loadAir(name: string, bitcode: Uint8Array): MetalLibrary {
       "-O2",
       "-fPIC",
       "-march=x86_64_v3",
-      "-ffp-contract=on",
       "-fno-sanitize=all",
       `${path}.lowered.ll`,
       "-o",

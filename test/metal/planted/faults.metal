@@ -1,4 +1,4 @@
-// One fault a kernel; the line that the checker must name says which. Run by planted.test.ts, never part of the product.
+// One fault a kernel; the line that the checker must name says which. Run by planted.test.ts, not part of the product.
 #include <metal_stdlib>
 using namespace metal;
 
@@ -214,7 +214,8 @@ kernel void write_to_constant(constant float *a [[buffer(0)]], device float *o [
     o[i] = 0;
 }
 
-kernel void bad_shift(device const int *a [[buffer(0)]], device int *o [[buffer(1)]], uint i [[thread_index_in_threadgroup]]) {
+kernel void bad_shift(device const int *a [[buffer(0)]], device int *o [[buffer(1)]],
+                      uint i [[thread_index_in_threadgroup]]) {
     o[i] = a[i] << i; // bad shift
 }
 

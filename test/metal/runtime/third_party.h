@@ -21,7 +21,9 @@ template <class T, int N> struct packed_vec {
     SIM_INLINE T operator[](int i) const { return elements[i]; }
 };
 
-template <class T, class U, int N> SIM_INLINE T sim_convert(packed_vec<U, N> from) { return sim_convert<T>((vec<U, N>)from); }
+template <class T, class U, int N> SIM_INLINE T sim_convert(packed_vec<U, N> from) {
+    return sim_convert<T>((vec<U, N>)from);
+}
 
 // Matrices by columns; a diagonal from one number.
 template <class T, int Columns, int Rows> struct matrix {
@@ -38,20 +40,26 @@ template <class T, int Columns, int Rows> struct matrix {
     SIM_INLINE vec<T, Rows> &operator[](int i) { return columns[i]; }
     SIM_INLINE vec<T, Rows> operator[](int i) const { return columns[i]; }
 };
-template <class T, int Columns, int Rows> SIM_INLINE matrix<T, Columns, Rows> operator*(matrix<T, Columns, Rows> m, T factor) {
+template <class T, int Columns, int Rows>
+SIM_INLINE matrix<T, Columns, Rows> operator*(matrix<T, Columns, Rows> m, T factor) {
     for (int i = 0; i < Columns; i++) m.columns[i] *= factor;
     return m;
 }
-template <class T, int Columns, int Rows> SIM_INLINE matrix<T, Columns, Rows> operator*(T factor, matrix<T, Columns, Rows> m) { return m * factor; }
+template <class T, int Columns, int Rows>
+SIM_INLINE matrix<T, Columns, Rows> operator*(T factor, matrix<T, Columns, Rows> m) {
+    return m * factor;
+}
 
 // Numbers of different types meet as float where one of them is a fraction, else in C's common type.
 template <class A, class B> struct common {
     using type = conditional_t<is_floating_point_v<A> || is_floating_point_v<B>, float, decltype(A() + B())>;
 };
 template <class A, class B> using common_t = typename common<A, B>::type;
-#define SIM_MIXED(name)                                                                                                \
-    template <sim::scalar A, sim::scalar B> requires(!is_same_v<A, B>) SIM_INLINE common_t<A, B> name(A a, B b) {      \
-        return name((common_t<A, B>)a, (common_t<A, B>)b);                                                             \
+#define SIM_MIXED(name)                                    \
+    template <sim::scalar A, sim::scalar B>                \
+        requires(!is_same_v<A, B>)                         \
+    SIM_INLINE common_t<A, B> name(A a, B b) {             \
+        return name((common_t<A, B>)a, (common_t<A, B>)b); \
     }
 SIM_MIXED(min)
 SIM_MIXED(max)
@@ -66,7 +74,8 @@ template <> struct numeric_limits<bfloat> {
     static constexpr bfloat infinity() { return as_type<bfloat>((ushort)0x7F80); }
 };
 
-template <class T> SIM_INLINE T simd_shuffle_and_fill_up(T value, T filling, ushort delta, SIM_SITE("simd_shuffle_and_fill_up")) {
+template <class T>
+SIM_INLINE T simd_shuffle_and_fill_up(T value, T filling, ushort delta, SIM_SITE("simd_shuffle_and_fill_up")) {
     const int from = (int)sim_lane() - delta;
     const T filled = sim::from_lane(filling, (from + SIM_LANES) % SIM_LANES, site);
     const T shifted = sim::from_lane(value, sim::neighbour(from), site);
@@ -75,9 +84,9 @@ template <class T> SIM_INLINE T simd_shuffle_and_fill_up(T value, T filling, ush
 
 } // namespace metal
 
-#define SIM_PACKED(element, name)                                                                                      \
-    typedef metal::packed_vec<element, 2> packed_##name##2;                                                            \
-    typedef metal::packed_vec<element, 3> packed_##name##3;                                                            \
+#define SIM_PACKED(element, name)                           \
+    typedef metal::packed_vec<element, 2> packed_##name##2; \
+    typedef metal::packed_vec<element, 3> packed_##name##3; \
     typedef metal::packed_vec<element, 4> packed_##name##4;
 SIM_PACKED(char, char)
 SIM_PACKED(uchar, uchar)
@@ -87,10 +96,10 @@ SIM_PACKED(int, int)
 SIM_PACKED(uint, uint)
 SIM_PACKED(half, half)
 SIM_PACKED(float, float)
-#define SIM_MATRICES(element)                                                                                          \
-    typedef metal::vec<element, 2> element##2;                                                                         \
-    typedef metal::vec<element, 4> element##4;                                                                         \
-    typedef metal::matrix<element, 2, 4> element##2x4;                                                                 \
+#define SIM_MATRICES(element)                          \
+    typedef metal::vec<element, 2> element##2;         \
+    typedef metal::vec<element, 4> element##4;         \
+    typedef metal::matrix<element, 2, 4> element##2x4; \
     typedef metal::matrix<element, 4, 4> element##4x4;
 SIM_MATRICES(half)
 SIM_MATRICES(float)
