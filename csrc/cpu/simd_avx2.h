@@ -26,12 +26,6 @@ INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     return (bytes32)_mm256_shuffle_epi8(twice, (__m256i)index);
 }
 
-INLINE floats gather(const float *table, ints index) { return (floats)_mm256_i32gather_ps(table, (__m256i)index, 4); }
-
-INLINE ints gather_bytes(const uint8_t *table, ints index) {
-    return (ints)_mm256_i32gather_epi32((const int *)table, (__m256i)index, 1) & 255;
-}
-
 INLINE bytes32 narrow(const ints q[VECTORS_OF_32]) {
     __m256i low = _mm256_packus_epi32((__m256i)q[0], (__m256i)q[1]);
     __m256i high = _mm256_packus_epi32((__m256i)q[2], (__m256i)q[3]);

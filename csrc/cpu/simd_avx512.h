@@ -16,6 +16,7 @@ INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     return (bytes32)_mm256_shuffle_epi8(twice, (__m256i)index);
 }
 
+#define GATHERS
 INLINE floats gather(const float *table, ints index) { return (floats)_mm512_i32gather_ps((__m512i)index, table, 4); }
 
 INLINE ints gather_bytes(const uint8_t *table, ints index) {

@@ -118,18 +118,6 @@ INLINE halves to_f16(floats v) {
 
 #endif
 
-INLINE floats gather(const float *table, ints index) {
-    floats out;
-    for (int i = 0; i < WIDTH; i++) out[i] = table[index[i]];
-    return out;
-}
-
-INLINE ints gather_bytes(const uint8_t *table, ints index) {
-    ints out;
-    for (int i = 0; i < WIDTH; i++) out[i] = table[index[i]];
-    return out;
-}
-
 INLINE bytes32 narrow(const ints q[VECTORS_OF_32]) {
     uint8_t out[32];
     for (int v = 0; v < VECTORS_OF_32; v++) {
