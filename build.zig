@@ -1,7 +1,7 @@
 //! Builds libbunsandbytes for any target, from any machine: `zig build --release=fast [-Dtarget=aarch64-macos.13.1]`.
 const std = @import("std");
 
-const warnings = [_][]const u8{ "-std=c23", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wpedantic", "-Wmissing-prototypes", "-Werror", "-fvisibility=hidden", "-fno-math-errno" };
+const warnings = [_][]const u8{ "-std=c23", "-Wall", "-Wextra", "-Wpedantic", "-Wmissing-prototypes", "-Werror", "-fvisibility=hidden", "-fno-math-errno" };
 
 const sources = [_][]const u8{
     "error.c",
@@ -14,12 +14,21 @@ const sources = [_][]const u8{
     "ops/quantize.c",
     "ops/dequantize.c",
     "ops/matmul.c",
+    "ops/launch.c",
+    "ops/compare.c",
+    "ops/optimizer.c",
+    "ops/gguf.c",
     "cpu/dispatch.c",
     "cpu/pool.c",
+    "gpu/kernels.c",
+    "gpu/metal.c",
+    "gpu/metal_kernels.c",
+    "gpu/metal_memory.c",
+    "gpu/metal_objc.c",
+    "gpu/metal_queue.c",
 };
 
 /// The CPU's forms, compiled once for each instruction set: csrc/cpu/dispatch.c lists the same names, best first.
-const forms = [_][]const u8{ "cpu/cast.c", "cpu/quantize.c", "cpu/dequantize.c", "cpu/matmul.c" };
 const Isa = struct { name: []const u8, cpu: []const u8 };
 const x86_isas = [_]Isa{
     .{ .name = "base", .cpu = "x86_64" },
@@ -38,6 +47,8 @@ pub fn build(b: *std.Build) void {
 
     const module = b.createModule(.{ .target = target, .optimize = optimize, .link_libc = true, .strip = optimize != .debug });
     module.addCSourceFiles(.{ .root = b.path("csrc"), .files = &sources, .flags = &warnings });
+    // A copy, because its path changes with its contents: zig does not notice when an embedded file does.
+    module.addEmbedPath(b.addWriteFiles().addCopyDirectory(b.path("metal"), "", .{}));
     const isas: []const Isa = if (target.result.cpu.arch == .aarch64) &arm_isas else &x86_isas;
     for (isas) |isa| module.addObject(formsObject(b, target, optimize, isa));
 
@@ -51,8 +62,6 @@ fn formsObject(b: *std.Build, target: std.Build.ResolvedTarget, optimize: std.bu
     const query = std.Target.Query.parse(.{ .arch_os_abi = triple, .cpu_features = isa.cpu }) catch @panic("no such processor");
     const module = b.createModule(.{ .target = b.resolveTargetQuery(query), .optimize = optimize, .link_libc = true });
     const define = b.fmt("-DISA={s}", .{isa.name});
-    for (forms) |file| {
-        module.addCSourceFile(.{ .file = b.path("csrc").path(b, file), .flags = &(warnings ++ [_][]const u8{define}) });
-    }
+    module.addCSourceFile(.{ .file = b.path("csrc/cpu/isa.c"), .flags = &(warnings ++ [_][]const u8{define}) });
     return b.addObject(.{ .name = b.fmt("forms-{s}", .{isa.name}), .root_module = module });
 }

@@ -56,9 +56,8 @@ static void *host_alloc(bnb_device *device, size_t bytes, size_t *capacity) {
         void *memory = take_kept(device, bytes, capacity);
         if (memory) return memory;
     }
-    void *memory;
     *capacity = bytes;
-    return posix_memalign(&memory, ALIGNMENT, bytes + READ_SLACK) ? NULL : memory;
+    return aligned_alloc(ALIGNMENT, ceil_div(bytes + READ_SLACK, ALIGNMENT) * ALIGNMENT);
 }
 
 static void host_free(bnb_device *device, void *memory, size_t capacity) {

@@ -8,7 +8,7 @@
 
 /* A new GPU is its driver and a row here. */
 static bnb_device devices[] = {
-    {.tag = TAG_DEVICE, .kind = "metal", .absent = "this build of bunsandbytes has no Metal driver: use \"cpu\""},
+    {.tag = TAG_DEVICE, .kind = "metal", .gpu = &metal_driver},
     {.tag = TAG_DEVICE, .kind = "cuda", .absent = "bunsandbytes has no CUDA driver yet: use \"cpu\""},
     {.tag = TAG_DEVICE, .kind = "cpu"},
 };
@@ -86,7 +86,7 @@ double bnb_device_counter(const bnb_device *device, bnb_counter counter) {
     switch (counter) {
     case BNB_COUNTER_BYTES: return (double)device->bytes;
     case BNB_COUNTER_PEAK: return (double)device->peak;
-    case BNB_COUNTER_CACHED: return (double)device->cached;
+    case BNB_COUNTER_CACHED: return (double)(device->gpu ? device->gpu->cached() : device->cached);
     case BNB_COUNTER_OPERATIONS: return (double)device->operations;
     case BNB_COUNTER_FALLBACKS: return (double)device->fallbacks;
     }
@@ -96,10 +96,11 @@ double bnb_device_counter(const bnb_device *device, bnb_counter counter) {
 
 void count_operation(bnb_device *device) { device->operations++; }
 
-/* Operations and reasons are literals, so that a handful of rows serves for the life of the process. */
+/* There are few operations and few reasons, so that a handful of rows serves for the life of the process. */
 static struct fallback {
     bnb_device *device;
-    const char *operation, *reason;
+    const char *operation;
+    char        reason[512];
     size_t      times;
 } fallbacks[64];
 static pthread_mutex_t counting = PTHREAD_MUTEX_INITIALIZER;
@@ -108,13 +109,17 @@ static void name_fallback(bnb_device *device, const char *operation, const char 
     pthread_mutex_lock(&counting);
     for (struct fallback *row = fallbacks; row < fallbacks + sizeof fallbacks / sizeof *fallbacks; row++) {
         if (row->times && (row->device != device || strcmp(row->operation, operation) || strcmp(row->reason, reason))) continue;
-        *row = (struct fallback){device, operation, reason, row->times + 1};
+        *row = (struct fallback){.device = device, .operation = operation, .times = row->times + 1};
+        snprintf(row->reason, sizeof row->reason, "%s", reason);
         break;
     }
     pthread_mutex_unlock(&counting);
 }
 
-bnb_status fall_back(bnb_device *device, const char *operation, const char *reason) {
+bnb_status fall_back(bnb_device *device, const char *operation) {
+    if (!device->gpu) return BNB_OK;
+    char reason[sizeof fallbacks->reason]; /* the row's length, so that equal reasons compare so */
+    snprintf(reason, sizeof reason, "%s", bnb_last_error());
     const char *strict = getenv("BNB_STRICT");
     if (strict && !strcmp(strict, "1"))
         return fail(BNB_UNSUPPORTED, "%s: %s has no kernel for this case (%s), and BNB_STRICT=1 forbids the CPU's", operation,

@@ -105,9 +105,10 @@ struct coded coded_of(const bnb_quantized *quantized);
 
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Called once by an operation that a GPU does not serve, before the CPU's form runs on the shared memory: waits for the
- * GPU, counts and names the fallback; fails under BNB_STRICT=1 or where the memory is not shared. */
-bnb_status fall_back(bnb_device *device, const char *operation, const char *reason);
+/* Called by an operation that its GPU does not serve, before the CPU's form runs on the shared memory: waits for the
+ * GPU, counts and names the fallback, with the last failure as its reason; fails under BNB_STRICT=1. On the CPU itself
+ * there is nothing to do. */
+bnb_status fall_back(bnb_device *device, const char *operation);
 
 void count_operation(bnb_device *device);
 

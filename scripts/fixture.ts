@@ -3,7 +3,8 @@ import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
-import { openSafetensors, writeSafetensors } from "../src/checkpoint/safetensors.ts";
+import { openSafetensors } from "../src/checkpoint/safetensors.ts";
+import { writeSafetensors } from "../src/checkpoint/writer.ts";
 
 const modules = ["encoder.layer.0.attention.self.query", "encoder.layer.5.attention.output.dense"];
 const target = join(import.meta.dir, "../test/fixtures/minilm.safetensors");

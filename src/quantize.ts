@@ -30,9 +30,9 @@ export interface QuantizeBlockwiseOptions {
 }
 
 /** Options of the dequantisers. */
-export interface DequantizeOptions {
+export interface DequantizeOptions<D extends FloatDType = FloatDType> {
   /** The result's dtype; by default the one that the tensor had before it was quantised. */
-  dtype?: FloatDType;
+  dtype?: D;
 }
 
 /**
@@ -96,7 +96,10 @@ function quantize(
  *
  * @throws BnbError if `q` holds 8-bit codes
  */
-export function dequantize4bit(q: QuantizedTensor, options: DequantizeOptions = {}): Tensor<FloatDType> {
+export function dequantize4bit<D extends FloatDType>(
+  q: QuantizedTensor,
+  options: DequantizeOptions<D> = {},
+): Tensor<D> {
   return dequantize(q, 4, options, "dequantize4bit", "dequantizeBlockwise");
 }
 
@@ -105,18 +108,21 @@ export function dequantize4bit(q: QuantizedTensor, options: DequantizeOptions = 
  *
  * @throws BnbError if `q` holds 4-bit codes
  */
-export function dequantizeBlockwise(q: QuantizedTensor, options: DequantizeOptions = {}): Tensor<FloatDType> {
+export function dequantizeBlockwise<D extends FloatDType>(
+  q: QuantizedTensor,
+  options: DequantizeOptions<D> = {},
+): Tensor<D> {
   return dequantize(q, 8, options, "dequantizeBlockwise", "dequantize4bit");
 }
 
-function dequantize(
+function dequantize<D extends FloatDType>(
   q: QuantizedTensor,
   bits: number,
-  options: DequantizeOptions,
+  options: DequantizeOptions<D>,
   what: string,
   other: string,
-): Tensor<FloatDType> {
+): Tensor<D> {
   if (q.bits !== bits) throw new BnbError(`${what}: q holds ${q.bits}-bit codes, expected ${bits}: use ${other}.`);
-  const { dtype = q.dtype } = options;
+  const dtype = (options.dtype ?? q.dtype) as D;
   return new Tensor(native.bnb_dequantize(q.pointer, dtypeCode(dtype, what)), dtype, q.shape, q.device);
 }

@@ -3,6 +3,7 @@
  * A call cuts its range into pieces, which its own thread and the pool's take one by one. Everything turns on one count,
  * the pieces not yet taken: who has lowered it owns a piece, and the call can't end, nor its description change, before
  * that piece is done. A thread without work spins for a while, as the next call often follows at once, then sleeps. */
+#define _GNU_SOURCE /* sched_getaffinity */
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>

@@ -49,8 +49,9 @@ INLINE bytes32 ranks_in_tree(struct tree tree, const void *x, bnb_dtype dtype, s
 }
 
 INLINE void search(const struct codes *code, uint32_t steps, const float element[32], const uint32_t bucket[32], uint8_t ranks[32]) {
+    const uint8_t *start = (const uint8_t *)code->start; /* both signs' rows */
     for (size_t i = 0; i < 32; i++) {
-        uint32_t rank = code->start[0][bucket[i]];
+        uint32_t rank = start[bucket[i]];
         for (uint32_t step = 0; step < steps; step++) rank += element[i] > code->thresholds[rank];
         ranks[i] = (uint8_t)rank;
     }
@@ -67,7 +68,7 @@ INLINE bytes32 ranks_in_buckets(const struct codes *code, const void *x, bnb_dty
     }
     if (WIDTH == 16) {
         for (size_t v = 0; v < VECTORS_OF_32; v++) {
-            below[v] = gather_bytes(code->start[0], below[v]);
+            below[v] = gather_bytes((const uint8_t *)code->start, below[v]);
             for (uint32_t step = 0; step < code->steps; step++) below[v] -= (ints)(scaled[v] > gather(code->thresholds, below[v]));
         }
         return narrow(below);
@@ -77,7 +78,8 @@ INLINE bytes32 ranks_in_buckets(const struct codes *code, const void *x, bnb_dty
     uint8_t ranks[32];
     memcpy(element, scaled, sizeof element);
     memcpy(bucket, below, sizeof bucket);
-    if (code->steps == 1) search(code, 1, element, bucket, ranks); /* as in the dynamic maps */
+    if (code->steps == 1) search(code, 1, element, bucket, ranks); /* as in the signed dynamic map, */
+    else if (code->steps == 2) search(code, 2, element, bucket, ranks); /* and in the unsigned one */
     else search(code, code->steps, element, bucket, ranks);
     return load_bytes32(ranks);
 }

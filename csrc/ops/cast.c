@@ -1,20 +1,40 @@
-/* A tensor in another float dtype: the checks and the plain loop. */
-#include "../internal.h"
+/* A tensor in another float dtype: the checks, the launch and the plain loop. */
+#include "launch.h"
 
 static void cast_plain(const void *argument, size_t first, size_t last) {
     const struct cast_job *job = argument;
     for (size_t i = first; i < last; i++) put_element(job->y, job->dtype, i, element_of(&job->x, i));
 }
 
-static bnb_status run(const bnb_tensor *x, bnb_tensor *y) {
-    bnb_device *device = x->buffer->device;
-    if (device->gpu) {
-        bnb_status status = fall_back(device, "cast", "no kernel");
-        if (status) return status;
-    }
+static bnb_status cast_host(const bnb_tensor *x, bnb_tensor *y) {
     struct cast_job job = {.x = dense_of(x), .y = buffer_host(y->buffer), .dtype = y->dtype};
     parallel_for(x->rows * x->columns, 1 << 16, cpu_forms()->cast ? cpu_forms()->cast : cast_plain, &job);
     return BNB_OK;
+}
+
+static bnb_status launch(const bnb_tensor *x, bnb_tensor *y) {
+    size_t           elements = x->rows * x->columns;
+    struct cast_args args = {.count_low = (uint32_t)elements, .count_high = (uint32_t)(elements >> 32)};
+    return x->buffer->device->gpu->launch(&(struct launch){
+        .family = "cast",
+        .kernel = "cast",
+        .constants = {x->dtype, y->dtype},
+        .constant_count = 2,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {binding_of(x->buffer), binding_of(y->buffer)},
+        .binding_count = 2,
+        .groups = {groups_for(elements, CAST_THREADS * 8), 1, 1},
+        .threads = CAST_THREADS,
+        .bytes_moved = x->buffer->bytes + y->buffer->bytes,
+    });
+}
+
+static bnb_status run(const bnb_tensor *x, bnb_tensor *y) {
+    bnb_device *device = x->buffer->device;
+    bnb_status  status = device->gpu ? launch(x, y) : BNB_UNSUPPORTED;
+    if (status == BNB_UNSUPPORTED && fall_back(device, "cast") == BNB_OK) status = cast_host(x, y);
+    return status;
 }
 
 bnb_tensor *bnb_cast(const bnb_tensor *x, bnb_dtype dtype) {

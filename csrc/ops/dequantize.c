@@ -1,5 +1,5 @@
-/* The matrix that codes and scales stand for: the checks and the plain loop. */
-#include "../internal.h"
+/* The matrix that codes and scales stand for: the checks, the launch and the plain loop. */
+#include "launch.h"
 
 static void dequantize_plain(const void *argument, size_t first, size_t last) {
     const struct dequantize_job *job = argument;
@@ -12,15 +12,38 @@ static void dequantize_plain(const void *argument, size_t first, size_t last) {
     }
 }
 
-static bnb_status run(const bnb_quantized *q, bnb_tensor *y) {
-    bnb_device *device = q->codes->device;
-    bnb_status  status = device->gpu ? fall_back(device, "dequantize", "no kernel") : BNB_OK;
-    if (status) return status;
-
+static bnb_status dequantize_host(const bnb_quantized *q, bnb_tensor *y) {
     struct dequantize_job job = {.q = coded_of(q), .y = buffer_host(y->buffer), .dtype = y->dtype};
     parallel_for(ceil_div(q->rows * q->columns, q->block), ceil_div(1 << 15, q->block),
                  cpu_forms()->dequantize ? cpu_forms()->dequantize : dequantize_plain, &job);
     return BNB_OK;
+}
+
+static bnb_status launch(const bnb_quantized *q, bnb_tensor *y) {
+    size_t                 elements = q->rows * q->columns;
+    struct dequantize_args args = {.count_low = (uint32_t)elements, .count_high = (uint32_t)(elements >> 32)};
+    struct launch          launch = {
+        .family = "dequantize",
+        .kernel = "dequantize",
+        .constants = {q->code->codes.bits, y->dtype, q->nested_code != NULL},
+        .constant_count = 3,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .binding_count = 6,
+        .groups = {groups_for(elements, DEQUANTIZE_THREADS * 8), 1, 1},
+        .threads = DEQUANTIZE_THREADS,
+        .bytes_moved = quantized_bytes(q) + y->buffer->bytes,
+    };
+    launch.bindings[5] = binding_of(y->buffer);
+    bnb_status status = bind_quantized(q, launch.bindings, &args.scales);
+    return status ? status : y->buffer->device->gpu->launch(&launch);
+}
+
+static bnb_status run(const bnb_quantized *q, bnb_tensor *y) {
+    bnb_device *device = q->codes->device;
+    bnb_status  status = device->gpu ? launch(q, y) : BNB_UNSUPPORTED;
+    if (status == BNB_UNSUPPORTED && fall_back(device, "dequantize") == BNB_OK) status = dequantize_host(q, y);
+    return status;
 }
 
 bnb_tensor *bnb_dequantize(const bnb_quantized *q, bnb_dtype dtype) {

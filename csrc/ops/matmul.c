@@ -1,7 +1,7 @@
-/* y = x · wᵀ + bias with a dense or a quantised w: the checks and the plain loop. */
-#include <stdlib.h>
+/* y = x · wᵀ + bias with a dense or a quantised w: the checks, the launch and the plain loop. */
+#include <string.h>
 
-#include "../internal.h"
+#include "launch.h"
 
 /* ── The plain loop ─────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -24,22 +24,139 @@ static void matmul_plain(const void *argument, size_t first, size_t last) {
     }
 }
 
+/* ── The launch ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Kernels read w anew for every 4 rows of x up to VECTORS_MOST, where decoding for a tile begins to pay: MLX crosses over
+ * between 10 and 13 on an M3 Max (ml-explore/mlx, pull request 3863). A tile of 64 needs tiles enough to fill the GPU,
+ * and so does any tile, else k is split, though not below SPLIT_LEAST. */
+enum { VECTORS_MOST = 8, TILES_WANTED = 256, SPLIT_LEAST = 512 };
+
+/* One product: the weight is `w`, or `q` where w is NULL; bias may be NULL. */
+struct product {
+    const bnb_tensor    *x, *w;
+    const bnb_quantized *q;
+    const bnb_tensor    *bias;
+    bnb_precision        precision;
+    bnb_tensor          *y;
+};
+
+/* What the kernels have in common: everything but the kernel's name and grid. Constants: the dtype of x, how w is
+ * stored, nested, whole, bias. */
+static bnb_status prepare(const struct product *p, struct matmul_args *args, struct launch *launch) {
+    size_t m = p->x->rows, n = p->y->columns, k = p->x->columns;
+    if (m > INT32_MAX || n > INT32_MAX || k > INT32_MAX) return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
+    *args = (struct matmul_args){.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k, .split = (uint32_t)k};
+    bool whole = k % VECTOR_CHUNK == 0;
+    if (p->q) {
+        bnb_status status = bind_quantized(p->q, launch->bindings + 1, &args->scales);
+        if (status) return status;
+        whole = whole && args->scales.shift < 32 && p->q->block >= VECTOR_CHUNK;
+    } else {
+        for (int i = 1; i < 6; i++) launch->bindings[i] = binding_of(p->w->buffer);
+    }
+    launch->bindings[0] = binding_of(p->x->buffer);
+    launch->bindings[6] = binding_of(p->bias ? p->bias->buffer : p->x->buffer);
+    launch->bindings[7] = binding_of(p->y->buffer);
+    launch->binding_count = 8;
+    launch->constants[0] = p->x->dtype;
+    launch->constants[1] = p->q ? p->q->code->codes.bits : (uint32_t)p->w->dtype;
+    launch->constants[2] = p->q && p->q->nested_code;
+    launch->constants[3] = whole;
+    launch->constants[4] = p->bias != NULL;
+    launch->constant_count = 5;
+    launch->args = args;
+    launch->args_bytes = sizeof *args;
+    launch->bytes_moved = (p->q ? quantized_bytes(p->q) : p->w->buffer->bytes) + p->x->buffer->bytes + p->y->buffer->bytes;
+    return BNB_OK;
+}
+
+static bnb_status launch_vector(const struct product *p, const struct matmul_args *args, struct launch *launch) {
+    uint32_t vectors = args->m == 1 ? 1 : args->m == 2 ? 2 : 4;
+    launch->family = "matmul_vector";
+    launch->kernel = vectors == 1 ? "matmul_vector_1" : vectors == 2 ? "matmul_vector_2" : "matmul_vector_4";
+    launch->groups[0] = (uint32_t)ceil_div(args->n, VECTOR_COLUMNS);
+    launch->groups[1] = (uint32_t)ceil_div(args->m, vectors);
+    launch->groups[2] = 1;
+    launch->threads = VECTOR_THREADS;
+    return p->y->buffer->device->gpu->launch(launch);
+}
+
+/* Adds up the parts of a split: bindings parts, bias, y. */
+static bnb_status launch_sum(const struct product *p, const struct launch *tiles, const struct buffer *parts, uint32_t splits) {
+    struct sum_args args = {.m = (uint32_t)p->y->rows, .n = (uint32_t)p->y->columns, .splits = splits};
+    struct launch   launch = {
+        .family = "matmul_tile",
+        .kernel = "matmul_sum",
+        .constant_count = tiles->constant_count,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {binding_of(parts), tiles->bindings[6], binding_of(p->y->buffer)},
+        .binding_count = 3,
+        .groups = {(uint32_t)ceil_div(args.n, SUM_THREADS), args.m, 1},
+        .threads = SUM_THREADS,
+        .bytes_moved = parts->bytes + p->y->buffer->bytes,
+    };
+    memcpy(launch.constants, tiles->constants, sizeof launch.constants);
+    launch.constants[4] = p->bias != NULL;
+    return p->y->buffer->device->gpu->launch(&launch);
+}
+
+static bnb_status launch_tile(const struct product *p, struct matmul_args *args, struct launch *launch) {
+    size_t   large = ceil_div(args->m, 64) * ceil_div(args->n, 64);
+    uint32_t side = args->m > 32 && large >= TILES_WANTED / 2 ? 64 : 32;
+    size_t   tiles = ceil_div(args->m, side) * ceil_div(args->n, side);
+    size_t   splits = ceil_div(TILES_WANTED, tiles), most = args->k / SPLIT_LEAST;
+    if (splits > most) splits = most ? most : 1;
+    args->split = (uint32_t)(ceil_div(ceil_div(args->k, splits), TILE_DEPTH) * TILE_DEPTH);
+    splits = ceil_div(args->k, args->split);
+
+    launch->family = "matmul_tile";
+    launch->kernel = side == 64 ? "matmul_tile_64" : "matmul_tile_32";
+    launch->groups[0] = (uint32_t)ceil_div(args->n, side);
+    launch->groups[1] = (uint32_t)ceil_div(args->m, side);
+    launch->groups[2] = (uint32_t)splits;
+    launch->threads = TILE_THREADS;
+    launch->constants[5] = p->x->dtype;
+    launch->constant_count = 6;
+    bnb_device *device = p->y->buffer->device;
+    if (splits == 1) return device->gpu->launch(launch);
+
+    struct buffer *parts = buffer_new(device, splits * args->m * args->n * sizeof(float));
+    if (!parts) return bnb_last_status();
+    launch->bindings[7] = binding_of(parts);
+    launch->constants[4] = 0;
+    launch->constants[5] = STORE_F32;
+    bnb_status status = device->gpu->launch(launch);
+    if (status == BNB_OK) status = launch_sum(p, launch, parts, (uint32_t)splits);
+    buffer_release(parts); /* the driver keeps it until the work is done */
+    return status;
+}
+
+static bnb_status launch(const struct product *p) {
+    struct matmul_args args;
+    struct launch      launch = {};
+    bnb_status         status = prepare(p, &args, &launch);
+    if (status) return status;
+    return args.m <= VECTORS_MOST ? launch_vector(p, &args, &launch) : launch_tile(p, &args, &launch);
+}
+
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* The weight is `w`, or `q` where w is NULL. */
-static bnb_status run(const bnb_tensor *x, const bnb_tensor *w, const bnb_quantized *q, const bnb_tensor *bias, bnb_precision precision,
-                      bnb_tensor *y) {
-    bnb_device *device = x->buffer->device;
-    bnb_status  status = device->gpu ? fall_back(device, "matmul", "no kernel") : BNB_OK;
-    if (status) return status;
-
-    struct matmul_job job = {.x = dense_of(x), .precision = precision, .y = buffer_host(y->buffer)};
-    if (w) job.w = dense_of(w);
-    else job.q = coded_of(q);
-    if (bias) job.bias = buffer_host(bias->buffer);
+static bnb_status matmul_host(const struct product *p) {
+    struct matmul_job job = {.x = dense_of(p->x), .precision = p->precision, .y = buffer_host(p->y->buffer)};
+    if (p->w) job.w = dense_of(p->w);
+    else job.q = coded_of(p->q);
+    if (p->bias) job.bias = buffer_host(p->bias->buffer);
     if (cpu_forms()->matmul) return cpu_forms()->matmul(&job);
-    parallel_for(y->columns, 1, matmul_plain, &job);
+    parallel_for(p->y->columns, 1, matmul_plain, &job);
     return BNB_OK;
+}
+
+static bnb_status run(const struct product *p) {
+    bnb_device *device = p->y->buffer->device;
+    bnb_status  status = device->gpu ? launch(p) : BNB_UNSUPPORTED;
+    if (status == BNB_UNSUPPORTED && fall_back(device, "matmul") == BNB_OK) status = matmul_host(p);
+    return status;
 }
 
 static bool is_bias(const bnb_tensor *bias, size_t outputs, const bnb_device *device) {
@@ -67,7 +184,7 @@ static bnb_tensor *matmul(const bnb_tensor *x, const bnb_tensor *w, const bnb_qu
     if (bias && bias->dtype != BNB_F32 && !wide) return NULL;
     bnb_tensor *y = tensor_new(device, x->dtype, x->rows, outputs);
     count_operation(device);
-    bnb_status status = y ? run(x, w, q, wide ? wide : bias, precision, y) : BNB_OUT_OF_MEMORY;
+    bnb_status status = y ? run(&(struct product){x, w, q, wide ? wide : bias, precision, y}) : BNB_OUT_OF_MEMORY;
     bnb_tensor_free(wide);
     if (status == BNB_OK) return y;
     bnb_tensor_free(y);

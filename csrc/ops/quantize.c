@@ -1,7 +1,7 @@
-/* Blockwise k-bit quantisation: the checks, the scales of the scales, and the plain loop. */
+/* Blockwise k-bit quantisation: the checks, the scales of the scales, the launch and the plain loop. */
 #include <math.h>
 
-#include "../internal.h"
+#include "launch.h"
 
 /* ── The plain loop ─────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -53,6 +53,62 @@ static bnb_status check_finite(const bnb_tensor *x, const float *absmax, size_t 
                 at % x->columns, element_of(&dense, at));
 }
 
+/* One quantisation: of the matrix, or of its scales. */
+struct pass {
+    const struct buffer *x;
+    bnb_dtype            dtype;
+    size_t               elements, block;
+    bnb_codebook        *code;
+    struct buffer       *codes, *absmax;
+};
+
+static bnb_status launch(const struct pass *pass) {
+    bnb_device *device = pass->x->device;
+    size_t      block = pass->block < pass->elements ? pass->block : pass->elements;
+    uint32_t    shift = shift_of(pass->block);
+    bool        tiled = shift >= 3 && (size_t)1 << shift <= QUANTIZE_TILE; /* what is no power of two has shift 32 */
+    if (tiled) block = pass->block;
+    if (block > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a block of more than 2^32 elements");
+
+    struct quantize_args args = {
+        .count_low = (uint32_t)pass->elements,
+        .count_high = (uint32_t)(pass->elements >> 32),
+        .block = (uint32_t)block,
+        .shift = shift_of(block),
+    };
+    struct launch launch = {
+        .family = "quantize",
+        .kernel = tiled ? "quantize" : "quantize_odd",
+        .constants = {pass->dtype, pass->code->codes.bits},
+        .constant_count = 2,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {binding_of(pass->x), {}, binding_of(pass->codes), binding_of(pass->absmax)},
+        .binding_count = 4,
+        .groups = {groups_for(pass->elements, tiled ? QUANTIZE_TILE : block * (QUANTIZE_THREADS / 32)), 1, 1},
+        .threads = QUANTIZE_THREADS,
+        .bytes_moved = pass->x->bytes + pass->codes->bytes + pass->absmax->bytes,
+    };
+    bnb_status status = bind_codebook(pass->code, device, &launch.bindings[1]);
+    return status ? status : device->gpu->launch(&launch);
+}
+
+/* Done when it returns, for the scales are looked at next. */
+static bnb_status quantize(const struct pass *pass) {
+    bnb_device *device = pass->x->device;
+    bnb_status  status = device->gpu ? launch(pass) : BNB_UNSUPPORTED;
+    if (status == BNB_OK) return device->gpu->wait();
+    if (status != BNB_UNSUPPORTED || fall_back(device, "quantize") != BNB_OK) return status;
+    quantize_host(&(struct quantize_job){
+        .x = {buffer_host(pass->x), pass->dtype, 1, pass->elements},
+        .code = &pass->code->codes,
+        .block = pass->block,
+        .codes = buffer_host(pass->codes),
+        .absmax = buffer_host(pass->absmax),
+    });
+    return BNB_OK;
+}
+
 /* Double quantisation: scale codes of scale - mean. The mean is taken in double precision and rounded once. */
 static bnb_status quantize_scales(const struct buffer *scales, size_t blocks, bnb_quantized *q) {
     float *absmax = buffer_host(scales);
@@ -60,27 +116,14 @@ static bnb_status quantize_scales(const struct buffer *scales, size_t blocks, bn
     for (size_t b = 0; b < blocks; b++) sum += absmax[b];
     q->offset = (float)(sum / (double)blocks);
     for (size_t b = 0; b < blocks; b++) absmax[b] -= q->offset;
-    struct quantize_job job = {
-        .x = {absmax, BNB_F32, 1, blocks},
-        .code = &q->nested_code->codes,
-        .block = q->nested_block,
-        .codes = buffer_host(q->absmax),
-        .absmax = buffer_host(q->nested_absmax),
-    };
-    quantize_host(&job);
-    return BNB_OK;
+    return quantize(&(struct pass){scales, BNB_F32, blocks, q->nested_block, q->nested_code, q->absmax, q->nested_absmax});
 }
 
 static bnb_status run(const bnb_tensor *x, struct buffer *absmax, bnb_quantized *q) {
-    bnb_device *device = x->buffer->device;
-    size_t      blocks = ceil_div(x->rows * x->columns, q->block);
-    bnb_status  status = device->gpu ? fall_back(device, "quantize", "no kernel") : BNB_OK;
-    if (status) return status;
-
-    struct quantize_job job = {dense_of(x), &q->code->codes, q->block, buffer_host(q->codes), buffer_host(absmax)};
-    quantize_host(&job);
-    status = check_finite(x, buffer_host(absmax), q->block);
-    return status || !q->nested_code ? status : quantize_scales(absmax, blocks, q);
+    size_t     elements = x->rows * x->columns;
+    bnb_status status = quantize(&(struct pass){x->buffer, x->dtype, elements, q->block, q->code, q->codes, absmax});
+    if (status == BNB_OK) status = check_finite(x, buffer_host(absmax), q->block);
+    return status || !q->nested_code ? status : quantize_scales(absmax, ceil_div(elements, q->block), q);
 }
 
 bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block) {

@@ -1,21 +1,7 @@
-// Owns safetensors files: reads them through memory mapping, and writes them atomically, one tensor at a time.
-import { closeSync, fstatSync, fsyncSync, openSync, readSync, statSync, writeSync } from "node:fs";
+// Owns reading safetensors files: tensors are views of the mapped file.
 import { BnbError } from "../error.ts";
-import {
-  byLayout,
-  damaged,
-  headerBytesMax,
-  headerText,
-  isDtype,
-  metadataKey,
-  parseHeader,
-  type SafetensorsDtype,
-  type TensorInfo,
-  tensorBytes,
-} from "./header.ts";
-import { Staging } from "./staging.ts";
-
-export type { SafetensorsDtype } from "./header.ts";
+import { damaged, headerBytesMax, parseHeader, type SafetensorsDtype, type TensorInfo } from "./header.ts";
+import { MappedFile, unmap } from "./mapped.ts";
 
 /** A view that fits a tensor's elements; 8-bit floats and booleans come as bytes, bfloat16 as its bit patterns. */
 export type SafetensorsValues =
@@ -31,28 +17,19 @@ export type SafetensorsValues =
   | BigUint64Array
   | BigInt64Array;
 
-/** Mapping starts at multiples of this: the largest page of the systems that Bun runs on. */
-const pageBytes = 65_536;
-
-/** The longest array that JavaScriptCore makes. */
-const arrayBytesMax = 2 ** 32 - pageBytes;
-
-/** One write call takes at most this, below what macOS (2 GiB) and Linux take at once. */
-const writeBytesMax = 2 ** 28;
-
 /** One tensor of an open file. */
 export class SafetensorsTensor {
   readonly name: string;
   readonly dtype: SafetensorsDtype;
   readonly shape: readonly number[];
   readonly byteLength: number;
-  readonly #file: SafetensorsFile;
+  readonly #file: MappedFile;
   /** From the start of the file. */
   readonly #offset: number;
   #bytes: Uint8Array | undefined;
 
   /** @internal Tensors come from {@link openSafetensors}. */
-  constructor(file: SafetensorsFile, info: TensorInfo, dataOffset: number) {
+  constructor(file: MappedFile, info: TensorInfo, dataOffset: number) {
     this.name = info.name;
     this.dtype = info.dtype;
     this.shape = info.shape;
@@ -62,8 +39,9 @@ export class SafetensorsTensor {
   }
 
   /**
-   * The tensor's bytes, little-endian and row-major: a private view of the file, mapped at the first use, without a copy.
-   * It is detached (length 0) by {@link release} and by the file's `close()`. Writing to it never reaches the file.
+   * The tensor's bytes, little-endian and row-major: a private view of the file, mapped at the first use, without a
+   * copy. It is detached (length 0) by {@link release} and by the file's `close()`. Writing to it never reaches the
+   * file.
    */
   get bytes(): Uint8Array {
     this.#bytes ??= this.#file.view(this.#offset, this.byteLength, this.name);
@@ -80,7 +58,7 @@ export class SafetensorsTensor {
 
   /** Gives the mapped memory back now; the next use maps it again. Views taken before have length 0 from here on. */
   release(): void {
-    (this.#bytes?.buffer as ArrayBuffer | undefined)?.transfer(0);
+    if (this.#bytes) unmap(this.#bytes);
     this.#bytes = undefined;
   }
 }
@@ -105,25 +83,28 @@ const views: Partial<
   U64: BigUint64Array,
 };
 
-/** An open safetensors file. Its header has been checked whole; its data is mapped when a tensor's bytes are asked for. */
+/**
+ * An open safetensors file. Its header has been checked whole; its data is mapped when a tensor's bytes are asked for.
+ */
 export class SafetensorsFile implements Disposable {
   readonly path: string;
   /** The text pairs under `__metadata__`; `{}` if there are none. */
   readonly metadata: Readonly<Record<string, string>>;
   /** By name, in the order of the data. */
   readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
-  #descriptor: number;
+  readonly #file: MappedFile;
 
   /** @internal Use {@link openSafetensors}. */
   constructor(path: string) {
     this.path = path;
-    this.#descriptor = openSync(path, "r");
+    const file = new MappedFile(path);
+    this.#file = file;
     try {
-      const { header, dataOffset } = readHeader(path, this.#descriptor);
+      const { header, dataOffset } = readHeader(file);
       this.metadata = header.metadata;
-      this.tensors = new Map(header.tensors.map((info) => [info.name, new SafetensorsTensor(this, info, dataOffset)]));
+      this.tensors = new Map(header.tensors.map((info) => [info.name, new SafetensorsTensor(file, info, dataOffset)]));
     } catch (error) {
-      closeSync(this.#descriptor);
+      file.close();
       throw error;
     }
   }
@@ -136,48 +117,10 @@ export class SafetensorsFile implements Disposable {
     throw new BnbError(`${this.path} has no tensor ${JSON.stringify(name)}; it has ${this.tensors.size}: ${some}, …`);
   }
 
-  /** @internal Bytes of the file, mapped where the system allows it. */
-  view(offset: number, length: number, name: string): Uint8Array {
-    if (this.#descriptor < 0) throw new TypeError(`${this.path} was closed; open it again to read ${name}.`);
-    if (length === 0) return new Uint8Array(0);
-    if (length > arrayBytesMax) {
-      const what = `${this.path}: tensor ${JSON.stringify(name)} has ${length} bytes`;
-      throw new BnbError(`${what}; Bun's arrays hold at most ${arrayBytesMax}. Split the tensor.`, "unsupported");
-    }
-    const held = fstatSync(this.#descriptor);
-    const named = statSync(this.path);
-    // Bun maps by name, so a file that was renamed over this one would be read with this one's header.
-    if (held.ino !== named.ino || held.dev !== named.dev || held.size < offset + length) {
-      throw new BnbError(`${this.path} was replaced or cut short while it was open; open it again.`);
-    }
-    return this.#map(offset, length) ?? this.#read(offset, length);
-  }
-
-  #map(offset: number, length: number): Uint8Array | undefined {
-    const before = offset % pageBytes;
-    try {
-      const mapped = Bun.mmap(this.path, { shared: false, offset: offset - before, size: before + length });
-      return mapped.subarray(before);
-    } catch (error) {
-      // Bun maps for writing, even privately, so files that may only be read cannot be mapped: these are read instead.
-      if (["EACCES", "EPERM", "EROFS", "ENODEV", "ETXTBSY"].includes((error as NodeJS.ErrnoException).code ?? ""))
-        return undefined;
-      throw error;
-    }
-  }
-
-  #read(offset: number, length: number): Uint8Array {
-    const bytes = new Uint8Array(length);
-    readFully(this.path, this.#descriptor, bytes, offset);
-    return bytes;
-  }
-
   /** Unmaps every tensor and closes the file. Views of its tensors have length 0 from here on. */
   close(): void {
-    if (this.#descriptor < 0) return;
     for (const tensor of this.tensors.values()) tensor.release();
-    closeSync(this.#descriptor);
-    this.#descriptor = -1;
+    this.#file.close();
   }
 
   [Symbol.dispose](): void {
@@ -196,211 +139,14 @@ export function openSafetensors(path: string): SafetensorsFile {
   return new SafetensorsFile(path);
 }
 
-function readHeader(path: string, descriptor: number) {
-  const { size } = fstatSync(descriptor);
+function readHeader(file: MappedFile) {
+  const { path, size } = file;
   if (size < 8) throw damaged(path, `${size} bytes cannot hold the 8 that give the header's length`);
-  const prefix = new Uint8Array(8);
-  readFully(path, descriptor, prefix, 0);
+  const prefix = file.read(0, 8);
   const length = new DataView(prefix.buffer).getBigUint64(0, true);
   if (length > headerBytesMax)
     throw damaged(path, `a header of ${length} bytes is above the limit of ${headerBytesMax}`);
   const dataOffset = 8 + Number(length);
   if (dataOffset > size) throw damaged(path, `the header ends at byte ${dataOffset}, but the file has ${size}`);
-  const raw = new Uint8Array(Number(length));
-  readFully(path, descriptor, raw, 8);
-  return { header: parseHeader(path, raw, size - dataOffset), dataOffset };
-}
-
-function readFully(path: string, descriptor: number, into: Uint8Array, position: number): void {
-  let done = 0;
-  while (done < into.length) {
-    const got = readSync(descriptor, into, done, into.length - done, position + done);
-    if (got === 0) throw damaged(path, `the file ended at byte ${position + done} while it was read`);
-    done += got;
-  }
-}
-
-/** What a file will hold under one name. */
-export interface TensorSpec {
-  readonly name: string;
-  readonly dtype: SafetensorsDtype;
-  /** The extents; or, for a vector of U8 whose length is known only when it is written, the most that it may be. */
-  readonly shape: readonly number[] | { readonly atMost: number };
-}
-
-export interface SafetensorsOptions {
-  /** Text pairs for `__metadata__`; by default `{ format: "pt" }`, which transformers asks for. */
-  readonly metadata?: Readonly<Record<string, string>>;
-}
-
-interface Slot {
-  readonly name: string;
-  readonly dtype: SafetensorsDtype;
-  shape: readonly number[];
-  readonly atMost: number | undefined;
-  written: boolean;
-}
-
-/**
- * Writes one safetensors file whose tensors arrive one at a time, in any order.
- *
- * The layout is that of the `safetensors` library, byte for byte. A vector of open length (`{ atMost }`) must be written
- * before the tensors that follow it, and the header is then padded with more spaces than necessary.
- * `using writer = new SafetensorsWriter(…)` removes the unfinished file unless `commit()` was reached.
- */
-export class SafetensorsWriter implements Disposable {
-  readonly #staging: Staging;
-  readonly #metadata: Readonly<Record<string, string>>;
-  readonly #slots: Slot[];
-  readonly #index: Map<string, number>;
-  readonly #starts = [0];
-  readonly #headerBytes: number;
-  readonly #descriptor: number;
-  #open = true;
-
-  /** @throws BnbError for a name that stands twice, an unknown dtype or an impossible shape */
-  constructor(path: string, specs: Iterable<TensorSpec>, { metadata = { format: "pt" } }: SafetensorsOptions = {}) {
-    this.#metadata = metadata;
-    this.#slots = Array.from(specs, toSlot).sort(byLayout);
-    this.#index = new Map(this.#slots.map((slot, index) => [slot.name, index]));
-    if (this.#index.size < this.#slots.length) {
-      const twice = this.#slots.find((slot, index) => this.#index.get(slot.name) !== index)!;
-      throw new BnbError(`tensors has the name ${JSON.stringify(twice.name)} twice; a file needs distinct names.`);
-    }
-    const text = this.#headerText();
-    this.#headerBytes = Math.ceil(Buffer.byteLength(text) / 8) * 8;
-    if (this.#headerBytes > headerBytesMax) {
-      throw new BnbError(`tensors needs a header of ${this.#headerBytes} bytes, above the limit; write several files.`);
-    }
-    this.#staging = new Staging(path);
-    try {
-      this.#descriptor = openSync(this.#staging.path, "wx");
-    } catch (error) {
-      this.#staging[Symbol.dispose]();
-      throw error;
-    }
-  }
-
-  /**
-   * Writes one tensor's elements.
-   *
-   * @param data a view of exactly the tensor's bytes, little-endian and row-major; it may be reused at once
-   */
-  write(name: string, data: ArrayBufferView): void {
-    const index = this.#index.get(name);
-    if (index === undefined) throw new BnbError(`name ${JSON.stringify(name)} was not announced to the writer.`);
-    const slot = this.#slots[index]!;
-    const start = this.#start(index);
-    const bytes = slotBytes(slot);
-    const fits = data.byteLength === bytes || (slot.atMost !== undefined && data.byteLength < bytes);
-    if (!fits || slot.written) {
-      const what = `${JSON.stringify(name)} has ${data.byteLength} bytes of data`;
-      const room = slot.written ? "it was written already" : `it was announced with ${bytes}`;
-      throw new BnbError(`${what}, but ${room} (${slot.dtype} [${slot.shape.join(", ")}]).`);
-    }
-    if (slot.atMost !== undefined) slot.shape = [data.byteLength];
-    this.#put(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), 8 + this.#headerBytes + start);
-    slot.written = true;
-  }
-
-  /** Writes the header, makes the file durable and gives it its name. @throws BnbError if a tensor was not written */
-  commit(): void {
-    const missing = this.#slots.find((slot) => !slot.written);
-    if (missing) throw new BnbError(`${JSON.stringify(missing.name)} was announced but not written.`);
-    const prefix = Buffer.alloc(8 + this.#headerBytes, " ");
-    prefix.writeBigUInt64LE(BigInt(this.#headerBytes), 0);
-    prefix.write(this.#headerText(), 8);
-    this.#put(prefix, 0);
-    fsyncSync(this.#descriptor);
-    this.#close();
-    this.#staging.commit();
-  }
-
-  /** Removes the file, unless it was committed. */
-  [Symbol.dispose](): void {
-    this.#close();
-    this.#staging[Symbol.dispose]();
-  }
-
-  #close(): void {
-    if (this.#open) closeSync(this.#descriptor);
-    this.#open = false;
-  }
-
-  #headerText(): string {
-    let end = 0;
-    const infos = this.#slots.map((slot) => {
-      const start = end;
-      end += slotBytes(slot);
-      return { name: slot.name, dtype: slot.dtype, shape: slot.shape, start, end };
-    });
-    return headerText(this.#metadata, infos);
-  }
-
-  /** Where a tensor starts, counted from the end of the header; known once the lengths before it are. */
-  #start(index: number): number {
-    while (this.#starts.length <= index) {
-      const slot = this.#slots[this.#starts.length - 1]!;
-      if (slot.atMost !== undefined && !slot.written) {
-        const name = JSON.stringify(this.#slots[index]!.name);
-        throw new BnbError(
-          `${name} stands behind ${JSON.stringify(slot.name)}, whose length is open: write that first.`,
-        );
-      }
-      this.#starts.push(this.#starts.at(-1)! + slotBytes(slot));
-    }
-    return this.#starts[index]!;
-  }
-
-  #put(bytes: Uint8Array, position: number): void {
-    let done = 0;
-    while (done < bytes.length) {
-      const length = Math.min(bytes.length - done, writeBytesMax);
-      done += writeSync(this.#descriptor, bytes, done, length, position + done);
-    }
-  }
-}
-
-function toSlot({ name, dtype, shape }: TensorSpec): Slot {
-  const atMost = "atMost" in shape ? shape.atMost : undefined;
-  const extents = "atMost" in shape ? [shape.atMost] : shape;
-  const where = `tensor ${JSON.stringify(name)}`;
-  if (name === metadataKey) throw new BnbError(`${where}: this name is the format's own; choose another.`);
-  if (!isDtype(dtype)) throw new BnbError(`${where}: dtype ${JSON.stringify(dtype)} is not one of the format's.`);
-  const size = tensorBytes(dtype, extents);
-  if (typeof size === "string") throw new BnbError(`${where}: ${size}.`);
-  if (atMost !== undefined && dtype !== "U8")
-    throw new BnbError(`${where}: only U8 can be of open length, not ${dtype}.`);
-  return { name, dtype, shape: extents, atMost, written: false };
-}
-
-/** A slot's shape was checked when it was made. */
-function slotBytes(slot: Slot): number {
-  return tensorBytes(slot.dtype, slot.shape) as number;
-}
-
-/** A tensor to write: `bytes` is its data, or makes it when its turn comes. */
-export interface TensorSource {
-  readonly name: string;
-  readonly dtype: SafetensorsDtype;
-  readonly shape: readonly number[];
-  readonly bytes: ArrayBufferView | (() => ArrayBufferView | Promise<ArrayBufferView>);
-}
-
-/**
- * Writes a whole safetensors file atomically. Data given as a function is made when its turn comes, so that only one
- * tensor is in memory at a time; between tensors the event loop turns, so that signals are heard.
- */
-export async function writeSafetensors(
-  path: string,
-  tensors: Iterable<TensorSource>,
-  options: SafetensorsOptions = {},
-): Promise<void> {
-  const sources = [...tensors].sort(byLayout);
-  using writer = new SafetensorsWriter(path, sources, options);
-  for (const { name, bytes } of sources) {
-    writer.write(name, typeof bytes === "function" ? await bytes() : bytes);
-    await new Promise(setImmediate);
-  }
-  writer.commit();
+  return { header: parseHeader(path, file.read(8, Number(length)), size - dataOffset), dataOffset };
 }

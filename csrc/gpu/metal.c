@@ -1,0 +1,168 @@
+/* Metal through libobjc, in plain C: opens the default GPU of a Mac and enqueues kernels on it. */
+#include "metal.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct metal metal;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+void metal_lock(void) { pthread_mutex_lock(&lock); }
+void metal_unlock(void) { pthread_mutex_unlock(&lock); }
+
+void *metal_enter(void) {
+    metal_lock();
+    return objc.autoreleasePoolPush();
+}
+
+void metal_leave(void *pool) {
+    objc.autoreleasePoolPop(pool);
+    metal_unlock();
+}
+
+/* ── Opening ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+#define ABSENT(...) (fail(BNB_UNSUPPORTED, "Metal is absent: " __VA_ARGS__), false)
+
+static bool is_set(const char *variable) {
+    const char *value = getenv(variable);
+    return value && !strcmp(value, "1");
+}
+
+/* In a process without a window the system's default device can be nil although there is a GPU. */
+static id find_device(void) {
+    id device = objc.createSystemDefaultDevice();
+    if (device) return device;
+    id all = objc.copyAllDevices();
+    if (all && NSArray_count(all)) device = NSObject_retain(NSArray_objectAtIndex(all, 0));
+    NSObject_release(all);
+    return device;
+}
+
+static bool is_recent_enough(void) {
+    id process = NSProcessInfo_processInfo(objc.getClass("NSProcessInfo"));
+    if (NSProcessInfo_isOperatingSystemAtLeastVersion(process, (NSOperatingSystemVersion){13, 1, 0})) return true;
+    const char *version = NSString_UTF8String(NSProcessInfo_operatingSystemVersionString(process));
+    return ABSENT("it needs macOS 13.1 or later, and this is %s; update macOS, or use the device \"cpu\"", version);
+}
+
+static bool is_capable(void) {
+    if (MTLDevice_supportsFamily(metal.device, MTL_GPU_FAMILY_APPLE7) &&
+        MTLDevice_supportsFamily(metal.device, MTL_GPU_FAMILY_METAL3))
+        return true;
+    return ABSENT("\"%s\" lacks what an Apple M1 has (GPU family Apple7, Metal 3), as the GPUs of Intel Macs and of "
+                  "virtual machines do; use the device \"cpu\"",
+                  metal.name);
+}
+
+static bool open_device(void) {
+    metal.device = find_device();
+    if (!metal.device)
+        return ABSENT("macOS shows no GPU to this process, as in some virtual machines and sandboxes; "
+                      "use the device \"cpu\"");
+    snprintf(metal.name, sizeof metal.name, "%s", NSString_UTF8String(MTLDevice_name(metal.device)));
+    if (!is_recent_enough() || !is_capable()) return false;
+    metal.working_set = MTLDevice_recommendedMaxWorkingSetSize(metal.device);
+    metal.buffer_max  = MTLDevice_maxBufferLength(metal.device);
+    metal.exact       = is_set("BNB_METAL_EXACT");
+    metal.profiling   = is_set("BNB_PROFILE");
+    return queue_open() && kernels_open();
+}
+
+static bool metal_open(void) {
+    const char *missing = objc_load();
+    if (missing) return ABSENT("%s; use the device \"cpu\"", missing);
+    void *pool   = metal_enter();
+    bool  opened = open_device();
+    metal_leave(pool);
+    return opened;
+}
+
+static void metal_describe(char *text, size_t size) {
+    snprintf(text, size, "%s, %.1f GB for one process, %s", metal.name, (double)metal.working_set / 1e9,
+             kernels_origin());
+}
+
+/* ── Launching ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static bnb_status check(const struct launch *launch) {
+    if (launch->args_bytes > MTL_SET_BYTES_MAX || launch->binding_count > MAX_BINDINGS ||
+        launch->constant_count > MAX_CONSTANTS)
+        return fail(BNB_INVALID, "%s: %zu bytes of arguments, %u bindings, %u constants: more than a launch takes",
+                    launch->kernel, launch->args_bytes, launch->binding_count, launch->constant_count);
+    if (!launch->threads || launch->threads % 32 || !launch->groups[0] || !launch->groups[1] || !launch->groups[2])
+        return fail(BNB_INVALID, "%s: %u threads in %u × %u × %u groups are no grid", launch->kernel, launch->threads,
+                    launch->groups[0], launch->groups[1], launch->groups[2]);
+    return BNB_OK;
+}
+
+static void encode(id encoder, uint64_t batch, const struct pipeline *pipeline, const struct launch *launch) {
+    MTLComputeCommandEncoder_setComputePipelineState(encoder, pipeline->state);
+    if (launch->args_bytes)
+        MTLComputeCommandEncoder_setBytes_length_atIndex(encoder, launch->args, launch->args_bytes, 0);
+    for (uint32_t i = 0; i < launch->binding_count; i++) {
+        struct memory *memory = launch->bindings[i].memory;
+        MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, memory ? memory->buffer : NULL,
+                                                          launch->bindings[i].offset, i + 1);
+        if (memory) memory->used = batch;
+    }
+    MTLComputeCommandEncoder_dispatchThreadgroups_threadsPerThreadgroup(
+        encoder, (MTLSize){launch->groups[0], launch->groups[1], launch->groups[2]}, (MTLSize){launch->threads, 1, 1});
+}
+
+static bnb_status enqueue(const struct launch *launch) {
+    struct kernel *kernel = kernels_find(launch->family, launch->kernel);
+    if (!kernel)
+        return fail(BNB_UNSUPPORTED, "metal/%s.metal has no kernel %s", launch->family, launch->kernel);
+    const struct pipeline *pipeline = kernels_pipeline(kernel, launch);
+    if (!pipeline) return bnb_last_status();
+    if (launch->threads > pipeline->threads_max)
+        return fail(BNB_UNSUPPORTED, "%s: %u threads in a group are more than the %lu that %s can give this kernel",
+                    launch->kernel, launch->threads, pipeline->threads_max, metal.name);
+    uint64_t batch;
+    id       encoder = queue_encoder(&batch);
+    if (!encoder) return bnb_last_status();
+    encode(encoder, batch, pipeline, launch);
+    queue_encoded(kernel, launch->bytes_moved);
+    return BNB_OK;
+}
+
+static bnb_status metal_launch(const struct launch *launch) {
+    bnb_status status = check(launch);
+    if (status != BNB_OK) return status;
+    void *pool = metal_enter();
+    status     = enqueue(launch);
+    metal_leave(pool);
+    return status;
+}
+
+static bnb_status metal_wait(void) {
+    void      *pool   = metal_enter();
+    bnb_status status = queue_wait_all();
+    metal_leave(pool);
+    return status;
+}
+
+static bool metal_idle(void) {
+    void *pool = metal_enter();
+    bool  idle = queue_idle();
+    metal_leave(pool);
+    return idle;
+}
+
+const struct driver metal_driver = {
+    .open     = metal_open,
+    .describe = metal_describe,
+    .alloc    = metal_alloc,
+    .free     = metal_free,
+    .host     = metal_host,
+    .write    = metal_write,
+    .read     = metal_read,
+    .cached   = metal_cached,
+    .launch   = metal_launch,
+    .idle     = metal_idle,
+    .wait     = metal_wait,
+};

@@ -1,0 +1,93 @@
+/* What the files of the Metal driver share: its state, and the functions of one file that another calls.
+ *
+ *   metal.c          opening, describing, launching: the driver's table
+ *   metal_queue.c    command buffers: batching, waiting, failures, profiles
+ *   metal_memory.c   buffers and their reuse
+ *   metal_kernels.c  libraries and pipelines, compiled when first used
+ *   metal_objc.c     the Objective-C runtime
+ *
+ * Every function of the driver's table opens with metal_enter and closes with metal_leave: one lock, and an autorelease
+ * pool. The others are called in between. */
+#ifndef BNB_METAL_H
+#define BNB_METAL_H
+
+#include "../internal.h"
+#include "driver.h"
+#include "metal_objc.h"
+
+/* Metal's buffer and where the CPU sees it. Freed memory is kept for reuse, and not touched while work may use it. */
+struct memory {
+    id             buffer;
+    void          *address;
+    size_t         bytes;
+    uint64_t       used; /* the last batch that binds it */
+    struct memory *next;
+};
+
+/* A kernel made ready for one set of function constants, or the reason why that failed. */
+struct pipeline {
+    uint32_t         constants[MAX_CONSTANTS], constant_count;
+    id               state;
+    NSUInteger       threads_max;
+    char            *failure;
+    struct pipeline *next;
+};
+
+/* A function of the embedded text, by its host name. */
+struct kernel {
+    struct family   *family;
+    char            *name;
+    struct pipeline *pipelines;
+    struct kernel   *next;
+    struct profile {
+        uint64_t runs;
+        double   seconds, bytes;
+    } profile;
+};
+
+/* Set once, when the device is opened. */
+extern struct metal {
+    id     device;
+    char   name[128];
+    size_t working_set, buffer_max; /* bytes */
+    bool   exact;                   /* BNB_METAL_EXACT=1: every allocation is a buffer of its own and of its exact size,
+                                       so that a validating Metal sees each access past its end */
+    bool   profiling;               /* BNB_PROFILE=1: a batch holds one operation, whose time is then known */
+} metal;
+
+void *metal_enter(void);
+void  metal_leave(void *pool);
+/* Let other threads in while this one waits for the GPU. */
+void metal_lock(void);
+void metal_unlock(void);
+
+/* ── Work ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+bool        queue_open(void);
+id          queue_encoder(uint64_t *batch); /* of the open batch; NULL and an error */
+void        queue_encoded(struct kernel *kernel, size_t bytes_moved);
+void        queue_retire(void);          /* takes note of what is done; never waits */
+uint64_t    queue_completed(void);       /* batches up to this one are done */
+void        queue_drain(void);           /* waits for everything, and leaves failures to be told */
+bnb_status  queue_wait(uint64_t batch);  /* for it and all before it; tells of a failed one, once */
+bnb_status  queue_wait_all(void);
+bool        queue_idle(void);
+
+/* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+void      *metal_alloc(size_t bytes);
+void       metal_free(void *memory);
+void      *metal_host(void *memory);
+bnb_status metal_write(void *memory, size_t offset, const void *from, size_t bytes);
+bnb_status metal_read(void *memory, size_t offset, void *to, size_t bytes);
+size_t     metal_cached(void);
+
+/* ── Kernels ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+bool                   kernels_open(void);
+struct kernel         *kernels_find(const char *family, const char *kernel); /* NULL where there is none */
+const struct pipeline *kernels_pipeline(struct kernel *kernel, const struct launch *launch); /* NULL and an error */
+const char            *kernels_origin(void); /* for people: where the kernels come from */
+void                   kernels_profile(void); /* prints the table of profiles to stderr */
+
+#endif

@@ -1,0 +1,142 @@
+/* Buffers in memory that the CPU and the GPU share, kept for reuse when they are freed. */
+#include "metal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { PAGE = 16384, SMALLEST = 256, BINS = 64 };
+
+static struct {
+    struct memory *bins[BINS]; /* freed memory by the logarithm of its size, the last freed first */
+    size_t         active, cached;
+} pool;
+
+/* The CPU's forms may read a little past the end, where the last page must go on. */
+static size_t capacity_for(size_t bytes) {
+    if (metal.exact) return PAGE - 1 - (bytes - 1) % PAGE < READ_SLACK ? bytes + READ_SLACK : bytes;
+    bytes += READ_SLACK;
+    if (bytes > PAGE / 2) return ceil_div(bytes, PAGE) * PAGE;
+    size_t capacity = SMALLEST;
+    while (capacity < bytes) capacity *= 2;
+    return capacity;
+}
+
+static uint32_t bin_of(size_t bytes) { return 63 - (uint32_t)__builtin_clzll(bytes); }
+
+/* The first that is large enough, not wastefully so, and done with. */
+static struct memory *reuse(size_t capacity) {
+    size_t most = capacity + capacity / 4;
+    for (uint32_t bin = bin_of(capacity); bin <= bin_of(most); bin++)
+        for (struct memory **at = &pool.bins[bin]; *at; at = &(*at)->next) {
+            struct memory *memory = *at;
+            if (memory->bytes < capacity || memory->bytes > most || memory->used > queue_completed()) continue;
+            *at = memory->next;
+            pool.cached -= memory->bytes;
+            return memory;
+        }
+    return NULL;
+}
+
+/* Gives Metal back all that is kept for reuse, but for what work still uses. */
+static void drop_cached(void) {
+    for (uint32_t bin = 0; bin < BINS; bin++)
+        for (struct memory **at = &pool.bins[bin]; *at;) {
+            struct memory *memory = *at;
+            if (memory->used > queue_completed()) {
+                at = &memory->next;
+                continue;
+            }
+            *at = memory->next;
+            pool.cached -= memory->bytes;
+            NSObject_release(memory->buffer);
+            free(memory);
+        }
+}
+
+/* Where there is no room, first the cache is given up, then all work waited for and the cache given up again. */
+static id make_room_for(size_t capacity) {
+    for (int attempt = 0; attempt < 3; attempt++) {
+        if (attempt == 2) queue_drain();
+        if (attempt) drop_cached();
+        if (capacity > metal.working_set || pool.active + pool.cached > metal.working_set - capacity) continue;
+        id buffer = MTLDevice_newBufferWithLength_options(metal.device, capacity, MTL_RESOURCE_STORAGE_SHARED);
+        if (buffer) return buffer;
+    }
+    return refuse(BNB_OUT_OF_MEMORY,
+                  "%zu bytes can't be had on %s: %zu are in use, and it recommends at most %zu for one process; "
+                  "free tensors that are no longer used",
+                  capacity, metal.name, pool.active, metal.working_set);
+}
+
+static struct memory *create(size_t capacity) {
+    struct memory *memory = calloc(1, sizeof *memory);
+    if (!memory) return refuse(BNB_OUT_OF_MEMORY, "the host has no memory left");
+    memory->bytes  = capacity;
+    memory->buffer = make_room_for(capacity);
+    if (!memory->buffer) {
+        free(memory);
+        return NULL;
+    }
+    memory->address = MTLBuffer_contents(memory->buffer);
+    return memory;
+}
+
+void *metal_alloc(size_t bytes) {
+    size_t capacity = capacity_for(bytes ? bytes : 1);
+    if (bytes > metal.buffer_max || capacity > metal.buffer_max)
+        return refuse(BNB_OUT_OF_MEMORY,
+                      "%zu bytes are more than the %zu that one buffer of %s can hold; use smaller tensors", bytes,
+                      metal.buffer_max, metal.name);
+    void *autorelease = metal_enter();
+    queue_retire();
+    if (metal.exact) drop_cached();
+    struct memory *memory = reuse(capacity);
+    if (!memory) memory = create(capacity);
+    if (memory) pool.active += memory->bytes;
+    metal_leave(autorelease);
+    return memory;
+}
+
+void metal_free(void *freed) {
+    struct memory *memory = freed;
+    if (!memory) return;
+    void           *autorelease = metal_enter();
+    struct memory **bin         = &pool.bins[bin_of(memory->bytes)];
+    memory->next                = *bin;
+    *bin                        = memory;
+    pool.active -= memory->bytes;
+    pool.cached += memory->bytes;
+    if (pool.cached > metal.working_set / 4) {
+        queue_retire();
+        drop_cached();
+    }
+    metal_leave(autorelease);
+}
+
+size_t metal_cached(void) {
+    void  *autorelease = metal_enter();
+    size_t bytes       = pool.cached;
+    metal_leave(autorelease);
+    return bytes;
+}
+
+void *metal_host(void *memory) { return ((struct memory *)memory)->address; }
+
+static bnb_status wait_for(const struct memory *memory) {
+    void      *autorelease = metal_enter();
+    bnb_status status      = queue_wait(memory->used);
+    metal_leave(autorelease);
+    return status;
+}
+
+bnb_status metal_write(void *memory, size_t offset, const void *from, size_t bytes) {
+    bnb_status status = wait_for(memory);
+    if (status == BNB_OK) memcpy((char *)metal_host(memory) + offset, from, bytes);
+    return status;
+}
+
+bnb_status metal_read(void *memory, size_t offset, void *to, size_t bytes) {
+    bnb_status status = wait_for(memory);
+    if (status == BNB_OK) memcpy(to, (const char *)metal_host(memory) + offset, bytes);
+    return status;
+}

@@ -1,0 +1,183 @@
+/* Tensors from GGUF files: GGML's blocks written out as floats, one plain loop a format. */
+#include <stdlib.h>
+
+#include "../internal.h"
+
+enum { RUN = 256 }; /* elements written out at once: a multiple of every format's block */
+
+static float load_f16(const uint8_t *from) {
+    uint16_t half;
+    memcpy(&half, from, sizeof half);
+    return f16_to_f32(half);
+}
+
+/* Each expands one block. Where a product is added to, it stands in a statement of its own: fused into one rounding, as
+ * processors with such an instruction do within a statement, the sum would differ from GGML's own loops. */
+typedef void expander(const uint8_t *from, float *to);
+
+static void expand_f32(const uint8_t *from, float *to) { memcpy(to, from, sizeof *to); }
+
+static void expand_f16(const uint8_t *from, float *to) { *to = load_f16(from); }
+
+static void expand_bf16(const uint8_t *from, float *to) {
+    uint16_t half;
+    memcpy(&half, from, sizeof half);
+    *to = bf16_to_f32(half);
+}
+
+/* 32 elements: the low nibbles are the first half, the high ones the second; `high` holds a fifth bit for each. */
+static uint32_t nibble_of(const uint8_t *nibbles, uint32_t high, uint32_t i) {
+    uint32_t low = i < 16 ? nibbles[i] & 15 : nibbles[i - 16] >> 4;
+    return low | (high >> i & 1) << 4;
+}
+
+static const float NO_MINIMUM = -0.0f; /* adding it changes nothing, not even the sign of a zero */
+
+static void expand_nibbles(const uint8_t *nibbles, uint32_t high, float scale, int32_t zero, float least, float *to) {
+    for (uint32_t i = 0; i < 32; i++) {
+        float product = (float)((int32_t)nibble_of(nibbles, high, i) - zero) * scale;
+        to[i] = product + least;
+    }
+}
+
+static void expand_q4_0(const uint8_t *from, float *to) {
+    expand_nibbles(from + 2, 0, load_f16(from), 8, NO_MINIMUM, to);
+}
+
+static void expand_q4_1(const uint8_t *from, float *to) {
+    expand_nibbles(from + 4, 0, load_f16(from), 0, load_f16(from + 2), to);
+}
+
+static void expand_q5_0(const uint8_t *from, float *to) {
+    uint32_t high;
+    memcpy(&high, from + 2, sizeof high);
+    expand_nibbles(from + 6, high, load_f16(from), 16, NO_MINIMUM, to);
+}
+
+static void expand_q5_1(const uint8_t *from, float *to) {
+    uint32_t high;
+    memcpy(&high, from + 4, sizeof high);
+    expand_nibbles(from + 8, high, load_f16(from), 0, load_f16(from + 2), to);
+}
+
+static void expand_q8_0(const uint8_t *from, float *to) {
+    float scale = load_f16(from);
+    for (uint32_t i = 0; i < 32; i++) to[i] = (float)(int8_t)from[2 + i] * scale;
+}
+
+/* The K formats: 256 elements in 8 groups of 32. Twelve bytes hold a 6-bit scale and a 6-bit minimum for each group:
+ * the first four in the low bits of bytes 0 to 7, the others in bytes 8 to 11 and the two top bits of those before. */
+static void group_scales(const uint8_t *packed, uint32_t group, uint32_t *scale, uint32_t *minimum) {
+    if (group < 4) {
+        *scale = packed[group] & 63;
+        *minimum = packed[group + 4] & 63;
+        return;
+    }
+    *scale = (packed[group + 4] & 15u) | (packed[group - 4] >> 6) << 4;
+    *minimum = packed[group + 4] >> 4 | (packed[group] >> 6) << 4;
+}
+
+static void expand_k(const uint8_t *from, const uint8_t *high, const uint8_t *nibbles, float *to) {
+    float scale = load_f16(from), minimum = load_f16(from + 2);
+    for (uint32_t group = 0; group < 8; group++) {
+        uint32_t step, least;
+        group_scales(from + 4, group, &step, &least);
+        float d = scale * (float)step, m = minimum * (float)least;
+        for (uint32_t i = 0; i < 32; i++) {
+            uint8_t  pair = nibbles[group / 2 * 32 + i];
+            uint32_t code = group % 2 ? pair >> 4 : pair & 15;
+            if (high) code |= (high[i] >> group & 1u) << 4;
+            float product = d * (float)code;
+            to[group * 32 + i] = product - m;
+        }
+    }
+}
+
+static void expand_q4_k(const uint8_t *from, float *to) { expand_k(from, NULL, from + 16, to); }
+
+static void expand_q5_k(const uint8_t *from, float *to) { expand_k(from, from + 16, from + 48, to); }
+
+/* Two halves of 128, each in 4 groups of 32: four low bits in 64 bytes, two high bits in 32; a signed scale for every
+ * 16 elements. */
+static void expand_q6_k(const uint8_t *from, float *to) {
+    float scale = load_f16(from + 208);
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t half = i / 128, group = i % 128 / 32, lane = i % 32;
+        uint8_t  low = from[half * 64 + group % 2 * 32 + lane], high = from[128 + half * 32 + lane];
+        int32_t  code = (int32_t)((group < 2 ? low & 15u : low >> 4) | (high >> 2 * group & 3u) << 4) - 32;
+        float    d = scale * (float)(int8_t)from[192 + i / 16];
+        to[i] = d * (float)code;
+    }
+}
+
+/* By GGML's number of the type. */
+static const struct format {
+    const char *name;
+    size_t      block, bytes;
+    expander   *expand;
+} formats[] = {
+    [0] = {"F32", 1, 4, expand_f32},        [1] = {"F16", 1, 2, expand_f16},        [2] = {"Q4_0", 32, 18, expand_q4_0},
+    [3] = {"Q4_1", 32, 20, expand_q4_1},    [6] = {"Q5_0", 32, 22, expand_q5_0},    [7] = {"Q5_1", 32, 24, expand_q5_1},
+    [8] = {"Q8_0", 32, 34, expand_q8_0},    [12] = {"Q4_K", 256, 144, expand_q4_k}, [13] = {"Q5_K", 256, 176, expand_q5_k},
+    [14] = {"Q6_K", 256, 210, expand_q6_k}, [30] = {"BF16", 1, 2, expand_bf16},
+};
+
+struct gguf_job {
+    const struct format *format;
+    const uint8_t       *data;
+    size_t               elements;
+    void                *y;
+    bnb_dtype            dtype;
+};
+
+static void expand_runs(const void *argument, size_t first, size_t last) {
+    const struct gguf_job *job = argument;
+    const struct format   *format = job->format;
+    float                  values[RUN];
+    for (size_t run = first; run < last; run++) {
+        size_t begin = run * RUN, end = begin + RUN < job->elements ? begin + RUN : job->elements;
+        for (size_t i = begin; i < end; i += format->block)
+            format->expand(job->data + i / format->block * format->bytes, values + (i - begin));
+        for (size_t i = begin; i < end; i++) put_element(job->y, job->dtype, i, values[i - begin]);
+    }
+}
+
+static bool is_gguf(uint32_t type, size_t rows, size_t columns, const void *data, size_t bytes) {
+    const char *me = "tensor_from_gguf";
+    if (!is_shape(rows, columns, me, "shape")) return false;
+    if (type >= sizeof formats / sizeof *formats || !formats[type].expand) {
+        fail(BNB_UNSUPPORTED, "%s: type is %u, expected a GGML type from F32 to Q6_K, or BF16", me, type);
+        return false;
+    }
+    const struct format *format = &formats[type];
+    if (columns % format->block) {
+        fail(BNB_INVALID, "%s: columns is %zu, expected a multiple of %s's %zu", me, columns, format->name, format->block);
+        return false;
+    }
+    size_t expected = rows * columns / format->block * format->bytes;
+    if (data && bytes == expected) return true;
+    fail(BNB_INVALID, "%s: data has %zu bytes, expected %zu for %s [%zu, %zu]", me, data ? bytes : 0, expected, format->name,
+         rows, columns);
+    return false;
+}
+
+bnb_tensor *bnb_tensor_from_gguf(bnb_device *device, uint32_t type, size_t rows, size_t columns, const void *data,
+                                 size_t bytes, bnb_dtype dtype) {
+    if (!is_device(device, "tensor_from_gguf") || !is_gguf(type, rows, columns, data, bytes) ||
+        !is_float(dtype, "tensor_from_gguf", "dtype"))
+        return NULL;
+    bnb_tensor *tensor = tensor_new(device, dtype, rows, columns);
+    if (!tensor) return NULL;
+    size_t elements = rows * columns, to_write = tensor->buffer->bytes;
+    void  *shared = buffer_host(tensor->buffer), *host = shared ? shared : malloc(to_write);
+    if (host) {
+        struct gguf_job job = {&formats[type], data, elements, host, dtype};
+        parallel_for(ceil_div(elements, RUN), 64, expand_runs, &job);
+    }
+    bnb_status status = !host ? fail(BNB_OUT_OF_MEMORY, "tensor_from_gguf: no memory for %zu bytes", to_write)
+                        : shared ? BNB_OK : buffer_write(tensor->buffer, host, to_write);
+    if (!shared) free(host);
+    if (status == BNB_OK) return tensor;
+    bnb_tensor_free(tensor);
+    return NULL;
+}

@@ -1,0 +1,56 @@
+/* What the operations' launches share; launch.h says what for. */
+#include <string.h>
+
+#include "launch.h"
+
+static_assert((int)STORE_F32 == BNB_F32 && (int)STORE_F16 == BNB_F16 && (int)STORE_BF16 == BNB_BF16, "kernels know dtypes by these numbers");
+static_assert((int)CODES_BUCKET_SHIFT == BUCKET_SHIFT && (int)CODES_BUCKET_BASE == BUCKET_BASE, "kernels look codes up in the same buckets");
+static_assert(sizeof ((struct codes *)0)->start[0] == CODES_STARTS, "kernels look codes up in the same buckets");
+
+static struct buffer *upload(const struct codes *codes, bnb_device *device) {
+    struct kernel_codes copy = {.steps = codes->steps, .size = codes->size};
+    memcpy(copy.values, codes->values, sizeof copy.values);
+    memcpy(copy.thresholds, codes->thresholds, sizeof copy.thresholds);
+    memcpy(copy.order, codes->order, sizeof copy.order);
+    memcpy(copy.start, codes->start, sizeof copy.start);
+    struct buffer *buffer = buffer_new(device, sizeof copy);
+    if (!buffer || buffer_write(buffer, &copy, sizeof copy) == BNB_OK) return buffer;
+    buffer_release(buffer);
+    return NULL;
+}
+
+bnb_status bind_codebook(bnb_codebook *codebook, bnb_device *device, struct binding *binding) {
+    struct buffer *buffer = codebook->uploaded;
+    if (!buffer) {
+        struct buffer *made = upload(&codebook->codes, device);
+        if (!made) return bnb_last_status();
+        if (atomic_compare_exchange_strong(&codebook->uploaded, &buffer, made)) buffer = made;
+        else buffer_release(made); /* another thread was first */
+    }
+    if (buffer->device != device) return fail(BNB_UNSUPPORTED, "the codebook is in use on %s", buffer->device->kind);
+    *binding = binding_of(buffer);
+    return BNB_OK;
+}
+
+bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct scale_args *scales) {
+    bnb_device *device = q->codes->device;
+    size_t      elements = q->rows * q->columns;
+    if (ceil_div(elements, q->block) > UINT32_MAX) return fail(BNB_UNSUPPORTED, "more than 2^32 blocks");
+    if (q->block > UINT32_MAX || q->nested_block > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a block of more than 2^32 elements");
+
+    *scales = (struct scale_args){.block = (uint32_t)q->block, .shift = shift_of(q->block), .offset = q->offset};
+    bindings[0] = binding_of(q->codes);
+    bindings[1] = bindings[2] = binding_of(q->absmax);
+    bnb_status status = bind_codebook(q->code, device, &bindings[3]);
+    bindings[4] = bindings[3];
+    if (status || !q->nested_code) return status;
+
+    scales->nested_block = (uint32_t)q->nested_block;
+    scales->nested_shift = shift_of(q->nested_block);
+    bindings[2] = binding_of(q->nested_absmax);
+    return bind_codebook(q->nested_code, device, &bindings[4]);
+}
+
+size_t quantized_bytes(const bnb_quantized *q) {
+    return q->codes->bytes + q->absmax->bytes + (q->nested_absmax ? q->nested_absmax->bytes : 0);
+}

@@ -1,0 +1,113 @@
+// What the host hands to kernels: a struct for each, read by C and by Metal alike. Includers bring uint32_t and uint8_t.
+#ifndef BNB_ARGS_H
+#define BNB_ARGS_H
+
+// How a matrix is stored, as kernels are told by their function constants: enum bnb_dtype, then the bits of a code.
+enum { STORE_F32 = 0, STORE_F16 = 1, STORE_BF16 = 2, STORE_CODE4 = 4, STORE_CODE8 = 8 };
+
+// The shapes that host and kernels must agree on. A count of threads is a threadgroup's.
+enum {
+    CAST_THREADS       = 256,  // 8 elements a thread
+    DEQUANTIZE_THREADS = 256,  // 8 elements a thread
+    QUANTIZE_THREADS   = 512,  // 8 elements a thread: every block that is a power of two from 8 to 4096 divides the
+    QUANTIZE_TILE      = 4096, // elements of a threadgroup
+    VECTOR_THREADS     = 128,  // 4 simdgroups
+    VECTOR_COLUMNS     = 16,   // columns of y a threadgroup, 4 a simdgroup
+    VECTOR_CHUNK       = 16,   // weights a load: rows and blocks that are multiples of it take the wide loads
+    TILE_THREADS       = 128,  // 4 simdgroups, two by two
+    TILE_DEPTH         = 32,   // a split of k is a multiple of it
+    SUM_THREADS        = 256,
+    COMPARE_THREADS    = 256,  // 8 elements a thread
+    COMPARE_SUMS_BYTES = 16,   // what a threadgroup leaves
+    OPTIMIZER_THREADS  = 256,  // 8 simdgroups, each at one block of the states
+    OPTIMIZER_BLOCK    = 256,  // elements that share a scale of 8-bit states
+};
+
+// csrc/codebook.h explains the parts. A magnitude's bucket is its bits >> CODES_BUCKET_SHIFT, less CODES_BUCKET_BASE.
+enum { CODES_BUCKET_SHIFT = 17, CODES_BUCKET_BASE = (127 - 24) * 64, CODES_STARTS = 1540 };
+
+struct kernel_codes {
+    float    values[256];
+    float    thresholds[256];
+    uint8_t  order[256];
+    uint8_t  start[2 * CODES_STARTS]; // of the positive, then of the negative buckets
+    uint32_t steps, size;
+};
+static_assert(sizeof(struct kernel_codes) == 5392, "host and kernels must lay out struct kernel_codes alike");
+
+// A count of 64 bits is two words.
+struct cast_args {
+    uint32_t count_low, count_high;
+};
+static_assert(sizeof(struct cast_args) == 8, "host and kernels must lay out struct cast_args alike");
+
+struct quantize_args {
+    uint32_t count_low, count_high; // elements
+    uint32_t block, shift;          // block = 1 << shift, or shift is 32 where no power of two is meant
+};
+static_assert(sizeof(struct quantize_args) == 16, "host and kernels must lay out struct quantize_args alike");
+
+// Where an element's scale is. Scales are counted in 32 bits: 2^32 of them belong to 64 GB of codes at least.
+struct scale_args {
+    uint32_t block, shift; // as above
+    uint32_t nested_block, nested_shift;
+    float    offset;
+};
+static_assert(sizeof(struct scale_args) == 20, "host and kernels must lay out struct scale_args alike");
+
+struct dequantize_args {
+    uint32_t          count_low, count_high;
+    struct scale_args scales;
+};
+static_assert(sizeof(struct dequantize_args) == 28, "host and kernels must lay out struct dequantize_args alike");
+
+// y[m, n] = Σk x[m, k] · w[n, k] + bias[n]; every size is below 2^31.
+struct matmul_args {
+    uint32_t          m, n, k;
+    uint32_t          split; // the part of k that a tile sums: all of it, or a multiple of TILE_DEPTH
+    struct scale_args scales;
+};
+static_assert(sizeof(struct matmul_args) == 36, "host and kernels must lay out struct matmul_args alike");
+
+// y[m, n] = Σs partial[s, m, n] + bias[n]
+struct sum_args {
+    uint32_t m, n, splits;
+};
+static_assert(sizeof(struct sum_args) == 12, "host and kernels must lay out struct sum_args alike");
+
+struct compare_args {
+    uint32_t count_low, count_high;
+    uint32_t parts; // the threadgroups that left sums
+};
+static_assert(sizeof(struct compare_args) == 12, "host and kernels must lay out struct compare_args alike");
+
+// Which rule an optimizer follows: enum bnb_optimizer.
+enum { RULE_ADAM = 0, RULE_ADEMAMIX = 1, RULE_MOMENTUM = 2, RULE_LION = 3, RULE_RMSPROP = 4, RULE_ADAGRAD = 5 };
+
+// What a launch of the optimizer does: a step, sums for the trust ratio, or a step under that ratio.
+enum { TRUST_NONE = 0, TRUST_MEASURE = 1, TRUST_APPLY = 2 };
+
+// One step's hyperparameters as metal/optimizer_rule.h takes them, worked out in double precision.
+struct optimizer_rule {
+    float keep_first, take_first; // an average becomes keep × itself + take × what it averages
+    float keep_second, take_second;
+    float keep_slow, take_slow;
+    float mix_first, mix_slow;   // AdEMAMix's numerator: mix_first × first + mix_slow × slow
+    float eps;                   // added to the square root of the second moment
+    float rate;                  // p moves by rate × direction: negative
+    float shrink;                // decoupled decay: p becomes shrink × p
+    float decay;                 // coupled decay: decay × p is added to the gradient
+    float gradient_scale;
+    float least, most;           // magnitudes of gradients that count
+};
+static_assert(sizeof(struct optimizer_rule) == 60, "host and kernels must lay out struct optimizer_rule alike");
+
+struct optimizer_args {
+    uint32_t              count_low, count_high; // elements of the parameter
+    uint32_t              parts;                 // threadgroups that leave sums of squares
+    float                 max_unorm;
+    struct optimizer_rule rule;
+};
+static_assert(sizeof(struct optimizer_args) == 76, "host and kernels must lay out struct optimizer_args alike");
+
+#endif

@@ -1,0 +1,167 @@
+// What the kernel families share: elements as floats, and weights out of dense or quantised matrices.
+//
+// A format is a function constant, so one kernel serves every dtype; it is handed down as an ordinary argument, which
+// the compiler folds. A shape that sizes an array is a template parameter. bf16 is held as 16 bits and widened by a
+// shift: any M-series chip and MSL 3.0 can do that. Matrices come as bytes, because the dtype isn't in the type.
+
+// Eight elements: a whole load or store of 16 bytes in half precision, and of 32 codes' bits.
+struct float8 {
+    float4 low, high;
+};
+
+inline ulong count_of(uint low, uint high) { return ulong(high) << 32 | low; }
+
+// ── Elements ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+inline float4 widen_bf16(uint2 pairs) {
+    return as_type<float4>(uint4(pairs.x << 16, pairs.x & 0xffff0000u, pairs.y << 16, pairs.y & 0xffff0000u));
+}
+
+// Rounds to nearest even; a NaN stays one.
+inline uint narrow_bf16(float value) {
+    const uint bits = as_type<uint>(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return bits >> 16 | 64u;
+    return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+}
+
+inline uint2 narrow_bf16(float4 v) {
+    return uint2(narrow_bf16(v.x) | narrow_bf16(v.y) << 16, narrow_bf16(v.z) | narrow_bf16(v.w) << 16);
+}
+
+inline float load(device const uchar *data, uint store, ulong i) {
+    if (store == STORE_F16) return float(((device const half *)data)[i]);
+    if (store == STORE_BF16) return as_type<float>(uint(((device const ushort *)data)[i]) << 16);
+    return ((device const float *)data)[i];
+}
+
+// Elements i to i + 7, where i is a multiple of 8.
+inline float8 load8(device const uchar *data, uint store, ulong i) {
+    if (store == STORE_F32) {
+        device const float4 *wide = (device const float4 *)(data + 4 * i);
+        return float8{wide[0], wide[1]};
+    }
+    const uint4 wide = *(device const uint4 *)(data + 2 * i);
+    if (store == STORE_BF16) return float8{widen_bf16(wide.xy), widen_bf16(wide.zw)};
+    return float8{float4(as_type<half4>(wide.xy)), float4(as_type<half4>(wide.zw))};
+}
+
+// The same for any i, of which only the first `count` elements are there; the others are zeros.
+inline float8 load_some(device const uchar *data, uint store, ulong i, uint count) {
+    float8 v = {float4(0.0f), float4(0.0f)};
+    for (uint j = 0; j < 4; j++) {
+        if (j < count) v.low[j] = load(data, store, i + j);
+        if (j + 4 < count) v.high[j] = load(data, store, i + j + 4);
+    }
+    return v;
+}
+
+inline void save(device uchar *data, uint store, ulong i, float value) {
+    if (store == STORE_F16) ((device half *)data)[i] = half(value);
+    else if (store == STORE_BF16) ((device ushort *)data)[i] = ushort(narrow_bf16(value));
+    else ((device float *)data)[i] = value;
+}
+
+inline void save8(device uchar *data, uint store, ulong i, float8 v) {
+    if (store == STORE_F32) {
+        device float4 *wide = (device float4 *)(data + 4 * i);
+        wide[0] = v.low;
+        wide[1] = v.high;
+    } else if (store == STORE_BF16) {
+        *(device uint4 *)(data + 2 * i) = uint4(narrow_bf16(v.low), narrow_bf16(v.high));
+    } else {
+        *(device uint4 *)(data + 2 * i) = uint4(as_type<uint2>(half4(v.low)), as_type<uint2>(half4(v.high)));
+    }
+}
+
+inline void save_some(device uchar *data, uint store, ulong i, uint count, float8 v) {
+    for (uint j = 0; j < 4; j++) {
+        if (j < count) save(data, store, i + j, v.low[j]);
+        if (j + 4 < count) save(data, store, i + j + 4, v.high[j]);
+    }
+}
+
+// ── Weights ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+// A matrix to read from: dense, or codes with a scale a block. The values that codes stand for are looked up in
+// threadgroup memory, the fastest place for a small table that each lane indexes otherwise.
+struct weights {
+    uint store;
+    bool nested;
+    scale_args scales;
+    device const uchar *data;
+    device const uchar *absmax; // floats, or codes of the nested codebook
+    device const float *nested_absmax;
+    threadgroup const float *values, *nested_values;
+};
+
+inline uint block_of(thread const weights &w, ulong i) {
+    return uint(w.scales.shift < 32 ? i >> w.scales.shift : i / w.scales.block);
+}
+
+// Product and sum are rounded one by one, as bitsandbytes and the CPU do, so that every device gives the same bits: in
+// safe math mode Metal fuses the two within a statement only, so they are two.
+inline float scale_of(thread const weights &w, uint block) {
+    if (!w.nested) return ((device const float *)w.absmax)[block];
+    const uint outer = w.scales.nested_shift < 32 ? block >> w.scales.nested_shift : block / w.scales.nested_block;
+    const float product = w.nested_values[w.absmax[block]] * w.nested_absmax[outer];
+    return product + w.scales.offset;
+}
+
+// The codes of 8 elements from i on, a multiple of 8: 4 bytes in x, or 8 in both.
+inline uint2 codes8(thread const weights &w, ulong i) {
+    if (w.store == STORE_CODE4) return uint2(*(device const uint *)(w.data + i / 2), 0u);
+    return *(device const uint2 *)(w.data + i);
+}
+
+// The values of 8 codes, before their scale.
+inline float8 values8(thread const weights &w, uint2 codes) {
+    threadgroup const float *of = w.values;
+    if (w.store == STORE_CODE4) {
+        const uint c = codes.x; // the first of a byte's two codes is the high one
+        return float8{float4(of[c >> 4 & 15u], of[c & 15u], of[c >> 12 & 15u], of[c >> 8 & 15u]),
+                      float4(of[c >> 20 & 15u], of[c >> 16 & 15u], of[c >> 28], of[c >> 24 & 15u])};
+    }
+    const uint a = codes.x, b = codes.y;
+    return float8{float4(of[a & 255u], of[a >> 8 & 255u], of[a >> 16 & 255u], of[a >> 24]),
+                  float4(of[b & 255u], of[b >> 8 & 255u], of[b >> 16 & 255u], of[b >> 24])};
+}
+
+// One weight, wherever it lies.
+inline float weight_of(thread const weights &w, ulong i) {
+    if (w.store < STORE_CODE4) return load(w.data, w.store, i);
+    uint code = w.data[w.store == STORE_CODE4 ? i / 2 : i];
+    if (w.store == STORE_CODE4) code = i & 1 ? code & 15u : code >> 4;
+    return w.values[code] * scale_of(w, block_of(w, i));
+}
+
+// `count` weights from any i on, then zeros: for rows and blocks that the wide loads don't fit.
+inline float8 gather8(thread const weights &w, ulong i, uint count) {
+    float8 v = {float4(0.0f), float4(0.0f)};
+    for (uint j = 0; j < 4; j++) {
+        if (j < count) v.low[j] = weight_of(w, i + j);
+        if (j + 4 < count) v.high[j] = weight_of(w, i + j + 4);
+    }
+    return v;
+}
+
+// How many of the 8 elements from `at` on come before `end`.
+inline uint within(ulong at, ulong end) { return at >= end ? 0u : uint(min(end - at, ulong(8))); }
+
+// ── Nearest codes ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+// The factor that brings a block into [-1, 1]. Below 1e-38 the reciprocal would overflow. Fast math is off, so that the
+// quotient is the correctly rounded one.
+inline float inverse_of(float absmax) { return absmax > 1e-38f ? 1.0f / absmax : 1e38f; }
+
+// Magnitudes are compared as integers, which order floats alike and keep a NaN, where fmax would drop it.
+inline uint magnitude_of(float x) { return as_type<uint>(x) & 0x7fffffffu; }
+
+// The count of 255 thresholds strictly below x: the bucket of x gives a first count, and a few thresholds in it remain.
+inline uint below8(threadgroup const float *thresholds, threadgroup const uchar *start, uint steps, float x) {
+    const uint bits = as_type<uint>(x);
+    const uint key = (bits & 0x7fffffffu) >> CODES_BUCKET_SHIFT;
+    const uint bucket = key < CODES_BUCKET_BASE ? 0u : key - CODES_BUCKET_BASE;
+    uint below = start[(bits >> 31) * CODES_STARTS + bucket];
+    for (uint j = 0; j < steps; j++) below += x > thresholds[below] ? 1u : 0u;
+    return below;
+}

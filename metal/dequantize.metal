@@ -1,0 +1,45 @@
+// Writes the matrix that codes and scales stand for: code × scale in fp32, rounded once. Bound by its writes, so a
+// thread takes 8 elements: one load of codes, one scale, one or two stores of 16 bytes.
+
+constant uint CODES [[function_constant(0)]]; // STORE_CODE4 or STORE_CODE8
+constant uint TO [[function_constant(1)]];
+constant uint NESTED [[function_constant(2)]];
+
+[[host_name("dequantize")]] [[kernel]] void dequantize(constant dequantize_args &args [[buffer(0)]],
+                                                       device const uchar *codes [[buffer(1)]],
+                                                       device const uchar *absmax [[buffer(2)]],
+                                                       device const float *nested_absmax [[buffer(3)]],
+                                                       device const kernel_codes *code [[buffer(4)]],
+                                                       device const kernel_codes *nested_code [[buffer(5)]],
+                                                       device uchar *y [[buffer(6)]],
+                                                       uint thread_index [[thread_position_in_grid]],
+                                                       uint threads [[threads_per_grid]],
+                                                       uint place [[thread_index_in_threadgroup]],
+                                                       uint simdgroup [[simdgroup_index_in_threadgroup]],
+                                                       uint lane [[thread_index_in_simdgroup]]) {
+    threadgroup float values[DEQUANTIZE_THREADS / 32 * 256];
+    threadgroup float nested_values[256];
+
+    const uint size = CODES == STORE_CODE4 ? 16u : 256u;
+    threadgroup float *slice = values + simdgroup * size; // a simdgroup's own: shared tables were measured slower
+    for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
+    if (NESTED != 0) nested_values[place] = nested_code->values[place];
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+
+    const weights w = {CODES, NESTED != 0, args.scales, codes, absmax, nested_absmax, slice, nested_values};
+    const bool whole = w.scales.shift >= 3 && w.scales.shift < 32; // 8 elements share a block
+    const ulong count = count_of(args.count_low, args.count_high);
+    for (ulong i = ulong(thread_index) * 8; i < count; i += ulong(threads) * 8) {
+        const uint valid = within(i, count);
+        if (valid == 8 && whole) {
+            float8 v = values8(w, codes8(w, i));
+            const float scale = scale_of(w, block_of(w, i));
+            v.low *= scale;
+            v.high *= scale;
+            save8(y, TO, i, v);
+        } else {
+            save_some(y, TO, i, valid, gather8(w, i, valid));
+        }
+    }
+}
+static_assert(DEQUANTIZE_THREADS == 256, "dequantize fills the nested codebook with a value a thread");

@@ -1,0 +1,134 @@
+// y = x · wᵀ + bias for many rows of x: square tiles of y, multiplied out of threadgroup memory by simdgroup matrices.
+//
+// Tiles are fp32: on M1 to M4 the 8×8 product runs as fast as in half precision, weights keep their bits, and no range
+// is lost with bf16. A threadgroup decodes a tile of w once for its SIDE rows of x. Where y has too few tiles to fill
+// the GPU, the host splits k over the grid's third dimension, and matmul_sum adds the parts up in their order.
+
+constant uint X [[function_constant(0)]];      // of x: STORE_F32, STORE_F16 or STORE_BF16
+constant uint W [[function_constant(1)]];      // any STORE_
+constant uint NESTED [[function_constant(2)]]; // whether absmax holds codes
+constant uint WHOLE [[function_constant(3)]];  // whether rows and blocks are multiples of VECTOR_CHUNK, blocks powers of two
+constant uint BIAS [[function_constant(4)]];
+constant uint Y [[function_constant(5)]];      // of y: as x, or STORE_F32 where it holds parts of a split
+
+// Eight elements of a row of x from k on, and zeros past `end` or where the row isn't there.
+inline float8 bring_x(device const uchar *x, bool there, ulong row, uint k, uint end) {
+    const uint valid = there ? within(k, end) : 0u;
+    if (WHOLE == 0) return load_some(x, X, row + k, valid);
+    if (valid > 0) return load8(x, X, row + k);
+    return float8{float4(0.0f), float4(0.0f)};
+}
+
+// The same of w. The row starts in `block`, at its element `rest`.
+inline float8 bring_w(thread const weights &w, bool there, ulong row, uint block, uint rest, uint k, uint end) {
+    const uint valid = there ? within(k, end) : 0u;
+    if (WHOLE == 0) return gather8(w, row + k, valid);
+    if (valid == 0) return float8{float4(0.0f), float4(0.0f)};
+    if (W < STORE_CODE4) return load8(w.data, W, row + k);
+    const float scale = scale_of(w, block + ((rest + k) >> w.scales.shift));
+    const float8 v = values8(w, codes8(w, row + k));
+    return float8{v.low * scale, v.high * scale};
+}
+
+template <uint SIDE>
+[[kernel]] void matmul_tile(constant matmul_args &args [[buffer(0)]],
+                            device const uchar *x [[buffer(1)]],
+                            device const uchar *data [[buffer(2)]],
+                            device const uchar *absmax [[buffer(3)]],
+                            device const float *nested_absmax [[buffer(4)]],
+                            device const kernel_codes *code [[buffer(5)]],
+                            device const kernel_codes *nested_code [[buffer(6)]],
+                            device const float *bias [[buffer(7)]],
+                            device uchar *y [[buffer(8)]],
+                            uint3 group [[threadgroup_position_in_grid]],
+                            uint place [[thread_index_in_threadgroup]],
+                            uint simdgroup [[simdgroup_index_in_threadgroup]],
+                            uint lane [[thread_index_in_simdgroup]]) {
+    constexpr uint DEPTH = TILE_THREADS * 8 / SIDE; // of k a step: a thread brings 8 elements of x and 8 of w
+    constexpr uint STRIDE = DEPTH + 4;              // 16 bytes of padding spread the rows over the banks
+    constexpr uint QUARTER = SIDE / 2;              // a simdgroup's part of the tile, squared
+    constexpr uint BLOCKS = QUARTER / 8;
+    threadgroup float xs[SIDE * STRIDE], ws[SIDE * STRIDE];
+    threadgroup float values[256], nested_values[256];
+
+    // 16 values fit four times, a slice for each simdgroup; 256 values are shared.
+    threadgroup float *slice = values + (W == STORE_CODE4 ? simdgroup * 16 : 0u);
+    if (W == STORE_CODE4 && lane < 16) slice[lane] = code->values[lane];
+    if (W == STORE_CODE8)
+        for (uint j = place; j < 256; j += TILE_THREADS) values[j] = code->values[j];
+    if (NESTED != 0)
+        for (uint j = place; j < 256; j += TILE_THREADS) nested_values[j] = nested_code->values[j];
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+
+    // What this thread brings: 8 elements of a row of each tile.
+    const weights w = {W, NESTED != 0, args.scales, data, absmax, nested_absmax, slice, nested_values};
+    const uint tile_row = place / (DEPTH / 8), tile_k = place % (DEPTH / 8) * 8;
+    const uint m0 = group.y * SIDE, n0 = group.x * SIDE;
+    const bool has_x = m0 + tile_row < args.m, has_w = n0 + tile_row < args.n;
+    const ulong x_row = ulong(m0 + tile_row) * args.k, w_row = ulong(n0 + tile_row) * args.k;
+    const uint block = WHOLE != 0 ? uint(w_row >> args.scales.shift) : 0u; // the row's first, and its place in it
+    const uint rest = uint(w_row) & (args.scales.block - 1);
+    const uint first = group.z * args.split, end = min(args.k, first + args.split);
+
+    const uint quarter_m = simdgroup / 2 * QUARTER, quarter_n = simdgroup % 2 * QUARTER;
+    simdgroup_float8x8 sum[BLOCKS][BLOCKS];
+    for (uint i = 0; i < BLOCKS; i++)
+        for (uint j = 0; j < BLOCKS; j++) sum[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+
+    // The next step's elements are under way while this one's are multiplied.
+    threadgroup float4 *x_tile = (threadgroup float4 *)(xs + tile_row * STRIDE + tile_k);
+    threadgroup float4 *w_tile = (threadgroup float4 *)(ws + tile_row * STRIDE + tile_k);
+    float8 x8 = bring_x(x, has_x, x_row, first + tile_k, end);
+    float8 w8 = bring_w(w, has_w, w_row, block, rest, first + tile_k, end);
+    for (uint step = first; step < end; step += DEPTH) {
+        threadgroup_barrier(mem_flags::mem_threadgroup); // the last step's tiles have been read
+        x_tile[0] = x8.low;
+        x_tile[1] = x8.high;
+        w_tile[0] = w8.low;
+        w_tile[1] = w8.high;
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        x8 = bring_x(x, has_x, x_row, step + DEPTH + tile_k, end);
+        w8 = bring_w(w, has_w, w_row, block, rest, step + DEPTH + tile_k, end);
+
+        for (uint depth = 0; depth < DEPTH; depth += 8) {
+            simdgroup_float8x8 a[BLOCKS], b[BLOCKS];
+            for (uint i = 0; i < BLOCKS; i++) {
+                simdgroup_load(a[i], xs + (quarter_m + 8 * i) * STRIDE + depth, STRIDE);
+                simdgroup_load(b[i], ws + (quarter_n + 8 * i) * STRIDE + depth, STRIDE, ulong2(0, 0), true);
+            }
+            for (uint i = 0; i < BLOCKS; i++)
+                for (uint j = 0; j < BLOCKS; j++) simdgroup_multiply_accumulate(sum[i][j], a[i], b[j], sum[i][j]);
+        }
+    }
+
+    // A simdgroup writes 8 rows at a time by way of threadgroup memory, where it can round, guard and add the bias.
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    threadgroup float *strip = xs + simdgroup * 8 * QUARTER;
+    device uchar *part = y + ulong(group.z) * args.m * args.n * 4;
+    for (uint i = 0; i < BLOCKS; i++) {
+        for (uint j = 0; j < BLOCKS; j++) simdgroup_store(sum[i][j], strip + 8 * j, QUARTER);
+        simdgroup_barrier(mem_flags::mem_threadgroup);
+        for (uint e = lane; e < 8 * QUARTER; e += 32) {
+            const uint m = m0 + quarter_m + 8 * i + e / QUARTER, n = n0 + quarter_n + e % QUARTER;
+            if (m < args.m && n < args.n)
+                save(part, Y, ulong(m) * args.n + n, BIAS != 0 ? strip[e] + bias[n] : strip[e]);
+        }
+        simdgroup_barrier(mem_flags::mem_threadgroup);
+    }
+}
+
+template [[host_name("matmul_tile_32")]] [[kernel]] decltype(matmul_tile<32>) matmul_tile<32>;
+template [[host_name("matmul_tile_64")]] [[kernel]] decltype(matmul_tile<64>) matmul_tile<64>;
+
+// Adds up the parts of a split.
+[[host_name("matmul_sum")]] [[kernel]] void matmul_sum(constant sum_args &args [[buffer(0)]],
+                                                       device const float *parts [[buffer(1)]],
+                                                       device const float *bias [[buffer(2)]],
+                                                       device uchar *y [[buffer(3)]],
+                                                       uint2 place [[thread_position_in_grid]]) {
+    if (place.x >= args.n || place.y >= args.m) return;
+    const ulong i = ulong(place.y) * args.n + place.x;
+    float sum = BIAS != 0 ? bias[place.x] : 0.0f;
+    for (uint s = 0; s < args.splits; s++) sum += parts[ulong(s) * args.m * args.n + i];
+    save(y, X, i, sum);
+}

@@ -1,0 +1,102 @@
+// y = x · wᵀ + bias for a few rows of x. Bound by reading w, so w is read once for each VECTORS rows of x, with 16 codes
+// a load, and a simdgroup takes 4 rows of w, so that x, which stays in the cache, is loaded once for 4.
+
+constant uint X [[function_constant(0)]];      // of x and y: STORE_F32, STORE_F16 or STORE_BF16
+constant uint W [[function_constant(1)]];      // any STORE_
+constant uint NESTED [[function_constant(2)]]; // whether absmax holds codes
+constant uint WHOLE [[function_constant(3)]];  // whether rows and blocks are multiples of VECTOR_CHUNK, blocks powers of two
+constant uint BIAS [[function_constant(4)]];
+
+// A lane's 16 codes: 8 bytes in xy, or 16.
+inline uint4 codes16(thread const weights &w, ulong i) {
+    if (w.store == STORE_CODE4) return uint4(*(device const uint2 *)(w.data + i / 2), uint2(0u));
+    return *(device const uint4 *)(w.data + i);
+}
+
+inline float dot8(float8 a, float8 b) { return dot(a.low, b.low) + dot(a.high, b.high); }
+
+template <uint VECTORS>
+[[kernel]] void matmul_vector(constant matmul_args &args [[buffer(0)]],
+                              device const uchar *x [[buffer(1)]],
+                              device const uchar *data [[buffer(2)]],
+                              device const uchar *absmax [[buffer(3)]],
+                              device const float *nested_absmax [[buffer(4)]],
+                              device const kernel_codes *code [[buffer(5)]],
+                              device const kernel_codes *nested_code [[buffer(6)]],
+                              device const float *bias [[buffer(7)]],
+                              device uchar *y [[buffer(8)]],
+                              uint2 group [[threadgroup_position_in_grid]],
+                              uint place [[thread_index_in_threadgroup]],
+                              uint simdgroup [[simdgroup_index_in_threadgroup]],
+                              uint lane [[thread_index_in_simdgroup]]) {
+    constexpr uint ROWS = VECTOR_COLUMNS / (VECTOR_THREADS / 32); // of w, a simdgroup
+    threadgroup float values[VECTOR_THREADS / 32 * 256];
+    threadgroup float nested_values[256];
+
+    // A slice of the codebook for each simdgroup: on an M4, a slice costs 9 % over no codebook at all, a table that
+    // simdgroups share 49 %, one in constant memory 30 to 56 % (trymirai/uzu, pull request 448).
+    const uint size = W == STORE_CODE8 ? 256u : 16u;
+    threadgroup float *slice = values + simdgroup * size;
+    if (W >= STORE_CODE4) {
+        for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
+        if (NESTED != 0)
+            for (uint j = place; j < 256; j += VECTOR_THREADS) nested_values[j] = nested_code->values[j];
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+    }
+
+    const weights w = {W, NESTED != 0, args.scales, data, absmax, nested_absmax, slice, nested_values};
+    const uint n0 = (group.x * (VECTOR_THREADS / 32) + simdgroup) * ROWS, m0 = group.y * VECTORS;
+    if (n0 >= args.n) return;
+
+    // Past the last row of either matrix the last one is read again; its sums are not written. A row's first block and
+    // its place in it are kept, so that the loop counts blocks in 32 bits.
+    ulong row[ROWS];
+    uint block[ROWS], rest[ROWS];
+    for (uint r = 0; r < ROWS; r++) {
+        row[r] = ulong(min(n0 + r, args.n - 1)) * args.k;
+        block[r] = WHOLE != 0 ? uint(row[r] >> args.scales.shift) : 0u;
+        rest[r] = uint(row[r]) & (args.scales.block - 1);
+    }
+    ulong vector[VECTORS];
+    for (uint v = 0; v < VECTORS; v++) vector[v] = ulong(min(m0 + v, args.m - 1)) * args.k;
+
+    float sum[ROWS][VECTORS];
+    for (uint r = 0; r < ROWS; r++)
+        for (uint v = 0; v < VECTORS; v++) sum[r][v] = 0.0f;
+
+    for (uint k = lane * VECTOR_CHUNK; k < args.k; k += 32 * VECTOR_CHUNK) {
+        uint4 codes[ROWS];
+        float scale[ROWS];
+        for (uint r = 0; r < ROWS; r++) {
+            const bool coded = WHOLE != 0 && W >= STORE_CODE4;
+            codes[r] = coded ? codes16(w, row[r] + k) : uint4(0u);
+            scale[r] = coded ? scale_of(w, block[r] + ((rest[r] + k) >> args.scales.shift)) : 1.0f;
+        }
+        for (uint part = 0; part < VECTOR_CHUNK / 8; part++) {
+            const uint at = k + 8 * part, valid = within(at, args.k);
+            float8 xs[VECTORS];
+            for (uint v = 0; v < VECTORS; v++)
+                xs[v] = WHOLE != 0 ? load8(x, X, vector[v] + at) : load_some(x, X, vector[v] + at, valid);
+            for (uint r = 0; r < ROWS; r++) {
+                float8 ws;
+                if (WHOLE == 0) ws = gather8(w, row[r] + at, valid);
+                else if (W < STORE_CODE4) ws = load8(data, W, row[r] + at);
+                else ws = values8(w, W == STORE_CODE4 ? uint2(codes[r][part], 0u) : uint2(codes[r][2 * part], codes[r][2 * part + 1]));
+                for (uint v = 0; v < VECTORS; v++) sum[r][v] += scale[r] * dot8(ws, xs[v]);
+            }
+        }
+    }
+
+    for (uint r = 0; r < ROWS; r++) {
+        for (uint v = 0; v < VECTORS; v++) {
+            const float total = simd_sum(sum[r][v]);
+            const uint n = n0 + r, m = m0 + v;
+            if (lane == 0 && n < args.n && m < args.m)
+                save(y, X, ulong(m) * args.n + n, BIAS != 0 ? total + bias[n] : total);
+        }
+    }
+}
+
+template [[host_name("matmul_vector_1")]] [[kernel]] decltype(matmul_vector<1>) matmul_vector<1>;
+template [[host_name("matmul_vector_2")]] [[kernel]] decltype(matmul_vector<2>) matmul_vector<2>;
+template [[host_name("matmul_vector_4")]] [[kernel]] decltype(matmul_vector<4>) matmul_vector<4>;

@@ -1,0 +1,49 @@
+// Owns what a fresh clone needs before anything runs: JavaScript packages, zig, and the native library, each made only
+// where it is missing or stale. Imports nothing but Bun's own modules, since it runs before packages are installed.
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { root, run, say, stop } from "./run.ts";
+import { findZig } from "./zig.ts";
+
+const stamps = `${root}/.cache/setup`;
+
+/** Does a step unless its inputs are as they were when it last succeeded and its result is there. */
+function once(name: string, inputs: string[], result: string, step: () => void): void {
+  const state = Bun.hash(inputs.flatMap(filesIn).map(fingerprint).join("\n")).toString(36);
+  const stamp = `${stamps}/${name}`;
+  if (existsSync(result) && existsSync(stamp) && readFileSync(stamp, "utf8") === state) return;
+  step();
+  mkdirSync(stamps, { recursive: true });
+  writeFileSync(stamp, state);
+}
+
+function filesIn(path: string): string[] {
+  if (!statSync(path).isDirectory()) return [path];
+  return readdirSync(path, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => `${entry.parentPath}/${entry.name}`)
+    .sort();
+}
+
+function fingerprint(path: string): string {
+  const { size, mtimeMs } = statSync(path);
+  return `${path} ${size} ${mtimeMs}`;
+}
+
+function installPackages(): void {
+  say("Installing JavaScript packages …");
+  const status = run([process.execPath, "install", "--frozen-lockfile", "--silent"]);
+  if (status !== 0) stop("The JavaScript packages could not be installed: the message above says why.");
+}
+
+function buildLibrary(): void {
+  const zig = findZig();
+  say("Building the native library: half a minute the first time …");
+  const started = performance.now();
+  if (run([zig, "build", "--release=fast"]) !== 0)
+    stop("The native library could not be built: the compiler's message is above.");
+  say(`Built in ${((performance.now() - started) / 1000).toFixed(1)} s.`);
+}
+
+const library = `${root}/zig-out/lib/libbunsandbytes.${process.platform === "darwin" ? "dylib" : "so"}`;
+once("packages", [`${root}/package.json`, `${root}/bun.lock`], `${root}/node_modules`, installPackages);
+once("library", [`${root}/build.zig`, `${root}/csrc`, `${root}/metal`], library, buildLibrary);

@@ -1,0 +1,228 @@
+// Owns checkpoints as a whole: opens one or many safetensors files as one set of tensors, and writes such sets.
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { BnbError } from "../error.ts";
+import { damaged } from "./header.ts";
+import { dumps } from "./pyjson.ts";
+import { openSafetensors, type SafetensorsFile, type SafetensorsTensor } from "./safetensors.ts";
+import { sync } from "./staging.ts";
+import { findQuantized, type Stored } from "./state.ts";
+import { SafetensorsWriter, specBytes, type TensorSpec } from "./writer.ts";
+
+const singleName = "model.safetensors";
+const indexName = "model.safetensors.index.json";
+
+/** transformers' own default; a shard is larger only where one module is. */
+export const shardBytesDefault = 50e9;
+
+/** Tensors of one file, or of the shards that an index lists. */
+export class Checkpoint implements Disposable {
+  /** What was opened. */
+  readonly path: string;
+  /** Where config.json and the tokenizer lie. */
+  readonly directory: string;
+  readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
+  readonly files: readonly SafetensorsFile[];
+  #quantized: Map<string, Stored> | undefined;
+
+  /** @internal Use {@link openCheckpoint}. */
+  constructor(path: string, directory: string, files: readonly SafetensorsFile[]) {
+    this.path = path;
+    this.directory = directory;
+    this.files = files;
+    const owner = new Map<string, string>();
+    for (const file of files) {
+      for (const name of file.tensors.keys()) {
+        const other = owner.get(name);
+        if (other !== undefined) throw damaged(file.path, `it stands in ${other} too`, name);
+        owner.set(name, file.path);
+      }
+    }
+    this.tensors = new Map(files.flatMap((file) => [...file.tensors]));
+  }
+
+  /** The quantised weights, found at the first use. @throws BnbError as {@link findQuantized} does */
+  get quantized(): ReadonlyMap<string, Stored> {
+    this.#quantized ??= findQuantized(this.tensors);
+    return this.#quantized;
+  }
+
+  close(): void {
+    for (const file of this.files) file.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+/**
+ * Opens a checkpoint: a `.safetensors` file, a `.safetensors.index.json`, or a directory that has `model.safetensors`
+ * or `model.safetensors.index.json`, in that order, as transformers looks for them.
+ *
+ * @throws BnbError naming the file and the tensor, if anything is missing or damaged
+ */
+export function openCheckpoint(path: string): Checkpoint {
+  const weights = weightsPath(path);
+  const directory = dirname(weights);
+  const opened: SafetensorsFile[] = [];
+  try {
+    if (!weights.endsWith(".json")) {
+      opened.push(openSafetensors(weights));
+    } else {
+      const index = readIndex(weights);
+      for (const name of new Set(index.values())) opened.push(openSafetensors(join(directory, name)));
+      checkIndex(weights, index, opened);
+    }
+    return new Checkpoint(path, directory, opened);
+  } catch (error) {
+    for (const file of opened) file.close();
+    throw error;
+  }
+}
+
+/** The file to open for a path that a person gave. */
+function weightsPath(path: string): string {
+  if (!existsSync(path))
+    throw new BnbError(`${path} does not exist; expected a safetensors file or a model's directory.`);
+  if (path.endsWith(".gguf"))
+    throw new BnbError(`${path} is a GGUF file; convert it first (\`bunsandbytes convert\`).`);
+  if (!statSync(path).isDirectory()) return path;
+  for (const name of [singleName, indexName]) {
+    if (existsSync(join(path, name))) return join(path, name);
+  }
+  const others = readdirSync(path).filter((name) => /\.(safetensors|gguf|bin|pth?)$/.test(name));
+  const advice = others.some((name) => name.endsWith(".gguf"))
+    ? "convert the GGUF file first (`bunsandbytes convert`)"
+    : "name the safetensors file itself, or save the model as safetensors";
+  const found = others.length > 0 ? others.slice(0, 5).join(", ") : "no weights";
+  throw new BnbError(`${path} has neither ${singleName} nor ${indexName}, but ${found}; ${advice}.`);
+}
+
+/** An index as tensor name → file name. */
+function readIndex(path: string): Map<string, string> {
+  let map: unknown;
+  try {
+    map = JSON.parse(readFileSync(path, "utf8")).weight_map;
+  } catch (cause) {
+    throw damaged(path, `it is not JSON (${(cause as Error).message})`);
+  }
+  if (typeof map !== "object" || map === null) throw damaged(path, "it has no weight_map");
+  const index = new Map(Object.entries(map));
+  for (const [name, file] of index) {
+    if (typeof file !== "string" || basename(file) !== file) {
+      throw damaged(path, `it names the file ${JSON.stringify(file)}, expected one beside the index`, name);
+    }
+    if (!existsSync(join(dirname(path), file))) throw damaged(path, `its file ${file} is missing`, name);
+  }
+  return index;
+}
+
+function checkIndex(path: string, index: Map<string, string>, files: readonly SafetensorsFile[]): void {
+  const byName = new Map(files.map((file) => [basename(file.path), file]));
+  for (const [name, file] of index) {
+    if (!byName.get(file)!.tensors.has(name)) throw damaged(path, `${file} does not have it`, name);
+  }
+}
+
+/** One piece of work that writes some tensors of a new checkpoint. */
+export interface Step {
+  /** The source tensor; steps run in the order of these names. */
+  readonly name: string;
+  /** What it writes. They go into one shard. */
+  readonly specs: readonly TensorSpec[];
+  /** Bytes that it reads, for progress. */
+  readonly inputBytes: number;
+  /** Elements of the model that it stands for; 0 for buffers. */
+  readonly parameters: number;
+  run(write: (name: string, data: ArrayBufferView) => void): void | Promise<void>;
+}
+
+export interface WriteOptions {
+  /** Begin another shard before one grows above this many bytes. */
+  readonly shardBytes?: number;
+  readonly onStep?: (step: Step) => void;
+}
+
+/**
+ * Runs the steps and writes what they make as `model.safetensors`, or as shards with an index where that is too large.
+ * One step's data is in memory at a time.
+ *
+ * @param directory it exists; files in it are replaced
+ */
+export async function writeCheckpoint(
+  directory: string,
+  steps: Iterable<Step>,
+  { shardBytes = shardBytesDefault, onStep }: WriteOptions = {},
+): Promise<void> {
+  const sorted = [...steps].sort((a, b) => Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)));
+  const shards = planShards(sorted, shardBytes);
+  const map: [name: string, file: string][] = [];
+  let totalBytes = 0;
+  mkdirSync(directory, { recursive: true });
+  for (const [index, shard] of shards.entries()) {
+    const file = shards.length === 1 ? singleName : shardName(index + 1, shards.length);
+    using writer = new SafetensorsWriter(
+      join(directory, file),
+      shard.flatMap((step) => step.specs),
+    );
+    for (const step of shard) {
+      await runStep(step, (name, data) => {
+        writer.write(name, data);
+        map.push([name, file]);
+        totalBytes += data.byteLength;
+      });
+      onStep?.(step);
+      // Lets signals and the progress bar in.
+      await new Promise(setImmediate);
+    }
+    writer.commit();
+  }
+  if (shards.length > 1) writeIndex(join(directory, indexName), map, sorted, totalBytes);
+}
+
+/** Runs a step; the library's errors say what is wrong with a tensor, and here which tensor it was. */
+async function runStep(step: Step, write: (name: string, data: ArrayBufferView) => void): Promise<void> {
+  try {
+    await step.run(write);
+  } catch (cause) {
+    if (!(cause instanceof BnbError) || cause.message.includes(step.name)) throw cause;
+    throw new BnbError(`${step.name}: ${cause.message}`, cause.code, { cause });
+  }
+}
+
+function writeIndex(path: string, map: [string, string][], steps: readonly Step[], totalBytes: number): void {
+  const parameters = steps.reduce((sum, step) => sum + step.parameters, 0);
+  const index = {
+    metadata: { total_parameters: parameters, total_size: totalBytes },
+    weight_map: Object.fromEntries(map),
+  };
+  writeFileSync(path, `${dumps(index, { indent: 2, sortKeys: true })}\n`);
+  sync(path);
+}
+
+function shardName(number: number, count: number): string {
+  const pad = (value: number) => String(value).padStart(5, "0");
+  return `model-${pad(number)}-of-${pad(count)}.safetensors`;
+}
+
+/** Fills shards in order; a new one begins where a step would overfill the last. */
+function planShards(steps: readonly Step[], shardBytes: number): Step[][] {
+  const shards: Step[][] = [[]];
+  let filled = 0;
+  for (const step of steps) {
+    const bytes = step.specs.reduce((sum, spec) => sum + specBytes(spec), 0);
+    if (filled > 0 && filled + bytes > shardBytes) {
+      shards.push([]);
+      filled = 0;
+    }
+    shards.at(-1)!.push(step);
+    filled += bytes;
+  }
+  return shards;
+}
+
+/** Whether a directory's entry belongs to a checkpoint's weights, of any shard count. */
+export function isWeightsName(name: string): boolean {
+  return /^model(-\d{5}-of-\d{5})?\.safetensors$/.test(name) || name === indexName;
+}

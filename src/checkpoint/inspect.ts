@@ -1,0 +1,194 @@
+// Owns looking at checkpoints: what each weight is stored as, costs and lost, and whether all is sound.
+import { compare } from "../compare.ts";
+import { BnbError } from "../error.ts";
+import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+import { type GgufModel, openGguf } from "./gguf.ts";
+import { quantMethod, readConfig } from "./huggingface.ts";
+import type { SafetensorsTensor } from "./safetensors.ts";
+import type { Stored } from "./state.ts";
+import { floatDtypeOf, fromGguf, fromSafetensors, fromStored, type Source } from "./steps.ts";
+
+/** One weight of a model, as it is stored. */
+export interface WeightReport {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /**
+   * `nf4`, `fp4`, `int8`; else the dtype, or GGML's type. A block size other than 64 and nested scales are named too.
+   */
+  readonly format: string;
+  readonly bytes: number;
+  /** Of all that belongs to it: codes, scales, codebooks. */
+  readonly bitsPerWeight: number;
+  /** Present where an original was given and the weight differs in format. */
+  readonly error?: WeightError;
+}
+
+/** How far a stored weight is from the original. */
+export interface WeightError {
+  /** Root mean square of the difference, over that of the original. */
+  readonly relative: number;
+  /** The largest difference. */
+  readonly largest: number;
+}
+
+export interface InspectOptions {
+  /** The model before it was quantised: a directory, a safetensors file, or a GGUF file. */
+  readonly errorAgainst?: string | undefined;
+  readonly onProgress?: ((done: number, total: number) => void) | undefined;
+}
+
+/** A weight with what it takes to describe it and to load it. */
+interface Entry {
+  readonly report: WeightReport;
+  readonly source: Source | undefined;
+}
+
+interface Opened extends Disposable {
+  readonly entries: readonly Entry[];
+}
+
+/**
+ * Describes every weight of a model. With `errorAgainst`, the weights that are quantised come first, the worst on top.
+ *
+ * @param path a directory, a safetensors file, or a GGUF file
+ */
+export async function inspectCheckpoint(path: string, options: InspectOptions = {}): Promise<WeightReport[]> {
+  using opened = await open(path);
+  const reports = opened.entries.map(({ report }) => report);
+  if (options.errorAgainst === undefined) return reports;
+  using original = await open(options.errorAgainst);
+  const sources = new Map(original.entries.map(({ report, source }) => [report.name, source]));
+  const changed = opened.entries.filter(({ source }) => source && sources.get(source.name)?.format !== source.format);
+  const errors = new Map<string, WeightError>();
+  for (const [done, { source }] of changed.entries()) {
+    const before = sources.get(source!.name);
+    if (before) errors.set(source!.name, errorOf(before, source!));
+    options.onProgress?.(done + 1, changed.length);
+    await new Promise(setImmediate);
+  }
+  if (errors.size === 0) {
+    throw new BnbError(
+      `${options.errorAgainst} has no weight that ${path} stores in another format: nothing to compare.`,
+    );
+  }
+  return reports
+    .map((report) => ({ ...report, ...(errors.has(report.name) && { error: errors.get(report.name)! }) }))
+    .sort((a, b) => (b.error?.relative ?? -1) - (a.error?.relative ?? -1));
+}
+
+function errorOf(before: Source, after: Source): WeightError {
+  if (String(before.shape) !== String(after.shape)) {
+    const shapes = `[${after.shape.join(", ")}], but the original is [${before.shape.join(", ")}]`;
+    throw new BnbError(`${after.name} is ${shapes}; compare with the model that it was made from.`);
+  }
+  using a = before.load();
+  using b = after.load();
+  const { rms, rmsError, maxError } = compare(a, b);
+  return { relative: rms === 0 ? rmsError : rmsError / rms, largest: maxError };
+}
+
+async function open(path: string): Promise<Opened> {
+  if (path.endsWith(".gguf")) return openedGguf(await openGguf(path));
+  return openedCheckpoint(openCheckpoint(path));
+}
+
+function openedGguf(model: GgufModel): Opened {
+  const entries = model.tensors.map((tensor) => {
+    const source = fromGguf(tensor, "float32");
+    return { source, report: describe(tensor.name, tensor.shape, tensor.format, tensor.byteLength) };
+  });
+  return { entries, [Symbol.dispose]: () => model[Symbol.dispose]() };
+}
+
+function openedCheckpoint(checkpoint: Checkpoint): Opened {
+  const stored = checkpoint.quantized;
+  const parts = new Set([...stored.values()].flatMap((weight) => weight.parts.map((part) => part.name)));
+  const plain = [...checkpoint.tensors.values()].filter((tensor) => !parts.has(tensor.name));
+  const entries = [...[...stored.values()].map(storedEntry), ...plain.map(plainEntry)];
+  entries.sort((a, b) => Buffer.compare(Buffer.from(a.report.name), Buffer.from(b.report.name)));
+  return { entries, [Symbol.dispose]: () => checkpoint.close() };
+}
+
+function storedEntry(weight: Stored): Entry {
+  const bytes = weight.parts.reduce((sum, part) => sum + part.byteLength, 0);
+  const source = fromStored(weight, "float32");
+  return { source, report: describe(weight.name, source.shape, formatOf(weight), bytes) };
+}
+
+function plainEntry(tensor: SafetensorsTensor): Entry {
+  const source = floatDtypeOf(tensor.dtype) && tensor.byteLength > 0 ? fromSafetensors(tensor) : undefined;
+  return { source, report: describe(tensor.name, tensor.shape, tensor.dtype, tensor.byteLength) };
+}
+
+function formatOf(weight: Stored): string {
+  if (weight.format === "int8") return "int8";
+  const { blocksize, nested } = weight.state;
+  return `${weight.format}${blocksize === 64 ? "" : `/${blocksize}`}${nested ? "+dq" : ""}`;
+}
+
+function describe(name: string, shape: readonly number[], format: string, bytes: number): WeightReport {
+  const elements = shape.reduce((product, extent) => product * extent, 1);
+  return { name, shape, format, bytes, bitsPerWeight: elements === 0 ? 0 : (8 * bytes) / elements };
+}
+
+export interface VerifyReport {
+  readonly tensors: number;
+  /** Quantised weights, by format. */
+  readonly quantized: Readonly<Record<string, number>>;
+  /** What is wrong, one sentence each; empty for a sound checkpoint. */
+  readonly problems: readonly string[];
+}
+
+/**
+ * Checks a checkpoint through: every file's structure, the index, every quantisation state against its tensors,
+ * config.json against what is stored, and every float weight, dequantised where need be, for NaN and infinity.
+ *
+ * @throws BnbError if the checkpoint is too damaged to be opened
+ */
+export async function verifyCheckpoint(
+  path: string,
+  options: Pick<InspectOptions, "onProgress"> = {},
+): Promise<VerifyReport> {
+  using checkpoint = openCheckpoint(path);
+  const stored = checkpoint.quantized;
+  const quantized: Record<string, number> = {};
+  for (const { format } of stored.values()) quantized[format] = (quantized[format] ?? 0) + 1;
+  const problems = checkConfig(checkpoint, quantized);
+  using opened = openedCheckpoint(checkpoint);
+  for (const [done, { source }] of opened.entries.entries()) {
+    const bad = source ? nonFinite(source) : 0;
+    if (bad > 0) problems.push(`${source!.name} has ${bad} values that are NaN or infinite.`);
+    options.onProgress?.(done + 1, opened.entries.length);
+    await new Promise(setImmediate);
+  }
+  return { tensors: checkpoint.tensors.size, quantized, problems };
+}
+
+function nonFinite(source: Source): number {
+  using tensor = source.load();
+  return compare(tensor, tensor).nonFinite;
+}
+
+function checkConfig(checkpoint: Checkpoint, quantized: Readonly<Record<string, number>>): string[] {
+  const config = readConfig(checkpoint.directory);
+  if (!config) return [];
+  const says = quantMethod(config);
+  const formats = Object.keys(quantized);
+  if (says === undefined && formats.length > 0) {
+    const stored = formats.join(" and ");
+    return [`config.json has no quantization_config, but weights are ${stored}: transformers would not load them.`];
+  }
+  const others = formats.filter((format) => format !== says);
+  if (others.length === 0 && (says === undefined || formats.length > 0)) return [];
+  return [`config.json says that weights are ${says}, but ${formats.join(" and ") || "none"} are stored.`];
+}
+
+/** Formats of a model with what each costs, for a summary. */
+export function summarise(reports: readonly WeightReport[]): { format: string; weights: number; bytes: number }[] {
+  const sums = new Map<string, { format: string; weights: number; bytes: number }>();
+  for (const { format, bytes } of reports) {
+    const sum = sums.get(format) ?? { format, weights: 0, bytes: 0 };
+    sums.set(format, { format, weights: sum.weights + 1, bytes: sum.bytes + bytes });
+  }
+  return [...sums.values()].sort((a, b) => b.bytes - a.bytes);
+}

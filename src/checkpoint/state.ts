@@ -1,0 +1,262 @@
+// Owns bitsandbytes' state-dict keys: which tensors make up a quantised weight, and how they must agree.
+import { BnbError } from "../error.ts";
+import { type SafetensorsDtype, tensorBytes } from "./header.ts";
+import { dumps, PyFloat, type PyValue } from "./pyjson.ts";
+import type { SafetensorsTensor } from "./safetensors.ts";
+import type { TensorSpec } from "./writer.ts";
+
+/** The library's names of the dtypes that a weight can have, and safetensors' names. */
+export const floatDtypes = { float32: "F32", float16: "F16", bfloat16: "BF16" } as const satisfies Record<
+  string,
+  SafetensorsDtype
+>;
+export type FloatDtype = keyof typeof floatDtypes;
+
+/**
+ * Dtypes that 4-bit codes may be stored as; the bytes are the same, but FSDP wants them to look like the model's
+ * dtype.
+ */
+export const storageDtypes = {
+  uint8: "U8",
+  int8: "I8",
+  float16: "F16",
+  bfloat16: "BF16",
+  float32: "F32",
+  float64: "F64",
+} as const satisfies Record<string, SafetensorsDtype>;
+export type StorageDtype = keyof typeof storageDtypes;
+
+export type QuantType4bit = "nf4" | "fp4";
+
+/** What the packed JSON of a 4-bit weight says. */
+export interface State4bit {
+  readonly quantType: QuantType4bit;
+  readonly blocksize: number;
+  /** The dtype that the weight had, and dequantises to. */
+  readonly dtype: FloatDtype;
+  readonly shape: readonly number[];
+  /** Present where the scales are quantised too. */
+  readonly nested?: { readonly blocksize: number; readonly offset: number } | undefined;
+}
+
+const statePattern = /^(.*)\.quant_state\.bitsandbytes__(\w+)$/;
+const blocksizes = [32, 64, 128, 256, 512, 1024, 2048, 4096];
+
+/** The longest text that {@link packState} makes besides the shape: a double prints as at most 24 characters. */
+const stateBytesMax = 512;
+
+/** The JSON, byte for byte as bitsandbytes' `QuantState.as_dict(packed=True)` writes it. */
+export function packState(state: State4bit): Uint8Array {
+  const nested = state.nested && {
+    nested_blocksize: state.nested.blocksize,
+    nested_dtype: "float32",
+    nested_offset: new PyFloat(state.nested.offset),
+  };
+  const json: PyValue = {
+    quant_type: state.quantType,
+    blocksize: state.blocksize,
+    dtype: state.dtype,
+    shape: state.shape,
+    ...nested,
+  };
+  return new TextEncoder().encode(dumps(json));
+}
+
+/** Reads and checks the JSON that `key` holds. @throws BnbError naming the key and the field */
+export function parseState(key: string, bytes: Uint8Array): State4bit {
+  const quantType = statePattern.exec(key)?.[2];
+  if (quantType !== "nf4" && quantType !== "fp4") {
+    throw new BnbError(`${key}: the type ${JSON.stringify(quantType)} is unknown; expected nf4 or fp4.`, "unsupported");
+  }
+  let json: Record<string, unknown>;
+  try {
+    json = Object(JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes)));
+  } catch (cause) {
+    throw new BnbError(`${key} is not JSON (${(cause as Error).message}); quantise the model again.`);
+  }
+  const need = (field: string, holds: boolean, expected: string) => {
+    if (holds) return;
+    throw new BnbError(`${key}: ${field} is ${JSON.stringify(json[field])}, expected ${expected}; quantise again.`);
+  };
+  const { blocksize, dtype, shape } = json;
+  need("quant_type", json.quant_type === quantType, JSON.stringify(quantType));
+  need("blocksize", blocksizes.includes(blocksize as number), `one of ${blocksizes.join(", ")}`);
+  need("dtype", Object.hasOwn(floatDtypes, String(dtype)), Object.keys(floatDtypes).join(" or "));
+  need("shape", isShape(shape), "a list of positive counts");
+  const parsed = { quantType, blocksize, dtype, shape } as State4bit;
+  if (json.nested_blocksize === undefined && json.nested_offset === undefined) return parsed;
+  need("nested_blocksize", Number.isSafeInteger(json.nested_blocksize) && Number(json.nested_blocksize) > 0, "a count");
+  need("nested_dtype", json.nested_dtype === "float32", '"float32"');
+  need("nested_offset", Number.isFinite(json.nested_offset), "a finite number");
+  return { ...parsed, nested: { blocksize: Number(json.nested_blocksize), offset: Number(json.nested_offset) } };
+}
+
+function isShape(shape: unknown): boolean {
+  return (
+    Array.isArray(shape) && shape.length > 0 && shape.every((extent) => Number.isSafeInteger(extent) && extent > 0)
+  );
+}
+
+export interface Specs4bitOptions {
+  readonly quantType: QuantType4bit;
+  readonly blocksize: number;
+  readonly storage: StorageDtype;
+  /** The block of the scales' scales, or 0 where the scales are plain. */
+  readonly nestedBlocksize: number;
+}
+
+/** The tensors that a 4-bit weight of a shape becomes. @throws BnbError where the storage dtype does not divide it */
+export function specs4bit(name: string, shape: readonly number[], options: Specs4bitOptions): TensorSpec[] {
+  const elements = shape.reduce((product, extent) => product * extent, 1);
+  const blocks = Math.ceil(elements / options.blocksize);
+  const dtype = storageDtypes[options.storage];
+  const unit = tensorBytes(dtype, [1]) as number;
+  const bytes = Math.ceil(elements / 2);
+  if (bytes % unit !== 0) {
+    const what = `${name} packs into ${bytes} bytes, which ${options.storage} of ${unit} bytes does not divide`;
+    throw new BnbError(`${what}; store it as uint8.`);
+  }
+  const nested: TensorSpec[] = [
+    { name: `${name}.nested_absmax`, dtype: "F32", shape: [Math.ceil(blocks / (options.nestedBlocksize || blocks))] },
+    { name: `${name}.nested_quant_map`, dtype: "F32", shape: [256] },
+  ];
+  const isNested = options.nestedBlocksize > 0;
+  return [
+    { name, dtype, shape: [bytes / unit, 1] },
+    { name: `${name}.absmax`, dtype: isNested ? "U8" : "F32", shape: [blocks] },
+    { name: `${name}.quant_map`, dtype: "F32", shape: [16] },
+    ...(isNested ? nested : []),
+    { name: stateKey(name, options.quantType), dtype: "U8", shape: { atMost: stateBytesMax + 24 * shape.length } },
+  ];
+}
+
+export function stateKey(name: string, quantType: QuantType4bit): string {
+  return `${name}.quant_state.bitsandbytes__${quantType}`;
+}
+
+/** A quantised weight as a checkpoint holds it: its tensors, found and checked against one another. */
+export type Stored = Stored4bit | StoredInt8;
+
+export interface Stored4bit {
+  readonly format: QuantType4bit;
+  readonly name: string;
+  readonly state: State4bit;
+  readonly codes: SafetensorsTensor;
+  readonly absmax: SafetensorsTensor;
+  readonly code: SafetensorsTensor;
+  readonly nestedAbsmax: SafetensorsTensor | undefined;
+  readonly nestedCode: SafetensorsTensor | undefined;
+  /** Every tensor that belongs to it. */
+  readonly parts: readonly SafetensorsTensor[];
+}
+
+export interface StoredInt8 {
+  readonly format: "int8";
+  readonly name: string;
+  readonly codes: SafetensorsTensor;
+  readonly absmax: SafetensorsTensor;
+  readonly parts: readonly SafetensorsTensor[];
+}
+
+/**
+ * Finds the quantised weights of a checkpoint.
+ *
+ * @returns by the weight's name
+ * @throws BnbError naming the key that is missing, foreign, damaged, or at odds with the others
+ */
+export function findQuantized(tensors: ReadonlyMap<string, SafetensorsTensor>): Map<string, Stored> {
+  const found = new Map<string, Stored>();
+  for (const key of tensors.keys()) {
+    const name = statePattern.exec(key)?.[1];
+    if (name !== undefined) {
+      if (found.has(name)) throw new BnbError(`${key}: ${name} has another quantisation state too; quantise again.`);
+      found.set(name, find4bit(tensors, name, key));
+    } else if (key === "SCB" || key.endsWith(".SCB")) {
+      const weight = `${key.slice(0, -"SCB".length)}weight`;
+      found.set(weight, findInt8(tensors, weight, key));
+    }
+  }
+  checkOrphans(tensors, found);
+  return found;
+}
+
+/** A part without the state that explains it would be carried along as if it were a weight of its own. */
+function checkOrphans(tensors: ReadonlyMap<string, SafetensorsTensor>, found: ReadonlyMap<string, Stored>): void {
+  for (const key of tensors.keys()) {
+    const name = /^(.*)\.(?:absmax|quant_map|nested_absmax|nested_quant_map)$/.exec(key)?.[1];
+    if (name === undefined || !tensors.has(name) || found.has(name)) continue;
+    throw new BnbError(
+      `${key} has no ${name}.quant_state.bitsandbytes__nf4 or __fp4 beside it; quantise the model again.`,
+    );
+  }
+}
+
+function find4bit(tensors: ReadonlyMap<string, SafetensorsTensor>, name: string, key: string): Stored4bit {
+  const stateTensor = expectPart(tensors, key, "U8", undefined, key);
+  const state = parseState(key, stateTensor.bytes);
+  stateTensor.release();
+  const elements = state.shape.reduce((product, extent) => product * extent, 1);
+  const blocks = Math.ceil(elements / state.blocksize);
+  const { nested } = state;
+  const codes = expectPart(tensors, name, undefined, undefined, key);
+  const bytes = Math.ceil(elements / 2);
+  if (codes.byteLength !== bytes || !(Object.values(storageDtypes) as string[]).includes(codes.dtype)) {
+    const has = `${codes.dtype} [${codes.shape.join(", ")}]`;
+    throw new BnbError(
+      `${name} is ${has}, expected the ${bytes} bytes of [${state.shape.join(", ")}] that ${key} names.`,
+    );
+  }
+  const absmax = expectPart(tensors, `${name}.absmax`, nested ? "U8" : "F32", blocks, key);
+  const code = expectPart(tensors, `${name}.quant_map`, "F32", 16, key);
+  const nestedBlocks = nested && Math.ceil(blocks / nested.blocksize);
+  const nestedAbsmax = nested && expectPart(tensors, `${name}.nested_absmax`, "F32", nestedBlocks, key);
+  const nestedCode = nested && expectPart(tensors, `${name}.nested_quant_map`, "F32", 256, key);
+  const parts = [codes, absmax, code, nestedAbsmax, nestedCode, stateTensor].filter((part) => part !== undefined);
+  return { format: state.quantType, name, state, codes, absmax, code, nestedAbsmax, nestedCode, parts };
+}
+
+function findInt8(tensors: ReadonlyMap<string, SafetensorsTensor>, name: string, key: string): StoredInt8 {
+  const codes = expectPart(tensors, name, "I8", undefined, key);
+  if (codes.shape.length !== 2) throw new BnbError(`${name} has shape [${codes.shape.join(", ")}], expected a matrix.`);
+  const absmax = expectPart(tensors, key, "F32", codes.shape[0], key);
+  const format = tensors.get(`${key.slice(0, -"SCB".length)}weight_format`);
+  const layout = format?.bytes[0] ?? 0;
+  format?.release();
+  // 1 to 3 are layouts for tensor cores, which bitsandbytes before 0.45 could save.
+  if (layout !== 0) {
+    throw new BnbError(
+      `${format!.name} is ${layout}, expected 0 (rows); save the model again with bitsandbytes 0.45 or later.`,
+    );
+  }
+  const parts = [codes, absmax, format].filter((part) => part !== undefined);
+  return { format: "int8", name, codes, absmax, parts };
+}
+
+function expectPart(
+  tensors: ReadonlyMap<string, SafetensorsTensor>,
+  name: string,
+  dtype: SafetensorsDtype | undefined,
+  length: number | undefined,
+  because: string,
+): SafetensorsTensor {
+  const tensor = tensors.get(name);
+  if (!tensor) throw new BnbError(`${name} is missing, though ${because} names it; quantise the model again.`);
+  const expected = dtype && length !== undefined ? tensorBytes(dtype, [length]) : tensor.byteLength;
+  if ((dtype && tensor.dtype !== dtype) || tensor.byteLength !== expected) {
+    const has = `${tensor.dtype} [${tensor.shape.join(", ")}]`;
+    throw new BnbError(
+      `${name} is ${has}, expected ${dtype}${length === undefined ? "" : ` [${length}]`} (see ${because}).`,
+    );
+  }
+  return tensor;
+}
+
+/** The tensors that an int8 weight becomes: bitsandbytes' `Linear8bitLt` saves these. */
+export function specsInt8(name: string, shape: readonly number[]): TensorSpec[] {
+  const prefix = name.slice(0, -"weight".length);
+  return [
+    { name, dtype: "I8", shape },
+    { name: `${prefix}SCB`, dtype: "F32", shape: [shape[0]!] },
+    { name: `${prefix}weight_format`, dtype: "U8", shape: [] },
+  ];
+}

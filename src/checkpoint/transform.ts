@@ -1,0 +1,200 @@
+// Owns the three ways to make a checkpoint from another: quantise it, dequantise it, convert it from GGUF.
+import { readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import type { FloatDType } from "../dtype.ts";
+import { BnbError } from "../error.ts";
+import { openCheckpoint, type Step, type WriteOptions, writeCheckpoint } from "./checkpoint.ts";
+import { openGguf } from "./gguf.ts";
+import {
+  type Choice,
+  type Config,
+  carryOver,
+  chooseModules,
+  configDtype,
+  quantMethod,
+  readConfig,
+  withDtype,
+  withoutQuantization,
+  withQuantization,
+  writeConfig,
+} from "./huggingface.ts";
+import { intoDirectory, type OutputOptions } from "./output.ts";
+import { floatDtypes, type QuantType4bit, type StorageDtype } from "./state.ts";
+import {
+  castStep,
+  floatDtypeOf,
+  fromGguf,
+  fromSafetensors,
+  fromStored,
+  keepStep,
+  quantize4bitStep,
+  type Source,
+} from "./steps.ts";
+
+export interface TransformOptions extends OutputOptions {
+  /** The dtype of what is not quantised, and of weights before they are; by default what the model says. */
+  readonly dtype?: FloatDType | undefined;
+  /** Begin another shard before one grows above this many bytes; 50 GB by default. */
+  readonly shardBytes?: number | undefined;
+  /** Called when a tensor has been written. */
+  readonly onProgress?: ((progress: Progress) => void) | undefined;
+}
+
+export interface QuantizeOptions extends TransformOptions {
+  /** `"nf4"` by default. */
+  readonly quantType?: QuantType4bit;
+  /** 64 by default. */
+  readonly blocksize?: number;
+  readonly doubleQuant?: boolean;
+  readonly quantStorage?: StorageDtype;
+  /** More modules to leave alone, by transformers' rule for `llm_int8_skip_modules`. */
+  readonly skip?: readonly string[];
+}
+
+export interface Progress {
+  readonly tensor: string;
+  readonly tensors: number;
+  readonly tensorsTotal: number;
+  readonly inputBytes: number;
+  readonly inputBytesTotal: number;
+}
+
+/** What was done. */
+export interface TransformReport {
+  readonly output: string;
+  /** Weights that were quantised, or dequantised. */
+  readonly weights: number;
+  /** Tensors that were written as they are, or in another float dtype. */
+  readonly kept: number;
+  readonly inputBytes: number;
+  readonly outputBytes: number;
+  /** Files that came along, relative to the directory. */
+  readonly carried: readonly string[];
+  /** What a person should know. */
+  readonly notes: readonly string[];
+}
+
+/**
+ * Quantises a model's Linear weights, as transformers does with a `BitsAndBytesConfig` and `save_pretrained`.
+ *
+ * @param input a directory, a safetensors file, or an index
+ * @throws BnbError if the model is quantised already, or cannot be read; nothing is left at the output then
+ */
+export async function quantizeCheckpoint(input: string, options: QuantizeOptions): Promise<TransformReport> {
+  using checkpoint = openCheckpoint(input);
+  const config = readConfig(checkpoint.directory);
+  const method = quantMethod(config) ?? [...checkpoint.quantized.values()][0]?.format;
+  if (method !== undefined) {
+    throw new BnbError(`${input} is quantised already (${method}); dequantise it first, or take the original.`);
+  }
+  const dtype = options.dtype ?? configDtype(config);
+  const choice = chooseModules(checkpoint.tensors.values(), config, options.skip);
+  if (choice.weights.size === 0) throw new BnbError(`${input} has no Linear weights to quantise.`);
+  const steps = Array.from(checkpoint.tensors.values(), (tensor) => {
+    if (!choice.weights.has(tensor.name)) return keepStep(tensor, dtype);
+    return quantizeStep(fromSafetensors(tensor), dtype, options);
+  });
+  const stored = [...checkpoint.tensors.values()].map((tensor) => floatDtypeOf(tensor.dtype)).find(Boolean)!;
+  const written = config && quantizedConfig(withDtype(config, dtype ?? stored), dtype ?? stored, choice, options);
+  const notes = config ? [] : [noConfig(input)];
+  return await write(checkpoint, steps, written, choice.weights.size, [...notes, ...expertNotes(choice)], options);
+}
+
+/**
+ * Writes a bitsandbytes checkpoint's weights out as floats.
+ *
+ * @throws BnbError naming the key, if a quantisation state is missing, foreign or damaged
+ */
+export async function dequantizeCheckpoint(input: string, options: TransformOptions): Promise<TransformReport> {
+  using checkpoint = openCheckpoint(input);
+  const config = readConfig(checkpoint.directory);
+  const stored = checkpoint.quantized;
+  if (stored.size === 0) throw new BnbError(`${input} holds no bitsandbytes weights; there is nothing to dequantise.`);
+  const parts = new Set([...stored.values()].flatMap((weight) => weight.parts.map((part) => part.name)));
+  const sources = Array.from(stored.values(), (weight) => fromStored(weight, options.dtype));
+  const kept = [...checkpoint.tensors.values()].filter((tensor) => !parts.has(tensor.name));
+  const steps = [
+    ...sources.map((source) => castStep(source, source.dtype)),
+    ...kept.map((tensor) => keepStep(tensor, options.dtype)),
+  ];
+  const plain = config && withoutQuantization(config);
+  const written = plain && (options.dtype ? withDtype(plain, options.dtype) : plain);
+  return await write(checkpoint, steps, written, stored.size, config ? [] : [noConfig(input)], options);
+}
+
+/**
+ * Makes a Hugging Face model of a GGUF file of a llama or qwen model: its weights as floats (bfloat16 by default), or
+ * quantised where `quantType` is given, which has no default here. The tokenizer is not carried over.
+ */
+export async function convertGguf(input: string, options: QuantizeOptions): Promise<TransformReport> {
+  using model = await openGguf(input);
+  const { quantType, dtype = "bfloat16" } = options;
+  const sources = model.tensors.map((tensor) => fromGguf(tensor, dtype));
+  const shapes = sources.map(({ name, shape }) => ({ name, shape, dtype: floatDtypes[dtype] }));
+  const choice = quantType && chooseModules(shapes, model.config, options.skip);
+  const steps = sources.map((source) =>
+    choice?.weights.has(source.name) ? quantizeStep(source, dtype, options) : castStep(source, dtype),
+  );
+  const plain = withDtype(model.config, dtype);
+  const config = choice ? quantizedConfig(plain, dtype, choice, options) : plain;
+  const notes = [...model.notes, tokenizerNote];
+  return await write(model, steps, config, choice?.weights.size ?? 0, notes, options);
+}
+
+const tokenizerNote =
+  "The tokenizer is not carried over: copy tokenizer.json and tokenizer_config.json from the original model.";
+
+function quantizeStep(source: Source, dtype: FloatDType | undefined, options: QuantizeOptions): Step {
+  const { quantType = "nf4", blocksize = 64, doubleQuant = false, quantStorage: storage = "uint8" } = options;
+  return quantize4bitStep(source, dtype ?? source.dtype, { quantType, blocksize, doubleQuant, storage });
+}
+
+function quantizedConfig(config: Config, dtype: FloatDType, choice: Choice, options: QuantizeOptions): Config {
+  const { quantType = "nf4", doubleQuant = false, quantStorage: storage = "uint8" } = options;
+  const { skipModules } = choice;
+  return withQuantization(config, { quantType, doubleQuant, computeDtype: dtype, storage, skipModules });
+}
+
+function noConfig(input: string): string {
+  return `There is no config.json beside ${input}, so none was written: transformers needs one to load the result.`;
+}
+
+function expertNotes({ kept }: Choice): string[] {
+  const experts = [...kept.values()].filter((reason) => reason === "expert of a mixture").length;
+  return experts === 0 ? [] : [`${experts} expert matrices stay as they are, as in transformers 5, which fuses them.`];
+}
+
+async function write(
+  source: { readonly path: string; readonly directory?: string },
+  steps: Step[],
+  config: Config | undefined,
+  weights: number,
+  notes: readonly string[],
+  options: TransformOptions,
+): Promise<TransformReport> {
+  const inputBytes = steps.reduce((sum, step) => sum + step.inputBytes, 0);
+  const written = await intoDirectory(options, source.directory, async (directory) => {
+    await writeCheckpoint(directory, steps, writeOptions(steps.length, inputBytes, options));
+    const outputBytes = bytesIn(directory);
+    const carried = statSync(source.path).isDirectory() ? carryOver(source.path, directory) : [];
+    if (config) writeConfig(directory, config);
+    return { outputBytes, carried };
+  });
+  const kept = steps.length - weights;
+  return { output: options.output, weights, kept, inputBytes, ...written, notes };
+}
+
+function writeOptions(tensorsTotal: number, inputBytesTotal: number, options: TransformOptions): WriteOptions {
+  let tensors = 0;
+  let inputBytes = 0;
+  const onStep = (step: Step) => {
+    tensors++;
+    inputBytes += step.inputBytes;
+    options.onProgress?.({ tensor: step.name, tensors, tensorsTotal, inputBytes, inputBytesTotal });
+  };
+  return options.shardBytes === undefined ? { onStep } : { onStep, shardBytes: options.shardBytes };
+}
+
+function bytesIn(directory: string): number {
+  return readdirSync(directory).reduce((sum, name) => sum + statSync(join(directory, name)).size, 0);
+}

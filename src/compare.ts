@@ -1,0 +1,22 @@
+// Owns the measure of how far one tensor is from another. The loop is in csrc/ops/compare.c.
+import { native } from "./native.ts";
+import { Tensor } from "./tensor.ts";
+
+/** How far `b` is from `a`, over the places where both are finite. */
+export interface Comparison {
+  /** The root mean square of `a`. */
+  readonly rms: number;
+  /** The root mean square of `a - b`. */
+  readonly rmsError: number;
+  /** The largest `|a - b|`. */
+  readonly maxError: number;
+  /** Places where either is NaN or infinite. */
+  readonly nonFinite: number;
+}
+
+/** Compares two float tensors of one shape, of any float dtypes. @throws BnbError if shape, dtype or device do not fit */
+export function compare(a: Tensor, b: Tensor): Comparison {
+  using result = new Tensor(native.bnb_compare(a.pointer, b.pointer), "float32", [4], a.device);
+  const [rms, rmsError, maxError, nonFinite] = result.read() as unknown as [number, number, number, number];
+  return { rms, rmsError, maxError, nonFinite };
+}

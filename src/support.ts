@@ -1,0 +1,104 @@
+// Owns the support table: what a device does itself, found by trying it and looking at what the library counted.
+import { Codebook } from "./codebook.ts";
+import { compare } from "./compare.ts";
+import type { Device } from "./device.ts";
+import type { FloatDType } from "./dtype.ts";
+import { BnbError } from "./error.ts";
+import { linear, matmul4bit, matmulBlockwise } from "./matmul.ts";
+import { AdEMAMix8bit, AdEMAMix32bit, LAMB8bit, type Optimizer, type OptimizerClass } from "./optim/index.ts";
+import { Parameter } from "./parameter.ts";
+import { dequantize4bit, dequantizeBlockwise, quantize4bit, quantizeBlockwise } from "./quantize.ts";
+import { Tensor } from "./tensor.ts";
+
+/** Who does the work: the device itself, the CPU on the device's memory, or nobody. */
+export type Support = "yes" | "on the CPU" | "no";
+
+/** A small weight whose rows straddle blocks, and an activation for it. */
+const columns = 160;
+
+type Probe = (on: { w: Tensor<"float32">; x: Tensor<"float32">; batch: Tensor<"float32"> }) => Disposable | object;
+
+const quantizers = {
+  "nf4, fp4, af4": (w: Tensor) => quantize4bit(w),
+  "4-bit, any codebook": (w: Tensor) => {
+    using code = Codebook.from(Array.from({ length: 16 }, (_, i) => i / 7.5 - 1));
+    return quantize4bit(w, { quantType: code });
+  },
+  "8-bit blockwise": (w: Tensor) => quantizeBlockwise(w, { blocksize: 256 }),
+} as const;
+
+function probesOfFormat(format: keyof typeof quantizers): [operation: string, format: string, probe: Probe][] {
+  const quantize = quantizers[format];
+  const wide = format === "8-bit blockwise";
+  const [dequantize, matmul] = wide ? [dequantizeBlockwise, matmulBlockwise] : [dequantize4bit, matmul4bit];
+  return [
+    ["quantise", format, ({ w }) => quantize(w)],
+    ["dequantise", format, ({ w }) => dequantize(quantize(w))],
+    ["matmul, one row", format, ({ w, x }) => matmul(x, quantize(w))],
+    ["matmul, many rows", format, ({ w, batch }) => matmul(batch, quantize(w))],
+  ];
+}
+
+const nested = (w: Tensor) => quantize4bit(w, { compressStatistics: true });
+
+/** Every operation with every format that makes a difference to it. */
+const probes: [operation: string, format: string, probe: Probe][] = [
+  ...(Object.keys(quantizers) as (keyof typeof quantizers)[]).flatMap(probesOfFormat),
+  ["quantise", "nested scales", ({ w }) => nested(w)],
+  ["dequantise", "nested scales", ({ w }) => dequantize4bit(nested(w))],
+  ["matmul, one row", "nested scales", ({ w, x }) => matmul4bit(x, nested(w))],
+  ["matmul, many rows", "nested scales", ({ w, batch }) => matmul4bit(batch, nested(w))],
+  ["matmul, one row", "dense", ({ w, x }) => linear(x, w)],
+  ["matmul, many rows", "dense", ({ w, batch }) => linear(batch, w)],
+  ["cast", "float32, float16, bfloat16", ({ w }) => castAll(w)],
+  ["compare", "dense", ({ w }) => compare(w, w)],
+  ["optimizer step", "32-bit states", ({ w }) => stepped(AdEMAMix32bit, w)],
+  ["optimizer step", "8-bit states", ({ w }) => stepped(AdEMAMix8bit, w)],
+  ["optimizer step", "trust ratio", ({ w }) => stepped(LAMB8bit, w)],
+];
+
+function castAll(w: Tensor): Tensor {
+  const dtypes: FloatDType[] = ["float16", "bfloat16", "float32"];
+  return dtypes.reduce<Tensor>((tensor, dtype) => tensor.cast(dtype), w);
+}
+
+function stepped(Class: OptimizerClass<{ lr?: number }>, w: Tensor): Optimizer {
+  const parameter = new Parameter(w);
+  parameter.grad = w;
+  const optimizer = new Class([parameter], { lr: 0 });
+  optimizer.step();
+  return optimizer;
+}
+
+/** One row of the support table. */
+export interface SupportRow {
+  readonly operation: string;
+  readonly format: string;
+  readonly support: Support;
+}
+
+/** What a device does, operation by operation and format by format, tried out on small tensors. */
+export function support(device: Device): SupportRow[] {
+  const wave = (length: number) => Float32Array.from({ length }, (_, i) => Math.sin(i));
+  const on = {
+    w: Tensor.from(wave(48 * columns), [48, columns], { device }),
+    x: Tensor.from(wave(columns), [1, columns], { device }),
+    batch: Tensor.from(wave(40 * columns), [40, columns], { device }),
+  };
+  return probes.map(([operation, format, probe]) => ({
+    operation,
+    format,
+    support: supportOf(() => probe(on), device),
+  }));
+}
+
+function supportOf(action: () => unknown, device: Device): Support {
+  const before = device.counters.fallbacks;
+  try {
+    action();
+  } catch (error) {
+    if (error instanceof BnbError && error.code === "unsupported") return "no";
+    throw error;
+  }
+  return device.counters.fallbacks > before ? "on the CPU" : "yes";
+}

@@ -1,0 +1,146 @@
+// Owns the tests of matrix products with quantised and dense weights, against float64.
+import { describe, expect, test } from "bun:test";
+import {
+  dequantize4bit,
+  dequantizeBlockwise,
+  type FloatDType,
+  linear,
+  matmul4bit,
+  matmulBlockwise,
+  type Precision,
+  type QuantizedTensor,
+  quantize4bit,
+  quantizeBlockwise,
+  Tensor,
+} from "../src/index.ts";
+import { codebooks4, floatDTypes, matmulShapes, normal, testDevices, wave } from "./cases.ts";
+import { errorOf, matmul, relativeError } from "./reference.ts";
+
+/** What a product may be off by: fp32 sums, then the rounding of the result; `high` and `medium` round the inputs too. */
+const tolerance: Record<Precision, number> = { highest: 2e-6, high: 3e-4, medium: 2e-2 };
+const rounding: Record<FloatDType, number> = { float32: 0, float16: 4e-4, bfloat16: 3e-3 };
+
+describe.each(testDevices)("on %s", (_, device) => {
+  /** The weight as the library says it is, in fp32: quantising has its own tests. */
+  function weightOf(q: QuantizedTensor): Float32Array {
+    using dense = q.bits === 4 ? dequantize4bit(q, { dtype: "float32" }) : dequantizeBlockwise(q, { dtype: "float32" });
+    return dense.read();
+  }
+
+  function check(q: QuantizedTensor, m: number, dtype: FloatDType, precision: Precision, withBias: boolean): void {
+    const [n, k] = q.shape as [number, number];
+    using x = Tensor.from(wave(m * k, m + 2), [m, k], { device }).cast(dtype);
+    using bias = withBias ? Tensor.from(wave(n, 5), [n], { device }).cast(dtype) : undefined;
+    using y = q.bits === 4 ? matmul4bit(x, q, { bias, precision }) : matmulBlockwise(x, q, { bias, precision });
+    expect(y.shape).toEqual([m, n]);
+    expect(y.dtype).toBe(dtype);
+    const want = matmul(x.readFloat32(), weightOf(q), bias?.readFloat32(), m, n, k);
+    expect(relativeError(y.readFloat32(), want)).toBeLessThan(tolerance[precision] + rounding[dtype]);
+  }
+
+  describe.each(matmulShapes)("x [$m, $k] · w [$n, $k]ᵀ", ({ m, n, k }) => {
+    test.each(floatDTypes)("4-bit weights, %s: every codebook, block and precision", (dtype) => {
+      using w = Tensor.from(normal(n * k, n + 1), [n, k], { device });
+      for (const code of Object.values(codebooks4))
+        for (const blocksize of [32, 64, 128, 4096]) {
+          using q = quantize4bit(w, { quantType: code, blocksize });
+          for (const precision of ["highest", "high", "medium"] as const)
+            check(q, m, dtype, precision, blocksize === 64);
+        }
+      using nested = quantize4bit(w, { compressStatistics: true });
+      check(nested, m, dtype, "highest", true);
+      check(nested, m, dtype, "high", false);
+    });
+
+    test.each(floatDTypes)("8-bit weights, %s", (dtype) => {
+      using w = Tensor.from(normal(n * k, n + 1), [n, k], { device });
+      for (const blocksize of [64, 256, 100]) {
+        if (blocksize === 100 && device.kind !== "cpu") continue; // GPUs take powers of two
+        using q = quantizeBlockwise(w, { blocksize });
+        check(q, m, dtype, "highest", false);
+        check(q, m, dtype, "high", true);
+      }
+      using nested = quantizeBlockwise(w, { blocksize: 64, nested: true });
+      check(nested, m, dtype, "highest", true);
+    });
+
+    test.each(floatDTypes)("dense weights of every dtype, x %s", (dtype) => {
+      using x = Tensor.from(wave(m * k, 3), [m, k], { device }).cast(dtype);
+      using bias = Tensor.from(wave(n, 5), [n], { device });
+      for (const weightDType of floatDTypes) {
+        using w = Tensor.from(normal(n * k, 7), [n, k], { device }).cast(weightDType);
+        for (const b of [undefined, bias]) {
+          using y = linear(x, w, { bias: b, precision: "highest" });
+          const want = matmul(x.readFloat32(), w.readFloat32(), b?.readFloat32(), m, n, k);
+          expect(relativeError(y.readFloat32(), want)).toBeLessThan(tolerance.highest + rounding[dtype]);
+        }
+      }
+    });
+  });
+
+  test("leading dimensions are rows", () => {
+    using w = quantize4bit(Tensor.from(normal(10 * 64), [10, 64], { device }));
+    using x = Tensor.from(wave(2 * 3 * 64), [2, 3, 64], { device });
+    using y = matmul4bit(x, w);
+    using flat = matmul4bit(x.reshape([-1, 64]), w);
+    expect(y.shape).toEqual([2, 3, 10]);
+    expect(y.read()).toEqual(flat.read());
+    using vector = matmul4bit(Tensor.from(wave(64), [64], { device }), w);
+    expect(vector.shape).toEqual([10]);
+  });
+
+  test("large values do not overflow on the way: integer forms stay within their bounds", () => {
+    const extremes = (length: number, scale: number) =>
+      Float32Array.from({ length }, (_, i) => (i % 3 ? scale : -scale));
+    for (const dtype of floatDTypes)
+      for (const precision of ["highest", "high", "medium"] as const) {
+        using w = Tensor.from(extremes(8 * 4096, 1).fill(1), [8, 4096], { device });
+        using q = quantize4bit(w);
+        for (const m of [1, 5]) {
+          using x = Tensor.from(extremes(m * 4096, 8).fill(8), [m, 4096], { device }).cast(dtype);
+          using y = matmul4bit(x, q, { precision });
+          for (const value of y.readFloat32()) expect(Math.abs(value / 32768 - 1)).toBeLessThan(1e-2);
+        }
+      }
+  });
+
+  test("an activation of zeros gives the bias", () => {
+    using w = quantize4bit(Tensor.from(normal(6 * 128), [6, 128], { device }));
+    using bias = Tensor.from(wave(6), [6], { device });
+    for (const precision of ["highest", "high", "medium"] as const) {
+      using y = matmul4bit(Tensor.zeros([1, 128], { device }), w, { bias, precision });
+      expect(y.read()).toEqual(bias.read());
+    }
+  });
+
+  describe("is refused, with a sentence", () => {
+    const w = () => quantize4bit(Tensor.from(wave(8 * 64), [8, 64], { device }));
+    const x = () => Tensor.from(wave(2 * 64), [2, 64], { device });
+
+    test("shapes that do not fit", () => {
+      using narrow = Tensor.from(wave(2 * 32), [2, 32], { device });
+      expect(errorOf(() => matmul4bit(narrow, w())).message).toBe(
+        "matmul4bit: x is [2, 32] and w is [8, 64]: the last dimensions must match.",
+      );
+      expect(errorOf(() => linear(narrow, x())).message).toContain("x is [2, 32] and w is [2, 64]");
+      using cube = quantize4bit(Tensor.from(wave(2 * 4 * 64), [2, 4, 64], { device }));
+      expect(errorOf(() => matmul4bit(x(), cube)).message).toContain("w is [2, 4, 64], expected two dimensions");
+      using bias = Tensor.from(wave(7), [7], { device });
+      expect(errorOf(() => matmul4bit(x(), w(), { bias })).message).toContain("bias is [7], expected [8]");
+    });
+
+    test("dtypes and widths that do not fit", () => {
+      using integers = Tensor.from(new Int8Array(64), [1, 64], { device });
+      expect(errorOf(() => matmul4bit(integers as unknown as Tensor<"float32">, w())).message).toContain(
+        "x is int8, expected float32",
+      );
+      expect(errorOf(() => linear(x(), integers)).message).toContain("w is int8, expected float32");
+      using bytes = quantizeBlockwise(Tensor.from(wave(8 * 64), [8, 64], { device }), { blocksize: 64 });
+      expect(errorOf(() => matmul4bit(x(), bytes)).message).toContain("8-bit codes, expected 4: use matmulBlockwise");
+      expect(errorOf(() => matmulBlockwise(x(), w())).message).toContain("4-bit codes, expected 8: use matmul4bit");
+      expect(errorOf(() => matmul4bit(x(), w(), { precision: "low" as "high" })).message).toContain(
+        'precision is "low"',
+      );
+    });
+  });
+});

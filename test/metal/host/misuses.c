@@ -1,0 +1,215 @@
+/* Breaks one rule of Metal a run, to show that the fake Metal notices: `misuses <name>` must not come to its end. */
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../../csrc/gpu/kernels.h"
+#include "../../../csrc/gpu/metal_objc.h"
+
+static void *pool;
+static id    device, queue;
+
+static id pipeline(void) {
+    id error = NULL, options = NSObject_new(objc.getClass("MTLCompileOptions"));
+    MTLCompileOptions_setLanguageVersion(options, MTL_LANGUAGE_VERSION_3_0);
+    MTLCompileOptions_setMathMode(options, MTL_MATH_MODE_SAFE);
+    char text[8192];
+    snprintf(text, sizeof text, "#include <metal_stdlib>\nusing namespace metal;\n%s", kernel_families[0].text);
+    id library  = MTLDevice_newLibraryWithSource_options_error(device, objc_string(text), options, &error);
+    id values   = NSObject_new(objc.getClass("MTLFunctionConstantValues"));
+    MTLFunctionConstantValues_setConstantValue_type_atIndex(values, &(uint32_t){0}, MTL_DATA_TYPE_UINT, 0);
+    id function = MTLLibrary_newFunctionWithName_constantValues_error(library, objc_string("add"), values, &error);
+    id made     = MTLDevice_newComputePipelineStateWithFunction_error(device, function, &error);
+    if (!made) fprintf(stderr, "%s\n", objc_error(error));
+    NSObject_release(function);
+    NSObject_release(values);
+    NSObject_release(options);
+    return made;
+}
+
+static id buffer(void) { return MTLDevice_newBufferWithLength_options(device, 4096, MTL_RESOURCE_STORAGE_SHARED); }
+static id commands(void) { return MTLCommandQueue_commandBufferWithUnretainedReferences(queue); }
+
+static void dispatch(id encoder, NSUInteger threads) {
+    MTLComputeCommandEncoder_dispatchThreadgroups_threadsPerThreadgroup(encoder, (MTLSize){1, 1, 1},
+                                                                        (MTLSize){threads, 1, 1});
+}
+
+/* All that the kernel "add" needs but its output. */
+static id half_encoded(id buffer_of_commands, id x) {
+    id encoder = MTLCommandBuffer_computeCommandEncoder(buffer_of_commands);
+    MTLComputeCommandEncoder_setComputePipelineState(encoder, pipeline());
+    MTLComputeCommandEncoder_setBytes_length_atIndex(encoder, (float[2]){0, 0}, 8, 0);
+    MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, x, 0, 1);
+    return encoder;
+}
+
+static void over_release(void) {
+    id x = buffer();
+    NSObject_release(x);
+    NSObject_release(x);
+}
+
+static void use_after_free(void) {
+    id x = buffer();
+    NSObject_release(x);
+    MTLBuffer_contents(x);
+}
+
+static void unknown_selector(void) { MTLBuffer_contents(queue); }
+static void class_message_to_an_object(void) { NSString_stringWithUTF8String(objc_string("a"), "b"); }
+static void null_string(void) { objc_string(NULL); }
+static void wrong_class(void) { NSURL_fileURLWithPath(objc.getClass("NSURL"), queue); }
+
+static void no_pool(void) {
+    objc.autoreleasePoolPop(pool);
+    objc_string("nobody frees this");
+}
+
+static void pool_popped_twice(void) {
+    objc.autoreleasePoolPop(pool);
+    objc.autoreleasePoolPop(pool);
+}
+
+static void empty_buffer(void) { MTLDevice_newBufferWithLength_options(device, 0, MTL_RESOURCE_STORAGE_SHARED); }
+
+static void fast_math(void) {
+    id options = NSObject_new(objc.getClass("MTLCompileOptions"));
+    MTLDevice_newLibraryWithSource_options_error(device, objc_string(""), options, NULL);
+}
+
+static void language_version(void) {
+    id options = NSObject_new(objc.getClass("MTLCompileOptions"));
+    MTLCompileOptions_setFastMathEnabled(options, false);
+    MTLDevice_newLibraryWithSource_options_error(device, objc_string(""), options, NULL);
+}
+
+static void commit_twice(void) {
+    id batch = commands();
+    MTLCommandBuffer_commit(batch);
+    MTLCommandBuffer_commit(batch);
+}
+
+static void commit_while_encoding(void) {
+    id batch = commands();
+    MTLCommandBuffer_computeCommandEncoder(batch);
+    MTLCommandBuffer_commit(batch);
+}
+
+static void two_encoders(void) {
+    id batch = commands();
+    MTLCommandBuffer_computeCommandEncoder(batch);
+    MTLCommandBuffer_computeCommandEncoder(batch);
+}
+
+static void encode_after_commit(void) {
+    id batch = commands();
+    MTLCommandBuffer_commit(batch);
+    MTLCommandBuffer_computeCommandEncoder(batch);
+}
+
+static void encode_after_end(void) {
+    id encoder = MTLCommandBuffer_computeCommandEncoder(commands());
+    MTLComputeCommandEncoder_endEncoding(encoder);
+    dispatch(encoder, 32);
+}
+
+static void no_end(void) {
+    MTLCommandBuffer_computeCommandEncoder(commands());
+    objc.autoreleasePoolPop(pool);
+}
+
+static void wait_without_commit(void) { MTLCommandBuffer_waitUntilCompleted(commands()); }
+static void no_pipeline(void) { dispatch(MTLCommandBuffer_computeCommandEncoder(commands()), 32); }
+static void unbound(void) { dispatch(half_encoded(commands(), buffer()), 32); }
+
+static void bound_for_an_earlier_dispatch(void) {
+    id x = buffer(), encoder = half_encoded(commands(), x);
+    MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, x, 0, 2);
+    dispatch(encoder, 32);
+    dispatch(encoder, 32);
+}
+
+static void too_many_threads(void) {
+    id x = buffer(), encoder = half_encoded(commands(), x);
+    MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, x, 0, 2);
+    dispatch(encoder, 2048);
+}
+
+static void long_bytes(void) {
+    static char bytes[5000];
+    MTLComputeCommandEncoder_setBytes_length_atIndex(half_encoded(commands(), NULL), bytes, sizeof bytes, 0);
+}
+
+static void offset_past_the_end(void) {
+    MTLComputeCommandEncoder_setBuffer_offset_atIndex(half_encoded(commands(), NULL), buffer(), 4096, 2);
+}
+
+static void freed_too_early(void) {
+    id batch = commands(), x = buffer(), encoder = half_encoded(batch, x);
+    MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, x, 0, 2);
+    dispatch(encoder, 32);
+    MTLComputeCommandEncoder_endEncoding(encoder);
+    MTLCommandBuffer_commit(batch);
+    NSObject_release(x);
+    MTLCommandBuffer_waitUntilCompleted(batch);
+}
+
+static void too_many_under_way(void) {
+    for (int i = 0; i < 65; i++) MTLCommandBuffer_commit(commands());
+}
+
+static void leak(void) {
+    NSObject_retain(objc_string("forgotten"));
+    objc.autoreleasePoolPop(pool);
+    exit(0);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} misuses[] = {
+#define MISUSE(name) {#name, name}
+    MISUSE(over_release),
+    MISUSE(use_after_free),
+    MISUSE(unknown_selector),
+    MISUSE(class_message_to_an_object),
+    MISUSE(null_string),
+    MISUSE(wrong_class),
+    MISUSE(no_pool),
+    MISUSE(pool_popped_twice),
+    MISUSE(empty_buffer),
+    MISUSE(fast_math),
+    MISUSE(language_version),
+    MISUSE(commit_twice),
+    MISUSE(commit_while_encoding),
+    MISUSE(two_encoders),
+    MISUSE(encode_after_commit),
+    MISUSE(encode_after_end),
+    MISUSE(no_end),
+    MISUSE(wait_without_commit),
+    MISUSE(no_pipeline),
+    MISUSE(unbound),
+    MISUSE(bound_for_an_earlier_dispatch),
+    MISUSE(too_many_threads),
+    MISUSE(long_bytes),
+    MISUSE(offset_past_the_end),
+    MISUSE(freed_too_early),
+    MISUSE(too_many_under_way),
+    MISUSE(leak),
+};
+
+int main(int argc, char **argv) {
+    const char *missing = objc_load();
+    if (missing) return fprintf(stderr, "%s\n", missing), 2;
+    pool   = objc.autoreleasePoolPush();
+    device = objc.createSystemDefaultDevice();
+    queue  = MTLDevice_newCommandQueue(device);
+    for (size_t i = 0; argc == 2 && i < sizeof misuses / sizeof *misuses; i++) {
+        if (strcmp(argv[1], misuses[i].name)) continue;
+        misuses[i].run();
+        _Exit(0); /* nothing was noticed */
+    }
+    return 2;
+}

@@ -1,0 +1,52 @@
+// Owns the Metal standard library on the CPU: what a translated kernel includes in place of <metal_stdlib>.
+//
+// Vectors are clang's ext_vector_type, which is what Apple's compiler (also a clang) builds on: the same swizzles,
+// element-wise operators and implicit conversions. Two things differ and are mended: a cast between vectors of one size
+// would reinterpret bits (the translator turns every constructor and cast into metal::make, which converts), and a
+// comparison gives a vector of integers instead of bool (any, all and select take either).
+//
+// Every function is nodebug and inlined, so that the checker names the kernel's line and not this file's.
+#pragma once
+#include "module.h"
+
+#define SIM_INLINE inline __attribute__((always_inline, nodebug))
+// For functions that run between threads, on the runtime's own memory.
+#define SIM_UNCHECKED __attribute__((disable_sanitizer_instrumentation, nodebug))
+// Where the caller stands; a default argument of every operation that waits for other threads.
+#define SIM_SITE(name) sim_site site = {__builtin_FILE(), __builtin_LINE(), name}
+
+typedef __INT8_TYPE__ int8_t;
+typedef __UINT8_TYPE__ uint8_t;
+typedef __INT16_TYPE__ int16_t;
+typedef __UINT16_TYPE__ uint16_t;
+typedef __INT32_TYPE__ int32_t;
+typedef __UINT32_TYPE__ uint32_t;
+typedef __INT64_TYPE__ int64_t;
+typedef __UINT64_TYPE__ uint64_t;
+typedef __SIZE_TYPE__ size_t;
+typedef __PTRDIFF_TYPE__ ptrdiff_t;
+typedef unsigned char uchar;
+typedef unsigned short ushort;
+typedef unsigned int uint;
+typedef unsigned long ulong;
+typedef _Float16 half;
+
+#include "metal/types.h"
+
+#include "metal/limits.h"
+
+#include "metal/math.h"
+
+#include "metal/simd.h"
+
+#include "metal/matrix.h"
+
+#include "metal/atomic.h"
+
+#include "metal/entry.h"
+
+// The address spaces are one on the CPU; lint() compiles the same source with real ones.
+#define device
+#define threadgroup
+#define thread
+#define constant const

@@ -1,0 +1,225 @@
+// Owns the calls of zig's clang: preprocessing, compiling and linking translated kernels, and the cache of the results.
+
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+import { findZig } from "../../scripts/zig.ts";
+import { TranslateError } from "./tokens.ts";
+
+const here = import.meta.dir;
+const root = join(here, "../..");
+const runtime = join(here, "runtime");
+const cache = join(root, ".cache/metal");
+
+/** `"fast"`: optimised, buffers between guard pages. `"check"`: every access is followed. */
+export type Mode = "fast" | "check";
+
+let zigPath: string | undefined;
+
+/** Runs zig and gives its output; `stderr` on failure. */
+export function zig(args: readonly string[], stdin?: string): { ok: boolean; stdout: string; stderr: string } {
+  zigPath ??= findZig();
+  const { exitCode, stdout, stderr } = Bun.spawnSync([zigPath, ...args], {
+    stdin: stdin === undefined ? null : Buffer.from(stdin),
+    env: { ...process.env, ZIG_LOCAL_CACHE_DIR: join(cache, "zig") },
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  return { ok: exitCode === 0, stdout: stdout.toString(), stderr: stderr.toString() };
+}
+
+/** The first error of clang's output. If it is in the simulator's headers, its place is where the kernel used them. */
+function firstError(stderr: string, name: string): TranslateError {
+  const match = /^(.*?):(\d+):\d+: (?:fatal )?error: (.*)$/m.exec(stderr);
+  if (!match) return new TranslateError(stderr.trim(), name, 1);
+  const [all, file, line, text] = match as unknown as [string, string, string, string];
+  if (!file.startsWith(runtime)) return new TranslateError(text, file, Number(line));
+  for (const note of stderr.slice(match.index + all.length).matchAll(/^(.*?):(\d+):\d+: note: in instantiation/gm)) {
+    if (!note[1]!.startsWith(runtime)) return new TranslateError(text, note[1]!, Number(note[2]));
+  }
+  return new TranslateError(text, file, Number(line));
+}
+
+/** Metal's own headers by name: including one is allowed, and gives nothing, for all of Metal's names are known already. */
+const metalHeaders = [
+  "metal_stdlib",
+  "metal_simdgroup",
+  "metal_simdgroup_matrix",
+  "metal_atomic",
+  "metal_math",
+  "metal_integer",
+];
+
+/** Runs the C preprocessor; the result keeps line markers. */
+export function preprocess(source: string, name: string, version: number, includes: readonly string[] = []): string {
+  const headers = join(cache, "headers");
+  if (!existsSync(join(headers, metalHeaders.at(-1)!))) {
+    mkdirSync(headers, { recursive: true });
+    for (const header of metalHeaders) writeFileSync(join(headers, header), "");
+  }
+  const marked = `#line 1 "${name}"\n${source}`;
+  const defines = ["-D__METAL__=1", `-D__METAL_VERSION__=${version}`, "-U__x86_64__"];
+  const paths = [headers, ...includes].map((path) => `-I${path}`);
+  const args = [
+    "c++",
+    "-E",
+    "-x",
+    "c++",
+    "-std=c++14",
+    "-nostdinc",
+    "-nostdinc++",
+    "-fno-sanitize=all",
+    ...defines,
+    ...paths,
+    "-",
+  ];
+  const { ok, stdout, stderr } = zig(args, marked);
+  if (!ok) throw firstError(stderr, name);
+  return stdout;
+}
+
+const undefinedChecks =
+  "alignment,array-bounds,local-bounds,shift-exponent,integer-divide-by-zero,float-cast-overflow,unreachable,return";
+
+const commonFlags = [
+  ...["-std=c++20", "-ffreestanding", "-nostdinc", "-nostdinc++", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"],
+  ...["-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-fno-lax-vector-conversions", "-march=x86_64_v3"],
+  ...["-Xclang", "-ffloat16-excess-precision=none", "-gline-tables-only", "-gdwarf-4", "-ferror-limit=5"],
+  ...[
+    "-Wno-everything",
+    "-Werror=uninitialized",
+    "-Werror=sometimes-uninitialized",
+    "-Werror=vla",
+    "-Werror=return-type",
+  ],
+];
+
+const modeFlags: Readonly<Record<Mode, readonly string[]>> = {
+  // Contraction is on here and off in the checked build, for Metal promises neither: results must not depend on it.
+  fast: ["-O2", "-ffp-contract=on", "-fno-sanitize=all", "-DSIM_IS_CHECKED=false"],
+  check: [
+    ...["-O1", "-ffp-contract=off", "-ftrivial-auto-var-init=pattern", "-fno-vectorize", "-fno-slp-vectorize"],
+    ...[
+      "-fsanitize=thread",
+      "-mllvm",
+      "-tsan-instrument-func-entry-exit=0",
+      "-mllvm",
+      "-tsan-instrument-read-before-write=1",
+    ],
+    ...["-Xclang", `-fsanitize=${undefinedChecks}`, "-Xclang", `-fsanitize-recover=${undefinedChecks}`],
+    ...["-DSIM_IS_CHECKED=true", "-DSIM_CHECKED"],
+  ],
+};
+
+function listFiles(directory: string): string[] {
+  return readdirSync(directory, { recursive: true, encoding: "utf8" })
+    .filter((file) => /\.(c|h|ts)$/.test(file))
+    .sort();
+}
+
+let toolchainKey: string | undefined;
+
+/** Changes whenever the translator, the runtime or zig does. */
+function toolchain(): string {
+  if (toolchainKey) return toolchainKey;
+  const hash = new Bun.CryptoHasher("sha256");
+  hash.update(zig(["version"]).stdout);
+  for (const file of readdirSync(here)
+    .filter((name) => name.endsWith(".ts") && !name.endsWith(".test.ts"))
+    .sort()) {
+    hash.update(readFileSync(join(here, file)));
+  }
+  for (const file of listFiles(runtime)) hash.update(readFileSync(join(runtime, file)));
+  toolchainKey = hash.digest("hex").slice(0, 16);
+  return toolchainKey;
+}
+
+/** Where something made from `parts` by this toolchain is kept. */
+export function cached(suffix: string, ...parts: readonly string[]): string {
+  const hash = new Bun.CryptoHasher("sha256").update(toolchain());
+  for (const part of parts) hash.update(`${part.length}:`).update(part);
+  return join(cache, `${hash.digest("hex").slice(0, 24)}${suffix}`);
+}
+
+/** Writes a file so that other processes see it whole or not at all. */
+export function writeWhole(path: string, text: string): void {
+  mkdirSync(dirname(path), { recursive: true });
+  const temporary = `${path}.${process.pid}`;
+  writeFileSync(temporary, text);
+  renameSync(temporary, path);
+}
+
+/** The runtime as a shared library; made once. */
+export function runtimeLibrary(): string {
+  const directory = join(cache, toolchain());
+  const path = join(directory, "libsimulator.so");
+  if (existsSync(path)) return path;
+  mkdirSync(directory, { recursive: true });
+  const temporary = `${path}.${process.pid}`;
+  const sources = listFiles(runtime).filter((file) => file.endsWith(".c"));
+  const { ok, stderr } = zig([
+    ...[
+      "cc",
+      "-std=c23",
+      "-Wall",
+      "-Wextra",
+      "-Werror",
+      "-O2",
+      "-g1",
+      "-fno-sanitize=all",
+      "-fvisibility=hidden",
+      "-fPIC",
+    ],
+    ...["-shared", "-Wl,-soname,libsimulator.so", "-o", temporary, ...sources.map((file) => join(runtime, file))],
+  ]);
+  if (!ok) throw new Error(`the simulator's runtime does not compile:\n${stderr}`);
+  renameSync(temporary, path);
+  return path;
+}
+
+/** Compiles translated C++ to a library of kernels and returns its path. Errors name lines of the .metal file. */
+export function compileKernels(cpp: string, name: string, mode: Mode): string {
+  const path = cached(`.${mode}.so`, cpp);
+  if (existsSync(path)) return path;
+  const library = runtimeLibrary();
+  const temporary = `${path}.${process.pid}`;
+  const source = path.replace(/\.so$/, ".cpp");
+  writeWhole(source, cpp);
+  const compiled = zig([
+    "c++",
+    ...commonFlags,
+    ...modeFlags[mode],
+    `-I${runtime}`,
+    "-c",
+    source,
+    "-o",
+    `${temporary}.o`,
+  ]);
+  if (!compiled.ok) throw firstError(compiled.stderr, name);
+  const directory = dirname(library);
+  const linked = zig([
+    ...["ld.lld", "-shared", `${temporary}.o`, "-o", temporary, `-L${directory}`, "-lsimulator", "-rpath"],
+    `$ORIGIN/${relative(dirname(path), directory)}`,
+  ]);
+  if (!linked.ok) throw new Error(`${name}: the translated kernels do not link:\n${linked.stderr}`);
+  renameSync(temporary, path);
+  return path;
+}
+
+/** Type-checks C++14 with address spaces against runtime/lint.h. */
+export function typeCheck(cpp: string, name: string): void {
+  const source = cached(".lint.cpp", cpp);
+  const done = source.replace(/\.cpp$/, ".o");
+  if (existsSync(done)) return;
+  writeWhole(source, cpp);
+  const flags = [
+    "-std=c++14",
+    "-ffreestanding",
+    "-nostdinc",
+    "-nostdinc++",
+    "-fno-lax-vector-conversions",
+    "-Wno-everything",
+  ];
+  const { ok, stderr } = zig(["c++", ...flags, "-O0", `-I${runtime}`, "-c", source, "-o", `${done}.${process.pid}`]);
+  if (!ok) throw firstError(stderr, name);
+  renameSync(`${done}.${process.pid}`, done);
+}

@@ -1,0 +1,300 @@
+// Owns the tests of tensors as things: values in and out, casts, views, ownership, the collector, waiting, bad input.
+import { describe, expect, test } from "bun:test";
+import {
+  currentDevice,
+  Device,
+  devices,
+  type FloatDType,
+  matmul4bit,
+  quantize4bit,
+  setDevice,
+  Tensor,
+} from "../src/index.ts";
+import { native } from "../src/native.ts";
+import { floatDTypes, testDevices, wave } from "./cases.ts";
+import { errorOf, round } from "./reference.ts";
+
+describe.each(testDevices)("on %s", (_, device) => {
+  test("every dtype goes in and comes out", () => {
+    const arrays = [
+      new Float32Array([1.5, -2]),
+      new Float16Array([1.5, -2]),
+      new Int8Array([-128, 127]),
+      new Uint8Array([0, 255]),
+      new Int32Array([-(2 ** 31), 2 ** 31 - 1]),
+    ];
+    for (const values of arrays) {
+      using tensor = Tensor.from(values, [2, 1], { device });
+      expect(tensor.read() as unknown).toEqual(values);
+      expect(tensor.byteLength).toBe(values.byteLength);
+    }
+    using bits = Tensor.from(Uint16Array.of(0x3f80, 0xc000), [2], { dtype: "bfloat16", device });
+    expect(bits.readFloat32()).toEqual(new Float32Array([1, -2]));
+    expect(Tensor.from([1, 2, 3], undefined, { device }).shape).toEqual([3]);
+    expect(Tensor.zeros([2, 3], { dtype: "int32", device }).read()).toEqual(new Int32Array(6));
+    expect(Tensor.from([7], [], { device }).read()).toEqual(new Float32Array([7]));
+  });
+
+  test("a view that starts inside its buffer gives its own values", () => {
+    const all = Float32Array.from({ length: 10 }, (_, i) => i);
+    expect(Tensor.from(all.subarray(3, 7), [4], { device }).read()).toEqual(new Float32Array([3, 4, 5, 6]));
+  });
+
+  test("write replaces the values", () => {
+    using tensor = Tensor.zeros([3], { device });
+    tensor.write(new Float32Array([1, 2, 3]));
+    expect(tensor.read()).toEqual(new Float32Array([1, 2, 3]));
+    expect(errorOf(() => tensor.write(new Float32Array(2))).message).toContain("8 bytes, expected 12");
+    expect(errorOf(() => tensor.write(new Int8Array(12) as unknown as Float32Array)).message).toContain(
+      "Int8Array, expected a Float32Array",
+    );
+  });
+
+  test("casts round to nearest even, and keep infinities, NaN, zeros and subnormals", () => {
+    const special = [
+      0,
+      -0,
+      1,
+      65504,
+      65520,
+      70000,
+      2 ** -24,
+      2 ** -25,
+      2 ** -26 * 1.5,
+      5.9e-8,
+      1e-40,
+      3.4e38,
+      1 + 2 ** -8,
+      1 + 3 * 2 ** -8,
+      1 + 2 ** -11,
+      Number.POSITIVE_INFINITY,
+      Number.NEGATIVE_INFINITY,
+    ];
+    const values = Float32Array.from([...special, ...special.map((value) => -value), ...wave(1000, 3, 100)]);
+    using x = Tensor.from(values, undefined, { device });
+    for (const dtype of floatDTypes) {
+      using half = x.cast(dtype);
+      const want = Float32Array.from(values, (value) => round(value, dtype));
+      expect(half.readFloat32()).toEqual(want);
+      for (const other of floatDTypes)
+        expect(half.cast(other).readFloat32()).toEqual(want.map((value) => round(value, other)));
+    }
+    using nan = Tensor.from(new Float32Array([Number.NaN]), [1], { device });
+    for (const dtype of floatDTypes) expect(nan.cast(dtype).readFloat32()[0]).toBeNaN();
+    // A NaN whose payload would carry into an infinity when rounded.
+    using odd = Tensor.from(new Float32Array(Uint32Array.of(0x7fffffff).buffer), [1], { device });
+    for (const dtype of floatDTypes) expect(odd.cast(dtype).readFloat32()[0]).toBeNaN();
+    using integers = Tensor.from(new Int8Array(4), [4], { device });
+    expect(errorOf(() => integers.cast("float32")).message).toContain("x is int8");
+    expect(errorOf(() => x.cast("int8" as FloatDType)).message).toContain("dtype is int8");
+  });
+
+  test("reshape shares the memory", () => {
+    using x = Tensor.from(wave(12), [3, 4], { device });
+    using y = x.reshape([2, -1]);
+    expect(y.shape).toEqual([2, 6]);
+    x.write(new Float32Array(12).fill(5));
+    expect(y.read()).toEqual(new Float32Array(12).fill(5));
+    expect(errorOf(() => x.reshape([5, 2])).message).toContain("does not have the 12 elements");
+    expect(errorOf(() => x.reshape([5, -1])).message).toContain("shape is [5, 2.4]");
+  });
+
+  describe("ownership", () => {
+    test("using and dispose free at once; what was made of it lives on", () => {
+      Bun.gc(true); // what other tests dropped is not to go in the middle of this one
+      const before = device.counters.bytes;
+      {
+        using x = Tensor.from(wave(1 << 16), [256, 256], { device });
+        using q = quantize4bit(x);
+        expect(device.counters.bytes).toBe(before + x.byteLength + q.byteLength);
+        const codes = q.codes;
+        q.dispose();
+        expect(codes.read().length).toBe(1 << 15);
+        codes.dispose();
+      }
+      expect(device.counters.bytes).toBe(before);
+    });
+
+    test("use after dispose is a TypeError, and disposing twice is not", () => {
+      const x = Tensor.from([1], [1], { device });
+      x.dispose();
+      x.dispose();
+      expect(x.disposed).toBe(true);
+      for (const use of [() => x.read(), () => x.cast("float16"), () => x.reshape([1]), () => quantize4bit(x)])
+        expect(use).toThrow(new TypeError("Tensor used after dispose()"));
+      const q = quantize4bit(Tensor.from(wave(64), [1, 64], { device }));
+      q.dispose();
+      expect(() => q.codes).toThrow("QuantizedTensor used after dispose()");
+      expect(x.ready()).rejects.toThrow(TypeError);
+    });
+
+    test("a hot loop that never disposes stays bounded", () => {
+      const bytes = 1 << 20;
+      const values = new Float32Array(bytes / 4).fill(1);
+      let most = 0;
+      for (let i = 0; i < 2000; i++) {
+        Tensor.from(values, [512, 512], { device });
+        most = Math.max(most, device.counters.bytes);
+      }
+      expect(most).toBeLessThan(700 * bytes); // 2,000 tensors would be 2.2 GB
+    });
+
+    test("reads are fresh however hot the loop (bun#32054)", () => {
+      let stale = 0;
+      for (let i = 0; i < 50_000; i++) {
+        using x = Tensor.from(new Float32Array([i % 1000, 1]), [1, 2], { device });
+        if (x.read()[0] !== i % 1000) stale++;
+      }
+      expect(stale).toBe(0);
+    });
+  });
+
+  test("ready() resolves to the tensor and leaves the event loop running", async () => {
+    using x = Tensor.from(wave(64 * 64), [64, 64], { device });
+    using w = quantize4bit(x);
+    const y = matmul4bit(x, w);
+    expect(await y.ready()).toBe(y);
+    expect(await w.ready()).toBe(w);
+    await device.ready();
+  });
+
+  test("what was asked of the device is counted", () => {
+    const before = device.counters.operations;
+    using x = Tensor.from(wave(64), [1, 64], { device });
+    using q = quantize4bit(x);
+    matmul4bit(x, q).dispose();
+    expect(device.counters.operations - before).toBe(2);
+    expect(device.counters.peak).toBeGreaterThanOrEqual(device.counters.bytes);
+  });
+
+  describe("is refused, with a sentence", () => {
+    test.each([
+      [[0], "shape is [0]"],
+      [[2, -1], "shape is [2, -1]"],
+      [[1.5], "shape is [1.5]"],
+      [[Number.NaN], "shape is [NaN]"],
+      [[2 ** 40, 2 ** 40], "more elements than can be counted"],
+      [[2 ** 25, 2 ** 25], "more than 2^48 elements"],
+      [[3], "shape [3] has 3 elements, but values has 2"],
+    ])("shape %j", (shape, message) => {
+      const action = () =>
+        message.includes("2^48") ? Tensor.zeros(shape, { device }) : Tensor.from([1, 2], shape, { device });
+      expect(errorOf(action)).toEqual({ code: "invalid", message: expect.stringContaining(message) });
+    });
+
+    test("more memory than there is", () => {
+      const { code, message } = errorOf(() => Tensor.zeros([2 ** 22, 2 ** 24], { device }));
+      expect(code).toBe("out_of_memory");
+      expect(message).toContain("281474976710656 bytes");
+    });
+
+    test("values that fit no dtype", () => {
+      const from = Tensor.from as (...args: unknown[]) => unknown;
+      expect(errorOf(() => from(new Float64Array(2), [2])).message).toContain("values is Float64Array, expected");
+      expect(errorOf(() => from("ab", [2])).message).toContain("values is String");
+      expect(errorOf(() => from(undefined, [2])).message).toContain("values is undefined");
+      expect(errorOf(() => from(new Uint16Array(2), [2])).message).toContain("bfloat16");
+      expect(errorOf(() => from(new Int8Array(2), [2], { dtype: "float16" })).message).toContain(
+        "can't become float16: give a Float16Array",
+      );
+      expect(errorOf(() => from(new Float32Array(2), [2], { dtype: "int8" })).message).toContain("can't become int8");
+      expect(errorOf(() => from([], undefined)).message).toContain("shape is [0]");
+    });
+  });
+});
+
+describe("devices", () => {
+  test("are listed best first, with a description or the reason", () => {
+    const reports = devices();
+    expect(reports.map((report) => report.kind)).toEqual(["metal", "cuda", "cpu"]);
+    for (const report of reports) expect(report.available ? report.description : report.reason).not.toBe("");
+    expect(reports.find((report) => report.kind === "cpu")!.available).toBe(true);
+  });
+
+  test("opening twice gives the same one; an unknown or absent one says why", () => {
+    expect(Device.open("cpu")).toBe(Device.open("cpu"));
+    expect(errorOf(() => Device.open("tpu" as "cpu"))).toEqual({
+      code: "invalid",
+      message: expect.stringContaining('kind is "tpu", expected'),
+    });
+    for (const report of devices())
+      if (!report.available)
+        expect(errorOf(() => Device.open(report.kind))).toEqual({ code: "unsupported", message: report.reason });
+  });
+
+  test("setDevice changes where tensors go", () => {
+    const before = currentDevice();
+    expect(setDevice("cpu").kind).toBe("cpu");
+    expect(Tensor.zeros([1]).device.kind).toBe("cpu");
+    setDevice(before);
+  });
+
+  test.each([
+    ["tpu", 'kind is "tpu" (from BNB_DEVICE)'],
+    ["cuda", "cuda is absent: "],
+  ])("BNB_DEVICE=%s is an error when first used, not a silent fallback", (kind, message) => {
+    const script = 'import { Tensor } from "./src/index.ts"; Tensor.zeros([1]);';
+    const run = Bun.spawnSync([process.execPath, "-e", script], {
+      cwd: `${import.meta.dir}/..`,
+      env: { ...process.env, BNB_DEVICE: kind },
+    });
+    expect(run.exitCode).toBe(1);
+    expect(run.stderr.toString()).toContain(message);
+  });
+});
+
+describe("the C ABI refuses", () => {
+  const device = Device.open("cpu").pointer;
+  const last = () => String(native.bnb_last_error());
+
+  test("NULL, whatever the entry", () => {
+    const calls: [name: string, result: unknown][] = [
+      ["device", native.bnb_tensor_zeros(null, 0, null, null)],
+      ["tensor", native.bnb_cast(null, 0)],
+      ["tensor", native.bnb_quantize(null, null, null, null)],
+      ["quantised", native.bnb_dequantize(null, 0)],
+      ["tensor", native.bnb_matmul(null, null, null, 0)],
+      ["tensor", native.bnb_matmul_quantized(null, null, null, 0)],
+      ["quantised", native.bnb_quantized_part(null, 0)],
+      ["codebook", native.bnb_codebook_from(null, null)],
+      ["codebook", native.bnb_codebook_named(null as unknown as string)],
+      ["device", native.bnb_device_open(null as unknown as string)],
+      ["tensor", native.bnb_tensor_to(null, device)],
+      ["tensor", native.bnb_tensor_reshape(null, null, null)],
+    ];
+    for (const [, result] of calls) expect(result).toBeNull();
+    expect(native.bnb_tensor_read(null, null, null)).toBe(1);
+    expect(native.bnb_tensor_write(null, null, null)).toBe(1);
+    expect(native.bnb_codebook_read(null, null, null)).toBe(1);
+    expect(native.bnb_device_wait(null)).toBe(1);
+    native.bnb_tensor_free(null);
+    native.bnb_quantized_free(null);
+    native.bnb_codebook_free(null);
+  });
+
+  test("a handle of another kind", () => {
+    using x = Tensor.from(wave(64), [1, 64], { device: Device.open("cpu") });
+    expect(native.bnb_dequantize(x.pointer, 0)).toBeNull();
+    expect(last()).toBe("dequantize: q is not a quantised matrix, or was freed");
+    expect(native.bnb_quantize(x.pointer, x.pointer, null, null)).toBeNull();
+    expect(last()).toContain("code is not a codebook");
+  });
+
+  test("numbers that are no enum member, and sizes that wrap", () => {
+    const one = 1 as never;
+    expect(native.bnb_tensor_zeros(device, 9, one, one)).toBeNull();
+    expect(last()).toContain("dtype is 9, expected 0 to 5");
+    expect(native.bnb_tensor_zeros(device, -1, one, one)).toBeNull();
+    expect(native.bnb_tensor_zeros(device, 0, (2 ** 52) as never, (2 ** 52) as never)).toBeNull();
+    expect(last()).toContain("more than 2^48 elements");
+    expect(native.bnb_tensor_zeros(device, 0, -1 as never, one)).toBeNull();
+    expect(Number.isNaN(native.bnb_device_counter(device, 99))).toBe(false);
+    expect(native.bnb_device_counter(device, 99)).toBe(-1);
+  });
+
+  test("a target of the wrong size", () => {
+    using x = Tensor.from([1, 2], [2], { device: Device.open("cpu") });
+    expect(native.bnb_tensor_read(x.pointer, new Float32Array(1), 4 as never)).toBe(1);
+    expect(last()).toBe("tensor_read: data has 4 bytes, expected 8 for float32 [1, 2]");
+  });
+});
