@@ -13,7 +13,11 @@
 
 #include "../../csrc/internal.h"
 
-extern const struct cpu_forms cpu_forms_wide; /* the portable backend at sixteen floats: AVX-512's paths */
+/* What only tests have: the portable backend at sixteen floats, and AVX-512's with its instructions emulated. */
+extern const struct cpu_forms cpu_forms_wide;
+#ifdef __x86_64__
+extern const struct cpu_forms cpu_forms_emulated;
+#endif
 
 static const struct cpu_forms *forms;
 static const bnb_dtype dtypes[] = {BNB_F32, BNB_F16, BNB_BF16};
@@ -596,9 +600,17 @@ static void test_pool(void) {
     count_once(1000, 1, false);
 }
 
+static const struct cpu_forms *forms_named(const char *isa) {
+    if (!strcmp(isa, "wide")) return &cpu_forms_wide;
+#ifdef __x86_64__
+    if (!strcmp(isa, "emulated")) return &cpu_forms_emulated;
+#endif
+    return cpu_forms_named(isa);
+}
+
 int main(int count, char **arguments) {
     if (count != 2) return fprintf(stderr, "usage: forms_test <isa>\n"), 2;
-    forms = strcmp(arguments[1], "wide") ? cpu_forms_named(arguments[1]) : &cpu_forms_wide;
+    forms = forms_named(arguments[1]);
     if (!forms) return fprintf(stderr, "this processor has no %s\n", arguments[1]), 3;
     make_books();
     test_quantize_sizes();
