@@ -15,6 +15,7 @@ const flags = [
   "-fno-math-errno",
   "-fsanitize=undefined",
   "-fno-sanitize-recover=all",
+  "-ftrivial-auto-var-init=pattern",
 ];
 
 /** As in build.zig; the portable form sixteen floats wide; and AVX-512's with its instructions emulated. */
