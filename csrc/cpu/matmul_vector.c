@@ -40,7 +40,8 @@ INLINE const float *scales_at(const struct coded *q, size_t first, size_t count,
 /* A chunk's scale, lane by lane: a lane's eight nibbles are neighbours, so a chunk may have two. */
 INLINE floats chunk_scale(const float *scales, size_t chunk) {
 #if WIDTH == 16
-    VECTOR(float, 2) both = {scales[chunk * 2], scales[chunk * 2 + 1]};
+    typedef VECTOR(float, 2) floats2;
+    floats2 both = {scales[chunk * 2], scales[chunk * 2 + 1]};
     return __builtin_shufflevector(both, both, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
 #else
     return scales[chunk * CHUNK / SCALED];

@@ -44,6 +44,8 @@ typedef VECTOR(int32_t, WIDTH) ints;
 typedef VECTOR(uint32_t, WIDTH) words;
 typedef VECTOR(uint16_t, WIDTH) halves; /* 16-bit floats as they are stored */
 typedef VECTOR(int16_t, 2 * WIDTH) shorts;
+typedef VECTOR(uint8_t, WIDTH) bytes;
+typedef VECTOR(uint8_t, 16) bytes16;
 typedef VECTOR(uint8_t, 32) bytes32;
 
 enum {
@@ -164,7 +166,8 @@ INLINE ints load_nibbles(const uint8_t *codes) {
     uint64_t packed = 0;
     memcpy(&packed, codes, WIDTH / 2);
 #if WIDTH == 16
-    VECTOR(uint32_t, 2) both = {(uint32_t)packed, (uint32_t)(packed >> 32)};
+    typedef VECTOR(uint32_t, 2) words2;
+    words2 both = {(uint32_t)packed, (uint32_t)(packed >> 32)};
     words spread = __builtin_shufflevector(both, both, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     return (ints)(spread >> (words){4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24});
 #elif WIDTH == 8
@@ -175,7 +178,7 @@ INLINE ints load_nibbles(const uint8_t *codes) {
 }
 
 INLINE ints load_bytes(const uint8_t *codes) {
-    VECTOR(uint8_t, WIDTH) v;
+    bytes v;
     memcpy(&v, codes, sizeof v);
     return __builtin_convertvector(v, ints);
 }

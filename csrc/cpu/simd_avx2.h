@@ -34,10 +34,8 @@ INLINE bytes32 narrow(const ints q[VECTORS_OF_32]) {
 }
 
 INLINE code_table code_table_of(const int16_t values[16]) {
-    VECTOR(int16_t, 16) v;
-    memcpy(&v, values, sizeof v);
-    VECTOR(uint8_t, 16) low = __builtin_convertvector(v & 255, typeof(low));
-    VECTOR(uint8_t, 16) high = __builtin_convertvector(v >> 8 & 255, typeof(high));
+    shorts v = load_shorts(values);
+    bytes16 low = __builtin_convertvector(v & 255, bytes16), high = __builtin_convertvector(v >> 8 & 255, bytes16);
     return (code_table){_mm256_broadcastsi128_si256((__m128i)low), _mm256_broadcastsi128_si256((__m128i)high)};
 }
 

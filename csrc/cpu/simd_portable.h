@@ -24,7 +24,6 @@ INLINE floats lookup16(table16 table, ints index) { return (floats)vqtbl4q_u8(ta
 
 INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     uint8x16_t values = vld1q_u8(table);
-    typedef VECTOR(uint8_t, 16) bytes16;
     bytes16 low = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.lo), high = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.hi);
     bytes32 out;
     out.lo = low, out.hi = high;
@@ -85,7 +84,8 @@ INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
 }
 
 INLINE void decode_shorts(code_table table, const uint8_t *codes, shorts out[4]) {
-    VECTOR(uint16_t, 2 * WIDTH) packed;
+    typedef VECTOR(uint16_t, 2 * WIDTH) packed_codes;
+    packed_codes packed;
     memcpy(&packed, codes, sizeof packed);
     for (int v = 0; v < 4; v++)
         for (int i = 0; i < 2 * WIDTH; i++) out[v][i] = table[packed[i] >> 4 * v & 15];
@@ -121,7 +121,7 @@ INLINE halves to_f16(floats v) {
 INLINE bytes32 narrow(const ints q[VECTORS_OF_32]) {
     uint8_t out[32];
     for (int v = 0; v < VECTORS_OF_32; v++) {
-        VECTOR(uint8_t, WIDTH) part = __builtin_convertvector(q[v], typeof(part));
+        bytes part = __builtin_convertvector(q[v], bytes);
         memcpy(out + v * WIDTH, &part, sizeof part);
     }
     return load_bytes32(out);
