@@ -14,11 +14,18 @@ INLINE ints below_in_tree(struct tree tree, floats x) {
     return below + below - (ints)(x > lookup8(tree.fourth, below));
 }
 
-/* Among 256 values the search starts where the bucket of x does: at start[0][this]. */
+/* Among 256 values: the search starts where the bucket of x does. */
 INLINE ints bucket_in(const struct codes *code, floats x) {
     ints bits = (ints)x, key = (bits & 0x7fffffff) >> BUCKET_SHIFT;
     ints bucket = __builtin_elementwise_max(key, (ints)BUCKET_BASE) - BUCKET_BASE;
-    return bucket + (bits >> 31 & (int32_t)sizeof code->start[0]);
+    ints negative = bits >> 31 & (int32_t)sizeof code->start[0];
+    return bucket + negative;
+}
+
+INLINE ints below_in_buckets(const struct codes *code, floats x) {
+    ints below = gather_bytes(code->start[0], bucket_in(code, x));
+    for (uint32_t step = 0; step < code->steps; step++) below -= (ints)(x > gather(code->thresholds, below));
+    return below;
 }
 
 /* The largest magnitude of a block. Compared as integers, a NaN is above an infinity, and that above every number. */
@@ -41,51 +48,42 @@ static bool is_ascending(const struct codes *code) {
     return true;
 }
 
-/* 32 elements as the ranks of their values in a codebook of 16, the smallest first. */
-INLINE bytes32 ranks_in_tree(struct tree tree, const void *x, bnb_dtype dtype, size_t i, float inverse) {
-    ints below[VECTORS_OF_32];
-    for (size_t v = 0; v < VECTORS_OF_32; v++) below[v] = below_in_tree(tree, clamp(load(x, dtype, i + v * WIDTH) * inverse));
-    return narrow(below);
-}
-
-INLINE void search(const struct codes *code, uint32_t steps, const float element[32], const uint32_t bucket[32], uint8_t ranks[32]) {
+INLINE void ranks_from(const struct codes *code, const uint32_t *bucket, const float *x, uint32_t steps, uint8_t *ranks) {
     const uint8_t *start = (const uint8_t *)code->start; /* both signs' rows */
-    for (size_t i = 0; i < 32; i++) {
-        uint32_t rank = start[bucket[i]];
-        for (uint32_t step = 0; step < steps; step++) rank += element[i] > code->thresholds[rank];
-        ranks[i] = (uint8_t)rank;
+    for (int j = 0; j < 32; j++) {
+        uint32_t below = start[bucket[j]];
+        for (uint32_t step = 0; step < steps; step++) below += x[j] > code->thresholds[below];
+        ranks[j] = (uint8_t)below;
     }
 }
 
-/* The same in one of 256. Where gathering is slow the vectors are taken apart for the search: on Zen 3 that is 17 ms
- * instead of 25 for 4096 x 4096, most of it the loads. */
+/* The same for 32 elements, their numbers taken out of vectors once. Bitsandbytes' signed map takes one step,
+ * its unsigned one two. */
 INLINE bytes32 ranks_in_buckets(const struct codes *code, const void *x, bnb_dtype dtype, size_t i, float inverse) {
-    floats scaled[VECTORS_OF_32];
-    ints below[VECTORS_OF_32];
-    for (size_t v = 0; v < VECTORS_OF_32; v++) {
-        scaled[v] = clamp(load(x, dtype, i + v * WIDTH) * inverse);
-        below[v] = bucket_in(code, scaled[v]);
-    }
-    if (WIDTH == 16) {
-        for (size_t v = 0; v < VECTORS_OF_32; v++) {
-            below[v] = gather_bytes((const uint8_t *)code->start, below[v]);
-            for (uint32_t step = 0; step < code->steps; step++) below[v] -= (ints)(scaled[v] > gather(code->thresholds, below[v]));
-        }
-        return narrow(below);
-    }
-    float element[32];
+    float    scaled[32];
     uint32_t bucket[32];
-    uint8_t ranks[32];
-    memcpy(element, scaled, sizeof element);
-    memcpy(bucket, below, sizeof bucket);
-    if (code->steps == 1) search(code, 1, element, bucket, ranks); /* as in the signed dynamic map, */
-    else if (code->steps == 2) search(code, 2, element, bucket, ranks); /* and in the unsigned one */
-    else search(code, code->steps, element, bucket, ranks);
+    uint8_t  ranks[32];
+    for (int v = 0; v < VECTORS_OF_32; v++) {
+        floats s = clamp(load(x, dtype, i + (size_t)v * WIDTH) * inverse);
+        ints   b = bucket_in(code, s);
+        memcpy(scaled + v * WIDTH, &s, sizeof s);
+        memcpy(bucket + v * WIDTH, &b, sizeof b);
+    }
+    if (code->steps == 1) ranks_from(code, bucket, scaled, 1, ranks);
+    else if (code->steps == 2) ranks_from(code, bucket, scaled, 2, ranks);
+    else ranks_from(code, bucket, scaled, code->steps, ranks);
     return load_bytes32(ranks);
 }
 
+/* 32 elements as the ranks of their values in the codebook, the smallest first. */
 INLINE bytes32 ranks_of(const struct codes *code, struct tree tree, const void *x, bnb_dtype dtype, size_t i, float inverse) {
-    return code->bits == 4 ? ranks_in_tree(tree, x, dtype, i, inverse) : ranks_in_buckets(code, x, dtype, i, inverse);
+    if (code->bits == 8 && WIDTH <= 8) return ranks_in_buckets(code, x, dtype, i, inverse);
+    ints below[VECTORS_OF_32];
+    for (int v = 0; v < VECTORS_OF_32; v++) {
+        floats scaled = clamp(load(x, dtype, i + (size_t)v * WIDTH) * inverse);
+        below[v] = code->bits == 4 ? below_in_tree(tree, scaled) : below_in_buckets(code, scaled);
+    }
+    return narrow(below);
 }
 
 INLINE void put_codes(const struct quantize_job *job, uint32_t bits, bool ascending, size_t i, bytes32 ranks, size_t count) {

@@ -2,8 +2,8 @@
  * operators on vector types, and only what those cannot say is a function here or in a backend.
  *
  * A backend defines WIDTH, the floats in a register, and:
- *   table8, table16     8 or 16 floats to look up, and table8_of, table16_of, lookup8, lookup16: each lane's index counts
- *                       by its lowest 3 or 4 bits
+ *   table8, table16     8 or 16 floats to look up, and table8_of, table16_of, lookup8, lookup16: a lane's index counts by
+ *                       its lowest 3 or 4 bits
  *   code_table          16 int16 values to decode 4-bit codes with, code_table_of, decode_shorts and element_in_slot
  *   lookup_bytes        32 bytes, each the index of one in a table of 16
  *   narrow              32 small integers as bytes, in order

@@ -1,5 +1,5 @@
 /* The backend of simd.h for any width and any processor, with NEON's table lookups where there are some. It serves
- * baseline x86-64 and ARM at four floats; the tests also build it at sixteen, to run AVX-512's paths without AVX-512. */
+ * baseline x86-64 and ARM at four floats; the tests also build it at sixteen, to run AVX-512's paths without it. */
 #if defined __ARM_NEON && WIDTH == 4
 #define NEON 1
 #include <arm_neon.h>
@@ -24,7 +24,8 @@ INLINE floats lookup16(table16 table, ints index) { return (floats)vqtbl4q_u8(ta
 
 INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     uint8x16_t values = vld1q_u8(table);
-    bytes16 low = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.lo), high = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.hi);
+    bytes16 low = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.lo),
+            high = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.hi);
     bytes32 out;
     out.lo = low, out.hi = high;
     return out;

@@ -1,5 +1,5 @@
-/* AVX-512's instructions as csrc/cpu/simd_avx512.h uses them, spelled out from Intel's descriptions: included before it,
- * so that the backend runs where there is no such processor. */
+/* AVX-512's instructions as csrc/cpu/simd_avx512.h uses them, spelled out from Intel's descriptions: included before
+ * it, so that the backend runs where there is no such processor. */
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
