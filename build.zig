@@ -15,6 +15,8 @@ const sources = [_][]const u8{
     "ops/dequantize.c",
     "ops/matmul.c",
     "ops/launch.c",
+    "ops/int8_quantize.c",
+    "ops/int8_matmul.c",
     "ops/compare.c",
     "ops/gguf.c",
     "cpu/dispatch.c",

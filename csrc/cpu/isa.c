@@ -11,10 +11,14 @@
 #include "matmul_panel.c"
 #include "matmul_vector.c"
 #include "matmul.c"
+#include "int8_quantize.c"
+#include "int8_matmul.c"
 
 #define TEXT(name) #name
 #define NAME_TEXT(name) TEXT(name)
 #define JOIN(prefix, name) prefix##name
 #define TABLE(name) JOIN(cpu_forms_, name)
 
-const struct cpu_forms TABLE(ISA) = {NAME_TEXT(ISA), quantize, dequantize, cast, matmul};
+const struct cpu_forms TABLE(ISA) = {
+    NAME_TEXT(ISA), quantize, dequantize, cast, matmul, int8_outliers, int8_quantize, int8_dequantize, int8_mm_dequant, int8_matmul,
+};
