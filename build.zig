@@ -18,6 +18,7 @@ const sources = [_][]const u8{
     "ops/int8_quantize.c",
     "ops/int8_matmul.c",
     "ops/compare.c",
+    "ops/optimizer.c",
     "ops/gguf.c",
     "cpu/dispatch.c",
     "cpu/pool.c",

@@ -8,6 +8,7 @@
 #include "quantize.c"
 #include "dequantize.c"
 #include "cast.c"
+#include "optimizer.c"
 #include "matmul_panel.c"
 #include "matmul_vector.c"
 #include "matmul.c"
@@ -20,5 +21,15 @@
 #define TABLE(name) JOIN(cpu_forms_, name)
 
 const struct cpu_forms TABLE(ISA) = {
-    NAME_TEXT(ISA), quantize, dequantize, cast, matmul, int8_outliers, int8_quantize, int8_dequantize, int8_mm_dequant, int8_matmul,
+    .isa = NAME_TEXT(ISA),
+    .quantize = quantize,
+    .dequantize = dequantize,
+    .cast = cast,
+    .optimizer = optimizer,
+    .matmul = matmul,
+    .int8_outliers = int8_outliers,
+    .int8_quantize = int8_quantize,
+    .int8_dequantize = int8_dequantize,
+    .int8_mm_dequant = int8_mm_dequant,
+    .int8_matmul = int8_matmul,
 };

@@ -9,6 +9,9 @@ static const char args_h[] = {
 static const char common_h[] = {
 #embed <common.h> suffix(, 0)
 };
+static const char optimizer_rule_h[] = {
+#embed <optimizer_rule.h> suffix(, 0)
+};
 static const char cast[] = {
 #embed <cast.metal> suffix(, 0)
 };
@@ -18,6 +21,12 @@ static const char quantize[] = {
 static const char dequantize[] = {
 #embed <dequantize.metal> suffix(, 0)
 };
+static const char compare[] = {
+#embed <compare.metal> suffix(, 0)
+};
+static const char optimizer[] = {
+#embed <optimizer.metal> suffix(, 0)
+};
 static const char matmul_vector[] = {
 #embed <matmul_vector.metal> suffix(, 0)
 };
@@ -25,12 +34,19 @@ static const char matmul_tile[] = {
 #embed <matmul_tile.metal> suffix(, 0)
 };
 
-const struct kernel_source kernel_headers[] = {{"args.h", args_h}, {"common.h", common_h}, {NULL, NULL}};
+const struct kernel_source kernel_headers[] = {
+    {"args.h", args_h},
+    {"common.h", common_h},
+    {"optimizer_rule.h", optimizer_rule_h},
+    {NULL, NULL},
+};
 
 const struct kernel_source kernel_families[] = {
     {"cast", cast},
     {"quantize", quantize},
     {"dequantize", dequantize},
+    {"compare", compare},
+    {"optimizer", optimizer},
     {"matmul_vector", matmul_vector},
     {"matmul_tile", matmul_tile},
     {NULL, NULL},
