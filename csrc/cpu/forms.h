@@ -129,10 +129,17 @@ struct optimizer_job {
 
 /* Sets flags[c] to -1 where column c holds a magnitude of at least `threshold`; the others come in as 0. */
 struct int8_outliers_job {
-    struct dense x;
-    float        threshold;
-    int32_t     *flags;
+    struct dense     x;
+    float            threshold;
+    _Atomic int32_t *flags; /* several threads may set the same */
 };
+
+/* The one step that sets flags: of a row's columns [first, last). */
+static inline void flag_outliers(const struct int8_outliers_job *job, size_t row, size_t first, size_t last) {
+    for (size_t c = first; c < last; c++)
+        if (__builtin_fabsf(element_of(&job->x, row * job->x.columns + c)) >= job->threshold)
+            atomic_store_explicit(&job->flags[c], -1, memory_order_relaxed);
+}
 
 struct int8_quantize_job {
     struct dense   x;
@@ -206,7 +213,7 @@ struct cpu_forms {
     void (*cast)(const void *cast_job, size_t first, size_t last);
     void (*optimizer)(const void *optimizer_job, size_t first_block, size_t last_block);
     bnb_status (*matmul)(const struct matmul_job *job); /* takes every case; only scratch memory can fail it */
-    void (*int8_outliers)(const void *int8_outliers_job, size_t first_column, size_t last_column);
+    void (*int8_outliers)(const void *int8_outliers_job, size_t first_row, size_t last_row);
     void (*int8_quantize)(const void *int8_quantize_job, size_t first_row, size_t last_row);
     void (*int8_dequantize)(const void *int8_dequantize_job, size_t first_row, size_t last_row);
     void (*int8_mm_dequant)(const void *int8_mm_dequant_job, size_t first_row, size_t last_row);

@@ -4,25 +4,26 @@
 /* All bits of a lane where a magnitude, given as bits, reaches the threshold. */
 INLINE ints reaching(ints magnitude, float threshold) { return (floats)magnitude >= threshold; }
 
+/* Outliers are rare: 64 elements are looked at together before each is. */
 INLINE void outliers_of(const struct int8_outliers_job *job, size_t first, size_t last, bnb_dtype dtype) {
     const struct dense *x = &job->x;
-    for (size_t row = 0; row < x->rows; row++) {
-        size_t at = row * x->columns, c = first;
-        for (; c + WIDTH <= last; c += WIDTH) {
-            ints flags = load_ints(job->flags + c) | reaching((ints)load(x->data, dtype, at + c) & 0x7fffffff, job->threshold);
-            memcpy(job->flags + c, &flags, sizeof flags);
+    for (size_t row = first; row < last; row++) {
+        size_t at = row * x->columns, c = 0;
+        for (; c + 64 <= x->columns; c += 64) {
+            ints any = 0;
+            for (size_t i = 0; i < 64; i += WIDTH) any |= reaching((ints)load(x->data, dtype, at + c + i) & 0x7fffffff, job->threshold);
+            if (__builtin_reduce_or(any)) flag_outliers(job, row, c, c + 64);
         }
-        for (; c < last; c++)
-            if (__builtin_fabsf(element_of(x, at + c)) >= job->threshold) job->flags[c] = -1;
+        flag_outliers(job, row, c, x->columns);
     }
 }
 
-static void int8_outliers(const void *int8_outliers_job, size_t first_column, size_t last_column) {
+static void int8_outliers(const void *int8_outliers_job, size_t first_row, size_t last_row) {
     const struct int8_outliers_job *job = int8_outliers_job;
     switch (job->x.dtype) {
-    case BNB_F16: outliers_of(job, first_column, last_column, BNB_F16); break;
-    case BNB_BF16: outliers_of(job, first_column, last_column, BNB_BF16); break;
-    default: outliers_of(job, first_column, last_column, BNB_F32); break;
+    case BNB_F16: outliers_of(job, first_row, last_row, BNB_F16); break;
+    case BNB_BF16: outliers_of(job, first_row, last_row, BNB_BF16); break;
+    default: outliers_of(job, first_row, last_row, BNB_F32); break;
     }
 }
 

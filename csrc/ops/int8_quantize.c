@@ -8,9 +8,7 @@
 
 static void outliers_plain(const void *argument, size_t first, size_t last) {
     const struct int8_outliers_job *job = argument;
-    for (size_t row = 0; row < job->x.rows; row++)
-        for (size_t c = first; c < last; c++)
-            if (fabsf(element_of(&job->x, row * job->x.columns + c)) >= job->threshold) job->flags[c] = -1;
+    for (size_t row = first; row < last; row++) flag_outliers(job, row, 0, job->x.columns);
 }
 
 /* The larger of a magnitude and another element's, where that counts; a NaN is above an infinity, and that above all else. */
@@ -68,13 +66,14 @@ size_t int8_count_outliers(const int32_t *list, size_t columns) {
 }
 
 static void list_outliers_host(const bnb_tensor *x, float threshold, const bnb_tensor *outliers) {
-    struct int8_outliers_job job = {dense_of(x), threshold, buffer_host(outliers->buffer)};
-    memset(job.flags, 0, x->columns * sizeof *job.flags);
-    parallel_for(x->columns, ceil_div(1 << 16, x->rows) + 64, cpu_forms()->int8_outliers ? cpu_forms()->int8_outliers : outliers_plain, &job);
+    int32_t                 *list = buffer_host(outliers->buffer);
+    struct int8_outliers_job job = {dense_of(x), threshold, (_Atomic int32_t *)list};
+    memset(list, 0, x->columns * sizeof *list);
+    parallel_for(x->rows, ceil_div(1 << 16, x->columns), cpu_forms()->int8_outliers ? cpu_forms()->int8_outliers : outliers_plain, &job);
     size_t count = 0; /* the list grows over the flags that have been looked at */
     for (size_t c = 0; c < x->columns; c++)
-        if (job.flags[c]) job.flags[count++] = (int32_t)c;
-    while (count < x->columns) job.flags[count++] = -1;
+        if (list[c]) list[count++] = (int32_t)c;
+    while (count < x->columns) list[count++] = -1;
 }
 
 bnb_status int8_list_outliers(const bnb_tensor *x, float threshold, const bnb_tensor *outliers) {
@@ -125,7 +124,7 @@ static void quantize_host(const struct int8_pass *pass) {
         job.outliers = buffer_host(pass->outliers->buffer);
         job.outlier_count = int8_count_outliers(job.outliers, job.x.columns);
     }
-    size_t rows_grain = ceil_div(1 << 15, job.x.columns), columns_grain = ceil_div(1 << 15, job.x.rows) + 64;
+    size_t rows_grain = ceil_div(1 << 15, job.x.columns), columns_grain = ceil_div(1 << 15, job.x.rows) + 512; /* runs of memory */
     if (!pass->by_column) {
         parallel_for(job.x.rows, rows_grain, cpu_forms()->int8_quantize ? cpu_forms()->int8_quantize : rows_plain, &job);
     } else {
