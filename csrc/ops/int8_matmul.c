@@ -8,9 +8,12 @@ enum { COLUMNS_MOST = 131'071 }; /* products of two bytes that surely add up in 
 
 /* ── The plain loops ────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static float output_of(const struct int8_output *to, size_t m, size_t n, int32_t sum, float added) {
-    float value = int8_value(sum, to->row_stats[m], to->column_stats[n]) + added;
-    return to->bias ? value + to->bias[n] : value;
+/* `added` may be NULL. */
+static void put_output(const struct int8_output *to, size_t m, size_t n, int32_t sum, const float *added) {
+    float value = int8_value(sum, to->row_stats[m], to->column_stats[n]);
+    if (added) value += *added;
+    if (to->bias) value += to->bias[n];
+    put_element(to->y, to->dtype, m * to->columns + n, value);
 }
 
 /* Columns [first, last) of the output: rows of b. */
@@ -32,7 +35,7 @@ static void matmul_plain(const void *argument, size_t first, size_t last) {
                 size_t k = (size_t)job->outliers[o];
                 added += (double)element_of(&job->x, m * columns + k) * int8_weight(b[k], job->to.column_stats[n]);
             }
-            put_element(job->to.y, job->to.dtype, m * job->to.columns + n, output_of(&job->to, m, n, sum, (float)added));
+            put_output(&job->to, m, n, sum, job->outlier_count ? &(float){(float)added} : NULL);
         }
     }
 }
@@ -40,13 +43,13 @@ static void matmul_plain(const void *argument, size_t first, size_t last) {
 static void mm_dequant_plain(const void *argument, size_t first, size_t last) {
     const struct int8_mm_dequant_job *job = argument;
     for (size_t m = first; m < last; m++)
-        for (size_t n = 0; n < job->to.columns; n++) {
-            size_t i = m * job->to.columns + n;
-            put_element(job->to.y, job->to.dtype, i, output_of(&job->to, m, n, job->sums[i], 0));
-        }
+        for (size_t n = 0; n < job->to.columns; n++) put_output(&job->to, m, n, job->sums[m * job->to.columns + n], NULL);
 }
 
-/* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── The launches ───────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* As in matmul.c: up to VECTORS_MOST rows, b is read anew for every 4; beyond, tiles; larger ones where they are many. */
+enum { VECTORS_MOST = 8, TILES_WANTED = 256 };
 
 /* One product. Without stats the sums are the output; x and outliers, or both NULL; bias, or NULL. */
 struct product {
@@ -55,6 +58,53 @@ struct product {
     const bnb_tensor *bias; /* f32 */
     bnb_tensor       *y;
 };
+
+static bnb_status launch(const struct product *p) {
+    size_t m = p->y->rows, n = p->y->columns, k = p->b ? p->b->columns : 1;
+    if (m > INT32_MAX || n > INT32_MAX) return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
+    struct int8_matmul_args args = {.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k};
+    const struct buffer    *y = p->y->buffer, *row_stats = p->row_stats ? p->row_stats->buffer : y;
+    const struct buffer    *column_stats = p->column_stats ? p->column_stats->buffer : y, *bias = p->bias ? p->bias->buffer : row_stats;
+    struct launch           launch = {
+        .family = "int8_matmul",
+        .constants = {p->y->dtype, p->outliers != NULL, p->x ? p->x->dtype : 0, p->bias != NULL, k % VECTOR_CHUNK == 0},
+        .constant_count = 5,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .groups = {1, 1, 1},
+        .bytes_moved = p->a->buffer->bytes + (p->b ? p->b->buffer->bytes : 0) + y->bytes,
+    };
+    if (!p->b) {
+        launch.kernel = "int8_mm_dequant";
+        launch.groups[0] = args.m;
+        launch.threads = INT8_THREADS;
+        memcpy(launch.bindings, (struct binding[]){binding_of(p->a->buffer), binding_of(row_stats), binding_of(column_stats), binding_of(bias), binding_of(y)},
+               5 * sizeof *launch.bindings);
+        launch.binding_count = 5;
+        return y->device->gpu->launch(&launch);
+    }
+    const struct buffer *x = p->x ? p->x->buffer : p->a->buffer, *outliers = p->outliers ? p->outliers->buffer : p->a->buffer;
+    memcpy(launch.bindings, (struct binding[]){binding_of(p->a->buffer), binding_of(p->b->buffer), binding_of(row_stats), binding_of(column_stats),
+                                               binding_of(x), binding_of(outliers), binding_of(bias), binding_of(y)},
+           8 * sizeof *launch.bindings);
+    launch.binding_count = 8;
+    if (m <= VECTORS_MOST) {
+        uint32_t vectors = m == 1 ? 1 : m == 2 ? 2 : 4;
+        launch.kernel = vectors == 1 ? "int8_vector_1" : vectors == 2 ? "int8_vector_2" : "int8_vector_4";
+        launch.groups[0] = (uint32_t)ceil_div(n, VECTOR_COLUMNS);
+        launch.groups[1] = (uint32_t)ceil_div(m, vectors);
+        launch.threads = VECTOR_THREADS;
+    } else {
+        uint32_t side = m > 32 && ceil_div(m, 64) * ceil_div(n, 64) >= TILES_WANTED / 2 ? 64 : 32;
+        launch.kernel = side == 64 ? "int8_tile_64" : "int8_tile_32";
+        launch.groups[0] = (uint32_t)ceil_div(n, side);
+        launch.groups[1] = (uint32_t)ceil_div(m, side);
+        launch.threads = TILE_THREADS;
+    }
+    return y->device->gpu->launch(&launch);
+}
+
+/* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static struct int8_output output_to(const struct product *p) {
     return (struct int8_output){
@@ -93,7 +143,7 @@ static bnb_status mm_dequant_host(const struct product *p) {
 
 static bnb_status run(const struct product *p, const char *function) {
     bnb_device *device = p->y->buffer->device;
-    bnb_status  status = device->gpu ? fail(BNB_UNSUPPORTED, "no kernel") : BNB_UNSUPPORTED;
+    bnb_status  status = device->gpu ? launch(p) : BNB_UNSUPPORTED;
     if (status != BNB_UNSUPPORTED || fall_back(device, function) != BNB_OK) return status;
     return p->b ? matmul_host(p) : mm_dequant_host(p);
 }

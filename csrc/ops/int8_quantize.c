@@ -57,6 +57,101 @@ static void dequantize_plain(const void *argument, size_t first, size_t last) {
             put_element(job->y, job->dtype, i, int8_weight(job->codes[i], job->stats[row]));
 }
 
+/* ── The launches ───────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* What the kernels have in common: all but bindings and grid. */
+static bnb_status prepare(const char *kernel, const bnb_tensor *x, float threshold, struct int8_quantize_args *args, struct launch *launch) {
+    if (x->rows > UINT32_MAX || x->columns > INT32_MAX) return fail(BNB_UNSUPPORTED, "2^32 rows or 2^31 columns");
+    *args = (struct int8_quantize_args){.rows = (uint32_t)x->rows, .columns = (uint32_t)x->columns, .threshold = threshold};
+    *launch = (struct launch){
+        .family = "int8_quantize",
+        .kernel = kernel,
+        .constants = {x->dtype, threshold != 0},
+        .constant_count = 6,
+        .args = args,
+        .args_bytes = sizeof *args,
+        .groups = {1, 1, 1},
+        .threads = INT8_THREADS,
+        .bytes_moved = x->buffer->bytes,
+    };
+    return BNB_OK;
+}
+
+static bnb_status launch_outliers(const bnb_tensor *x, float threshold, const bnb_tensor *outliers) {
+    struct int8_quantize_args args;
+    struct launch             launch;
+    bnb_device               *device = x->buffer->device;
+    bnb_status                status = prepare("int8_flags", x, threshold, &args, &launch);
+    if (status) return status;
+    struct buffer *flags = buffer_new(device, x->columns * sizeof(int32_t));
+    if (!flags) return bnb_last_status();
+    launch.bindings[0] = binding_of(x->buffer);
+    launch.bindings[1] = binding_of(flags);
+    launch.binding_count = 2;
+    launch.groups[0] = (uint32_t)ceil_div(x->columns, 32);
+    status = device->gpu->launch(&launch);
+    launch.kernel = "int8_list";
+    launch.bindings[0] = binding_of(flags);
+    launch.bindings[1] = binding_of(outliers->buffer);
+    launch.groups[0] = 1;
+    launch.bytes_moved = 2 * flags->bytes;
+    if (status == BNB_OK) status = device->gpu->launch(&launch);
+    buffer_release(flags); /* the driver keeps it until the work is done */
+    return status;
+}
+
+static bnb_status launch_column_stats(const struct int8_pass *pass) {
+    struct int8_quantize_args args;
+    struct launch             launch;
+    bnb_status                status = prepare("int8_column_stats", pass->x, pass->threshold, &args, &launch);
+    if (status) return status;
+    launch.bindings[0] = binding_of(pass->x->buffer);
+    launch.bindings[1] = binding_of(pass->stats->buffer);
+    launch.binding_count = 2;
+    launch.groups[0] = (uint32_t)ceil_div(pass->x->columns, 32);
+    return pass->x->buffer->device->gpu->launch(&launch);
+}
+
+static bnb_status launch_rows(const struct int8_pass *pass, bool finds) {
+    struct int8_quantize_args args;
+    struct launch             launch;
+    bnb_status                status = prepare("int8_rows", pass->x, pass->threshold, &args, &launch);
+    if (status) return status;
+    launch.constants[2] = pass->by_column;
+    launch.constants[3] = finds;
+    launch.constants[4] = pass->codes != NULL;
+    launch.constants[5] = pass->outliers != NULL;
+    launch.bindings[0] = binding_of(pass->x->buffer);
+    launch.bindings[1] = binding_of((pass->outliers ? pass->outliers : pass->x)->buffer);
+    launch.bindings[2] = binding_of(pass->stats->buffer);
+    launch.bindings[3] = binding_of((pass->codes ? pass->codes : pass->stats)->buffer);
+    launch.binding_count = 4;
+    launch.groups[0] = args.rows;
+    launch.bytes_moved += pass->codes ? pass->codes->buffer->bytes : 0;
+    return pass->x->buffer->device->gpu->launch(&launch);
+}
+
+static bnb_status launch_pass(const struct int8_pass *pass) {
+    if (!pass->by_column) return launch_rows(pass, pass->finds);
+    bnb_status status = pass->finds ? launch_column_stats(pass) : BNB_OK;
+    return status || !pass->codes ? status : launch_rows(pass, false);
+}
+
+static bnb_status launch_dequantize(const bnb_tensor *codes, const bnb_tensor *stats, const bnb_tensor *y) {
+    struct int8_quantize_args args;
+    struct launch             launch;
+    bnb_status                status = prepare("int8_dequantize", codes, 0, &args, &launch);
+    if (status) return status;
+    launch.constants[0] = y->dtype;
+    launch.bindings[0] = binding_of(codes->buffer);
+    launch.bindings[1] = binding_of(stats->buffer);
+    launch.bindings[2] = binding_of(y->buffer);
+    launch.binding_count = 3;
+    launch.groups[0] = args.rows;
+    launch.bytes_moved += y->buffer->bytes;
+    return codes->buffer->device->gpu->launch(&launch);
+}
+
 /* ── Outliers ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 size_t int8_count_outliers(const int32_t *list, size_t columns) {
@@ -78,7 +173,7 @@ static void list_outliers_host(const bnb_tensor *x, float threshold, const bnb_t
 
 bnb_status int8_list_outliers(const bnb_tensor *x, float threshold, const bnb_tensor *outliers) {
     bnb_device *device = x->buffer->device;
-    bnb_status  status = device->gpu ? fail(BNB_UNSUPPORTED, "no kernel") : BNB_UNSUPPORTED;
+    bnb_status  status = device->gpu ? launch_outliers(x, threshold, outliers) : BNB_UNSUPPORTED;
     if (status != BNB_UNSUPPORTED || fall_back(device, "int8_outliers") != BNB_OK) return status;
     list_outliers_host(x, threshold, outliers);
     return BNB_OK;
@@ -135,7 +230,7 @@ static void quantize_host(const struct int8_pass *pass) {
 
 bnb_status int8_quantize(const struct int8_pass *pass) {
     bnb_device *device = pass->x->buffer->device;
-    bnb_status  status = device->gpu ? fail(BNB_UNSUPPORTED, "no kernel") : BNB_UNSUPPORTED;
+    bnb_status  status = device->gpu ? launch_pass(pass) : BNB_UNSUPPORTED;
     if (status != BNB_UNSUPPORTED || fall_back(device, "int8_quantize") != BNB_OK) return status;
     quantize_host(pass);
     return BNB_OK;
@@ -211,7 +306,7 @@ bnb_tensor *bnb_int8_vectorwise_dequant(const bnb_tensor *codes, const bnb_tenso
     bnb_tensor *y = tensor_new(device, dtype, codes->rows, codes->columns);
     if (!y) return NULL;
     count_operation(device);
-    bnb_status status = device->gpu ? fail(BNB_UNSUPPORTED, "no kernel") : BNB_UNSUPPORTED;
+    bnb_status status = device->gpu ? launch_dequantize(codes, stats, y) : BNB_UNSUPPORTED;
     if (status == BNB_UNSUPPORTED && fall_back(device, function) == BNB_OK) {
         dequantize_host(codes, stats, y);
         status = BNB_OK;
