@@ -14,6 +14,7 @@ enum { BUCKET_SHIFT = 17, BUCKET_BASE = (127 - 24) << 6, BUCKETS = (24 << 6) + 1
 struct codes {
     uint32_t bits, size;      /* size = 2^bits */
     float    values[256];     /* by code */
+    float    step;            /* where values[code] is (int8_t)code * step, else 0 */
     float    thresholds[256]; /* ascending; size - 1 of them, then +infinity */
     uint8_t  order[256];      /* the code of the nth smallest value */
 

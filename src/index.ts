@@ -26,6 +26,7 @@ export {
   int8VectorwiseDequant,
   int8VectorwiseQuant,
   matmul8bit,
+  matmul8bitFp,
 } from "./int8.ts";
 export { linear, type MatmulOptions, matmul4bit, matmulBlockwise } from "./matmul.ts";
 export type { Precision } from "./native.ts";
