@@ -15,6 +15,8 @@ const sources = [_][]const u8{
     "ops/dequantize.c",
     "ops/matmul.c",
     "ops/launch.c",
+    "ops/int8_quantize.c",
+    "ops/int8_matmul.c",
     "ops/compare.c",
     "ops/optimizer.c",
     "ops/gguf.c",
@@ -38,6 +40,7 @@ const x86_isas = [_]Isa{
 };
 const arm_isas = [_]Isa{
     .{ .name = "neon", .cpu = "generic" },
+    .{ .name = "dotprod", .cpu = "generic+dotprod" },
 };
 
 pub fn build(b: *std.Build) void {

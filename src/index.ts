@@ -12,6 +12,22 @@ export { type Comparison, compare } from "./compare.ts";
 export { currentDevice, Device, type DeviceKind, type DeviceReport, devices, setDevice } from "./device.ts";
 export type { ArrayOf, DType, FloatDType, TensorValues } from "./dtype.ts";
 export { BnbError, type BnbErrorCode } from "./error.ts";
+export {
+  type Int8MmOptions,
+  type Int8QuantOptions,
+  type Int8Rows,
+  type Int8RowsAndColumns,
+  Int8Weight,
+  int8DoubleQuant,
+  int8LinearMatmul,
+  int8MixedScaledMm,
+  int8MmDequant,
+  int8ScaledMm,
+  int8VectorwiseDequant,
+  int8VectorwiseQuant,
+  matmul8bit,
+  matmul8bitFp,
+} from "./int8.ts";
 export { linear, type MatmulOptions, matmul4bit, matmulBlockwise } from "./matmul.ts";
 export type { Precision } from "./native.ts";
 export * as optim from "./optim/index.ts";

@@ -4,6 +4,7 @@ import { compare } from "./compare.ts";
 import type { Device } from "./device.ts";
 import type { FloatDType } from "./dtype.ts";
 import { BnbError } from "./error.ts";
+import { Int8Weight, int8DoubleQuant, matmul8bit, matmul8bitFp } from "./int8.ts";
 import { linear, matmul4bit, matmulBlockwise } from "./matmul.ts";
 import { AdEMAMix8bit, AdEMAMix32bit, LAMB8bit, type Optimizer, type OptimizerClass } from "./optim/index.ts";
 import { Parameter } from "./parameter.ts";
@@ -50,6 +51,12 @@ const probes: [operation: string, format: string, probe: Probe][] = [
   ["matmul, many rows", "nested scales", ({ w, batch }) => matmul4bit(batch, nested(w))],
   ["matmul, one row", "dense", ({ w, x }) => linear(x, w)],
   ["matmul, many rows", "dense", ({ w, batch }) => linear(batch, w)],
+  ["quantise", "LLM.int8()", ({ w }) => int8DoubleQuant(w, { threshold: 0.99 })],
+  ["dequantise", "LLM.int8()", ({ w }) => Int8Weight.quantize(w).dequantize()],
+  ["matmul, one row", "LLM.int8()", ({ w, x }) => matmul8bit(x, Int8Weight.quantize(w), { threshold: 0.99 })],
+  ["matmul, many rows", "LLM.int8()", ({ w, batch }) => matmul8bit(batch, Int8Weight.quantize(w), { threshold: 0.99 })],
+  ["matmul, one row", "int8 weights", ({ w, x }) => matmul8bitFp(x, Int8Weight.quantize(w))],
+  ["matmul, many rows", "int8 weights", ({ w, batch }) => matmul8bitFp(batch, Int8Weight.quantize(w))],
   ["cast", "float32, float16, bfloat16", ({ w }) => castAll(w)],
   ["compare", "dense", ({ w }) => compare(w, w)],
   ["optimizer step", "32-bit states", ({ w }) => stepped(AdEMAMix32bit, w)],

@@ -33,6 +33,12 @@ static const char matmul_vector[] = {
 static const char matmul_tile[] = {
 #embed <matmul_tile.metal> suffix(, 0)
 };
+static const char int8_quantize[] = {
+#embed <int8_quantize.metal> suffix(, 0)
+};
+static const char int8_matmul[] = {
+#embed <int8_matmul.metal> suffix(, 0)
+};
 
 const struct kernel_source kernel_headers[] = {
     {"args.h", args_h},
@@ -49,5 +55,7 @@ const struct kernel_source kernel_families[] = {
     {"optimizer", optimizer},
     {"matmul_vector", matmul_vector},
     {"matmul_tile", matmul_tile},
+    {"int8_quantize", int8_quantize},
+    {"int8_matmul", int8_matmul},
     {NULL, NULL},
 };

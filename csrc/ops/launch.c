@@ -3,7 +3,8 @@
 
 #include "launch.h"
 
-static_assert((int)STORE_F32 == BNB_F32 && (int)STORE_F16 == BNB_F16 && (int)STORE_BF16 == BNB_BF16,
+static_assert((int)STORE_F32 == BNB_F32 && (int)STORE_F16 == BNB_F16 && (int)STORE_BF16 == BNB_BF16 &&
+                  (int)STORE_I32 == BNB_I32,
               "kernels know dtypes by these numbers");
 static_assert((int)CODES_BUCKET_SHIFT == BUCKET_SHIFT && (int)CODES_BUCKET_BASE == BUCKET_BASE,
               "kernels look codes up in the same buckets");

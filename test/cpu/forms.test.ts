@@ -28,7 +28,11 @@ const forms: Record<string, string[]> =
         wide: ["-mcpu=haswell", "-DPORTABLE_WIDTH=16", "-Wno-psabi"],
         emulated: ["-mcpu=haswell", "-include", "test/cpu/emulate_avx512.h", "-Wno-psabi"],
       }
-    : { neon: ["-mcpu=generic"], wide: ["-mcpu=generic", "-DPORTABLE_WIDTH=16", "-Wno-psabi"] };
+    : {
+        neon: ["-mcpu=generic"],
+        dotprod: ["-mcpu=generic+dotprod"],
+        wide: ["-mcpu=generic", "-DPORTABLE_WIDTH=16", "-Wno-psabi"],
+      };
 
 async function zig(...args: string[]): Promise<void> {
   const run = Bun.spawn([findZig(), "cc", ...flags, ...args], { cwd: root, stdout: "ignore", stderr: "pipe" });
