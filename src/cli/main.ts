@@ -3,8 +3,10 @@
 import { Command, CommanderError } from "commander";
 import { BnbError } from "../error.ts";
 import { version } from "../version.ts";
+import { benchCommand } from "./bench.ts";
 import { convertCommand } from "./convert.ts";
 import { dequantizeCommand } from "./dequantize.ts";
+import { doctorCommand } from "./doctor.ts";
 import { inspectCommand } from "./inspect.ts";
 import { quantizeCommand } from "./quantize.ts";
 import { verifyCommand } from "./verify.ts";
@@ -28,7 +30,16 @@ Exit status: 0 done; 1 the input is damaged, or a check failed; 2 the command wa
   )
   .configureHelp({ showGlobalOptions: true });
 
-for (const command of [quantizeCommand, dequantizeCommand, convertCommand, inspectCommand, verifyCommand]) {
+const commands = [
+  quantizeCommand,
+  dequantizeCommand,
+  convertCommand,
+  inspectCommand,
+  verifyCommand,
+  doctorCommand,
+  benchCommand,
+];
+for (const command of commands) {
   program.addCommand(command().exitOverride());
 }
 program.exitOverride();
