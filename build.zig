@@ -14,6 +14,7 @@ const sources = [_][]const u8{
     "ops/quantize.c",
     "ops/dequantize.c",
     "ops/matmul.c",
+    "ops/matmul_backward.c",
     "ops/launch.c",
     "ops/compare.c",
     "ops/gguf.c",

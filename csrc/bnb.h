@@ -194,6 +194,15 @@ BNB_API bnb_tensor *bnb_matmul(const bnb_tensor *x, const bnb_tensor *w, const b
 /* The same product with a quantised w[n, k], which is never written out whole. */
 BNB_API bnb_tensor *bnb_matmul_quantized(const bnb_tensor *x, const bnb_quantized *w, const bnb_tensor *bias, bnb_precision precision);
 
+/* The gradient of that product with respect to x: with dy[m, n] of y, dx[m, k] = Σn dy[m, n] · w[n, k], in dy's dtype. */
+BNB_API bnb_tensor *bnb_matmul_backward(const bnb_tensor *dy, const bnb_tensor *w);
+
+/* The same with a quantised w[n, k], which is never written out whole. */
+BNB_API bnb_tensor *bnb_matmul_quantized_backward(const bnb_tensor *dy, const bnb_quantized *w);
+
+/* The gradient with respect to a dense w: dw[n, k] = Σm dy[m, n] · x[m, k], summed in fp32 and rounded once to `dtype`. */
+BNB_API bnb_tensor *bnb_matmul_backward_weight(const bnb_tensor *dy, const bnb_tensor *x, bnb_dtype dtype);
+
 /* How far b is from a, both f32, f16 or bf16: f32 [1, 4], being the root mean square of a, that of a - b, the largest
  * |a - b|, and the number of places where either is no finite number, which the first three leave out. */
 BNB_API bnb_tensor *bnb_compare(const bnb_tensor *a, const bnb_tensor *b);

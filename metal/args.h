@@ -57,10 +57,10 @@ struct dequantize_args {
 };
 static_assert(sizeof(struct dequantize_args) == 28, "host and kernels must lay out struct dequantize_args alike");
 
-// y[m, n] = Σk x[m, k] · w[n, k] + bias[n]; every size is below 2^31.
+// y[m, n] = Σk x[m, k] · w[n, k] + bias[n], or backward y[m, k] = Σn a[m, n] · w[n, k]; every size is below 2^31.
 struct matmul_args {
     uint32_t          m, n, k;
-    uint32_t          split; // the part of k that a tile sums: all of it, or a multiple of TILE_DEPTH
+    uint32_t          split; // the part of the sum that a tile takes: all of it, or a multiple of TILE_DEPTH
     struct scale_args scales;
 };
 static_assert(sizeof(struct matmul_args) == 36, "host and kernels must lay out struct matmul_args alike");

@@ -11,6 +11,12 @@ export { currentDevice, Device, type DeviceKind, type DeviceReport, devices, set
 export type { ArrayOf, DType, FloatDType, TensorValues } from "./dtype.ts";
 export { BnbError, type BnbErrorCode } from "./error.ts";
 export { linear, type MatmulOptions, matmul4bit, matmulBlockwise } from "./matmul.ts";
+export {
+  linearBackward,
+  linearBackwardWeight,
+  matmul4bitBackward,
+  matmulBlockwiseBackward,
+} from "./matmul_backward.ts";
 export type { Precision } from "./native.ts";
 export {
   type DequantizeOptions,

@@ -58,6 +58,9 @@ export const symbols = {
   bnb_dequantize: { args: [ptr, i32], returns: ptr },
   bnb_matmul: { args: [ptr, ptr, ptr, i32], returns: ptr },
   bnb_matmul_quantized: { args: [ptr, ptr, ptr, i32], returns: ptr },
+  bnb_matmul_backward: { args: [ptr, ptr], returns: ptr },
+  bnb_matmul_quantized_backward: { args: [ptr, ptr], returns: ptr },
+  bnb_matmul_backward_weight: { args: [ptr, ptr, i32], returns: ptr },
   bnb_compare: { args: [ptr, ptr], returns: ptr },
 
   bnb_deallocator: { args: [], returns: ptr },

@@ -31,6 +31,7 @@ test.each(isas.slice(0, -1))(
       "test",
       "test/quantize.test.ts",
       "test/matmul.test.ts",
+      "test/matmul_backward.test.ts",
       "test/tensor.test.ts",
     );
     if (exitCode !== 0) console.error(output.slice(-4000));

@@ -87,6 +87,13 @@ export function matmul(
   return y;
 }
 
+/** A matrix [rows, columns] turned round: with it, matmul gives the gradients too. */
+export function transpose(x: ArrayLike<number>, rows: number, columns: number): Float64Array {
+  const out = new Float64Array(rows * columns);
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = x[i * columns + j]!;
+  return out;
+}
+
 /** ‖got − want‖ / ‖want‖. */
 export function relativeError(got: ArrayLike<number>, want: ArrayLike<number>): number {
   let error = 0;

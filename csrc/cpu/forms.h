@@ -57,6 +57,11 @@ static inline float element_of(const struct dense *x, size_t i) {
     }
 }
 
+/* An element of a weight, which is `q`, or `w` where q->code is NULL. */
+static inline float weight_of(const struct dense *w, const struct coded *q, size_t i) {
+    return q->code ? q->code->values[code_at(q, i)] * scale_of(q, i / q->block) : element_of(w, i);
+}
+
 static inline void put_element(void *data, bnb_dtype dtype, size_t i, float value) {
     switch (dtype) {
     case BNB_F16: ((uint16_t *)data)[i] = f32_to_f16(value); break;
@@ -98,12 +103,23 @@ struct matmul_job {
     void         *y;
 };
 
+/* y[m, k] = Σn a[m, n] · w[n, k]. The weight is `q`, or `w` where q.code is NULL. */
+struct matmul_backward_job {
+    struct dense a;
+    bool         transposed; /* a is stored as a[n, m] */
+    struct dense w;
+    struct coded q;
+    void        *y;
+    bnb_dtype    dtype;
+};
+
 struct cpu_forms {
     const char *isa;
     void (*quantize)(const void *quantize_job, size_t first_block, size_t last_block);
     void (*dequantize)(const void *dequantize_job, size_t first_block, size_t last_block);
     void (*cast)(const void *cast_job, size_t first, size_t last);
     bnb_status (*matmul)(const struct matmul_job *job); /* takes every case; only scratch memory can fail it */
+    bnb_status (*matmul_backward)(const struct matmul_backward_job *job); /* the same */
 };
 
 /* The best table that this processor can run, or the one that BNB_ISA names where it can run that: `isa` tells which.

@@ -11,10 +11,11 @@
 #include "matmul_panel.c"
 #include "matmul_vector.c"
 #include "matmul.c"
+#include "matmul_backward.c"
 
 #define TEXT(name) #name
 #define NAME_TEXT(name) TEXT(name)
 #define JOIN(prefix, name) prefix##name
 #define TABLE(name) JOIN(cpu_forms_, name)
 
-const struct cpu_forms TABLE(ISA) = {NAME_TEXT(ISA), quantize, dequantize, cast, matmul};
+const struct cpu_forms TABLE(ISA) = {NAME_TEXT(ISA), quantize, dequantize, cast, matmul, matmul_backward};

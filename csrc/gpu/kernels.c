@@ -24,6 +24,9 @@ static const char matmul_vector[] = {
 static const char matmul_tile[] = {
 #embed <matmul_tile.metal> suffix(, 0)
 };
+static const char matmul_backward[] = {
+#embed <matmul_backward.metal> suffix(, 0)
+};
 
 const struct kernel_source kernel_headers[] = {{"args.h", args_h}, {"common.h", common_h}, {NULL, NULL}};
 
@@ -33,5 +36,6 @@ const struct kernel_source kernel_families[] = {
     {"dequantize", dequantize},
     {"matmul_vector", matmul_vector},
     {"matmul_tile", matmul_tile},
+    {"matmul_backward", matmul_backward},
     {NULL, NULL},
 };

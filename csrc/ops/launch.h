@@ -30,4 +30,13 @@ bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], st
 
 size_t quantized_bytes(const bnb_quantized *q);
 
+/* Products in tiles need tiles enough to fill the GPU, else the sum is split, though not below SPLIT_LEAST. */
+enum { TILES_WANTED = 256, SPLIT_LEAST = 512 };
+
+/* The part of `depth` products that each of `tiles` tiles sums: all of it, or a multiple of TILE_DEPTH. */
+uint32_t split_of(uint32_t depth, size_t tiles);
+
+/* y = the parts of a split, f32 [splits, y's rows, y's columns], added up; bias may be NULL. */
+bnb_status launch_sum(const struct buffer *parts, uint32_t splits, const bnb_tensor *bias, const bnb_tensor *y);
+
 #endif
