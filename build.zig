@@ -17,6 +17,7 @@ const sources = [_][]const u8{
     "ops/matmul_backward.c",
     "ops/launch.c",
     "ops/compare.c",
+    "ops/optimizer.c",
     "ops/gguf.c",
     "cpu/dispatch.c",
     "cpu/pool.c",

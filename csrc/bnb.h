@@ -71,6 +71,29 @@ typedef enum bnb_part {
     BNB_PART_NESTED_CODE   = 4, /* f32 [1, 256] */
 } bnb_part;
 
+/* Which rule an optimizer follows. Decay is decoupled in the first two and in Lion (p shrinks before it moves), and is
+ * added to the gradient in the others. LAMB is Adam with a trust ratio, LARS is momentum with one: see max_unorm. */
+typedef enum bnb_optimizer {
+    BNB_OPTIMIZER_ADAM     = 0, /* Kingma and Ba 2015; AdamW, Loshchilov and Hutter 2019 */
+    BNB_OPTIMIZER_ADEMAMIX = 1, /* Pagliardini et al. 2024; state1 holds the fast average, then the slow one */
+    BNB_OPTIMIZER_MOMENTUM = 2, /* m = beta1 × m + g, p -= lr × m; m = g at the first step */
+    BNB_OPTIMIZER_LION     = 3, /* Chen et al. 2023 */
+    BNB_OPTIMIZER_RMSPROP  = 4, /* Tieleman and Hinton 2012; beta1 keeps the mean of squares */
+    BNB_OPTIMIZER_ADAGRAD  = 5, /* Duchi et al. 2011 */
+} bnb_optimizer;
+
+/* What an optimizer's step is told beside its tensors, in bitsandbytes' words. Members are doubles, each and all, so that
+ * an array of doubles is one. */
+typedef struct bnb_hyperparameters {
+    double lr, beta1, beta2, beta3; /* rate from 0 on, betas in [0, 1) */
+    double alpha;                   /* the share of AdEMAMix's slow average */
+    double eps, weight_decay;
+    double gnorm_scale; /* gradients are multiplied by it */
+    double max_unorm;   /* above 0: where ‖direction‖ > max_unorm × ‖p‖, the step is scaled down by their quotient */
+    double skip_zeros;  /* not 0: elements whose gradient is zero are left as they are */
+    double step;        /* counted from 1, for bias correction */
+} bnb_hyperparameters;
+
 typedef enum bnb_counter {
     BNB_COUNTER_BYTES      = 0, /* in use by handles */
     BNB_COUNTER_PEAK       = 1, /* the most that were in use at once */
@@ -206,6 +229,16 @@ BNB_API bnb_tensor *bnb_matmul_backward_weight(const bnb_tensor *dy, const bnb_t
 /* How far b is from a, both f32, f16 or bf16: f32 [1, 4], being the root mean square of a, that of a - b, the largest
  * |a - b|, and the number of places where either is no finite number, which the first three leave out. */
 BNB_API bnb_tensor *bnb_compare(const bnb_tensor *a, const bnb_tensor *b);
+
+/* One step of an optimizer: p[m, n] and its states are updated in place under the gradient g[m, n]; both are f32, f16 or
+ * bf16. A state is f32, or u8 codes with a scale for each 256 elements: absmax f32, a codebook of 256 values, and each
+ * new value's nearest code (Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization). State2 belongs to Adam
+ * and AdEMAMix, absmax and code to u8 states, `unorm` (f32 [1, 1], which becomes ‖direction‖) to max_unorm above 0;
+ * what does not belong is ignored and may be NULL. AdEMAMix's state1 and absmax1 are twice as large.
+ * An element whose gradient is NaN, infinite or beyond 1e18 is left as it is, parameter and states. */
+BNB_API bnb_status bnb_optimizer_step(bnb_optimizer kind, const bnb_hyperparameters *hyperparameters, bnb_tensor *p, const bnb_tensor *g,
+                                      bnb_tensor *state1, bnb_tensor *absmax1, const bnb_codebook *code1, bnb_tensor *state2,
+                                      bnb_tensor *absmax2, const bnb_codebook *code2, bnb_tensor *unorm);
 
 /* ── The collector ──────────────────────────────────────────────────────────────────────────────────────────────── */
 

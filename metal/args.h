@@ -17,6 +17,10 @@ enum {
     TILE_THREADS       = 128,  // 4 simdgroups, two by two
     TILE_DEPTH         = 32,   // a split of k is a multiple of it
     SUM_THREADS        = 256,
+    COMPARE_THREADS    = 256,  // 8 elements a thread
+    COMPARE_SUMS_BYTES = 16,   // what a threadgroup leaves
+    OPTIMIZER_THREADS  = 256,  // 8 simdgroups, each at one block of the states
+    OPTIMIZER_BLOCK    = 256,  // elements that share a scale of 8-bit states
 };
 
 // csrc/codebook.h explains the parts. A magnitude's bucket is its bits >> CODES_BUCKET_SHIFT, less CODES_BUCKET_BASE.
@@ -70,5 +74,40 @@ struct sum_args {
     uint32_t m, n, splits;
 };
 static_assert(sizeof(struct sum_args) == 12, "host and kernels must lay out struct sum_args alike");
+
+struct compare_args {
+    uint32_t count_low, count_high;
+    uint32_t parts; // the threadgroups that left sums
+};
+static_assert(sizeof(struct compare_args) == 12, "host and kernels must lay out struct compare_args alike");
+
+// Which rule an optimizer follows: enum bnb_optimizer.
+enum { RULE_ADAM = 0, RULE_ADEMAMIX = 1, RULE_MOMENTUM = 2, RULE_LION = 3, RULE_RMSPROP = 4, RULE_ADAGRAD = 5 };
+
+// What a launch of the optimizer does: a step, sums for the trust ratio, or a step under that ratio.
+enum { TRUST_NONE = 0, TRUST_MEASURE = 1, TRUST_APPLY = 2 };
+
+// One step's hyperparameters as metal/optimizer_rule.h takes them, worked out in double precision.
+struct optimizer_rule {
+    float keep_first, take_first; // an average becomes keep × itself + take × what it averages
+    float keep_second, take_second;
+    float keep_slow, take_slow;
+    float mix_first, mix_slow;   // AdEMAMix's numerator: mix_first × first + mix_slow × slow
+    float eps;                   // added to the square root of the second moment
+    float rate;                  // p moves by rate × direction: negative
+    float shrink;                // decoupled decay: p becomes shrink × p
+    float decay;                 // coupled decay: decay × p is added to the gradient
+    float gradient_scale;
+    float least, most;           // magnitudes of gradients that count
+};
+static_assert(sizeof(struct optimizer_rule) == 60, "host and kernels must lay out struct optimizer_rule alike");
+
+struct optimizer_args {
+    uint32_t              count_low, count_high; // elements of the parameter
+    uint32_t              parts;                 // threadgroups that leave sums of squares
+    float                 max_unorm;
+    struct optimizer_rule rule;
+};
+static_assert(sizeof(struct optimizer_args) == 76, "host and kernels must lay out struct optimizer_args alike");
 
 #endif

@@ -146,3 +146,22 @@ inline float8 gather8(thread const weights &w, ulong i, uint count) {
 
 // How many of the 8 elements from `at` on come before `end`.
 inline uint within(ulong at, ulong end) { return at >= end ? 0u : uint(min(end - at, ulong(8))); }
+
+// ── Nearest codes ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+// The factor that brings a block into [-1, 1]. Below 1e-38 the reciprocal would overflow. Fast math is off, so that the
+// quotient is the correctly rounded one.
+inline float inverse_of(float absmax) { return absmax > 1e-38f ? 1.0f / absmax : 1e38f; }
+
+// Magnitudes are compared as integers, which order floats alike and keep a NaN, where fmax would drop it.
+inline uint magnitude_of(float x) { return as_type<uint>(x) & 0x7fffffffu; }
+
+// The count of 255 thresholds strictly below x: the bucket of x gives a first count, and a few thresholds in it remain.
+inline uint below8(threadgroup const float *thresholds, threadgroup const uchar *start, uint steps, float x) {
+    const uint bits = as_type<uint>(x);
+    const uint key = (bits & 0x7fffffffu) >> CODES_BUCKET_SHIFT;
+    const uint bucket = key < CODES_BUCKET_BASE ? 0u : key - CODES_BUCKET_BASE;
+    uint below = start[(bits >> 31) * CODES_STARTS + bucket];
+    for (uint j = 0; j < steps; j++) below += x > thresholds[below] ? 1u : 0u;
+    return below;
+}

@@ -4,13 +4,6 @@
 constant uint FROM [[function_constant(0)]];
 constant uint CODES [[function_constant(1)]]; // STORE_CODE4 or STORE_CODE8
 
-// The factor that brings a block into [-1, 1]. Below 1e-38 the reciprocal would overflow. Fast math is off, so that the
-// quotient is the correctly rounded one.
-inline float inverse_of(float absmax) { return absmax > 1e-38f ? 1.0f / absmax : 1e38f; }
-
-// Magnitudes are compared as integers, which order floats alike and keep a NaN, where fmax would drop it.
-inline uint magnitude_of(float x) { return as_type<uint>(x) & 0x7fffffffu; }
-
 inline uint largest_of(float8 v) {
     uint4 m = max(as_type<uint4>(v.low) & 0x7fffffffu, as_type<uint4>(v.high) & 0x7fffffffu);
     return max(max(m.x, m.y), max(m.z, m.w));
@@ -29,16 +22,6 @@ inline uint below4(constant float *thresholds, float x) {
 #pragma clang loop unroll(full)
         for (uint j = 0; j + 1 < half_size; j++) candidate[j] = upper ? candidate[j + half_size] : candidate[j];
     }
-    return below;
-}
-
-// The same of 255: the bucket of x gives a first count, and a few thresholds in it remain.
-inline uint below8(threadgroup const float *thresholds, threadgroup const uchar *start, uint steps, float x) {
-    const uint bits = as_type<uint>(x);
-    const uint key = (bits & 0x7fffffffu) >> CODES_BUCKET_SHIFT;
-    const uint bucket = key < CODES_BUCKET_BASE ? 0u : key - CODES_BUCKET_BASE;
-    uint below = start[(bits >> 31) * CODES_STARTS + bucket];
-    for (uint j = 0; j < steps; j++) below += x > thresholds[below] ? 1u : 0u;
     return below;
 }
 

@@ -1,4 +1,5 @@
 // Owns what the package exports: bitsandbytes' vocabulary for Bun.
+export * as checkpoint from "./checkpoint/index.ts";
 export {
   Codebook,
   type CodebookName,
@@ -7,6 +8,7 @@ export {
   createLinearMap,
   createNormalMap,
 } from "./codebook.ts";
+export { type Comparison, compare } from "./compare.ts";
 export { currentDevice, Device, type DeviceKind, type DeviceReport, devices, setDevice } from "./device.ts";
 export type { ArrayOf, DType, FloatDType, TensorValues } from "./dtype.ts";
 export { BnbError, type BnbErrorCode } from "./error.ts";
@@ -18,6 +20,8 @@ export {
   matmulBlockwiseBackward,
 } from "./matmul_backward.ts";
 export type { Precision } from "./native.ts";
+export * as optim from "./optim/index.ts";
+export { Parameter } from "./parameter.ts";
 export {
   type DequantizeOptions,
   dequantize4bit,

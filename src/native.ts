@@ -62,6 +62,7 @@ export const symbols = {
   bnb_matmul_quantized_backward: { args: [ptr, ptr], returns: ptr },
   bnb_matmul_backward_weight: { args: [ptr, ptr, i32], returns: ptr },
   bnb_compare: { args: [ptr, ptr], returns: ptr },
+  bnb_optimizer_step: { args: [i32, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr], returns: i32 },
 
   bnb_deallocator: { args: [], returns: ptr },
 } as const;
@@ -70,7 +71,23 @@ export const symbols = {
 export const dtypes = { float32: 0, float16: 1, bfloat16: 2, int8: 3, uint8: 4, int32: 5 } as const;
 export const precisions = { default: 0, highest: 1, high: 2, medium: 3 } as const;
 export const parts = { codes: 0, absmax: 1, code: 2, nestedAbsmax: 3, nestedCode: 4 } as const;
+export const optimizers = { adam: 0, ademamix: 1, momentum: 2, lion: 3, rmsprop: 4, adagrad: 5 } as const;
 export const counters = { bytes: 0, peak: 1, cached: 2, operations: 3, fallbacks: 4 } as const;
+
+/** The members of `bnb_hyperparameters`, all doubles, in their order: an array of doubles is one. */
+export const hyperparameters = [
+  "lr",
+  "beta1",
+  "beta2",
+  "beta3",
+  "alpha",
+  "eps",
+  "weightDecay",
+  "gnormScale",
+  "maxUnorm",
+  "skipZeros",
+  "step",
+] as const;
 
 /**
  * How exact a matrix product is at least, in torch's words. `"highest"`: products in fp32. `"high"`: activations and

@@ -5,6 +5,8 @@ import type { Device } from "./device.ts";
 import type { FloatDType } from "./dtype.ts";
 import { BnbError } from "./error.ts";
 import { linear, matmul4bit, matmulBlockwise } from "./matmul.ts";
+import { AdEMAMix8bit, AdEMAMix32bit, LAMB8bit, type Optimizer, type OptimizerClass } from "./optim/index.ts";
+import { Parameter } from "./parameter.ts";
 import { dequantize4bit, dequantizeBlockwise, quantize4bit, quantizeBlockwise } from "./quantize.ts";
 import { Tensor } from "./tensor.ts";
 
@@ -50,11 +52,22 @@ const probes: [operation: string, format: string, probe: Probe][] = [
   ["matmul, many rows", "dense", ({ w, batch }) => linear(batch, w)],
   ["cast", "float32, float16, bfloat16", ({ w }) => castAll(w)],
   ["compare", "dense", ({ w }) => compare(w, w)],
+  ["optimizer step", "32-bit states", ({ w }) => stepped(AdEMAMix32bit, w)],
+  ["optimizer step", "8-bit states", ({ w }) => stepped(AdEMAMix8bit, w)],
+  ["optimizer step", "trust ratio", ({ w }) => stepped(LAMB8bit, w)],
 ];
 
 function castAll(w: Tensor): Tensor {
   const dtypes: FloatDType[] = ["float16", "bfloat16", "float32"];
   return dtypes.reduce<Tensor>((tensor, dtype) => tensor.cast(dtype), w);
+}
+
+function stepped(Class: OptimizerClass<{ lr?: number }>, w: Tensor): Optimizer {
+  const parameter = new Parameter(w);
+  parameter.grad = w;
+  const optimizer = new Class([parameter], { lr: 0 });
+  optimizer.step();
+  return optimizer;
 }
 
 /** One row of the support table. */

@@ -4,7 +4,7 @@ import { FFIType } from "bun:ffi";
 import { describe, expect, test } from "bun:test";
 import { statuses } from "../src/error.ts";
 import { version } from "../src/index.ts";
-import { counters, dtypes, parts, precisions, symbols } from "../src/native.ts";
+import { counters, dtypes, hyperparameters, optimizers, parts, precisions, symbols } from "../src/native.ts";
 
 const header = (await Bun.file(`${import.meta.dir}/../csrc/bnb.h`).text()).replace(/\/\*[\s\S]*?\*\//g, "");
 
@@ -19,7 +19,7 @@ function ffiType(declaration: string, isResult: boolean): FFIType {
   if (/^int32_t\b/.test(type)) return FFIType.i32;
   if (/^float\b/.test(type)) return FFIType.f32;
   if (/^double\b/.test(type)) return FFIType.f64;
-  if (/^bnb_(status|dtype|precision|part|counter)\b/.test(type)) return FFIType.i32;
+  if (/^bnb_(status|dtype|precision|part|counter|optimizer)\b/.test(type)) return FFIType.i32;
   throw new Error(`bnb.h uses a type that the ABI has no row for: ${declaration}`);
 }
 
@@ -38,15 +38,22 @@ test("every function of bnb.h has its row in native.ts, and no other row is ther
   expect(symbols as unknown).toEqual(declared);
 });
 
+const camelCase = (name: string) => name.toLowerCase().replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
+
+test("bnb_hyperparameters is an array of doubles, in native.ts's order", () => {
+  const body = /typedef struct bnb_hyperparameters \{([\s\S]*?)\}/.exec(header)![1]!;
+  const declarations = body.split(";").filter((line) => line.trim());
+  for (const declaration of declarations) expect(declaration.trim()).toStartWith("double ");
+  const names = declarations.flatMap((line) => line.replace(/^\s*double/, "").split(",")).map((name) => name.trim());
+  expect(hyperparameters as readonly string[]).toEqual(names.map(camelCase));
+});
+
 /** An enum's members without their prefix, in camelCase. */
 function enumOf(name: string, prefix: string): Record<string, number> {
   const body = new RegExp(`typedef enum ${name} \\{([\\s\\S]*?)\\}`).exec(header)![1]!;
   return Object.fromEntries(
     [...body.matchAll(/(\w+)\s*=\s*(\d+)/g)].map(([, member, value]) => [
-      member!
-        .slice(prefix.length)
-        .toLowerCase()
-        .replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase()),
+      camelCase(member!.slice(prefix.length)),
       Number(value),
     ]),
   );
@@ -65,15 +72,14 @@ describe("enums", () => {
     ["bnb_precision", "BNB_PRECISION_", precisions],
     ["bnb_part", "BNB_PART_", parts],
     ["bnb_counter", "BNB_COUNTER_", counters],
+    ["bnb_optimizer", "BNB_OPTIMIZER_", optimizers],
   ])("%s", (name, prefix, table) => {
     expect(table as unknown).toEqual(enumOf(name, prefix));
   });
 
   test("bnb_status", () => {
     const members = Object.keys(enumOf("bnb_status", "BNB_"));
-    expect(members).toEqual(
-      statuses.map((status) => status.replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase())),
-    );
+    expect(members).toEqual(statuses.map(camelCase));
   });
 });
 

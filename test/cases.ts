@@ -7,7 +7,10 @@ import {
   Device,
   devices,
   type FloatDType,
+  optim,
+  type Parameter,
 } from "../src/index.ts";
+import type { ReferenceRule } from "./reference.ts";
 
 /** Every device that is here, or the one that BNB_DEVICE names; each with its name, for `describe.each`. */
 export const testDevices: [kind: string, device: Device][] = (
@@ -84,7 +87,7 @@ export const matmulShapes: readonly MatmulShape[] = [
 ];
 
 /** Numbers that are the same on every machine: a sine whose frequency drifts, in about [-1, 1]. */
-export function wave(length: number, seed = 1, scale = 1): Float32Array {
+export function wave(length: number, seed = 1, scale = 1): Float32Array<ArrayBuffer> {
   return Float32Array.from(
     { length },
     (_, i) => scale * Math.sin(0.37 * seed * i + 0.0011 * i * i) * Math.cos(0.013 * i),
@@ -92,7 +95,7 @@ export function wave(length: number, seed = 1, scale = 1): Float32Array {
 }
 
 /** Normally distributed numbers from a seed (Box and Muller 1958, over Marsaglia's xorshift). */
-export function normal(length: number, seed = 1, deviation = 1): Float32Array {
+export function normal(length: number, seed = 1, deviation = 1): Float32Array<ArrayBuffer> {
   let state = seed * 2654435761;
   const uniform = () => {
     state ^= state << 13;
@@ -105,3 +108,45 @@ export function normal(length: number, seed = 1, deviation = 1): Float32Array {
     () => deviation * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform()),
   );
 }
+
+/** Sizes of parameters: one element, less than a block of 256 and more, whole blocks, and many blocks with a rest. */
+export const parameterSizes = [1, 31, 256, 257, 2048, 5003] as const;
+
+/** Every optimizer: how it is made, and the rule and settings that the reference follows for it. */
+export const optimizerCases: Readonly<
+  Record<string, { make: (params: Iterable<Parameter>, optimBits: 8 | 32) => optim.Optimizer; rule: ReferenceRule }>
+> = {
+  adam: { make: (p, optimBits) => new optim.Adam(p, { optimBits }), rule: { kind: "adam", lr: 1e-3 } },
+  adamw: {
+    make: (p, optimBits) => new optim.AdamW(p, { optimBits, weightDecay: 0.1 }),
+    rule: { kind: "adam", lr: 1e-3, weightDecay: 0.1 },
+  },
+  ademamix: {
+    make: (p, optimBits) => new optim.AdEMAMix(p, { optimBits }),
+    rule: { kind: "ademamix", lr: 1e-3, betas: [0.9, 0.999, 0.9999], alpha: 5, weightDecay: 0.01 },
+  },
+  lion: {
+    make: (p, optimBits) => new optim.Lion(p, { optimBits, lr: 1e-3, weightDecay: 0.1 }),
+    rule: { kind: "lion", lr: 1e-3, betas: [0.9, 0.99], weightDecay: 0.1 },
+  },
+  sgd: {
+    make: (p, optimBits) => new optim.SGD(p, { optimBits, lr: 1e-2, momentum: 0.9, weightDecay: 0.01 }),
+    rule: { kind: "momentum", lr: 1e-2, weightDecay: 0.01 },
+  },
+  rmsprop: {
+    make: (p, optimBits) => new optim.RMSprop(p, { optimBits, lr: 1e-3, weightDecay: 0.01 }),
+    rule: { kind: "rmsprop", lr: 1e-3, betas: [0.99, 0], weightDecay: 0.01 },
+  },
+  adagrad: {
+    make: (p, optimBits) => new optim.Adagrad(p, { optimBits, weightDecay: 0.01 }),
+    rule: { kind: "adagrad", lr: 1e-2, eps: 1e-10, weightDecay: 0.01 },
+  },
+  lamb: {
+    make: (p, optimBits) => new optim.LAMB(p, { optimBits, weightDecay: 0.01 }),
+    rule: { kind: "adam", lr: 1e-3, weightDecay: 0.01, maxUnorm: 1 },
+  },
+  lars: {
+    make: (p, optimBits) => new optim.LARS(p, { optimBits, lr: 1e-2, momentum: 0.9, weightDecay: 0.01 }),
+    rule: { kind: "momentum", lr: 1e-2, weightDecay: 0.01, maxUnorm: 0.02 },
+  },
+};

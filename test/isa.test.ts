@@ -33,6 +33,7 @@ test.each(isas.slice(0, -1))(
       "test/matmul.test.ts",
       "test/matmul_backward.test.ts",
       "test/tensor.test.ts",
+      "test/optim.test.ts",
     );
     if (exitCode !== 0) console.error(output.slice(-4000));
     expect(exitCode).toBe(0);

@@ -16,7 +16,7 @@ export function round(value: number, dtype: FloatDType): number {
 /** A quantised tensor, worked out element by element. */
 export interface ReferenceQuantized {
   codes: Uint8Array; // one a byte, not packed
-  absmax: Float32Array;
+  absmax: Float32Array<ArrayBuffer>;
 }
 
 /**
@@ -114,4 +114,57 @@ export function errorOf(action: () => unknown): { code: BnbErrorCode; message: s
     throw error;
   }
   throw new Error("nothing was thrown");
+}
+
+/** An optimizer's rule; what is left out is as Adam's defaults, without decay or trust ratio. */
+export interface ReferenceRule {
+  kind: "adam" | "ademamix" | "momentum" | "lion" | "rmsprop" | "adagrad";
+  lr: number;
+  betas?: readonly number[];
+  alpha?: number;
+  eps?: number;
+  weightDecay?: number;
+  maxUnorm?: number;
+}
+
+/** One step as the papers define it, in float64, in place; `states` are the averages, zeros at first, `t` counts from 1. */
+export function optimizerStep(
+  rule: ReferenceRule,
+  p: Float64Array,
+  g: ArrayLike<number>,
+  states: readonly Float64Array[],
+  t: number,
+): void {
+  const { kind, lr, betas = [0.9, 0.999], alpha = 0, eps = 1e-8, weightDecay = 0, maxUnorm = 0 } = rule;
+  const [b1, b2, b3] = betas as [number, number, number];
+  const [s, v, slow] = states as [Float64Array, Float64Array, Float64Array];
+  const [c1, c2] = [1 - b1 ** t, Math.sqrt(1 - b2 ** t)];
+  const before = Math.hypot(...p);
+  const decoupled = kind === "adam" || kind === "ademamix" || kind === "lion";
+  const directions = p.map((value, i) => {
+    const gradient = g[i]! + (decoupled ? 0 : weightDecay * value);
+    if (kind === "lion") {
+      const direction = Math.sign(b1 * s[i]! + (1 - b1) * gradient);
+      s[i] = b2 * s[i]! + (1 - b2) * gradient;
+      return direction;
+    }
+    if (kind === "rmsprop" || kind === "adagrad") {
+      s[i] = kind === "rmsprop" ? b1 * s[i]! + (1 - b1) * gradient ** 2 : s[i]! + gradient ** 2;
+      return gradient / (Math.sqrt(s[i]!) + eps);
+    }
+    if (kind === "momentum") {
+      s[i] = t === 1 ? gradient : b1 * s[i]! + gradient;
+      return s[i]!;
+    }
+    s[i] = b1 * s[i]! + (1 - b1) * gradient;
+    v[i] = b2 * v[i]! + (1 - b2) * gradient ** 2;
+    if (kind === "adam") return s[i]! / (Math.sqrt(v[i]!) + eps * c2);
+    slow[i] = b3 * slow[i]! + (1 - b3) * gradient;
+    return (s[i]! / c1 + alpha * slow[i]!) / (Math.sqrt(v[i]!) / c2 + eps);
+  });
+  const unorm = Math.hypot(...directions);
+  const trust = maxUnorm > 0 && unorm > maxUnorm * before ? (maxUnorm * before) / unorm : 1;
+  const rate = trust * (kind === "adam" ? (lr * c2) / c1 : lr);
+  for (const [i, direction] of directions.entries())
+    p[i] = p[i]! * (decoupled ? 1 - lr * weightDecay : 1) - rate * direction;
 }

@@ -1,6 +1,15 @@
 // safetensors files: identical with the `safetensors` library's, strict on damage, atomic on failure.
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { headerText, type SafetensorsDtype } from "../src/checkpoint/header.ts";
@@ -80,6 +89,27 @@ describe("reading", () => {
     using file = openSafetensors(path);
     renameSync(other, path);
     expect(() => file.tensor("x").bytes).toThrow(/was replaced or cut short/);
+  });
+
+  test("a file that may be read but not written cannot be mapped by Bun, and is read", async () => {
+    const path = fresh();
+    await writeSafetensors(path, [{ name: "x", dtype: "U8", shape: [3], bytes: Uint8Array.of(1, 2, 3) }]);
+    chmodSync(path, 0o444);
+    chmodSync(scratch, 0o755);
+    // Root may write anything, so the child becomes nobody first.
+    const program = `
+      import { openSafetensors } from ${JSON.stringify(join(import.meta.dir, "../src/checkpoint/safetensors.ts"))};
+      if (process.getuid() === 0) { process.setgid(65534); process.setuid(65534); }
+      try {
+        Bun.mmap(${JSON.stringify(path)}, { shared: false });
+        console.log("mapped");
+      } catch (error) {
+        console.log(error.code);
+      }
+      using file = openSafetensors(${JSON.stringify(path)});
+      console.log([...file.tensor("x").bytes].join());`;
+    const { stdout, stderr } = Bun.spawnSync([process.execPath, "-e", program]);
+    expect(stdout.toString() + stderr.toString()).toBe("EACCES\n1,2,3\n");
   });
 
   test("an absent name is answered with names that exist", () => {
@@ -235,7 +265,7 @@ describe("atomicity", () => {
       throw new Error("no more data");
     };
     const writing = writeSafetensors(path, [{ name: "x", dtype: "U8", shape: [1], bytes }]);
-    expect(writing).rejects.toThrow("no more data");
+    await expect(writing).rejects.toThrow("no more data");
     await writing.catch(() => {});
     expect(readdirSync(folder)).toEqual(["model.safetensors"]);
     expect(readFileSync(path)).toEqual(before);

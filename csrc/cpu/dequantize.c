@@ -12,7 +12,7 @@ INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_
     size_t end = first + count, at = first;
     if (bits == 4 && at % 2 && at < end) put_element(y, dtype, i++, values[code_at(q, at++)] * scale);
     for (; at + WIDTH <= end; at += WIDTH, i += WIDTH) {
-        floats v = bits == 4 ? lookup16(table, load_nibbles(codes + at / 2)) : gather(values, load_bytes(codes + at));
+        floats v = bits == 4 ? lookup16(table, load_nibbles(codes + at / 2)) : values_of(values, codes + at);
         if (streams) stream(y, dtype, i, v * scale);
         else store(y, dtype, i, v * scale);
     }

@@ -12,6 +12,7 @@
 
 #include "../bnb.h"
 #include "../codebook.h"
+#include "../../metal/args.h"
 
 /* Every product and sum below is rounded by itself, as upstream's are, whatever the compiler could fuse. */
 #pragma STDC FP_CONTRACT OFF
@@ -113,11 +114,38 @@ struct matmul_backward_job {
     bnb_dtype    dtype;
 };
 
+/* One state of an optimizer, updated in place: floats, or codes with a scale for each OPTIMIZER_BLOCK of them. */
+struct optimizer_state {
+    float              *values; /* NULL where there are codes */
+    uint8_t            *codes;
+    float              *absmax;
+    const struct codes *code;
+};
+
+struct squares {
+    float p, direction;
+};
+
+/* One step of `count` elements, in place. Blocks are of OPTIMIZER_BLOCK elements, whatever the states are. */
+struct optimizer_job {
+    uint32_t               kind; /* RULE_… */
+    struct optimizer_rule  rule;
+    size_t                 count;
+    void                  *p;
+    const void            *g;
+    bnb_dtype              p_dtype, g_dtype;
+    bool                   coded; /* the states are codes, all of them */
+    struct optimizer_state first, second, slow;
+    float                  rate;    /* the rule's, times the trust ratio */
+    struct squares        *squares; /* where not NULL: a block's sums of squares go here, and nothing is updated */
+};
+
 struct cpu_forms {
     const char *isa;
     void (*quantize)(const void *quantize_job, size_t first_block, size_t last_block);
     void (*dequantize)(const void *dequantize_job, size_t first_block, size_t last_block);
     void (*cast)(const void *cast_job, size_t first, size_t last);
+    void (*optimizer)(const void *optimizer_job, size_t first_block, size_t last_block);
     bnb_status (*matmul)(const struct matmul_job *job); /* takes every case; only scratch memory can fail it */
     bnb_status (*matmul_backward)(const struct matmul_backward_job *job); /* the same */
 };

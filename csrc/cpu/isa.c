@@ -8,6 +8,7 @@
 #include "quantize.c"
 #include "dequantize.c"
 #include "cast.c"
+#include "optimizer.c"
 #include "matmul_panel.c"
 #include "matmul_vector.c"
 #include "matmul.c"
@@ -18,4 +19,4 @@
 #define JOIN(prefix, name) prefix##name
 #define TABLE(name) JOIN(cpu_forms_, name)
 
-const struct cpu_forms TABLE(ISA) = {NAME_TEXT(ISA), quantize, dequantize, cast, matmul, matmul_backward};
+const struct cpu_forms TABLE(ISA) = {NAME_TEXT(ISA), quantize, dequantize, cast, optimizer, matmul, matmul_backward};

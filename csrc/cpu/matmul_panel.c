@@ -11,7 +11,8 @@ enum {
     BLOCK_X      = 512,                     /* rows of x for which a panel's weights are decoded once */
     PANEL        = 64,                      /* the most weight rows of a panel */
     DEPTH        = 512,                     /* the columns of a panel */
-    PANEL_STRIDE = DEPTH + 16,              /* not a power of two, so that its rows meet in no cache set */
+    PADDING      = 16,                      /* after each row, so that rows of 2^n floats do not meet in the same cache sets */
+    PANEL_STRIDE = DEPTH + PADDING,
 };
 
 struct panel_run {
@@ -63,10 +64,12 @@ static void run_tile(const float *const w[TILE_W], const float *x, size_t stride
     }
 }
 
-/* Weight rows [n, n + rows), columns [k, k + depth) as fp32 rows of whole vectors: in place where they are that. */
-static const float *weights_at(const struct matmul_job *job, size_t n, size_t rows, size_t k, size_t depth, float *panel, size_t *stride) {
+/* Weight rows [n, n + rows), columns [k, k + depth) as fp32 rows of whole vectors: in place where they are that and not
+ * read often. */
+static const float *weights_at(const struct panel_run *run, size_t n, size_t rows, size_t k, size_t depth, float *panel, size_t *stride) {
+    const struct matmul_job *job = run->job;
     size_t columns = job->x.columns;
-    if (!job->q.code && job->w.dtype == BNB_F32 && depth % WIDTH == 0) {
+    if (!job->q.code && job->w.dtype == BNB_F32 && depth % WIDTH == 0 && run->rows <= GROUP_X) {
         *stride = columns;
         return (const float *)job->w.data + n * columns + k;
     }
@@ -100,7 +103,7 @@ static void run_panels(const struct panel_run *run, float *scratch) {
         size_t rows = least(run->panel, weight_rows - n);
         for (size_t k = 0; k < columns; k += DEPTH) {
             size_t depth = least(DEPTH, columns - k), stride;
-            const float *weights = weights_at(job, n, rows, k, depth, panel, &stride);
+            const float *weights = weights_at(run, n, rows, k, depth, panel, &stride);
             for (size_t group = 0; group < run->rows; group += GROUP_X)
                 for (size_t i = 0; i < rows; i += TILE_W) {
                     const float *w[TILE_W]; /* past the last row, that row again */
@@ -143,8 +146,8 @@ static bnb_status matmul_panel(const struct matmul_job *job) {
     size_t share = (weight_rows + threads - 1) / threads;
     size_t panel = least(rows <= GROUP_X ? 8 : PANEL, round_up(share, TILE_W));
     threads = least(threads, (weight_rows + panel - 1) / panel);
-    bool in_place = job->x.dtype == BNB_F32 && columns % WIDTH == 0;
-    size_t stride = in_place ? columns : round_up(columns, WIDTH), widened = in_place ? 0 : round_up(block * stride, 16);
+    bool in_place = job->x.dtype == BNB_F32 && columns % WIDTH == 0 && rows <= TILE_X;
+    size_t stride = in_place ? columns : round_up(columns, WIDTH) + PADDING, widened = in_place ? 0 : round_up(block * stride, 16);
     size_t slot = round_up(panel * PANEL_STRIDE + block * PANEL, 16);
     float *scratch = aligned_alloc(64, (widened + threads * slot) * sizeof *scratch);
     if (!scratch) return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again",

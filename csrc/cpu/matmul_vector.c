@@ -70,11 +70,11 @@ INLINE void multiply_floats(const struct vector_run *run, size_t first, size_t l
             for (size_t chunk = 0; chunk < chunks; chunk++, codes += CHUNK / 2, x += CHUNK) {
                 words packed = (words)load_ints(codes);
                 __builtin_prefetch(codes + AHEAD);
-                floats parts[VECTOR_ROWS][2] = {0}; /* two, so that a sum does not wait for the one before */
+                floats parts[VECTOR_ROWS][2] = {0}; /* of one row two, so that a sum does not wait for the one before */
                 for (size_t nibble = 0; nibble < 8; nibble++) {
                     floats w = lookup16(table, (ints)(packed >> (uint32_t)(4 * nibble)));
                     for (size_t m = 0; m < rows; m++) {
-                        floats *part = &parts[m][nibble % 2];
+                        floats *part = &parts[m][rows == 1 ? nibble % 2 : 0];
                         *part = fma(w, load_floats(x + m * run->stride + nibble * WIDTH), *part);
                     }
                 }

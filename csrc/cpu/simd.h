@@ -154,6 +154,18 @@ INLINE ints load_bytes(const uint8_t *codes) {
     return __builtin_convertvector(v, ints);
 }
 
+/* The values that WIDTH 8-bit codes stand for. Where gathering means loads one by one, the codes are taken from memory
+ * one by one too. */
+INLINE floats values_of(const float *values, const uint8_t *codes) {
+#if WIDTH == 16
+    return gather(values, load_bytes(codes));
+#else
+    floats out;
+    for (int i = 0; i < WIDTH; i++) out[i] = values[codes[i]];
+    return out;
+#endif
+}
+
 static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t most(size_t a, size_t b) { return a > b ? a : b; }

@@ -40,13 +40,12 @@ struct driver {
 
     void *(*alloc)(size_t bytes);     /* NULL: out of memory, and bnb_last_error() says how much there is */
     void (*free)(void *memory);       /* returns at once; the memory goes after the work that uses it */
-    void *(*host)(void *memory);      /* its address where the CPU shares it, else NULL */
+    void *(*host)(void *memory);      /* its address where the CPU shares it and may read READ_SLACK past it; or NULL */
     size_t (*cached)(void);           /* bytes that were freed and are kept for reuse */
     bnb_status (*write)(void *memory, size_t offset, const void *from, size_t bytes); /* waits for the memory's work */
     bnb_status (*read)(void *memory, size_t offset, void *to, size_t bytes);          /* waits for the memory's work */
 
-    bool (*supports)(const char *family, const char *kernel); /* without compiling it */
-    bnb_status (*launch)(const struct launch *launch);        /* enqueues */
+    bnb_status (*launch)(const struct launch *launch); /* enqueues; UNSUPPORTED where the kernel can't be had */
     bool (*idle)(void);       /* never waits, but sends off what launch holds back, so that asking again makes sense */
     bnb_status (*wait)(void); /* DEVICE_LOST, here or in read or write: told once, then the device can be used again */
 };

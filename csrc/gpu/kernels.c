@@ -9,6 +9,9 @@ static const char args_h[] = {
 static const char common_h[] = {
 #embed <common.h> suffix(, 0)
 };
+static const char optimizer_rule_h[] = {
+#embed <optimizer_rule.h> suffix(, 0)
+};
 static const char cast[] = {
 #embed <cast.metal> suffix(, 0)
 };
@@ -17,6 +20,12 @@ static const char quantize[] = {
 };
 static const char dequantize[] = {
 #embed <dequantize.metal> suffix(, 0)
+};
+static const char compare[] = {
+#embed <compare.metal> suffix(, 0)
+};
+static const char optimizer[] = {
+#embed <optimizer.metal> suffix(, 0)
 };
 static const char matmul_vector[] = {
 #embed <matmul_vector.metal> suffix(, 0)
@@ -28,12 +37,19 @@ static const char matmul_backward[] = {
 #embed <matmul_backward.metal> suffix(, 0)
 };
 
-const struct kernel_source kernel_headers[] = {{"args.h", args_h}, {"common.h", common_h}, {NULL, NULL}};
+const struct kernel_source kernel_headers[] = {
+    {"args.h", args_h},
+    {"common.h", common_h},
+    {"optimizer_rule.h", optimizer_rule_h},
+    {NULL, NULL},
+};
 
 const struct kernel_source kernel_families[] = {
     {"cast", cast},
     {"quantize", quantize},
     {"dequantize", dequantize},
+    {"compare", compare},
+    {"optimizer", optimizer},
     {"matmul_vector", matmul_vector},
     {"matmul_tile", matmul_tile},
     {"matmul_backward", matmul_backward},

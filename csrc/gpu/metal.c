@@ -88,8 +88,6 @@ static void metal_describe(char *text, size_t size) {
 
 /* ── Launching ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static bool metal_supports(const char *family, const char *kernel) { return kernels_find(family, kernel); }
-
 static bnb_status check(const struct launch *launch) {
     if (launch->args_bytes > MTL_SET_BYTES_MAX || launch->binding_count > MAX_BINDINGS ||
         launch->constant_count > MAX_CONSTANTS)
@@ -164,7 +162,6 @@ const struct driver metal_driver = {
     .write    = metal_write,
     .read     = metal_read,
     .cached   = metal_cached,
-    .supports = metal_supports,
     .launch   = metal_launch,
     .idle     = metal_idle,
     .wait     = metal_wait,

@@ -121,11 +121,11 @@ static id compile_options(void) {
 
 static id library_of(struct family *family) {
     if (family->library || family->failure) return family->library;
-    char *text = join(family->source);
-    if (!text) return NULL;
-    id error = NULL, options = compile_options();
-    family->library = MTLDevice_newLibraryWithSource_options_error(metal.device, objc_string(text), options, &error);
-    if (!family->library) family->failure = strdup(objc_error(error));
+    char *text  = join(family->source);
+    id    error = NULL, library = NULL, options = compile_options();
+    if (text) library = MTLDevice_newLibraryWithSource_options_error(metal.device, objc_string(text), options, &error);
+    if (!library) family->failure = strdup(text ? objc_error(error) : "the host has no memory left");
+    family->library = library;
     NSObject_release(options);
     free(text);
     return family->library;

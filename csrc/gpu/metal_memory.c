@@ -11,8 +11,10 @@ static struct {
     size_t         active, cached;
 } pool;
 
+/* The CPU's forms may read a little past the end, where the last page must go on. */
 static size_t capacity_for(size_t bytes) {
-    if (metal.exact) return bytes;
+    if (metal.exact) return PAGE - 1 - (bytes - 1) % PAGE < READ_SLACK ? bytes + READ_SLACK : bytes;
+    bytes += READ_SLACK;
     if (bytes > PAGE / 2) return ceil_div(bytes, PAGE) * PAGE;
     size_t capacity = SMALLEST;
     while (capacity < bytes) capacity *= 2;
@@ -60,11 +62,10 @@ static id make_room_for(size_t capacity) {
         id buffer = MTLDevice_newBufferWithLength_options(metal.device, capacity, MTL_RESOURCE_STORAGE_SHARED);
         if (buffer) return buffer;
     }
-    const double MB = 1e6;
     return refuse(BNB_OUT_OF_MEMORY,
-                  "%s can't give %.1f MB: %.1f MB are in use, and it recommends at most %.1f MB for one process; "
-                  "dispose of tensors, or use smaller ones",
-                  metal.name, (double)capacity / MB, (double)pool.active / MB, (double)metal.working_set / MB);
+                  "%zu bytes can't be had on %s: %zu are in use, and it recommends at most %zu for one process; "
+                  "free tensors that are no longer used",
+                  capacity, metal.name, pool.active, metal.working_set);
 }
 
 static struct memory *create(size_t capacity) {
@@ -81,15 +82,15 @@ static struct memory *create(size_t capacity) {
 }
 
 void *metal_alloc(size_t bytes) {
-    if (bytes > metal.buffer_max)
+    size_t capacity = capacity_for(bytes ? bytes : 1);
+    if (bytes > metal.buffer_max || capacity > metal.buffer_max)
         return refuse(BNB_OUT_OF_MEMORY,
-                      "%.1f MB are more than one buffer of %s can hold, which is %.1f MB; use smaller tensors",
-                      (double)bytes / 1e6, metal.name, (double)metal.buffer_max / 1e6);
+                      "%zu bytes are more than the %zu that one buffer of %s can hold; use smaller tensors", bytes,
+                      metal.buffer_max, metal.name);
     void *autorelease = metal_enter();
     queue_retire();
     if (metal.exact) drop_cached();
-    size_t         capacity = capacity_for(bytes ? bytes : 1);
-    struct memory *memory   = reuse(capacity);
+    struct memory *memory = reuse(capacity);
     if (!memory) memory = create(capacity);
     if (memory) pool.active += memory->bytes;
     metal_leave(autorelease);

@@ -48,7 +48,12 @@ bool queue_open(void) {
     work.queue = MTLDevice_newCommandQueue(metal.device);
     if (!work.queue) return fail(BNB_UNSUPPORTED, "Metal is absent: %s gave no command queue", metal.name), false;
     choose_limits();
-    if (metal.profiling) atexit(print_profile);
+    if (metal.profiling) {
+        atexit(print_profile);
+#ifdef __linux__
+        at_quick_exit(print_profile); /* so Bun ends a process there */
+#endif
+    }
     return true;
 }
 

@@ -1,10 +1,14 @@
-/* How far one tensor is from another: the checks and the plain loop. */
+/* How far one tensor is from another: the checks, the launch and the plain loop. */
 #include <math.h>
 #include <stdlib.h>
 
-#include "../internal.h"
+#include "launch.h"
 
-enum { PIECE = 1 << 14 }; /* elements that are summed up on their own, so that the sum does not depend on the threads */
+enum {
+    PIECE = 1 << 14, /* elements that are summed up on their own, so that the sum does not depend on the threads */
+    RUN = 256,       /* elements that are turned into fp32 at once */
+    LANES = 8,       /* sums that a run goes into side by side, so that the compiler can keep them in registers */
+};
 
 struct piece {
     double squares, squared_errors;
@@ -17,28 +21,59 @@ struct compare_job {
     struct piece *pieces;
 };
 
+static void load_run(const struct dense *x, size_t begin, size_t count, float *to) {
+    const uint16_t *halves = x->data;
+    if (x->dtype == BNB_F32) memcpy(to, (const float *)x->data + begin, count * sizeof *to);
+    else if (x->dtype == BNB_F16)
+        for (size_t i = 0; i < count; i++) to[i] = f16_to_f32(halves[begin + i]);
+    else
+        for (size_t i = 0; i < count; i++) to[i] = bf16_to_f32(halves[begin + i]);
+    for (size_t i = count; i < RUN; i++) to[i] = 0;
+}
+
+/* Adds a run to a piece. Places that are not finite are made equal, so that they add nothing. */
+static void add_run(const float *a, const float *b, struct piece *piece) {
+    double squares[LANES] = {0}, errors[LANES] = {0};
+    float  largest[LANES] = {0};
+    size_t finite = 0;
+    for (size_t i = 0; i < RUN; i += LANES)
+        for (size_t lane = 0; lane < LANES; lane++) {
+            float    x = a[i + lane], y = b[i + lane];
+            uint32_t ok = (float_bits(x) & 0x7f800000) != 0x7f800000 && (float_bits(y) & 0x7f800000) != 0x7f800000;
+            finite += ok;
+            x = ok ? x : 0;
+            float error = fabsf(x - (ok ? y : 0));
+            squares[lane] += (double)x * x;
+            errors[lane] += (double)error * error;
+            largest[lane] = error > largest[lane] ? error : largest[lane];
+        }
+    for (size_t lane = 0; lane < LANES; lane++) {
+        piece->squares += squares[lane];
+        piece->squared_errors += errors[lane];
+        piece->largest_error = fmaxf(piece->largest_error, largest[lane]);
+    }
+    piece->finite += finite;
+}
+
 static void compare_pieces(const void *argument, size_t first, size_t last) {
     const struct compare_job *job = argument;
     size_t                    elements = job->a.rows * job->a.columns;
+    float                     a[RUN], b[RUN];
     for (size_t p = first; p < last; p++) {
-        struct piece sum = {0};
+        struct piece piece = {0};
         size_t       end = (p + 1) * PIECE < elements ? (p + 1) * PIECE : elements;
-        for (size_t i = p * PIECE; i < end; i++) {
-            float a = element_of(&job->a, i), b = element_of(&job->b, i), error = fabsf(a - b);
-            if (!isfinite(a) || !isfinite(b)) continue;
-            sum.squares += (double)a * a;
-            sum.squared_errors += (double)error * error;
-            if (error > sum.largest_error) sum.largest_error = error;
-            sum.finite++;
+        for (size_t begin = p * PIECE; begin < end; begin += RUN) {
+            size_t count = end - begin < RUN ? end - begin : RUN;
+            load_run(&job->a, begin, count, a);
+            load_run(&job->b, begin, count, b);
+            add_run(a, b, &piece);
+            piece.finite -= RUN - count; /* the zeros behind the end */
         }
-        job->pieces[p] = sum;
+        job->pieces[p] = piece;
     }
 }
 
-static bnb_status run(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
-    bnb_device *device = a->buffer->device;
-    bnb_status  status = device->gpu ? fall_back(device, "compare") : BNB_OK;
-    if (status) return status;
+static bnb_status compare_host(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
     size_t             elements = a->rows * a->columns, pieces = ceil_div(elements, PIECE);
     struct compare_job job = {dense_of(a), dense_of(b), malloc(pieces * sizeof(struct piece))};
     if (!job.pieces) return fail(BNB_OUT_OF_MEMORY, "compare: no memory for %zu sums", pieces);
@@ -59,6 +94,47 @@ static bnb_status run(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
     results[2] = sum.largest_error;
     results[3] = (float)(elements - sum.finite);
     return BNB_OK;
+}
+
+/* Two kernels: sums of each threadgroup's elements, then the results of the sums. */
+static bnb_status launch(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
+    const struct driver *gpu = a->buffer->device->gpu;
+    size_t               elements = a->rows * a->columns;
+    struct compare_args  args = {(uint32_t)elements, (uint32_t)(elements >> 32), groups_for(elements, COMPARE_THREADS * 8)};
+    struct buffer       *parts = buffer_new(a->buffer->device, (size_t)args.parts * COMPARE_SUMS_BYTES);
+    if (!parts) return bnb_last_status();
+    struct launch launch = {
+        .family = "compare",
+        .kernel = "compare",
+        .constants = {a->dtype, b->dtype},
+        .constant_count = 2,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {binding_of(a->buffer), binding_of(b->buffer), binding_of(parts)},
+        .binding_count = 3,
+        .groups = {args.parts, 1, 1},
+        .threads = COMPARE_THREADS,
+        .bytes_moved = a->buffer->bytes + b->buffer->bytes,
+    };
+    bnb_status status = gpu->launch(&launch);
+    if (status == BNB_OK) {
+        launch.kernel = "compare_finish";
+        launch.bindings[0] = binding_of(parts);
+        launch.bindings[1] = binding_of(y->buffer);
+        launch.binding_count = 2;
+        launch.groups[0] = 1;
+        launch.bytes_moved = parts->bytes;
+        status = gpu->launch(&launch);
+    }
+    buffer_release(parts);
+    return status;
+}
+
+static bnb_status run(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
+    bnb_device *device = a->buffer->device;
+    bnb_status  status = device->gpu ? launch(a, b, y) : BNB_UNSUPPORTED;
+    if (status == BNB_UNSUPPORTED && fall_back(device, "compare") == BNB_OK) status = compare_host(a, b, y);
+    return status;
 }
 
 bnb_tensor *bnb_compare(const bnb_tensor *a, const bnb_tensor *b) {

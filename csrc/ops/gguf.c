@@ -31,6 +31,8 @@ static uint32_t nibble_of(const uint8_t *nibbles, uint32_t high, uint32_t i) {
     return low | (high >> i & 1) << 4;
 }
 
+static const float NO_MINIMUM = -0.0f; /* adding it changes nothing, not even the sign of a zero */
+
 static void expand_nibbles(const uint8_t *nibbles, uint32_t high, float scale, int32_t zero, float least, float *to) {
     for (uint32_t i = 0; i < 32; i++) {
         float product = (float)((int32_t)nibble_of(nibbles, high, i) - zero) * scale;
@@ -38,14 +40,18 @@ static void expand_nibbles(const uint8_t *nibbles, uint32_t high, float scale, i
     }
 }
 
-static void expand_q4_0(const uint8_t *from, float *to) { expand_nibbles(from + 2, 0, load_f16(from), 8, 0, to); }
+static void expand_q4_0(const uint8_t *from, float *to) {
+    expand_nibbles(from + 2, 0, load_f16(from), 8, NO_MINIMUM, to);
+}
 
-static void expand_q4_1(const uint8_t *from, float *to) { expand_nibbles(from + 4, 0, load_f16(from), 0, load_f16(from + 2), to); }
+static void expand_q4_1(const uint8_t *from, float *to) {
+    expand_nibbles(from + 4, 0, load_f16(from), 0, load_f16(from + 2), to);
+}
 
 static void expand_q5_0(const uint8_t *from, float *to) {
     uint32_t high;
     memcpy(&high, from + 2, sizeof high);
-    expand_nibbles(from + 6, high, load_f16(from), 16, 0, to);
+    expand_nibbles(from + 6, high, load_f16(from), 16, NO_MINIMUM, to);
 }
 
 static void expand_q5_1(const uint8_t *from, float *to) {
@@ -59,8 +65,8 @@ static void expand_q8_0(const uint8_t *from, float *to) {
     for (uint32_t i = 0; i < 32; i++) to[i] = (float)(int8_t)from[2 + i] * scale;
 }
 
-/* The K formats: 256 elements in 8 groups of 32. Twelve bytes hold a 6-bit scale and a 6-bit minimum for each group: the
- * first four in the low bits of bytes 0 to 7, the others in bytes 8 to 11 and the two top bits of those before. */
+/* The K formats: 256 elements in 8 groups of 32. Twelve bytes hold a 6-bit scale and a 6-bit minimum for each group:
+ * the first four in the low bits of bytes 0 to 7, the others in bytes 8 to 11 and the two top bits of those before. */
 static void group_scales(const uint8_t *packed, uint32_t group, uint32_t *scale, uint32_t *minimum) {
     if (group < 4) {
         *scale = packed[group] & 63;
@@ -91,7 +97,8 @@ static void expand_q4_k(const uint8_t *from, float *to) { expand_k(from, NULL, f
 
 static void expand_q5_k(const uint8_t *from, float *to) { expand_k(from, from + 16, from + 48, to); }
 
-/* Two halves of 128, each in 4 groups of 32: four low bits in 64 bytes, two high bits in 32, a signed scale for every 16. */
+/* Two halves of 128, each in 4 groups of 32: four low bits in 64 bytes, two high bits in 32; a signed scale for every
+ * 16 elements. */
 static void expand_q6_k(const uint8_t *from, float *to) {
     float scale = load_f16(from + 208);
     for (uint32_t i = 0; i < 256; i++) {
@@ -129,27 +136,35 @@ static void expand_runs(const void *argument, size_t first, size_t last) {
     float                  values[RUN];
     for (size_t run = first; run < last; run++) {
         size_t begin = run * RUN, end = begin + RUN < job->elements ? begin + RUN : job->elements;
-        for (size_t i = begin; i < end; i += format->block) format->expand(job->data + i / format->block * format->bytes, values + (i - begin));
+        for (size_t i = begin; i < end; i += format->block)
+            format->expand(job->data + i / format->block * format->bytes, values + (i - begin));
         for (size_t i = begin; i < end; i++) put_element(job->y, job->dtype, i, values[i - begin]);
     }
 }
 
 static bool is_gguf(uint32_t type, size_t rows, size_t columns, const void *data, size_t bytes) {
-    if (!is_shape(rows, columns, "tensor_from_gguf", "shape")) return false;
-    if (type >= sizeof formats / sizeof *formats || !formats[type].expand)
-        return fail(BNB_UNSUPPORTED, "tensor_from_gguf: type is %u, expected a GGML type from F32 to Q6_K, or BF16", type), false;
+    const char *me = "tensor_from_gguf";
+    if (!is_shape(rows, columns, me, "shape")) return false;
+    if (type >= sizeof formats / sizeof *formats || !formats[type].expand) {
+        fail(BNB_UNSUPPORTED, "%s: type is %u, expected a GGML type from F32 to Q6_K, or BF16", me, type);
+        return false;
+    }
     const struct format *format = &formats[type];
-    if (columns % format->block)
-        return fail(BNB_INVALID, "tensor_from_gguf: columns is %zu, expected a multiple of %s's %zu", columns, format->name, format->block), false;
+    if (columns % format->block) {
+        fail(BNB_INVALID, "%s: columns is %zu, expected a multiple of %s's %zu", me, columns, format->name, format->block);
+        return false;
+    }
     size_t expected = rows * columns / format->block * format->bytes;
-    if (!data || bytes != expected)
-        return fail(BNB_INVALID, "tensor_from_gguf: data has %zu bytes, expected %zu for %s [%zu, %zu]", data ? bytes : 0, expected,
-                    format->name, rows, columns), false;
-    return true;
+    if (data && bytes == expected) return true;
+    fail(BNB_INVALID, "%s: data has %zu bytes, expected %zu for %s [%zu, %zu]", me, data ? bytes : 0, expected, format->name,
+         rows, columns);
+    return false;
 }
 
-bnb_tensor *bnb_tensor_from_gguf(bnb_device *device, uint32_t type, size_t rows, size_t columns, const void *data, size_t bytes, bnb_dtype dtype) {
-    if (!is_device(device, "tensor_from_gguf") || !is_gguf(type, rows, columns, data, bytes) || !is_float(dtype, "tensor_from_gguf", "dtype"))
+bnb_tensor *bnb_tensor_from_gguf(bnb_device *device, uint32_t type, size_t rows, size_t columns, const void *data,
+                                 size_t bytes, bnb_dtype dtype) {
+    if (!is_device(device, "tensor_from_gguf") || !is_gguf(type, rows, columns, data, bytes) ||
+        !is_float(dtype, "tensor_from_gguf", "dtype"))
         return NULL;
     bnb_tensor *tensor = tensor_new(device, dtype, rows, columns);
     if (!tensor) return NULL;

@@ -65,7 +65,8 @@ struct pass {
 static bnb_status launch(const struct pass *pass) {
     bnb_device *device = pass->x->device;
     size_t      block = pass->block < pass->elements ? pass->block : pass->elements;
-    bool        tiled = shift_of(pass->block) >= 3 && pass->block <= QUANTIZE_TILE;
+    uint32_t    shift = shift_of(pass->block);
+    bool        tiled = shift >= 3 && (size_t)1 << shift <= QUANTIZE_TILE; /* what is no power of two has shift 32 */
     if (tiled) block = pass->block;
     if (block > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a block of more than 2^32 elements");
 

@@ -6,6 +6,7 @@ import { damaged } from "./header.ts";
 import { dumps } from "./pyjson.ts";
 import { openSafetensors, type SafetensorsFile, type SafetensorsTensor } from "./safetensors.ts";
 import { sync } from "./staging.ts";
+import { findQuantized, type Stored } from "./state.ts";
 import { SafetensorsWriter, specBytes, type TensorSpec } from "./writer.ts";
 
 const singleName = "model.safetensors";
@@ -22,6 +23,7 @@ export class Checkpoint implements Disposable {
   readonly directory: string;
   readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
   readonly files: readonly SafetensorsFile[];
+  #quantized: Map<string, Stored> | undefined;
 
   /** @internal Use {@link openCheckpoint}. */
   constructor(path: string, directory: string, files: readonly SafetensorsFile[]) {
@@ -39,6 +41,12 @@ export class Checkpoint implements Disposable {
     this.tensors = new Map(files.flatMap((file) => [...file.tensors]));
   }
 
+  /** The quantised weights, found at the first use. @throws BnbError as {@link findQuantized} does */
+  get quantized(): ReadonlyMap<string, Stored> {
+    this.#quantized ??= findQuantized(this.tensors);
+    return this.#quantized;
+  }
+
   close(): void {
     for (const file of this.files) file.close();
   }
@@ -49,8 +57,8 @@ export class Checkpoint implements Disposable {
 }
 
 /**
- * Opens a checkpoint: a `.safetensors` file, a `.safetensors.index.json`, or a directory that has `model.safetensors` or
- * `model.safetensors.index.json`, in that order, as transformers looks for them.
+ * Opens a checkpoint: a `.safetensors` file, a `.safetensors.index.json`, or a directory that has `model.safetensors`
+ * or `model.safetensors.index.json`, in that order, as transformers looks for them.
  *
  * @throws BnbError naming the file and the tensor, if anything is missing or damaged
  */
@@ -77,6 +85,8 @@ export function openCheckpoint(path: string): Checkpoint {
 function weightsPath(path: string): string {
   if (!existsSync(path))
     throw new BnbError(`${path} does not exist; expected a safetensors file or a model's directory.`);
+  if (path.endsWith(".gguf"))
+    throw new BnbError(`${path} is a GGUF file; convert it first (\`bunsandbytes convert\`).`);
   if (!statSync(path).isDirectory()) return path;
   for (const name of [singleName, indexName]) {
     if (existsSync(join(path, name))) return join(path, name);

@@ -1,5 +1,4 @@
 // Owns GGUF files: their header, their quantised tensors' sizes, and what they are called in Hugging Face's models.
-import { gguf } from "@huggingface/gguf";
 import { BnbError } from "../error.ts";
 import { damaged } from "./header.ts";
 import type { Config } from "./huggingface.ts";
@@ -31,7 +30,10 @@ export interface GgufTensor {
   /** GGML's name of the type, such as `Q4_K`. */
   readonly format: string;
   readonly byteLength: number;
-  /** The quantised bytes, rows in Hugging Face's order. A mapped view where the order is the file's; give it to `release`. */
+  /**
+   * The quantised bytes, rows in Hugging Face's order. A mapped view where the order is the file's; give it to
+   * `release`.
+   */
   read(): Uint8Array;
   release(bytes: Uint8Array): void;
 }
@@ -95,12 +97,15 @@ export async function openGguf(path: string): Promise<GgufModel> {
   const file = new MappedFile(path);
   try {
     const infos = header.tensorInfos.filter((info) => info.name !== ropeFactors);
+    const factors = header.tensorInfos.find((info) => info.name === ropeFactors);
     const heads = architecture === "llama" ? headCounts(path, metadata) : undefined;
     const tensors = infos.map((info) => toTensor(file, info, Number(header.tensorDataOffset), heads));
     const tied = !tensors.some((tensor) => tensor.name === "lm_head.weight");
     const config = toConfig(path, architecture, metadata, tied, tensors);
-    const notes = infos.length < header.tensorInfos.length ? [ropeNote] : [];
-    return { path, config, tensors, notes, [Symbol.dispose]: () => file.close() };
+    const scaling = factors && ropeScaling(file, factors, Number(header.tensorDataOffset), config);
+    const notes = factors && !scaling ? [ropeNote] : [];
+    const scaled = scaling ? { ...config, rope_scaling: scaling } : config;
+    return { path, config: scaled, tensors, notes, [Symbol.dispose]: () => file.close() };
   } catch (error) {
     file.close();
     throw error;
@@ -112,6 +117,8 @@ const ropeNote =
   "original model's config.json, or long texts will suffer.";
 
 async function parseHeader(path: string) {
+  // Loaded here, since it costs 50 ms that nobody else should pay.
+  const { gguf } = await import("@huggingface/gguf");
   try {
     return await gguf(path, { allowLocalFile: true });
   } catch (cause) {
@@ -185,9 +192,9 @@ function toTensor(
 }
 
 /**
- * Undoes the order that llama.cpp's converter gives the rows of llama's q and k. It interleaves the two halves of a head,
- * since its rotary embedding turns neighbouring pairs where Hugging Face's turns row i with row i + half. Rows are whole
- * runs of bytes, also when quantised.
+ * Undoes the order that llama.cpp's converter gives the rows of llama's q and k. It interleaves the two halves of a
+ * head, since its rotary embedding turns neighbouring pairs where Hugging Face's turns row i with row i + half. Rows
+ * are whole runs of bytes, also when quantised.
  */
 function unpermute(path: string, name: string, bytes: Uint8Array, rows: number, heads: number): Uint8Array {
   const half = rows / heads / 2;
@@ -262,6 +269,33 @@ function toConfig(
     if (token !== undefined) config[key] = Number(token);
   }
   return config;
+}
+
+/**
+ * The `rope_scaling` of Llama 3.1 to 3.3, found again from the factors that llama.cpp's converter computed of it. All
+ * these models have the same parameters except the factor, which the lowest frequency has whole.
+ *
+ * @returns `undefined` if the factors are of another kind
+ */
+function ropeScaling(file: MappedFile, info: Info, dataOffset: number, config: Config): Config | undefined {
+  if (info.dtype !== 0 || info.shape.length !== 1) return undefined;
+  const count = Number(info.shape[0]);
+  const factors = new Float32Array(file.read(dataOffset + Number(info.offset), 4 * count).buffer);
+  const [low, high, context, factor] = [1, 4, 8192, factors.at(-1)!];
+  const theta = (config.rope_theta as PyFloat).value;
+  const same = factors.every((value, i) => {
+    const turns = context / (2 * Math.PI * theta ** (i / count));
+    const smooth = Math.min(1, Math.max(0, (turns - low) / (high - low)));
+    return Math.abs(value * ((1 - smooth) / factor + smooth) - 1) < 1e-3;
+  });
+  if (!same || !(factor > 1)) return undefined;
+  return {
+    rope_type: "llama3",
+    factor: new PyFloat(factor),
+    low_freq_factor: new PyFloat(low),
+    high_freq_factor: new PyFloat(high),
+    original_max_position_embeddings: context,
+  };
 }
 
 /** GGUF keeps fp32; config.json should say 1e-05, not 9.999999747378752e-06. */

@@ -1,7 +1,9 @@
 // Owns the header of a safetensors file: its dtypes, its order, and the rules that a sound header keeps.
 import { BnbError } from "../error.ts";
 
-/** Bits an element, in the order of the `safetensors` library, which lays files out from the last dtype to the first. */
+/**
+ * Bits an element, in the order of the `safetensors` library, which lays files out from the last dtype to the first.
+ */
 const bits = {
   BOOL: 8,
   F4: 4,
@@ -76,7 +78,9 @@ export function tensorBytes(dtype: SafetensorsDtype, shape: readonly number[]): 
   return size / 8;
 }
 
-/** Sorts as the `safetensors` library does: dtypes from the most aligned to the least, then names by their UTF-8 bytes. */
+/**
+ * Sorts as the `safetensors` library does: dtypes from the most aligned to the least, then names by their UTF-8 bytes.
+ */
 export function byLayout(
   a: { readonly name: string; readonly dtype: SafetensorsDtype },
   b: { readonly name: string; readonly dtype: SafetensorsDtype },
@@ -176,7 +180,10 @@ function parseEntry(path: string, name: string, entry: unknown): TensorInfo {
   return { name, dtype, shape, start: start!, end: end! };
 }
 
-/** The format allows neither overlap nor gap: each tensor starts where the one before it ends, and the last ends the file. */
+/**
+ * The format allows neither overlap nor gap: each tensor starts where the one before it ends, and the last ends the
+ * file.
+ */
 function checkCoverage(path: string, tensors: readonly TensorInfo[], dataBytes: number): void {
   let end = 0;
   for (const tensor of tensors) {

@@ -1,4 +1,4 @@
-// Owns what a Hugging Face directory holds beside the weights: config.json, which modules to quantise, and the other files.
+// Owns what a Hugging Face directory holds beside the weights: config.json, the choice of modules, other files.
 import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { BnbError } from "../error.ts";
@@ -22,7 +22,7 @@ export function readConfig(directory: string): Config | undefined {
   } catch (cause) {
     throw damaged(path, `it is not JSON (${(cause as Error).message})`);
   }
-  if (typeof json !== "object" || json === null || Array.isArray(json)) throw damaged(path, "it is not an object");
+  if (json === null || Object.getPrototypeOf(json) !== Object.prototype) throw damaged(path, "it is not an object");
   return json as Config;
 }
 
@@ -124,12 +124,12 @@ export interface Choice {
 }
 
 /**
- * Chooses the weights to quantise as transformers 5 does by default: those of `nn.Linear`, except the output head. A file
- * has no classes, so a Linear is a matrix called `….weight` whose module is not named as an embedding is; experts of a
- * mixture stay, since transformers 5 fuses them into tensors that bitsandbytes does not quantise.
+ * Chooses the weights to quantise as transformers 5 does by default: those of `nn.Linear`, except the output head. A
+ * file has no classes, so a Linear is a matrix called `….weight` whose module is not named as an embedding is; experts
+ * of a mixture stay, since transformers 5 fuses them into tensors that bitsandbytes does not quantise.
  *
- * @param skip more modules to leave alone, by transformers' rule: a pattern matches a module from its start to a dot, as a
- *   regular expression, or is the end of its name
+ * @param skip more modules to leave alone, by transformers' rule: a pattern matches a module from its start to a dot,
+ *   as a regular expression, or is the end of its name
  */
 export function chooseModules(
   tensors: Iterable<TensorShape>,
@@ -192,8 +192,8 @@ const weightsFile =
   /\.(safetensors|safetensors\.index\.json|bin|bin\.index\.json|pth?|gguf|h5|msgpack|onnx|ot|tflite)$/;
 
 /**
- * Copies a model directory's other files (tokenizer, templates, licence, model card, …): everything except weights in any
- * format, config.json, and hidden entries.
+ * Copies a model directory's other files (tokenizer, templates, licence, model card, …): everything except weights in
+ * any format, config.json, and hidden entries.
  *
  * @returns the paths copied, relative to the directory
  */

@@ -1,18 +1,20 @@
-// Owns looking at checkpoints: what each weight is stored as and costs, how far it is from an original, and whether all is sound.
+// Owns looking at checkpoints: what each weight is stored as, costs and lost, and whether all is sound.
 import { compare } from "../compare.ts";
 import { BnbError } from "../error.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import { type GgufModel, openGguf } from "./gguf.ts";
 import { quantMethod, readConfig } from "./huggingface.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
-import { findQuantized, type Stored } from "./state.ts";
+import type { Stored } from "./state.ts";
 import { floatDtypeOf, fromGguf, fromSafetensors, fromStored, type Source } from "./steps.ts";
 
 /** One weight of a model, as it is stored. */
 export interface WeightReport {
   readonly name: string;
   readonly shape: readonly number[];
-  /** `nf4`, `fp4`, `int8`; else the dtype, or GGML's type. A block size other than 64 and nested scales are named too. */
+  /**
+   * `nf4`, `fp4`, `int8`; else the dtype, or GGML's type. A block size other than 64 and nested scales are named too.
+   */
   readonly format: string;
   readonly bytes: number;
   /** Of all that belongs to it: codes, scales, codebooks. */
@@ -99,7 +101,7 @@ function openedGguf(model: GgufModel): Opened {
 }
 
 function openedCheckpoint(checkpoint: Checkpoint): Opened {
-  const stored = findQuantized(checkpoint.tensors);
+  const stored = checkpoint.quantized;
   const parts = new Set([...stored.values()].flatMap((weight) => weight.parts.map((part) => part.name)));
   const plain = [...checkpoint.tensors.values()].filter((tensor) => !parts.has(tensor.name));
   const entries = [...[...stored.values()].map(storedEntry), ...plain.map(plainEntry)];
@@ -138,8 +140,8 @@ export interface VerifyReport {
 }
 
 /**
- * Checks a checkpoint through: every file's structure, the index, every quantisation state against its tensors, config.json
- * against what is stored, and every float weight, dequantised where need be, for NaN and infinity.
+ * Checks a checkpoint through: every file's structure, the index, every quantisation state against its tensors,
+ * config.json against what is stored, and every float weight, dequantised where need be, for NaN and infinity.
  *
  * @throws BnbError if the checkpoint is too damaged to be opened
  */
@@ -148,7 +150,7 @@ export async function verifyCheckpoint(
   options: Pick<InspectOptions, "onProgress"> = {},
 ): Promise<VerifyReport> {
   using checkpoint = openCheckpoint(path);
-  const stored = findQuantized(checkpoint.tensors);
+  const stored = checkpoint.quantized;
   const quantized: Record<string, number> = {};
   for (const { format } of stored.values()) quantized[format] = (quantized[format] ?? 0) + 1;
   const problems = checkConfig(checkpoint, quantized);
@@ -173,9 +175,8 @@ function checkConfig(checkpoint: Checkpoint, quantized: Readonly<Record<string, 
   const says = quantMethod(config);
   const formats = Object.keys(quantized);
   if (says === undefined && formats.length > 0) {
-    return [
-      `config.json has no quantization_config, but weights are ${formats.join(" and ")}: transformers would not load them.`,
-    ];
+    const stored = formats.join(" and ");
+    return [`config.json has no quantization_config, but weights are ${stored}: transformers would not load them.`];
   }
   const others = formats.filter((format) => format !== says);
   if (others.length === 0 && (says === undefined || formats.length > 0)) return [];

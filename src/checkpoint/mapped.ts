@@ -3,11 +3,8 @@ import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { BnbError } from "../error.ts";
 import { damaged } from "./header.ts";
 
-/** Mapping starts at multiples of this: the largest page of the systems that Bun runs on. */
-const pageBytes = 65_536;
-
 /** The longest array that JavaScriptCore makes. */
-const arrayBytesMax = 2 ** 32 - pageBytes;
+const arrayBytesMax = 2 ** 32;
 
 /** Errors that mean that a file may be read but not mapped for writing, which Bun does even for private views. */
 const unmappable = ["EACCES", "EPERM", "EROFS", "ENODEV", "ETXTBSY"];
@@ -42,10 +39,8 @@ export class MappedFile {
     if (held.ino !== named.ino || held.dev !== named.dev || held.size < offset + length) {
       throw new BnbError(`${this.path} was replaced or cut short while it was open; open it again.`);
     }
-    const before = offset % pageBytes;
     try {
-      const mapped = Bun.mmap(this.path, { shared: false, offset: offset - before, size: before + length });
-      return mapped.subarray(before);
+      return Bun.mmap(this.path, { shared: false, offset, size: length });
     } catch (error) {
       if (unmappable.includes((error as NodeJS.ErrnoException).code ?? "")) return this.read(offset, length);
       throw error;

@@ -15,15 +15,15 @@ export interface OutputOptions {
 /**
  * Fills a directory beside the target and then puts it in the target's place.
  *
- * @param source what is read meanwhile, which the output must not replace
+ * @param input the directory of a checkpoint that is read meanwhile, which the output must not replace
  * @param fill gets the directory to write into
  */
 export async function intoDirectory<T>(
   { output, force = false }: OutputOptions,
-  source: string,
+  input: string | undefined,
   fill: (directory: string) => Promise<T>,
 ): Promise<T> {
-  checkTarget(output, force, source);
+  checkTarget(output, force, input);
   mkdirSync(dirname(resolve(output)), { recursive: true });
   using staging = new Staging(output);
   mkdirSync(staging.path);
@@ -33,11 +33,11 @@ export async function intoDirectory<T>(
   return result;
 }
 
-function checkTarget(output: string, force: boolean, source: string): void {
+function checkTarget(output: string, force: boolean, input: string | undefined): void {
   if (!existsSync(output)) return;
   if (!statSync(output).isDirectory()) throw new BnbError(`output ${output} is a file, expected a directory.`);
-  if (realpathSync(output) === realpathSync(source)) {
-    throw new BnbError(`output ${output} is the input itself; choose another directory.`);
+  if (input !== undefined && realpathSync(output) === realpathSync(input)) {
+    throw new BnbError(`output ${output} is where the input is; choose another directory.`);
   }
   if (readdirSync(output).length > 0 && !force) {
     throw new BnbError(`output ${output} is not empty; choose another directory, or replace its files with --force.`);

@@ -39,8 +39,9 @@ export class SafetensorsTensor {
   }
 
   /**
-   * The tensor's bytes, little-endian and row-major: a private view of the file, mapped at the first use, without a copy.
-   * It is detached (length 0) by {@link release} and by the file's `close()`. Writing to it never reaches the file.
+   * The tensor's bytes, little-endian and row-major: a private view of the file, mapped at the first use, without a
+   * copy. It is detached (length 0) by {@link release} and by the file's `close()`. Writing to it never reaches the
+   * file.
    */
   get bytes(): Uint8Array {
     this.#bytes ??= this.#file.view(this.#offset, this.byteLength, this.name);
@@ -82,7 +83,9 @@ const views: Partial<
   U64: BigUint64Array,
 };
 
-/** An open safetensors file. Its header has been checked whole; its data is mapped when a tensor's bytes are asked for. */
+/**
+ * An open safetensors file. Its header has been checked whole; its data is mapped when a tensor's bytes are asked for.
+ */
 export class SafetensorsFile implements Disposable {
   readonly path: string;
   /** The text pairs under `__metadata__`; `{}` if there are none. */

@@ -1,4 +1,4 @@
-// Owns bitsandbytes' state-dict keys: which tensors make up a quantised weight, what they hold, and how they must agree.
+// Owns bitsandbytes' state-dict keys: which tensors make up a quantised weight, and how they must agree.
 import { BnbError } from "../error.ts";
 import { type SafetensorsDtype, tensorBytes } from "./header.ts";
 import { dumps, PyFloat, type PyValue } from "./pyjson.ts";
@@ -12,7 +12,10 @@ export const floatDtypes = { float32: "F32", float16: "F16", bfloat16: "BF16" } 
 >;
 export type FloatDtype = keyof typeof floatDtypes;
 
-/** Dtypes that 4-bit codes may be stored as; the bytes are the same, but FSDP wants them to look like the model's dtype. */
+/**
+ * Dtypes that 4-bit codes may be stored as; the bytes are the same, but FSDP wants them to look like the model's
+ * dtype.
+ */
 export const storageDtypes = {
   uint8: "U8",
   int8: "I8",

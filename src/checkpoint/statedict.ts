@@ -1,9 +1,12 @@
 // Owns the way between quantised tensors and the tensors of a state dict.
 import { Codebook } from "../codebook.ts";
 import { currentDevice, type Device } from "../device.ts";
+import type { DType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import type { SafetensorsDtype } from "./header.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import { packState, type QuantType4bit, type StorageDtype, type Stored4bit, specs4bit, stateKey } from "./state.ts";
 import type { TensorSource } from "./writer.ts";
@@ -69,6 +72,41 @@ export function fromStateDict(stored: Stored4bit, device: Device = currentDevice
   const nested = { ...state.nested, absmax: nestedAbsmax, code: codebookOf("dynamic", stored.nestedCode!) };
   return QuantizedTensor.fromParts({ codes, absmax, code, nested, ...shared(stored) });
 }
+
+/**
+ * A weight of a checkpoint on a device: a quantised tensor where its state is beside it, else a tensor of its dtype.
+ *
+ * ```ts
+ * using model = checkpoint.openCheckpoint("./Qwen2.5-0.5B-nf4");
+ * using w = checkpoint.loadWeight(model, "model.layers.0.mlp.up_proj.weight");
+ * ```
+ *
+ * @throws BnbError if the checkpoint has no such weight, its state is damaged, or its dtype is none of the library's
+ */
+export function loadWeight(checkpoint: Checkpoint, name: string, device = currentDevice()): Tensor | QuantizedTensor {
+  const stored = checkpoint.quantized.get(name);
+  if (stored) {
+    if (stored.format === "int8") throw new BnbError(`${name} is int8, which is not supported yet.`, "unsupported");
+    return fromStateDict(stored, device);
+  }
+  const tensor = checkpoint.tensors.get(name);
+  if (!tensor) throw new BnbError(`${checkpoint.path} has no weight ${JSON.stringify(name)}.`);
+  const dtype = dtypes[tensor.dtype];
+  if (!dtype)
+    throw new BnbError(`${name} is ${tensor.dtype}, expected ${Object.keys(dtypes).join(", ")}.`, "unsupported");
+  const made = Tensor.from(tensor.values as Float32Array, tensor.shape, { dtype: dtype as "float32", device });
+  tensor.release();
+  return made;
+}
+
+const dtypes: Partial<Record<SafetensorsDtype, DType>> = {
+  F32: "float32",
+  F16: "float16",
+  BF16: "bfloat16",
+  I8: "int8",
+  U8: "uint8",
+  I32: "int32",
+};
 
 const shared = ({ state: { blocksize, shape, dtype } }: Stored4bit) => ({ blocksize, shape, dtype });
 

@@ -19,7 +19,7 @@ import {
   writeConfig,
 } from "./huggingface.ts";
 import { intoDirectory, type OutputOptions } from "./output.ts";
-import { findQuantized, floatDtypes, type QuantType4bit, type StorageDtype } from "./state.ts";
+import { floatDtypes, type QuantType4bit, type StorageDtype } from "./state.ts";
 import {
   castStep,
   floatDtypeOf,
@@ -83,7 +83,7 @@ export interface TransformReport {
 export async function quantizeCheckpoint(input: string, options: QuantizeOptions): Promise<TransformReport> {
   using checkpoint = openCheckpoint(input);
   const config = readConfig(checkpoint.directory);
-  const method = quantMethod(config) ?? [...findQuantized(checkpoint.tensors).values()][0]?.format;
+  const method = quantMethod(config) ?? [...checkpoint.quantized.values()][0]?.format;
   if (method !== undefined) {
     throw new BnbError(`${input} is quantised already (${method}); dequantise it first, or take the original.`);
   }
@@ -108,7 +108,7 @@ export async function quantizeCheckpoint(input: string, options: QuantizeOptions
 export async function dequantizeCheckpoint(input: string, options: TransformOptions): Promise<TransformReport> {
   using checkpoint = openCheckpoint(input);
   const config = readConfig(checkpoint.directory);
-  const stored = findQuantized(checkpoint.tensors);
+  const stored = checkpoint.quantized;
   if (stored.size === 0) throw new BnbError(`${input} holds no bitsandbytes weights; there is nothing to dequantise.`);
   const parts = new Set([...stored.values()].flatMap((weight) => weight.parts.map((part) => part.name)));
   const sources = Array.from(stored.values(), (weight) => fromStored(weight, options.dtype));
@@ -122,14 +122,11 @@ export async function dequantizeCheckpoint(input: string, options: TransformOpti
   return await write(checkpoint, steps, written, stored.size, config ? [] : [noConfig(input)], options);
 }
 
-/** `quantType` here has no default: without it the weights are written as floats. */
-export type ConvertOptions = QuantizeOptions;
-
 /**
  * Makes a Hugging Face model of a GGUF file of a llama or qwen model: its weights as floats (bfloat16 by default), or
- * quantised where `quantType` is given. The tokenizer is not carried over.
+ * quantised where `quantType` is given, which has no default here. The tokenizer is not carried over.
  */
-export async function convertGguf(input: string, options: ConvertOptions): Promise<TransformReport> {
+export async function convertGguf(input: string, options: QuantizeOptions): Promise<TransformReport> {
   using model = await openGguf(input);
   const { quantType, dtype = "bfloat16" } = options;
   const sources = model.tensors.map((tensor) => fromGguf(tensor, dtype));
@@ -145,7 +142,7 @@ export async function convertGguf(input: string, options: ConvertOptions): Promi
 }
 
 const tokenizerNote =
-  "The tokenizer is not carried over: copy tokenizer.json and tokenizer_config.json from the original model's directory.";
+  "The tokenizer is not carried over: copy tokenizer.json and tokenizer_config.json from the original model.";
 
 function quantizeStep(source: Source, dtype: FloatDType | undefined, options: QuantizeOptions): Step {
   const { quantType = "nf4", blocksize = 64, doubleQuant = false, quantStorage: storage = "uint8" } = options;
@@ -168,7 +165,7 @@ function expertNotes({ kept }: Choice): string[] {
 }
 
 async function write(
-  source: { readonly path: string },
+  source: { readonly path: string; readonly directory?: string },
   steps: Step[],
   config: Config | undefined,
   weights: number,
@@ -176,7 +173,7 @@ async function write(
   options: TransformOptions,
 ): Promise<TransformReport> {
   const inputBytes = steps.reduce((sum, step) => sum + step.inputBytes, 0);
-  const written = await intoDirectory(options, source.path, async (directory) => {
+  const written = await intoDirectory(options, source.directory, async (directory) => {
     await writeCheckpoint(directory, steps, writeOptions(steps.length, inputBytes, options));
     const outputBytes = bytesIn(directory);
     const carried = statSync(source.path).isDirectory() ? carryOver(source.path, directory) : [];

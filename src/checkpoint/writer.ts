@@ -39,8 +39,8 @@ interface Slot {
 /**
  * Writes one safetensors file whose tensors arrive one at a time, in any order.
  *
- * The layout is that of the `safetensors` library, byte for byte. A vector of open length (`{ atMost }`) must be written
- * before the tensors that follow it, and the header is then padded with more spaces than necessary.
+ * The layout is that of the `safetensors` library, byte for byte. A vector of open length (`{ atMost }`) must be
+ * written before the tensors that follow it, and the header is then padded with more spaces than necessary.
  * `using writer = new SafetensorsWriter(…)` removes the unfinished file unless `commit()` was reached.
  */
 export class SafetensorsWriter implements Disposable {
@@ -151,7 +151,13 @@ export class SafetensorsWriter implements Disposable {
     let done = 0;
     while (done < bytes.length) {
       const length = Math.min(bytes.length - done, writeBytesMax);
-      done += writeSync(this.#descriptor, bytes, done, length, position + done);
+      try {
+        done += writeSync(this.#descriptor, bytes, done, length, position + done);
+      } catch (error) {
+        // A full disk, mostly; the system's message does not say which file it was.
+        (error as Error).message += ` (${this.#staging.target})`;
+        throw error;
+      }
     }
   }
 }

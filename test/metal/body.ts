@@ -1,6 +1,6 @@
 // Owns the translation of what stands inside declarations: expressions, statements, types, and what they must not hold.
 
-import type { Scope } from "./scope.ts";
+import type { Scope, TypeInfo } from "./scope.ts";
 import { closing, closingAngle, isAttribute, splitAtCommas, textOf } from "./tokens.ts";
 import { addressSpaces, refusedPatterns, refusedWords } from "./vocabulary.ts";
 
@@ -18,6 +18,8 @@ export function linesOf(before: string): string {
   return before.includes("\n") ? before : "";
 }
 
+/** What may stand before the operand of a cast. */
+const prefixes = new Set(["*", "&", "-", "+", "~", "!", "++", "--"]);
 const statementStarts = new Set(["{", "}", ";", ""]);
 
 /** Translates the tokens of a range, in order. One instance translates one declaration. */
@@ -53,6 +55,7 @@ export class BodyTranslator {
     if (token.kind === "number") return this.emit(i, this.number(i));
     if (token.kind === "string") return this.emit(i);
     if (token.kind === "word") return this.word(i, begin, end);
+    if (isAttribute(scope.tokens, i) && scope.dialect === "any") return this.skipAttribute(i);
     if (isAttribute(scope.tokens, i))
       scope.refuse(i, `the attribute ${textOf(scope.tokens, i, closing(scope.tokens, i) + 1)}`);
     if (token.text === "{") this.depth++;
@@ -61,6 +64,13 @@ export class BodyTranslator {
     if (token.text === "*" || token.text === "&" || token.text === "&&") this.checkPointer(i);
     if (token.text === "(") return this.parenthesis(i);
     return this.emit(i);
+  }
+
+  /** Attributes that third-party helpers carry say nothing that matters here. */
+  private skipAttribute(i: number): number {
+    const end = closing(this.scope.tokens, i) + 1;
+    for (let k = i; k < end; k++) this.out += linesOf(this.scope.tokens[k]!.before);
+    return end;
   }
 
   private number(i: number): string {
@@ -80,7 +90,8 @@ export class BodyTranslator {
       this.scope.refuse(i, "lambdas are not in Metal 3.0");
   }
 
-  private checkWord(i: number): void {
+  /** Refuses a word that kernels of ours may not use. */
+  checkWord(i: number): void {
     const { scope } = this;
     const word = scope.text(i);
     this.place.words?.add(word);
@@ -107,7 +118,8 @@ export class BodyTranslator {
     if (word === "static_cast" && scope.text(i + 1) === "<") return this.staticCast(i);
     if (word === "sizeof" || word === "alignof" || word === "decltype") return this.unevaluated(i);
     if (scope.typeTemplates.has(word) && scope.text(i + 1) === "<") return this.templateType(i);
-    if (scope.convertible.has(word) && scope.text(i + 1) === "(" && !this.isDeclarator(i + 1)) {
+    const constructs = scope.text(i + 1) === "(" && scope.text(i - 1) !== "operator" && !this.isDeclarator(i + 1);
+    if (scope.convertible.has(word) && constructs) {
       return this.emit(i, `metal::make<${word}>`);
     }
     return this.emit(i);
@@ -146,18 +158,54 @@ export class BodyTranslator {
     return close + 1;
   }
 
-  /** `(T)x` becomes `sim::cast<T>->*x`, which binds as a cast does and converts as Metal does. */
+  /** `(T)x` becomes `metal::make<T>(x)`, which converts as Metal does; the lint checks the casts of pointers too. */
   private parenthesis(i: number): number {
     const { scope } = this;
+    const type = this.castAt(i);
+    const isPointer = type?.pointer && scope.target === "lint";
+    if (!type || !(isPointer || (type.kind === "convertible" && !type.pointer))) return this.emit(i);
+    const end = this.operandEnd(type.end + 1);
+    const before = scope.tokens[i]!.before;
+    if (isPointer) {
+      this.out += `${before}metal::pointer_cast<${this.translate(i + 1, type.end).trim()}>(${this.translate(type.end + 1, end)})`;
+    } else {
+      for (let k = i + 1; k < type.end; k++) this.place.words?.add(scope.text(k));
+      this.out += `${before}metal::make<${this.translate(...type.base).trim()}>(${this.translate(type.end + 1, end)})`;
+    }
+    return end;
+  }
+
+  /** The type in `(T)` at `i`, if that is a cast: a type alone in parentheses, with an operand behind. */
+  private castAt(i: number): TypeInfo | undefined {
+    const { scope } = this;
     const type = scope.typeAt(i + 1);
-    if (!type || scope.text(type.end) !== ")" || type.pointer || type.kind !== "convertible") return this.emit(i);
+    if (!type || scope.text(type.end) !== ")") return undefined;
     const next = scope.tokens[type.end + 1]!;
-    const operand = next.kind !== "symbol" || ["(", "-", "+", "~", "!", "*", "&", "{"].includes(next.text);
-    if (!operand || next.text === "{") return this.emit(i);
-    for (let k = i + 1; k < type.end; k++) this.place.words?.add(scope.text(k));
-    const base = this.translate(type.base[0], type.base[1]).trim();
-    this.out += `${scope.tokens[i]!.before}sim::cast<${base}>->*`;
-    return type.end + 1;
+    return next.kind !== "symbol" || next.text === "(" || prefixes.has(next.text) ? type : undefined;
+  }
+
+  /** Where the operand of a cast ends: prefixes and further casts, a name or parentheses, and what is applied to it. */
+  private operandEnd(i: number): number {
+    const { scope } = this;
+    while (prefixes.has(scope.text(i))) i++;
+    if (scope.text(i) === "(") {
+      const type = this.castAt(i);
+      if (type) return this.operandEnd(type.end + 1);
+      i = closing(scope.tokens, i) + 1;
+    } else {
+      i++;
+      while (scope.text(i) === "::") i += 2;
+      if (scope.opensTemplate(i) || (scope.text(i) === "<" && scope.typeTemplates.has(scope.text(i - 1)))) {
+        i = closingAngle(scope.tokens, i) + 1;
+      }
+    }
+    for (;;) {
+      const text = scope.text(i);
+      if (text === "(" || text === "[") i = closing(scope.tokens, i) + 1;
+      else if (text === "." || text === "->") i += 2;
+      else if (text === "++" || text === "--") i++;
+      else return i;
+    }
   }
 
   private constantDefined(i: number): number {
@@ -247,7 +295,11 @@ export class BodyTranslator {
   }
 
   private threadgroupVariable(name: string, type: string, dimensions: string): string {
-    if (this.scope.target === "lint") return `static threadgroup ${type} ${name}${dimensions};`;
+    if (this.scope.target === "lint") {
+      // A reference, for clang constructs no variable of class type in an address space, even where nothing is to be done.
+      const named = `sim_type_of_${name}`;
+      return `typedef ${type} ${named}${dimensions}; threadgroup ${named} &${name} = *(threadgroup ${named} *)0;`;
+    }
     const id = this.variables++;
     return (
       `struct sim_name_${id} { static constexpr const char *text() { return "${name}"; } }; typedef ${type} sim_type_${id}${dimensions}; ` +
@@ -264,8 +316,12 @@ export class BodyTranslator {
       return;
     }
     if (scope.dialect === "any") return;
-    if (scope.text(i + 1) === "*") scope.refuse(i, "a pointer to a pointer; the simulator follows one level");
     let k = i - 1;
+    while (addressSpaces.has(scope.text(k)) || scope.text(k) === "const") k--;
+    if (scope.text(i + 1) === "*" || scope.text(k) === "*") {
+      scope.refuse(i, "a pointer to a pointer; the simulator follows one level");
+    }
+    k = i - 1;
     while (k >= 0) {
       if (addressSpaces.has(scope.text(k))) return;
       if (this.typeClosers.has(k)) k = this.typeClosers.get(k)! - 1;

@@ -2,6 +2,7 @@
 
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
+import { findZig } from "../../scripts/zig.ts";
 import { TranslateError } from "./tokens.ts";
 
 const here = import.meta.dir;
@@ -12,27 +13,30 @@ const cache = join(root, ".cache/metal");
 /** `"fast"`: optimised, buffers between guard pages. `"check"`: every access is followed. */
 export type Mode = "fast" | "check";
 
-function findZig(): string {
-  const path = Bun.which("zig");
-  if (!path) throw new Error("zig is not on the PATH; install it with `bun run setup`");
-  return path;
-}
+let zigPath: string | undefined;
 
 /** Runs zig and gives its output; `stderr` on failure. */
 export function zig(args: readonly string[], stdin?: string): { ok: boolean; stdout: string; stderr: string } {
-  const { exitCode, stdout, stderr } = Bun.spawnSync([findZig(), ...args], {
+  zigPath ??= findZig();
+  const { exitCode, stdout, stderr } = Bun.spawnSync([zigPath, ...args], {
     stdin: stdin === undefined ? null : Buffer.from(stdin),
+    env: { ...process.env, ZIG_LOCAL_CACHE_DIR: join(cache, "zig") },
     stdout: "pipe",
     stderr: "pipe",
   });
   return { ok: exitCode === 0, stdout: stdout.toString(), stderr: stderr.toString() };
 }
 
-/** The first error of clang's output, with its place. */
+/** The first error of clang's output. If it is in the simulator's headers, its place is where the kernel used them. */
 function firstError(stderr: string, name: string): TranslateError {
   const match = /^(.*?):(\d+):\d+: (?:fatal )?error: (.*)$/m.exec(stderr);
   if (!match) return new TranslateError(stderr.trim(), name, 1);
-  return new TranslateError(match[3]!, match[1]!, Number(match[2]));
+  const [all, file, line, text] = match as unknown as [string, string, string, string];
+  if (!file.startsWith(runtime)) return new TranslateError(text, file, Number(line));
+  for (const note of stderr.slice(match.index + all.length).matchAll(/^(.*?):(\d+):\d+: note: in instantiation/gm)) {
+    if (!note[1]!.startsWith(runtime)) return new TranslateError(text, note[1]!, Number(note[2]));
+  }
+  return new TranslateError(text, file, Number(line));
 }
 
 /** Metal's own headers by name: including one is allowed, and gives nothing, for all of Metal's names are known already. */
@@ -46,14 +50,14 @@ const metalHeaders = [
 ];
 
 /** Runs the C preprocessor; the result keeps line markers. */
-export function preprocess(source: string, name: string, includes: readonly string[] = []): string {
+export function preprocess(source: string, name: string, version: number, includes: readonly string[] = []): string {
   const headers = join(cache, "headers");
   if (!existsSync(join(headers, metalHeaders.at(-1)!))) {
     mkdirSync(headers, { recursive: true });
     for (const header of metalHeaders) writeFileSync(join(headers, header), "");
   }
   const marked = `#line 1 "${name}"\n${source}`;
-  const defines = ["-D__METAL__=1", "-D__METAL_VERSION__=300", "-U__x86_64__"];
+  const defines = ["-D__METAL__=1", `-D__METAL_VERSION__=${version}`, "-U__x86_64__"];
   const paths = [headers, ...includes].map((path) => `-I${path}`);
   const args = [
     "c++",
@@ -80,7 +84,13 @@ const commonFlags = [
   ...["-std=c++20", "-ffreestanding", "-nostdinc", "-nostdinc++", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"],
   ...["-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-fno-lax-vector-conversions", "-march=x86_64_v3"],
   ...["-Xclang", "-ffloat16-excess-precision=none", "-gline-tables-only", "-gdwarf-4", "-ferror-limit=5"],
-  ...["-w", "-Werror=uninitialized", "-Werror=sometimes-uninitialized", "-Werror=vla", "-Werror=return-type"],
+  ...[
+    "-Wno-everything",
+    "-Werror=uninitialized",
+    "-Werror=sometimes-uninitialized",
+    "-Werror=vla",
+    "-Werror=return-type",
+  ],
 ];
 
 const modeFlags: Readonly<Record<Mode, readonly string[]>> = {
@@ -193,4 +203,23 @@ export function compileKernels(cpp: string, name: string, mode: Mode): string {
   if (!linked.ok) throw new Error(`${name}: the translated kernels do not link:\n${linked.stderr}`);
   renameSync(temporary, path);
   return path;
+}
+
+/** Type-checks C++14 with address spaces against runtime/lint.h. */
+export function typeCheck(cpp: string, name: string): void {
+  const source = cached(".lint.cpp", cpp);
+  const done = source.replace(/\.cpp$/, ".o");
+  if (existsSync(done)) return;
+  writeWhole(source, cpp);
+  const flags = [
+    "-std=c++14",
+    "-ffreestanding",
+    "-nostdinc",
+    "-nostdinc++",
+    "-fno-lax-vector-conversions",
+    "-Wno-everything",
+  ];
+  const { ok, stderr } = zig(["c++", ...flags, "-O0", `-I${runtime}`, "-c", source, "-o", `${done}.${process.pid}`]);
+  if (!ok) throw firstError(stderr, name);
+  renameSync(`${done}.${process.pid}`, done);
 }

@@ -4,7 +4,7 @@ import { dirname, join, resolve } from "node:path";
 import { cached, runtimeLibrary, zig } from "../toolchain.ts";
 
 const root = resolve(import.meta.dir, "../../..");
-const flags = ["-std=c23", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-fvisibility=hidden"];
+const flags = ["-std=c23", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-fvisibility=hidden"];
 
 function files(folder: string, pattern: string): string[] {
   return [...new Bun.Glob(pattern).scanSync(join(root, folder))].sort().map((file) => join(root, folder, file));
@@ -28,7 +28,7 @@ export function fakeMetal(): string {
   const simulator = runtimeLibrary();
   const sources = ["runtime.c", "foundation.c", "device.c", "commands.c"].map((file) => join(import.meta.dir, file));
   const linked = ["-L", dirname(simulator), "-lsimulator", `-Wl,-rpath,${dirname(simulator)}`];
-  return build("libfakemetal.so", sources, ["-shared", `-DSIM_ROOT="${root}"`, ...linked]);
+  return build("libfakemetal.so", sources, ["-shared", "-D_GNU_SOURCE", `-DSIM_ROOT="${root}"`, ...linked]);
 }
 
 /** Every rule of the driver, one a run: the driver itself, with kernels of its own. */

@@ -67,7 +67,8 @@ id fake_MTLDevice_newCommandQueue(id, SEL) {
 
 id fake_MTLCommandQueue_commandBufferWithUnretainedReferences(id self, SEL) {
     struct queue *queue = (struct queue *)self;
-    if (++queue->uncompleted > UNCOMPLETED_MAX) violation("commandBuffer: %d are under way, Metal blocks", UNCOMPLETED_MAX);
+    if (++queue->uncompleted > UNCOMPLETED_MAX)
+        violation("commandBuffer: %d are under way, Metal blocks", UNCOMPLETED_MAX);
     struct command_buffer *buffer = object_new(MTLCommandBuffer, sizeof *buffer);
     buffer->queue                 = keep(queue);
     buffer->end                   = &buffer->dispatches;
@@ -119,7 +120,8 @@ static int bind(sim_launch *launch, const struct dispatch *dispatch) {
     }
     const struct constants *constants = &dispatch->pipeline->constants;
     for (uint32_t i = 0; i < 32 && !status; i++)
-        if (constants->defined >> i & 1) status = sim_launch_constant(launch, i, &constants->values[i], sizeof(uint32_t));
+        if (constants->defined >> i & 1)
+            status = sim_launch_constant(launch, i, &constants->values[i], sizeof(uint32_t));
     return status;
 }
 
@@ -240,7 +242,8 @@ static struct bound *slot(id self, NSUInteger index, const char *method) {
     return &encoder->bound[index];
 }
 
-void fake_MTLComputeCommandEncoder_setBuffer_offset_atIndex(id self, SEL, id given, NSUInteger offset, NSUInteger index) {
+void fake_MTLComputeCommandEncoder_setBuffer_offset_atIndex(id self, SEL, id given, NSUInteger offset,
+                                                            NSUInteger index) {
     struct bound *bound = slot(self, index, "setBuffer:");
     if (!given) return;
     struct device_buffer *buffer = expect(given, MTLBuffer, "setBuffer:");
@@ -272,7 +275,8 @@ static void check_dispatch(const struct encoder *encoder, MTLSize grid, MTLSize 
 }
 
 /* Metal keeps what was bound for the next dispatch; the fake forgets it, so that nobody leans on another's bindings. */
-void fake_MTLComputeCommandEncoder_dispatchThreadgroups_threadsPerThreadgroup(id self, SEL, MTLSize grid, MTLSize group) {
+void fake_MTLComputeCommandEncoder_dispatchThreadgroups_threadsPerThreadgroup(id self, SEL, MTLSize grid,
+                                                                              MTLSize group) {
     struct encoder *encoder = open_encoder(self, "dispatchThreadgroups:");
     check_dispatch(encoder, grid, group);
     struct dispatch *dispatch = malloc(sizeof *dispatch);

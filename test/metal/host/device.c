@@ -20,13 +20,17 @@ NSUInteger fake_MTLDevice_maxBufferLength(id, SEL) { return (NSUInteger)faults.b
 
 /* ── Buffers ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* The memory lies between guard pages and is filled with 0xFF: as floats NaN, as sizes and indices far out of bounds. */
+enum { PAGE = 16384, ROOM = 64 };
+
+/* The memory lies between guard pages and is filled with 0xFF: as floats NaN, as sizes and indices far out of bounds.
+ * Metal's own goes on to the end of its last page, and the CPU may read there; the fake leaves it a little of that. */
 id fake_MTLDevice_newBufferWithLength_options(id, SEL, NSUInteger length, NSUInteger options) {
     if (!length || (long)length > faults.buffer_max)
         violation("newBufferWithLength: %lu is not between 1 and maxBufferLength", length);
     if (options != MTL_RESOURCE_STORAGE_SHARED) violation("newBufferWithLength: the fake has only shared storage");
     if (strikes(&faults.fail_alloc)) return NULL;
-    void *memory = sim_allocate(length);
+    size_t rest   = PAGE - 1 - (length - 1) % PAGE;
+    void  *memory = sim_allocate(length + (rest < ROOM ? rest : ROOM));
     if (!memory) return NULL;
     counters.buffers++;
     struct device_buffer *buffer = object_new(MTLBuffer, sizeof *buffer);
@@ -74,8 +78,8 @@ static struct sim_library *translate(const char *source_path, id *error) {
     static char output[1 << 16];
     const char *mode = getenv("BNB_SIM"), *bun = getenv("BNB_SIM_BUN");
     char        command[4096];
-    snprintf(command, sizeof command, "cd '%s' && '%s' test/metal/compile.ts '%s' '%s' 2>&1", SIM_ROOT, bun ? bun : "bun",
-             source_path, mode ? mode : "fast");
+    snprintf(command, sizeof command, "cd '%s' && '%s' test/metal/compile.ts '%s' '%s' 2>&1", SIM_ROOT,
+             bun ? bun : "bun", source_path, mode ? mode : "fast");
     FILE *pipe = popen(command, "r");
     if (!pipe) violation("popen: %s", command);
     size_t length  = fread(output, 1, sizeof output - 1, pipe);
@@ -146,7 +150,8 @@ static id function_new(struct library *library, const char *name, const struct c
     if (!kernel) return give_error(error, text), NULL;
     for (uint32_t i = 0; constants && i < 32; i++) {
         uint32_t bytes = sim_library_constant_bytes(library->code, i);
-        snprintf(text, sizeof text, "%s: function constant %u is a uint for the host, but has %u bytes in the kernel", name, i, bytes);
+        snprintf(text, sizeof text, "%s: function constant %u is a uint for the host, but has %u bytes in the kernel",
+                 name, i, bytes);
         if (constants->defined >> i & 1 && bytes && bytes != sizeof(uint32_t)) return give_error(error, text), NULL;
     }
     struct function *function = object_new(MTLFunction, sizeof *function);
@@ -177,7 +182,8 @@ id fake_MTLDevice_newComputePipelineStateWithFunction_error(id, SEL, id given, i
     size_t           shared   = sim_kernel_threadgroup_bytes(function->kernel);
     if (shared > SIM_MAX_THREADGROUP_BYTES) {
         char text[256];
-        snprintf(text, sizeof text, "%s: Threadgroup memory size (%zu) exceeds the maximum threadgroup memory allowed (%d)",
+        snprintf(text, sizeof text,
+                 "%s: Threadgroup memory size (%zu) exceeds the maximum threadgroup memory allowed (%d)",
                  sim_kernel_name(function->kernel), shared, SIM_MAX_THREADGROUP_BYTES);
         return give_error(error, text), NULL;
     }

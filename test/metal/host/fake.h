@@ -1,8 +1,8 @@
 /* What the files of the fake Metal share: objects, violations, and the faults that a test can inject.
  *
- * The driver of csrc/gpu/metal*.c runs unchanged on top of this library, which stands in for libobjc, Foundation and Metal.
- * It is stricter than Apple's: where Metal would misbehave later, or only under its validation layer, the process says
- * what rule was broken and aborts. */
+ * The driver of csrc/gpu/metal*.c runs unchanged on top of this library, which stands in for libobjc, Foundation and
+ * Metal. It is stricter than Apple's: where Metal would misbehave later, or only under its validation layer, the process
+ * says what rule was broken and aborts. */
 #ifndef FAKE_METAL_H
 #define FAKE_METAL_H
 

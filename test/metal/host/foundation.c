@@ -139,10 +139,12 @@ const char *fake_metal_report(void) {
                                               MTLFunction, MTLFunctionConstantValues};
     static char text[1024];
     size_t      length = 0;
-    for (size_t i = 0; i < sizeof transient / sizeof *transient; i++)
-        if (class_live[transient[i]])
-            length += (size_t)snprintf(text + length, sizeof text - length, "%ld %s leaked. ", (long)class_live[transient[i]],
+    for (size_t i = 0; i < sizeof transient / sizeof *transient; i++) {
+        long live = class_live[transient[i]];
+        if (live)
+            length += (size_t)snprintf(text + length, sizeof text - length, "%ld %s leaked. ", live,
                                        class_names[transient[i]]);
+    }
     return length ? text : NULL;
 }
 
@@ -155,6 +157,7 @@ static void report_at_exit(void) {
 
 __attribute__((constructor)) static void read_faults(void) {
     atexit(report_at_exit);
+    at_quick_exit(report_at_exit); /* so Bun ends a process */
     const char *given = getenv("BNB_FAKE_METAL");
     char       *text = given ? strdup(given) : NULL, *rest = text;
     for (char *fault; (fault = strsep(&rest, ","));) {

@@ -168,7 +168,8 @@ void (*fake_find(id self, SEL selector))(void) {
     if (!self->is_class && self->references <= 0)
         violation("%s was sent to a %s that was freed", name, class_names[self->class]);
     struct method *method = find_method(self, selector);
-    if (!method) violation("%c[%s %s]: unrecognized selector", self->is_class ? '+' : '-', class_names[self->class], name);
+    if (!method)
+        violation("%c[%s %s]: unrecognized selector", self->is_class ? '+' : '-', class_names[self->class], name);
     return method->function;
 }
 

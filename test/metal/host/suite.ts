@@ -1,14 +1,25 @@
-// Owns `bun run test:metal`: the whole suite, with the simulated GPU as its device and no operation left to the CPU.
+// Owns `bun run test:metal [file…]`: the whole suite, with the simulated GPU as its device and, unless BNB_STRICT=0, no
+// operation left to the CPU. The simulator's own tests, under test/metal/, know no device: `bun run test` has them.
+import { resolve } from "node:path";
 import { fakeMetal } from "./build.ts";
 
-const { exitCode } = Bun.spawnSync([process.execPath, "test", ...process.argv.slice(2)], {
-  env: {
-    ...process.env,
-    BNB_DEVICE: "metal",
-    BNB_STRICT: "1",
-    BNB_METAL_LIBRARY: fakeMetal(),
-    BNB_SIM_BUN: process.execPath,
+const root = resolve(import.meta.dir, "../../..");
+const all = [...new Bun.Glob("test/**/*.test.ts").scanSync(root)].filter((file) => !file.startsWith("test/metal/"));
+const given = process.argv.slice(2);
+
+// The checked simulator takes seconds for what a GPU, or the CPU, takes milliseconds.
+const { exitCode } = Bun.spawnSync(
+  [process.execPath, "test", "--timeout=120000", ...(given.length ? given : all.sort())],
+  {
+    cwd: root,
+    env: {
+      ...process.env,
+      BNB_DEVICE: "metal",
+      BNB_STRICT: process.env.BNB_STRICT ?? "1",
+      BNB_METAL_LIBRARY: fakeMetal(),
+      BNB_SIM_BUN: process.execPath,
+    },
+    stdio: ["inherit", "inherit", "inherit"],
   },
-  stdio: ["inherit", "inherit", "inherit"],
-});
+);
 process.exit(exitCode);

@@ -159,9 +159,9 @@ static void report_race(const region *r, uintptr_t address, bool write, const vo
 
 // Whether the thread that runs may rely on the last write of a byte.
 static bool after_write(const record *c, uint32_t epoch, uint32_t simd_epoch) {
-    if (!c->write_epoch || c->write_thread == now.thread) return true;
+    if (!c->write_epoch) return true;
     if (c->write_epoch < now.group_start) return false;
-    if (c->write_epoch < epoch) return true;
+    if (c->write_thread == now.thread || c->write_epoch < epoch) return true;
     return c->write_thread / SIM_LANES == now.thread / SIM_LANES && c->write_simd_epoch < simd_epoch;
 }
 
@@ -345,12 +345,12 @@ void __ubsan_handle_type_mismatch_v1(source_location *l, void *) {
 }
 
 void __ubsan_handle_out_of_bounds(source_location *l, void *) {
-    undefined(l, "array out of bounds", "the index is outside an array of thread or constant memory");
+    undefined(l, "array out of bounds", "the index is outside the array");
     threads_abandon();
 }
 
 void __ubsan_handle_local_out_of_bounds(void) {
-    report("array out of bounds", WHERE, nullptr, "the access is outside an array of thread or constant memory");
+    report("array out of bounds", WHERE, nullptr, "the access is outside the array, which is in thread or constant memory");
     threads_abandon();
 }
 

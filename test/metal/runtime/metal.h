@@ -33,6 +33,8 @@ typedef _Float16 half;
 
 #include "metal/types.h"
 
+#include "metal/limits.h"
+
 #include "metal/math.h"
 
 #include "metal/simd.h"

@@ -2,3 +2,7 @@
 [[host_name("broken")]] [[kernel]] void broken(device float *y [[buffer(1)]], uint i [[thread_position_in_grid]]) {
     y[i] = undeclared_name;
 }
+
+[[host_name("whole")]] [[kernel]] void whole(device float *y [[buffer(1)]], uint i [[thread_position_in_grid]]) {
+    y[i] = 0.0f;
+}

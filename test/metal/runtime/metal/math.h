@@ -27,6 +27,11 @@ namespace metal {
     SIM_UNARY(sin, __builtin_elementwise_sin)                                                                          \
     SIM_UNARY(cos, __builtin_elementwise_cos)                                                                          \
     SIM_UNARY(tan, __builtin_elementwise_tan)                                                                          \
+    SIM_UNARY(asin, __builtin_elementwise_asin)                                                                        \
+    SIM_UNARY(acos, __builtin_elementwise_acos)                                                                        \
+    SIM_UNARY(atan, __builtin_elementwise_atan)                                                                        \
+    SIM_UNARY(sinh, __builtin_elementwise_sinh)                                                                        \
+    SIM_UNARY(cosh, __builtin_elementwise_cosh)                                                                        \
     SIM_UNARY(tanh, __builtin_elementwise_tanh)
 SIM_UNARY_FUNCTIONS
 
@@ -38,6 +43,7 @@ SIM_UNARY_FUNCTIONS
 #define SIM_BINARY_FUNCTIONS                                                                                           \
     SIM_BINARY(pow, __builtin_elementwise_pow)                                                                         \
     SIM_BINARY(powr, __builtin_elementwise_pow)                                                                        \
+    SIM_BINARY(atan2, __builtin_elementwise_atan2)                                                                     \
     SIM_BINARY(fmod, __builtin_elementwise_fmod)                                                                       \
     SIM_BINARY(fmin, __builtin_elementwise_minnum)                                                                     \
     SIM_BINARY(fmax, __builtin_elementwise_maxnum)                                                                     \

@@ -77,9 +77,10 @@ template <class T, int Columns, int Rows> SIM_INLINE simdgroup_matrix<T, Columns
 
 template <class P> SIM_INLINE void sim_check_tile(const P *at, ulong row_elements, sim_site site) {
 #ifdef SIM_CHECKED
-    const sim::tile mine = {at, row_elements};
+    sim::tile mine = {at, row_elements};
+    sim_exchange(&mine, &mine, sizeof mine, SIM_OWN_LANE, sim::same_tile, site); // gives back as much as it takes
     sim_u32 differs;
-    sim_exchange(&mine, &differs, sizeof mine, SIM_OWN_LANE, sim::same_tile, site);
+    __builtin_memcpy(&differs, &mine, sizeof differs);
     if (differs) sim_report_different_tiles(site);
 #endif
 }

@@ -1,0 +1,58 @@
+// Owns the README's support table: prints it for the devices that are here, and writes it with --write.
+import { Device, devices } from "../src/index.ts";
+import { support } from "../src/support.ts";
+import { root } from "./run.ts";
+
+const path = `${root}/README.md`;
+const block = /(<!-- support -->\n)([\s\S]*?)(<!-- \/support -->)/;
+const columns = ["cpu", "metal"] as const;
+
+/** The table in the README, as `operation | format` → column → cell. */
+export function readTable(readme: string): Map<string, Record<string, string>> {
+  const lines =
+    block
+      .exec(readme)?.[2]
+      ?.split("\n")
+      .filter((line) => line.startsWith("|")) ?? [];
+  const cells = lines.map((line) =>
+    line
+      .split("|")
+      .slice(1, -1)
+      .map((cell) => cell.trim()),
+  );
+  const [head = [], , ...rows] = cells;
+  return new Map(
+    rows.map((row) => [
+      `${row[0]} | ${row[1]}`,
+      Object.fromEntries(head.map((name, i) => [name.toLowerCase(), row[i]!])),
+    ]),
+  );
+}
+
+/** The table's text, with the columns of absent devices kept as they were. */
+function writeTable(readme: string): string {
+  const before = readTable(readme);
+  const present = new Map(
+    devices().flatMap((report) =>
+      report.available ? [[report.kind as string, support(Device.open(report.kind))] as const] : [],
+    ),
+  );
+  const rows = present.get("cpu")!.map(({ operation, format }, i) => {
+    const cells = columns.map(
+      (kind) => present.get(kind)?.[i]?.support ?? before.get(`${operation} | ${format}`)?.[kind] ?? "?",
+    );
+    return `| ${operation} | ${format} | ${cells.join(" | ")} |`;
+  });
+  return ["| operation | format | CPU | Metal |", "|---|---|---|---|", ...rows, ""].join("\n");
+}
+
+if (import.meta.main) {
+  const readme = await Bun.file(path).text();
+  const table = writeTable(readme);
+  if (process.argv.includes("--write"))
+    await Bun.write(
+      path,
+      readme.replace(block, (_, open, __, close) => open + table + close),
+    );
+  console.log(table);
+}

@@ -1,0 +1,7 @@
+// Owns `bun run test [file…]`: the suite, less the simulator's own tests on a machine that it can't run on.
+import { run, say } from "./run.ts";
+
+const simulates = process.platform === "linux" && process.arch === "x64";
+if (!simulates) say("The Metal simulator runs on Linux x64 only: its tests (test/metal) are left out.");
+const ignored = simulates ? [] : ["--path-ignore-patterns=test/metal/**"];
+process.exit(run([process.execPath, "test", ...ignored, ...process.argv.slice(2)]));

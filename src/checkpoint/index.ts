@@ -1,0 +1,42 @@
+// Owns what the package exports of checkpoints: files, whole models, state dicts, and ways from one to another.
+export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+export type { SafetensorsDtype } from "./header.ts";
+export {
+  type InspectOptions,
+  inspectCheckpoint,
+  type VerifyReport,
+  verifyCheckpoint,
+  type WeightError,
+  type WeightReport,
+} from "./inspect.ts";
+export {
+  openSafetensors,
+  type SafetensorsFile,
+  type SafetensorsTensor,
+  type SafetensorsValues,
+} from "./safetensors.ts";
+export {
+  findQuantized,
+  type State4bit,
+  type StorageDtype,
+  type Stored,
+  type Stored4bit,
+  type StoredInt8,
+} from "./state.ts";
+export { fromStateDict, loadWeight, type StateDictOptions, toStateDict } from "./statedict.ts";
+export {
+  convertGguf,
+  dequantizeCheckpoint,
+  type Progress,
+  type QuantizeOptions,
+  quantizeCheckpoint,
+  type TransformOptions,
+  type TransformReport,
+} from "./transform.ts";
+export {
+  type SafetensorsOptions,
+  SafetensorsWriter,
+  type TensorSource,
+  type TensorSpec,
+  writeSafetensors,
+} from "./writer.ts";

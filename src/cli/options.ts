@@ -1,0 +1,90 @@
+// Owns the options that commands share, and how their values are read.
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { QuantType4bit, StorageDtype } from "../checkpoint/state.ts";
+import type { TransformOptions } from "../checkpoint/transform.ts";
+import type { FloatDType } from "../dtype.ts";
+
+/** How a command reports. */
+export interface ReportOptions {
+  readonly json?: boolean;
+  readonly quiet?: boolean;
+}
+
+export function withReporting(command: Command): Command {
+  return command
+    .option("--json", "print the result as JSON on standard output, and nothing else there")
+    .option("--quiet", "print no progress and no summary");
+}
+
+/** Options of every command that writes a model, as commander gives them. */
+export interface WriteFlags extends ReportOptions {
+  readonly output: string;
+  readonly dtype?: FloatDType;
+  readonly force?: boolean;
+  readonly maxShardSize?: number;
+}
+
+export function withWriting(command: Command, dtypeDefault: string): Command {
+  const dtypes = ["float32", "float16", "bfloat16"];
+  return withReporting(command)
+    .requiredOption("-o, --output <dir>", "where to write the model")
+    .addOption(
+      new Option("--dtype <dtype>", `of the weights that stay floats (default: ${dtypeDefault})`).choices(dtypes),
+    )
+    .option("--max-shard-size <size>", "begin another file above this size, such as 5GB (default: 50GB)", byteCount)
+    .option("--force", "replace weights, config.json and other files in an output directory that is not empty");
+}
+
+/** Options of the commands that can quantise, as commander gives them. */
+export interface QuantizeFlags extends WriteFlags {
+  readonly quantType?: QuantType4bit;
+  readonly blocksize: number;
+  readonly doubleQuant?: boolean;
+  readonly quantStorage: StorageDtype;
+  readonly skip?: readonly string[];
+}
+
+export function withQuantizing(command: Command, quantType: Option): Command {
+  const storages = ["uint8", "int8", "float16", "bfloat16", "float32", "float64"];
+  return command
+    .addOption(quantType.choices(["nf4", "fp4"]))
+    .option("--blocksize <n>", "weights that share a scale: a power of two from 32 to 4096", blocksize, 64)
+    .option("--double-quant", "quantise the scales too, which saves 0.37 bits a weight at block 64")
+    .addOption(
+      new Option("--quant-storage <dtype>", "the dtype that codes are stored as").choices(storages).default("uint8"),
+    )
+    .option(
+      "--skip <pattern>",
+      "leave modules alone: a name's start, a regular expression or an ending (repeatable)",
+      collect,
+    );
+}
+
+/** What the library's functions take, of what commander gives. */
+export function transformOptions(flags: WriteFlags): TransformOptions {
+  return { output: flags.output, force: flags.force, dtype: flags.dtype, shardBytes: flags.maxShardSize };
+}
+
+export function quantizeOptions(flags: QuantizeFlags) {
+  const { quantType, blocksize, doubleQuant = false, quantStorage, skip = [] } = flags;
+  return { ...transformOptions(flags), ...(quantType && { quantType }), blocksize, doubleQuant, quantStorage, skip };
+}
+
+function collect(value: string, before: readonly string[] = []): string[] {
+  return [...before, value];
+}
+
+function blocksize(text: string): number {
+  const value = Number(text);
+  if (value >= 32 && value <= 4096 && Number.isInteger(Math.log2(value))) return value;
+  throw new InvalidArgumentError("Expected 32, 64, 128, 256, 512, 1024, 2048 or 4096.");
+}
+
+/** Sizes as transformers reads them: `5GB` is 5·10⁹ bytes, `5GiB` is 5·2³⁰. */
+function byteCount(text: string): number {
+  const [, digits, unit = "", binary] = /^(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?$/i.exec(text) ?? [];
+  const power = " KMGT".indexOf(unit.toUpperCase() || " ");
+  const value = Number(digits) * (binary ? 1024 : 1000) ** power;
+  if (value >= 1) return value;
+  throw new InvalidArgumentError("Expected a size such as 500MB or 5GB.");
+}

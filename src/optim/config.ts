@@ -1,0 +1,132 @@
+// Owns what an optimizer can be told for a group of parameters, or for one of them: names, defaults and checks.
+import { BnbError } from "../error.ts";
+import type { optimizers } from "../native.ts";
+
+/** Every setting of a parameter group. Settings that an optimizer's rule does not have stand at their defaults. */
+export interface Config {
+  /** The learning rate. */
+  lr: number;
+  /** How much each average keeps of itself at a step: two numbers, three for AdEMAMix. Momentum is `betas[0]`. */
+  betas: readonly number[];
+  /** Added to the square root of the second moment. */
+  eps: number;
+  /** Decoupled for Adam, AdamW, AdEMAMix, LAMB and Lion (p shrinks by lr × weightDecay); else weightDecay × p joins the gradient. */
+  weightDecay: number;
+  /** The share of AdEMAMix's slow average. */
+  alpha: number;
+  /** Steps over which AdEMAMix's `alpha` rises from 0; null: it is constant. */
+  tAlpha: number | null;
+  /** Steps over which AdEMAMix's `betas[2]` rises from `betas[0]`; null: it is constant. */
+  tBeta3: number | null;
+  /** Bits of the states, 8 or 32. */
+  optimBits: 8 | 32;
+  /** Parameters with fewer elements have 32-bit states whatever `optimBits` says. */
+  min8bitSize: number;
+  /** Above 0: where ‖direction‖ > maxUnorm × ‖p‖, the step is scaled down by their quotient, the trust ratio. */
+  maxUnorm: number;
+  /** Leave elements whose gradient is exactly zero as they are, states too: for sparse gradients. */
+  skipZeros: boolean;
+}
+
+const common: Config = {
+  lr: Number.NaN,
+  betas: [0, 0],
+  eps: 0,
+  weightDecay: 0,
+  alpha: 0,
+  tAlpha: null,
+  tBeta3: null,
+  optimBits: 32,
+  min8bitSize: 4096,
+  maxUnorm: 0,
+  skipZeros: false,
+};
+
+/** A family of optimizers: one rule with its defaults, and the options that its classes take. */
+export interface Family {
+  readonly kind: keyof typeof optimizers;
+  readonly defaults: Partial<Config>;
+  /** Settings that are options, beside those of every optimizer. */
+  readonly settings: readonly (keyof Config)[];
+  /** The option that is another word for `betas[0]`. */
+  readonly beta1?: string;
+  /** bitsandbytes' options that have one legal value, for which nothing needs to be done. */
+  readonly only?: Readonly<Record<string, unknown>>;
+  /** Whether there are Paged classes. */
+  readonly paged?: true;
+}
+
+const everyones: readonly (keyof Config)[] = ["lr", "weightDecay", "min8bitSize", "skipZeros"];
+
+/** The settings of a family's optimizer before any option. */
+export function defaultsOf(family: Family): Config {
+  return { ...common, ...family.defaults };
+}
+
+/**
+ * A family's settings with options applied.
+ *
+ * @param what the optimizer's name, for messages
+ * @throws BnbError for an option that the family does not have, and `unsupported` for a value that it has not
+ */
+export function applyOptions(what: string, family: Family, config: Config, options: object): Config {
+  const { settings, beta1, only = {} } = family;
+  const applied: Record<string, unknown> = { ...config };
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined) continue;
+    if (Object.hasOwn(only, name)) {
+      if (value !== only[name])
+        throw new BnbError(`${what}: ${name} is ${show(value)}, but only ${show(only[name])} is there.`, "unsupported");
+    } else if (name === beta1) applied.betas = [value, 0];
+    else if ([...settings, ...everyones].includes(name as keyof Config)) applied[name] = value;
+    else if (name !== "isPaged" || !family.paged) {
+      const known = [...settings, ...everyones, beta1, ...Object.keys(only), ...(family.paged ? ["isPaged"] : [])];
+      throw new BnbError(`${what}: there is no option ${name}, expected one of ${known.filter(Boolean).join(", ")}.`);
+    }
+  }
+  checkConfig(what, applied as unknown as Config);
+  return applied as unknown as Config;
+}
+
+/** Checks settings that a caller gave, all or some of them. @throws BnbError naming the one at fault */
+export function checkConfig(what: string, config: Partial<Config>): void {
+  for (const [name, value] of Object.entries(config)) {
+    const rule = Object.hasOwn(rules, name) ? rules[name as keyof Config] : undefined;
+    if (!rule)
+      throw new BnbError(`${what}: there is no setting ${name}, expected one of ${Object.keys(rules).join(", ")}.`);
+    if (!rule.holds(value)) throw new BnbError(`${what}: ${name} is ${show(value)}, expected ${rule.expected}.`);
+  }
+}
+
+const isNumber = (value: unknown): value is number => typeof value === "number" && Number.isFinite(value);
+const notNegative = { holds: (v: unknown) => isNumber(v) && v >= 0, expected: "a finite number of at least 0" };
+const isBeta = (v: unknown) => isNumber(v) && v >= 0 && v < 1;
+const steps = {
+  holds: (v: unknown) => v === null || (isNumber(v) && v > 0),
+  expected: "a positive count of steps, or null",
+};
+
+const rules: Record<keyof Config, { holds(value: unknown): boolean; expected: string }> = {
+  lr: notNegative,
+  betas: {
+    holds: (v) => Array.isArray(v) && (v.length === 2 || v.length === 3) && v.every(isBeta),
+    expected: "two numbers (three for AdEMAMix), each at least 0 and less than 1",
+  },
+  eps: notNegative,
+  weightDecay: notNegative,
+  alpha: { holds: isNumber, expected: "a finite number" },
+  tAlpha: steps,
+  tBeta3: steps,
+  optimBits: { holds: (v) => v === 8 || v === 32, expected: "8 or 32" },
+  min8bitSize: notNegative,
+  maxUnorm: notNegative,
+  skipZeros: { holds: (v) => typeof v === "boolean", expected: "true or false" },
+};
+
+function show(value: unknown): string {
+  return Array.isArray(value)
+    ? `[${value.join(", ")}]`
+    : typeof value === "string"
+      ? JSON.stringify(value)
+      : String(value);
+}

@@ -1,0 +1,190 @@
+// Owns bitsandbytes' optimizer classes: a row for each family, of which every class in 8 and 32 bits follows.
+import type { Config, Family } from "./config.ts";
+import { Optimizer, type Params } from "./optimizer.ts";
+
+export type { Config } from "./config.ts";
+export { GlobalOptimManager } from "./manager.ts";
+export {
+  Optimizer,
+  type OptimizerStateDict,
+  type ParamGroup,
+  type Params,
+  type SavedGroup,
+  type StepOptions,
+} from "./optimizer.ts";
+export type { StateEntry, StateTensors } from "./state.ts";
+
+/** Options of every optimizer, of the whole or of a group; {@link Config} says what each is. */
+export type CommonOptions = Partial<Pick<Config, "lr" | "weightDecay" | "min8bitSize" | "skipZeros">>;
+
+/** The option of the classes that have no bits in their name: 8 or 32, which is the default. */
+export type BitsOption = Partial<Pick<Config, "optimBits">>;
+
+/**
+ * The option of the classes that bitsandbytes can page: it and the Paged classes are taken, and nothing needs to be done.
+ * Paging moves states out of a GPU's own memory and back. Here states lie in memory that GPU and CPU share, which the
+ * operating system pages already.
+ */
+export interface PagedOption {
+  isPaged?: boolean;
+}
+
+export interface AdamOptions extends CommonOptions, PagedOption {
+  betas?: readonly [number, number];
+  eps?: number;
+  amsgrad?: false;
+}
+
+export interface AdEMAMixOptions extends CommonOptions, PagedOption {
+  betas?: readonly [number, number, number];
+  eps?: number;
+  alpha?: number;
+  tAlpha?: number | null;
+  tBeta3?: number | null;
+}
+
+export interface LionOptions extends CommonOptions, PagedOption {
+  betas?: readonly [number, number];
+}
+
+/** `lr` has no default. Without momentum the state is the gradient. */
+export interface SGDOptions extends CommonOptions {
+  lr: number;
+  momentum?: number;
+  dampening?: 0;
+  nesterov?: false;
+}
+
+/** `alpha` is what the mean of squares keeps of itself. */
+export interface RMSpropOptions extends CommonOptions {
+  alpha?: number;
+  eps?: number;
+  momentum?: 0;
+  centered?: false;
+}
+
+export interface AdagradOptions extends CommonOptions {
+  eps?: number;
+  lrDecay?: 0;
+  initialAccumulatorValue?: 0;
+}
+
+export interface LAMBOptions extends CommonOptions {
+  betas?: readonly [number, number];
+  eps?: number;
+  maxUnorm?: number;
+  amsgrad?: false;
+  biasCorrection?: true;
+  adamWMode?: true;
+}
+
+export interface LARSOptions extends SGDOptions {
+  maxUnorm?: number;
+}
+
+/** A class of optimizers. Options may be left out where none is required. */
+export type OptimizerClass<Options> = new (
+  params: Params<Options>,
+  ...options: object extends Options ? [options?: Options] : [options: Options]
+) => Optimizer;
+
+/** The classes of a family, by name. */
+type Classes<Name extends string, Options> = { [N in Name]: OptimizerClass<Options & BitsOption> } & {
+  [N in `${Name}8bit` | `${Name}32bit`]: OptimizerClass<Options>;
+};
+
+function classesOf<Name extends string, Options>(name: Name, family: Family): Classes<Name, Options> {
+  const classOf = (full: string, of: Family) => ({
+    [full]: class extends Optimizer {
+      constructor(params: Params<object>, options: object = {}) {
+        super(full, of, params, options);
+      }
+    },
+  });
+  const withBits = (optimBits: 8 | 32): Family => ({ ...family, defaults: { ...family.defaults, optimBits } });
+  return {
+    ...classOf(name, { ...family, settings: [...family.settings, "optimBits"] }),
+    ...classOf(`${name}8bit`, withBits(8)),
+    ...classOf(`${name}32bit`, withBits(32)),
+  } as unknown as Classes<Name, Options>;
+}
+
+const adam: Family = {
+  kind: "adam",
+  defaults: { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8 },
+  settings: ["betas", "eps"],
+  only: { amsgrad: false },
+  paged: true,
+};
+const adamw: Family = { ...adam, defaults: { ...adam.defaults, weightDecay: 0.01 } };
+const ademamix: Family = {
+  kind: "ademamix",
+  defaults: { lr: 1e-3, betas: [0.9, 0.999, 0.9999], eps: 1e-8, alpha: 5, weightDecay: 0.01 },
+  settings: ["betas", "eps", "alpha", "tAlpha", "tBeta3"],
+  paged: true,
+};
+const lion: Family = { kind: "lion", defaults: { lr: 1e-4, betas: [0.9, 0.99] }, settings: ["betas"], paged: true };
+const sgd: Family = {
+  kind: "momentum",
+  defaults: {},
+  settings: [],
+  beta1: "momentum",
+  only: { dampening: 0, nesterov: false },
+};
+const rmsprop: Family = {
+  kind: "rmsprop",
+  defaults: { lr: 0.01, betas: [0.99, 0], eps: 1e-8 },
+  settings: ["eps"],
+  beta1: "alpha",
+  only: { momentum: 0, centered: false },
+};
+const adagrad: Family = {
+  kind: "adagrad",
+  defaults: { lr: 0.01, eps: 1e-10 },
+  settings: ["eps"],
+  only: { lrDecay: 0, initialAccumulatorValue: 0 },
+};
+const lamb: Family = {
+  kind: "adam",
+  defaults: { ...adam.defaults, maxUnorm: 1 },
+  settings: ["betas", "eps", "maxUnorm"],
+  only: { amsgrad: false, biasCorrection: true, adamWMode: true },
+};
+const lars: Family = { ...sgd, defaults: { maxUnorm: 0.02 }, settings: ["maxUnorm"] };
+
+/** Adam (Kingma and Ba 2015); a weight decay is decoupled, as AdamW's. */
+export const { Adam, Adam8bit, Adam32bit } = classesOf<"Adam", AdamOptions>("Adam", adam);
+export const { PagedAdam, PagedAdam8bit, PagedAdam32bit } = classesOf<"PagedAdam", AdamOptions>("PagedAdam", adam);
+
+/** AdamW (Loshchilov and Hutter 2019): Adam with a weight decay of 0.01 by default. */
+export const { AdamW, AdamW8bit, AdamW32bit } = classesOf<"AdamW", AdamOptions>("AdamW", adamw);
+export const { PagedAdamW, PagedAdamW8bit, PagedAdamW32bit } = classesOf<"PagedAdamW", AdamOptions>(
+  "PagedAdamW",
+  adamw,
+);
+
+/** AdEMAMix (Pagliardini et al. 2024): Adam with a fast and a slow average. */
+export const { AdEMAMix, AdEMAMix8bit, AdEMAMix32bit } = classesOf<"AdEMAMix", AdEMAMixOptions>("AdEMAMix", ademamix);
+export const { PagedAdEMAMix, PagedAdEMAMix8bit, PagedAdEMAMix32bit } = classesOf<"PagedAdEMAMix", AdEMAMixOptions>(
+  "PagedAdEMAMix",
+  ademamix,
+);
+
+/** Lion (Chen et al. 2023): the sign of an average. */
+export const { Lion, Lion8bit, Lion32bit } = classesOf<"Lion", LionOptions>("Lion", lion);
+export const { PagedLion, PagedLion8bit, PagedLion32bit } = classesOf<"PagedLion", LionOptions>("PagedLion", lion);
+
+/** Stochastic gradient descent with momentum. */
+export const { SGD, SGD8bit, SGD32bit } = classesOf<"SGD", SGDOptions>("SGD", sgd);
+
+/** RMSprop (Tieleman and Hinton 2012). */
+export const { RMSprop, RMSprop8bit, RMSprop32bit } = classesOf<"RMSprop", RMSpropOptions>("RMSprop", rmsprop);
+
+/** Adagrad (Duchi et al. 2011). */
+export const { Adagrad, Adagrad8bit, Adagrad32bit } = classesOf<"Adagrad", AdagradOptions>("Adagrad", adagrad);
+
+/** LAMB (You et al. 2020): Adam with a trust ratio, in 8 bits too (bitsandbytes leaves it out there). */
+export const { LAMB, LAMB8bit, LAMB32bit } = classesOf<"LAMB", LAMBOptions>("LAMB", lamb);
+
+/** LARS (You et al. 2017): momentum with a trust ratio, in 8 bits too. */
+export const { LARS, LARS8bit, LARS32bit } = classesOf<"LARS", LARSOptions>("LARS", lars);

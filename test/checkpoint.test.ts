@@ -1,0 +1,235 @@
+// Whole checkpoints: shards and index, quantising and back, the output directory, inspecting and verifying.
+import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
+import { inspectCheckpoint, verifyCheckpoint } from "../src/checkpoint/inspect.ts";
+import { dequantizeCheckpoint, quantizeCheckpoint } from "../src/checkpoint/transform.ts";
+import { writeSafetensors } from "../src/checkpoint/writer.ts";
+import { BnbError, checkpoint, type QuantizedTensor, type Tensor } from "../src/index.ts";
+import { llamaDirectory, llamaShapes, weights } from "./models.ts";
+
+const scratch = mkdtempSync(join(tmpdir(), "bnb-checkpoint-"));
+afterAll(() => rmSync(scratch, { recursive: true }));
+let folders = 0;
+const fresh = () => join(scratch, `out-${folders++}`);
+
+const model = join(scratch, "llama");
+await llamaDirectory(model);
+
+const bytesByName = (path: string) => {
+  using opened = openCheckpoint(path);
+  return new Map([...opened.tensors].map(([name, tensor]) => [name, Buffer.from(tensor.bytes).toString("base64")]));
+};
+
+describe("shards", () => {
+  const sharded = join(scratch, "sharded");
+  test("a checkpoint above the limit is split, with an index that transformers reads", async () => {
+    await quantizeCheckpoint(model, { output: sharded, shardBytes: 40_000, doubleQuant: true });
+    const files = readdirSync(sharded)
+      .filter((name) => name.endsWith(".safetensors"))
+      .sort();
+    expect(files.length).toBeGreaterThan(1);
+    expect(files[0]).toBe(`model-00001-of-0000${files.length}.safetensors`);
+    const index = JSON.parse(readFileSync(join(sharded, "model.safetensors.index.json"), "utf8"));
+    const elements = Object.values(llamaShapes).map((shape) => shape.reduce((a, b) => a * b, 1));
+    expect(index.metadata.total_parameters).toBe(elements.reduce((a, b) => a + b));
+    expect(Object.keys(index.weight_map)).toEqual(Object.keys(index.weight_map).sort());
+    const whole = fresh();
+    await quantizeCheckpoint(model, { output: whole, doubleQuant: true });
+    expect(bytesByName(sharded)).toEqual(bytesByName(whole));
+    expect(bytesByName(join(sharded, "model.safetensors.index.json"))).toEqual(bytesByName(whole));
+  });
+
+  const damage: [string, RegExp, (index: Record<string, string>) => void][] = [
+    [
+      "a tensor that its file lacks",
+      /"x.weight": model-00001\S+ does not have it/,
+      (map) => (map["x.weight"] = Object.values(map)[0]!),
+    ],
+    ["a file that is missing", /its file none.safetensors is missing/, (map) => (map["x.weight"] = "none.safetensors")],
+    [
+      "a file elsewhere",
+      /names the file "..\/llama\/model.safetensors"/,
+      (map) => (map["x.weight"] = "../llama/model.safetensors"),
+    ],
+  ];
+  test.each(damage.map((row) => [row[0], row] as const))("an index with %s is refused", (_, [, message, apply]) => {
+    const path = join(sharded, "model.safetensors.index.json");
+    const text = readFileSync(path, "utf8");
+    const index = JSON.parse(text);
+    apply(index.weight_map);
+    writeFileSync(path, JSON.stringify(index));
+    expect(() => openCheckpoint(sharded)).toThrow(message);
+    writeFileSync(path, text);
+  });
+
+  test("a tensor in two files is refused", async () => {
+    const folder = fresh();
+    mkdirSync(folder);
+    const x = { name: "x", dtype: "U8" as const, shape: [1], bytes: Uint8Array.of(1) };
+    await writeSafetensors(join(folder, "a.safetensors"), [x]);
+    await writeSafetensors(join(folder, "b.safetensors"), [x, { ...x, name: "y" }]);
+    const map = { x: "a.safetensors", y: "b.safetensors" };
+    writeFileSync(join(folder, "model.safetensors.index.json"), JSON.stringify({ weight_map: map }));
+    expect(() => openCheckpoint(folder)).toThrow(/"x": it stands in \S*a.safetensors too/);
+  });
+
+  test("a directory without weights says what it has instead", () => {
+    const folder = fresh();
+    mkdirSync(folder);
+    expect(() => openCheckpoint(folder)).toThrow(/but no weights/);
+    writeFileSync(join(folder, "model.gguf"), "");
+    expect(() => openCheckpoint(folder)).toThrow(/convert the GGUF file first/);
+    expect(() => openCheckpoint(join(folder, "none"))).toThrow(/does not exist/);
+  });
+});
+
+describe("transforming", () => {
+  test("quantise: names, dtypes, config, other files", async () => {
+    const output = fresh();
+    const seen: number[] = [];
+    const onProgress = ({ inputBytes, inputBytesTotal }: { inputBytes: number; inputBytesTotal: number }) => {
+      seen.push(inputBytes / inputBytesTotal);
+    };
+    const report = await quantizeCheckpoint(model, { output, dtype: "bfloat16", onProgress });
+    expect(report).toMatchObject({ weights: 7, kept: 5, carried: ["onnx/README.md", "tokenizer.json"], notes: [] });
+    expect(seen.at(-1)).toBe(1);
+    expect(seen).toEqual(seen.toSorted((a, b) => a - b));
+    using opened = openCheckpoint(output);
+    expect(opened.tensors.get("model.norm.weight")!.dtype).toBe("BF16");
+    expect(opened.tensors.get("lm_head.weight")!.shape).toEqual([96, 64]);
+    expect(opened.tensors.get("model.layers.0.mlp.up_proj.weight")!.shape).toEqual([4096, 1]);
+    expect(opened.tensors.size).toBe(5 + 7 * 4);
+    const config = readFileSync(join(output, "config.json"), "utf8");
+    expect(config).toContain('"rope_theta": 10000.0,');
+    expect(config).toContain('"torch_dtype": "bfloat16"');
+  });
+
+  test("dequantise: the original's names and shapes, within theory's error, and no quantization_config", async () => {
+    const quantized = fresh();
+    const output = fresh();
+    await quantizeCheckpoint(model, { output: quantized });
+    const report = await dequantizeCheckpoint(quantized, { output });
+    expect(report.weights).toBe(7);
+    using opened = openCheckpoint(output);
+    expect(Object.fromEntries([...opened.tensors].map(([name, { shape }]) => [name, shape]))).toEqual(llamaShapes);
+    expect(readFileSync(join(output, "config.json"), "utf8")).not.toContain("quantization_config");
+    const [worst] = await inspectCheckpoint(output, { errorAgainst: quantized });
+    expect(worst!.error!.relative).toBe(0);
+  });
+
+  test("what is quantised already, or never was, is refused", async () => {
+    const quantized = fresh();
+    await quantizeCheckpoint(model, { output: quantized });
+    await expect(quantizeCheckpoint(quantized, { output: fresh() })).rejects.toThrow(/quantised already \(nf4\)/);
+    const file = join(quantized, "model.safetensors");
+    rmSync(join(quantized, "config.json"));
+    await expect(quantizeCheckpoint(file, { output: fresh() })).rejects.toThrow(/quantised already \(nf4\)/);
+    await expect(dequantizeCheckpoint(model, { output: fresh() })).rejects.toThrow(/holds no bitsandbytes weights/);
+  });
+
+  test("a NaN is found: the tensor and the place are named, and nothing is left", async () => {
+    const input = fresh();
+    const bad = weights(64 * 64);
+    bad[64 * 3 + 5] = Number.NaN;
+    mkdirSync(input);
+    const tensors = [{ name: "fc.weight", dtype: "F32" as const, shape: [64, 64], bytes: bad }];
+    await writeSafetensors(join(input, "model.safetensors"), tensors);
+    const output = fresh();
+    await expect(quantizeCheckpoint(input, { output })).rejects.toThrow(/fc.weight: quantize: x\[3, 5\] is -?nan/);
+    await quantizeCheckpoint(input, { output }).catch(() => {});
+    expect(existsSync(output)).toBe(false);
+    expect(readdirSync(scratch).filter((name) => name.startsWith("."))).toEqual([]);
+    expect((await verifyCheckpoint(input)).problems).toEqual(["fc.weight has 1 values that are NaN or infinite."]);
+  });
+});
+
+test("weights load as what they are", async () => {
+  const output = fresh();
+  await quantizeCheckpoint(model, { output, dtype: "bfloat16" });
+  using opened = checkpoint.openCheckpoint(output);
+  using up = checkpoint.loadWeight(opened, "model.layers.0.mlp.up_proj.weight") as QuantizedTensor;
+  expect([up.quantType, up.shape, up.dtype]).toEqual(["nf4", [128, 64], "bfloat16"]);
+  using norm = checkpoint.loadWeight(opened, "model.norm.weight") as Tensor;
+  expect([norm.dtype, norm.shape]).toEqual(["bfloat16", [64]]);
+  expect(() => checkpoint.loadWeight(opened, "norm")).toThrow(/has no weight "norm"/);
+});
+
+describe("the output directory", () => {
+  test("is not overwritten unless forced; forced, old shards go and other files stay", async () => {
+    const output = fresh();
+    await quantizeCheckpoint(model, { output, shardBytes: 40_000 });
+    writeFileSync(join(output, "notes.txt"), "mine");
+    await expect(quantizeCheckpoint(model, { output })).rejects.toThrow(/is not empty; .*--force/);
+    await quantizeCheckpoint(model, { output, force: true });
+    const weightsFiles = readdirSync(output).filter((name) => name.startsWith("model"));
+    expect(weightsFiles).toEqual(["model.safetensors"]);
+    expect(readFileSync(join(output, "notes.txt"), "utf8")).toBe("mine");
+  });
+
+  test("is never the input, nor a file", async () => {
+    await expect(quantizeCheckpoint(model, { output: model, force: true })).rejects.toThrow(/is where the input is/);
+    const file = join(model, "model.safetensors");
+    await expect(quantizeCheckpoint(file, { output: model, force: true })).rejects.toThrow(/is where the input is/);
+    await expect(quantizeCheckpoint(model, { output: file })).rejects.toThrow(/is a file, expected a directory/);
+  });
+
+  test("may be empty, and its parents are made", async () => {
+    const output = join(fresh(), "a/b");
+    mkdirSync(output, { recursive: true });
+    await quantizeCheckpoint(model, { output });
+    expect(existsSync(join(output, "model.safetensors"))).toBe(true);
+  });
+});
+
+describe("inspecting", () => {
+  test("counts all that belongs to a weight, and sorts errors with the worst first", async () => {
+    const output = fresh();
+    await quantizeCheckpoint(model, { output, doubleQuant: true, blocksize: 128, skip: ["down_proj"] });
+    const reports = await inspectCheckpoint(output);
+    const up = reports.find(({ name }) => name.endsWith("up_proj.weight"))!;
+    expect(up).toMatchObject({ format: "nf4/128+dq", shape: [128, 64] });
+    using opened = openCheckpoint(output);
+    const parts = [...opened.tensors.values()].filter(({ name }) => name.startsWith(up.name));
+    expect(up.bytes).toBe(parts.reduce((sum, part) => sum + part.byteLength, 0));
+    expect(up.bitsPerWeight).toBe((8 * up.bytes) / (128 * 64));
+    const compared = (await inspectCheckpoint(output, { errorAgainst: model })).filter(({ error }) => error);
+    expect(compared.length).toBe(6);
+    const errors = compared.map(({ error }) => error!.relative);
+    expect(errors).toEqual(errors.toSorted((a, b) => b - a));
+    // NF4's error for such weights: about a tenth.
+    for (const error of errors) expect(error).toBeWithin(0.05, 0.15);
+  });
+
+  test("models that have nothing in common are refused", async () => {
+    await expect(inspectCheckpoint(model, { errorAgainst: model })).rejects.toThrow(/nothing to compare/);
+  });
+});
+
+describe("verifying", () => {
+  test("a sound checkpoint has no problems; one that its config.json contradicts has", async () => {
+    const output = fresh();
+    await quantizeCheckpoint(model, { output, quantType: "fp4" });
+    expect(await verifyCheckpoint(output)).toEqual({ tensors: 33, quantized: { fp4: 7 }, problems: [] });
+    const path = join(output, "config.json");
+    const config = readFileSync(path, "utf8");
+    writeFileSync(path, config.replace('"fp4"', '"nf4"'));
+    expect((await verifyCheckpoint(output)).problems).toEqual([
+      "config.json says that weights are nf4, but fp4 are stored.",
+    ]);
+    writeFileSync(path, "{}");
+    expect((await verifyCheckpoint(output)).problems[0]).toMatch(/has no quantization_config/);
+  });
+
+  test("damage is an error that names the file", async () => {
+    const output = fresh();
+    await quantizeCheckpoint(model, { output });
+    const path = join(output, "model.safetensors");
+    writeFileSync(path, readFileSync(path).subarray(0, -1));
+    const verifying = verifyCheckpoint(output);
+    await expect(verifying).rejects.toThrow(path);
+    await verifying.catch((error) => expect(error).toBeInstanceOf(BnbError));
+  });
+});

@@ -1,0 +1,118 @@
+// The command line as its users meet it: exit status, streams, JSON, interruption.
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, readdirSync, rmSync, truncateSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { writeSafetensors } from "../src/checkpoint/writer.ts";
+import { llamaDirectory, weights } from "./models.ts";
+
+const scratch = mkdtempSync(join(tmpdir(), "bnb-cli-"));
+afterAll(() => rmSync(scratch, { recursive: true }));
+const main = join(import.meta.dir, "../src/cli/main.ts");
+const model = join(scratch, "llama");
+await llamaDirectory(model);
+let folders = 0;
+const fresh = () => join(scratch, `out-${folders++}`);
+
+function run(...args: string[]) {
+  const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, main, ...args]);
+  return { status: exitCode, out: stdout.toString(), err: stderr.toString() };
+}
+
+describe("commands", () => {
+  test("quantize, verify, inspect, dequantize work together", () => {
+    const output = fresh();
+    const made = run("quantize", model, "-o", output, "--double-quant", "--skip", "down_proj", "--skip", "up_proj");
+    expect(made.status).toBe(0);
+    expect(made.out).toMatch(/5 weights changed, 7 tensors kept, 2 other files/);
+    expect(made.err).toMatch(/Quantising: 100% \(.* of .*\/s\)/);
+    expect(run("verify", output, "--quiet")).toEqual({ status: 0, out: "", err: "" });
+    const inspected = run("inspect", output, "--error-against", model, "--quiet");
+    expect(inspected.out).toMatch(/^tensor +shape +format +bits\/weight +bytes +rms error +largest error\n/);
+    expect(inspected.out).toMatch(/q_proj.weight +64 × 64 +nf4\+dq +\d\.\d\d +.*%/);
+    expect(run("dequantize", output, "-o", fresh(), "--dtype", "float16").status).toBe(0);
+  });
+
+  test("--json prints one JSON value on standard output", () => {
+    const output = fresh();
+    expect(JSON.parse(run("quantize", model, "-o", output, "--json").out)).toMatchObject({ output, weights: 7 });
+    expect(JSON.parse(run("inspect", output, "--json").out).length).toBe(12);
+    expect(JSON.parse(run("verify", output, "--json").out)).toMatchObject({ problems: [] });
+    const refused = run("quantize", output, "-o", fresh(), "--json");
+    expect(JSON.parse(refused.out)).toMatchObject({ error: { code: "invalid" } });
+    expect(refused.status).toBe(1);
+  });
+
+  test("a table has one row for the same tensor of every layer, unless all are asked for", async () => {
+    const folder = fresh();
+    const shapes = { "layers.0.fc.weight": [4, 4], "layers.1.fc.weight": [4, 4], "layers.1.norm2.weight": [4] };
+    await llamaDirectory(folder, shapes);
+    expect(run("inspect", folder).out).toMatch(/layers\.\*\.fc\.weight \(2×\)/);
+    expect(run("inspect", folder, "--all").out).toMatch(/layers\.1\.fc\.weight /);
+  });
+});
+
+describe("exit status", () => {
+  test.each([
+    [0, ["--help"], /Commands:/],
+    [0, ["quantize", "--help"], /Examples:/],
+    [0, ["--version"], /^\d+\.\d+\.\d+\n$/],
+    [2, [], /Usage:/],
+    [2, ["quantise"], /unknown command 'quantise'.*\n.*Did you mean quantize/],
+    [2, ["quantize", model], /required option '-o, --output <dir>' not specified/],
+    [2, ["quantize", model, "-o", "x", "--quant-type", "q4"], /Allowed choices are nf4, fp4/],
+    [2, ["quantize", model, "-o", "x", "--blocksize", "63"], /Expected 32, 64/],
+    [2, ["quantize", model, "-o", "x", "--max-shard-size", "big"], /Expected a size such as/],
+    [1, ["verify", "/does/not/exist"], /does not exist/],
+    [1, ["convert", "/does/not/exist.gguf", "-o", "x"], /ENOENT/],
+  ] as [number, string[], RegExp][])("%p for %p", (status, args, message) => {
+    const ran = run(...args);
+    expect(ran.status).toBe(status);
+    expect(ran.out + ran.err).toMatch(message);
+    expect(ran.err).not.toMatch(/\n\s+at /);
+  });
+
+  test("3 for what is not supported, 1 for damage", async () => {
+    const folder = fresh();
+    await writeSafetensors(join(scratch, "gpt2.safetensors"), []);
+    await llamaDirectory(folder);
+    await Bun.write(join(folder, "config.json"), '{"model_type": "gpt2"}');
+    expect(run("quantize", folder, "-o", fresh()).status).toBe(3);
+    truncateSync(join(folder, "model.safetensors"), 1000);
+    const damaged = run("verify", folder);
+    expect(damaged.status).toBe(1);
+    expect(damaged.err).toMatch(/model.safetensors.*damaged or incomplete/);
+  });
+});
+
+describe("a write that does not get to its end", () => {
+  const big = join(scratch, "big.safetensors");
+  beforeAll(async () => {
+    const bytes = weights(1024 * 1024);
+    const tensors = Array.from({ length: 24 }, (_, layer) => {
+      return { name: `layers.${layer}.fc.weight`, dtype: "F32" as const, shape: [1024, 1024], bytes };
+    });
+    await writeSafetensors(big, tensors);
+  });
+
+  test("interrupted, leaves nothing, and ends as interrupts do", async () => {
+    const before = readdirSync(scratch).sort();
+    const child = Bun.spawn([process.execPath, main, "quantize", big, "-o", fresh()], { stderr: "pipe" });
+    await child.stderr.getReader().read();
+    child.kill("SIGINT");
+    await child.exited;
+    expect(child.signalCode).toBe("SIGINT");
+    expect(readdirSync(scratch).sort()).toEqual(before);
+  });
+
+  test("for want of space, leaves nothing, and names the file", () => {
+    const before = readdirSync(scratch).sort();
+    // A limit on the size of files stands for a full disk: 1 MB, and an error instead of a signal.
+    const limited = `trap '' XFSZ; ulimit -f 1024; exec "$@"`;
+    const args = [process.execPath, main, "quantize", big, "-o", fresh()];
+    const { exitCode, stderr } = Bun.spawnSync(["bash", "-c", limited, "bash", ...args]);
+    expect(stderr.toString()).toMatch(/EFBIG.*model.safetensors\)\n$/);
+    expect(exitCode).toBe(1);
+    expect(readdirSync(scratch).sort()).toEqual(before);
+  });
+});

@@ -1,0 +1,182 @@
+// Hugging Face directories: which modules are quantised, what config.json says, which files come along.
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import {
+  carryOver,
+  chooseModules,
+  quantMethod,
+  readConfig,
+  type TensorShape,
+  withDtype,
+  withoutQuantization,
+  withQuantization,
+} from "../src/checkpoint/huggingface.ts";
+import { dumps, parsePreserving } from "../src/checkpoint/pyjson.ts";
+import { llamaDirectory, llamaShapes } from "./models.ts";
+
+const scratch = mkdtempSync(join(tmpdir(), "bnb-hf-"));
+afterAll(() => rmSync(scratch, { recursive: true }));
+
+const matrix = (name: string): TensorShape => ({ name, dtype: "F32", shape: [4, 4] });
+const chosen = (names: string[], config = {}, skip: string[] = []) =>
+  [...chooseModules(names.map(matrix), config, skip).weights].map((name) => name.replace(/\.weight$/, ""));
+
+describe("modules", () => {
+  test("a llama's projections are quantised; embeddings, norms and head are not", () => {
+    const shapes = Object.entries(llamaShapes).map(([name, shape]) => ({ name, shape, dtype: "F32" as const }));
+    const { weights, kept, skipModules } = chooseModules(shapes, { model_type: "llama" });
+    expect([...weights].length).toBe(7);
+    expect([...weights].every((name) => name.includes("_proj"))).toBe(true);
+    expect(Object.fromEntries(kept)).toEqual({
+      "lm_head.weight": "output head",
+      "model.embed_tokens.weight": "embedding",
+    });
+    expect(skipModules).toBeUndefined();
+  });
+
+  test("embeddings and heads of other models are known by name", () => {
+    const stay = [
+      "bert.embeddings.word_embeddings.weight",
+      "cls.predictions.decoder.weight",
+      "wte.weight",
+      "wpe.weight",
+    ];
+    stay.push(
+      "shared.weight",
+      "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+      "embed_out.weight",
+    );
+    stay.push(
+      "model.decoder.embed_positions.weight",
+      "lm_head.decoder.weight",
+      "text_model.embeddings.token_embedding.weight",
+    );
+    stay.push("language_model.lm_head.weight", "score.weight", "model.layers.0.mlp.experts.3.up_proj.weight");
+    expect(chosen(stay)).toEqual([]);
+    const go = [
+      "pooler.dense.weight",
+      "lm_head.dense.weight",
+      "classifier.weight",
+      "embeddings_project.weight",
+      "c_fc.weight",
+    ];
+    expect(chosen(go).map((name) => `${name}.weight`)).toEqual(go);
+  });
+
+  test("a score with a bias is not the last module, so it is quantised", () => {
+    const bias = { name: "score.bias", dtype: "F32", shape: [4] } as const;
+    expect(chooseModules([matrix("score.weight"), bias], {}).weights.size).toBe(1);
+  });
+
+  test("vectors, convolutions and integers stay", () => {
+    const tensors: TensorShape[] = [
+      { name: "norm.weight", dtype: "F32", shape: [4] },
+      { name: "conv.weight", dtype: "F32", shape: [4, 4, 3, 3] },
+      { name: "q.weight", dtype: "I64", shape: [4, 4] },
+      { name: "fp8.weight", dtype: "F8_E4M3", shape: [4, 4] },
+      { name: "table", dtype: "F32", shape: [4, 4] },
+    ];
+    expect(chooseModules(tensors, undefined).weights.size).toBe(0);
+  });
+
+  // What transformers 5.23's should_convert_module answers for the same arguments.
+  test.each([
+    ["layers.1", ["layers.11.fc1", "layers.2.fc2"]],
+    ["layers.*", []],
+    ["fc1", ["layers.1.fc2", "layers.2.fc2"]],
+    ["layers.(1|2)", ["layers.11.fc1"]],
+    ["1", ["layers.1.fc2", "layers.2.fc2"]],
+    ["ayers", ["layers.1.fc1", "layers.1.fc2", "layers.11.fc1", "layers.2.fc2"]],
+  ])("skip %p leaves %p", (pattern, left) => {
+    const modules = ["layers.1.fc1", "layers.1.fc2", "layers.11.fc1", "layers.2.fc2"];
+    expect(
+      chosen(
+        modules.map((name) => `${name}.weight`),
+        {},
+        [pattern],
+      ),
+    ).toEqual(left);
+  });
+
+  test("with skip, transformers' own list must hold the head too", () => {
+    const names = ["lm_head.weight", "a.fc1.weight", "a.fc2.weight"];
+    expect(chooseModules(names.map(matrix), {}, ["fc1"]).skipModules).toEqual(["fc1", "lm_head"]);
+  });
+
+  test("T5 keeps wo; GPT-2's transposed weights are refused; a bad pattern is named", () => {
+    expect(chosen(["a.wi.weight", "a.wo.weight"], { model_type: "t5" })).toEqual(["a.wi"]);
+    expect(() => chosen(["h.0.c_attn.weight"], { model_type: "gpt2" })).toThrow(
+      /gpt2 models store Linear weights transposed/,
+    );
+    expect(() => chosen(["a.weight"], {}, ["("])).toThrow(/skip "\(" is no regular expression/);
+  });
+});
+
+describe("config.json", () => {
+  const quantization = {
+    quantType: "nf4",
+    doubleQuant: true,
+    computeDtype: "bfloat16",
+    storage: "uint8",
+    skipModules: undefined,
+  } as const;
+
+  // The text that transformers 5.23 wrote for BitsAndBytesConfig(load_in_4bit=True, nf4, double quant, compute bf16).
+  test("quantization_config is transformers', sorted and spaced as it writes it", () => {
+    expect(dumps(withQuantization({}, quantization), { indent: 2, sortKeys: true })).toBe(`{
+  "quantization_config": {
+    "_load_in_4bit": true,
+    "_load_in_8bit": false,
+    "bnb_4bit_compute_dtype": "bfloat16",
+    "bnb_4bit_quant_storage": "uint8",
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": true,
+    "llm_int8_enable_fp32_cpu_offload": false,
+    "llm_int8_has_fp16_weight": false,
+    "llm_int8_skip_modules": null,
+    "llm_int8_threshold": 6.0,
+    "load_in_4bit": true,
+    "load_in_8bit": false,
+    "quant_method": "bitsandbytes"
+  }
+}`);
+  });
+
+  test("it is read back, and taken out again", () => {
+    const config = withQuantization({ a: 1 }, quantization);
+    expect(quantMethod(config)).toBe("nf4");
+    expect(quantMethod(withQuantization({}, { ...quantization, quantType: "int8" }))).toBe("int8");
+    expect(quantMethod({ quantization_config: { quant_method: "gptq" } })).toBe("gptq");
+    expect(withoutQuantization(config)).toEqual({ a: 1 });
+    expect(quantMethod({ a: 1 })).toBeUndefined();
+  });
+
+  test("the dtype goes under the key that is there", () => {
+    expect(withDtype({ torch_dtype: "float32" }, "bfloat16")).toEqual({ torch_dtype: "bfloat16" });
+    expect(withDtype({}, "bfloat16")).toEqual({ dtype: "bfloat16" });
+  });
+
+  test("numbers keep their spelling, and damage is named", () => {
+    writeFileSync(join(scratch, "config.json"), '{"rope_theta": 10000.0, "eps": 1e-05}');
+    expect(dumps(readConfig(scratch)!)).toBe('{"rope_theta": 10000.0, "eps": 1e-05}');
+    for (const bad of ["{", "[]", "1"]) {
+      writeFileSync(join(scratch, "config.json"), bad);
+      expect(() => readConfig(scratch)).toThrow(join(scratch, "config.json"));
+    }
+    expect(dumps(parsePreserving("[1.50]"))).toBe("[1.50]");
+  });
+});
+
+test("tokenizer, licence and folders come along; weights, config and hidden files do not", async () => {
+  const from = join(scratch, "from");
+  await llamaDirectory(from);
+  writeFileSync(join(from, "model.safetensors.index.json"), "{}");
+  mkdirSync(join(from, "blobs"));
+  writeFileSync(join(scratch, "merges"), "a b");
+  symlinkSync(join(scratch, "merges"), join(from, "merges.txt"));
+  const to = join(scratch, "to");
+  mkdirSync(to);
+  expect(carryOver(from, to)).toEqual(["merges.txt", "onnx/README.md", "tokenizer.json"]);
+});

@@ -1,0 +1,83 @@
+// Owns what a host hands to the kernels of metal/, made here from the definitions and not by csrc/: their text, codebooks
+// as struct kernel_codes, and argument structs.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+
+const folder = join(import.meta.dir, "../../metal");
+
+/** A family's text as the host joins it: headers, then the file. */
+export function kernelSource(family: string): string {
+  const files = ["args.h", "common.h", "optimizer_rule.h", `${family}.metal`];
+  const texts = files.map((file) => `#line 1 "metal/${file}"\n${readFileSync(join(folder, file), "utf8")}\n`);
+  return `#include <metal_stdlib>\nusing namespace metal;\n${texts.join("")}`;
+}
+
+/** How a matrix is stored, in the words of metal/args.h. */
+export const Store = { float32: 0, float16: 1, bfloat16: 2, code4: 4, code8: 8 } as const;
+
+/** 64 bits as two words, low first. */
+export const wide = (count: number): number[] => [count >>> 0, Math.floor(count / 2 ** 32)];
+
+/** The exponent of a power of two, or 32 for other numbers. */
+export const shiftOf = (block: number): number => (Number.isInteger(Math.log2(block)) ? Math.log2(block) : 32);
+
+/** Scales of blocks: where they are quantised too, `nestedBlock` of them share a scale, and `offset` is added. */
+export interface ScaleArguments {
+  block: number;
+  nestedBlock?: number;
+  offset?: number;
+}
+
+/** Words of struct scale_args. */
+export function scaleArguments({ block, nestedBlock = 0, offset = 0 }: ScaleArguments): number[] {
+  const bits = new Uint32Array(Float32Array.of(offset).buffer)[0]!;
+  return [block, shiftOf(block), nestedBlock, nestedBlock ? shiftOf(nestedBlock) : 0, bits];
+}
+
+/** Values ordered as codes are searched, and the thresholds between them: a code's value is above those that x exceeds. */
+export function searchOrder(values: Float32Array): { order: number[]; thresholds: Float32Array } {
+  const order = [...values.keys()].sort((a, b) => values[a]! - values[b]! || a - b);
+  const thresholds = Float32Array.from({ length: values.length - 1 }, (_, i) => {
+    const [below, above] = [values[order[i]!]!, values[order[i + 1]!]!];
+    const middle = Math.fround(Math.fround(below + above) / 2);
+    const upperAtTie = values.length === 256 && i % 2 === 1 && below < above;
+    return upperAtTie ? nextBelow(middle) : middle;
+  });
+  return { order, thresholds };
+}
+
+/** The next smaller float32. */
+export function nextBelow(x: number): number {
+  const bits = new Int32Array(Float32Array.of(x === 0 ? -0 : x).buffer);
+  bits[0]! += x > 0 ? -1 : 1;
+  return new Float32Array(bits.buffer)[0]!;
+}
+
+const bitsFloat = (bits: number) => new Float32Array(Uint32Array.of(bits).buffer)[0]!;
+
+/** struct kernel_codes of a codebook of 16 or 256 values. */
+export function kernelCodes(values: Float32Array): Uint8Array<ArrayBuffer> {
+  const starts = 1540;
+  const buckets = (24 << 6) + 1;
+  const base = (127 - 24) << 6;
+  const struct = new Uint8Array(5392);
+  const { order, thresholds } = searchOrder(values);
+  new Float32Array(struct.buffer, 0, 256).set(values);
+  const limits = new Float32Array(struct.buffer, 1024, 256);
+  limits.set(thresholds);
+  limits[values.length - 1] = Number.POSITIVE_INFINITY;
+  struct.set(order, 2048);
+  let steps = 0;
+  for (let bucket = 0; values.length === 256 && bucket < buckets; bucket++) {
+    const least = bucket ? bitsFloat((bucket + base) << 17) : 0;
+    const most = bucket === buckets - 1 ? 1 : bitsFloat(((bucket + base + 1) << 17) - 1);
+    for (const [sign, from, to] of [[0, least, most] as const, [1, -most, -least] as const]) {
+      const first = thresholds.filter((limit) => from > limit).length;
+      const last = thresholds.filter((limit) => to > limit).length;
+      struct[2304 + sign * starts + bucket] = first;
+      steps = Math.max(steps, last - first);
+    }
+  }
+  new Uint32Array(struct.buffer, 2304 + 2 * starts, 2).set([steps, values.length]);
+  return struct;
+}

@@ -1,0 +1,366 @@
+// Owns the test of the kernels in metal/ by themselves, on the simulator: every variant at ragged sizes against answers
+// worked out in float64 (or in fp32 where bytes must match), fast and with every access checked.
+import { describe, expect, test } from "bun:test";
+import { createDynamicMap, type FloatDType } from "../../src/index.ts";
+import { codebooks4, codebooks8, floatDTypes, normal } from "../cases.ts";
+import * as reference from "../reference.ts";
+import { kernelCodes, nextBelow, Store, scaleArguments, searchOrder, shiftOf, wide } from "./arguments.ts";
+import { launch, type Run, runs } from "./launch.ts";
+import type { View } from "./simulator.ts";
+
+/** Memory of a dtype, filled from numbers by rounding. */
+function store(values: ArrayLike<number>, dtype: FloatDType): View {
+  if (dtype === "float32") return Float32Array.from(values);
+  if (dtype === "float16") return Float16Array.from(values);
+  const rounded = Float32Array.from(values, (value) => reference.round(value, dtype));
+  return Uint16Array.from(new Uint32Array(rounded.buffer), (bits) => bits >>> 16);
+}
+
+/** The numbers in memory of a dtype. */
+function load(memory: View, dtype: FloatDType): Float32Array<ArrayBuffer> {
+  if (dtype !== "bfloat16") return Float32Array.from(memory as Float32Array);
+  return new Float32Array(Uint32Array.from(memory as Uint16Array, (bits) => bits << 16).buffer);
+}
+
+const bytesOf = (view: View) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+
+const dynamic = createDynamicMap().values;
+
+// ── Casts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+describe.each(runs)("cast, $mode, seed $seed", (run) => {
+  const pairs = floatDTypes.flatMap((from) => floatDTypes.map((to) => ({ from, to })));
+  test.each(pairs)("$from to $to", ({ from, to }) => {
+    for (const count of [1, 7, 8, 9, 4099]) {
+      const special = [0, -0, 65504, -65520, 1e-7, 3e38, 1.00390625, Number.POSITIVE_INFINITY];
+      const x = store([...special, ...normal(count, count)].slice(-count), from);
+      const y = store(new Float32Array(count), to);
+      const constants = [Store[from], Store[to]];
+      launch({
+        ...run,
+        ...{ family: "cast", kernel: "cast", constants, args: wide(count), buffers: [x, y], grid: [2, 1, 1] },
+        group: 256,
+      });
+      expect(bytesOf(y)).toEqual(bytesOf(store(load(x, from), to)));
+    }
+  });
+
+  test("a NaN stays a NaN", () => {
+    const x = Uint32Array.of(0x7fc00000, 0xff800001, 0x7fffffff);
+    const y = new Uint16Array(3);
+    const constants = [Store.float32, Store.bfloat16];
+    launch({
+      ...run,
+      ...{ family: "cast", kernel: "cast", constants, args: wide(3), buffers: [x, y], grid: [1, 1, 1], group: 256 },
+    });
+    expect([...load(y, "bfloat16")].every(Number.isNaN)).toBe(true);
+  });
+});
+
+// ── Quantisation ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+function quantize(run: Run, x: View, dtype: FloatDType, values: Float32Array, block: number) {
+  const count = x.length;
+  const bits = values.length === 256 ? 8 : 4;
+  const codes = new Uint8Array(bits === 8 ? count : Math.ceil(count / 2));
+  const absmax = new Float32Array(Math.ceil(count / block));
+  const tiled = block >= 8 && block <= 4096 && shiftOf(block) < 32;
+  launch(
+    {
+      ...run,
+      family: "quantize",
+      kernel: tiled ? "quantize" : "quantize_odd",
+      constants: [Store[dtype], bits],
+      args: [...wide(count), block, shiftOf(block)],
+      buffers: [x, kernelCodes(values), codes, absmax],
+      grid: [2, 1, 1],
+      group: 512,
+    },
+    2,
+  );
+  return { codes, absmax };
+}
+
+function expectQuantized(run: Run, x: View, dtype: FloatDType, values: Float32Array, block: number): void {
+  const got = quantize(run, x, dtype, values, block);
+  const want = reference.quantize(load(x, dtype), values, block);
+  expect<Float32Array>(got.absmax).toEqual(want.absmax);
+  expect(Buffer.from(got.codes).equals(reference.pack(want.codes, values))).toBe(true);
+}
+
+describe.each(runs)("quantize, $mode, seed $seed", (run) => {
+  const cases4 = Object.keys(codebooks4).flatMap((name) => floatDTypes.map((dtype) => ({ name, dtype })));
+  test.each(cases4)("4-bit $name from $dtype", ({ name, dtype }) => {
+    for (const block of [32, 64, 128, 256, 512, 4096]) {
+      for (const count of [1, 31, 64, 4097, 9001]) {
+        const x = normal(count, block + count);
+        x.fill(0, Math.floor(count / 3), Math.floor(count / 2)); // whole blocks of zeros among them
+        expectQuantized(run, store(x, dtype), dtype, codebooks4[name]!.values, block);
+      }
+    }
+  });
+
+  const cases8 = Object.keys(codebooks8).flatMap((name) =>
+    [8, 64, 256, 4096, 1, 37, 5000].map((block) => ({ name, block })),
+  );
+  test.each(cases8)("8-bit $name, block $block", ({ name, block }) => {
+    for (const [i, count] of [1, 63, 4500].entries()) {
+      const dtype = floatDTypes[i]!;
+      expectQuantized(run, store(normal(count, block + i), dtype), dtype, codebooks8[name]!.values, block);
+    }
+  });
+
+  test.each(Object.entries({ ...codebooks4, ...codebooks8 }))("%s at every threshold and beside it", (_, codebook) => {
+    const { values } = codebook;
+    const { thresholds } = searchOrder(values);
+    const around = [...thresholds].flatMap((x) => [x, nextBelow(x), -nextBelow(-x)]);
+    // Each block holds a 1, so that it is searched as it stands.
+    const blocks = Math.ceil(around.length / 31);
+    const x = new Float32Array(blocks * 32).fill(1);
+    for (const [i, value] of around.entries()) x[i + Math.floor(i / 31) + 1] = value;
+    expectQuantized(run, x, "float32", values, 32);
+  });
+
+  test.each([
+    { kernel: "quantize", values: codebooks4.nf4!.values, block: 64 },
+    { kernel: "quantize over simdgroups", values: codebooks4.nf4!.values, block: 1024 },
+    { kernel: "quantize_odd", values: dynamic, block: 100 },
+  ])("$kernel: a NaN or an infinity shows in its block's absmax, and only there", ({ values, block }) => {
+    for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+      const x = normal(3 * block, 5);
+      x[block + 17] = bad;
+      const { absmax } = quantize(run, x, "float32", values, block);
+      expect([...absmax].map(Number.isFinite)).toEqual([true, false, true]);
+    }
+  });
+});
+
+// ── Scales, and what codes stand for ────────────────────────────────────────────────────────────────────────────────
+
+/** Random codes with their scales, as kernels get them and as numbers. */
+interface Coded {
+  values: Float32Array;
+  codes: Uint8Array;
+  block: number;
+  scale: Float32Array;
+  buffers: readonly View[]; // codes, absmax, nested absmax, codebook, nested codebook
+  args: readonly number[]; // struct scale_args
+  nested: number;
+}
+
+function randomCodes(count: number, values: Float32Array, block: number, nestedBlock: number, seed: number): Coded {
+  const noise = normal(count, seed);
+  const codes = Uint8Array.from(noise, (x) => Math.floor(Math.abs(x) * 1e4) % values.length);
+  const blocks = Math.ceil(count / block);
+  const packed = Uint8Array.from(reference.pack(codes, values));
+  const own = { values, codes, block, nested: nestedBlock ? 1 : 0 };
+  const scale = normal(blocks, seed + 1).map((x) => 0.05 + Math.abs(x));
+  if (!nestedBlock) {
+    const buffers = [packed, scale, scale, kernelCodes(values), kernelCodes(values)];
+    return { ...own, scale, buffers, args: scaleArguments({ block }) };
+  }
+  const absmax = Uint8Array.from(scale, (x) => Math.floor(x * 1e4) % 256);
+  const nestedAbsmax = normal(Math.ceil(blocks / nestedBlock), seed + 2).map((x) => 0.05 + Math.abs(x));
+  const offset = Math.fround(0.7);
+  for (let i = 0; i < blocks; i++)
+    scale[i] = Math.fround(dynamic[absmax[i]!]! * nestedAbsmax[Math.floor(i / nestedBlock)]!) + offset;
+  const buffers = [packed, absmax, nestedAbsmax, kernelCodes(values), kernelCodes(dynamic)];
+  return { ...own, scale, buffers, args: scaleArguments({ block, nestedBlock, offset }) };
+}
+
+/** What the codes stand for: products in fp32, as bitsandbytes defines it. */
+const weightsOf = ({ codes, values, scale, block }: Coded) =>
+  Float32Array.from(codes, (code, i) => values[code]! * scale[Math.floor(i / block)]!);
+
+describe.each(runs)("dequantize, $mode, seed $seed", (run) => {
+  const cases = floatDTypes.flatMap((dtype) =>
+    [0, 256, 100].flatMap((nestedBlock) => [
+      ...[32, 64, 4096].map((block) => ({ dtype, nestedBlock, bits: 4, block })),
+      ...[1, 7, 8, 64, 100].map((block) => ({ dtype, nestedBlock, bits: 8, block })),
+    ]),
+  );
+  test.each(cases)("$bits bits to $dtype, block $block, nested $nestedBlock", ({ dtype, nestedBlock, bits, block }) => {
+    const values = bits === 4 ? codebooks4.nf4!.values : codebooks8.linear!.values;
+    for (const count of [1, 31, 4097, 4160]) {
+      const coded = randomCodes(count, values, block, nestedBlock, count);
+      const y = store(new Float32Array(count), dtype);
+      launch({
+        ...run,
+        family: "dequantize",
+        kernel: "dequantize",
+        constants: [bits, Store[dtype], coded.nested],
+        args: [...wide(count), ...coded.args],
+        buffers: [...coded.buffers, y],
+        grid: [2, 1, 1],
+        group: 256,
+      });
+      expect(Buffer.from(bytesOf(y)).equals(bytesOf(store(weightsOf(coded), dtype)))).toBe(true);
+    }
+  });
+});
+
+// ── Products ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+interface Product {
+  m: number;
+  n: number;
+  k: number;
+  dtype: FloatDType; // of x and y
+  w: FloatDType | { bits: 4 | 8; block: number; nestedBlock: number };
+  bias: boolean;
+}
+
+/** A product's memory and its answer. */
+function product({ m, n, k, dtype, w, bias }: Product) {
+  const x = store(normal(m * k, m), dtype);
+  const offsets = normal(n, 3);
+  const y = store(new Float32Array(m * n), dtype);
+  const dense = typeof w === "string" ? store(normal(n * k, n), w) : undefined;
+  const coded =
+    typeof w === "string"
+      ? undefined
+      : randomCodes(n * k, w.bits === 4 ? codebooks4.nf4!.values : dynamic, w.block, w.nestedBlock, n);
+  const weights = typeof w === "string" ? load(dense!, w) : weightsOf(coded!);
+  const numbers = load(x, dtype);
+  const whole = k % 16 === 0 && (!coded || (coded.block >= 16 && shiftOf(coded.block) < 32));
+  return {
+    ...{ x, y, offsets, scales: coded?.args ?? [0, 0, 0, 0, 0] },
+    weight: coded?.buffers ?? [dense!, dense!, dense!, dense!, dense!],
+    constants: [Store[dtype], typeof w === "string" ? Store[w] : w.bits, coded?.nested ?? 0, +whole, +bias],
+    want: reference.matmul(numbers, weights, bias ? offsets : undefined, m, n, k),
+    magnitude: reference.matmul(numbers.map(Math.abs), weights.map(Math.abs), undefined, m, n, k),
+  };
+}
+
+/** Each element within the error of an fp32 sum, and of one rounding to the dtype. */
+function expectProduct(y: View, dtype: FloatDType, { want, magnitude }: ReturnType<typeof product>): void {
+  const rounding = { float32: 2 ** -24, float16: 2 ** -11, bfloat16: 2 ** -8 }[dtype];
+  const got = load(y, dtype);
+  const worst = got.map(
+    (value, i) => Math.abs(value - want[i]!) / (1e-6 * magnitude[i]! + rounding * Math.abs(want[i]!) + 1e-7),
+  );
+  expect(Math.max(...worst)).toBeLessThan(1);
+}
+
+const weightFormats: readonly Product["w"][] = [
+  ...floatDTypes,
+  { bits: 4, block: 64, nestedBlock: 0 },
+  { bits: 4, block: 32, nestedBlock: 256 },
+  { bits: 4, block: 4096, nestedBlock: 0 },
+  { bits: 8, block: 64, nestedBlock: 100 },
+  { bits: 8, block: 100, nestedBlock: 0 },
+];
+
+const nameOf = (w: Product["w"]) =>
+  typeof w === "string" ? w : `${w.bits} bits, block ${w.block}${w.nestedBlock ? `, nested ${w.nestedBlock}` : ""}`;
+
+const products = floatDTypes.flatMap((dtype) => weightFormats.map((w) => ({ dtype, w, name: nameOf(w) })));
+
+describe.each(runs)("matmul_vector, $mode, seed $seed", (run) => {
+  test.each(products)("$dtype by $name", ({ dtype, w }) => {
+    const shapes = [
+      [1, 5, 64],
+      [1, 17, 528], // a second turn over k, and rows that straddle blocks
+      [2, 16, 512],
+      [3, 33, 48],
+      [5, 18, 100],
+      [1, 3, 1],
+      [4, 7, 19],
+    ] as const;
+    for (const [m, n, k] of shapes) {
+      const bias = (m + n) % 2 === 0;
+      const p = product({ m, n, k, dtype, w, bias });
+      const vectors = m === 1 ? 1 : m === 2 ? 2 : 4;
+      launch({
+        ...run,
+        family: "matmul_vector",
+        kernel: `matmul_vector_${vectors}`,
+        constants: p.constants,
+        args: [m, n, k, k, ...p.scales],
+        buffers: [p.x, ...p.weight, p.offsets, p.y],
+        grid: [Math.ceil(n / 16), Math.ceil(m / vectors), 1],
+        group: 128,
+      });
+      expectProduct(p.y, dtype, p);
+    }
+  });
+});
+
+describe.each(runs)("matmul_tile, $mode, seed $seed", (run) => {
+  const tiles = [
+    { side: 32, m: 9, n: 33, k: 64, split: 64 },
+    { side: 32, m: 33, n: 31, k: 144, split: 144 }, // a ragged step, and rows that straddle blocks
+    { side: 32, m: 10, n: 5, k: 19, split: 19 },
+    { side: 32, m: 12, n: 20, k: 208, split: 96 }, // three parts, the last shorter
+    { side: 64, m: 65, n: 70, k: 80, split: 80 },
+    { side: 64, m: 34, n: 66, k: 35, split: 35 },
+  ] as const;
+  test.each(products)("$dtype by $name", ({ dtype, w }) => {
+    for (const { side, m, n, k, split } of tiles) {
+      const bias = (m + n) % 2 === 0;
+      const p = product({ m, n, k, dtype, w, bias });
+      const parts = Math.ceil(k / split);
+      const y = parts === 1 ? p.y : new Float32Array(parts * m * n);
+      const [x, weight, nested, whole] = p.constants;
+      launch({
+        ...run,
+        family: "matmul_tile",
+        kernel: `matmul_tile_${side}`,
+        constants: [x!, weight!, nested!, whole!, parts === 1 ? +bias : 0, parts === 1 ? x! : Store.float32],
+        args: [m, n, k, split, ...p.scales],
+        buffers: [p.x, ...p.weight, p.offsets, y],
+        grid: [Math.ceil(n / side), Math.ceil(m / side), parts],
+        group: 128,
+      });
+      if (parts > 1)
+        launch({
+          ...run,
+          family: "matmul_tile",
+          kernel: "matmul_sum",
+          constants: [...p.constants, x!],
+          args: [m, n, parts],
+          buffers: [y, p.offsets, p.y],
+          grid: [Math.ceil(n / 256), m, 1],
+          group: 256,
+        });
+      expectProduct(p.y, dtype, p);
+    }
+  });
+});
+
+// ── Comparison ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+describe.each(runs)("compare, $mode, seed $seed", (run) => {
+  const pairs = floatDTypes.flatMap((a) => floatDTypes.map((b) => ({ a, b })));
+  test.each(pairs)("$a with $b", ({ a, b }) => {
+    for (const count of [1, 9, 4099, 9000]) {
+      const groups = 3;
+      const numbers = normal(count, count);
+      const [first, second] = [
+        store(numbers, a),
+        store(
+          numbers.map((x) => x * 1.01 + 0.001),
+          b,
+        ),
+      ];
+      if (count > 9) {
+        first[3] = a === "bfloat16" ? 0x7fc0 : Number.NaN;
+        second[4097] = b === "bfloat16" ? 0xff80 : Number.NEGATIVE_INFINITY;
+      }
+      const [as, bs] = [load(first, a), load(second, b)];
+      const finite = [...as.keys()].filter((i) => Number.isFinite(as[i]) && Number.isFinite(bs[i]));
+      const mean = (of: (i: number) => number) => finite.reduce((sum, i) => sum + of(i) ** 2, 0) / finite.length;
+      const error = (i: number) => Math.abs(as[i]! - bs[i]!);
+      const want = [Math.sqrt(mean((i) => as[i]!)), Math.sqrt(mean(error)), Math.max(...finite.map(error))];
+
+      const parts = new Uint8Array(16 * groups);
+      const y = new Float32Array(4);
+      const shared = { ...run, family: "compare", constants: [Store[a], Store[b]], group: 256 };
+      const args = [...wide(count), groups];
+      launch({ ...shared, kernel: "compare", args, buffers: [first, second, parts], grid: [groups, 1, 1] });
+      launch({ ...shared, kernel: "compare_finish", args, buffers: [parts, y], grid: [1, 1, 1] });
+      for (const [i, value] of want.entries()) expect(Math.abs(y[i]! / value - 1)).toBeLessThan(1e-5);
+      expect(y[3]).toBe(count - finite.length);
+    }
+  });
+});

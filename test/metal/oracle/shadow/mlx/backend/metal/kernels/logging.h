@@ -1,0 +1,2 @@
+// Stands in for MLX's logging.h, which its quantised kernels do not use.
+#pragma once

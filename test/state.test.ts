@@ -1,0 +1,152 @@
+// bitsandbytes' state dicts: read from and written to upstream's own files, and refused when damaged.
+import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { openSafetensors, type SafetensorsTensor } from "../src/checkpoint/safetensors.ts";
+import { findQuantized, packState, parseState, type Stored4bit, specs4bit } from "../src/checkpoint/state.ts";
+import { fromStateDict, toStateDict } from "../src/checkpoint/statedict.ts";
+import { BnbError, dequantize4bit, quantize4bit, Tensor } from "../src/index.ts";
+
+const golden = (name: string) => openSafetensors(join(import.meta.dir, `golden/${name}.safetensors`));
+const files = ["nf4_double", "nf4_nodouble", "fp4_nodouble", "nf4_double_bf16storage"];
+const name = "layer.weight";
+const dtypes = { F16: "float16", BF16: "bfloat16" } as const;
+
+const bytesOf = (data: ArrayBufferView) => Buffer.from(data.buffer, data.byteOffset, data.byteLength);
+
+describe.each(files)("%s", (file) => {
+  test("its weight goes to a tensor and back, every byte", () => {
+    using checkpoint = golden(file);
+    const stored = findQuantized(checkpoint.tensors).get(name) as Stored4bit;
+    using q = fromStateDict(stored);
+    const quantStorage = file.endsWith("storage") ? "bfloat16" : "uint8";
+    const written = toStateDict(name, q, { quantStorage });
+    expect(written.map((part) => part.name).sort()).toEqual(stored.parts.map((part) => part.name).sort());
+    for (const part of written) {
+      const upstream = checkpoint.tensor(part.name);
+      expect([part.dtype, part.shape]).toEqual([upstream.dtype, upstream.shape]);
+      expect(Buffer.compare(bytesOf(part.bytes as ArrayBufferView), upstream.bytes)).toBe(0);
+    }
+  });
+
+  test("it dequantises to upstream's weight, every bit", () => {
+    using checkpoint = golden(file);
+    using source = golden(`${file}.source`);
+    using q = fromStateDict(findQuantized(checkpoint.tensors).get(name) as Stored4bit);
+    using weight = dequantize4bit(q);
+    const { dtype, shape, bytes } = source.tensor("dequant");
+    expect([weight.dtype, weight.shape]).toEqual([dtypes[dtype as "F16"], shape]);
+    expect(Buffer.compare(bytesOf(weight.read()), bytes)).toBe(0);
+  });
+
+  test("its source quantises to upstream's tensors, every byte", () => {
+    using checkpoint = golden(file);
+    using source = golden(`${file}.source`);
+    const { dtype, shape, values } = source.tensor("weight");
+    using weight = Tensor.from(values as Uint16Array, shape, { dtype: dtypes[dtype as "BF16"] });
+    const [quantType] = file.split("_") as ["nf4"];
+    using q = quantize4bit(weight, { quantType, compressStatistics: file.includes("_double") });
+    for (const part of toStateDict(name, q, { quantStorage: file.endsWith("storage") ? "bfloat16" : "uint8" })) {
+      expect(Buffer.compare(bytesOf(part.bytes as ArrayBufferView), checkpoint.tensor(part.name).bytes)).toBe(0);
+    }
+  });
+});
+
+test("int8: codes, scales and the layout's byte belong together", () => {
+  using checkpoint = golden("int8");
+  const stored = findQuantized(checkpoint.tensors).get(name)!;
+  expect(stored.format).toBe("int8");
+  expect(stored.parts.map((part) => part.name)).toEqual([name, "layer.SCB", "layer.weight_format"]);
+  // A private view of the file, so this changes what is read next, not the file.
+  checkpoint.tensor("layer.weight_format").bytes[0] = 1;
+  expect(() => findQuantized(checkpoint.tensors)).toThrow(/layer.weight_format is 1, expected 0 \(rows\)/);
+});
+
+describe("the packed JSON", () => {
+  const state = { quantType: "nf4", blocksize: 64, dtype: "bfloat16", shape: [64, 128] } as const;
+  const key = `${name}.quant_state.bitsandbytes__nf4`;
+  const text = (json: object | string) =>
+    new TextEncoder().encode(typeof json === "string" ? json : JSON.stringify(json));
+  const plain = { quant_type: "nf4", blocksize: 64, dtype: "bfloat16", shape: [64, 128] };
+  const nested = { ...plain, nested_blocksize: 256, nested_dtype: "float32", nested_offset: 0.05 };
+
+  test("keys, separators and floats are Python's", () => {
+    expect(
+      new TextDecoder().decode(packState({ ...state, nested: { blocksize: 256, offset: 9.999999747378752e-6 } })),
+    ).toBe(
+      '{"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [64, 128], "nested_blocksize": 256, ' +
+        '"nested_dtype": "float32", "nested_offset": 9.999999747378752e-06}',
+    );
+  });
+
+  const cases: [string, RegExp, object | string, string?][] = [
+    ["a type of another's", /type "af4" is unknown/, plain, `${name}.quant_state.bitsandbytes__af4`],
+    ["no JSON", /is not JSON/, "{"],
+    ["no object", /quant_type is undefined/, "null"],
+    ["a type that the key denies", /quant_type is "fp4", expected "nf4"/, { ...plain, quant_type: "fp4" }],
+    ["a blocksize that is none", /blocksize is 63/, { ...plain, blocksize: 63 }],
+    ["a dtype that is none", /dtype is "toString"/, { ...plain, dtype: "toString" }],
+    ["a shape of zeros", /shape is \[0,128\]/, { ...plain, shape: [0, 128] }],
+    ["no shape", /shape is undefined/, { ...plain, shape: undefined }],
+    ["half of the nested fields", /nested_offset is undefined/, { ...nested, nested_offset: undefined }],
+    ["an offset that is NaN", /is not JSON/, JSON.stringify(nested).replace("0.05", "NaN")],
+    ["scales in another dtype", /nested_dtype is "float16"/, { ...nested, nested_dtype: "float16" }],
+  ];
+  test.each(cases.map((row) => [row[0], row] as const))("%s is refused", (_, [, message, json, otherKey]) => {
+    expect(() => parseState(otherKey ?? key, text(json))).toThrow(BnbError);
+    expect(() => parseState(otherKey ?? key, text(json))).toThrow(message);
+    expect(() => parseState(otherKey ?? key, text(json))).toThrow(otherKey ?? key);
+  });
+});
+
+describe("tensors that do not belong together", () => {
+  type Tensors = Map<string, SafetensorsTensor>;
+  const damage: [string, RegExp, (tensors: Tensors, other: Tensors) => void][] = [
+    ["no codes", /layer.weight is missing/, (tensors) => tensors.delete(name)],
+    ["no scales", /layer.weight.absmax is missing/, (tensors) => tensors.delete(`${name}.absmax`)],
+    ["no codebook", /layer.weight.quant_map is missing/, (tensors) => tensors.delete(`${name}.quant_map`)],
+    ["no nested scales", /nested_absmax is missing/, (tensors) => tensors.delete(`${name}.nested_absmax`)],
+    [
+      "no state",
+      /layer.weight.nested_absmax has no layer.weight.quant_state/,
+      (tensors) => tensors.delete(`${name}.quant_state.bitsandbytes__nf4`),
+    ],
+    [
+      "scales that are not quantised though the state says so",
+      /absmax is F32 \[128\], expected U8 \[128\]/,
+      (tensors, other) => tensors.set(`${name}.absmax`, other.get(`${name}.absmax`)!),
+    ],
+    [
+      "codes of another size",
+      /layer.weight is F32 \[16\], expected the 4096 bytes of \[64, 128\]/,
+      (tensors) => tensors.set(name, tensors.get(`${name}.quant_map`)!),
+    ],
+    [
+      "two states",
+      /has another quantisation state too/,
+      (tensors) => {
+        const state = tensors.get(`${name}.quant_state.bitsandbytes__nf4`)!;
+        tensors.set(`${name}.quant_state.bitsandbytes__fp4`, state);
+      },
+    ],
+  ];
+  test.each(damage.map((row) => [row[0], row] as const))("%s", (_, [, message, apply]) => {
+    using checkpoint = golden("nf4_double");
+    using other = golden("nf4_nodouble");
+    const tensors = new Map(checkpoint.tensors);
+    apply(tensors, new Map(other.tensors));
+    expect(() => findQuantized(tensors)).toThrow(BnbError);
+    expect(() => findQuantized(tensors)).toThrow(message);
+  });
+});
+
+test("a storage dtype that does not divide the codes is refused", () => {
+  const options = { quantType: "nf4", blocksize: 64, nestedBlocksize: 0 } as const;
+  expect(() => specs4bit("w", [5], { ...options, storage: "bfloat16" })).toThrow(/packs into 3 bytes/);
+  expect(specs4bit("w", [5], { ...options, storage: "uint8" })[0]).toEqual({ name: "w", dtype: "U8", shape: [3, 1] });
+});
+
+test("a codebook that bitsandbytes does not load is not written", () => {
+  using weight = Tensor.from(new Float32Array(64).fill(1), [64]);
+  using q = quantize4bit(weight, { quantType: "af4" });
+  expect(() => toStateDict("w", q)).toThrow(/expected NF4 or FP4/);
+});
