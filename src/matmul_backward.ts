@@ -61,6 +61,24 @@ export function linearBackwardWeight<D extends FloatDType>(
   return new Tensor(pointer, dtype, [dy.shape.at(-1)!, x.shape.at(-1)!], dy.device);
 }
 
+/**
+ * The gradient of every product here with respect to its bias: the sum of dy's rows.
+ *
+ * @param dy [..., n], float32, float16 or bfloat16
+ * @param options.dtype the result's dtype, dy's by default
+ * @returns [n], summed in fp32 and rounded once
+ */
+export function linearBackwardBias<D extends FloatDType>(
+  dy: Tensor<FloatDType>,
+  options: { dtype?: D } = {},
+): Tensor<D> {
+  const n = dy.shape.at(-1) ?? 1;
+  using rows = dy.reshape([-1, n]);
+  using ones = Tensor.from(new Float32Array(rows.shape[0]!).fill(1), [rows.shape[0]!, 1], { device: dy.device });
+  using sums = linearBackwardWeight(rows, ones, options); // [n, 1]
+  return sums.reshape([n]);
+}
+
 function quantizedBackward<D extends FloatDType>(
   dy: Tensor<D>,
   w: QuantizedTensor,

@@ -61,6 +61,13 @@ export const symbols = {
   bnb_matmul_backward: { args: [ptr, ptr], returns: ptr },
   bnb_matmul_quantized_backward: { args: [ptr, ptr], returns: ptr },
   bnb_matmul_backward_weight: { args: [ptr, ptr, i32], returns: ptr },
+  bnb_embedding: { args: [ptr, ptr, i32], returns: ptr },
+  bnb_embedding_quantized: { args: [ptr, ptr, i32], returns: ptr },
+  bnb_embedding_backward: { args: [ptr, ptr, usize, i32, i32], returns: ptr },
+  bnb_layer_norm: { args: [ptr, ptr, ptr, f32], returns: ptr },
+  bnb_layer_norm_backward: { args: [ptr, ptr, ptr, f32], returns: ptr },
+  bnb_layer_norm_backward_weight: { args: [ptr, ptr, f32], returns: ptr },
+  bnb_add: { args: [ptr, ptr, f32], returns: ptr },
   bnb_compare: { args: [ptr, ptr], returns: ptr },
   bnb_optimizer_step: { args: [i32, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr], returns: i32 },
 

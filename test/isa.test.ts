@@ -32,6 +32,7 @@ test.each(isas.slice(0, -1))(
       "test/quantize.test.ts",
       "test/matmul.test.ts",
       "test/matmul_backward.test.ts",
+      "test/embedding.test.ts",
       "test/tensor.test.ts",
       "test/optim.test.ts",
     );

@@ -6,6 +6,7 @@ import {
   type FloatDType,
   linear,
   linearBackward,
+  linearBackwardBias,
   linearBackwardWeight,
   matmul4bit,
   matmul4bitBackward,
@@ -22,14 +23,8 @@ import { errorOf, matmul, relativeError, transpose } from "./reference.ts";
 const tolerance: Record<FloatDType, number> = { float32: 2e-6, float16: 4e-4, bfloat16: 3e-3 };
 
 /** Beside the products' own shapes: more rows than a block of them, more columns than a panel, ragged in both; a sum long
- * enough for a GPU to split it; a result large enough for its large tiles. */
-const shapes = [
-  ...matmulShapes,
-  { m: 200, n: 70, k: 300 },
-  { m: 6, n: 1100, k: 16 },
-  { m: 193, n: 3, k: 8 },
-  { m: 520, n: 17, k: 961 },
-];
+ * enough for a GPU to split it. */
+const shapes = [...matmulShapes, { m: 200, n: 70, k: 300 }, { m: 6, n: 1100, k: 16 }, { m: 193, n: 3, k: 8 }];
 
 describe.each(testDevices)("on %s", (_, device) => {
   const weightOf = (q: QuantizedTensor): Float32Array => {
@@ -75,6 +70,31 @@ describe.each(testDevices)("on %s", (_, device) => {
         }
       }
     });
+  });
+
+  test("a result large enough for a GPU's large tiles", () => {
+    const [m, n, k] = [513, 9, 961];
+    using q = quantize4bit(Tensor.from(normal(n * k), [n, k], { device }));
+    using dy = Tensor.from(wave(m * n), [m, n], { device });
+    const wantX = matmul(dy.read(), transpose(weightOf(q), n, k), undefined, m, k, n);
+    expect(relativeError(matmul4bitBackward(dy, q).read(), wantX)).toBeLessThan(tolerance.float32);
+
+    using x = Tensor.from(normal(n * k), [n, k], { device });
+    using turned = dy.reshape([n, m]); // another matrix of the same numbers
+    const wantW = matmul(transpose(dy.read(), n, m), transpose(x.read(), n, k), undefined, m, k, n);
+    expect(relativeError(linearBackwardWeight(turned, x).read(), wantW)).toBeLessThan(tolerance.float32);
+  });
+
+  test("the bias's gradient is the sum of the rows", () => {
+    using dy = Tensor.from(wave(2 * 50 * 33), [2, 50, 33], { device });
+    const values = dy.read();
+    const sums = Float64Array.from({ length: 33 }, (_, n) =>
+      values.reduce((sum, value, i) => (i % 33 === n ? sum + value : sum), 0),
+    );
+    using bias = linearBackwardBias(dy);
+    expect(bias.shape).toEqual([33]);
+    expect(relativeError(bias.read(), sums)).toBeLessThan(tolerance.float32);
+    expect(linearBackwardBias(dy, { dtype: "bfloat16" }).dtype).toBe("bfloat16");
   });
 
   test("the slope of the product is the gradient", () => {

@@ -114,6 +114,15 @@ struct matmul_backward_job {
     bnb_dtype    dtype;
 };
 
+/* y[i, :] = the row indices[i] of the table, which is `q`, or `w` where q.code is NULL. */
+struct embedding_job {
+    const int32_t *indices;
+    struct dense   w;
+    struct coded   q;
+    void          *y;
+    bnb_dtype      dtype;
+};
+
 /* One state of an optimizer, updated in place: floats, or codes with a scale for each OPTIMIZER_BLOCK of them. */
 struct optimizer_state {
     float              *values; /* NULL where there are codes */
@@ -146,6 +155,7 @@ struct cpu_forms {
     void (*dequantize)(const void *dequantize_job, size_t first_block, size_t last_block);
     void (*cast)(const void *cast_job, size_t first, size_t last);
     void (*optimizer)(const void *optimizer_job, size_t first_block, size_t last_block);
+    void (*embedding)(const void *embedding_job, size_t first, size_t last);
     bnb_status (*matmul)(const struct matmul_job *job); /* takes every case; only scratch memory can fail it */
     bnb_status (*matmul_backward)(const struct matmul_backward_job *job); /* the same */
 };

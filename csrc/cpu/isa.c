@@ -13,10 +13,11 @@
 #include "matmul_vector.c"
 #include "matmul.c"
 #include "matmul_backward.c"
+#include "embedding.c"
 
 #define TEXT(name) #name
 #define NAME_TEXT(name) TEXT(name)
 #define JOIN(prefix, name) prefix##name
 #define TABLE(name) JOIN(cpu_forms_, name)
 
-const struct cpu_forms TABLE(ISA) = {NAME_TEXT(ISA), quantize, dequantize, cast, optimizer, matmul, matmul_backward};
+const struct cpu_forms TABLE(ISA) = {NAME_TEXT(ISA), quantize, dequantize, cast, optimizer, embedding, matmul, matmul_backward};

@@ -36,6 +36,15 @@ static const char matmul_tile[] = {
 static const char matmul_backward[] = {
 #embed <matmul_backward.metal> suffix(, 0)
 };
+static const char add[] = {
+#embed <add.metal> suffix(, 0)
+};
+static const char embedding[] = {
+#embed <embedding.metal> suffix(, 0)
+};
+static const char layer_norm[] = {
+#embed <layer_norm.metal> suffix(, 0)
+};
 
 const struct kernel_source kernel_headers[] = {
     {"args.h", args_h},
@@ -53,5 +62,8 @@ const struct kernel_source kernel_families[] = {
     {"matmul_vector", matmul_vector},
     {"matmul_tile", matmul_tile},
     {"matmul_backward", matmul_backward},
+    {"add", add},
+    {"embedding", embedding},
+    {"layer_norm", layer_norm},
     {NULL, NULL},
 };
