@@ -25,6 +25,7 @@ export {
   matmulBlockwiseBackward,
 } from "./matmul_backward.ts";
 export type { Precision } from "./native.ts";
+export * as nn from "./nn/index.ts";
 export * as optim from "./optim/index.ts";
 export { Parameter } from "./parameter.ts";
 export {
