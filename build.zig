@@ -19,6 +19,8 @@ const sources = [_][]const u8{
     "ops/embedding.c",
     "ops/layer_norm.c",
     "ops/launch.c",
+    "ops/int8_quantize.c",
+    "ops/int8_matmul.c",
     "ops/compare.c",
     "ops/optimizer.c",
     "ops/gguf.c",

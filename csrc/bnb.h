@@ -250,6 +250,47 @@ BNB_API bnb_tensor *bnb_layer_norm_backward_weight(const bnb_tensor *dy, const b
 /* y = a + scale · b in a's dtype, product and sum each rounded to fp32; a may be NULL: y = scale · b in b's dtype. */
 BNB_API bnb_tensor *bnb_add(const bnb_tensor *a, const bnb_tensor *b, float scale);
 
+/* LLM.int8() (Dettmers et al. 2022) stands for x[r, c] by code[r, c] · stats[r] / 127, stats being the row's largest
+ * magnitude; columns that hold an outlier, a magnitude of at least a threshold, are left to floating point. A threshold
+ * of 0 means that there is none; it is finite and not negative. */
+
+/* The columns of x that hold an outlier, ascending: i32 [1, columns], filled up with -1. The threshold is positive. */
+BNB_API bnb_tensor *bnb_int8_outliers(const bnb_tensor *x, float threshold);
+
+/* The largest magnitude of each row of x, f32 [1, rows], or with by_column of each column, f32 [1, columns]; outliers do
+ * not count. A NaN or an infinity that does is INVALID, and the sentence says where: for that this waits for its device. */
+BNB_API bnb_tensor *bnb_int8_stats(const bnb_tensor *x, float threshold, int32_t by_column);
+
+/* x · (1 / stats · 127), rounded to nearest even, as i8, with the stats of x's rows or columns. Zeros stand for outliers,
+ * for the columns that `outliers` lists as above (or NULL), and for rows (columns) whose stats are at most 1e-36. */
+BNB_API bnb_tensor *bnb_int8_vectorwise_quant(const bnb_tensor *x, const bnb_tensor *stats, float threshold, const bnb_tensor *outliers,
+                                              int32_t by_column);
+
+/* codes · stats / 127, with the stats of the rows, in fp32, rounded once to `dtype` (f32, f16 or bf16). */
+BNB_API bnb_tensor *bnb_int8_vectorwise_dequant(const bnb_tensor *codes, const bnb_tensor *stats, bnb_dtype dtype);
+
+/* sums[m, n] = Σk a[m, k] · b[n, k] of i8 matrices, exactly, as i32. More than 131071 columns, whose sum could leave 32
+ * bits, are UNSUPPORTED, here and below: split them and add. */
+BNB_API bnb_tensor *bnb_int8_linear_matmul(const bnb_tensor *a, const bnb_tensor *b);
+
+/* What such sums stand for: sums · row_stats · column_stats / 127² + bias, in fp32, rounded once to `dtype`. Stats are f32
+ * with an element for each row and each column of the sums; `bias` is a float row, or NULL. */
+BNB_API bnb_tensor *bnb_int8_mm_dequant(const bnb_tensor *sums, const bnb_tensor *row_stats, const bnb_tensor *column_stats,
+                                        const bnb_tensor *bias, bnb_dtype dtype);
+
+/* Both at once, which never writes the sums out: a[m, k] with m row_stats, b[n, k] with n column_stats. */
+BNB_API bnb_tensor *bnb_int8_scaled_mm(const bnb_tensor *a, const bnb_tensor *b, const bnb_tensor *row_stats, const bnb_tensor *column_stats,
+                                       const bnb_tensor *bias, bnb_dtype dtype);
+
+/* The same for an x[m, k] of which a[m, k] are the codes, in x's dtype: the columns that `outliers` lists (or NULL) are
+ * added in floating point, x times what b stands for there. */
+BNB_API bnb_tensor *bnb_int8_mixed_scaled_mm(const bnb_tensor *x, const bnb_tensor *a, const bnb_tensor *b, const bnb_tensor *row_stats,
+                                             const bnb_tensor *column_stats, const bnb_tensor *outliers, const bnb_tensor *bias);
+
+/* LLM.int8() from end to end: y[m, n] = x[m, k] · wᵀ + bias in x's dtype, with the codes of w[n, k] and the stats of its
+ * rows. Rows of x that hold a NaN or an infinity give no finite number. */
+BNB_API bnb_tensor *bnb_int8_matmul(const bnb_tensor *x, const bnb_tensor *w, const bnb_tensor *stats, float threshold, const bnb_tensor *bias);
+
 /* How far b is from a, both f32, f16 or bf16: f32 [1, 4], being the root mean square of a, that of a - b, the largest
  * |a - b|, and the number of places where either is no finite number, which the first three leave out. */
 BNB_API bnb_tensor *bnb_compare(const bnb_tensor *a, const bnb_tensor *b);

@@ -3,7 +3,7 @@
 #define BNB_ARGS_H
 
 // How a matrix is stored, as kernels are told by their function constants: enum bnb_dtype, then the bits of a code.
-enum { STORE_F32 = 0, STORE_F16 = 1, STORE_BF16 = 2, STORE_CODE4 = 4, STORE_CODE8 = 8 };
+enum { STORE_F32 = 0, STORE_F16 = 1, STORE_BF16 = 2, STORE_CODE4 = 4, STORE_I32 = 5, STORE_CODE8 = 8 };
 
 // The shapes that host and kernels must agree on. A count of threads is a threadgroup's.
 enum {
@@ -21,6 +21,7 @@ enum {
     LAYER_NORM_THREADS = 256,  // a row
     COMPARE_THREADS    = 256,  // 8 elements a thread
     COMPARE_SUMS_BYTES = 16,   // what a threadgroup leaves
+    INT8_THREADS       = 256,  // 8 simdgroups: at a row, or at 32 columns
     OPTIMIZER_THREADS  = 256,  // 8 simdgroups, each at one block of the states
     OPTIMIZER_BLOCK    = 256,  // elements that share a scale of 8-bit states
 };
@@ -131,5 +132,16 @@ struct optimizer_args {
     struct optimizer_rule rule;
 };
 static_assert(sizeof(struct optimizer_args) == 76, "host and kernels must lay out struct optimizer_args alike");
+
+struct int8_quantize_args {
+    uint32_t rows, columns;
+    float    threshold;
+};
+static_assert(sizeof(struct int8_quantize_args) == 12, "host and kernels must lay out struct int8_quantize_args alike");
+
+struct int8_matmul_args {
+    uint32_t m, n, k;
+};
+static_assert(sizeof(struct int8_matmul_args) == 12, "host and kernels must lay out struct int8_matmul_args alike");
 
 #endif

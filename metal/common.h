@@ -165,3 +165,8 @@ inline uint below8(threadgroup const float *thresholds, threadgroup const uchar 
     for (uint j = 0; j < steps; j++) below += x > thresholds[below] ? 1u : 0u;
     return below;
 }
+
+// ── LLM.int8() ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+// What a code stands for, with upstream's constant for 1 / 127.
+inline float int8_weight(char code, float stats) { return float(code) * stats * 7.874015718698502e-3f; }

@@ -15,6 +15,21 @@ export { currentDevice, Device, type DeviceKind, type DeviceReport, devices, set
 export type { ArrayOf, DType, FloatDType, TensorValues } from "./dtype.ts";
 export { type EmbeddingBackwardOptions, embedding, embeddingBackward } from "./embedding.ts";
 export { BnbError, type BnbErrorCode } from "./error.ts";
+export {
+  type Int8MmOptions,
+  type Int8QuantOptions,
+  type Int8Rows,
+  type Int8RowsAndColumns,
+  Int8Weight,
+  int8DoubleQuant,
+  int8LinearMatmul,
+  int8MixedScaledMm,
+  int8MmDequant,
+  int8ScaledMm,
+  int8VectorwiseDequant,
+  int8VectorwiseQuant,
+  matmul8bit,
+} from "./int8.ts";
 export { type LayerNormGradients, layerNorm, layerNormBackward } from "./layer_norm.ts";
 export { linear, type MatmulOptions, matmul4bit, matmulBlockwise } from "./matmul.ts";
 export {

@@ -94,6 +94,41 @@ export function transpose(x: ArrayLike<number>, rows: number, columns: number): 
   return out;
 }
 
+/** A matrix in int8, worked out element by element: LLM.int8() as csrc/bnb.h defines it, with its fp32 steps. */
+export function int8Rows(x: ArrayLike<number>, columns: number, threshold: number) {
+  const rows = x.length / columns;
+  const isOutlier = (value: number) => threshold > 0 && Math.abs(value) >= threshold;
+  const outliers = [...Array(columns).keys()].filter((c) =>
+    [...Array(rows).keys()].some((r) => isOutlier(x[r * columns + c]!)),
+  );
+  const codes = new Int8Array(x.length);
+  const stats = new Float32Array(rows);
+  for (let r = 0; r < rows; r++) {
+    for (let i = r * columns; i < (r + 1) * columns; i++)
+      if (!isOutlier(x[i]!)) stats[r] = Math.max(stats[r]!, Math.abs(x[i]!));
+    for (let i = r * columns; i < (r + 1) * columns; i++)
+      if (!outliers.includes(i % columns)) codes[i] = int8Code(x[i]!, stats[r]!);
+  }
+  return { codes, stats, outliers };
+}
+
+/** x · (1 / stats · 127) in fp32, to the nearest integer, ties to even. */
+export function int8Code(x: number, stats: number): number {
+  if (stats <= Math.fround(1e-36)) return 0;
+  const scaled = Math.fround(x * Math.fround(Math.fround(1 / stats) * 127));
+  const floor = Math.floor(scaled);
+  const rest = scaled - floor;
+  const nearest = rest > 0.5 || (rest === 0.5 && floor % 2 !== 0) ? floor + 1 : floor;
+  return Math.max(-127, Math.min(127, nearest));
+}
+
+/** sums · rowStats · columnStats · 6.200124e-5 + bias in fp32, before the last rounding. */
+export function int8Output(sum: number, rowStats: number, columnStats: number, bias: number | undefined): number {
+  const scale = Math.fround(rowStats * columnStats);
+  const value = Math.fround(Math.fround(Math.fround(sum) * scale) * Math.fround(6.200124e-5));
+  return bias === undefined ? value : Math.fround(value + bias);
+}
+
 /** ‖got − want‖ / ‖want‖. */
 export function relativeError(got: ArrayLike<number>, want: ArrayLike<number>): number {
   let error = 0;

@@ -149,6 +149,87 @@ struct optimizer_job {
     struct squares        *squares; /* where not NULL: a block's sums of squares go here, and nothing is updated */
 };
 
+/* ── LLM.int8() (Dettmers et al. 2022): x ≈ code × stats / 127, where stats is the largest magnitude of x's row ─────── */
+
+/* Sets flags[c] to -1 where column c holds a magnitude of at least `threshold`; the others come in as 0. */
+struct int8_outliers_job {
+    struct dense     x;
+    float            threshold;
+    _Atomic int32_t *flags; /* several threads may set the same */
+};
+
+/* The one step that sets flags: of a row's columns [first, last). */
+static inline void flag_outliers(const struct int8_outliers_job *job, size_t row, size_t first, size_t last) {
+    for (size_t c = first; c < last; c++)
+        if (__builtin_fabsf(element_of(&job->x, row * job->x.columns + c)) >= job->threshold)
+            atomic_store_explicit(&job->flags[c], -1, memory_order_relaxed);
+}
+
+struct int8_quantize_job {
+    struct dense   x;
+    float          threshold; /* magnitudes of at least this become zeros and don't count for stats; NaN: there is none */
+    const int32_t *outliers;  /* columns that become zeros */
+    size_t         outlier_count;
+    bool           finds;     /* whether stats are to be found; else they are given */
+    float         *stats;     /* a NaN or an infinity in a row, unless the threshold takes it, shows in its stats */
+    int8_t        *codes;     /* NULL: only stats are wanted */
+};
+
+struct int8_dequantize_job {
+    const int8_t *codes;
+    size_t        columns;
+    const float  *stats; /* of the rows */
+    void         *y;
+    bnb_dtype     dtype;
+};
+
+/* What becomes of the sums of a row of products: int8_value, plus what outliers add, plus bias. */
+struct int8_output {
+    size_t       columns;
+    const float *row_stats;    /* NULL: the int32 sums are the output, */
+    const float *column_stats; /* and nothing here but `columns` and `y` is set */
+    const float *bias;         /* or NULL */
+    void        *y;
+    bnb_dtype    dtype;
+};
+
+struct int8_mm_dequant_job {
+    const int32_t     *sums;
+    struct int8_output to;
+};
+
+/* sums[m, n] = Σk a[m, k] · b[n, k], modulo 2^32. Columns of x that `outliers` lists are added in floating point, with
+ * b's codes × stats / 127; a's codes are zeros there. */
+struct int8_matmul_job {
+    const int8_t      *a, *b;
+    size_t             rows, columns; /* of a: m and k */
+    struct dense       x;
+    const int32_t     *outliers;
+    size_t             outlier_count;
+    struct int8_output to;
+};
+
+/* The factor from a row's elements to its codes, in upstream's two roundings. A row whose factor would overflow becomes
+ * zeros, and so does one whose stats is no number. */
+static inline float int8_factor(float stats) { return stats > 1e-36f ? 1 / stats * 127 : 0; }
+
+/* Adding and taking off 1.5 · 2^23 rounds to the nearest integer, ties to even. NaN becomes 127. */
+static inline int8_t int8_code(float x, float factor, float threshold) {
+    float code = x * factor;
+    if (__builtin_fabsf(x) >= threshold) return 0;
+    code = code < 127 ? code : 127;
+    code = code > -127 ? code : -127;
+    return (int8_t)(code + 0x1.8p23f - 0x1.8p23f);
+}
+
+/* The constant is upstream's, who mean 1 / 127² and are off by 2e-5 of it. */
+static inline float int8_value(int32_t sum, float row_stats, float column_stats) {
+    return (float)sum * (row_stats * column_stats) * 6.200124e-5f;
+}
+
+/* Upstream's constant for 1 / 127. */
+static inline float int8_weight(int8_t code, float stats) { return (float)code * stats * 7.874015718698502e-3f; }
+
 struct cpu_forms {
     const char *isa;
     void (*quantize)(const void *quantize_job, size_t first_block, size_t last_block);
@@ -158,6 +239,11 @@ struct cpu_forms {
     void (*embedding)(const void *embedding_job, size_t first, size_t last);
     bnb_status (*matmul)(const struct matmul_job *job); /* takes every case; only scratch memory can fail it */
     bnb_status (*matmul_backward)(const struct matmul_backward_job *job); /* the same */
+    void (*int8_outliers)(const void *int8_outliers_job, size_t first_row, size_t last_row);
+    void (*int8_quantize)(const void *int8_quantize_job, size_t first_row, size_t last_row);
+    void (*int8_dequantize)(const void *int8_dequantize_job, size_t first_row, size_t last_row);
+    void (*int8_mm_dequant)(const void *int8_mm_dequant_job, size_t first_row, size_t last_row);
+    bnb_status (*int8_matmul)(const struct int8_matmul_job *job); /* only scratch memory can fail it */
 };
 
 /* The best table that this processor can run, or the one that BNB_ISA names where it can run that: `isa` tells which.

@@ -14,10 +14,26 @@
 #include "matmul.c"
 #include "matmul_backward.c"
 #include "embedding.c"
+#include "int8_quantize.c"
+#include "int8_matmul.c"
 
 #define TEXT(name) #name
 #define NAME_TEXT(name) TEXT(name)
 #define JOIN(prefix, name) prefix##name
 #define TABLE(name) JOIN(cpu_forms_, name)
 
-const struct cpu_forms TABLE(ISA) = {NAME_TEXT(ISA), quantize, dequantize, cast, optimizer, embedding, matmul, matmul_backward};
+const struct cpu_forms TABLE(ISA) = {
+    .isa = NAME_TEXT(ISA),
+    .quantize = quantize,
+    .dequantize = dequantize,
+    .cast = cast,
+    .optimizer = optimizer,
+    .embedding = embedding,
+    .matmul = matmul,
+    .matmul_backward = matmul_backward,
+    .int8_outliers = int8_outliers,
+    .int8_quantize = int8_quantize,
+    .int8_dequantize = int8_dequantize,
+    .int8_mm_dequant = int8_mm_dequant,
+    .int8_matmul = int8_matmul,
+};

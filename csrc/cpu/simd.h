@@ -9,6 +9,7 @@
  *   gather, gather_bytes  each lane's element of a table in memory; bytes may be read up to 3 past their index
  *   narrow              32 small integers as bytes, in order
  *   dot2                to each lane, the sum of two products of int16
+ *   dot4                to each lane, the sum of four products of uint8 and int8; only where HAS_DOT4 is 1
  *   sum, sum4           the lanes of one vector added up, or of each of four
  *   from_f16, to_f16    16-bit floats, rounded to nearest even
  *   fence               makes streamed stores visible to who is told next */
@@ -99,6 +100,10 @@ INLINE floats clamp(floats x) {
 #include "simd_portable.h"
 #endif
 
+#ifndef HAS_DOT4
+#define HAS_DOT4 0
+#endif
+
 INLINE floats from_bf16(halves h) { return (floats)(__builtin_convertvector(h, words) << 16); }
 
 /* As f32_to_bf16 of half.h. */
@@ -152,6 +157,12 @@ INLINE ints load_bytes(const uint8_t *codes) {
     VECTOR(uint8_t, WIDTH) v;
     memcpy(&v, codes, sizeof v);
     return __builtin_convertvector(v, ints);
+}
+
+INLINE floats load_signed_bytes(const int8_t *codes) {
+    VECTOR(int8_t, WIDTH) v;
+    memcpy(&v, codes, sizeof v);
+    return __builtin_convertvector(v, floats);
 }
 
 /* The values that WIDTH 8-bit codes stand for. Where gathering means loads one by one, the codes are taken from memory

@@ -53,6 +53,11 @@ INLINE ints dot2(ints to, shorts a, shorts b) {
 #endif
 }
 
+#ifdef __AVX512VNNI__
+#define HAS_DOT4 1
+INLINE ints dot4(ints to, words a, words b) { return (ints)_mm512_dpbusd_epi32((__m512i)to, (__m512i)a, (__m512i)b); }
+#endif
+
 INLINE floats4 sum4(floats a, floats b, floats c, floats d) {
     __m256 ab = _mm256_hadd_ps((__m256)(a.lo + a.hi), (__m256)(b.lo + b.hi));
     __m256 cd = _mm256_hadd_ps((__m256)(c.lo + c.hi), (__m256)(d.lo + d.hi));

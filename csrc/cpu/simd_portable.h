@@ -118,6 +118,14 @@ INLINE halves to_f16(floats v) {
 
 #endif
 
+#if defined PORTABLE_WIDTH
+#define HAS_DOT4 1
+INLINE ints dot4(ints to, words a, words b) {
+    for (uint32_t byte = 0; byte < 32; byte += 8) to += (ints)(a >> byte & 255) * ((ints)(b << (24 - byte)) >> 24);
+    return to;
+}
+#endif
+
 INLINE floats gather(const float *table, ints index) {
     floats out;
     for (int i = 0; i < WIDTH; i++) out[i] = table[index[i]];

@@ -45,6 +45,12 @@ static const char embedding[] = {
 static const char layer_norm[] = {
 #embed <layer_norm.metal> suffix(, 0)
 };
+static const char int8_quantize[] = {
+#embed <int8_quantize.metal> suffix(, 0)
+};
+static const char int8_matmul[] = {
+#embed <int8_matmul.metal> suffix(, 0)
+};
 
 const struct kernel_source kernel_headers[] = {
     {"args.h", args_h},
@@ -65,5 +71,7 @@ const struct kernel_source kernel_families[] = {
     {"add", add},
     {"embedding", embedding},
     {"layer_norm", layer_norm},
+    {"int8_quantize", int8_quantize},
+    {"int8_matmul", int8_matmul},
     {NULL, NULL},
 };

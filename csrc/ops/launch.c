@@ -3,7 +3,7 @@
 
 #include "launch.h"
 
-static_assert((int)STORE_F32 == BNB_F32 && (int)STORE_F16 == BNB_F16 && (int)STORE_BF16 == BNB_BF16, "kernels know dtypes by these numbers");
+static_assert((int)STORE_F32 == BNB_F32 && (int)STORE_F16 == BNB_F16 && (int)STORE_BF16 == BNB_BF16 && (int)STORE_I32 == BNB_I32, "kernels know dtypes by these numbers");
 static_assert((int)CODES_BUCKET_SHIFT == BUCKET_SHIFT && (int)CODES_BUCKET_BASE == BUCKET_BASE, "kernels look codes up in the same buckets");
 static_assert(sizeof ((struct codes *)0)->start[0] == CODES_STARTS, "kernels look codes up in the same buckets");
 

@@ -540,6 +540,8 @@ static void test_matmul_of_odd_numbers(void) {
     check_matmul(job);
 }
 
+#include "int8_forms.c"
+
 /* ── The pool ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 struct counting {
@@ -611,6 +613,8 @@ int main(int count, char **arguments) {
     test_matmul();
     test_matmul_at_the_bound();
     test_matmul_of_odd_numbers();
+    test_int8_quantize();
+    test_int8_matmul();
     test_pool();
     return 0;
 }

@@ -13,7 +13,7 @@ export function kernelSource(family: string): string {
 }
 
 /** How a matrix is stored, in the words of metal/args.h. */
-export const Store = { float32: 0, float16: 1, bfloat16: 2, code4: 4, code8: 8 } as const;
+export const Store = { float32: 0, float16: 1, bfloat16: 2, code4: 4, int32: 5, code8: 8 } as const;
 
 /** 64 bits as two words, low first. */
 export const wide = (count: number): number[] => [count >>> 0, Math.floor(count / 2 ** 32)];

@@ -1,0 +1,304 @@
+// Owns LLM.int8(): rows of int8 codes with a scale each. Checks, kernels and fallbacks are in csrc/ops/int8_*.c.
+import type { Device } from "./device.ts";
+import { dtypeCode, type FloatDType } from "./dtype.ts";
+import { BnbError } from "./error.ts";
+import { type NativePointer, native } from "./native.ts";
+import type { DequantizeOptions } from "./quantize.ts";
+import { format, type Shape } from "./shape.ts";
+import { Tensor } from "./tensor.ts";
+
+/** Options of the quantisers. */
+export interface Int8QuantOptions {
+  /**
+   * A magnitude of at least this is an outlier: it counts for no scale, and its column's codes are zeros, to be multiplied
+   * in floating point. 0, the default, means that there are none; transformers uses 6.
+   */
+  threshold?: number;
+}
+
+/** What {@link int8VectorwiseQuant} returns, in upstream's order. */
+export interface Int8Rows {
+  /** int8, the shape of the tensor: `code ≈ x · 127 / rowStats`. */
+  quantized: Tensor<"int8">;
+  /** float32 [rows]: the largest magnitude of each row. Leading dimensions count as rows. */
+  rowStats: Tensor<"float32">;
+  /** int32 [columns]: the columns that hold an outlier, ascending, filled up with -1; undefined without a threshold. */
+  outlierCols: Tensor<"int32"> | undefined;
+}
+
+/** What {@link int8DoubleQuant} returns, in upstream's order. */
+export interface Int8RowsAndColumns {
+  /** The codes by rows, as of {@link int8VectorwiseQuant}. */
+  quantizedRow: Tensor<"int8">;
+  /** The codes by columns: `code ≈ x · 127 / colStats`. Only outliers themselves are zeros here, not their columns. */
+  quantizedCol: Tensor<"int8">;
+  rowStats: Tensor<"float32">;
+  /** float32 [columns]: the largest magnitude of each column. */
+  colStats: Tensor<"float32">;
+  outlierCols: Tensor<"int32"> | undefined;
+}
+
+/** Options of the products. */
+export interface Int8MmOptions<D extends FloatDType = FloatDType> {
+  /** Added to every row: one element for each column of the product, any float dtype. */
+  bias?: Tensor | undefined;
+  /** The result's dtype; `"float16"` by default, as upstream. */
+  dtype?: D | undefined;
+}
+
+/**
+ * Quantises each row to int8 by its largest magnitude (LLM.int8(), Dettmers et al. 2022). Upstream:
+ * `functional.int8_vectorwise_quant`, whose bytes these are for the same dtype.
+ *
+ * @param A float32, float16 or bfloat16, any shape; leading dimensions count as rows
+ * @throws BnbError for an integer tensor, a threshold that is negative or not finite, or a NaN or infinity in `A` (the
+ *   message says where); an infinity above the threshold is an outlier like any other
+ */
+export function int8VectorwiseQuant(A: Tensor, options: Int8QuantOptions = {}): Int8Rows {
+  const { threshold = 0 } = options;
+  const outlierCols = listOutliers(A, threshold);
+  const rowStats = statsOf(A, threshold, false);
+  return { quantized: codesOf(A, rowStats, threshold, outlierCols, false), rowStats, outlierCols };
+}
+
+/**
+ * Quantises by rows and by columns at once: what training a dense weight in int8 multiplies its gradients with. Upstream:
+ * `functional.int8_double_quant`, which has it for CUDA only; there a column's codes are rounded in float16 on the way.
+ *
+ * @throws BnbError as {@link int8VectorwiseQuant}
+ */
+export function int8DoubleQuant(A: Tensor, options: Int8QuantOptions = {}): Int8RowsAndColumns {
+  const { threshold = 0 } = options;
+  const { quantized: quantizedRow, rowStats, outlierCols } = int8VectorwiseQuant(A, options);
+  const colStats = statsOf(A, threshold, true);
+  return {
+    quantizedRow,
+    quantizedCol: codesOf(A, colStats, threshold, undefined, true),
+    rowStats,
+    colStats,
+    outlierCols,
+  };
+}
+
+function listOutliers(A: Tensor, threshold: number): Tensor<"int32"> | undefined {
+  if (threshold === 0) return undefined;
+  return new Tensor(native.bnb_int8_outliers(A.pointer, threshold), "int32", [columnsOf(A)], A.device);
+}
+
+function statsOf(A: Tensor, threshold: number, byColumn: boolean): Tensor<"float32"> {
+  const columns = columnsOf(A);
+  const shape = [byColumn ? columns : A.size / columns];
+  return new Tensor(native.bnb_int8_stats(A.pointer, threshold, Number(byColumn)), "float32", shape, A.device);
+}
+
+function codesOf(
+  A: Tensor,
+  stats: Tensor<"float32">,
+  threshold: number,
+  outlierCols: Tensor<"int32"> | undefined,
+  byColumn: boolean,
+): Tensor<"int8"> {
+  const outliers = outlierCols?.pointer ?? null;
+  const pointer = native.bnb_int8_vectorwise_quant(A.pointer, stats.pointer, threshold, outliers, Number(byColumn));
+  return new Tensor(pointer, "int8", A.shape, A.device);
+}
+
+const columnsOf = (tensor: Tensor) => tensor.shape.at(-1) ?? 1;
+
+/**
+ * The matrix that int8 codes stand for: `A · stats / 127` in fp32, rounded once to the dtype. Upstream:
+ * `functional.int8_vectorwise_dequant`, whose bytes these are.
+ *
+ * @param stats float32 [rows]
+ * @param options the result is float32 by default
+ */
+export function int8VectorwiseDequant<D extends FloatDType = "float32">(
+  A: Tensor<"int8">,
+  stats: Tensor<"float32">,
+  options: DequantizeOptions<D> = {},
+): Tensor<D> {
+  const { dtype = "float32" as D } = options;
+  const pointer = native.bnb_int8_vectorwise_dequant(
+    A.pointer,
+    stats.pointer,
+    dtypeCode(dtype, "int8VectorwiseDequant"),
+  );
+  return new Tensor(pointer, dtype, A.shape, A.device);
+}
+
+/**
+ * `A · Bᵀ` of int8 matrices as int32, always exact. Upstream: `functional.int8_linear_matmul`.
+ *
+ * @param A [..., k]; the result is [..., n]
+ * @param B [n, k]
+ * @throws BnbError if shapes do not fit, or (`unsupported`) k is above 131,071, where a sum could leave 32 bits
+ */
+export function int8LinearMatmul(A: Tensor<"int8">, B: Tensor<"int8">): Tensor<"int32"> {
+  const shape = productShape(A, B, "int8LinearMatmul");
+  return new Tensor(native.bnb_int8_linear_matmul(A.pointer, B.pointer), "int32", shape, A.device);
+}
+
+/**
+ * What the sums of {@link int8LinearMatmul} stand for: `A · rowStats · colStats · 6.200124e-5 + bias` in fp32, rounded
+ * once. The constant is upstream's, for 1/127². Upstream: `functional.int8_mm_dequant`, whose bytes these are.
+ *
+ * @param A [..., n]
+ * @param rowStats float32 [rows of A]
+ * @param colStats float32 [n]
+ */
+export function int8MmDequant<D extends FloatDType = "float16">(
+  A: Tensor<"int32">,
+  rowStats: Tensor<"float32">,
+  colStats: Tensor<"float32">,
+  options: Int8MmOptions<D> = {},
+): Tensor<D> {
+  const { dtype = "float16" as D, bias } = options;
+  const code = dtypeCode(dtype, "int8MmDequant");
+  const scales = [rowStats.pointer, colStats.pointer, bias?.pointer ?? null] as const;
+  return new Tensor(native.bnb_int8_mm_dequant(A.pointer, ...scales, code), dtype, A.shape, A.device);
+}
+
+/**
+ * {@link int8LinearMatmul} and {@link int8MmDequant} at once, without writing the sums out. Upstream:
+ * `torch.ops.bitsandbytes.int8_scaled_mm`.
+ */
+export function int8ScaledMm<D extends FloatDType = "float16">(
+  A: Tensor<"int8">,
+  B: Tensor<"int8">,
+  rowStats: Tensor<"float32">,
+  colStats: Tensor<"float32">,
+  options: Int8MmOptions<D> = {},
+): Tensor<D> {
+  const { dtype = "float16" as D, bias } = options;
+  const shape = productShape(A, B, "int8ScaledMm");
+  const code = dtypeCode(dtype, "int8ScaledMm");
+  const scales = [rowStats.pointer, colStats.pointer, bias?.pointer ?? null] as const;
+  return new Tensor(native.bnb_int8_scaled_mm(A.pointer, B.pointer, ...scales, code), dtype, shape, A.device);
+}
+
+/**
+ * The same with the outlier columns of `A` in floating point, times what `CB` stands for there; rounded once, at the end.
+ * Upstream: `torch.ops.bitsandbytes.int8_mixed_scaled_mm`, which also returns `A`'s outlier columns for its backward pass.
+ *
+ * @param A [..., k], any float dtype, which the result has too
+ * @param CA its codes, with SCA [rows] and outlierCols, as of {@link int8VectorwiseQuant}
+ * @param CB [n, k], with SCB [n]
+ */
+export function int8MixedScaledMm<D extends FloatDType>(
+  A: Tensor<D>,
+  CA: Tensor<"int8">,
+  CB: Tensor<"int8">,
+  SCA: Tensor<"float32">,
+  SCB: Tensor<"float32">,
+  options: { outlierCols?: Tensor<"int32"> | undefined; bias?: Tensor | undefined } = {},
+): Tensor<D> {
+  const shape = productShape(A, CB, "int8MixedScaledMm");
+  const pointer = native.bnb_int8_mixed_scaled_mm(
+    A.pointer,
+    CA.pointer,
+    CB.pointer,
+    SCA.pointer,
+    SCB.pointer,
+    options.outlierCols?.pointer ?? null,
+    options.bias?.pointer ?? null,
+  );
+  return new Tensor(pointer, A.dtype, shape, A.device);
+}
+
+function productShape(a: Tensor, b: Tensor, what: string): Shape {
+  if (b.shape.length !== 2) throw new BnbError(`${what}: the weight is ${format(b.shape)}, expected [n, k].`);
+  return [...a.shape.slice(0, -1), b.shape[0]!];
+}
+
+/**
+ * A weight in int8 with a scale a row, under the names of bitsandbytes' `Int8Params` and state dict. It owns its two
+ * tensors: disposing of it disposes of both.
+ *
+ * ```ts
+ * using w = Int8Weight.quantize(Tensor.from(new Float32Array(128 * 64).fill(0.1), [128, 64]));
+ * using x = Tensor.from(new Float32Array(2 * 64).fill(1), [2, 64]);
+ * using y = matmul8bit(x, w, { threshold: 6 }); // float32 [2, 128]
+ * ```
+ */
+export class Int8Weight implements Disposable {
+  /** int8 [n, k]: the codes. */
+  readonly CB: Tensor<"int8">;
+  /** float32 [n]: the largest magnitude of each row. */
+  readonly SCB: Tensor<"float32">;
+
+  /** Takes over two tensors. @throws BnbError if their shapes or dtypes do not make a weight */
+  constructor(CB: Tensor<"int8">, SCB: Tensor<"float32">) {
+    if (CB.dtype !== "int8" || CB.shape.length !== 2)
+      throw new BnbError(`Int8Weight: CB is ${CB.dtype} ${format(CB.shape)}, expected int8 [n, k].`);
+    if (SCB.dtype !== "float32" || SCB.shape.length !== 1 || SCB.size !== CB.shape[0])
+      throw new BnbError(`Int8Weight: SCB is ${SCB.dtype} ${format(SCB.shape)}, expected float32 [${CB.shape[0]}].`);
+    this.CB = CB;
+    this.SCB = SCB;
+  }
+
+  /**
+   * Quantises a weight [n, k] as bitsandbytes does: rounded to float16 first, so that the bytes are those of its
+   * checkpoints.
+   *
+   * @throws BnbError for an integer tensor, one that has not two dimensions, or a NaN, an infinity or a magnitude beyond
+   *   float16's 65,504 (the message says where)
+   */
+  static quantize(w: Tensor): Int8Weight {
+    if (w.shape.length !== 2) throw new BnbError(`Int8Weight.quantize: w is ${format(w.shape)}, expected [n, k].`);
+    using half = w.cast("float16");
+    const { quantized, rowStats } = int8VectorwiseQuant(half);
+    return new Int8Weight(quantized, rowStats);
+  }
+
+  get shape(): Shape {
+    return this.CB.shape;
+  }
+
+  get device(): Device {
+    return this.CB.device;
+  }
+
+  /** Bytes of codes and scales in memory. */
+  get byteLength(): number {
+    return this.CB.byteLength + this.SCB.byteLength;
+  }
+
+  /** The weight that the codes stand for, [n, k]; float16 by default, as it was before. */
+  dequantize<D extends FloatDType = "float16">(options: DequantizeOptions<D> = {}): Tensor<D> {
+    return int8VectorwiseDequant(this.CB, this.SCB, { dtype: options.dtype ?? ("float16" as D) });
+  }
+
+  dispose(): void {
+    this.CB.dispose();
+    this.SCB.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  toString(): string {
+    return `Int8Weight(${format(this.shape)} on ${this.device})`;
+  }
+}
+
+/**
+ * `x · wᵀ + bias` by LLM.int8(): rows of `x` become int8 too, the sums are exact, and columns of `x` that hold a magnitude of
+ * at least `threshold` are multiplied in floating point. One native call. Upstream: `bitsandbytes.matmul`.
+ *
+ * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype. Upstream rounds x to float16
+ *   first; here it is quantised as it is, so that large bfloat16 values survive
+ * @param options `threshold` is 0 by default, no outliers; transformers uses 6
+ * @throws BnbError if the shapes, dtypes or devices do not fit
+ */
+export function matmul8bit<D extends FloatDType>(
+  x: Tensor<D>,
+  w: Int8Weight,
+  options: Int8QuantOptions & { bias?: Tensor | undefined } = {},
+): Tensor<D> {
+  const { threshold = 0, bias } = options;
+  const shape = productShape(x, w.CB, "matmul8bit");
+  const biasPointer: NativePointer | null = bias?.pointer ?? null;
+  const pointer = native.bnb_int8_matmul(x.pointer, w.CB.pointer, w.SCB.pointer, threshold, biasPointer);
+  return new Tensor(pointer, x.dtype, shape, x.device);
+}

@@ -1,0 +1,412 @@
+// Owns the tests of LLM.int8(): upstream's bytes, the definition, exact sums, outliers, and what must be refused.
+import { describe, expect, test } from "bun:test";
+import { openSafetensors } from "../src/checkpoint/safetensors.ts";
+import {
+  type FloatDType,
+  Int8Weight,
+  int8DoubleQuant,
+  int8LinearMatmul,
+  int8MixedScaledMm,
+  int8MmDequant,
+  int8ScaledMm,
+  int8VectorwiseDequant,
+  int8VectorwiseQuant,
+  matmul8bit,
+  Tensor,
+} from "../src/index.ts";
+import { native } from "../src/native.ts";
+import { floatDTypes, matmulShapes, normal, testDevices, wave } from "./cases.ts";
+import { errorOf, int8Code, int8Output, int8Rows, matmul, relativeError, round } from "./reference.ts";
+
+const golden = openSafetensors(`${import.meta.dir}/golden/ops_cpu.safetensors`);
+const valuesOf = <T>(name: string) => golden.tensor(name).values as T;
+
+/** Numbers of a normal distribution with a few columns of large ones, as the activations of a language model have. */
+function activations(rows: number, columns: number, seed: number): Float32Array {
+  const x = normal(rows * columns, seed);
+  for (let c = seed % 3; c < columns; c += 37) for (let r = 0; r < rows; r += 2) x[r * columns + c]! *= 20;
+  return x;
+}
+
+const listed = (cols: Tensor<"int32">) => [...cols.read()].filter((column) => column >= 0);
+
+/** Exact sums, in float64: every product of 100,000 bytes fits. */
+function sumsOf(a: Int8Array, b: Int8Array, m: number, n: number, k: number): Int32Array {
+  return Int32Array.from(matmul(a, b, undefined, m, n, k));
+}
+
+describe.each(testDevices)("on %s", (_, device) => {
+  const from = (values: Float32Array, shape: readonly number[], dtype: FloatDType = "float32") =>
+    Tensor.from(values, shape, { device }).cast(dtype);
+
+  const bytes = (length: number, seed: number) =>
+    Int8Array.from(wave(length, seed, 128), (value) => Math.max(-128, Math.min(127, Math.round(value))));
+
+  describe("upstream's bytes", () => {
+    test.each([0, 6])("codes, scales and outlier columns at threshold %d", (threshold) => {
+      using A = from(
+        valuesOf<Float32Array>("A").map((a) => a * 100),
+        [32, 128],
+        "float16",
+      );
+      const { quantized, rowStats, outlierCols } = int8VectorwiseQuant(A, { threshold });
+      const name = `i8.${threshold}.0`;
+      expect(quantized.read()).toEqual(valuesOf<Int8Array>(`${name}.q`));
+      expect(rowStats.read()).toEqual(valuesOf<Float32Array>(`${name}.s`));
+      if (threshold === 0) expect(outlierCols).toBeUndefined();
+      else expect(listed(outlierCols!)).toEqual([...valuesOf<BigInt64Array>(`${name}.cols`)].map(Number));
+    });
+
+    test("sums and what they stand for", () => {
+      using x = Tensor.from(valuesOf<Float16Array>("i8.x"), [8, 128], { device });
+      using w = new Int8Weight(
+        Tensor.from(valuesOf<Int8Array>("i8.0.0.q"), [32, 128], { device }),
+        Tensor.from(valuesOf<Float32Array>("i8.0.0.s"), [32], { device }),
+      );
+      const { quantized, rowStats } = int8VectorwiseQuant(x);
+      using sums = int8LinearMatmul(quantized, w.CB);
+      expect(sums.read()).toEqual(valuesOf<Int32Array>("i8.acc"));
+      for (const [dtype, name] of [
+        ["float32", "i8.out_f32"],
+        ["float16", "i8.out_f16"],
+      ] as const) {
+        const want = valuesOf<Float32Array | Float16Array>(name);
+        expect(int8MmDequant(sums, rowStats, w.SCB, { dtype }).read()).toEqual(want);
+        expect(int8ScaledMm(quantized, w.CB, rowStats, w.SCB, { dtype }).read()).toEqual(want);
+      }
+      expect(int8MmDequant(sums, rowStats, w.SCB).dtype).toBe("float16");
+      expect(matmul8bit(x, w).read()).toEqual(valuesOf<Float16Array>("i8.out_f16"));
+    });
+
+    test("of a serialised layer, whose weight is rounded to float16 first", () => {
+      using layer = openSafetensors(`${import.meta.dir}/golden/int8.safetensors`);
+      const source = Float32Array.from(
+        { length: 64 * 128 },
+        (_, i) => Math.sin(0.37 * i) * 0.05 + Math.cos(0.0011 * i * i) * 0.02,
+      );
+      using w = Int8Weight.quantize(from(source, [64, 128]));
+      expect(w.CB.read()).toEqual(layer.tensor("layer.weight").values as Int8Array);
+      expect(w.SCB.read()).toEqual(layer.tensor("layer.SCB").values as Float32Array);
+    });
+  });
+
+  describe("the definition", () => {
+    const shapes = [[4, 64], [1, 1], [3, 1], [1, 300], [5, 33], [2, 3, 70], [129, 130], [7]];
+
+    test.each(floatDTypes)("codes, scales and values of every shape, %s", (dtype) => {
+      for (const shape of shapes)
+        for (const threshold of [0, 1.5, 6]) {
+          const columns = shape.at(-1)!;
+          const rows = shape.reduce((a, b) => a * b) / columns;
+          using x = from(activations(rows, columns, rows), shape, dtype);
+          const want = int8Rows(x.readFloat32(), columns, threshold);
+          const { quantized, rowStats, outlierCols } = int8VectorwiseQuant(x, { threshold });
+          expect(quantized.shape).toEqual(shape);
+          expect(rowStats.shape).toEqual([rows]);
+          expect(rowStats.read()).toEqual(want.stats);
+          expect(quantized.read()).toEqual(want.codes);
+          if (threshold) {
+            const rest = Array(columns - want.outliers.length).fill(-1);
+            expect([...outlierCols!.read()]).toEqual([...want.outliers, ...rest]);
+          }
+
+          for (const to of floatDTypes) {
+            using back = int8VectorwiseDequant(quantized, rowStats, { dtype: to });
+            const dense = Float32Array.from(want.codes, (code, i) => {
+              const product = Math.fround(code * want.stats[Math.floor(i / columns)]!);
+              return round(Math.fround(product * Math.fround(7.874015718698502e-3)), to);
+            });
+            expect(back.shape).toEqual(shape);
+            expect(back.readFloat32()).toEqual(dense);
+          }
+        }
+    });
+
+    test.each(floatDTypes)("rows and columns at once, %s", (dtype) => {
+      for (const [rows, columns] of [
+        [9, 70],
+        [1, 5],
+        [40, 1],
+        [64, 200],
+      ] as const)
+        for (const threshold of [0, 2]) {
+          using x = from(activations(rows, columns, 4), [rows, columns], dtype);
+          const values = x.readFloat32();
+          const both = int8DoubleQuant(x, { threshold });
+          const byRow = int8VectorwiseQuant(x, { threshold });
+          expect(both.quantizedRow.read()).toEqual(byRow.quantized.read());
+          expect(both.rowStats.read()).toEqual(byRow.rowStats.read());
+          expect(both.outlierCols?.read()).toEqual(byRow.outlierCols?.read() as Int32Array);
+
+          const stats = new Float32Array(columns);
+          const isOutlier = (value: number) => threshold > 0 && Math.abs(value) >= threshold;
+          for (const [i, value] of values.entries())
+            if (!isOutlier(value)) stats[i % columns] = Math.max(stats[i % columns]!, Math.abs(value));
+          expect(both.colStats.read()).toEqual(stats);
+          expect(both.quantizedCol.read()).toEqual(
+            Int8Array.from(values, (value, i) => (isOutlier(value) ? 0 : int8Code(value, stats[i % columns]!))),
+          );
+        }
+    });
+
+    test("zeros, tiny and huge rows", () => {
+      const rows = [0, -0, 1e-45, 1e-40, 9e-37, 1.1e-36, 1e-30, 1, 3.4e38];
+      const values = Float32Array.from(rows.flatMap((scale) => [scale, -scale / 3, 0, scale / 2]));
+      using x = from(values, [rows.length, 4]);
+      const { quantized, rowStats } = int8VectorwiseQuant(x);
+      const want = int8Rows(values, 4, 0);
+      expect(rowStats.read().map(Math.abs)).toEqual(want.stats);
+      expect(quantized.read()).toEqual(want.codes);
+      expect([...quantized.read().subarray(5 * 4)]).toEqual(Array(4).fill([127, -42, 0, 64]).flat());
+    });
+
+    test("a row of outliers only has no scale and no codes", () => {
+      using x = from(new Float32Array([7, -8, 9, 10, 1, 2, -4, 3]), [2, 4]);
+      const { quantized, rowStats, outlierCols } = int8VectorwiseQuant(x, { threshold: 6 });
+      expect([...rowStats.read()]).toEqual([0, 4]);
+      expect([...quantized.read()]).toEqual(Array(8).fill(0));
+      expect(listed(outlierCols!)).toEqual([0, 1, 2, 3]);
+    });
+  });
+
+  describe("exact sums", () => {
+    test.each(matmulShapes)("a [$m, $k] · b [$n, $k]ᵀ", ({ m, n, k }) => {
+      const [a, b] = [bytes(m * k, 3), bytes(n * k, 5)];
+      using sums = int8LinearMatmul(Tensor.from(a, [m, k], { device }), Tensor.from(b, [n, k], { device }));
+      expect(sums.shape).toEqual([m, n]);
+      expect(sums.read()).toEqual(sumsOf(a, b, m, n, k));
+    });
+
+    test("as large as they get", () => {
+      for (const k of [1, 1040, 1041, 100_000, 131_071])
+        for (const [low, high] of [
+          [-128, -128],
+          [-128, 127],
+          [127, 127],
+          [-127, 127],
+        ] as const)
+          for (const m of [1, 9]) {
+            using a = Tensor.from(new Int8Array(m * k).fill(low), [m, k], { device });
+            using b = Tensor.from(new Int8Array(5 * k).fill(high), [5, k], { device });
+            using sums = int8LinearMatmul(a, b);
+            expect(sums.read()).toEqual(new Int32Array(m * 5).fill(k * low * high));
+          }
+    });
+
+    test("what could leave 32 bits is refused", () => {
+      using a = Tensor.zeros([1, 131_072], { device, dtype: "int8" });
+      const { code, message } = errorOf(() => int8LinearMatmul(a, a));
+      expect(code).toBe("unsupported");
+      expect(message).toContain("a has 131072 columns, more than 131071");
+    });
+  });
+
+  describe.each(matmulShapes)("x [$m, $k] · w [$n, $k]ᵀ", ({ m, n, k }) => {
+    test.each(floatDTypes)("%s: the fused call is its parts, and its parts are the definition", (dtype) => {
+      using w = Int8Weight.quantize(from(normal(n * k, n + 1), [n, k]));
+      using x = from(activations(m, k, m), [m, k], dtype);
+      for (const bias of [undefined, from(wave(n, 5), [n], dtype)]) {
+        const { quantized, rowStats } = int8VectorwiseQuant(x);
+        const sums = sumsOf(quantized.read(), w.CB.read(), m, n, k);
+        const [rows, columns, added] = [rowStats.read(), w.SCB.read(), bias?.readFloat32()];
+        const want = Float32Array.from(sums, (sum, i) =>
+          round(int8Output(sum, rows[Math.floor(i / n)]!, columns[i % n]!, added?.[i % n]), dtype),
+        );
+        expect(matmul8bit(x, w, { bias }).readFloat32()).toEqual(want);
+        expect(int8ScaledMm(quantized, w.CB, rowStats, w.SCB, { bias, dtype }).readFloat32()).toEqual(want);
+        expect(int8MixedScaledMm(x, quantized, w.CB, rowStats, w.SCB, { bias }).readFloat32()).toEqual(want);
+        const total = Tensor.from(sums, [m, n], { device });
+        expect(int8MmDequant(total, rowStats, w.SCB, { bias, dtype }).readFloat32()).toEqual(want);
+      }
+    });
+
+    test.each(floatDTypes)("%s: outlier columns are in floating point", (dtype) => {
+      using w = Int8Weight.quantize(from(normal(n * k, n + 1), [n, k]));
+      using x = from(activations(m, k, m), [m, k], dtype);
+      using bias = from(wave(n, 5), [n]);
+      for (const threshold of [1, 6]) {
+        const { quantized, rowStats, outlierCols } = int8VectorwiseQuant(x, { threshold });
+        using y = matmul8bit(x, w, { threshold, bias });
+        using parts = int8MixedScaledMm(x, quantized, w.CB, rowStats, w.SCB, { outlierCols, bias });
+        expect(y.readFloat32()).toEqual(parts.readFloat32());
+
+        const outliers = new Set(listed(outlierCols!));
+        const only = x.readFloat32().map((value, i) => (outliers.has(i % k) ? value : 0));
+        const codes = sumsOf(quantized.read(), w.CB.read(), m, n, k);
+        const [rows, columns, added] = [rowStats.read(), w.SCB.read(), bias.read()];
+        const dense = w.dequantize({ dtype: "float32" }).read();
+        const want = matmul(only, dense, added, m, n, k).map(
+          (floating, i) => floating + int8Output(codes[i]!, rows[Math.floor(i / n)]!, columns[i % n]!, undefined),
+        );
+        const tolerance = { float32: 1e-6, float16: 4e-4, bfloat16: 3e-3 }[dtype];
+        expect(relativeError(y.readFloat32(), want)).toBeLessThan(tolerance);
+      }
+    });
+  });
+
+  test("the product is near the exact one, and outliers in floating point bring it nearer", () => {
+    const [m, n, k] = [16, 48, 512];
+    using dense = from(normal(n * k, 3), [n, k]);
+    using w = Int8Weight.quantize(dense);
+    using x = from(activations(m, k, 1), [m, k], "float16");
+    const want = matmul(x.readFloat32(), dense.read(), undefined, m, n, k);
+    const error = (threshold: number) => relativeError(matmul8bit(x, w, { threshold }).readFloat32(), want);
+    expect(error(6)).toBeLessThan(0.01);
+    expect(error(0)).toBeGreaterThan(2 * error(6));
+    expect(error(0)).toBeLessThan(0.1);
+  });
+
+  test("leading dimensions are rows", () => {
+    using w = Int8Weight.quantize(from(normal(10 * 64), [10, 64]));
+    using x = from(wave(2 * 3 * 64), [2, 3, 64]);
+    using y = matmul8bit(x, w, { threshold: 0.9 });
+    expect(y.shape).toEqual([2, 3, 10]);
+    expect(y.read()).toEqual(matmul8bit(x.reshape([-1, 64]), w, { threshold: 0.9 }).read());
+    expect(matmul8bit(from(wave(64), [64]), w).shape).toEqual([10]);
+  });
+
+  test("many outliers, more than fit one pass", () => {
+    const [m, n, k] = [3, 70, 1500];
+    using w = Int8Weight.quantize(from(normal(n * k, 3), [n, k]));
+    using x = from(normal(m * k, 5, 100), [m, k]);
+    using y = matmul8bit(x, w, { threshold: 1e-3 });
+    const want = matmul(x.read(), w.dequantize({ dtype: "float32" }).read(), undefined, m, n, k);
+    expect(relativeError(y.read(), want)).toBeLessThan(1e-6);
+  });
+
+  test("a NaN or an infinity shows in its row, and in no other", () => {
+    using w = Int8Weight.quantize(from(normal(6 * 40), [6, 40]));
+    for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])
+      for (const threshold of [0, 6]) {
+        const values = wave(3 * 40, 2);
+        values[40 + 17] = bad;
+        const y = matmul8bit(from(values, [3, 40]), w, { threshold }).read();
+        expect([...y.subarray(0, 6)].every(Number.isFinite)).toBe(true);
+        expect([...y.subarray(6, 12)].some(Number.isFinite)).toBe(false);
+        if (Number.isNaN(bad) || threshold === 0) expect([...y.subarray(12)].every(Number.isFinite)).toBe(true);
+      }
+  });
+
+  test("a list of columns that are none ends there", () => {
+    using x = from(wave(2 * 8), [2, 8]);
+    const { rowStats } = int8VectorwiseQuant(x);
+    const list = (values: number[]) => Tensor.from(Int32Array.from(values), [8], { device });
+    const quantize = (outliers: Tensor<"int32">) =>
+      new Tensor(
+        native.bnb_int8_vectorwise_quant(x.pointer, rowStats.pointer, 0, outliers.pointer, 0),
+        "int8",
+        [2, 8],
+        device,
+      ).read();
+    const rest = Array(5).fill(-1);
+    expect(quantize(list([2, 5, 8, ...rest]))).toEqual(quantize(list([2, 5, -1, ...rest])));
+  });
+
+  describe("Int8Weight", () => {
+    test("owns its tensors", () => {
+      const w = Int8Weight.quantize(from(wave(4 * 8), [4, 8]));
+      expect(w.shape).toEqual([4, 8]);
+      expect(w.byteLength).toBe(4 * 8 + 4 * 4);
+      expect(w.dequantize().dtype).toBe("float16");
+      expect(String(w)).toBe(`Int8Weight([4, 8] on ${device})`);
+      w.dispose();
+      expect([w.CB.disposed, w.SCB.disposed]).toEqual([true, true]);
+      expect(() => matmul8bit(from(wave(8), [1, 8]), w)).toThrow("Tensor used after dispose()");
+    });
+
+    test("is made of what fits only", () => {
+      const codes = Tensor.zeros([4, 8], { device, dtype: "int8" });
+      const scales = Tensor.zeros([3], { device });
+      expect(errorOf(() => new Int8Weight(codes, scales)).message).toBe(
+        "Int8Weight: SCB is float32 [3], expected float32 [4].",
+      );
+      expect(errorOf(() => new Int8Weight(scales as unknown as Tensor<"int8">, scales)).message).toBe(
+        "Int8Weight: CB is float32 [3], expected int8 [n, k].",
+      );
+      expect(errorOf(() => Int8Weight.quantize(from(wave(8), [8]))).message).toContain("w is [8], expected [n, k]");
+      const large = from(new Float32Array([1, 70_000, 2, 3]), [2, 2]);
+      expect(errorOf(() => Int8Weight.quantize(large)).message).toContain("x[0, 1] is inf");
+    });
+  });
+
+  describe("is refused, with a sentence", () => {
+    const w = () => Int8Weight.quantize(from(wave(6 * 8), [6, 8]));
+    const x = () => from(wave(2 * 8), [2, 8]);
+
+    test("a NaN or an infinity, wherever it is", () => {
+      for (const dtype of floatDTypes)
+        for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])
+          for (const at of [0, 37, 76, 99, 149]) {
+            const values = wave(150);
+            values[at] = bad;
+            using A = from(values, [2, 75], dtype);
+            const place = `x[${Math.floor(at / 75)}, ${at % 75}] is `;
+            expect(errorOf(() => int8VectorwiseQuant(A)).message).toContain(place);
+            expect(
+              errorOf(() => native.bnb_int8_stats(A.pointer, 0, 1) ?? new Tensor(null, "int8", [1], device)).message,
+            ).toContain(place);
+            if (Number.isNaN(bad)) expect(errorOf(() => int8DoubleQuant(A, { threshold: 6 })).message).toContain(place);
+          }
+    });
+
+    test("thresholds that are none", () => {
+      for (const threshold of [-1, Number.NaN, Number.POSITIVE_INFINITY]) {
+        expect(errorOf(() => int8VectorwiseQuant(x(), { threshold })).message).toContain("expected a finite number");
+        expect(errorOf(() => matmul8bit(x(), w(), { threshold })).message).toContain("expected a finite number");
+      }
+      expect(native.bnb_int8_outliers(x().pointer, 0)).toBeNull();
+    });
+
+    test("shapes and dtypes that do not fit", () => {
+      const codes = (shape: number[]) => Tensor.zeros(shape, { device, dtype: "int8" });
+      const floats = (shape: number[]) => Tensor.zeros(shape, { device });
+      const sums = Tensor.zeros([2, 6], { device, dtype: "int32" });
+      const cases: [() => unknown, string][] = [
+        [() => int8VectorwiseQuant(codes([2, 8])), "x is int8, expected float32"],
+        [
+          () => int8VectorwiseDequant(x() as unknown as Tensor<"int8">, floats([2])),
+          "codes is float32 [2, 8], expected int8",
+        ],
+        [() => int8VectorwiseDequant(codes([2, 8]), floats([3])), "stats is float32 [1, 3], expected float32 [1, 2]"],
+        [() => int8LinearMatmul(codes([2, 8]), codes([6, 9])), "a is [2, 8] and b is [6, 9]: the columns must match"],
+        [() => int8LinearMatmul(codes([2, 8]), codes([2, 3, 8])), "the weight is [2, 3, 8], expected [n, k]"],
+        [() => int8LinearMatmul(x() as unknown as Tensor<"int8">, codes([6, 8])), "a is float32 [2, 8], expected int8"],
+        [() => int8MmDequant(sums, floats([3]), floats([6])), "row_stats is float32 [1, 3], expected float32 [1, 2]"],
+        [
+          () => int8MmDequant(sums, floats([2]), floats([2])),
+          "column_stats is float32 [1, 2], expected float32 [1, 6]",
+        ],
+        [
+          () => int8MmDequant(sums, floats([2]), floats([6]), { bias: floats([2]) }),
+          "bias is float32 [1, 2], expected",
+        ],
+        [() => int8MmDequant(sums, floats([2]), floats([6]), { dtype: "int8" as "float32" }), "dtype is int8"],
+        [() => int8ScaledMm(codes([2, 8]), codes([6, 8]), floats([6]), floats([2])), "row_stats is float32 [1, 6]"],
+        [() => int8MixedScaledMm(x(), codes([2, 9]), w().CB, floats([2]), w().SCB), "a is [2, 9] and b is [6, 8]"],
+        [() => int8MixedScaledMm(x(), codes([3, 8]), w().CB, floats([3]), w().SCB), "x is float32 [2, 8], expected"],
+        [() => matmul8bit(from(wave(9), [1, 9]), w()), "x is [1, 9] and w is [6, 8]: the columns must match"],
+        [() => matmul8bit(codes([1, 8]) as unknown as Tensor<"float32">, w()), "x is int8, expected float32"],
+        [() => matmul8bit(x(), w(), { bias: floats([5]) }), "bias is float32 [1, 5], expected float32 [1, 6]"],
+        [
+          () => matmul8bit(from(wave(131_072), [1, 131_072]), new Int8Weight(codes([1, 131_072]), floats([1]))),
+          "x has 131072 columns",
+        ],
+      ];
+      for (const [action, sentence] of cases) expect(errorOf(action).message).toContain(sentence);
+    });
+
+    test("NULL and freed handles", () => {
+      const tensor = x();
+      const [p, null_] = [tensor.pointer, null];
+      expect(native.bnb_int8_outliers(null_, 1)).toBeNull();
+      expect(native.bnb_int8_stats(null_, 0, 0)).toBeNull();
+      expect(native.bnb_int8_vectorwise_quant(p, null_, 0, null_, 0)).toBeNull();
+      expect(native.bnb_int8_vectorwise_dequant(null_, null_, 0)).toBeNull();
+      expect(native.bnb_int8_linear_matmul(null_, null_)).toBeNull();
+      expect(native.bnb_int8_mm_dequant(null_, null_, null_, null_, 0)).toBeNull();
+      expect(native.bnb_int8_scaled_mm(null_, null_, null_, null_, null_, 0)).toBeNull();
+      expect(native.bnb_int8_mixed_scaled_mm(p, null_, null_, null_, null_, null_, null_)).toBeNull();
+      expect(native.bnb_int8_matmul(p, null_, null_, 0, null_)).toBeNull();
+    });
+  });
+});
