@@ -19,7 +19,7 @@ static void matmul_plain(const void *argument, size_t first, size_t last) {
 
 /* ── The launch ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Kernels read w anew for every 4 rows of x up to VECTORS_MOST, where decoding for a tile begins to pay: MLX crosses over
+/* Up to VECTORS_MOST rows of x, kernels read w anew for every 4; beyond, decoding it for a tile pays: MLX crosses over
  * between 10 and 13 on an M3 Max (ml-explore/mlx, pull request 3863). A tile of 64 needs tiles enough to fill the GPU. */
 enum { VECTORS_MOST = 8 };
 
@@ -58,7 +58,8 @@ static bnb_status prepare(const struct product *p, struct matmul_args *args, str
     launch->constant_count = 5;
     launch->args = args;
     launch->args_bytes = sizeof *args;
-    launch->bytes_moved = (p->q ? quantized_bytes(p->q) : p->w->buffer->bytes) + p->x->buffer->bytes + p->y->buffer->bytes;
+    launch->bytes_moved = p->x->buffer->bytes + p->y->buffer->bytes;
+    launch->bytes_moved += p->q ? quantized_bytes(p->q) : p->w->buffer->bytes;
     return BNB_OK;
 }
 

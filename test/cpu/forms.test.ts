@@ -7,15 +7,7 @@ import { findZig } from "../../scripts/zig.ts";
 
 const folder = `${root}/.cache/cpu`;
 const program = `${folder}/forms_test`;
-const flags = [
-  "-std=c23",
-  "-D_GNU_SOURCE",
-  "-O2",
-  "-g",
-  "-fno-math-errno",
-  "-fsanitize=undefined",
-  "-fno-sanitize-recover=all",
-];
+const flags = ["-std=c23", "-O2", "-g", "-fno-math-errno", "-fsanitize=undefined", "-fno-sanitize-recover=all"];
 
 /** As in build.zig; and the portable form sixteen floats wide. */
 const forms: Record<string, string[]> =

@@ -2,6 +2,7 @@
  *
  * Exits with 0 where all is right, 3 where this processor can't run the forms, 1 at the first difference. Inputs end at a
  * page that can't be read, less what forms.h lets a form read; outputs end at one exactly. */
+#define _GNU_SOURCE /* MAP_ANONYMOUS */
 #include <math.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -100,6 +101,30 @@ static uint32_t below(const struct codes *codes, float x) {
     return count;
 }
 
+/* The last magnitude of a bucket that has the rank of its first, by bisection; false where a third rank follows. */
+static bool entry_of(const struct codes *codes, uint32_t shift, uint32_t least, uint32_t sign, uint32_t *entry) {
+    uint32_t rank = below(codes, bits_float(least | sign)), low = 0, high = 1u << shift;
+    while (high - low > 1) {
+        uint32_t middle = (low + high) / 2;
+        if (below(codes, bits_float((least + middle) | sign)) == rank) low = middle;
+        else high = middle;
+    }
+    *entry = rank << shift | low;
+    uint32_t last = below(codes, bits_float((least + (1u << shift) - 1) | sign));
+    return high == 1u << shift || last == (sign ? rank - 1 : rank + 1);
+}
+
+static void fill_entries(struct codes *codes) {
+    bool     negative = codes->values[codes->order[0]] < 0;
+    uint32_t shift = negative ? 17 : 16, buckets = (32u << (23 - shift)) + 1, start = 95u << 23;
+    for (uint32_t side = 0; side < (negative ? 2u : 1u); side++) {
+        for (uint32_t b = 0; b < buckets; b++)
+            if (!entry_of(codes, shift, start + (b << shift), side << 31, &codes->entries[side * buckets + b])) return;
+        if (codes->entries[side * buckets] != (below(codes, bits_float(1 | side << 31)) << shift | ((1u << shift) - 1))) return;
+    }
+    codes->rank_of_zero = below(codes, 0), codes->entry_shift = shift;
+}
+
 static struct codes *codes_of(const float *values, uint32_t bits) {
     struct codes *codes = calloc(1, sizeof *codes);
     codes->bits = bits, codes->size = 1u << bits;
@@ -124,6 +149,7 @@ static struct codes *codes_of(const float *values, uint32_t bits) {
             codes->start[sign][bucket] = (uint8_t)first;
             if (last - first > codes->steps) codes->steps = last - first;
         }
+    if (bits == 8) fill_entries(codes);
     return codes;
 }
 
@@ -132,8 +158,8 @@ static const float nf4[16] = {-1, -0.6961928f, -0.52507305f, -0.39491749f, -0.28
 static const float fp4[16] = {0, 0.0052083335f, 0.6666667f, 1, 0.33333334f, 0.5f, 0.16666667f, 0.25f,
                               0, -0.0052083335f, -0.6666667f, -1, -0.33333334f, -0.5f, -0.16666667f, -0.25f};
 
-static struct codes *books[8];
-enum { NF4, FP4, SCATTERED4, FAR4, DYNAMIC, SCATTERED8, TINY8, FAR8 };
+static struct codes *books[9];
+enum { NF4, FP4, SCATTERED4, FAR4, DYNAMIC, UNSIGNED, SCATTERED8, TINY8, FAR8 };
 
 static void make_books(void) {
     float values[256];
@@ -152,6 +178,13 @@ static void make_books(void) {
     values[n++] = 0, values[n++] = 1;
     qsort(values, 256, sizeof *values, ascending);
     books[DYNAMIC] = codes_of(values, 8);
+    for (int e = n = 0; e < 7; e++)
+        for (int i = 0; i < 2 << e; i++) values[n++] = (0.1f + 0.9f * ((float)i + 0.5f) / (float)(2 << e)) * powf(10, (float)(e - 6));
+    values[n++] = 0, values[n++] = 1;
+    qsort(values, 256, sizeof *values, ascending);
+    books[UNSIGNED] = codes_of(values, 8);
+    if (!books[DYNAMIC]->entry_shift || !books[UNSIGNED]->entry_shift) abort(); /* both ways to search are tested */
+    if (books[DYNAMIC]->entry_shift == books[UNSIGNED]->entry_shift) abort();
     for (int i = 0; i < 256; i++) values[i] = uniform();
     books[SCATTERED8] = codes_of(values, 8);
     for (int i = 0; i < 256; i++) values[i] = uniform() * 1e-9f; /* all thresholds in one bucket */
@@ -395,7 +428,7 @@ static void check_optimizer(uint32_t kind, bool coded, size_t count, bnb_dtype p
     memset((char *)g.data + count * size_of(g_dtype), 0x3c, READ_SLACK); /* numbers, so that a step past the end would show */
     struct optimizer_job job = {
         .kind = kind, .rule = a_rule, .rate = a_rule.rate, .count = count, .p = (void *)p.data, .g = g.data, .p_dtype = p_dtype, .g_dtype = g_dtype,
-        .coded = coded, .first = state_random(books[DYNAMIC], coded, count, first), .second = state_random(books[DYNAMIC], coded, count, second),
+        .coded = coded, .first = state_random(books[DYNAMIC], coded, count, first), .second = state_random(books[UNSIGNED], coded, count, second),
         .slow = state_random(books[SCATTERED8], coded, count, slow), .squares = guarded(blocks * sizeof(struct squares), 0),
     };
     forms->optimizer(&job, 0, blocks); /* sums only */
