@@ -1,5 +1,5 @@
-// Rows of a dense or a quantised table by their indices, and the gradient of that. A thread takes 8 elements of a row; the
-// host has checked that every index is one of the table's.
+// Rows of a dense or a quantised table by their indices, and the gradient of that. A thread takes 8 elements of a row;
+// the host has checked that every index is one of the table's.
 
 constant uint W [[function_constant(0)]];      // how the table is stored, any STORE_; backward, of dy
 constant uint NESTED [[function_constant(1)]]; // whether absmax holds codes

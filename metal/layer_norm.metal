@@ -1,5 +1,5 @@
-// Layer normalisation of each row, and its gradients. A threadgroup takes a row; the weight's gradients, which sum over rows,
-// take the rows' stats from a first launch, and a thread a column.
+// Layer normalisation of each row, and its gradients. A threadgroup takes a row; the weight's gradient, which sums over
+// rows, takes their stats from a first launch, and a thread a column.
 
 constant uint X [[function_constant(0)]];
 constant uint DY [[function_constant(1)]];
@@ -19,8 +19,8 @@ inline float2 sum_all(float2 v, threadgroup float2 *shared, uint simdgroup, uint
 }
 
 // The mean of a row in x, and 1 / √(variance + eps) in y.
-inline float2 stats_of(constant layer_norm_args &args, device const uchar *x, ulong row, threadgroup float2 *shared, uint place,
-                       uint simdgroup, uint lane) {
+inline float2 stats_of(constant layer_norm_args &args, device const uchar *x, ulong row, threadgroup float2 *shared,
+                       uint place, uint simdgroup, uint lane) {
     float sum = 0.0f, squares = 0.0f;
     for (uint c = place; c < args.columns; c += LAYER_NORM_THREADS) sum += load(x, X, row + c);
     const float mean = sum_all(float2(sum, 0.0f), shared, simdgroup, lane).x / float(args.columns);
@@ -32,15 +32,16 @@ inline float2 stats_of(constant layer_norm_args &args, device const uchar *x, ul
     return float2(mean, 1.0f / sqrt(variance + args.eps));
 }
 
-[[host_name("layer_norm")]] [[kernel]] void layer_norm(constant layer_norm_args &args [[buffer(0)]],
-                                                       device const uchar *x [[buffer(1)]],
-                                                       device const float *weight [[buffer(3)]],
-                                                       device const float *bias [[buffer(4)]],
-                                                       device uchar *y [[buffer(6)]],
-                                                       uint group [[threadgroup_position_in_grid]],
-                                                       uint place [[thread_index_in_threadgroup]],
-                                                       uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                                       uint lane [[thread_index_in_simdgroup]]) {
+[[host_name("layer_norm")]] [[kernel]]
+void layer_norm(constant layer_norm_args &args [[buffer(0)]],
+                device const uchar *x [[buffer(1)]],
+                device const float *weight [[buffer(3)]],
+                device const float *bias [[buffer(4)]],
+                device uchar *y [[buffer(6)]],
+                uint group [[threadgroup_position_in_grid]],
+                uint place [[thread_index_in_threadgroup]],
+                uint simdgroup [[simdgroup_index_in_threadgroup]],
+                uint lane [[thread_index_in_simdgroup]]) {
     threadgroup float2 shared[SIMDGROUPS];
     const ulong row = ulong(group) * args.columns;
     const float2 stats = stats_of(args, x, row, shared, place, simdgroup, lane);
@@ -49,15 +50,16 @@ inline float2 stats_of(constant layer_norm_args &args, device const uchar *x, ul
 }
 
 // With g = dy · weight and n the normalised x: dx = (g - mean(g) - n · mean(g · n)) · inverse.
-[[host_name("layer_norm_backward")]] [[kernel]] void layer_norm_backward(constant layer_norm_args &args [[buffer(0)]],
-                                                                         device const uchar *x [[buffer(1)]],
-                                                                         device const uchar *dy [[buffer(2)]],
-                                                                         device const float *weight [[buffer(3)]],
-                                                                         device uchar *dx [[buffer(6)]],
-                                                                         uint group [[threadgroup_position_in_grid]],
-                                                                         uint place [[thread_index_in_threadgroup]],
-                                                                         uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                                                         uint lane [[thread_index_in_simdgroup]]) {
+[[host_name("layer_norm_backward")]] [[kernel]]
+void layer_norm_backward(constant layer_norm_args &args [[buffer(0)]],
+                         device const uchar *x [[buffer(1)]],
+                         device const uchar *dy [[buffer(2)]],
+                         device const float *weight [[buffer(3)]],
+                         device uchar *dx [[buffer(6)]],
+                         uint group [[threadgroup_position_in_grid]],
+                         uint place [[thread_index_in_threadgroup]],
+                         uint simdgroup [[simdgroup_index_in_threadgroup]],
+                         uint lane [[thread_index_in_simdgroup]]) {
     threadgroup float2 shared[SIMDGROUPS];
     const ulong row = ulong(group) * args.columns;
     const float2 stats = stats_of(args, x, row, shared, place, simdgroup, lane);
@@ -73,25 +75,27 @@ inline float2 stats_of(constant layer_norm_args &args, device const uchar *x, ul
     }
 }
 
-[[host_name("layer_norm_stats")]] [[kernel]] void layer_norm_stats(constant layer_norm_args &args [[buffer(0)]],
-                                                                   device const uchar *x [[buffer(1)]],
-                                                                   device float2 *stats [[buffer(5)]],
-                                                                   uint group [[threadgroup_position_in_grid]],
-                                                                   uint place [[thread_index_in_threadgroup]],
-                                                                   uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                                                   uint lane [[thread_index_in_simdgroup]]) {
+[[host_name("layer_norm_stats")]] [[kernel]]
+void layer_norm_stats(constant layer_norm_args &args [[buffer(0)]],
+                      device const uchar *x [[buffer(1)]],
+                      device float2 *stats [[buffer(5)]],
+                      uint group [[threadgroup_position_in_grid]],
+                      uint place [[thread_index_in_threadgroup]],
+                      uint simdgroup [[simdgroup_index_in_threadgroup]],
+                      uint lane [[thread_index_in_simdgroup]]) {
     threadgroup float2 shared[SIMDGROUPS];
     const float2 of_row = stats_of(args, x, ulong(group) * args.columns, shared, place, simdgroup, lane);
     if (place == 0) stats[group] = of_row;
 }
 
 // The weight's gradient: Σ dy · n over the rows.
-[[host_name("layer_norm_backward_weight")]] [[kernel]] void layer_norm_backward_weight(constant layer_norm_args &args [[buffer(0)]],
-                                                                                       device const uchar *x [[buffer(1)]],
-                                                                                       device const uchar *dy [[buffer(2)]],
-                                                                                       device const float2 *stats [[buffer(5)]],
-                                                                                       device float *d_weight [[buffer(6)]],
-                                                                                       uint column [[thread_position_in_grid]]) {
+[[host_name("layer_norm_backward_weight")]] [[kernel]]
+void layer_norm_backward_weight(constant layer_norm_args &args [[buffer(0)]],
+                                device const uchar *x [[buffer(1)]],
+                                device const uchar *dy [[buffer(2)]],
+                                device const float2 *stats [[buffer(5)]],
+                                device float *d_weight [[buffer(6)]],
+                                uint column [[thread_position_in_grid]]) {
     if (column >= args.columns) return;
     float sum = 0.0f;
     for (uint row = 0; row < args.rows; row++) {

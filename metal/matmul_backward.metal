@@ -63,6 +63,7 @@ template <uint SIDE>
     const uint m0 = group.y * SIDE, k0 = group.x * SIDE;
     const uint valid_m = within(m0 + wide_at, args.m), valid_k = within(k0 + wide_at, args.k);
     const bool has_m = m0 + deep_row < args.m;
+    const ulong a_row = ulong(m0 + deep_row) * args.n;
     const uint first = group.z * args.split, end = min(args.n, first + args.split);
 
     const uint quarter_m = simdgroup / 2 * QUARTER, quarter_k = simdgroup % 2 * QUARTER;
@@ -70,13 +71,14 @@ template <uint SIDE>
     for (uint i = 0; i < BLOCKS; i++)
         for (uint j = 0; j < BLOCKS; j++) sum[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 
-    threadgroup float4 *a_tile = (threadgroup float4 *)(as + (TRANSPOSED != 0 ? wide_row * WIDE + wide_at : deep_row * DEEP + deep_at));
+    const uint a_place = TRANSPOSED != 0 ? wide_row * WIDE + wide_at : deep_row * DEEP + deep_at;
+    threadgroup float4 *a_tile = (threadgroup float4 *)(as + a_place);
     threadgroup float4 *w_tile = (threadgroup float4 *)(ws + wide_row * WIDE + wide_at);
     for (uint step = first; step < end; step += DEPTH) {
         const uint n = step + wide_row;
-        const float8 a8 = TRANSPOSED != 0
-                              ? bring_a(a, ulong(n) * args.m + m0 + wide_at, n < end ? valid_m : 0u)
-                              : bring_a(a, ulong(m0 + deep_row) * args.n + step + deep_at, has_m ? within(step + deep_at, end) : 0u);
+        float8 a8;
+        if (TRANSPOSED != 0) a8 = bring_a(a, ulong(n) * args.m + m0 + wide_at, n < end ? valid_m : 0u);
+        else a8 = bring_a(a, a_row + step + deep_at, has_m ? within(step + deep_at, end) : 0u);
         const float8 w8 = bring_w(w, ulong(n) * args.k + k0 + wide_at, n < end ? valid_k : 0u);
         threadgroup_barrier(mem_flags::mem_threadgroup); // the last step's tiles have been read
         a_tile[0] = a8.low;

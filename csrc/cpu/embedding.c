@@ -12,9 +12,8 @@ static void embedding(const void *embedding_job, size_t first, size_t last) {
         if (!job->q.code && job->w.dtype == job->dtype) {
             memcpy(y, (const char *)job->w.data + from * size, columns * size);
         } else if (!job->q.code) {
-            struct cast_job casting = {.x = {(const char *)job->w.data + from * (job->w.dtype == BNB_F32 ? 4 : 2), job->w.dtype, 1, columns},
-                                       .y = y,
-                                       .dtype = job->dtype};
+            const char *w = (const char *)job->w.data + from * (job->w.dtype == BNB_F32 ? 4 : 2);
+            struct cast_job casting = {.x = {w, job->w.dtype, 1, columns}, .y = y, .dtype = job->dtype};
             cast(&casting, 0, columns);
         } else {
             for (size_t at = 0; at < columns; at += EMBEDDING_PIECE) {

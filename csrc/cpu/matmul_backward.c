@@ -1,11 +1,12 @@
-/* Products along the rows of w, y = a · w: w becomes a panel of fp32 rows as for matmul, but a tile of y is a sum of outer
- * products, of a column of a with a piece of a row of w, so that w is read as it lies. */
+/* Products along the rows of w, y = a · w: w becomes a panel of fp32 rows as for matmul, but a tile of y is a sum of
+ * outer products, of a column of a with a piece of a row of w, so that w is read as it lies. */
 #include "simd.h"
 
+/* With a row of w and an element of a, a register tile fills the registers. */
 enum {
     OUTER_ROWS    = 6, /* rows of a register tile, */
     OUTER_VECTORS = REGISTERS == 32 ? 4 : 2,
-    OUTER_COLUMNS = OUTER_VECTORS * WIDTH, /* and its columns: with a row of w and an element of a, they fill the registers */
+    OUTER_COLUMNS = OUTER_VECTORS * WIDTH, /* and its columns */
     OUTER_DEPTH   = 64,                    /* rows of w in a panel, */
     OUTER_PANEL   = 256,                   /* and the most columns of it */
     OUTER_STRIDE  = OUTER_PANEL + 16,      /* not a power of two, so that its rows meet in no cache set */
@@ -38,7 +39,8 @@ INLINE void outer_tile(const float *a, const float *w, size_t depth, size_t rows
             for (size_t v = 0; v < OUTER_VECTORS; v++) sum_of[m][v] = fma((floats)a[m], piece[v], sum_of[m][v]);
     }
     for (size_t m = 0; m < rows; m++, sums += OUTER_PANEL)
-        for (size_t v = 0; v < OUTER_VECTORS; v++) store(sums, BNB_F32, v * WIDTH, load_floats(sums + v * WIDTH) + sum_of[m][v]);
+        for (size_t v = 0; v < OUTER_VECTORS; v++)
+            store(sums, BNB_F32, v * WIDTH, load_floats(sums + v * WIDTH) + sum_of[m][v]);
 }
 
 static void run_outer_tile(const float *a, const float *w, size_t depth, size_t rows, float *sums) {
@@ -53,7 +55,8 @@ static void run_outer_tile(const float *a, const float *w, size_t depth, size_t 
 }
 
 /* Deals a[m, n], m in [first, first + rows), n in [from, from + depth), out to tiles, each read straight through. */
-static void pack_tiles(const struct outer_run *run, struct outer_slot *slot, size_t first, size_t rows, size_t from, size_t depth) {
+static void pack_tiles(const struct outer_run *run, struct outer_slot *slot, size_t first, size_t rows, size_t from,
+                       size_t depth) {
     const struct dense *a = &run->job->a;
     if (run->job->transposed) {
         for (size_t n = 0; n < depth; n++) {
@@ -83,7 +86,8 @@ static void unpack_panel(const struct outer_run *run, size_t from, size_t depth,
 }
 
 /* sums = a · w over a block of rows by a panel of columns. */
-static void sum_part(const struct outer_run *run, struct outer_slot *slot, size_t first, size_t rows, size_t k, size_t width) {
+static void sum_part(const struct outer_run *run, struct outer_slot *slot, size_t first, size_t rows, size_t k,
+                     size_t width) {
     memset(slot->sums, 0, rows * OUTER_PANEL * sizeof *slot->sums);
     for (size_t from = 0; from < run->depth; from += OUTER_DEPTH) {
         size_t depth = least(OUTER_DEPTH, run->depth - from);
@@ -106,7 +110,8 @@ static void run_outer_slots(const void *outer_run, size_t first, size_t last) {
             size_t k = part % run->panels * run->panel, width = least(run->panel, run->columns - k);
             sum_part(run, slot, m, rows, k, width);
             for (size_t row = 0; row < rows; row++)
-                narrow_run(slot->sums + row * OUTER_PANEL, width, run->job->y, run->job->dtype, (m + row) * run->columns + k);
+                narrow_run(slot->sums + row * OUTER_PANEL, width, run->job->y, run->job->dtype,
+                           (m + row) * run->columns + k);
         }
 }
 
@@ -126,7 +131,8 @@ static bnb_status matmul_backward(const struct matmul_backward_job *job) {
     size_t bytes = round_up(threads * sizeof(struct outer_slot), 64);
     run.scratch = aligned_alloc(64, bytes);
     if (!run.scratch)
-        return fail(BNB_OUT_OF_MEMORY, "matmul_backward: no memory for %zu bytes of working space; free something and try again", bytes);
+        return fail(BNB_OUT_OF_MEMORY,
+                    "matmul_backward: no memory for %zu bytes of working space; free something and try again", bytes);
     _Atomic size_t next = 0;
     run.next = &next;
     parallel_for(threads, 1, run_outer_slots, &run);

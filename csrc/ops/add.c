@@ -54,10 +54,11 @@ bnb_tensor *bnb_add(const bnb_tensor *a, const bnb_tensor *b, float scale) {
     if (!is_tensor(b, "add", "b") || !is_float(b->dtype, "add", "b")) return NULL;
     bnb_device *device = b->buffer->device;
     if (a) {
-        if (!is_tensor(a, "add", "a") || !is_float(a->dtype, "add", "a") || !on_device(a->buffer, device, "add", "a")) return NULL;
+        if (!is_tensor(a, "add", "a") || !is_float(a->dtype, "add", "a") || !on_device(a->buffer, device, "add", "a"))
+            return NULL;
         if (a->rows != b->rows || a->columns != b->columns)
-            return refuse(BNB_INVALID, "add: a is [%zu, %zu] and b is [%zu, %zu]: the shapes must match", a->rows, a->columns, b->rows,
-                          b->columns);
+            return refuse(BNB_INVALID, "add: a is [%zu, %zu] and b is [%zu, %zu]: the shapes must match", a->rows,
+                          a->columns, b->rows, b->columns);
     }
     if (!isfinite(scale)) return refuse(BNB_INVALID, "add: scale is %g, expected a finite number", (double)scale);
     bnb_tensor *y = tensor_new(device, a ? a->dtype : b->dtype, b->rows, b->columns);

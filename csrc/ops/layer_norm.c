@@ -96,7 +96,12 @@ struct request {
 };
 
 static bnb_status run_host(const struct request *r) {
-    struct layer_norm_job job = {.x = dense_of(r->x), .eps = r->eps, .y = buffer_host(r->y->buffer), .dtype = r->y->dtype};
+    struct layer_norm_job job = {
+        .x = dense_of(r->x),
+        .eps = r->eps,
+        .y = buffer_host(r->y->buffer),
+        .dtype = r->y->dtype,
+    };
     if (r->dy) job.dy = dense_of(r->dy);
     if (r->weight) job.weight = buffer_host(r->weight->buffer);
     if (r->bias) job.bias = buffer_host(r->bias->buffer);
@@ -106,24 +111,27 @@ static bnb_status run_host(const struct request *r) {
         return BNB_OK;
     }
     job.stats = malloc(rows * sizeof *job.stats);
-    if (!job.stats) return fail(BNB_OUT_OF_MEMORY, "layer_norm_backward_weight: no memory for %zu rows; free something and try again", rows);
+    if (!job.stats)
+        return fail(BNB_OUT_OF_MEMORY,
+                    "layer_norm_backward_weight: no memory for %zu rows; free something and try again", rows);
     parallel_for(rows, grain, layer_norm_stats_plain, &job);
     parallel_for(columns, ceil_div(1 << 13, rows), layer_norm_backward_weight_plain, &job);
     free(job.stats);
     return BNB_OK;
 }
 
-/* Constants: the dtypes of x, of dy and of y. Every kernel has x, dy, weight, bias, the rows' stats and y bound, whether it
- * looks at them or not. */
+/* Constants: the dtypes of x, of dy and of y. Every kernel has x, dy, weight, bias, the rows' stats and y bound,
+ * whether it looks at them or not. */
 static bnb_status launch(const struct request *r) {
     size_t rows = r->x->rows, columns = r->x->columns;
     if (rows > INT32_MAX || columns > INT32_MAX) return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
+    static const char *const kernels[] = {"layer_norm", "layer_norm_backward", "layer_norm_stats"}; /* by direction */
     const struct driver   *gpu = r->x->buffer->device->gpu;
     struct layer_norm_args args = {.rows = (uint32_t)rows, .columns = (uint32_t)columns, .eps = r->eps};
     struct binding         x = binding_of(r->x->buffer);
     struct launch          launch = {
         .family = "layer_norm",
-        .kernel = r->direction == FORWARD ? "layer_norm" : r->direction == BACKWARD ? "layer_norm_backward" : "layer_norm_stats",
+        .kernel = kernels[r->direction],
         .constants = {r->x->dtype, r->dy ? r->dy->dtype : r->x->dtype, r->y->dtype},
         .constant_count = 3,
         .args = &args,
@@ -153,8 +161,8 @@ static bool is_affine(const bnb_tensor *tensor, const bnb_tensor *x, const char 
         !on_device(tensor->buffer, x->buffer->device, function, argument))
         return false;
     if (tensor->rows == 1 && tensor->columns == x->columns) return true;
-    fail(BNB_INVALID, "%s: %s is [%zu, %zu], expected [1, %zu], an element for each column of x", function, argument, tensor->rows,
-         tensor->columns, x->columns);
+    fail(BNB_INVALID, "%s: %s is [%zu, %zu], expected [1, %zu], an element for each column of x", function, argument,
+         tensor->rows, tensor->columns, x->columns);
     return false;
 }
 
@@ -165,8 +173,8 @@ static bool is_request(const struct request *r, const char *function) {
             !on_device(r->dy->buffer, r->x->buffer->device, function, "dy"))
             return false;
         if (r->dy->rows != r->x->rows || r->dy->columns != r->x->columns)
-            return fail(BNB_INVALID, "%s: dy is [%zu, %zu] and x is [%zu, %zu]: the shapes must match", function, r->dy->rows,
-                        r->dy->columns, r->x->rows, r->x->columns),
+            return fail(BNB_INVALID, "%s: dy is [%zu, %zu] and x is [%zu, %zu]: the shapes must match", function,
+                        r->dy->rows, r->dy->columns, r->x->rows, r->x->columns),
                    false;
     }
     if (r->direction != BACKWARD_WEIGHT && !is_affine(r->weight, r->x, function, "weight")) return false;

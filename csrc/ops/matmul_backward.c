@@ -1,5 +1,5 @@
-/* The gradients of y = x · wᵀ: dx = dy · w with a dense or a quantised w, and dw = dyᵀ · x. Both are y = a · w with a stored
- * one way or the other: the checks, the launch and the plain loop. */
+/* The gradients of y = x · wᵀ: dx = dy · w with a dense or a quantised w, and dw = dyᵀ · x. Both are y = a · w with a
+ * stored one way or the other: the checks, the launch and the plain loop. */
 #include "launch.h"
 
 /* One product, y[m, k] = Σn a[m, n] · w[n, k]: the weight is `w`, or `q` where w is NULL. */
@@ -46,7 +46,8 @@ static bnb_status matmul_backward_host(const struct product *p) {
  * transposed, the dtype of y. */
 static bnb_status launch(const struct product *p) {
     size_t m = p->y->rows, n = p->transposed ? p->a->rows : p->a->columns, k = p->y->columns;
-    if (m > INT32_MAX || n > INT32_MAX || k > INT32_MAX) return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
+    if (m > INT32_MAX || n > INT32_MAX || k > INT32_MAX)
+        return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
     uint32_t           side = m > 32 && ceil_div(m, 64) * ceil_div(k, 64) >= TILES_WANTED / 2 ? 64 : 32;
     struct matmul_args args = {.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k};
     args.split = split_of(args.n, ceil_div(m, side) * ceil_div(k, side));
@@ -112,18 +113,21 @@ static bool is_gradient(const bnb_tensor *dy) {
 }
 
 bnb_tensor *bnb_matmul_backward(const bnb_tensor *dy, const bnb_tensor *w) {
-    if (!is_gradient(dy) || !is_tensor(w, "matmul_backward", "w") || !is_float(w->dtype, "matmul_backward", "w")) return NULL;
+    if (!is_gradient(dy) || !is_tensor(w, "matmul_backward", "w") || !is_float(w->dtype, "matmul_backward", "w"))
+        return NULL;
     if (dy->columns != w->rows)
-        return refuse(BNB_INVALID, "matmul_backward: dy is [%zu, %zu] and w is [%zu, %zu]: dy needs a column for each row of w", dy->rows,
-                      dy->columns, w->rows, w->columns);
+        return refuse(BNB_INVALID,
+                      "matmul_backward: dy is [%zu, %zu] and w is [%zu, %zu]: dy needs a column for each row of w",
+                      dy->rows, dy->columns, w->rows, w->columns);
     return multiply((struct product){.a = dy, .w = w}, dy->dtype, dy->rows, w->columns);
 }
 
 bnb_tensor *bnb_matmul_quantized_backward(const bnb_tensor *dy, const bnb_quantized *w) {
     if (!is_gradient(dy) || !is_quantized(w, "matmul_backward", "w")) return NULL;
     if (dy->columns != w->rows)
-        return refuse(BNB_INVALID, "matmul_backward: dy is [%zu, %zu] and w is [%zu, %zu]: dy needs a column for each row of w", dy->rows,
-                      dy->columns, w->rows, w->columns);
+        return refuse(BNB_INVALID,
+                      "matmul_backward: dy is [%zu, %zu] and w is [%zu, %zu]: dy needs a column for each row of w",
+                      dy->rows, dy->columns, w->rows, w->columns);
     return multiply((struct product){.a = dy, .q = w}, dy->dtype, dy->rows, w->columns);
 }
 
@@ -132,7 +136,7 @@ bnb_tensor *bnb_matmul_backward_weight(const bnb_tensor *dy, const bnb_tensor *x
         !is_float(dtype, "matmul_backward", "dtype"))
         return NULL;
     if (dy->rows != x->rows)
-        return refuse(BNB_INVALID, "matmul_backward: dy is [%zu, %zu] and x is [%zu, %zu]: the rows must match", dy->rows, dy->columns,
-                      x->rows, x->columns);
+        return refuse(BNB_INVALID, "matmul_backward: dy is [%zu, %zu] and x is [%zu, %zu]: the rows must match",
+                      dy->rows, dy->columns, x->rows, x->columns);
     return multiply((struct product){.a = dy, .transposed = true, .w = x}, dtype, dy->columns, x->columns);
 }
