@@ -44,6 +44,7 @@ const x86_isas = [_]Isa{
 };
 const arm_isas = [_]Isa{
     .{ .name = "neon", .cpu = "generic" },
+    .{ .name = "dotprod", .cpu = "generic+dotprod" },
 };
 
 pub fn build(b: *std.Build) void {

@@ -159,7 +159,8 @@ BNB_API void      bnb_tensor_free(bnb_tensor *tensor);
 
 /* ── Codebooks ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* "nf4" and "af4" (normal float, QLoRA and AbnormalFloat), "fp4", "dynamic" and "dynamic_unsigned" (8-bit dynamic tree). */
+/* "nf4" and "af4" (normal float, QLoRA and AbnormalFloat), "fp4", "dynamic" and "dynamic_unsigned" (8-bit dynamic tree),
+ * "int8" (a signed byte over 127). */
 BNB_API bnb_codebook *bnb_codebook_named(const char *name);
 
 /* Any codebook of 16 or 256 finite values, in any order. A code is the nearest value's index; between two values that
@@ -179,7 +180,8 @@ BNB_API void       bnb_codebook_free(bnb_codebook *codebook);
 
 /* ── Quantised matrices ─────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Puts together what bnb_quantized_part takes apart; shares the tensors' memory. `absmax` is f32 with a scale a block.
+/* Puts together what bnb_quantized_part takes apart; shares the tensors' memory. 8-bit codes may come as i8: with the
+ * codebook "int8" and a block of `columns`, codes and stats of LLM.int8() are a quantised matrix. `absmax` is f32 with a scale a block.
  * Where the scales are quantised, `absmax` holds their u8 codes, and scale[b] is
  * nested_code[absmax[b]] × nested_absmax[b / nested_block] + offset; else nested_code and nested_absmax are NULL. */
 BNB_API bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t columns, const bnb_codebook *code,

@@ -76,6 +76,13 @@ static void set_entries(struct codes *codes) {
     codes->entry_shift = shift;
 }
 
+/* With such a codebook a code is decoded by arithmetic, which is faster than looking it up. */
+static void set_step(struct codes *codes) {
+    codes->step = codes->bits == 8 ? codes->values[1] : 0;
+    for (uint32_t code = 0; code < codes->size; code++)
+        if (codes->values[code] != (float)(int8_t)code * codes->step) codes->step = 0;
+}
+
 /* One count is the caller's. */
 static bnb_codebook *codebook_new(const float *values, size_t size) {
     bnb_codebook *codebook = calloc(1, sizeof *codebook);
@@ -89,6 +96,7 @@ static bnb_codebook *codebook_new(const float *values, size_t size) {
     sort_codes(codes);
     set_thresholds(codes);
     if (codes->bits == 8) set_buckets(codes), set_entries(codes);
+    set_step(codes);
     return codebook;
 }
 
@@ -247,13 +255,20 @@ static bnb_codebook *make_af4(void) { return codebook_new(af4_values, 16); }
 static bnb_codebook *make_dynamic(void) { return bnb_codebook_dynamic(1, 7, 8); }
 static bnb_codebook *make_dynamic_unsigned(void) { return bnb_codebook_dynamic(0, 7, 8); }
 
+/* Two's complement, by upstream's constant for 1 / 127. */
+static bnb_codebook *make_int8(void) {
+    float values[256];
+    for (int code = 0; code < 256; code++) values[code] = (float)(int8_t)code * 7.874015718698502e-3f;
+    return codebook_new(values, 256);
+}
+
 static struct named {
     const char *name;
     bnb_codebook *(*make)(void);
     bnb_codebook *made;
 } named[] = {
     {"nf4", make_nf4, NULL}, {"fp4", make_fp4, NULL}, {"af4", make_af4, NULL}, {"dynamic", make_dynamic, NULL},
-    {"dynamic_unsigned", make_dynamic_unsigned, NULL},
+    {"dynamic_unsigned", make_dynamic_unsigned, NULL}, {"int8", make_int8, NULL},
 };
 static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
 
@@ -272,7 +287,7 @@ bnb_codebook *bnb_codebook_named(const char *name) {
         bnb_codebook *made = make_once(row);
         return made ? codebook_share(made) : NULL;
     }
-    return refuse(BNB_INVALID, "codebook_named: name is \"%.64s\", expected nf4, fp4, af4, dynamic or dynamic_unsigned", name);
+    return refuse(BNB_INVALID, "codebook_named: name is \"%.64s\", expected nf4, fp4, af4, dynamic, dynamic_unsigned or int8", name);
 }
 
 bnb_codebook *codebook_dynamic_signed(void) { return make_once(named + 3); }

@@ -17,6 +17,7 @@ enum { ENTRY_LEAST = (127 - 32) << 23, ENTRY_BUCKETS = (32 << 6) + 1 };
 struct codes {
     uint32_t bits, size;      /* size = 2^bits */
     float    values[256];     /* by code */
+    float    step;            /* where values[code] is (int8_t)code * step, else 0 */
     float    thresholds[256]; /* ascending; size - 1 of them, then +infinity */
     uint8_t  order[256];      /* the code of the nth smallest value */
 

@@ -40,9 +40,11 @@ void bnb_quantized_free(bnb_quantized *q) {
     free(q);
 }
 
+/* Bytes may be signed. */
 static bool is_part(const bnb_tensor *part, bnb_dtype dtype, size_t elements, const bnb_device *device, const char *argument) {
     if (!is_tensor(part, "quantized_from", argument) || !on_device(part->buffer, device, "quantized_from", argument)) return false;
-    if (part->dtype == dtype && part->rows * part->columns == elements) return true;
+    bool same_width = part->dtype == dtype || (dtype == BNB_U8 && part->dtype == BNB_I8);
+    if (same_width && part->rows * part->columns == elements) return true;
     fail(BNB_INVALID, "quantized_from: %s is %s [%zu, %zu], expected %s with %zu elements", argument, dtype_name(part->dtype),
          part->rows, part->columns, dtype_name(dtype), elements);
     return false;

@@ -5,6 +5,10 @@
 // How a matrix is stored, as kernels are told by their function constants: enum bnb_dtype, then the bits of a code.
 enum { STORE_F32 = 0, STORE_F16 = 1, STORE_BF16 = 2, STORE_CODE4 = 4, STORE_I32 = 5, STORE_CODE8 = 8 };
 
+// Which weights take the wide loads: none; where rows and blocks are multiples of VECTOR_CHUNK and blocks are powers of
+// two; where rows are such multiples and each has one scale, which makes shift 31.
+enum { WHOLE_NOT = 0, WHOLE_BLOCKS = 1, WHOLE_ROWS = 2 };
+
 // The shapes that host and kernels must agree on. A count of threads is a threadgroup's.
 enum {
     CAST_THREADS       = 256,  // 8 elements a thread

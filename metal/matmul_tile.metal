@@ -7,7 +7,7 @@
 constant uint X [[function_constant(0)]];      // of x: STORE_F32, STORE_F16 or STORE_BF16
 constant uint W [[function_constant(1)]];      // any STORE_
 constant uint NESTED [[function_constant(2)]]; // whether absmax holds codes
-constant uint WHOLE [[function_constant(3)]];  // whether VECTOR_CHUNK divides rows and blocks, blocks being powers of two
+constant uint WHOLE [[function_constant(3)]];  // WHOLE_…
 constant uint BIAS [[function_constant(4)]];
 constant uint Y [[function_constant(5)]];      // of y: as x, or STORE_F32 where it holds parts of a split
 
@@ -66,8 +66,9 @@ template <uint SIDE>
     const uint m0 = group.y * SIDE, n0 = group.x * SIDE;
     const bool has_x = m0 + tile_row < args.m, has_w = n0 + tile_row < args.n;
     const ulong x_row = ulong(m0 + tile_row) * args.k, w_row = ulong(n0 + tile_row) * args.k;
-    const uint block = WHOLE != 0 ? uint(w_row >> args.scales.shift) : 0u; // the row's first, and its place in it
-    const uint rest = uint(w_row) & (args.scales.block - 1);
+    // The row's first block, and its place in it.
+    const uint block = WHOLE == WHOLE_ROWS ? n0 + tile_row : WHOLE != 0 ? uint(w_row >> args.scales.shift) : 0u;
+    const uint rest = WHOLE == WHOLE_ROWS ? 0u : uint(w_row) & (args.scales.block - 1);
     const uint first = group.z * args.split, end = min(args.k, first + args.split);
 
     const uint quarter_m = simdgroup / 2 * QUARTER, quarter_n = simdgroup % 2 * QUARTER;

@@ -4,7 +4,7 @@
 constant uint X [[function_constant(0)]];      // of x and y: STORE_F32, STORE_F16 or STORE_BF16
 constant uint W [[function_constant(1)]];      // any STORE_
 constant uint NESTED [[function_constant(2)]]; // whether absmax holds codes
-constant uint WHOLE [[function_constant(3)]];  // whether VECTOR_CHUNK divides rows and blocks, blocks being powers of two
+constant uint WHOLE [[function_constant(3)]];  // WHOLE_…
 constant uint BIAS [[function_constant(4)]];
 
 // A lane's 16 codes: 8 bytes in xy, or 16.
@@ -60,8 +60,8 @@ template <uint VECTORS>
     uint block[ROWS], rest[ROWS];
     UNROLL for (uint r = 0; r < ROWS; r++) {
         row[r] = ulong(min(n0 + r, args.n - 1)) * args.k;
-        block[r] = WHOLE != 0 ? uint(row[r] >> args.scales.shift) : 0u;
-        rest[r] = uint(row[r]) & (args.scales.block - 1);
+        block[r] = WHOLE == WHOLE_ROWS ? min(n0 + r, args.n - 1) : WHOLE != 0 ? uint(row[r] >> args.scales.shift) : 0u;
+        rest[r] = WHOLE == WHOLE_ROWS ? 0u : uint(row[r]) & (args.scales.block - 1);
     }
     ulong vector[VECTORS];
     UNROLL for (uint v = 0; v < VECTORS; v++) vector[v] = ulong(min(m0 + v, args.m - 1)) * args.k;

@@ -3,8 +3,8 @@ import { BnbError } from "./error.ts";
 import { Handle } from "./handle.ts";
 import { check, type NativePointer, native, size } from "./native.ts";
 
-/** The codebooks that have names: 4-bit `nf4`, `fp4`, `af4`; 8-bit `dynamic` (signed) and `dynamic_unsigned`. */
-export type CodebookName = "nf4" | "fp4" | "af4" | "dynamic" | "dynamic_unsigned";
+/** The codebooks that have names: 4-bit `nf4`, `fp4`, `af4`; 8-bit `dynamic` (signed), `dynamic_unsigned`, and `int8`, a signed byte over 127. */
+export type CodebookName = "nf4" | "fp4" | "af4" | "dynamic" | "dynamic_unsigned" | "int8";
 
 /** What the library holds for one: values, thresholds, order and search table. */
 const codebookBytes = 22_000;

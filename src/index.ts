@@ -29,6 +29,7 @@ export {
   int8VectorwiseDequant,
   int8VectorwiseQuant,
   matmul8bit,
+  matmul8bitFp,
 } from "./int8.ts";
 export { type LayerNormGradients, layerNorm, layerNormBackward } from "./layer_norm.ts";
 export { linear, type MatmulOptions, matmul4bit, matmulBlockwise } from "./matmul.ts";

@@ -1,9 +1,13 @@
 // Owns LLM.int8(): rows of int8 codes with a scale each. Checks, kernels and fallbacks are in csrc/ops/int8_*.c.
+
+import { Codebook } from "./codebook.ts";
 import type { Device } from "./device.ts";
 import { dtypeCode, type FloatDType } from "./dtype.ts";
 import { BnbError } from "./error.ts";
+import { type MatmulOptions, matmulBlockwise } from "./matmul.ts";
 import { type NativePointer, native } from "./native.ts";
 import type { DequantizeOptions } from "./quantize.ts";
+import { QuantizedTensor } from "./quantized.ts";
 import { format, type Shape } from "./shape.ts";
 import { Tensor } from "./tensor.ts";
 
@@ -268,7 +272,26 @@ export class Int8Weight implements Disposable {
     return int8VectorwiseDequant(this.CB, this.SCB, { dtype: options.dtype ?? ("float16" as D) });
   }
 
+  /**
+   * The same weight as a {@link QuantizedTensor} whose blocks are its rows, for what multiplies or looks up with activations in
+   * floating point: `matmulBlockwise`, `dequantizeBlockwise`. It shares the memory, and goes when this weight does.
+   */
+  get blockwise(): QuantizedTensor {
+    this.#blockwise ??= QuantizedTensor.fromParts({
+      codes: this.CB,
+      absmax: this.SCB,
+      code: Codebook.named("int8"),
+      blocksize: this.shape[1]!,
+      shape: this.shape,
+      dtype: "float16",
+    });
+    return this.#blockwise;
+  }
+
+  #blockwise: QuantizedTensor | undefined;
+
   dispose(): void {
+    this.#blockwise?.dispose();
     this.CB.dispose();
     this.SCB.dispose();
   }
@@ -301,4 +324,19 @@ export function matmul8bit<D extends FloatDType>(
   const biasPointer: NativePointer | null = bias?.pointer ?? null;
   const pointer = native.bnb_int8_matmul(x.pointer, w.CB.pointer, w.SCB.pointer, threshold, biasPointer);
   return new Tensor(pointer, x.dtype, shape, x.device);
+}
+
+/**
+ * `x · wᵀ + bias` with `x` as it is and only the weight in int8, which is never written out whole: what bitsandbytes trains
+ * with, and the more exact product. Upstream: `MatMul8bitFp`.
+ *
+ * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype
+ * @throws BnbError if the shapes, dtypes or devices do not fit
+ */
+export function matmul8bitFp<D extends FloatDType>(
+  x: Tensor<D>,
+  w: Int8Weight,
+  options: MatmulOptions = {},
+): Tensor<D> {
+  return matmulBlockwise(x, w.blockwise, options);
 }

@@ -25,8 +25,8 @@ export interface NestedScales {
 
 /** What {@link QuantizedTensor.fromParts} puts together. */
 export interface QuantizedParts {
-  /** uint8: 4-bit codes two to a byte, the first in the high nibble; or one 8-bit code a byte. */
-  codes: Tensor<"uint8">;
+  /** uint8: 4-bit codes two to a byte, the first in the high nibble; or one 8-bit code a byte, which may be signed. */
+  codes: Tensor<"uint8"> | Tensor<"int8">;
   /** A scale for each block: float32, or uint8 codes of them where `nested` is given. */
   absmax: Tensor<"float32"> | Tensor<"uint8">;
   /** The values that a code stands for. */

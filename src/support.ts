@@ -6,6 +6,7 @@ import type { Device } from "./device.ts";
 import type { FloatDType } from "./dtype.ts";
 import { embedding, embeddingBackward } from "./embedding.ts";
 import { BnbError } from "./error.ts";
+import { Int8Weight, int8DoubleQuant, matmul8bit, matmul8bitFp } from "./int8.ts";
 import { layerNorm, layerNormBackward } from "./layer_norm.ts";
 import { linear, matmul4bit, matmulBlockwise } from "./matmul.ts";
 import {
@@ -76,6 +77,12 @@ const probes: [operation: string, format: string, probe: Probe][] = [
   ["layer norm", "dense", ({ w, x }) => layerNorm(w, x.reshape([columns]), x.reshape([columns]))],
   ["layer norm, gradients", "dense", ({ w, x }) => layerNormBackward(w, w, x.reshape([columns])).dx],
   ["add", "dense", ({ w }) => add(w, w)],
+  ["quantise", "LLM.int8()", ({ w }) => int8DoubleQuant(w, { threshold: 0.99 })],
+  ["dequantise", "LLM.int8()", ({ w }) => Int8Weight.quantize(w).dequantize()],
+  ["matmul, one row", "LLM.int8()", ({ w, x }) => matmul8bit(x, Int8Weight.quantize(w), { threshold: 0.99 })],
+  ["matmul, many rows", "LLM.int8()", ({ w, batch }) => matmul8bit(batch, Int8Weight.quantize(w), { threshold: 0.99 })],
+  ["matmul, one row", "int8 weights", ({ w, x }) => matmul8bitFp(x, Int8Weight.quantize(w))],
+  ["matmul, many rows", "int8 weights", ({ w, batch }) => matmul8bitFp(batch, Int8Weight.quantize(w))],
   ["cast", "float32, float16, bfloat16", ({ w }) => castAll(w)],
   ["compare", "dense", ({ w }) => compare(w, w)],
   ["optimizer step", "32-bit states", ({ w }) => stepped(AdEMAMix32bit, w)],

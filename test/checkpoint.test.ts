@@ -7,7 +7,7 @@ import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
 import { inspectCheckpoint, verifyCheckpoint } from "../src/checkpoint/inspect.ts";
 import { dequantizeCheckpoint, quantizeCheckpoint } from "../src/checkpoint/transform.ts";
 import { writeSafetensors } from "../src/checkpoint/writer.ts";
-import { BnbError, checkpoint, type QuantizedTensor, type Tensor } from "../src/index.ts";
+import { BnbError, checkpoint, type Int8Weight, type QuantizedTensor, type Tensor } from "../src/index.ts";
 import { llamaDirectory, llamaShapes, weights } from "./models.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-checkpoint-"));
@@ -143,6 +143,64 @@ describe("transforming", () => {
     expect(existsSync(output)).toBe(false);
     expect(readdirSync(scratch).filter((name) => name.startsWith("."))).toEqual([]);
     expect((await verifyCheckpoint(input)).problems).toEqual(["fc.weight has 1 values that are NaN or infinite."]);
+  });
+});
+
+describe("int8", () => {
+  test("a layer becomes bitsandbytes' own bytes, and its config transformers' own", async () => {
+    const input = fresh();
+    const output = fresh();
+    mkdirSync(input);
+    const values = Float16Array.from(
+      { length: 64 * 128 },
+      (_, i) => Math.sin(0.37 * i) * 0.05 + Math.cos(0.0011 * i * i) * 0.02,
+    );
+    const tensors = [{ name: "layer.weight", dtype: "F16" as const, shape: [64, 128], bytes: values }];
+    await writeSafetensors(join(input, "model.safetensors"), tensors);
+    writeFileSync(join(input, "config.json"), '{"model_type": "llama", "dtype": "float16"}');
+    await quantizeCheckpoint(input, { output, quantType: "int8" });
+    const { "layer.bias": _, ...golden } = Object.fromEntries(
+      bytesByName(join(import.meta.dir, "golden/int8.safetensors")),
+    );
+    expect(Object.fromEntries(bytesByName(output))).toEqual(golden);
+    const { quantization_config } = JSON.parse(readFileSync(join(output, "config.json"), "utf8"));
+    expect(quantization_config).toMatchObject({
+      load_in_8bit: true,
+      load_in_4bit: false,
+      bnb_4bit_compute_dtype: "float32",
+    });
+  });
+
+  test("a model goes there and back: sound, near the original, in the model's dtype", async () => {
+    const quantized = fresh();
+    const output = fresh();
+    expect(await quantizeCheckpoint(model, { output: quantized, quantType: "int8", dtype: "bfloat16" })).toMatchObject({
+      weights: 7,
+      kept: 5,
+    });
+    expect(await verifyCheckpoint(quantized)).toMatchObject({ problems: [], quantized: { int8: 7 } });
+    const reports = await inspectCheckpoint(quantized, { errorAgainst: model });
+    const compared = reports.filter(({ format }) => format === "int8");
+    expect(compared.length).toBe(7);
+    for (const { error, bitsPerWeight } of compared) {
+      expect(bitsPerWeight).toBeWithin(8, 9);
+      expect(error!.relative).toBeWithin(0.003, 0.02);
+    }
+    await dequantizeCheckpoint(quantized, { output });
+    using opened = openCheckpoint(output);
+    expect(opened.tensors.get("model.layers.0.mlp.up_proj.weight")!.dtype).toBe("BF16");
+    expect(Object.fromEntries([...opened.tensors].map(([name, { shape }]) => [name, shape]))).toEqual(llamaShapes);
+
+    using loaded = openCheckpoint(quantized);
+    using up = checkpoint.loadWeight(loaded, "model.layers.0.mlp.up_proj.weight") as Int8Weight;
+    expect([up.shape, up.SCB.shape]).toEqual([[128, 64], [128]]);
+  });
+
+  test("options of 4-bit weights are refused", async () => {
+    for (const option of [{ doubleQuant: true }, { blocksize: 128 }, { quantStorage: "bfloat16" as const }])
+      await expect(quantizeCheckpoint(model, { output: fresh(), quantType: "int8", ...option })).rejects.toThrow(
+        /int8 weights have one scale a row/,
+      );
   });
 });
 

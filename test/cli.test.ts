@@ -60,7 +60,7 @@ describe("exit status", () => {
     [2, [], /Usage:/],
     [2, ["quantise"], /unknown command 'quantise'.*\n.*Did you mean quantize/],
     [2, ["quantize", model], /required option '-o, --output <dir>' not specified/],
-    [2, ["quantize", model, "-o", "x", "--quant-type", "q4"], /Allowed choices are nf4, fp4/],
+    [2, ["quantize", model, "-o", "x", "--quant-type", "q4"], /Allowed choices are nf4, fp4, int8/],
     [2, ["quantize", model, "-o", "x", "--blocksize", "63"], /Expected 32, 64/],
     [2, ["quantize", model, "-o", "x", "--max-shard-size", "big"], /Expected a size such as/],
     [1, ["verify", "/does/not/exist"], /does not exist/],

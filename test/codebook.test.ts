@@ -32,6 +32,12 @@ describe("upstream's values, bit for bit", () => {
   });
 });
 
+test("int8 is a signed byte over 127", () => {
+  const { values } = Codebook.named("int8");
+  for (const code of [0, 1, 127, -1, -127, -128])
+    expect(values[code & 255]).toBe(Math.fround(code * Math.fround(1 / 127)));
+});
+
 /** The inverse of the normal distribution function by bisection of a series, slowly and independently of the library. */
 function normalQuantile(p: number): number {
   const cumulative = (x: number) => {

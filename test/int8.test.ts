@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { openSafetensors } from "../src/checkpoint/safetensors.ts";
 import {
+  dequantizeBlockwise,
   type FloatDType,
   Int8Weight,
   int8DoubleQuant,
@@ -12,6 +13,7 @@ import {
   int8VectorwiseDequant,
   int8VectorwiseQuant,
   matmul8bit,
+  matmul8bitFp,
   Tensor,
 } from "../src/index.ts";
 import { native } from "../src/native.ts";
@@ -244,6 +246,35 @@ describe.each(testDevices)("on %s", (_, device) => {
     });
   });
 
+  describe.each(matmulShapes)("x [$m, $k] in floating point · w [$n, $k]ᵀ in int8", ({ m, n, k }) => {
+    test.each(floatDTypes)("%s", (dtype) => {
+      using w = Int8Weight.quantize(from(normal(n * k, n + 1), [n, k]));
+      using x = from(activations(m, k, m), [m, k], dtype);
+      using bias = from(wave(n, 5), [n], dtype);
+      using y = matmul8bitFp(x, w, { bias, precision: "highest" });
+      const want = matmul(x.readFloat32(), w.dequantize({ dtype: "float32" }).read(), bias.readFloat32(), m, n, k);
+      expect(y.dtype).toBe(dtype);
+      expect(relativeError(y.readFloat32(), want)).toBeLessThan(
+        { float32: 2e-6, float16: 4e-4, bfloat16: 3e-3 }[dtype],
+      );
+    });
+  });
+
+  test("a row a block, of no power of two, in every dtype", () => {
+    using w = Int8Weight.quantize(from(normal(5 * 336, 3), [5, 336]));
+    const codes = w.CB.read();
+    const stats = w.SCB.read();
+    for (const dtype of floatDTypes) {
+      using dense = dequantizeBlockwise(w.blockwise, { dtype });
+      const factor = Math.fround(7.874015718698502e-3);
+      expect(dense.readFloat32()).toEqual(
+        Float32Array.from(codes, (code, i) =>
+          round(Math.fround(Math.fround(code * factor) * stats[Math.floor(i / 336)]!), dtype),
+        ),
+      );
+    }
+  });
+
   test("the product is near the exact one, and outliers in floating point bring it nearer", () => {
     const [m, n, k] = [16, 48, 512];
     using dense = from(normal(n * k, 3), [n, k]);
@@ -309,8 +340,11 @@ describe.each(testDevices)("on %s", (_, device) => {
       expect(w.byteLength).toBe(4 * 8 + 4 * 4);
       expect(w.dequantize().dtype).toBe("float16");
       expect(String(w)).toBe(`Int8Weight([4, 8] on ${device})`);
+      const { blockwise } = w;
+      expect(w.blockwise).toBe(blockwise);
       w.dispose();
-      expect([w.CB.disposed, w.SCB.disposed]).toEqual([true, true]);
+      expect([w.CB.disposed, w.SCB.disposed, blockwise.disposed]).toEqual([true, true, true]);
+      expect(() => dequantizeBlockwise(w.blockwise)).toThrow("used after dispose()");
       expect(() => matmul8bit(from(wave(8), [1, 8]), w)).toThrow("Tensor used after dispose()");
     });
 

@@ -2,7 +2,14 @@
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { openSafetensors, type SafetensorsTensor } from "../src/checkpoint/safetensors.ts";
-import { findQuantized, packState, parseState, type Stored4bit, specs4bit } from "../src/checkpoint/state.ts";
+import {
+  findQuantized,
+  packState,
+  parseState,
+  type Stored4bit,
+  type StoredInt8,
+  specs4bit,
+} from "../src/checkpoint/state.ts";
 import { fromStateDict, toStateDict } from "../src/checkpoint/statedict.ts";
 import { BnbError, dequantize4bit, quantize4bit, Tensor } from "../src/index.ts";
 
@@ -59,6 +66,21 @@ test("int8: codes, scales and the layout's byte belong together", () => {
   // A private view of the file, so this changes what is read next, not the file.
   checkpoint.tensor("layer.weight_format").bytes[0] = 1;
   expect(() => findQuantized(checkpoint.tensors)).toThrow(/layer.weight_format is 1, expected 0 \(rows\)/);
+});
+
+test("int8: a weight goes to the device and back, every byte", () => {
+  using checkpoint = golden("int8");
+  using w = fromStateDict(findQuantized(checkpoint.tensors).get(name) as StoredInt8);
+  expect([w.shape, w.CB.dtype, w.SCB.shape]).toEqual([[64, 128], "int8", [64]]);
+  const written = toStateDict(name, w);
+  expect(written.map((part) => part.name)).toEqual([name, "layer.SCB", "layer.weight_format"]);
+  for (const part of written) {
+    const upstream = checkpoint.tensor(part.name);
+    expect([part.dtype, part.shape]).toEqual([upstream.dtype, upstream.shape]);
+    expect(Buffer.compare(bytesOf(part.bytes as ArrayBufferView), upstream.bytes)).toBe(0);
+  }
+  expect(toStateDict("weight", w).map((part) => part.name)).toEqual(["weight", "SCB", "weight_format"]);
+  expect(() => toStateDict("layer", w)).toThrow(/layer does not end in .weight/);
 });
 
 describe("the packed JSON", () => {

@@ -9,10 +9,14 @@ INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_
     const float *values = q->code->values;
     const uint8_t *codes = q->codes;
     table16 table = table16_of(values);
+    float step = q->code->step;
     size_t end = first + count, at = first;
     if (bits == 4 && at % 2 && at < end) put_element(y, dtype, i++, values[code_at(q, at++)] * scale);
     for (; at + WIDTH <= end; at += WIDTH, i += WIDTH) {
-        floats v = bits == 4 ? lookup16(table, load_nibbles(codes + at / 2)) : values_of(values, codes + at);
+        floats v;
+        if (bits == 4) v = lookup16(table, load_nibbles(codes + at / 2));
+        else if (step) v = load_signed_bytes((const int8_t *)codes + at) * step;
+        else v = values_of(values, codes + at);
         if (streams) stream(y, dtype, i, v * scale);
         else store(y, dtype, i, v * scale);
     }

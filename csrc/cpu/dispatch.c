@@ -40,7 +40,21 @@ static bool has_avx512vnni(void) {
 
 #else
 
-extern const struct cpu_forms cpu_forms_neon;
+extern const struct cpu_forms cpu_forms_dotprod, cpu_forms_neon;
+
+#ifdef __APPLE__
+#include <sys/sysctl.h>
+
+static bool has_dotprod(void) {
+    int32_t has = 0;
+    size_t  size = sizeof has;
+    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, NULL, 0) == 0 && has;
+}
+#else
+#include <sys/auxv.h>
+
+static bool has_dotprod(void) { return getauxval(AT_HWCAP) & 1 << 20; } /* HWCAP_ASIMDDP */
+#endif
 
 #endif
 
@@ -54,6 +68,7 @@ static const struct {
     {&cpu_forms_avx2, has_avx2},
     {&cpu_forms_base, always},
 #else
+    {&cpu_forms_dotprod, has_dotprod},
     {&cpu_forms_neon, always},
 #endif
     {&plain, always},

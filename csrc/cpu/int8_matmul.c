@@ -6,16 +6,17 @@
 
 /* A factor is a code of a, made ready once for all rows of b.
  *
- * dot4 wants one unsigned operand: 128 is added to b's codes by flipping a bit, and 128 · Σk a[m, k] taken off the sums.
- * Where there is no dot4, both sides are widened to int16; a product of bytes into int16 (vpmaddubsw) would saturate. */
+ * Where dot4 takes one operand unsigned, 128 is added to b's codes by flipping a bit, and 128 · Σk a[m, k] taken off the
+ * sums. Where there is no dot4, both sides are widened to int16: a product of bytes into int16 (vpmaddubsw) saturates. */
 #if HAS_DOT4
 typedef int8_t factor;
 typedef words  factors;
 enum { FACTORS = 4 * WIDTH };
-INLINE factors load_codes(const int8_t *from) { return (words)load_ints(from) ^ 0x80808080; }
+INLINE factors load_codes(const int8_t *from) { return (words)load_ints(from) ^ DOT4_FLIP; }
 INLINE factors load_factors(const factor *from) { return (words)load_ints(from); }
 INLINE ints    multiply_add(ints to, factors b, factors a) { return dot4(to, b, a); }
 #else
+#define DOT4_FLIP 0
 typedef int16_t factor;
 typedef shorts  factors;
 enum { FACTORS = 2 * WIDTH };
@@ -222,7 +223,7 @@ static bnb_status int8_matmul(const struct int8_matmul_job *job) {
 
     size_t stride = round_up(columns, FACTORS), outlier_stride = round_up(job->outlier_count, WIDTH);
     size_t factor_bytes = round_up(block * stride * sizeof(factor), 64), outlier_bytes = round_up(block * outlier_stride * sizeof(float), 64);
-    size_t excess_bytes = HAS_DOT4 ? round_up(block * sizeof(int32_t), 64) : 0;
+    size_t excess_bytes = DOT4_FLIP ? round_up(block * sizeof(int32_t), 64) : 0;
     size_t slot = block * INT8_PANEL * sizeof(int32_t);
     if (job->outlier_count) slot += (block * PANEL + panel * PANEL_STRIDE) * sizeof(float);
     slot = round_up(slot, 64);
@@ -235,7 +236,7 @@ static bnb_status int8_matmul(const struct int8_matmul_job *job) {
         struct int8_run run = {.job = job, .first_row = row, .rows = least(block, rows - row), .stride = stride, .outlier_stride = outlier_stride,
                                .panel = panel, .scratch = scratch + factor_bytes + outlier_bytes + excess_bytes, .slot = slot, .next = &next};
         struct prepare_job prepare = {.run = &run, .a = (factor *)scratch, .outliers = (float *)(scratch + factor_bytes)};
-        if (HAS_DOT4) prepare.excess = (int32_t *)(scratch + factor_bytes + outlier_bytes);
+        if (DOT4_FLIP) prepare.excess = (int32_t *)(scratch + factor_bytes + outlier_bytes);
         run.a = prepare.a, run.outliers = prepare.outliers, run.excess = prepare.excess;
         parallel_for(run.rows, (1 << 16) / stride + 1, prepare_rows, &prepare);
         parallel_for(threads, 1, run_int8_slots, &run);

@@ -9,7 +9,8 @@
  *   gather, gather_bytes  each lane's element of a table in memory; bytes may be read up to 3 past their index
  *   narrow              32 small integers as bytes, in order
  *   dot2                to each lane, the sum of two products of int16
- *   dot4                to each lane, the sum of four products of uint8 and int8; only where HAS_DOT4 is 1
+ *   dot4                to each lane, the sum of four products of int8; only where HAS_DOT4 is 1. The first operand's
+ *                       bytes come with DOT4_FLIP applied: where it is 0x80808080 they are unsigned, 128 too large
  *   sum, sum4           the lanes of one vector added up, or of each of four
  *   from_f16, to_f16    16-bit floats, rounded to nearest even
  *   fence               makes streamed stores visible to who is told next */

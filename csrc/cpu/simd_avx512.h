@@ -54,7 +54,8 @@ INLINE ints dot2(ints to, shorts a, shorts b) {
 }
 
 #ifdef __AVX512VNNI__
-#define HAS_DOT4 1
+#define HAS_DOT4  1
+#define DOT4_FLIP 0x80808080
 INLINE ints dot4(ints to, words a, words b) { return (ints)_mm512_dpbusd_epi32((__m512i)to, (__m512i)a, (__m512i)b); }
 #endif
 

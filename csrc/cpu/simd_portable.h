@@ -118,8 +118,13 @@ INLINE halves to_f16(floats v) {
 
 #endif
 
-#if defined PORTABLE_WIDTH
-#define HAS_DOT4 1
+#if NEON && defined __ARM_FEATURE_DOTPROD
+#define HAS_DOT4  1
+#define DOT4_FLIP 0
+INLINE ints dot4(ints to, words a, words b) { return (ints)vdotq_s32((int32x4_t)to, (int8x16_t)a, (int8x16_t)b); }
+#elif defined PORTABLE_WIDTH
+#define HAS_DOT4  1
+#define DOT4_FLIP 0x80808080
 INLINE ints dot4(ints to, words a, words b) {
     for (uint32_t byte = 0; byte < 32; byte += 8) to += (ints)(a >> byte & 255) * ((ints)(b << (24 - byte)) >> 24);
     return to;

@@ -38,11 +38,12 @@ static bnb_status prepare(const struct product *p, struct matmul_args *args, str
     size_t m = p->x->rows, n = p->y->columns, k = p->x->columns;
     if (m > INT32_MAX || n > INT32_MAX || k > INT32_MAX) return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
     *args = (struct matmul_args){.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k, .split = (uint32_t)k};
-    bool whole = k % VECTOR_CHUNK == 0;
+    uint32_t whole = k % VECTOR_CHUNK == 0 ? WHOLE_BLOCKS : WHOLE_NOT;
     if (p->q) {
         bnb_status status = bind_quantized(p->q, launch->bindings + 1, &args->scales);
         if (status) return status;
-        whole = whole && args->scales.shift < 32 && p->q->block >= VECTOR_CHUNK;
+        if (whole && args->scales.shift == 32 && p->q->block == k) whole = WHOLE_ROWS, args->scales.shift = 31;
+        else if (args->scales.shift == 32 || p->q->block < VECTOR_CHUNK) whole = WHOLE_NOT;
     } else {
         for (int i = 1; i < 6; i++) launch->bindings[i] = binding_of(p->w->buffer);
     }

@@ -251,8 +251,16 @@ function expectPart(
   return tensor;
 }
 
-/** The tensors that an int8 weight becomes: bitsandbytes' `Linear8bitLt` saves these. */
-export function specsInt8(name: string, shape: readonly number[]): TensorSpec[] {
+/** A tensor of which all is known before it is written. */
+type FixedSpec = TensorSpec & { readonly shape: readonly number[] };
+
+/** The tensors that an int8 weight becomes: bitsandbytes' `Linear8bitLt` saves these. @throws BnbError for another name */
+export function specsInt8(
+  name: string,
+  shape: readonly number[],
+): [codes: FixedSpec, scales: FixedSpec, format: FixedSpec] {
+  if (name !== "weight" && !name.endsWith(".weight"))
+    throw new BnbError(`${name} does not end in .weight, as bitsandbytes names int8 weights: call it ${name}.weight.`);
   const prefix = name.slice(0, -"weight".length);
   return [
     { name, dtype: "I8", shape },

@@ -3,12 +3,23 @@ import { Codebook } from "../codebook.ts";
 import { currentDevice, type Device } from "../device.ts";
 import type { DType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
+import { Int8Weight } from "../int8.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import type { SafetensorsDtype } from "./header.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
-import { packState, type QuantType4bit, type StorageDtype, type Stored4bit, specs4bit, stateKey } from "./state.ts";
+import {
+  packState,
+  type QuantType4bit,
+  type StorageDtype,
+  type Stored,
+  type Stored4bit,
+  type StoredInt8,
+  specs4bit,
+  specsInt8,
+  stateKey,
+} from "./state.ts";
 import type { TensorSource } from "./writer.ts";
 
 export interface StateDictOptions {
@@ -17,12 +28,17 @@ export interface StateDictOptions {
 }
 
 /**
- * The tensors that bitsandbytes' `Linear4bit` saves for a weight, ready for `writeSafetensors`.
+ * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`.
  *
  * @param name the weight's name, such as `model.layers.0.mlp.up_proj.weight`
- * @throws BnbError if `q` is not NF4 or FP4, which are all that bitsandbytes loads
+ * @throws BnbError if `q` is not NF4, FP4 or int8, which are all that bitsandbytes loads
  */
-export function toStateDict(name: string, q: QuantizedTensor, options: StateDictOptions = {}): TensorSource[] {
+export function toStateDict(
+  name: string,
+  q: QuantizedTensor | Int8Weight,
+  options: StateDictOptions = {},
+): TensorSource[] {
+  if (q instanceof Int8Weight) return int8ToStateDict(name, q);
   const { quantStorage: storage = "uint8" } = options;
   const quantType = quantTypeOf(name, q);
   const { blocksize, dtype, shape, offset, nestedBlocksize } = q;
@@ -49,6 +65,15 @@ export function toStateDict(name: string, q: QuantizedTensor, options: StateDict
   });
 }
 
+function int8ToStateDict(name: string, w: Int8Weight): TensorSource[] {
+  const [codes, scales, format] = specsInt8(name, w.shape);
+  return [
+    { ...codes, bytes: w.CB.read() },
+    { ...scales, bytes: w.SCB.read() },
+    { ...format, bytes: Uint8Array.of(0) }, // rows as they are
+  ];
+}
+
 function quantTypeOf(name: string, q: QuantizedTensor): QuantType4bit {
   const { quantType } = q;
   if (quantType === "nf4" || quantType === "fp4") return quantType;
@@ -56,11 +81,15 @@ function quantTypeOf(name: string, q: QuantizedTensor): QuantType4bit {
 }
 
 /**
- * The quantised tensor that a checkpoint holds, copied to a device.
+ * The quantised weight that a checkpoint holds, copied to a device.
  *
  * @param stored what `findQuantized` found
  */
-export function fromStateDict(stored: Stored4bit, device: Device = currentDevice()): QuantizedTensor {
+export function fromStateDict(stored: Stored4bit, device?: Device): QuantizedTensor;
+export function fromStateDict(stored: StoredInt8, device?: Device): Int8Weight;
+export function fromStateDict(stored: Stored, device?: Device): QuantizedTensor | Int8Weight;
+export function fromStateDict(stored: Stored, device: Device = currentDevice()): QuantizedTensor | Int8Weight {
+  if (stored.format === "int8") return int8FromStateDict(stored, device);
   const { state } = stored;
   using codes = bytesToTensor(stored.codes, device);
   using absmax = state.nested ? bytesToTensor(stored.absmax, device) : floatsToTensor(stored.absmax, device);
@@ -73,8 +102,14 @@ export function fromStateDict(stored: Stored4bit, device: Device = currentDevice
   return QuantizedTensor.fromParts({ codes, absmax, code, nested, ...shared(stored) });
 }
 
+function int8FromStateDict({ codes, absmax }: StoredInt8, device: Device): Int8Weight {
+  const CB = Tensor.from(codes.values as Int8Array, codes.shape, { device });
+  codes.release();
+  return new Int8Weight(CB, floatsToTensor(absmax, device));
+}
+
 /**
- * A weight of a checkpoint on a device: a quantised tensor where its state is beside it, else a tensor of its dtype.
+ * A weight of a checkpoint on a device: quantised where its state is beside it, else a tensor of its dtype.
  *
  * ```ts
  * using model = checkpoint.openCheckpoint("./Qwen2.5-0.5B-nf4");
@@ -83,12 +118,13 @@ export function fromStateDict(stored: Stored4bit, device: Device = currentDevice
  *
  * @throws BnbError if the checkpoint has no such weight, its state is damaged, or its dtype is none of the library's
  */
-export function loadWeight(checkpoint: Checkpoint, name: string, device = currentDevice()): Tensor | QuantizedTensor {
+export function loadWeight(
+  checkpoint: Checkpoint,
+  name: string,
+  device = currentDevice(),
+): Tensor | QuantizedTensor | Int8Weight {
   const stored = checkpoint.quantized.get(name);
-  if (stored) {
-    if (stored.format === "int8") throw new BnbError(`${name} is int8, which is not supported yet.`, "unsupported");
-    return fromStateDict(stored, device);
-  }
+  if (stored) return fromStateDict(stored, device);
   const tensor = checkpoint.tensors.get(name);
   if (!tensor) throw new BnbError(`${checkpoint.path} has no weight ${JSON.stringify(name)}.`);
   const dtype = dtypes[tensor.dtype];

@@ -2,6 +2,7 @@
 import { currentDevice } from "../device.ts";
 import { dtypeCode, type FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
+import { Int8Weight } from "../int8.ts";
 import { native, size } from "../native.ts";
 import { dequantize4bit, quantize4bit } from "../quantize.ts";
 import { matrixOf } from "../shape.ts";
@@ -10,8 +11,9 @@ import type { Step } from "./checkpoint.ts";
 import type { GgufTensor } from "./gguf.ts";
 import type { SafetensorsDtype } from "./header.ts";
 import type { SafetensorsTensor, SafetensorsValues } from "./safetensors.ts";
-import { floatDtypes, type QuantType4bit, type StorageDtype, type Stored, specs4bit } from "./state.ts";
+import { floatDtypes, type QuantType4bit, type StorageDtype, type Stored, specs4bit, specsInt8 } from "./state.ts";
 import { fromStateDict, toStateDict } from "./statedict.ts";
+import type { TensorSource } from "./writer.ts";
 
 /** A float weight that can be had as a tensor, from whatever it is stored as. */
 export interface Source {
@@ -64,16 +66,24 @@ export function fromGguf(tensor: GgufTensor, dtype: FloatDType): Source {
   return { name, shape, dtype, format, inputBytes: tensor.byteLength, load };
 }
 
-/** A quantised weight of a checkpoint, dequantised. */
+/** A quantised weight of a checkpoint, dequantised: to the dtype that it had, of which int8 keeps no record, or float16. */
 export function fromStored(stored: Stored, dtype?: FloatDType): Source {
   const inputBytes = stored.parts.reduce((sum, part) => sum + part.byteLength, 0);
   const { name, format } = stored;
-  if (stored.format === "int8") throw new BnbError(`${name} is int8, which is not supported yet.`, "unsupported");
+  if (stored.format === "int8") {
+    const to = dtype ?? "float16";
+    const load = () => {
+      using w = fromStateDict(stored);
+      return w.dequantize({ dtype: to });
+    };
+    return { name, shape: stored.codes.shape, dtype: to, format, inputBytes, load };
+  }
+  const to = dtype ?? stored.state.dtype;
   const load = () => {
     using q = fromStateDict(stored);
-    return dequantize4bit(q, { dtype: dtype ?? stored.state.dtype });
+    return dequantize4bit(q, { dtype: to });
   };
-  return { name, shape: stored.state.shape, dtype: dtype ?? stored.state.dtype, format, inputBytes, load };
+  return { name, shape: stored.state.shape, dtype: to, format, inputBytes, load };
 }
 
 const elements = (shape: readonly number[]) => shape.reduce((product, extent) => product * extent, 1);
@@ -121,12 +131,26 @@ export function quantize4bitStep(source: Source, dtype: FloatDType, options: Qua
   const run: Step["run"] = (write) => {
     using tensor = loadAs(source, dtype);
     using q = quantize4bit(tensor, { quantType, blocksize, compressStatistics: doubleQuant });
-    const parts = toStateDict(name, q, { quantStorage: storage });
-    // The state's length is open until it is written, so it goes before what follows it in the file.
-    parts.sort((a, b) => Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)));
-    for (const part of parts) write(part.name, part.bytes as ArrayBufferView);
+    writeParts(toStateDict(name, q, { quantStorage: storage }), write);
   };
   return { name, specs, inputBytes, parameters: elements(shape), run };
+}
+
+/** Writes a weight as the tensors of int8, having rounded it to a dtype first, and then to float16, as transformers does. */
+export function quantizeInt8Step(source: Source, dtype: FloatDType): Step {
+  const { name, shape, inputBytes } = source;
+  const run: Step["run"] = (write) => {
+    using tensor = loadAs(source, dtype);
+    using w = Int8Weight.quantize(tensor);
+    writeParts(toStateDict(name, w), write);
+  };
+  return { name, specs: specsInt8(name, shape), inputBytes, parameters: elements(shape), run };
+}
+
+/** In the file's order, because a part whose length is open until it is written goes before what follows it. */
+function writeParts(parts: TensorSource[], write: Parameters<Step["run"]>[0]): void {
+  parts.sort((a, b) => Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)));
+  for (const part of parts) write(part.name, part.bytes as ArrayBufferView);
 }
 
 /** The source's tensor in a dtype; errors name the tensor. */

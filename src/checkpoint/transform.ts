@@ -11,6 +11,7 @@ import {
   carryOver,
   chooseModules,
   configDtype,
+  type QuantType,
   quantMethod,
   readConfig,
   withDtype,
@@ -19,7 +20,7 @@ import {
   writeConfig,
 } from "./huggingface.ts";
 import { intoDirectory, type OutputOptions } from "./output.ts";
-import { floatDtypes, type QuantType4bit, type StorageDtype } from "./state.ts";
+import { floatDtypes, type StorageDtype } from "./state.ts";
 import {
   castStep,
   floatDtypeOf,
@@ -28,6 +29,7 @@ import {
   fromStored,
   keepStep,
   quantize4bitStep,
+  quantizeInt8Step,
   type Source,
 } from "./steps.ts";
 
@@ -41,9 +43,9 @@ export interface TransformOptions extends OutputOptions {
 }
 
 export interface QuantizeOptions extends TransformOptions {
-  /** `"nf4"` by default. */
-  readonly quantType?: QuantType4bit;
-  /** 64 by default. */
+  /** `"nf4"` by default; `"int8"` is LLM.int8(), a scale a row. */
+  readonly quantType?: QuantType;
+  /** Of 4-bit weights, as the next two are: 64 by default. */
   readonly blocksize?: number;
   readonly doubleQuant?: boolean;
   readonly quantStorage?: StorageDtype;
@@ -111,7 +113,10 @@ export async function dequantizeCheckpoint(input: string, options: TransformOpti
   const stored = checkpoint.quantized;
   if (stored.size === 0) throw new BnbError(`${input} holds no bitsandbytes weights; there is nothing to dequantise.`);
   const parts = new Set([...stored.values()].flatMap((weight) => weight.parts.map((part) => part.name)));
-  const sources = Array.from(stored.values(), (weight) => fromStored(weight, options.dtype));
+  // transformers dequantises int8 weights, which keep no record of their dtype, to the model's.
+  const sources = Array.from(stored.values(), (weight) =>
+    fromStored(weight, options.dtype ?? (weight.format === "int8" ? configDtype(config) : undefined)),
+  );
   const kept = [...checkpoint.tensors.values()].filter((tensor) => !parts.has(tensor.name));
   const steps = [
     ...sources.map((source) => castStep(source, source.dtype)),
@@ -146,13 +151,20 @@ const tokenizerNote =
 
 function quantizeStep(source: Source, dtype: FloatDType | undefined, options: QuantizeOptions): Step {
   const { quantType = "nf4", blocksize = 64, doubleQuant = false, quantStorage: storage = "uint8" } = options;
-  return quantize4bitStep(source, dtype ?? source.dtype, { quantType, blocksize, doubleQuant, storage });
+  if (quantType !== "int8")
+    return quantize4bitStep(source, dtype ?? source.dtype, { quantType, blocksize, doubleQuant, storage });
+  if (doubleQuant || blocksize !== 64 || storage !== "uint8")
+    throw new BnbError(
+      "int8 weights have one scale a row: block size, double quantisation and storage are for nf4 and fp4.",
+    );
+  return quantizeInt8Step(source, dtype ?? source.dtype);
 }
 
 function quantizedConfig(config: Config, dtype: FloatDType, choice: Choice, options: QuantizeOptions): Config {
   const { quantType = "nf4", doubleQuant = false, quantStorage: storage = "uint8" } = options;
   const { skipModules } = choice;
-  return withQuantization(config, { quantType, doubleQuant, computeDtype: dtype, storage, skipModules });
+  const computeDtype = quantType === "int8" ? "float32" : dtype; // of 4-bit layers: float32 is transformers' default
+  return withQuantization(config, { quantType, doubleQuant, computeDtype, storage, skipModules });
 }
 
 function noConfig(input: string): string {

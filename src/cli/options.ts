@@ -1,6 +1,7 @@
 // Owns the options that commands share, and how their values are read.
 import { type Command, InvalidArgumentError, Option } from "commander";
-import type { QuantType4bit, StorageDtype } from "../checkpoint/state.ts";
+import type { QuantType } from "../checkpoint/huggingface.ts";
+import type { StorageDtype } from "../checkpoint/state.ts";
 import type { TransformOptions } from "../checkpoint/transform.ts";
 import type { FloatDType } from "../dtype.ts";
 
@@ -37,7 +38,7 @@ export function withWriting(command: Command, dtypeDefault: string): Command {
 
 /** Options of the commands that can quantise, as commander gives them. */
 export interface QuantizeFlags extends WriteFlags {
-  readonly quantType?: QuantType4bit;
+  readonly quantType?: QuantType;
   readonly blocksize: number;
   readonly doubleQuant?: boolean;
   readonly quantStorage: StorageDtype;
@@ -47,7 +48,7 @@ export interface QuantizeFlags extends WriteFlags {
 export function withQuantizing(command: Command, quantType: Option): Command {
   const storages = ["uint8", "int8", "float16", "bfloat16", "float32", "float64"];
   return command
-    .addOption(quantType.choices(["nf4", "fp4"]))
+    .addOption(quantType.choices(["nf4", "fp4", "int8"]))
     .option("--blocksize <n>", "weights that share a scale: a power of two from 32 to 4096", blocksize, 64)
     .option("--double-quant", "quantise the scales too, which saves 0.37 bits a weight at block 64")
     .addOption(

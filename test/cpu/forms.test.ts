@@ -19,7 +19,11 @@ const forms: Record<string, string[]> =
         avx512vnni: ["-mcpu=icelake_server"],
         wide: ["-mcpu=haswell", "-DPORTABLE_WIDTH=16", "-Wno-psabi"],
       }
-    : { neon: ["-mcpu=generic"], wide: ["-mcpu=generic", "-DPORTABLE_WIDTH=16", "-Wno-psabi"] };
+    : {
+        neon: ["-mcpu=generic"],
+        dotprod: ["-mcpu=generic+dotprod"],
+        wide: ["-mcpu=generic", "-DPORTABLE_WIDTH=16", "-Wno-psabi"],
+      };
 
 async function zig(...args: string[]): Promise<void> {
   const run = Bun.spawn([findZig(), "cc", ...flags, ...args], { cwd: root, stdout: "ignore", stderr: "pipe" });

@@ -206,7 +206,7 @@ interface Product {
   n: number;
   k: number;
   dtype: FloatDType; // of x and y
-  w: FloatDType | { bits: 4 | 8; block: number; nestedBlock: number };
+  w: FloatDType | { bits: 4 | 8; block: number; nestedBlock: number }; // block 0: a row
   bias: boolean;
 }
 
@@ -219,14 +219,16 @@ function product({ m, n, k, dtype, w, bias }: Product) {
   const coded =
     typeof w === "string"
       ? undefined
-      : randomCodes(n * k, w.bits === 4 ? codebooks4.nf4!.values : dynamic, w.block, w.nestedBlock, n);
+      : randomCodes(n * k, w.bits === 4 ? codebooks4.nf4!.values : dynamic, w.block || k, w.nestedBlock, n);
   const weights = typeof w === "string" ? load(dense!, w) : weightsOf(coded!);
   const numbers = load(x, dtype);
-  const whole = k % 16 === 0 && (!coded || (coded.block >= 16 && shiftOf(coded.block) < 32));
+  const blocks = !coded || (coded.block >= 16 && shiftOf(coded.block) < 32);
+  const whole = k % 16 !== 0 ? 0 : blocks ? 1 : coded.block === k ? 2 : 0;
+  const scales = coded?.args ?? [0, 0, 0, 0, 0];
   return {
-    ...{ x, y, offsets, scales: coded?.args ?? [0, 0, 0, 0, 0] },
+    ...{ x, y, offsets, scales: whole === 2 ? scales.with(1, 31) : scales },
     weight: coded?.buffers ?? [dense!, dense!, dense!, dense!, dense!],
-    constants: [Store[dtype], typeof w === "string" ? Store[w] : w.bits, coded?.nested ?? 0, +whole, +bias],
+    constants: [Store[dtype], typeof w === "string" ? Store[w] : w.bits, coded?.nested ?? 0, whole, +bias],
     want: reference.matmul(numbers, weights, bias ? offsets : undefined, m, n, k),
     magnitude: reference.matmul(numbers.map(Math.abs), weights.map(Math.abs), undefined, m, n, k),
   };
@@ -249,10 +251,13 @@ const weightFormats: readonly Product["w"][] = [
   { bits: 4, block: 4096, nestedBlock: 0 },
   { bits: 8, block: 64, nestedBlock: 100 },
   { bits: 8, block: 100, nestedBlock: 0 },
+  { bits: 8, block: 0, nestedBlock: 0 },
 ];
 
 const nameOf = (w: Product["w"]) =>
-  typeof w === "string" ? w : `${w.bits} bits, block ${w.block}${w.nestedBlock ? `, nested ${w.nestedBlock}` : ""}`;
+  typeof w === "string"
+    ? w
+    : `${w.bits} bits, block ${w.block || "a row"}${w.nestedBlock ? `, nested ${w.nestedBlock}` : ""}`;
 
 const products = floatDTypes.flatMap((dtype) => weightFormats.map((w) => ({ dtype, w, name: nameOf(w) })));
 

@@ -25,6 +25,7 @@ const variants: [string, Variant, number][] = [
 
 /** What transformers calls the same. */
 function transformersOptions({ quantType, doubleQuant = false, quantStorage = "uint8", dtype }: Variant): string {
+  if (quantType === "int8") return JSON.stringify({ dtype, load_in_8bit: true });
   return JSON.stringify({
     dtype,
     load_in_4bit: true,
