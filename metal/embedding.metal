@@ -3,7 +3,7 @@
 
 constant uint W [[function_constant(0)]];      // how the table is stored, any STORE_; backward, of dy
 constant uint NESTED [[function_constant(1)]]; // whether absmax holds codes
-constant uint WHOLE [[function_constant(2)]];  // whether rows are multiples of 8, and blocks powers of two from 8 on
+constant uint WHOLE [[function_constant(2)]];  // WHOLE_… for multiples of 8
 constant uint Y [[function_constant(3)]];
 
 [[host_name("embedding")]] [[kernel]] void embedding(constant embedding_args &args [[buffer(0)]],
@@ -28,14 +28,15 @@ constant uint Y [[function_constant(3)]];
     for (ulong piece = thread_index; piece < count; piece += threads) {
         const ulong row = piece / pieces;
         const uint column = uint(piece % pieces) * 8, valid = within(column, args.columns);
-        const ulong from = ulong(indices[row]) * args.columns + column, to = row * args.columns + column;
+        const uint index = uint(indices[row]);
+        const ulong from = ulong(index) * args.columns + column, to = row * args.columns + column;
         if (WHOLE == 0) {
             save_some(y, Y, to, valid, gather8(w, from, valid));
         } else if (W < STORE_CODE4) {
             save8(y, Y, to, load8(data, W, from));
         } else {
             const float8 v = values8(w, codes8(w, from));
-            const float scale = scale_of(w, block_of(w, from));
+            const float scale = scale_of(w, WHOLE == WHOLE_ROWS ? index : block_of(w, from));
             save8(y, Y, to, float8{v.low * scale, v.high * scale});
         }
     }

@@ -6,7 +6,7 @@ constant uint A [[function_constant(0)]];       // of a: STORE_F32, STORE_F16 or
 constant uint W [[function_constant(1)]];       // any STORE_
 constant uint NESTED [[function_constant(2)]];  // whether absmax holds codes
 constant uint WHOLE_A [[function_constant(3)]]; // whether the rows that are stored are multiples of 8
-constant uint WHOLE_W [[function_constant(4)]]; // the same, and that blocks are powers of two from 8 on
+constant uint WHOLE_W [[function_constant(4)]]; // WHOLE_… for multiples of 8
 constant uint TRANSPOSED [[function_constant(5)]];
 constant uint Y [[function_constant(6)]]; // of y, or STORE_F32 where it holds parts of a split
 
@@ -17,12 +17,12 @@ inline float8 bring_a(device const uchar *a, ulong i, uint valid) {
     return float8{float4(0.0f), float4(0.0f)};
 }
 
-// The same of w.
-inline float8 bring_w(thread const weights &w, ulong i, uint valid) {
+// The same of w, whose row that is.
+inline float8 bring_w(thread const weights &w, uint row, ulong i, uint valid) {
     if (WHOLE_W == 0) return gather8(w, i, valid);
     if (valid == 0) return float8{float4(0.0f), float4(0.0f)};
     if (W < STORE_CODE4) return load8(w.data, W, i);
-    const float scale = scale_of(w, block_of(w, i));
+    const float scale = scale_of(w, WHOLE_W == WHOLE_ROWS ? row : block_of(w, i));
     const float8 v = values8(w, codes8(w, i));
     return float8{v.low * scale, v.high * scale};
 }
@@ -79,7 +79,7 @@ template <uint SIDE>
         float8 a8;
         if (TRANSPOSED != 0) a8 = bring_a(a, ulong(n) * args.m + m0 + wide_at, n < end ? valid_m : 0u);
         else a8 = bring_a(a, a_row + step + deep_at, has_m ? within(step + deep_at, end) : 0u);
-        const float8 w8 = bring_w(w, ulong(n) * args.k + k0 + wide_at, n < end ? valid_k : 0u);
+        const float8 w8 = bring_w(w, n, ulong(n) * args.k + k0 + wide_at, n < end ? valid_k : 0u);
         threadgroup_barrier(mem_flags::mem_threadgroup); // the last step's tiles have been read
         a_tile[0] = a8.low;
         a_tile[1] = a8.high;

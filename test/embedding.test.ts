@@ -6,6 +6,7 @@ import {
   embedding,
   embeddingBackward,
   type FloatDType,
+  Int8Weight,
   type QuantizedTensor,
   quantize4bit,
   quantizeBlockwise,
@@ -52,6 +53,8 @@ describe.each(testDevices)("on %s", (_, device) => {
         const q = quantizeBlockwise(w, options);
         check(q, dequantizeBlockwise(q, { dtype }));
       }
+      const { blockwise } = Int8Weight.quantize(w); // a row is a block
+      check(blockwise, dequantizeBlockwise(blockwise, { dtype }));
       for (const of of floatDTypes) check(w.cast(of), w.cast(of).cast(dtype));
     });
 

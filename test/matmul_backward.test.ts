@@ -4,6 +4,7 @@ import {
   dequantize4bit,
   dequantizeBlockwise,
   type FloatDType,
+  Int8Weight,
   linear,
   linearBackward,
   linearBackwardBias,
@@ -50,6 +51,7 @@ describe.each(testDevices)("on %s", (_, device) => {
       for (const blocksize of [64, 256, ...(device.kind === "cpu" ? [1, 100] : [])])
         check(quantizeBlockwise(w, { blocksize }), dtype);
       check(quantizeBlockwise(w, { blocksize: 64, nested: true }), dtype);
+      check(Int8Weight.quantize(w).blockwise, dtype); // a row is a block
     });
 
     test.each(floatDTypes)("dense weights of every dtype, dy %s: both gradients", (dtype) => {

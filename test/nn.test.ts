@@ -9,8 +9,10 @@ import {
   dequantize4bit,
   type FloatDType,
   linear,
+  linearBackward,
   matmul4bit,
   matmul4bitBackward,
+  matmul8bit,
   nn,
   optim,
   Parameter,
@@ -145,6 +147,84 @@ describe.each(testDevices)("on %s", (_, device) => {
       expect(errorOf(() => af4.stateDict("layer")).code).toBe("unsupported");
       using model = golden("nf4_double");
       expect(errorOf(() => nn.Linear4bit.load(model, "other", on)).message).toContain('no weight "other.weight"');
+    });
+  });
+
+  describe("Linear8bitLt", () => {
+    test("is matmul8bit with its weight, bias and threshold; its gradient is that of the dequantised weight", () => {
+      using bias = random([24], 3);
+      using layer = new nn.Linear8bitLt(weight(), { bias, threshold: 2 });
+      expect([layer.inFeatures, layer.outFeatures, layer.parameters().length]).toEqual([64, 24, 0]);
+      for (const dtype of ["float32", "float16", "bfloat16"] as const) {
+        using x = random([2, 3, 64], 5).cast(dtype);
+        using y = layer.forward(x);
+        expect([y.dtype, y.shape] as unknown).toEqual([dtype, [2, 3, 24]]);
+        expect(y.read() as unknown).toEqual(matmul8bit(x, layer.weight, { bias, threshold: 2 }).read());
+        using dx = layer.backward(y);
+        const want = linearBackward(y, layer.weight.dequantize({ dtype: "float32" }));
+        expect([dx.dtype, dx.shape] as unknown).toEqual([dtype, [2, 3, 64]]);
+        const rounding = { float32: 1e-6, float16: 5e-4, bfloat16: 4e-3 }[dtype];
+        expect(relativeError(dx.readFloat32(), want.readFloat32())).toBeLessThan(rounding);
+      }
+    });
+
+    test("carries an adapter", () => {
+      using layer = nn.Lora.init(new nn.Linear8bitLt(weight()), { r: 4 });
+      using x = random([3, 64], 5);
+      expect(layer.forward(x).read()).toEqual(layer.base.forward(x).read());
+      expect(layer.backward(layer.forward(x), x).shape).toEqual([3, 64]);
+      expect(layer.B.grad!.read()).not.toEqual(new Float32Array(24 * 4));
+    });
+
+    test("upstream's layer goes in, and comes out byte for byte", async () => {
+      using model = golden("int8");
+      using layer = nn.Linear8bitLt.load(model, "layer", on);
+      using x = random([3, 128], 5);
+      const want = linear(x, layer.weight.dequantize({ dtype: "float32" }), { bias: layer.bias });
+      expect(relativeError(layer.forward(x).read(), want.read())).toBeLessThan(1e-2); // x is rounded to int8
+      using again = await saved(layer, "layer");
+      expect([...again.tensors.keys()].sort()).toEqual([...model.tensors.keys()].sort());
+      for (const [key, tensor] of model.tensors) {
+        expect([again.tensors.get(key)!.dtype, again.tensors.get(key)!.shape]).toEqual([tensor.dtype, tensor.shape]);
+        expect(again.tensors.get(key)!.bytes).toEqual(tensor.bytes);
+      }
+    });
+
+    test("frees what it is made of; what makes no layer is refused, with a sentence", () => {
+      const layer = new nn.Linear8bitLt(weight());
+      layer.dispose();
+      expect(layer.weight.CB.disposed).toBe(true);
+      expect(errorOf(() => new nn.Linear8bitLt(weight(), { bias: random([64]) })).message).toContain("expected [24]");
+      expect(errorOf(() => new nn.Linear8bitLt(weight(), { threshold: -1 })).message).toContain("threshold is -1");
+      using int8 = golden("int8");
+      expect(errorOf(() => nn.Linear4bit.load(int8, "layer", on)).message).toContain(
+        "layer.weight is Int8Weight([64, 128] on",
+      );
+      using nf4 = golden("nf4_double");
+      expect(errorOf(() => nn.Linear8bitLt.load(nf4, "layer", on)).message).toContain("expected Int8Weight or Tensor");
+    });
+  });
+
+  describe("Embedding8bit", () => {
+    test.each([80, 77])("gives rows of the dequantised table, %d columns", (columns) => {
+      using table = random([24, columns]);
+      for (const dtype of [undefined, "bfloat16"] as const) {
+        using layer = new nn.Embedding8bit(table, { dtype });
+        using y = layer.forward(indices());
+        expect([y.dtype, y.shape] as unknown).toEqual([dtype ?? "float32", [2, 2, columns]]);
+        const whole = layer.weight.dequantize({ dtype: "float32" }).read();
+        const rows = [3, 0, 23, 3].flatMap((row) => [...whole.subarray(row * columns, (row + 1) * columns)]);
+        expect(relativeError(y.readFloat32(), rows)).toBeLessThan(dtype ? 4e-3 : 1e-6);
+      }
+    });
+
+    test("is saved and loaded again", async () => {
+      using layer = new nn.Embedding8bit(random([24, 80]));
+      using model = await saved(layer, "wte");
+      expect([...model.tensors.keys()].sort()).toEqual(["wte.SCB", "wte.weight", "wte.weight_format"]);
+      using again = nn.Embedding8bit.load(model, "wte", { ...on, dtype: "float32" });
+      expect(again.forward(indices()).read()).toEqual(layer.forward(indices()).read());
+      expect([again.numEmbeddings, again.embeddingDim]).toEqual([24, 80]);
     });
   });
 

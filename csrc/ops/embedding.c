@@ -90,7 +90,7 @@ static bnb_status launch(const bnb_tensor *indices, const bnb_tensor *w, const b
     if (q) {
         bnb_status status = bind_quantized(q, launch.bindings + 1, &args.scales);
         if (status) return status;
-        launch.constants[2] = launch.constants[2] && args.scales.shift >= 3 && args.scales.shift < 32;
+        launch.constants[2] = whole_of(q, &args.scales);
     } else {
         for (int i = 1; i < 6; i++) launch.bindings[i] = binding_of(w->buffer);
     }

@@ -32,6 +32,13 @@ bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], st
 
 size_t quantized_bytes(const bnb_quantized *q);
 
+/* Which loads fit kernels that take 8 elements of a row at once: WHOLE_… for multiples of 8. */
+static inline uint32_t whole_of(const bnb_quantized *q, const struct scale_args *scales) {
+    if (q->columns % 8) return WHOLE_NOT;
+    if (q->block == q->columns) return WHOLE_ROWS;
+    return scales->shift >= 3 && scales->shift < 32 ? WHOLE_BLOCKS : WHOLE_NOT;
+}
+
 /* Products in tiles need tiles enough to fill the GPU, else the sum is split, though not below SPLIT_LEAST. */
 enum { TILES_WANTED = 256, SPLIT_LEAST = 512 };
 

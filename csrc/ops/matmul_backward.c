@@ -69,7 +69,7 @@ static bnb_status launch(const struct product *p) {
     if (p->q) {
         bnb_status status = bind_quantized(p->q, launch.bindings + 1, &args.scales);
         if (status) return status;
-        launch.constants[4] = launch.constants[4] && args.scales.shift >= 3 && args.scales.shift < 32;
+        launch.constants[4] = whole_of(p->q, &args.scales);
     } else {
         for (int i = 1; i < 6; i++) launch.bindings[i] = binding_of(p->w->buffer);
     }

@@ -1,5 +1,5 @@
 // Owns embeddings that are trained: Embedding and StableEmbedding.
-import { type Checkpoint, loadWeight } from "../checkpoint/index.ts";
+import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { tensorSource } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
@@ -12,6 +12,7 @@ import { accumulate, type InitOptions, uniform } from "./gradient.ts";
 import { Layer } from "./layer.ts";
 import { LayerNorm } from "./layer_norm.ts";
 import { checkWeight } from "./linear4bit.ts";
+import { loadDense } from "./load.ts";
 
 /** Options of the embeddings that are trained, under torch's names. */
 export interface EmbeddingOptions {
@@ -49,7 +50,7 @@ export class Embedding extends Layer {
 
   /** The table that a checkpoint holds under a name. */
   static load(checkpoint: Checkpoint, name: string, options: EmbeddingOptions & TensorOptions = {}): Embedding {
-    return new Embedding(loadWeight(checkpoint, `${name}.weight`, options.device) as Tensor, options);
+    return new Embedding(loadDense(checkpoint, `${name}.weight`, options.device), options);
   }
 
   get numEmbeddings(): number {
@@ -121,7 +122,7 @@ export class StableEmbedding extends Embedding {
     options: EmbeddingOptions & TensorOptions = {},
   ): StableEmbedding {
     const norm = LayerNorm.load(checkpoint, `${name}.norm`, options);
-    return new StableEmbedding(loadWeight(checkpoint, `${name}.weight`, options.device) as Tensor, {
+    return new StableEmbedding(loadDense(checkpoint, `${name}.weight`, options.device), {
       ...options,
       norm,
     });

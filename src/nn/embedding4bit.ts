@@ -1,7 +1,7 @@
 // Owns Embedding4bit: a frozen table of 4 bits an element, of which a forward pass dequantises the rows it needs.
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import type { StorageDtype } from "../checkpoint/state.ts";
-import { loadWeight, toStateDict } from "../checkpoint/statedict.ts";
+import { toStateDict } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
 import { embedding } from "../embedding.ts";
@@ -11,6 +11,7 @@ import { QuantizedTensor } from "../quantized.ts";
 import { Tensor, type TensorOptions } from "../tensor.ts";
 import { Layer } from "./layer.ts";
 import { checkType, checkWeight } from "./linear4bit.ts";
+import { loadKind } from "./load.ts";
 
 /** Options of {@link Embedding4bit}, under bitsandbytes' names. All but the first two count for a dense weight. */
 export interface Embedding4bitOptions extends Quantize4bitOptions {
@@ -49,7 +50,7 @@ export class Embedding4bit extends Layer {
   /** The table that a checkpoint holds under a name; a dense one there is quantised. */
   static load(checkpoint: Checkpoint, name: string, options: Embedding4bitOptions & TensorOptions = {}): Embedding4bit {
     const { device, ...rest } = options;
-    const weight = loadWeight(checkpoint, `${name}.weight`, device);
+    const weight = loadKind<Tensor | QuantizedTensor>(checkpoint, `${name}.weight`, device, QuantizedTensor, Tensor);
     const layer = new Embedding4bit(weight, rest);
     if (weight instanceof Tensor) weight.dispose();
     return layer;

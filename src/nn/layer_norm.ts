@@ -1,5 +1,5 @@
 // Owns LayerNorm as a layer: its weight and bias are trained.
-import { type Checkpoint, loadWeight } from "../checkpoint/index.ts";
+import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { tensorSource } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
@@ -8,6 +8,7 @@ import { Parameter } from "../parameter.ts";
 import { Tensor, type TensorOptions } from "../tensor.ts";
 import { accumulate } from "./gradient.ts";
 import { Layer } from "./layer.ts";
+import { loadDense } from "./load.ts";
 
 /** Layer normalisation over the last dimension (Ba et al. 2016). Upstream: `torch.nn.LayerNorm`. */
 export class LayerNorm extends Layer {
@@ -33,7 +34,7 @@ export class LayerNorm extends Layer {
 
   /** The one that a checkpoint holds under a name. */
   static load(checkpoint: Checkpoint, name: string, options: TensorOptions & { eps?: number } = {}): LayerNorm {
-    const load = (part: string) => loadWeight(checkpoint, `${name}.${part}`, options.device) as Tensor;
+    const load = (part: string) => loadDense(checkpoint, `${name}.${part}`, options.device);
     return new LayerNorm(load("weight"), load("bias"), options);
   }
 

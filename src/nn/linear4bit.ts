@@ -1,7 +1,7 @@
 // Owns Linear4bit: a linear layer over a frozen weight of 4 bits an element.
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import type { StorageDtype } from "../checkpoint/state.ts";
-import { loadWeight, tensorSource, toStateDict } from "../checkpoint/statedict.ts";
+import { tensorSource, toStateDict } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
@@ -15,6 +15,7 @@ import { format } from "../shape.ts";
 import { Tensor, type TensorOptions } from "../tensor.ts";
 import { passIn } from "./gradient.ts";
 import { Layer, type LinearLayer } from "./layer.ts";
+import { loadBias, loadKind } from "./load.ts";
 
 /** Options of {@link Linear4bit}, under bitsandbytes' names. The first five count where it is given a dense weight. */
 export interface Linear4bitOptions extends Quantize4bitOptions {
@@ -54,8 +55,7 @@ export class Linear4bit extends Layer implements LinearLayer {
   constructor(weight: Tensor | QuantizedTensor, options: Linear4bitOptions = {}) {
     const { bias, computeDtype, quantStorage = "uint8", precision, compressStatistics = true, ...quantize } = options;
     const [outFeatures] = checkWeight(weight, "Linear4bit");
-    if (bias && (bias.shape.length !== 1 || bias.size !== outFeatures))
-      throw new BnbError(`Linear4bit: bias is ${format(bias.shape)}, expected [${outFeatures}].`);
+    checkBias(bias, outFeatures, "Linear4bit");
     const codes =
       weight instanceof QuantizedTensor ? weight : quantize4bit(weight, { ...quantize, compressStatistics });
     if (codes.bits !== 4) throw new BnbError(`Linear4bit: weight is ${codes}, expected 4-bit codes.`);
@@ -71,7 +71,7 @@ export class Linear4bit extends Layer implements LinearLayer {
    * The layer that a checkpoint holds under a name; a dense weight there is quantised.
    *
    * @param options `bias` is the checkpoint's own
-   * @throws BnbError if there is no such layer, or it is damaged
+   * @throws BnbError if there is no such layer, or it is damaged, or in int8
    */
   static load(
     checkpoint: Checkpoint,
@@ -79,9 +79,8 @@ export class Linear4bit extends Layer implements LinearLayer {
     options: Omit<Linear4bitOptions, "bias"> & TensorOptions = {},
   ): Linear4bit {
     const { device, ...rest } = options;
-    const weight = loadWeight(checkpoint, `${name}.weight`, device);
-    const bias = checkpoint.tensors.has(`${name}.bias`) ? loadWeight(checkpoint, `${name}.bias`, device) : undefined;
-    const layer = new Linear4bit(weight, { ...rest, bias: bias as Tensor | undefined });
+    const weight = loadKind<Tensor | QuantizedTensor>(checkpoint, `${name}.weight`, device, QuantizedTensor, Tensor);
+    const layer = new Linear4bit(weight, { ...rest, bias: loadBias(checkpoint, name, device) });
     if (weight instanceof Tensor) weight.dispose();
     return layer;
   }
@@ -140,6 +139,12 @@ export class LinearFP4 extends Linear4bit {
 export function checkType(weight: QuantizedTensor, quantType: "nf4" | "fp4", what: string): void {
   if (weight.quantType !== quantType)
     throw new BnbError(`${what}: weight is ${weight}, expected ${quantType.toUpperCase()}.`);
+}
+
+/** Checks the bias of a linear layer, where there is one. */
+export function checkBias(bias: Tensor | undefined, outFeatures: number, what: string): void {
+  if (bias && (bias.shape.length !== 1 || bias.size !== outFeatures))
+    throw new BnbError(`${what}: bias is ${format(bias.shape)}, expected [${outFeatures}].`);
 }
 
 /** The two dimensions of a layer's weight. @throws BnbError if it has another number of them */

@@ -1,6 +1,6 @@
 // Owns LoRA: a trained product of two thin matrices beside a frozen linear layer.
 import { add, scale } from "../add.ts";
-import { type Checkpoint, loadWeight } from "../checkpoint/index.ts";
+import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { tensorSource } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
@@ -13,6 +13,7 @@ import { Tensor } from "../tensor.ts";
 import { accumulate, type InitOptions, passIn, uniform } from "./gradient.ts";
 import { Layer, type LinearLayer } from "./layer.ts";
 import { checkWeight } from "./linear4bit.ts";
+import { loadDense } from "./load.ts";
 
 /**
  * `base(x) + alpha / r · (x · Aᵀ) · Bᵀ` (LoRA, Hu et al. 2022; over a 4-bit base, QLoRA). The base is frozen; A [r,
@@ -66,7 +67,7 @@ export class Lora extends Layer {
 
   /** The adapter that a checkpoint of PEFT's holds under a name, put on a base, which it takes over. */
   static load(base: LinearLayer, checkpoint: Checkpoint, name: string, options: { alpha?: number } = {}): Lora {
-    const load = (part: string) => loadWeight(checkpoint, `${name}.${part}.weight`, base.device) as Tensor;
+    const load = (part: string) => loadDense(checkpoint, `${name}.${part}.weight`, base.device);
     return new Lora(base, load("lora_A"), load("lora_B"), options);
   }
 
