@@ -129,6 +129,36 @@ export function int8Output(sum: number, rowStats: number, columnStats: number, b
   return bias === undefined ? value : Math.fround(value + bias);
 }
 
+/** Layer normalisation of each row and its gradients, in float64. */
+export function layerNorm(
+  x: ArrayLike<number>,
+  dy: ArrayLike<number>,
+  weight: ArrayLike<number>,
+  bias: ArrayLike<number>,
+  columns: number,
+  eps: number,
+) {
+  const [y, dx] = [new Float64Array(x.length), new Float64Array(x.length)];
+  const [dWeight, dBias] = [new Float64Array(columns), new Float64Array(columns)];
+  for (let row = 0; row < x.length; row += columns) {
+    const values = Array.from({ length: columns }, (_, c) => x[row + c]!);
+    const mean = values.reduce((sum, value) => sum + value, 0) / columns;
+    const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / columns;
+    const inverse = 1 / Math.sqrt(variance + eps);
+    const n = values.map((value) => (value - mean) * inverse);
+    const g = n.map((_, c) => dy[row + c]! * weight[c]!);
+    const sum = g.reduce((total, value) => total + value, 0);
+    const product = g.reduce((total, value, c) => total + value * n[c]!, 0);
+    for (let c = 0; c < columns; c++) {
+      y[row + c] = n[c]! * weight[c]! + bias[c]!;
+      dx[row + c] = (g[c]! - sum / columns - (n[c]! * product) / columns) * inverse;
+      dWeight[c]! += dy[row + c]! * n[c]!;
+      dBias[c]! += dy[row + c]!;
+    }
+  }
+  return { y, dx, dWeight, dBias };
+}
+
 /** ‖got − want‖ / ‖want‖. */
 export function relativeError(got: ArrayLike<number>, want: ArrayLike<number>): number {
   let error = 0;
