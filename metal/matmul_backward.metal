@@ -68,8 +68,8 @@ template <uint SIDE>
 
     const uint quarter_m = simdgroup / 2 * QUARTER, quarter_k = simdgroup % 2 * QUARTER;
     simdgroup_float8x8 sum[BLOCKS][BLOCKS];
-    for (uint i = 0; i < BLOCKS; i++)
-        for (uint j = 0; j < BLOCKS; j++) sum[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+    UNROLL for (uint i = 0; i < BLOCKS; i++)
+        UNROLL for (uint j = 0; j < BLOCKS; j++) sum[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 
     const uint a_place = TRANSPOSED != 0 ? wide_row * WIDE + wide_at : deep_row * DEEP + deep_at;
     threadgroup float4 *a_tile = (threadgroup float4 *)(as + a_place);
@@ -87,16 +87,17 @@ template <uint SIDE>
         w_tile[1] = w8.high;
         threadgroup_barrier(mem_flags::mem_threadgroup);
 
-        for (uint depth = 0; depth < DEPTH; depth += 8) {
+        UNROLL for (uint depth = 0; depth < DEPTH; depth += 8) {
             simdgroup_float8x8 of_a[BLOCKS], of_w[BLOCKS];
-            for (uint i = 0; i < BLOCKS; i++) {
+            UNROLL for (uint i = 0; i < BLOCKS; i++) {
                 const uint row = quarter_m + 8 * i;
                 if (TRANSPOSED != 0) simdgroup_load(of_a[i], as + depth * WIDE + row, WIDE, ulong2(0, 0), true);
                 else simdgroup_load(of_a[i], as + row * DEEP + depth, DEEP);
                 simdgroup_load(of_w[i], ws + depth * WIDE + quarter_k + 8 * i, WIDE);
             }
-            for (uint i = 0; i < BLOCKS; i++)
-                for (uint j = 0; j < BLOCKS; j++) simdgroup_multiply_accumulate(sum[i][j], of_a[i], of_w[j], sum[i][j]);
+            UNROLL for (uint i = 0; i < BLOCKS; i++)
+                UNROLL for (uint j = 0; j < BLOCKS; j++)
+                    simdgroup_multiply_accumulate(sum[i][j], of_a[i], of_w[j], sum[i][j]);
         }
     }
 
@@ -104,8 +105,8 @@ template <uint SIDE>
     threadgroup_barrier(mem_flags::mem_threadgroup);
     threadgroup float *strip = as + simdgroup * 8 * QUARTER;
     device uchar *part = y + ulong(group.z) * args.m * args.k * 4;
-    for (uint i = 0; i < BLOCKS; i++) {
-        for (uint j = 0; j < BLOCKS; j++) simdgroup_store(sum[i][j], strip + 8 * j, QUARTER);
+    UNROLL for (uint i = 0; i < BLOCKS; i++) {
+        UNROLL for (uint j = 0; j < BLOCKS; j++) simdgroup_store(sum[i][j], strip + 8 * j, QUARTER);
         simdgroup_barrier(mem_flags::mem_threadgroup);
         for (uint e = lane; e < 8 * QUARTER; e += 32) {
             const uint m = m0 + quarter_m + 8 * i + e / QUARTER, k = k0 + quarter_k + e % QUARTER;
