@@ -10,6 +10,8 @@ import {
   linear,
   matmul4bit,
   matmul8bit,
+  optim,
+  Parameter,
   quantize4bit,
   quantizeBlockwise,
   Tensor,
@@ -30,7 +32,7 @@ const q8 = quantizeBlockwise(w, { blocksize: 256 });
 const int8 = Int8Weight.quantize(w);
 
 /** A case: its name, what it runs, and the bytes it must move and the operations it must do at least. */
-const cases: { name: string; run: () => Disposable; bytes: number; flops?: number }[] = [
+const cases: { name: string; run: () => Disposable | undefined; bytes: number; flops?: number }[] = [
   { name: "quantize4bit", run: () => quantize4bit(w), bytes: w.byteLength + q4.byteLength },
   { name: "dequantize4bit to float32", run: () => dequantize4bit(q4), bytes: w.byteLength + q4.byteLength },
   {
@@ -70,10 +72,26 @@ for (const m of [1, 4, 32, 512]) {
   );
 }
 
+const parameter = new Parameter(w.to(device));
+parameter.grad = Tensor.from(normal(n * k, 2, 0.01), [n, k]);
+for (const [Class, bytesOfStates] of [
+  [optim.Adam8bit, 2],
+  [optim.Adam32bit, 8],
+  [optim.Lion8bit, 1],
+  [optim.LAMB8bit, 2],
+] as const) {
+  const optimizer = new Class([parameter], { lr: 1e-5 });
+  const run = () => {
+    optimizer.step();
+    return undefined;
+  };
+  cases.push({ name: `${Class.name} step`, run, bytes: (12 + 2 * bytesOfStates) * n * k });
+}
+
 const bench = new Bench({ time: Number(process.env.BENCH_MS ?? 400), timestampProvider: "bunNanoseconds" });
 for (const { name, run } of cases)
   bench.add(name, () => {
-    run()[Symbol.dispose]();
+    run()?.[Symbol.dispose]();
     device.wait();
   });
 await bench.run();

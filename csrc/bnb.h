@@ -76,7 +76,7 @@ typedef enum bnb_part {
 typedef enum bnb_optimizer {
     BNB_OPTIMIZER_ADAM     = 0, /* Kingma and Ba 2015; AdamW, Loshchilov and Hutter 2019 */
     BNB_OPTIMIZER_ADEMAMIX = 1, /* Pagliardini et al. 2024; state1 holds the fast average, then the slow one */
-    BNB_OPTIMIZER_MOMENTUM = 2, /* m = beta1 × m + g, p -= lr × m; m = g at the first step */
+    BNB_OPTIMIZER_MOMENTUM = 2, /* m = beta1 × m + g, p -= lr × m */
     BNB_OPTIMIZER_LION     = 3, /* Chen et al. 2023 */
     BNB_OPTIMIZER_RMSPROP  = 4, /* Tieleman and Hinton 2012; beta1 keeps the mean of squares */
     BNB_OPTIMIZER_ADAGRAD  = 5, /* Duchi et al. 2011 */

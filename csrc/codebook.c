@@ -59,6 +59,30 @@ static void set_step(struct codes *codes) {
         if (codes->values[code] != (float)(int8_t)code * codes->step) codes->step = 0;
 }
 
+/* The entry of the bucket that starts at `least`, on the side of `sign`; false where one can't say it all. */
+static bool set_entry(const struct codes *codes, uint32_t shift, uint32_t least, uint32_t sign, uint32_t *entry) {
+    uint32_t mask = (1u << shift) - 1, limit = mask;
+    uint32_t first = thresholds_below(codes, bits_float(least | sign)), last = thresholds_below(codes, bits_float(least | mask | sign));
+    if (last > first) limit = float_bits(codes->thresholds[first]) & mask;
+    if (last < first) limit = (float_bits(codes->thresholds[last]) & mask) - 1;
+    *entry = first << shift | limit;
+    return last <= first + 1 && first <= last + 1;
+}
+
+static void set_entries(struct codes *codes) {
+    bool     negative = codes->values[codes->order[0]] < 0;
+    uint32_t shift = negative ? BUCKET_SHIFT : BUCKET_SHIFT - 1, buckets = negative ? ENTRY_BUCKETS : 2 * ENTRY_BUCKETS - 1;
+    for (uint32_t i = 0; i < (negative ? 2 : 1) * buckets; i++) {
+        uint32_t least = ENTRY_LEAST + (i % buckets << shift), sign = i < buckets ? 0 : 1u << 31;
+        if (!set_entry(codes, shift, least, sign, &codes->entries[i])) return;
+    }
+    /* What is smaller than all buckets, but for 0 itself, shares the first, which must hold no threshold then. */
+    uint32_t mask = (1u << shift) - 1, above = thresholds_below(codes, bits_float(1)), under = thresholds_below(codes, -bits_float(1));
+    if (codes->entries[0] != (above << shift | mask) || (negative && codes->entries[buckets] != (under << shift | mask))) return;
+    codes->rank_of_zero = thresholds_below(codes, 0);
+    codes->entry_shift = shift;
+}
+
 /* One count is the caller's. */
 static bnb_codebook *codebook_new(const float *values, size_t size) {
     bnb_codebook *codebook = calloc(1, sizeof *codebook);
@@ -71,7 +95,7 @@ static bnb_codebook *codebook_new(const float *values, size_t size) {
     memcpy(codes->values, values, size * sizeof *values);
     sort_codes(codes);
     set_thresholds(codes);
-    if (codes->bits == 8) set_buckets(codes);
+    if (codes->bits == 8) set_buckets(codes), set_entries(codes);
     set_step(codes);
     return codebook;
 }

@@ -9,6 +9,9 @@
 /* Buckets of magnitudes below 1: 2^-24 and less, then 64 to a power of two, then 1 itself. */
 enum { BUCKET_SHIFT = 17, BUCKET_BASE = (127 - 24) << 6, BUCKETS = (24 << 6) + 1 };
 
+/* Entries, below, are of finer or farther buckets: from 2^-32 to 1, and so many of them on a side. */
+enum { ENTRY_LEAST = (127 - 32) << 23, ENTRY_BUCKETS = (32 << 6) + 1 };
+
 /* A value's code is order[count of thresholds strictly below it]. Which of two values that are as near wins is in the
  * thresholds: a midpoint that belongs to the upper value is stored one step down. */
 struct codes {
@@ -22,6 +25,14 @@ struct codes {
      * than `steps` lie in it. Padded, so that a 32-bit load of the last entry stays inside. */
     uint32_t steps;
     uint8_t  start[2][BUCKETS + 3];
+
+    /* Where no bucket has more than one threshold the whole search is one entry: the rank of the bucket's least
+     * magnitude << entry_shift | the low bits of the last magnitude that has it; beyond that the rank is one up, or one
+     * down where x is negative. A bucket's magnitudes agree in all but the low entry_shift bits: 17, or 16 where there are
+     * no negative values. Positive buckets come first; 0 itself has rank_of_zero. Where an entry can't say it all,
+     * entry_shift is 0. */
+    uint32_t entry_shift, rank_of_zero;
+    uint32_t entries[2 * ENTRY_BUCKETS];
 };
 
 /* The bucket of a magnitude, given as the bits of a float of at most 1 with the sign cleared. */

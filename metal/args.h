@@ -1,4 +1,4 @@
-// What the host hands to kernels: a struct for each, read by C and by Metal alike. Includers bring uint32_t and uint8_t.
+// What the host hands to kernels: a struct for each, read by C and Metal alike. Includers bring uint32_t and uint8_t.
 #ifndef BNB_ARGS_H
 #define BNB_ARGS_H
 

@@ -4,6 +4,9 @@
 // the compiler folds. A shape that sizes an array is a template parameter. bf16 is held as 16 bits and widened by a
 // shift: any M-series chip and MSL 3.0 can do that. Matrices come as bytes, because the dtype isn't in the type.
 
+// Before a loop over an array that must live in registers: a compiler that leaves it a loop would put it in memory.
+#define UNROLL _Pragma("clang loop unroll(full)")
+
 // Eight elements: a whole load or store of 16 bytes in half precision, and of 32 codes' bits.
 struct float8 {
     float4 low, high;
@@ -48,7 +51,7 @@ inline float8 load8(device const uchar *data, uint store, ulong i) {
 // The same for any i, of which only the first `count` elements are there; the others are zeros.
 inline float8 load_some(device const uchar *data, uint store, ulong i, uint count) {
     float8 v = {float4(0.0f), float4(0.0f)};
-    for (uint j = 0; j < 4; j++) {
+    UNROLL for (uint j = 0; j < 4; j++) {
         if (j < count) v.low[j] = load(data, store, i + j);
         if (j + 4 < count) v.high[j] = load(data, store, i + j + 4);
     }
@@ -74,7 +77,7 @@ inline void save8(device uchar *data, uint store, ulong i, float8 v) {
 }
 
 inline void save_some(device uchar *data, uint store, ulong i, uint count, float8 v) {
-    for (uint j = 0; j < 4; j++) {
+    UNROLL for (uint j = 0; j < 4; j++) {
         if (j < count) save(data, store, i + j, v.low[j]);
         if (j + 4 < count) save(data, store, i + j + 4, v.high[j]);
     }
@@ -137,7 +140,7 @@ inline float weight_of(thread const weights &w, ulong i) {
 // `count` weights from any i on, then zeros: for rows and blocks that the wide loads don't fit.
 inline float8 gather8(thread const weights &w, ulong i, uint count) {
     float8 v = {float4(0.0f), float4(0.0f)};
-    for (uint j = 0; j < 4; j++) {
+    UNROLL for (uint j = 0; j < 4; j++) {
         if (j < count) v.low[j] = weight_of(w, i + j);
         if (j + 4 < count) v.high[j] = weight_of(w, i + j + 4);
     }

@@ -1,6 +1,6 @@
-// How far one tensor is from another: sums of squares and the largest error. Each threadgroup leaves one struct of sums,
-// and compare_finish makes the four results of them. A thread's sum is short and threads add up in pairs, so that fp32
-// is enough: an error of about 1e-6.
+// How far one tensor is from another: sums of squares and the largest error. Each threadgroup leaves one struct of
+// sums, and compare_finish makes the four results of them. A thread's sum is short and threads add up in pairs, so that
+// fp32 is enough: an error of about 1e-6.
 
 constant uint A [[function_constant(0)]]; // STORE_F32, STORE_F16 or STORE_BF16
 constant uint B [[function_constant(1)]];
@@ -28,9 +28,13 @@ inline void add(thread sums &sum, float a, float b) {
 // threadgroup memory.
 enum { SIMDGROUPS = COMPARE_THREADS / 32 };
 
+inline sums across(sums s) {
+    return sums{simd_sum(s.squares), simd_sum(s.squared_errors), simd_max(s.largest_error), simd_sum(s.missing)};
+}
+
 // The whole threadgroup's sums, in its first thread.
 inline sums gather(sums sum, threadgroup float *shared, threadgroup uint *missing, uint simdgroup, uint lane) {
-    sum = sums{simd_sum(sum.squares), simd_sum(sum.squared_errors), simd_max(sum.largest_error), simd_sum(sum.missing)};
+    sum = across(sum);
     if (lane == 0) {
         shared[simdgroup] = sum.squares;
         shared[SIMDGROUPS + simdgroup] = sum.squared_errors;
@@ -41,7 +45,7 @@ inline sums gather(sums sum, threadgroup float *shared, threadgroup uint *missin
     const bool used = simdgroup == 0 && lane < SIMDGROUPS;
     sum = sums{0.0f, 0.0f, 0.0f, 0u};
     if (used) sum = sums{shared[lane], shared[SIMDGROUPS + lane], shared[2 * SIMDGROUPS + lane], missing[lane]};
-    return sums{simd_sum(sum.squares), simd_sum(sum.squared_errors), simd_max(sum.largest_error), simd_sum(sum.missing)};
+    return across(sum);
 }
 
 [[host_name("compare")]] [[kernel]] void compare(constant compare_args &args [[buffer(0)]],
@@ -62,7 +66,7 @@ inline sums gather(sums sum, threadgroup float *shared, threadgroup uint *missin
         const uint valid = within(i, count);
         const float8 as = valid == 8 ? load8(a, A, i) : load_some(a, A, i, valid);
         const float8 bs = valid == 8 ? load8(b, B, i) : load_some(b, B, i, valid);
-        for (uint j = 0; j < 4; j++) {
+        UNROLL for (uint j = 0; j < 4; j++) {
             add(sum, as.low[j], bs.low[j]);
             add(sum, as.high[j], bs.high[j]);
         }

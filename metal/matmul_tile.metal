@@ -73,8 +73,8 @@ template <uint SIDE>
 
     const uint quarter_m = simdgroup / 2 * QUARTER, quarter_n = simdgroup % 2 * QUARTER;
     simdgroup_float8x8 sum[BLOCKS][BLOCKS];
-    for (uint i = 0; i < BLOCKS; i++)
-        for (uint j = 0; j < BLOCKS; j++) sum[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+    UNROLL for (uint i = 0; i < BLOCKS; i++)
+        UNROLL for (uint j = 0; j < BLOCKS; j++) sum[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 
     // The next step's elements are under way while this one's are multiplied.
     threadgroup float4 *x_tile = (threadgroup float4 *)(xs + tile_row * STRIDE + tile_k);
@@ -91,14 +91,15 @@ template <uint SIDE>
         x8 = bring_x(x, has_x, x_row, step + DEPTH + tile_k, end);
         w8 = bring_w(w, has_w, w_row, block, rest, step + DEPTH + tile_k, end);
 
-        for (uint depth = 0; depth < DEPTH; depth += 8) {
+        UNROLL for (uint depth = 0; depth < DEPTH; depth += 8) {
             simdgroup_float8x8 a[BLOCKS], b[BLOCKS];
-            for (uint i = 0; i < BLOCKS; i++) {
+            UNROLL for (uint i = 0; i < BLOCKS; i++) {
                 simdgroup_load(a[i], xs + (quarter_m + 8 * i) * STRIDE + depth, STRIDE);
                 simdgroup_load(b[i], ws + (quarter_n + 8 * i) * STRIDE + depth, STRIDE, ulong2(0, 0), true);
             }
-            for (uint i = 0; i < BLOCKS; i++)
-                for (uint j = 0; j < BLOCKS; j++) simdgroup_multiply_accumulate(sum[i][j], a[i], b[j], sum[i][j]);
+            UNROLL for (uint i = 0; i < BLOCKS; i++)
+                UNROLL for (uint j = 0; j < BLOCKS; j++)
+                    simdgroup_multiply_accumulate(sum[i][j], a[i], b[j], sum[i][j]);
         }
     }
 
@@ -106,8 +107,8 @@ template <uint SIDE>
     threadgroup_barrier(mem_flags::mem_threadgroup);
     threadgroup float *strip = xs + simdgroup * 8 * QUARTER;
     device uchar *part = y + ulong(group.z) * args.m * args.n * 4;
-    for (uint i = 0; i < BLOCKS; i++) {
-        for (uint j = 0; j < BLOCKS; j++) simdgroup_store(sum[i][j], strip + 8 * j, QUARTER);
+    UNROLL for (uint i = 0; i < BLOCKS; i++) {
+        UNROLL for (uint j = 0; j < BLOCKS; j++) simdgroup_store(sum[i][j], strip + 8 * j, QUARTER);
         simdgroup_barrier(mem_flags::mem_threadgroup);
         for (uint e = lane; e < 8 * QUARTER; e += 32) {
             const uint m = m0 + quarter_m + 8 * i + e / QUARTER, n = n0 + quarter_n + e % QUARTER;

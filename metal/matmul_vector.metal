@@ -1,5 +1,5 @@
-// y = x · wᵀ + bias for a few rows of x. Bound by reading w, so w is read once for each VECTORS rows of x, with 16 codes
-// a load, and a simdgroup takes 4 rows of w, so that x, which stays in the cache, is loaded once for 4.
+// y = x · wᵀ + bias for a few rows of x. Bound by reading w, so w is read once for each VECTORS rows of x, 16 codes a
+// load, and a simdgroup takes 4 rows of w, so that x, which stays in the cache, is loaded once for 4.
 
 constant uint X [[function_constant(0)]];      // of x and y: STORE_F32, STORE_F16 or STORE_BF16
 constant uint W [[function_constant(1)]];      // any STORE_
@@ -11,6 +11,12 @@ constant uint BIAS [[function_constant(4)]];
 inline uint4 codes16(thread const weights &w, ulong i) {
     if (w.store == STORE_CODE4) return uint4(*(device const uint2 *)(w.data + i / 2), uint2(0u));
     return *(device const uint4 *)(w.data + i);
+}
+
+// Those of its 8 elements from 8 × part on, as codes8 gives them.
+inline uint2 part_of(uint4 codes, uint part) {
+    if (W == STORE_CODE4) return uint2(part == 0 ? codes.x : codes.y, 0u);
+    return part == 0 ? codes.xy : codes.zw;
 }
 
 inline float dot8(float8 a, float8 b) { return dot(a.low, b.low) + dot(a.high, b.high); }
@@ -52,43 +58,43 @@ template <uint VECTORS>
     // its place in it are kept, so that the loop counts blocks in 32 bits.
     ulong row[ROWS];
     uint block[ROWS], rest[ROWS];
-    for (uint r = 0; r < ROWS; r++) {
+    UNROLL for (uint r = 0; r < ROWS; r++) {
         row[r] = ulong(min(n0 + r, args.n - 1)) * args.k;
         block[r] = WHOLE == WHOLE_ROWS ? min(n0 + r, args.n - 1) : WHOLE != 0 ? uint(row[r] >> args.scales.shift) : 0u;
         rest[r] = WHOLE == WHOLE_ROWS ? 0u : uint(row[r]) & (args.scales.block - 1);
     }
     ulong vector[VECTORS];
-    for (uint v = 0; v < VECTORS; v++) vector[v] = ulong(min(m0 + v, args.m - 1)) * args.k;
+    UNROLL for (uint v = 0; v < VECTORS; v++) vector[v] = ulong(min(m0 + v, args.m - 1)) * args.k;
 
     float sum[ROWS][VECTORS];
-    for (uint r = 0; r < ROWS; r++)
-        for (uint v = 0; v < VECTORS; v++) sum[r][v] = 0.0f;
+    UNROLL for (uint r = 0; r < ROWS; r++)
+        UNROLL for (uint v = 0; v < VECTORS; v++) sum[r][v] = 0.0f;
 
     for (uint k = lane * VECTOR_CHUNK; k < args.k; k += 32 * VECTOR_CHUNK) {
         uint4 codes[ROWS];
         float scale[ROWS];
-        for (uint r = 0; r < ROWS; r++) {
+        UNROLL for (uint r = 0; r < ROWS; r++) {
             const bool coded = WHOLE != 0 && W >= STORE_CODE4;
             codes[r] = coded ? codes16(w, row[r] + k) : uint4(0u);
             scale[r] = coded ? scale_of(w, block[r] + ((rest[r] + k) >> args.scales.shift)) : 1.0f;
         }
-        for (uint part = 0; part < VECTOR_CHUNK / 8; part++) {
+        UNROLL for (uint part = 0; part < VECTOR_CHUNK / 8; part++) {
             const uint at = k + 8 * part, valid = within(at, args.k);
             float8 xs[VECTORS];
-            for (uint v = 0; v < VECTORS; v++)
+            UNROLL for (uint v = 0; v < VECTORS; v++)
                 xs[v] = WHOLE != 0 ? load8(x, X, vector[v] + at) : load_some(x, X, vector[v] + at, valid);
-            for (uint r = 0; r < ROWS; r++) {
+            UNROLL for (uint r = 0; r < ROWS; r++) {
                 float8 ws;
                 if (WHOLE == 0) ws = gather8(w, row[r] + at, valid);
                 else if (W < STORE_CODE4) ws = load8(data, W, row[r] + at);
-                else ws = values8(w, W == STORE_CODE4 ? uint2(codes[r][part], 0u) : uint2(codes[r][2 * part], codes[r][2 * part + 1]));
-                for (uint v = 0; v < VECTORS; v++) sum[r][v] += scale[r] * dot8(ws, xs[v]);
+                else ws = values8(w, part_of(codes[r], part));
+                UNROLL for (uint v = 0; v < VECTORS; v++) sum[r][v] += scale[r] * dot8(ws, xs[v]);
             }
         }
     }
 
-    for (uint r = 0; r < ROWS; r++) {
-        for (uint v = 0; v < VECTORS; v++) {
+    UNROLL for (uint r = 0; r < ROWS; r++) {
+        UNROLL for (uint v = 0; v < VECTORS; v++) {
             const float total = simd_sum(sum[r][v]);
             const uint n = n0 + r, m = m0 + v;
             if (lane == 0 && n < args.n && m < args.m)

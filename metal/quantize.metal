@@ -9,18 +9,15 @@ inline uint largest_of(float8 v) {
     return max(max(m.x, m.y), max(m.z, m.w));
 }
 
-// The count of 15 thresholds strictly below x: halves the candidates four times in registers, without a branch or a load.
+// The count of 15 thresholds strictly below x: halves the candidates four times in registers, with no branch or load.
 inline uint below4(constant float *thresholds, float x) {
     float candidate[15];
-#pragma clang loop unroll(full)
-    for (uint j = 0; j < 15; j++) candidate[j] = thresholds[j];
+    UNROLL for (uint j = 0; j < 15; j++) candidate[j] = thresholds[j];
     uint below = 0;
-#pragma clang loop unroll(full)
-    for (uint half_size = 8; half_size > 0; half_size /= 2) {
+    UNROLL for (uint half_size = 8; half_size > 0; half_size /= 2) {
         const bool upper = x > candidate[half_size - 1];
         below += upper ? half_size : 0u;
-#pragma clang loop unroll(full)
-        for (uint j = 0; j + 1 < half_size; j++) candidate[j] = upper ? candidate[j + half_size] : candidate[j];
+        UNROLL for (uint j = 0; j + 1 < half_size; j++) candidate[j] = upper ? candidate[j + half_size] : candidate[j];
     }
     return below;
 }
@@ -67,11 +64,11 @@ inline uint below4(constant float *thresholds, float x) {
         if (valid > 0 && place % lanes == 0) absmax[i >> args.shift] = as_type<float>(m);
 
         const float inverse = inverse_of(as_type<float>(m));
-        v.low = clamp(v.low * inverse, -1.0f, 1.0f);
-        v.high = clamp(v.high * inverse, -1.0f, 1.0f);
+        v.low = clamp(v.low * inverse, float4(-1.0f), float4(1.0f));
+        v.high = clamp(v.high * inverse, float4(-1.0f), float4(1.0f));
         if (CODES == STORE_CODE4) {
             uint word = 0;
-            for (uint j = 0; j < 8; j++) {
+            UNROLL for (uint j = 0; j < 8; j++) {
                 const uint below = below4(code.thresholds, j < 4 ? v.low[j] : v.high[j - 4]);
                 word |= uint(order[below]) << (4 * (j ^ 1u));
             }
@@ -79,7 +76,7 @@ inline uint below4(constant float *thresholds, float x) {
             else for (uint j = 0; j < (valid + 1) / 2; j++) codes[i / 2 + j] = uchar(word >> (8 * j));
         } else {
             uint2 words = uint2(0u);
-            for (uint j = 0; j < 4; j++) {
+            UNROLL for (uint j = 0; j < 4; j++) {
                 words.x |= uint(order[below8(thresholds, start, code.steps, v.low[j])]) << (8 * j);
                 words.y |= uint(order[below8(thresholds, start, code.steps, v.high[j])]) << (8 * j);
             }

@@ -7,7 +7,7 @@ import { check, type NativePointer, native, size } from "./native.ts";
 export type CodebookName = "nf4" | "fp4" | "af4" | "dynamic" | "dynamic_unsigned" | "int8";
 
 /** What the library holds for one: values, thresholds, order and search table. */
-const codebookBytes = 5_600;
+const codebookBytes = 22_000;
 
 /**
  * The 16 values that 4-bit codes, or the 256 that 8-bit codes stand for, prepared for quantising. A code is the nearest

@@ -54,8 +54,7 @@ describe.each(testDevices)("on %s", (_, device) => {
 
     test.each(floatDTypes)("8-bit weights, %s", (dtype) => {
       using w = Tensor.from(normal(n * k, n + 1), [n, k], { device });
-      for (const blocksize of [64, 256, 100]) {
-        if (blocksize === 100 && device.kind !== "cpu") continue; // GPUs take powers of two
+      for (const blocksize of [64, 256, 8, 100]) {
         using q = quantizeBlockwise(w, { blocksize });
         check(q, m, dtype, "highest", false);
         check(q, m, dtype, "high", true);
@@ -76,6 +75,20 @@ describe.each(testDevices)("on %s", (_, device) => {
         }
       }
     });
+  });
+
+  // A GPU shares a long k among threadgroups where y is small, and takes larger tiles where y is large.
+  test.each([
+    { m: 9, n: 20, k: 1100 },
+    { m: 12, n: 33, k: 2064 },
+    { m: 33, n: 8130, k: 48 },
+  ])("long and wide: x [$m, $k] · w [$n, $k]ᵀ", ({ m, n, k }) => {
+    using w = Tensor.from(normal(n * k, 7), [n, k], { device });
+    using q = quantize4bit(w, { compressStatistics: true });
+    for (const dtype of ["float32", "bfloat16"] as const) {
+      check(q, m, dtype, "highest", true);
+      check(q, m, dtype, "highest", false);
+    }
   });
 
   test("leading dimensions are rows", () => {

@@ -212,7 +212,13 @@ describe.each(testDevices)("on %s", (_, device) => {
 
     test.each(names)("%s: an element with a gradient that is no number is left alone, and no other notices", (name) => {
       const n = 5003;
-      const bad = { 0: Number.NaN, 300: Number.POSITIVE_INFINITY, 301: -Number.POSITIVE_INFINITY, 5002: 3e38 };
+      const bad = {
+        0: Number.NaN,
+        77: 1e30,
+        300: Number.POSITIVE_INFINITY,
+        301: -Number.POSITIVE_INFINITY,
+        5002: 3e38,
+      };
       const spoilt = normal(n, 3);
       for (const [at, value] of Object.entries(bad)) spoilt[Number(at)] = value;
       const clean = spoilt.map((value) => (Math.abs(value) < 1e18 ? value : 0));

@@ -15,17 +15,24 @@ INLINE ints below_in_tree(struct tree tree, floats x) {
 }
 
 /* Among 256 values: the search starts where the bucket of x does. */
-INLINE ints bucket_in(const struct codes *code, floats x) {
+INLINE ints below_in_buckets(const struct codes *code, floats x) {
     ints bits = (ints)x, key = (bits & 0x7fffffff) >> BUCKET_SHIFT;
     ints bucket = __builtin_elementwise_max(key, (ints)BUCKET_BASE) - BUCKET_BASE;
     ints negative = bits >> 31 & (int32_t)sizeof code->start[0];
-    return bucket + negative;
-}
-
-INLINE ints below_in_buckets(const struct codes *code, floats x) {
-    ints below = gather_bytes(code->start[0], bucket_in(code, x));
+    ints below = gather_bytes(code->start[0], bucket + negative);
     for (uint32_t step = 0; step < code->steps; step++) below -= (ints)(x > gather(code->thresholds, below));
     return below;
+}
+
+/* The same where an entry of the bucket is enough, with the codebook's entry_shift. Where that is for codebooks without
+ * negative values, what is below zero counts as zero. */
+INLINE ints below_in_entries(const struct codes *code, int32_t shift, floats x) {
+    if (shift < BUCKET_SHIFT) x = x > 0.0f ? x : (floats)0.0f;
+    const ints least = ENTRY_LEAST, mask = (1 << shift) - 1;
+    ints bits = (ints)x, magnitude = __builtin_elementwise_max(bits & 0x7fffffff, least), sign = bits >> 31;
+    ints entry = (ints)gather((const float *)code->entries, ((magnitude - least) >> shift) + (sign & ENTRY_BUCKETS));
+    ints rank = (entry >> shift) + ((ints)((magnitude & mask) > (entry & mask)) & (sign | 1));
+    return x == 0.0f ? (ints)(int32_t)code->rank_of_zero : rank;
 }
 
 /* The largest magnitude of a block. Compared as integers, a NaN is above an infinity, and that above every number. */
@@ -48,40 +55,17 @@ static bool is_ascending(const struct codes *code) {
     return true;
 }
 
-INLINE void ranks_from(const struct codes *code, const uint32_t *bucket, const float *x, uint32_t steps, uint8_t *ranks) {
-    const uint8_t *start = (const uint8_t *)code->start; /* both signs' rows */
-    for (int j = 0; j < 32; j++) {
-        uint32_t below = start[bucket[j]];
-        for (uint32_t step = 0; step < steps; step++) below += x[j] > code->thresholds[below];
-        ranks[j] = (uint8_t)below;
-    }
-}
-
-/* The same for 32 elements, their numbers taken out of vectors once. Bitsandbytes' signed map takes one step,
- * its unsigned one two. */
-INLINE bytes32 ranks_in_buckets(const struct codes *code, const void *x, bnb_dtype dtype, size_t i, float inverse) {
-    float    scaled[32];
-    uint32_t bucket[32];
-    uint8_t  ranks[32];
-    for (int v = 0; v < VECTORS_OF_32; v++) {
-        floats s = clamp(load(x, dtype, i + (size_t)v * WIDTH) * inverse);
-        ints   b = bucket_in(code, s);
-        memcpy(scaled + v * WIDTH, &s, sizeof s);
-        memcpy(bucket + v * WIDTH, &b, sizeof b);
-    }
-    if (code->steps == 1) ranks_from(code, bucket, scaled, 1, ranks);
-    else if (code->steps == 2) ranks_from(code, bucket, scaled, 2, ranks);
-    else ranks_from(code, bucket, scaled, code->steps, ranks);
-    return load_bytes32(ranks);
+/* How 8-bit codes are searched; 0 stands for the search in buckets. */
+INLINE ints rank_of(const struct codes *code, int32_t entry_shift, floats x) {
+    return entry_shift ? below_in_entries(code, entry_shift, x) : below_in_buckets(code, x);
 }
 
 /* 32 elements as the ranks of their values in the codebook, the smallest first. */
-INLINE bytes32 ranks_of(const struct codes *code, struct tree tree, const void *x, bnb_dtype dtype, size_t i, float inverse) {
-    if (code->bits == 8 && WIDTH <= 8) return ranks_in_buckets(code, x, dtype, i, inverse);
+INLINE bytes32 ranks_of(const struct codes *code, struct tree tree, int32_t entry_shift, const void *x, bnb_dtype dtype, size_t i, float inverse) {
     ints below[VECTORS_OF_32];
     for (int v = 0; v < VECTORS_OF_32; v++) {
         floats scaled = clamp(load(x, dtype, i + (size_t)v * WIDTH) * inverse);
-        below[v] = code->bits == 4 ? below_in_tree(tree, scaled) : below_in_buckets(code, scaled);
+        below[v] = code->bits == 4 ? below_in_tree(tree, scaled) : rank_of(code, entry_shift, scaled);
     }
     return narrow(below);
 }
@@ -95,7 +79,7 @@ INLINE void put_codes(const struct quantize_job *job, uint32_t bits, bool ascend
     } else {
         typedef VECTOR(uint16_t, 16) pairs;
         pairs pair = (pairs)(ascending ? ranks : lookup_bytes(job->code->order, ranks));
-        VECTOR(uint8_t, 16) packed = __builtin_convertvector((pair << 4 & 0xf0) | pair >> 8, typeof(packed));
+        bytes16 packed = __builtin_convertvector((pair << 4 & 0xf0) | pair >> 8, bytes16);
         memcpy(codes + i / 2, &packed, (count + 1) / 2);
     }
 }
@@ -107,17 +91,18 @@ INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t
     const float fourth[8] = {t[0], t[2], t[4], t[6], t[8], t[10], t[12], t[14]};
     struct tree tree = {t[7], table8_of(second), table8_of(third), table8_of(fourth)};
     bool   ascending = is_ascending(code);
+    int32_t entry_shift = (int32_t)code->entry_shift;
     size_t total = job->x.rows * job->x.columns;
     for (size_t block = first; block < last; block++) {
         size_t i = block * job->block, end = least(i + job->block, total);
         float absmax = absmax_of(&job->x, dtype, i, end - i), inverse = inverse_of(absmax);
         job->absmax[block] = absmax;
         for (; i + 32 <= end; i += 32)
-            put_codes(job, bits, ascending, i, ranks_of(code, tree, job->x.data, dtype, i, inverse), 32);
+            put_codes(job, bits, ascending, i, ranks_of(code, tree, entry_shift, job->x.data, dtype, i, inverse), 32);
         if (i == end) continue;
         float rest[32] = {0}; /* zeros pad: the spare nibble of an odd count is the code of 0 */
         for (size_t j = i; j < end; j++) rest[j - i] = element_of(&job->x, j);
-        put_codes(job, bits, ascending, i, ranks_of(code, tree, rest, BNB_F32, 0, inverse), end - i);
+        put_codes(job, bits, ascending, i, ranks_of(code, tree, entry_shift, rest, BNB_F32, 0, inverse), end - i);
     }
 }
 

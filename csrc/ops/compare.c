@@ -100,7 +100,8 @@ static bnb_status compare_host(const bnb_tensor *a, const bnb_tensor *b, bnb_ten
 static bnb_status launch(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
     const struct driver *gpu = a->buffer->device->gpu;
     size_t               elements = a->rows * a->columns;
-    struct compare_args  args = {(uint32_t)elements, (uint32_t)(elements >> 32), groups_for(elements, COMPARE_THREADS * 8)};
+    uint32_t             groups = groups_for(elements, COMPARE_THREADS * 8);
+    struct compare_args  args = {(uint32_t)elements, (uint32_t)(elements >> 32), groups};
     struct buffer       *parts = buffer_new(a->buffer->device, (size_t)args.parts * COMPARE_SUMS_BYTES);
     if (!parts) return bnb_last_status();
     struct launch launch = {

@@ -3,8 +3,11 @@
 
 #include "launch.h"
 
-static_assert((int)STORE_F32 == BNB_F32 && (int)STORE_F16 == BNB_F16 && (int)STORE_BF16 == BNB_BF16 && (int)STORE_I32 == BNB_I32, "kernels know dtypes by these numbers");
-static_assert((int)CODES_BUCKET_SHIFT == BUCKET_SHIFT && (int)CODES_BUCKET_BASE == BUCKET_BASE, "kernels look codes up in the same buckets");
+static_assert((int)STORE_F32 == BNB_F32 && (int)STORE_F16 == BNB_F16 && (int)STORE_BF16 == BNB_BF16 &&
+                  (int)STORE_I32 == BNB_I32,
+              "kernels know dtypes by these numbers");
+static_assert((int)CODES_BUCKET_SHIFT == BUCKET_SHIFT && (int)CODES_BUCKET_BASE == BUCKET_BASE,
+              "kernels look codes up in the same buckets");
 static_assert(sizeof ((struct codes *)0)->start[0] == CODES_STARTS, "kernels look codes up in the same buckets");
 
 static struct buffer *upload(const struct codes *codes, bnb_device *device) {
@@ -36,7 +39,8 @@ bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], st
     bnb_device *device = q->codes->device;
     size_t      elements = q->rows * q->columns;
     if (ceil_div(elements, q->block) > UINT32_MAX) return fail(BNB_UNSUPPORTED, "more than 2^32 blocks");
-    if (q->block > UINT32_MAX || q->nested_block > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a block of more than 2^32 elements");
+    if (q->block > UINT32_MAX || q->nested_block > UINT32_MAX)
+        return fail(BNB_UNSUPPORTED, "a block of more than 2^32 elements");
 
     *scales = (struct scale_args){.block = (uint32_t)q->block, .shift = shift_of(q->block), .offset = q->offset};
     bindings[0] = binding_of(q->codes);

@@ -14,7 +14,9 @@ static inline uint32_t groups_for(size_t elements, size_t of_a_group) {
     return (uint32_t)(groups < GROUPS_MOST ? groups : GROUPS_MOST);
 }
 
-static inline struct binding binding_of(const struct buffer *buffer) { return (struct binding){.memory = buffer->memory}; }
+static inline struct binding binding_of(const struct buffer *buffer) {
+    return (struct binding){.memory = buffer->memory};
+}
 
 /* The power of two that a block is, or 32 where it is none. */
 static inline uint32_t shift_of(size_t block) {

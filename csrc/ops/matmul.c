@@ -26,9 +26,9 @@ static void matmul_plain(const void *argument, size_t first, size_t last) {
 
 /* ── The launch ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Kernels read w anew for every 4 rows of x up to VECTORS_MOST, where decoding for a tile begins to pay: MLX crosses over
- * between 10 and 13 on an M3 Max (ml-explore/mlx, pull request 3863). A tile of 64 needs tiles enough to fill the GPU,
- * and so does any tile, else k is split, though not below SPLIT_LEAST. */
+/* Up to VECTORS_MOST rows of x, kernels read w anew for every 4; beyond, decoding it for a tile pays: MLX crosses over
+ * between 10 and 13 on an M3 Max (ml-explore/mlx, pull request 3863). A tile of 64 needs tiles enough to fill the GPU, and
+ * so does any tile, else k is split, though not below SPLIT_LEAST. */
 enum { VECTORS_MOST = 8, TILES_WANTED = 256, SPLIT_LEAST = 512 };
 
 /* One product: the weight is `w`, or `q` where w is NULL; bias may be NULL. */
@@ -67,7 +67,8 @@ static bnb_status prepare(const struct product *p, struct matmul_args *args, str
     launch->constant_count = 5;
     launch->args = args;
     launch->args_bytes = sizeof *args;
-    launch->bytes_moved = (p->q ? quantized_bytes(p->q) : p->w->buffer->bytes) + p->x->buffer->bytes + p->y->buffer->bytes;
+    launch->bytes_moved = p->x->buffer->bytes + p->y->buffer->bytes;
+    launch->bytes_moved += p->q ? quantized_bytes(p->q) : p->w->buffer->bytes;
     return BNB_OK;
 }
 
@@ -83,7 +84,8 @@ static bnb_status launch_vector(const struct product *p, const struct matmul_arg
 }
 
 /* Adds up the parts of a split: bindings parts, bias, y. */
-static bnb_status launch_sum(const struct product *p, const struct launch *tiles, const struct buffer *parts, uint32_t splits) {
+static bnb_status launch_sum(const struct product *p, const struct launch *tiles, const struct buffer *parts,
+                             uint32_t splits) {
     struct sum_args args = {.m = (uint32_t)p->y->rows, .n = (uint32_t)p->y->columns, .splits = splits};
     struct launch   launch = {
         .family = "matmul_tile",

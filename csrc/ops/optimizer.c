@@ -220,8 +220,8 @@ static bool make_rule(bnb_optimizer kind, const bnb_hyperparameters *h, struct o
     bool   decoupled = has_second(kind) || kind == BNB_OPTIMIZER_LION;
     double correction1 = 1 - pow(h->beta1, h->step), correction2 = sqrt(1 - pow(h->beta2, h->step));
     double keep_first = h->beta1, take_first = 1 - h->beta1, rate = -h->lr, eps = h->eps;
-    if (kind == BNB_OPTIMIZER_MOMENTUM) keep_first = h->step == 1 ? 0 : h->beta1, take_first = 1;
-    if (kind == BNB_OPTIMIZER_ADAGRAD) keep_first = take_first = 1;
+    if (kind == BNB_OPTIMIZER_MOMENTUM || kind == BNB_OPTIMIZER_ADAGRAD) take_first = 1;
+    if (kind == BNB_OPTIMIZER_ADAGRAD) keep_first = 1;
     if (has_second(kind)) eps *= correction2; /* instead of dividing the root by it: the numerators have it as a factor */
     if (kind == BNB_OPTIMIZER_ADAM) rate *= correction2 / correction1;
     *rule = (struct optimizer_rule){

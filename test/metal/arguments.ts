@@ -1,16 +1,5 @@
-// Owns what a host hands to the kernels of metal/, made here from the definitions and not by csrc/: their text, codebooks
-// as struct kernel_codes, and argument structs.
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
-
-const folder = join(import.meta.dir, "../../metal");
-
-/** A family's text as the host joins it: headers, then the file. */
-export function kernelSource(family: string): string {
-  const files = ["args.h", "common.h", "optimizer_rule.h", `${family}.metal`];
-  const texts = files.map((file) => `#line 1 "metal/${file}"\n${readFileSync(join(folder, file), "utf8")}\n`);
-  return `#include <metal_stdlib>\nusing namespace metal;\n${texts.join("")}`;
-}
+// Owns what a host hands to the kernels of metal/, made here from the definitions and not by csrc/: codebooks as
+// struct kernel_codes, and argument structs.
 
 /** How a matrix is stored, in the words of metal/args.h. */
 export const Store = { float32: 0, float16: 1, bfloat16: 2, code4: 4, int32: 5, code8: 8 } as const;
@@ -55,8 +44,16 @@ export function nextBelow(x: number): number {
 
 const bitsFloat = (bits: number) => new Float32Array(Uint32Array.of(bits).buffer)[0]!;
 
+const known = new WeakMap<Float32Array, Uint8Array<ArrayBuffer>>();
+
 /** struct kernel_codes of a codebook of 16 or 256 values. */
 export function kernelCodes(values: Float32Array): Uint8Array<ArrayBuffer> {
+  const struct = known.get(values) ?? makeCodes(values);
+  known.set(values, struct);
+  return struct;
+}
+
+function makeCodes(values: Float32Array): Uint8Array<ArrayBuffer> {
   const starts = 1540;
   const buckets = (24 << 6) + 1;
   const base = (127 - 24) << 6;

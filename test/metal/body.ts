@@ -86,6 +86,7 @@ export class BodyTranslator {
 
   private refuseLambda(i: number): void {
     const before = this.scope.tokens[i - 1];
+    if (this.scope.dialect === "any") return;
     if (before && ["=", "(", ",", "return", "{", ";", "}"].includes(before.text))
       this.scope.refuse(i, "lambdas are not in Metal 3.0");
   }
@@ -134,17 +135,27 @@ export class BodyTranslator {
   private templateType(i: number): number {
     const { scope } = this;
     const close = closingAngle(scope.tokens, i + 1);
+    if (
+      scope.dialect === "ours" &&
+      /^vec<(?:long|ulong|u?int64_t|size_t), ?[34]>$/.test(textOf(scope.tokens, i, close + 1))
+    ) {
+      scope.refuse(i, `${textOf(scope.tokens, i, close + 1)}: ${refusedWords.get("ulong4")}`);
+    }
     this.typeClosers.set(close, i);
     const constructs =
       scope.typeAt(i)?.kind === "convertible" && scope.text(close + 1) === "(" && !this.isDeclarator(close + 1);
     const inner = this.translate(i + 1, close + 1);
-    this.out += `${scope.tokens[i]!.before}${constructs ? "metal::make<" : ""}${scope.text(i)}${inner}${constructs ? ">" : ""}`;
+    const text = scope.text(i) + inner;
+    this.out += scope.tokens[i]!.before + (constructs ? `metal::make<${text}>` : text);
     return close + 1;
   }
 
   /** Whether `(` after a type opens a declarator, as in `thread T (&rows)[4]`, and not the operand of a conversion. */
   private isDeclarator(open: number): boolean {
-    return this.scope.text(open + 1) === "&" && this.scope.text(closing(this.scope.tokens, open) + 1) === "[";
+    const { scope } = this;
+    const mark = scope.text(open + 1);
+    const isMark = mark === "&" || (mark === "*" && this.place.kind === "declaration");
+    return isMark && scope.text(closing(scope.tokens, open) + 1) === "[";
   }
 
   private staticCast(i: number): number {
@@ -167,7 +178,8 @@ export class BodyTranslator {
     const end = this.operandEnd(type.end + 1);
     const before = scope.tokens[i]!.before;
     if (isPointer) {
-      this.out += `${before}metal::pointer_cast<${this.translate(i + 1, type.end).trim()}>(${this.translate(type.end + 1, end)})`;
+      const target = this.translate(i + 1, type.end).trim();
+      this.out += `${before}metal::pointer_cast<${target}>(${this.translate(type.end + 1, end)})`;
     } else {
       for (let k = i + 1; k < type.end; k++) this.place.words?.add(scope.text(k));
       this.out += `${before}metal::make<${this.translate(...type.base).trim()}>(${this.translate(type.end + 1, end)})`;
@@ -225,7 +237,10 @@ export class BodyTranslator {
       scope.declareType(scope.text(i + 1), true);
     } else if (scope.text(i) === "typedef") {
       let last = i;
-      for (let k = i; k < end && scope.text(k) !== ";"; k++) if (scope.tokens[k]!.kind === "word") last = k;
+      for (let k = i; k < end && scope.text(k) !== ";"; k++) {
+        if (scope.text(k) === "{") k = closing(scope.tokens, k);
+        else if (scope.tokens[k]!.kind === "word") last = k;
+      }
       scope.declareType(scope.text(last), true);
     } else if (scope.text(i + 1) !== "namespace") {
       scope.refuse(i, "this form of using");
@@ -296,13 +311,14 @@ export class BodyTranslator {
 
   private threadgroupVariable(name: string, type: string, dimensions: string): string {
     if (this.scope.target === "lint") {
-      // A reference, for clang constructs no variable of class type in an address space, even where nothing is to be done.
+      // A reference, for clang constructs no variable of class type in an address space, even with nothing to be done.
       const named = `sim_type_of_${name}`;
       return `typedef ${type} ${named}${dimensions}; threadgroup ${named} &${name} = *(threadgroup ${named} *)0;`;
     }
     const id = this.variables++;
     return (
-      `struct sim_name_${id} { static constexpr const char *text() { return "${name}"; } }; typedef ${type} sim_type_${id}${dimensions}; ` +
+      `struct sim_name_${id} { static constexpr const char *text() { return "${name}"; } }; ` +
+      `typedef ${type} sim_type_${id}${dimensions}; ` +
       `auto &${name} = sim::threadgroup_variable<&${this.place.instance}, sim_name_${id}, sim_type_${id}>::get();`
     );
   }
@@ -335,7 +351,8 @@ export class BodyTranslator {
     const kind = scope.text(i) === "*" ? "pointer" : "reference";
     scope.refuse(
       i,
-      `a ${kind} without an address space: ${textOf(scope.tokens, k + 1, i + 1)}; add device, constant, threadgroup or thread`,
+      `a ${kind} without an address space: ${textOf(scope.tokens, k + 1, i + 1)}; ` +
+        "add device, constant, threadgroup or thread",
     );
   }
 

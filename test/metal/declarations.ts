@@ -109,7 +109,8 @@ export class DeclarationTranslator {
     for (const [begin, stop] of splitAtCommas(scope.tokens, i + 2, close, scope.opensTemplate)) {
       let nameEnd = begin;
       while (nameEnd < stop && scope.text(nameEnd) !== "=") nameEnd++;
-      const name = scope.tokens[nameEnd - 1]!;
+      const isFunction = scope.dialect === "any" && scope.text(begin + 1) === "(" && scope.text(begin + 2) === "*";
+      const name = scope.tokens[isFunction ? begin + 3 : nameEnd - 1]!;
       const isType = scope.text(begin) === "typename" || scope.text(begin) === "class";
       if (scope.dialect === "ours") {
         if (textOf(scope.tokens, begin, stop).includes("...")) scope.refuse(begin, "a parameter pack");
@@ -196,7 +197,8 @@ export class DeclarationTranslator {
       this.checkMembers(open + 1, closing(scope.tokens, open));
     if (scope.target === "lint" && !isEnum && open < semicolon) {
       const close = closing(scope.tokens, open);
-      this.out += `${head.text}${this.body(i, close)} LINT_COPIES(${scope.text(at)}) ${this.body(close, semicolon + 1)}`;
+      const copies = ` LINT_COPIES(${scope.text(at)}) `;
+      this.out += head.text + this.body(i, close) + copies + this.body(close, semicolon + 1);
     } else this.out += head.text + this.body(i, semicolon + 1);
     return semicolon + 1;
   }
@@ -215,7 +217,7 @@ export class DeclarationTranslator {
       if (call >= 0 && !isStatic && !["static_assert", "decltype"].includes(scope.text(start))) {
         scope.refuse(
           start,
-          "a member function with an implicit this, whose address space differs among Metal versions; make it static or free",
+          "a member function with an implicit this, whose address space differs among Metal versions; make it static",
         );
       }
       const type = scope.typeAt(start);
@@ -268,7 +270,8 @@ export class DeclarationTranslator {
     if (scope.text(i) !== "constant" || bytes === undefined || index === undefined || scope.text(stop) !== ";") {
       return scope.refuse(
         i,
-        `a function constant must be: constant ${[...constantTypes.keys()].join("|")} name [[function_constant(number)]];`,
+        `a function constant must be: constant T name [[function_constant(number)]]; with T one of ` +
+          [...constantTypes.keys()].join(", "),
       );
     }
     const value = index

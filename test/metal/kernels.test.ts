@@ -176,7 +176,7 @@ describe.each(runs)("dequantize, $mode, seed $seed", (run) => {
   const cases = floatDTypes.flatMap((dtype) =>
     [0, 256, 100].flatMap((nestedBlock) => [
       ...[32, 64, 4096].map((block) => ({ dtype, nestedBlock, bits: 4, block })),
-      ...[1, 7, 8, 64, 100].map((block) => ({ dtype, nestedBlock, bits: 8, block })),
+      ...[1, 4, 7, 8, 64, 100].map((block) => ({ dtype, nestedBlock, bits: 8, block })),
     ]),
   );
   test.each(cases)("$bits bits to $dtype, block $block, nested $nestedBlock", ({ dtype, nestedBlock, bits, block }) => {

@@ -1,5 +1,5 @@
 // Owns running one kernel of metal/ by itself on the simulator, as csrc/gpu/driver.h says.
-import { kernelSource } from "./arguments.ts";
+import { familySource } from "./families.ts";
 import { compile, type MetalLibrary, type Mode, type View } from "./simulator.ts";
 
 /** How the simulator runs kernels. */
@@ -33,7 +33,7 @@ export function launch(
   results = 1,
 ): void {
   const key = `${family} ${mode}`;
-  const library = libraries.get(key) ?? compile(kernelSource(family), { mode });
+  const library = libraries.get(key) ?? compile(familySource(family), { mode });
   libraries.set(key, library);
   library.run(kernel, {
     constants: Object.fromEntries(constants.entries()),

@@ -9,5 +9,5 @@ import { translate } from "./translate.ts";
  * @throws TranslateError with `file:line` for a pointer that changes its address space, and for what C++14 lacks
  */
 export function lint(source: string, name: string): void {
-  typeCheck(translate(source, name, { target: "lint" }).cpp, name);
+  typeCheck(translate(source, name, { target: "lint" }).cpp, name, "c++14");
 }

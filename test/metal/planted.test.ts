@@ -40,6 +40,7 @@ const plain: RunOptions = { grid: 1, group: 64, buffers: { 0: floats(64), 1: flo
 const special: Record<string, RunOptions> = {
   race_device: { ...plain, buffers: { 0: floats(64), 1: floats(64) } },
   race_between_threadgroups: { ...plain, grid: 2 },
+  race_write_after_read_elsewhere: { ...plain, grid: 2 },
   race_read_between_threadgroups: { ...plain, grid: 2, buffers: { 0: floats(64), 1: floats(128) } },
   threadgroup_argument_overflow: { ...plain, threadgroup: { 0: 128 } },
   inactive_lane: { ...plain, group: 40 },
@@ -120,7 +121,8 @@ describe("a launch", () => {
     using namespace metal;
     struct Shape { uint rows; uint columns; };
     constant uint steps [[function_constant(3)]];
-    kernel void copy(device const float *x [[buffer(0)]], device float *y [[buffer(1)]], constant Shape &shape [[buffer(2)]],
+    kernel void copy(device const float *x [[buffer(0)]], device float *y [[buffer(1)]],
+                     constant Shape &shape [[buffer(2)]],
                      threadgroup float *room [[threadgroup(0)]], uint i [[thread_position_in_grid]]) {
       threadgroup float own[4096];
       if (i < shape.rows * steps) y[i] = x[i];
@@ -154,6 +156,22 @@ describe("a launch", () => {
     ["an empty grid", { grid: 0 }],
   ])("is refused: %s", (text, change) => {
     expect(() => library.run("copy", { ...good, ...change })).toThrow(text);
+  });
+
+  test("takes function constants of any index and type, and leaves optional ones alone", () => {
+    const optional = compile(`#include <metal_stdlib>
+      using namespace metal;
+      constant float factor [[function_constant(2000)]];
+      constant half more [[function_constant(65)]];
+      constant float extra = is_function_constant_defined(more) ? float(more) : 0.0f;
+      constant float sum = (is_function_constant_defined(factor) ? factor : 10.0f) + extra;
+      kernel void k(device float *o [[buffer(0)]]) { o[0] = sum; }`);
+    const results = [{}, { 2000: 1.5 }, { 2000: 1.5, 65: 0.25, 7: 3 }].map((constants) => {
+      const o = new Float32Array(1);
+      optional.run("k", { constants, buffers: { 0: o }, grid: 1, group: 1 });
+      return o[0];
+    });
+    expect(results).toEqual([10, 1.5, 1.75]);
   });
 
   test("of an unknown kernel names those that exist", () => {
@@ -243,5 +261,22 @@ describe.each(["fast", "check"] as const)("correct kernels in the %s build", (mo
     const y = new Float32Array(8);
     library.run("vectors", { buffers: { 0: x, 1: y }, fresh: [1], grid: 1, group: 2 });
     expect([...y]).toEqual([67, 7, 9, 4, -19, 3, 183, 4]);
+  });
+
+  test("seeds shuffle threads and threadgroups, each in its own way", () => {
+    const orders = [0, 1, 2, 1].map((seed) => {
+      const order = new Uint32Array(512);
+      library.run("arrival", { buffers: { 0: new Uint32Array(1), 1: order }, fresh: [1], grid: 8, group: 64, seed });
+      return [...order];
+    });
+    const [inOrder, one, two, oneAgain] = orders as [number[], number[], number[], number[]];
+    expect(inOrder).toEqual(inOrder.map((_, i) => i));
+    for (const order of [one, two]) {
+      expect(order.toSorted((a, b) => a - b)).toEqual(inOrder);
+      expect(order.slice(0, 64)).not.toEqual(order.slice(0, 64).toSorted((a, b) => a - b));
+      expect(order.filter((_, i) => i % 64 === 0).map((i) => i >> 6)).not.toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
+    }
+    expect(one).not.toEqual(two);
+    expect(one).toEqual(oneAgain);
   });
 });

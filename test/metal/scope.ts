@@ -1,7 +1,15 @@
 // Owns what the translator learns while it reads a source: declared types, functions, constants and kernels.
 
 import { closingAngle, type Token, TranslateError } from "./tokens.ts";
-import { addressSpaces, otherTemplates, otherTypes, scalarTypes, typeTemplates, vectorTypes } from "./vocabulary.ts";
+import {
+  addressSpaces,
+  otherTemplates,
+  otherTypes,
+  scalarTypes,
+  thirdPartyTypes,
+  typeTemplates,
+  vectorTypes,
+} from "./vocabulary.ts";
 
 /** `"ours"` refuses what the project forbids itself; `"any"` takes what third-party kernels do. */
 export type Dialect = "ours" | "any";
@@ -35,8 +43,8 @@ export interface KernelInfo {
   readonly buffers: readonly BufferInfo[];
   /** Threadgroup arguments, whose length the host sets. */
   readonly threadgroup: readonly { readonly index: number; readonly name: string }[];
-  /** Function constants that the kernel (or what it calls) reads, and that the host must set. */
-  readonly constants: readonly ConstantInfo[];
+  /** Function constants that the kernel (or what it calls) reads; the host must set those that are required. */
+  readonly constants: readonly (ConstantInfo & { readonly required: boolean })[];
 }
 
 /** A kernel parameter with the way in which it is bound. */
@@ -87,7 +95,9 @@ export class Scope {
     readonly tokens: readonly Token[],
     readonly dialect: Dialect,
     readonly target: Target,
-  ) {}
+  ) {
+    if (dialect === "any") for (const type of thirdPartyTypes) this.declareType(type, true);
+  }
 
   /** Throws a refusal at a token. */
   refuse(i: number, message: string): never {

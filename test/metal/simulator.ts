@@ -163,17 +163,19 @@ export interface CompileOptions {
   readonly dialect?: Dialect;
   /** Folders for `#include "…"`, which only third-party sources have. */
   readonly includes?: readonly string[];
+  /** Host names of the kernels to compile, out of sources that hold hundreds; all if not given. */
+  readonly only?: readonly string[];
 }
 
 /** Translates and compiles a source, or finds it compiled, and says where the library is and what kernels it holds. */
 export function compileToFile(source: string, options: CompileOptions = {}): { path: string; kernels: KernelInfo[] } {
-  const { mode = "fast", name = "source.metal", dialect = "ours", includes = [] } = options;
-  const manifest = cached(".json", source, mode, name, dialect, ...includes);
+  const { mode = "fast", name = "source.metal", dialect = "ours", includes = [], only } = options;
+  const manifest = cached(".json", source, mode, name, dialect, ...includes, "only", ...(only ?? []));
   if (existsSync(manifest)) {
     const known = JSON.parse(readFileSync(manifest, "utf8"));
     if (existsSync(known.path)) return known;
   }
-  const { cpp, kernels } = translate(source, name, { dialect, includes });
+  const { cpp, kernels } = translate(source, name, { dialect, includes, ...(only ? { only } : {}) });
   const compiled = { path: compileKernels(cpp, name, mode), kernels: [...kernels] };
   writeWhole(manifest, JSON.stringify(compiled));
   return compiled;
@@ -186,6 +188,11 @@ export function compileToFile(source: string, options: CompileOptions = {}): { p
  */
 export function compile(source: string, options: CompileOptions = {}): MetalLibrary {
   const { path, kernels } = compileToFile(source, options);
+  return openLibrary(path, kernels);
+}
+
+/** Opens a library of kernels that stands already. */
+export function openLibrary(path: string, kernels: readonly KernelInfo[]): MetalLibrary {
   const handle = runtime().sim_library_open(Buffer.from(`${path}\0`));
   if (!handle) throw new Error(String(runtime().sim_errors()));
   return new MetalLibrary(path, kernels, handle);

@@ -1,6 +1,6 @@
 // Owns what follows the translated declarations: which kernels there are under which host name, and the runtime's table.
 
-import type { BufferInfo, ConstantInfo, KernelFunction, KernelInfo, Parameter, Scope } from "./scope.ts";
+import type { BufferInfo, KernelFunction, KernelInfo, Parameter, Scope } from "./scope.ts";
 import { TranslateError } from "./tokens.ts";
 
 /** A kernel under its host name: a plain one, or an instance of a template. */
@@ -54,17 +54,17 @@ function entriesOf(scope: Scope): Entry[] {
   return entries;
 }
 
-function constantsOf(scope: Scope, kernel: string): ConstantInfo[] {
+function constantsOf(scope: Scope, kernel: string): KernelInfo["constants"] {
   const reached = reach(scope, kernel);
-  return [...scope.functionConstants.values()].filter(
-    (constant) => reached.has(constant.name) && !scope.optionalConstants.has(constant.name),
-  );
+  return [...scope.functionConstants.values()]
+    .filter((constant) => reached.has(constant.name))
+    .map((constant) => ({ ...constant, required: !scope.optionalConstants.has(constant.name) }));
 }
 
 /** The kernels of a translated source, and the C++ that makes them known to the runtime (or has the lint check them). */
-export function kernelTable(scope: Scope): { kernels: KernelInfo[]; cpp: string } {
+export function kernelTable(scope: Scope, only?: readonly string[]): { kernels: KernelInfo[]; cpp: string } {
   refuseRecursion(scope);
-  const entries = entriesOf(scope);
+  const entries = entriesOf(scope).filter(({ hostName }) => !only || only.includes(hostName));
   const kernels = entries.map(({ hostName, kernel }) => ({
     name: hostName,
     buffers: kernel.parameters.filter((p): p is { kind: "buffer" } & BufferInfo => p.kind === "buffer"),
@@ -101,7 +101,7 @@ function registration(scope: Scope, entries: readonly Entry[], kernels: readonly
     const { hostName, kernel } = entry;
     const values = kernel.parameters.map((p) => (p.kind === "value" ? `, ${p.value}` : ", -1")).join("");
     const parameters = kernel.parameters.map((p, at) => parameterRow(p, `sim_entry_${n}::bytes[${at}]`));
-    const needs = kernels[n]!.constants.map((constant) => constant.index);
+    const needs = kernels[n]!.constants.flatMap((constant) => (constant.required ? [constant.index] : []));
     lines.push(`using sim_entry_${n} = sim::entry<${functionOf(entry)}${values}>;`);
     lines.push(`static const sim_parameter sim_parameters_${n}[] = {${[...parameters, "{}"].join(", ")}};`);
     lines.push(`static const sim_u32 sim_constants_${n}[] = {${[...needs, 0].join(", ")}};`);

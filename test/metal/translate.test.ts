@@ -113,6 +113,7 @@ describe("the translator refuses", () => {
     ["bfloat", inBody("bfloat x = 1;"), 4, "bfloat: bfloat needs Metal 3.1"],
     ["bfloat4", inBody("bfloat4 x;"), 4, "bfloat4: bfloat needs Metal 3.1"],
     ["a value over 16 bytes", inBody("ulong4 x;"), 4, "ulong4: values over 16 bytes"],
+    ["a vec over 16 bytes", inBody("vec<ulong, 4> x;"), 4, "vec<ulong, 4>: values over 16 bytes"],
     ["long long", inBody("long long x = 1;"), 4, "long long: Metal has no such type"],
     ["mem_none", inBody("simdgroup_barrier(mem_flags::mem_none);"), 4, "mem_none: mem_none orders nothing"],
     [
@@ -340,7 +341,10 @@ describe("the translator", () => {
           { index: 0, name: "shape", space: "constant", readOnly: true, reference: true },
         ],
         threadgroup: [{ index: 2, name: "s" }],
-        constants: [{ index: 2, name: "biased", type: "bool", bytes: 1 }],
+        constants: [
+          { index: 2, name: "biased", type: "bool", bytes: 1, required: true },
+          { index: 4, name: "offset", type: "int", bytes: 4, required: false },
+        ],
       },
     ]);
   });

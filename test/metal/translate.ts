@@ -20,6 +20,7 @@ export interface Translation {
  *
  * @param source the whole text; it may hold `#line N "file.metal"` and includes no headers but Metal's own
  * @param name the file name for places before the first `#line`
+ * @param only the host names of the kernels to keep; all if not given
  * @throws TranslateError for everything that is not recognised, or that the project forbids in its kernels
  */
 export function translate(
@@ -29,13 +30,14 @@ export function translate(
     dialect = "ours",
     target = "run",
     includes = [],
-  }: { dialect?: Dialect; target?: Target; includes?: readonly string[] } = {},
+    only,
+  }: { dialect?: Dialect; target?: Target; includes?: readonly string[]; only?: readonly string[] } = {},
 ): Translation {
   const text = preprocess(source, name, dialect === "ours" ? 300 : 310, includes);
   const tokens = tokenize(text, name, (pragma, file, line) => translatePragma(pragma, file, line, dialect));
   const scope = new Scope(tokens, dialect, target);
   const declarations = new DeclarationTranslator(scope).translate();
-  const { kernels, cpp } = kernelTable(scope);
+  const { kernels, cpp } = kernelTable(scope, only);
   const library = target === "lint" ? ["lint.h"] : dialect === "ours" ? ["metal.h"] : ["metal.h", "third_party.h"];
   const includeLines = library.map((file) => `#include "${file}"\n`).join("");
   return { cpp: `${includeLines}${declarations}\n#line 1 "<simulator>"\n${cpp}`, kernels };

@@ -35,6 +35,13 @@ export const otherTemplates: ReadonlySet<string> = new Set([
   ...["is_floating_point_v", "is_integral_v", "is_signed_v", "is_unsigned_v", "is_floating_point", "is_integral"],
 ]);
 
+/** Types that only third-party kernels may use; runtime/third_party.h has them. */
+export const thirdPartyTypes: ReadonlySet<string> = new Set([
+  ...["bfloat", "bfloat2", "bfloat4", "simdgroup_bfloat8x8"],
+  ...["half", "float", "bfloat"].flatMap((element) => [`${element}2x4`, `${element}4x4`]),
+  ...elements.flatMap((element) => [2, 3, 4].map((n) => `packed_${element}${n}`)),
+]);
+
 export const addressSpaces: ReadonlySet<string> = new Set(["device", "constant", "threadgroup", "thread"]);
 
 const index = ["uint", "ushort"];

@@ -24,10 +24,11 @@ static float sum_threadgroup(float value, threadgroup float *partial, uint lane,
 }
 
 template <typename T, int Passes>
-[[kernel]] void sums(device const T *x [[buffer(0)]], device float *y [[buffer(1)]], constant Sizes &sizes [[buffer(2)]],
-                     uint group [[threadgroup_position_in_grid]], uint thread_ [[thread_index_in_threadgroup]],
+[[kernel]] void sums(device const T *x [[buffer(0)]], device float *y [[buffer(1)]],
+                     constant Sizes &sizes [[buffer(2)]], uint group [[threadgroup_position_in_grid]], uint thread_ [[thread_index_in_threadgroup]],
                      uint threads [[threads_per_threadgroup]], ushort lane [[thread_index_in_simdgroup]],
-                     ushort simdgroup [[simdgroup_index_in_threadgroup]], ushort simdgroups [[simdgroups_per_threadgroup]]) {
+                     ushort simdgroup [[simdgroup_index_in_threadgroup]],
+                     ushort simdgroups [[simdgroups_per_threadgroup]]) {
     threadgroup float partial[32];
     float total = 0;
     for (int pass = 0; pass < Passes; pass++) {
@@ -49,13 +50,14 @@ kernel void simdgroup_exchange(device const float *x [[buffer(0)]], device float
     y[i] = s[i ^ 1];
 }
 
-kernel void histogram(device const uint *x [[buffer(0)]], device atomic_uint *bins [[buffer(1)]], constant Sizes &sizes [[buffer(2)]],
-                      uint i [[thread_position_in_grid]]) {
+kernel void histogram(device const uint *x [[buffer(0)]], device atomic_uint *bins [[buffer(1)]],
+                      constant Sizes &sizes [[buffer(2)]], uint i [[thread_position_in_grid]]) {
     if (i < sizes.count) atomic_fetch_add_explicit(&bins[x[i] % 8], 1u, memory_order_relaxed);
 }
 
 // Lanes that a ragged simdgroup lacks are no error where nobody reads them; prefix sums and votes over what is there.
-kernel void ragged(device const uint *x [[buffer(0)]], device uint *y [[buffer(1)]], uint i [[thread_index_in_threadgroup]]) {
+kernel void ragged(device const uint *x [[buffer(0)]], device uint *y [[buffer(1)]],
+                   uint i [[thread_index_in_threadgroup]]) {
     const uint before = simd_prefix_exclusive_sum(x[i]);
     const bool odd = simd_any((x[i] & 1) != 0);
     y[i] = before + (odd ? 1000u : 0u) + uint(simd_broadcast_first(x[i]));
@@ -83,7 +85,8 @@ kernel void tiles(device const half *x [[buffer(0)]], device const half *w [[buf
 }
 
 // Vectors: constructors, conversions, swizzles, casts, comparisons, bits.
-kernel void vectors(device const uchar4 *x [[buffer(0)]], device float4 *y [[buffer(1)]], uint i [[thread_position_in_grid]]) {
+kernel void vectors(device const uchar4 *x [[buffer(0)]], device float4 *y [[buffer(1)]],
+                    uint i [[thread_position_in_grid]]) {
     const uchar4 v = x[i];
     const int4 wide = int4(v);
     const half4 h = half4(half2(wide.xy), 0.5h, half(wide.w));
@@ -92,4 +95,10 @@ kernel void vectors(device const uchar4 *x [[buffer(0)]], device float4 *y [[buf
     result.zw = f.wz;
     result[0] = clamp(result[0], -50.0f, 50.0f) + float(popcount(uint(v.x))) + float(clz(uint(v.y)));
     y[i] = fma(result, float4(2.0f), float4(1.0f));
+}
+
+// The order in which threads of one threadgroup, and threadgroups, come to a counter.
+kernel void arrival(device atomic_uint *count [[buffer(0)]], device uint *order [[buffer(1)]],
+                    uint i [[thread_position_in_grid]]) {
+    order[atomic_fetch_add_explicit(count, 1u, memory_order_relaxed)] = i;
 }

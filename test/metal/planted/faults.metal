@@ -1,4 +1,4 @@
-// One fault a kernel; the line that the checker must name says which. Run by planted.test.ts, never part of the product.
+// One fault a kernel; the line that the checker must name says which. Run by planted.test.ts, not part of the product.
 #include <metal_stdlib>
 using namespace metal;
 
@@ -75,6 +75,15 @@ kernel void race_write_after_read(ARGUMENTS) {
     o[i] = t;
 }
 
+kernel void race_write_after_read_in_step(ARGUMENTS) {
+    threadgroup float s[64];
+    s[i] = a[i];
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    const float t = simd_sum(s[i ^ 1]);
+    s[i] = t; // data race
+    o[i] = t;
+}
+
 kernel void race_same_value(ARGUMENTS) {
     threadgroup float s[1];
     s[0] = 1.0f; // data race
@@ -93,6 +102,12 @@ kernel void race_between_threadgroups(ARGUMENTS) {
 kernel void race_read_between_threadgroups(ARGUMENTS) {
     const float before = o[(g + 64) % 128]; // data race
     o[g] = before + a[i]; // data race
+}
+
+kernel void race_write_after_read_elsewhere(ARGUMENTS) {
+    if (g > 64) return;
+    const float t = o[0];         // data race
+    if (g == 64) o[0] = t + a[i]; // data race
 }
 
 kernel void race_with_atomic(device const float *a [[buffer(0)]], device atomic_uint *count [[buffer(1)]],
@@ -199,7 +214,8 @@ kernel void write_to_constant(constant float *a [[buffer(0)]], device float *o [
     o[i] = 0;
 }
 
-kernel void bad_shift(device const int *a [[buffer(0)]], device int *o [[buffer(1)]], uint i [[thread_index_in_threadgroup]]) {
+kernel void bad_shift(device const int *a [[buffer(0)]], device int *o [[buffer(1)]],
+                      uint i [[thread_index_in_threadgroup]]) {
     o[i] = a[i] << i; // bad shift
 }
 

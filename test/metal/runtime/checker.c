@@ -11,14 +11,15 @@
 #include <sys/mman.h>
 
 enum { UNKNOWN = 0, WRITTEN = 1, OUTSIDE = 2 }; // states of a byte whose contents are tracked
-enum { READS = 1, WRITES = 2, ATOMIC = 4 };      // what an access does
+enum { READS = 1, WRITES = 2, ATOMIC = 4 };     // what an access does
 
-// Epochs of 0 mean never. Readers are those since the last write; all of the newest epoch are kept, so no race is missed.
+// Epochs of 0 mean never. Readers are those since the last write; all of the newest epoch are kept, so no race is
+// missed.
 typedef struct {
     uint32_t write_epoch, write_simd_epoch, write_place;
     uint32_t read_epoch, read_simd_epoch, read_place;
-    uint32_t read_simdgroups;        // a bit for each simdgroup that read in read_epoch
-    uint32_t read_lanes;             // and the lanes of the last of them in its read_simd_epoch
+    uint32_t read_simdgroups; // a bit for each simdgroup that read in read_epoch
+    uint32_t read_lanes;      // and the lanes of the last of them in its read_simd_epoch
     uint16_t write_thread;
     uint8_t read_simdgroup;
     uint8_t write_atomic : 1, read_by_other_group : 1;
@@ -27,10 +28,10 @@ typedef struct {
 typedef struct {
     uintptr_t begin, end;
     bool read_only;
-    uint32_t index;   // of the buffer
-    uint32_t memory;  // SIM_MEM_DEVICE or SIM_MEM_THREADGROUP
-    uint8_t *known;   // states by byte, or NULL: everything is readable
-    record *records;  // by byte, or NULL: nobody writes
+    uint32_t index;  // of the buffer
+    uint32_t memory; // SIM_MEM_DEVICE or SIM_MEM_THREADGROUP
+    uint8_t *known;  // states by byte, or NULL: everything is readable
+    record *records; // by byte, or NULL: nobody writes
 } region;
 
 static region regions[SIM_MAX_BUFFERS + 1];
@@ -99,7 +100,8 @@ int checker_begin(const sim_launch *launch) {
     uintptr_t begin = (uintptr_t)launch->threadgroup_memory;
     size_t size = 2 * SIM_MAX_THREADGROUP_BYTES + SIM_MAX_VARIABLES * (SIM_MAX_GAP + SIM_THREADGROUP_ALIGNMENT);
     region *r = &regions[region_count++];
-    *r = (region){begin - SIM_MAX_GAP, begin + size, false, 0, SIM_MEM_THREADGROUP, records_of(size + SIM_MAX_GAP), nullptr};
+    *r = (region){
+        begin - SIM_MAX_GAP, begin + size, false, 0, SIM_MEM_THREADGROUP, records_of(size + SIM_MAX_GAP), nullptr};
     if (!r->known || !(r->records = records_of((size + SIM_MAX_GAP) * sizeof(record)))) return -1;
     return 0;
 }
@@ -116,7 +118,8 @@ void checker_begin_group(void) {
     for (uint32_t i = 0; i < launch->kernel->entry->parameter_count; i++) {
         const sim_parameter *p = &launch->kernel->entry->parameters[i];
         if (p->kind != SIM_PARAMETER_THREADGROUP) continue;
-        memset(known + ((char *)threads_slots()[i] - launch->threadgroup_memory), UNKNOWN, launch->threadgroup[p->index]);
+        memset(known + ((char *)threads_slots()[i] - launch->threadgroup_memory), UNKNOWN,
+               launch->threadgroup[p->index]);
     }
 }
 
@@ -131,7 +134,8 @@ void checker_end(void) {
 
 static const char *name_memory(const region *r, uintptr_t address, char *text, size_t size) {
     if (r->memory == SIM_MEM_DEVICE) {
-        snprintf(text, size, "byte %lld of buffer %u, which holds %zu bytes", (long long)(address - r->begin), r->index, r->end - r->begin);
+        snprintf(text, size, "byte %lld of buffer %u, which holds %zu bytes", (long long)(address - r->begin), r->index,
+                 r->end - r->begin);
         return text;
     }
     const sim_kernel *kernel = now.launch->kernel;
@@ -139,21 +143,22 @@ static const char *name_memory(const region *r, uintptr_t address, char *text, s
     for (uint32_t i = 0; i < kernel->variable_count; i++) {
         const sim_variable *v = kernel->variables[i];
         if (offset + SIM_MAX_GAP < v->offset || offset >= v->offset + v->bytes + SIM_MAX_GAP) continue;
-        snprintf(text, size, "byte %lld of threadgroup variable %s, which holds %zu bytes", (long long)(offset - v->offset), v->name, v->bytes);
+        snprintf(text, size, "byte %lld of threadgroup variable %s, which holds %zu bytes",
+                 (long long)(offset - v->offset), v->name, v->bytes);
         return text;
     }
     snprintf(text, size, "byte %zu of threadgroup memory", offset);
     return text;
 }
 
-static void report_race(const region *r, uintptr_t address, bool write, const void *where, const char *other, uint32_t place,
-                        bool other_group, uint32_t other_thread) {
+static void report_race(const region *r, uintptr_t address, bool write, const void *where, const char *other,
+                        uint32_t place, bool other_group, uint32_t other_thread) {
     char what[160], there[512], who[64];
     if (other_group) snprintf(who, sizeof who, "another threadgroup");
     else if (other_thread < SIM_MAX_THREADS) snprintf(who, sizeof who, "thread %u", other_thread);
     else snprintf(who, sizeof who, "another thread");
-    report("data race", where, nullptr, "this %s of %s is not ordered after the %s by %s at %s", write ? "write" : "read",
-           name_memory(r, address, what, sizeof what), other, who,
+    report("data race", where, nullptr, "this %s of %s is not ordered after the %s by %s at %s",
+           write ? "write" : "read", name_memory(r, address, what, sizeof what), other, who,
            report_place((const void *)(library->image_begin + place), there, sizeof there));
 }
 
@@ -191,9 +196,11 @@ static void note_read(record *c, uint32_t epoch, uint32_t simd_epoch, uint32_t p
 static void check_race(region *r, uintptr_t address, bool write, bool atomic, const void *where) {
     record *c = &r->records[address - r->begin];
     uint32_t epoch = now.epoch[r->memory], simd_epoch = now.simd_epoch[r->memory][now.thread / SIM_LANES];
-    if (r->memory == SIM_MEM_THREADGROUP && c->write_epoch < now.group_start && c->read_epoch < now.group_start) *c = (record){};
+    if (r->memory == SIM_MEM_THREADGROUP && c->write_epoch < now.group_start && c->read_epoch < now.group_start)
+        *c = (record){};
     if (!(atomic && c->write_atomic) && !after_write(c, epoch, simd_epoch)) {
-        report_race(r, address, write, where, "write", c->write_place, c->write_epoch < now.group_start, c->write_thread);
+        report_race(r, address, write, where, "write", c->write_place, c->write_epoch < now.group_start,
+                    c->write_thread);
     }
     uint32_t place = (uint32_t)((uintptr_t)where - library->image_begin);
     if (!write) {
@@ -201,11 +208,14 @@ static void check_race(region *r, uintptr_t address, bool write, bool atomic, co
         return;
     }
     if (!after_reads(c, epoch, simd_epoch)) {
-        report_race(r, address, write, where, "read", c->read_place, c->read_by_other_group || c->read_epoch < now.group_start,
-                    SIM_MAX_THREADS);
+        report_race(r, address, write, where, "read", c->read_place,
+                    c->read_by_other_group || c->read_epoch < now.group_start, SIM_MAX_THREADS);
     }
-    *c = (record){.write_epoch = epoch, .write_simd_epoch = simd_epoch, .write_place = place,
-                  .write_thread = (uint16_t)now.thread, .write_atomic = atomic};
+    *c = (record){.write_epoch = epoch,
+                  .write_simd_epoch = simd_epoch,
+                  .write_place = place,
+                  .write_thread = (uint16_t)now.thread,
+                  .write_atomic = atomic};
 }
 
 static region *find_region(uintptr_t address, size_t bytes) {
@@ -239,7 +249,8 @@ static void check_known(region *r, uintptr_t address, size_t bytes, uint32_t acc
         if (known[i] == OUTSIDE) outside(address + i, bytes, access & WRITES, where);
         if (known[i] == UNKNOWN && access & READS) {
             char what[160];
-            report("uninitialised read", where, nullptr, "nobody wrote %s", name_memory(r, address + i, what, sizeof what));
+            report("uninitialised read", where, nullptr, "nobody wrote %s",
+                   name_memory(r, address + i, what, sizeof what));
         }
         known[i] = WRITTEN;
     }
@@ -250,7 +261,8 @@ static void check(const volatile void *memory, size_t bytes, uint32_t access, co
     if (!region_count || (address >= free_begin && address < free_end)) return;
     region *r = find_region(address, bytes);
     if (!r) {
-        if (!(access & WRITES) && address >= library->image_begin && address + bytes <= library->image_end) return; // a constant
+        if (!(access & WRITES) && address >= library->image_begin && address + bytes <= library->image_end)
+            return; // a constant
         outside(address, bytes, access & WRITES, where);
     }
     if (access & WRITES && r->read_only) {
@@ -268,10 +280,10 @@ static void check(const volatile void *memory, size_t bytes, uint32_t access, co
 
 void __tsan_init(void) {}
 
-#define ACCESS(size)                                                                                                   \
-    void __tsan_read##size(void *p) { check(p, size, READS, WHERE); }                                           \
-    void __tsan_write##size(void *p) { check(p, size, WRITES, WHERE); }                                           \
-    void __tsan_unaligned_read##size(void *p) { check(p, size, READS, WHERE); }                                 \
+#define ACCESS(size)                                                            \
+    void __tsan_read##size(void *p) { check(p, size, READS, WHERE); }           \
+    void __tsan_write##size(void *p) { check(p, size, WRITES, WHERE); }         \
+    void __tsan_unaligned_read##size(void *p) { check(p, size, READS, WHERE); } \
     void __tsan_unaligned_write##size(void *p) { check(p, size, WRITES, WHERE); }
 ACCESS(1)
 ACCESS(2)
@@ -296,10 +308,10 @@ void *__tsan_memset(void *to, int value, size_t bytes) {
     return memset(to, value, bytes);
 }
 
-#define ATOMIC_UPDATE(name)                                                                                            \
-    uint32_t __tsan_atomic32_fetch_##name(volatile uint32_t *p, uint32_t value, int) {                                 \
-        check(p, 4, READS | WRITES | ATOMIC, WHERE);                                                                                \
-        return __atomic_fetch_##name(p, value, __ATOMIC_RELAXED);                                                      \
+#define ATOMIC_UPDATE(name)                                                            \
+    uint32_t __tsan_atomic32_fetch_##name(volatile uint32_t *p, uint32_t value, int) { \
+        check(p, 4, READS | WRITES | ATOMIC, WHERE);                                   \
+        return __atomic_fetch_##name(p, value, __ATOMIC_RELAXED);                      \
     }
 ATOMIC_UPDATE(add)
 ATOMIC_UPDATE(sub)
@@ -350,7 +362,8 @@ void __ubsan_handle_out_of_bounds(source_location *l, void *) {
 }
 
 void __ubsan_handle_local_out_of_bounds(void) {
-    report("array out of bounds", WHERE, nullptr, "the access is outside the array, which is in thread or constant memory");
+    report("array out of bounds", WHERE, nullptr,
+           "the access is outside the array, which is in thread or constant memory");
     threads_abandon();
 }
 

@@ -36,8 +36,8 @@ struct sim_launch {
     struct {
         unsigned char value[8];
         size_t bytes;
-    } constants[SIM_MAX_CONSTANTS];
-    char *threadgroup_memory; // where the running launch's variables and arguments start
+    } constants[SIM_MAX_CONSTANTS]; // in the order of the library's table
+    char *threadgroup_memory;       // where the running launch's variables and arguments start
 };
 
 typedef enum { THREAD_READY, THREAD_AT_SIMD, THREAD_AT_BARRIER, THREAD_DONE } thread_state;
@@ -57,29 +57,29 @@ typedef struct {
     const sim_launch *launch;
     uint32_t group[3];
     uint32_t thread;
-    uint32_t epoch[3];                                // by memory flag: raised by threadgroup barriers
-    uint32_t group_start;                             // the epochs at which this threadgroup began
+    uint32_t epoch[3];                                   // by memory flag: raised by threadgroup barriers
+    uint32_t group_start;                                // the epochs at which this threadgroup began
     uint32_t simd_epoch[3][SIM_MAX_THREADS / SIM_LANES]; // by memory flag: raised by simdgroup barriers
 } execution;
 
 extern execution now;
 
 // threads.c
-int threads_prepare(void);                    // 0, or -1 without memory
-void *threads_region(size_t *bytes);          // memory of stacks and thread records, which kernels may touch freely
-void **threads_slots(void);                   // the kernel's parameter slots, inside that region
+int threads_prepare(void);           // 0, or -1 without memory
+void *threads_region(size_t *bytes); // memory of stacks and thread records, which kernels may touch freely
+void **threads_slots(void);          // the kernel's parameter slots, inside that region
 bool threads_run_group(const sim_kernel *kernel, const uint32_t grid[3], const uint32_t group[3],
                        const uint32_t position[3], uint32_t seed, bool lax);
-[[noreturn]] void threads_abandon(void);      // stops the launch from inside a thread
-bool threads_inside(void);                    // whether a kernel's thread is running now
+[[noreturn]] void threads_abandon(void); // stops the launch from inside a thread
+bool threads_inside(void);               // whether a kernel's thread is running now
 const thread *threads_current(void);
 
 // memory.c
 typedef void (*fault_action)(void);
-bool memory_guard_begin(void);                // catches faults until memory_guard_end
+bool memory_guard_begin(void); // catches faults until memory_guard_end
 void memory_guard_end(void);
 const char *memory_fault_place(uintptr_t address, const sim_launch *launch, char *text, size_t size);
-bool memory_tail_intact(const void *memory);  // whether nobody wrote between a buffer's end and its guard page
+bool memory_tail_intact(const void *memory); // whether nobody wrote between a buffer's end and its guard page
 
 // checker.c
 int checker_begin(const sim_launch *launch);
@@ -89,7 +89,8 @@ void checker_end(void);
 // report.c
 void report_clear(void);
 int report_count(void);
-// kind and text of one error. `where` is an address in the library, or NULL if the site says where, or neither is known.
+// kind and text of one error. `where` is an address in the library, or NULL if the site says where, or neither is
+// known.
 void report(const char *kind, const void *where, const sim_site *site, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 // "file:line" of an address in the library.

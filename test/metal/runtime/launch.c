@@ -15,7 +15,8 @@ static int place_variables(sim_kernel *kernel) {
     for (sim_variable *v = *kernel->library->module->variables; v; v = v->next) {
         if (v->function != kernel->entry->function) continue;
         if (kernel->variable_count == SIM_MAX_VARIABLES) {
-            return report_failure("kernel %s has more than %d threadgroup variables", kernel->entry->name, SIM_MAX_VARIABLES);
+            return report_failure("kernel %s has more than %d threadgroup variables", kernel->entry->name,
+                                  SIM_MAX_VARIABLES);
         }
         size_t alignment = v->alignment < SIM_THREADGROUP_ALIGNMENT ? SIM_THREADGROUP_ALIGNMENT : v->alignment;
         kernel->threadgroup_bytes = align_up(kernel->threadgroup_bytes, v->alignment) + v->bytes;
@@ -75,15 +76,15 @@ static int set_constants(const sim_launch *launch) {
     const sim_module *module = kernel->library->module;
     for (uint32_t i = 0; i < module->constant_count; i++) {
         const sim_constant_entry *c = &module->constants[i];
-        *c->defined = launch->constants[c->index].bytes != 0;
+        *c->defined = launch->constants[i].bytes != 0;
         memset(c->value, 0, c->bytes);
-        if (*c->defined) memcpy(c->value, launch->constants[c->index].value, c->bytes);
+        if (*c->defined) memcpy(c->value, launch->constants[i].value, c->bytes);
     }
     for (uint32_t i = 0; i < kernel->entry->constant_count; i++) {
         const sim_constant_entry *c = constant(kernel->library, kernel->entry->constants[i]);
         if (!*c->defined) {
-            return report_failure("kernel %s needs the function constant %s (index %u), which is not set", kernel->entry->name,
-                                  c->name, c->index);
+            return report_failure("kernel %s needs the function constant %s (index %u), which is not set",
+                                  kernel->entry->name, c->name, c->index);
         }
     }
     module->derive_constants();
@@ -97,29 +98,33 @@ static int bind(sim_launch *launch, char *threadgroup_end) {
         const sim_parameter *p = &kernel->entry->parameters[i];
         if (p->kind != SIM_PARAMETER_BUFFER) continue;
         const buffer_binding *b = &launch->buffers[p->index];
-        if (!b->memory) return report_failure("kernel %s: nothing is bound at buffer %u (%s)", kernel->entry->name, p->index, p->name);
+        if (!b->memory)
+            return report_failure("kernel %s: nothing is bound at buffer %u (%s)", kernel->entry->name, p->index,
+                                  p->name);
         if (b->bytes < p->bytes) {
-            return report_failure("kernel %s: buffer %u (%s) holds %zu bytes, but the kernel reads %zu", kernel->entry->name,
-                                  p->index, p->name, b->bytes, p->bytes);
+            return report_failure("kernel %s: buffer %u (%s) holds %zu bytes, but the kernel reads %zu",
+                                  kernel->entry->name, p->index, p->name, b->bytes, p->bytes);
         }
         threads_slots()[i] = b->memory;
     }
     size_t counted = kernel->threadgroup_bytes, used = 0;
-    for (uint32_t i = 0; i < kernel->variable_count; i++) used = kernel->variables[i]->offset + kernel->variables[i]->bytes + SIM_MAX_GAP;
+    for (uint32_t i = 0; i < kernel->variable_count; i++)
+        used = kernel->variables[i]->offset + kernel->variables[i]->bytes + SIM_MAX_GAP;
     size_t offsets[SIM_MAX_BUFFERS];
     for (uint32_t i = 0; i < SIM_MAX_BUFFERS; i++) {
         const sim_parameter *p = parameter(kernel, SIM_PARAMETER_THREADGROUP, i);
         if (!p) continue;
         if (!launch->threadgroup[i]) {
-            return report_failure("kernel %s: no length is set for threadgroup argument %u (%s)", kernel->entry->name, i, p->name);
+            return report_failure("kernel %s: no length is set for threadgroup argument %u (%s)", kernel->entry->name,
+                                  i, p->name);
         }
         counted = align_up(counted, SIM_THREADGROUP_ALIGNMENT) + launch->threadgroup[i];
         offsets[i] = used;
         used = align_up(used + launch->threadgroup[i] + SIM_MAX_GAP, SIM_THREADGROUP_ALIGNMENT);
     }
     if (counted > SIM_MAX_THREADGROUP_BYTES) {
-        return report_failure("kernel %s: %zu bytes of threadgroup memory, at most %d are there", kernel->entry->name, counted,
-                              SIM_MAX_THREADGROUP_BYTES);
+        return report_failure("kernel %s: %zu bytes of threadgroup memory, at most %d are there", kernel->entry->name,
+                              counted, SIM_MAX_THREADGROUP_BYTES);
     }
     size_t last_gap = used ? SIM_MAX_GAP : 0; // the guard page takes its place
     launch->threadgroup_memory = threadgroup_end - align_up(used - last_gap, SIM_THREADGROUP_ALIGNMENT);
@@ -130,13 +135,15 @@ static int bind(sim_launch *launch, char *threadgroup_end) {
     return 0;
 }
 
-static void fill_threadgroup_memory(const char *begin, const char *end) { memset((char *)begin, 0xFF, (size_t)(end - begin)); }
+static void fill_threadgroup_memory(const char *begin, const char *end) {
+    memset((char *)begin, 0xFF, (size_t)(end - begin));
+}
 
 // The p-th of count threadgroups, in order or shuffled: a walk with a step that shares no factor with count.
 static uint64_t walk(uint64_t p, uint64_t count, uint32_t seed) {
     if (!seed) return p;
     uint64_t step = (uint64_t)seed * 2654435761u % count | 1;
-    for (uint64_t a = step, b = count; ;) {
+    for (uint64_t a = step, b = count;;) {
         while (b) {
             uint64_t r = a % b;
             a = b;
@@ -149,8 +156,8 @@ static uint64_t walk(uint64_t p, uint64_t count, uint32_t seed) {
     return (uint64_t)(((unsigned __int128)p * step + seed) % count);
 }
 
-static void run_groups(const sim_launch *launch, const char *threadgroup_end, const uint32_t grid[3], const uint32_t group[3],
-                       uint32_t seed, bool lax) {
+static void run_groups(const sim_launch *launch, const char *threadgroup_end, const uint32_t grid[3],
+                       const uint32_t group[3], uint32_t seed, bool lax) {
     bool checked = launch->kernel->library->module->checked;
     uint64_t total = (uint64_t)grid[0] * grid[1] * grid[2];
     for (uint64_t p = 0; p < total; p++) {
@@ -159,7 +166,7 @@ static void run_groups(const sim_launch *launch, const char *threadgroup_end, co
         now.group[1] = (uint32_t)(number / grid[0] % grid[1]);
         now.group[2] = (uint32_t)(number / grid[0] / grid[1]);
         uint32_t start = now.epoch[SIM_MEM_DEVICE] > now.epoch[SIM_MEM_THREADGROUP] ? now.epoch[SIM_MEM_DEVICE]
-                                                                                   : now.epoch[SIM_MEM_THREADGROUP];
+                                                                                    : now.epoch[SIM_MEM_THREADGROUP];
         now.group_start = now.epoch[SIM_MEM_DEVICE] = now.epoch[SIM_MEM_THREADGROUP] = start + 1;
         fill_threadgroup_memory(launch->threadgroup_memory, threadgroup_end);
         if (checked) checker_begin_group();
@@ -171,17 +178,20 @@ static int check_sizes(const sim_kernel *kernel, const uint32_t grid[3], const u
     uint64_t threads = (uint64_t)group[0] * group[1] * group[2], groups = (uint64_t)grid[0] * grid[1] * grid[2];
     if (group[0] > SIM_MAX_THREADS || group[1] > SIM_MAX_THREADS || group[2] > SIM_MAX_THREADS || threads == 0 ||
         threads > kernel->entry->max_threads) {
-        return report_failure("kernel %s: a threadgroup of %u x %u x %u threads, 1 to %u are allowed", kernel->entry->name, group[0],
-                              group[1], group[2], kernel->entry->max_threads);
+        return report_failure("kernel %s: a threadgroup of %u x %u x %u threads, 1 to %u are allowed",
+                              kernel->entry->name, group[0], group[1], group[2], kernel->entry->max_threads);
     }
-    if (groups == 0) return report_failure("kernel %s: an empty grid of %u x %u x %u threadgroups", kernel->entry->name, grid[0], grid[1], grid[2]);
+    if (groups == 0)
+        return report_failure("kernel %s: an empty grid of %u x %u x %u threadgroups", kernel->entry->name, grid[0],
+                              grid[1], grid[2]);
     return 0;
 }
 
 static void check_tails(const sim_launch *launch) {
     for (uint32_t i = 0; i < SIM_MAX_BUFFERS; i++) {
         if (!memory_tail_intact(launch->buffers[i].memory)) {
-            report("bad access", nullptr, nullptr, "a write just past buffer %u, which holds %zu bytes", i, launch->buffers[i].bytes);
+            report("bad access", nullptr, nullptr, "a write just past buffer %u, which holds %zu bytes", i,
+                   launch->buffers[i].bytes);
         }
     }
 }
@@ -193,6 +203,9 @@ sim_library *sim_library_open(const char *path) {
     if (!handle) return report_failure("%s", dlerror()), nullptr;
     const sim_module *module = dlsym(handle, "sim_translated_module");
     if (!module) return report_failure("%s is not a library of translated kernels", path), nullptr;
+    if (module->constant_count > SIM_MAX_CONSTANTS) {
+        return report_failure("%s has more than %d function constants", path, SIM_MAX_CONSTANTS), nullptr;
+    }
     sim_library *library = calloc(1, sizeof *library);
     sim_kernel *kernels = calloc(module->kernel_count ? module->kernel_count : 1, sizeof *kernels);
     char *copy = strdup(path);
@@ -229,7 +242,9 @@ const char *sim_kernel_name(const sim_kernel *kernel) { return kernel->entry->na
 uint32_t sim_kernel_max_threads(const sim_kernel *kernel) { return kernel->entry->max_threads; }
 size_t sim_kernel_threadgroup_bytes(const sim_kernel *kernel) { return kernel->threadgroup_bytes; }
 uint32_t sim_kernel_buffers(const sim_kernel *kernel) { return parameter_mask(kernel, SIM_PARAMETER_BUFFER); }
-uint32_t sim_kernel_threadgroup_arguments(const sim_kernel *kernel) { return parameter_mask(kernel, SIM_PARAMETER_THREADGROUP); }
+uint32_t sim_kernel_threadgroup_arguments(const sim_kernel *kernel) {
+    return parameter_mask(kernel, SIM_PARAMETER_THREADGROUP);
+}
 
 int sim_kernel_read_only(const sim_kernel *kernel, uint32_t index) {
     const sim_parameter *p = parameter(kernel, SIM_PARAMETER_BUFFER, index);
@@ -258,7 +273,8 @@ void sim_launch_free(sim_launch *launch) {
 }
 
 int sim_launch_buffer(sim_launch *launch, uint32_t index, void *memory, size_t bytes, uint32_t flags) {
-    if (index >= SIM_MAX_BUFFERS) return report_failure("buffer index %u, at most %d exist", index, SIM_MAX_BUFFERS - 1);
+    if (index >= SIM_MAX_BUFFERS)
+        return report_failure("buffer index %u, at most %d exist", index, SIM_MAX_BUFFERS - 1);
     unbind(&launch->buffers[index]);
     launch->buffers[index] = (buffer_binding){memory, bytes, flags, false};
     return 0;
@@ -274,25 +290,30 @@ int sim_launch_bytes(sim_launch *launch, uint32_t index, const void *bytes, size
 }
 
 int sim_launch_threadgroup(sim_launch *launch, uint32_t index, size_t bytes) {
-    if (index >= SIM_MAX_BUFFERS) return report_failure("threadgroup index %u, at most %d exist", index, SIM_MAX_BUFFERS - 1);
-    if (bytes % SIM_THREADGROUP_ALIGNMENT) return report_failure("threadgroup argument %u: %zu bytes, not a multiple of 16", index, bytes);
+    if (index >= SIM_MAX_BUFFERS)
+        return report_failure("threadgroup index %u, at most %d exist", index, SIM_MAX_BUFFERS - 1);
+    if (bytes % SIM_THREADGROUP_ALIGNMENT)
+        return report_failure("threadgroup argument %u: %zu bytes, not a multiple of 16", index, bytes);
     launch->threadgroup[index] = bytes;
     return 0;
 }
 
 int sim_launch_constant(sim_launch *launch, uint32_t index, const void *value, size_t bytes) {
-    uint32_t expected = index < SIM_MAX_CONSTANTS ? sim_library_constant_bytes(launch->kernel->library, index) : 0;
-    if (!expected) return 0; // as Metal, which ignores constants that the library does not have
-    if (bytes != expected) return report_failure("function constant %u has %u bytes, not %zu", index, expected, bytes);
-    memcpy(launch->constants[index].value, value, bytes);
-    launch->constants[index].bytes = bytes;
+    const sim_library *library = launch->kernel->library;
+    const sim_constant_entry *c = constant(library, index);
+    if (!c) return 0; // as Metal, which ignores constants that the library does not have
+    if (bytes != c->bytes) return report_failure("function constant %u has %u bytes, not %zu", index, c->bytes, bytes);
+    ptrdiff_t position = c - library->module->constants;
+    memcpy(launch->constants[position].value, value, bytes);
+    launch->constants[position].bytes = bytes;
     return 0;
 }
 
 int sim_run(sim_launch *launch, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z, uint32_t group_x, uint32_t group_y,
             uint32_t group_z, uint32_t seed, uint32_t flags) {
     static char *threadgroup_region;
-    const size_t capacity = 2 * SIM_MAX_THREADGROUP_BYTES + SIM_MAX_VARIABLES * (SIM_MAX_GAP + SIM_THREADGROUP_ALIGNMENT);
+    const size_t capacity =
+        2 * SIM_MAX_THREADGROUP_BYTES + SIM_MAX_VARIABLES * (SIM_MAX_GAP + SIM_THREADGROUP_ALIGNMENT);
     const uint32_t grid[3] = {grid_x, grid_y, grid_z}, group[3] = {group_x, group_y, group_z};
     report_clear();
     if (!threadgroup_region) threadgroup_region = sim_allocate(capacity / SIM_PAGE * SIM_PAGE);

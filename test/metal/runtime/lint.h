@@ -6,7 +6,7 @@
 #define threadgroup __attribute__((address_space(3)))
 #define thread
 
-// Metal copies a struct out of any address space. Clang does not, so every struct gets these, and one more for its braces.
+// Metal copies a struct out of any address space. Clang does not, so every struct gets these, and one for its braces.
 #define LINT_COPIES(name)                                                                                              \
     name() = default;                                                                                                  \
     name(const name &) = default;                                                                                      \
@@ -76,17 +76,18 @@ void simdgroup_barrier(mem_flags);
 
 // Functions that give what their first argument is.
 #define LINT_SAME(name) template <class T, class... More> T name(T, More...);
-LINT_SAME(fabs) LINT_SAME(ceil) LINT_SAME(floor) LINT_SAME(trunc) LINT_SAME(round) LINT_SAME(rint) LINT_SAME(sqrt) LINT_SAME(rsqrt)
-LINT_SAME(exp) LINT_SAME(exp2) LINT_SAME(exp10) LINT_SAME(log) LINT_SAME(log2) LINT_SAME(log10) LINT_SAME(sin) LINT_SAME(cos)
-LINT_SAME(tan) LINT_SAME(asin) LINT_SAME(acos) LINT_SAME(atan) LINT_SAME(sinh) LINT_SAME(cosh) LINT_SAME(tanh) LINT_SAME(atan2) LINT_SAME(pow) LINT_SAME(powr) LINT_SAME(fmod) LINT_SAME(fmin) LINT_SAME(fmax) LINT_SAME(copysign)
-LINT_SAME(min) LINT_SAME(max) LINT_SAME(clamp) LINT_SAME(saturate) LINT_SAME(fma) LINT_SAME(fract) LINT_SAME(divide) LINT_SAME(mix)
-LINT_SAME(abs) LINT_SAME(sign) LINT_SAME(ldexp) LINT_SAME(select) LINT_SAME(popcount) LINT_SAME(reverse_bits) LINT_SAME(clz)
-LINT_SAME(ctz) LINT_SAME(rotate) LINT_SAME(extract_bits) LINT_SAME(mulhi)
-LINT_SAME(simd_sum) LINT_SAME(simd_product) LINT_SAME(simd_min) LINT_SAME(simd_max) LINT_SAME(simd_and) LINT_SAME(simd_or)
-LINT_SAME(simd_xor) LINT_SAME(simd_prefix_inclusive_sum) LINT_SAME(simd_prefix_exclusive_sum) LINT_SAME(simd_shuffle)
-LINT_SAME(simd_broadcast) LINT_SAME(simd_broadcast_first) LINT_SAME(simd_shuffle_xor) LINT_SAME(simd_shuffle_down)
-LINT_SAME(simd_shuffle_up) LINT_SAME(quad_shuffle) LINT_SAME(quad_broadcast) LINT_SAME(quad_shuffle_xor) LINT_SAME(quad_sum)
-LINT_SAME(quad_min) LINT_SAME(quad_max)
+LINT_SAME(fabs) LINT_SAME(ceil) LINT_SAME(floor) LINT_SAME(trunc) LINT_SAME(round) LINT_SAME(rint) LINT_SAME(sqrt)
+LINT_SAME(rsqrt) LINT_SAME(exp) LINT_SAME(exp2) LINT_SAME(exp10) LINT_SAME(log) LINT_SAME(log2) LINT_SAME(log10)
+LINT_SAME(sin) LINT_SAME(cos) LINT_SAME(tan) LINT_SAME(asin) LINT_SAME(acos) LINT_SAME(atan) LINT_SAME(sinh)
+LINT_SAME(cosh) LINT_SAME(tanh) LINT_SAME(atan2) LINT_SAME(pow) LINT_SAME(powr) LINT_SAME(fmod) LINT_SAME(fmin)
+LINT_SAME(fmax) LINT_SAME(copysign) LINT_SAME(min) LINT_SAME(max) LINT_SAME(clamp) LINT_SAME(saturate) LINT_SAME(fma)
+LINT_SAME(fract) LINT_SAME(divide) LINT_SAME(mix) LINT_SAME(abs) LINT_SAME(sign) LINT_SAME(ldexp) LINT_SAME(select)
+LINT_SAME(popcount) LINT_SAME(reverse_bits) LINT_SAME(clz) LINT_SAME(ctz) LINT_SAME(rotate) LINT_SAME(extract_bits)
+LINT_SAME(mulhi) LINT_SAME(simd_sum) LINT_SAME(simd_product) LINT_SAME(simd_min) LINT_SAME(simd_max)
+LINT_SAME(simd_and) LINT_SAME(simd_or) LINT_SAME(simd_xor) LINT_SAME(simd_prefix_inclusive_sum)
+LINT_SAME(simd_prefix_exclusive_sum) LINT_SAME(simd_shuffle) LINT_SAME(simd_broadcast) LINT_SAME(simd_broadcast_first)
+LINT_SAME(simd_shuffle_xor) LINT_SAME(simd_shuffle_down) LINT_SAME(simd_shuffle_up) LINT_SAME(quad_shuffle)
+LINT_SAME(quad_broadcast) LINT_SAME(quad_shuffle_xor) LINT_SAME(quad_sum) LINT_SAME(quad_min) LINT_SAME(quad_max)
 #undef LINT_SAME
 template <class T, int N> T dot(vec<T, N>, vec<T, N>);
 template <class T> bool isnan(T);
@@ -105,16 +106,20 @@ template <class T, int Columns = 8, int Rows = Columns> struct simdgroup_matrix 
 };
 typedef simdgroup_matrix<float> simdgroup_float8x8;
 typedef simdgroup_matrix<half> simdgroup_half8x8;
-template <class T, int Columns, int Rows> simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T);
+template <class T, int Columns, int Rows = Columns> simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T);
 typedef ulong origin __attribute__((ext_vector_type(2)));
 #define LINT_SPACES(declaration) declaration(device) declaration(threadgroup)
 #define LINT_TILE(space)                                                                                               \
-    template <class T> void simdgroup_load(simdgroup_matrix<T> &, space const T *, ulong = 8, origin = 0, bool = false); \
-    template <class T> void simdgroup_store(simdgroup_matrix<T>, space T *, ulong = 8, origin = 0, bool = false);
+    template <class T>                                                                                                 \
+    void simdgroup_load(simdgroup_matrix<T> &, space const T *, ulong = 8, origin = 0, bool = false);                  \
+    template <class T>                                                                                                 \
+    void simdgroup_store(simdgroup_matrix<T>, space T *, ulong = 8, origin = 0, bool = false);
 LINT_SPACES(LINT_TILE)
 template <class D, class A, class B, class C>
-void simdgroup_multiply_accumulate(simdgroup_matrix<D> &, simdgroup_matrix<A>, simdgroup_matrix<B>, simdgroup_matrix<C>);
-template <class D, class A, class B> void simdgroup_multiply(simdgroup_matrix<D> &, simdgroup_matrix<A>, simdgroup_matrix<B>);
+void simdgroup_multiply_accumulate(simdgroup_matrix<D> &, simdgroup_matrix<A>, simdgroup_matrix<B>,
+                                   simdgroup_matrix<C>);
+template <class D, class A, class B>
+void simdgroup_multiply(simdgroup_matrix<D> &, simdgroup_matrix<A>, simdgroup_matrix<B>);
 
 enum memory_order { memory_order_relaxed };
 template <class T> struct atomic { T value; };
@@ -124,7 +129,8 @@ typedef atomic<uint> atomic_uint;
     template <class T> T atomic_load_explicit(space const atomic<T> *, memory_order);                                  \
     template <class T> void atomic_store_explicit(space atomic<T> *, T, memory_order);                                 \
     template <class T> T atomic_exchange_explicit(space atomic<T> *, T, memory_order);                                 \
-    template <class T> bool atomic_compare_exchange_weak_explicit(space atomic<T> *, T *, T, memory_order, memory_order); \
+    template <class T>                                                                                             \
+    bool atomic_compare_exchange_weak_explicit(space atomic<T> *, T *, T, memory_order, memory_order);             \
     template <class T> T atomic_fetch_add_explicit(space atomic<T> *, T, memory_order);                                \
     template <class T> T atomic_fetch_sub_explicit(space atomic<T> *, T, memory_order);                                \
     template <class T> T atomic_fetch_and_explicit(space atomic<T> *, T, memory_order);                                \

@@ -12,7 +12,7 @@ enum { GUARD = 16 * SIM_PAGE, POISON = 0xFF, TAIL = 0xC5 };
 
 typedef struct allocation {
     struct allocation *next;
-    char *base;     // of the mapping: guard, pages, guard
+    char *base; // of the mapping: guard, pages, guard
     size_t mapped;
     char *memory;
     size_t bytes;
@@ -54,9 +54,11 @@ const char *memory_fault_place(uintptr_t address, const sim_launch *launch, char
         snprintf(text, size, "past the end of a thread's stack of %d KB", SIM_STACK_BYTES >> 10);
     } else if (address + GUARD >= (uintptr_t)launch->threadgroup_memory &&
                address < (uintptr_t)launch->threadgroup_memory + SIM_MAX_THREADGROUP_BYTES + 2 * GUARD) {
-        snprintf(text, size, "at byte %lld of threadgroup memory", (long long)(address - (uintptr_t)launch->threadgroup_memory));
+        snprintf(text, size, "at byte %lld of threadgroup memory",
+                 (long long)(address - (uintptr_t)launch->threadgroup_memory));
     } else {
-        snprintf(text, size, "at address 0x%llx, which is in no buffer (or a vector that is not aligned)", (unsigned long long)address);
+        snprintf(text, size, "at address 0x%llx, which is in no buffer (or a vector that is not aligned)",
+                 (unsigned long long)address);
     }
     return text;
 }
@@ -116,7 +118,8 @@ void *sim_allocate(size_t bytes) {
     size_t pages = (bytes + SIM_PAGE - 1) & -(size_t)SIM_PAGE, mapped = pages + 2 * (size_t)GUARD;
     allocation *a = malloc(sizeof *a);
     char *base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (!a || base == MAP_FAILED || mprotect(base, GUARD, PROT_NONE) || mprotect(base + GUARD + pages, GUARD, PROT_NONE)) {
+    if (!a || base == MAP_FAILED || mprotect(base, GUARD, PROT_NONE) ||
+        mprotect(base + GUARD + pages, GUARD, PROT_NONE)) {
         if (base != MAP_FAILED) munmap(base, mapped);
         free(a);
         return nullptr;

@@ -84,7 +84,8 @@ typedef struct {
 enum { SIM_LANES = 32, SIM_SLOT_BYTES = 64, SIM_OWN_LANE = -1, SIM_FIRST_LANE = -2 };
 enum { SIM_MEM_DEVICE = 1, SIM_MEM_THREADGROUP = 2 };
 
-// Runs once a simdgroup operation when all lanes have arrived: `slots` is 32 × SIM_SLOT_BYTES, a bit of `active` a lane.
+// Runs once a simdgroup operation when all lanes have arrived: `slots` is 32 × SIM_SLOT_BYTES, a bit of `active` a
+// lane.
 typedef void (*sim_combine)(char *slots, sim_u32 active);
 
 sim_u32 sim_lane(void);

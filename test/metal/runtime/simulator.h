@@ -11,7 +11,12 @@ typedef struct sim_library sim_library;
 typedef struct sim_kernel sim_kernel;
 typedef struct sim_launch sim_launch;
 
-enum { SIM_MAX_THREADS = 1024, SIM_MAX_THREADGROUP_BYTES = 32768, SIM_MAX_BUFFERS = 31, SIM_THREADGROUP_ALIGNMENT = 16 };
+enum {
+    SIM_MAX_THREADS = 1024,
+    SIM_MAX_THREADGROUP_BYTES = 32768,
+    SIM_MAX_BUFFERS = 31,
+    SIM_THREADGROUP_ALIGNMENT = 16
+};
 
 // The text of the last failure (or of the last launch's errors) on this process; valid until the next call.
 const char *sim_errors(void);

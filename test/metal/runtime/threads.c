@@ -1,4 +1,5 @@
-// Owns the execution of one threadgroup: its threads as fibers, their order, and the points where they wait for each other.
+// Owns the execution of one threadgroup: its threads as fibers, their order, and the points where they wait for each
+// other.
 #define _GNU_SOURCE
 #include "internal.h"
 #include <stdio.h>
@@ -19,18 +20,18 @@ __asm__(".text\n"
         " ret\n");
 
 typedef struct {
-    uint32_t first, size;  // its threads
-    uint32_t lanes;        // how many must arrive at an operation
+    uint32_t first, size; // its threads
+    uint32_t lanes;       // how many must arrive at an operation
     uint32_t arrived;
-    uint32_t generation;   // picks the slots, so that a fast lane cannot overwrite what a slow one has yet to read
-    uint32_t active;       // the lanes of the last operation
+    uint32_t generation; // picks the slots, so that a fast lane cannot overwrite what a slow one has yet to read
+    uint32_t active;     // the lanes of the last operation
     alignas(64) char slots[2][SIM_LANES * SIM_SLOT_BYTES];
 } simdgroup;
 
 enum { QUEUE = SIM_MAX_THREADS };
 
 static struct {
-    char *region;          // parameter slots, then thread records, then stacks
+    char *region; // parameter slots, then thread records, then stacks
     thread *threads;
     char *stacks;
     simdgroup simdgroups[SIM_MAX_THREADS / SIM_LANES];
@@ -46,12 +47,14 @@ static struct {
 
 execution now;
 
-static const size_t records_at = SIM_PAGE, stacks_at = SIM_PAGE + ((sizeof(thread) * SIM_MAX_THREADS + SIM_PAGE) & -SIM_PAGE);
+static const size_t records_at = SIM_PAGE,
+                    stacks_at = SIM_PAGE + ((sizeof(thread) * SIM_MAX_THREADS + SIM_PAGE) & -SIM_PAGE);
 static const size_t region_bytes = stacks_at + (size_t)SIM_STACK_BYTES * SIM_MAX_THREADS;
 
 int threads_prepare(void) {
     if (state.region) return 0;
-    char *region = mmap(nullptr, region_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *region =
+        mmap(nullptr, region_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (region == MAP_FAILED) return -1;
     state.threads = (thread *)(region + records_at);
     state.stacks = region + stacks_at;
@@ -143,8 +146,8 @@ static void report_divergence(const thread *waiting, uint32_t first, uint32_t si
         char text[200];
         state.current = &state.threads[waiting->index];
         report(waiting->state == THREAD_AT_SIMD ? "divergent simdgroup operation" : "divergent barrier", nullptr,
-               &waiting->site, "%s must be reached by every thread of the %s, but thread %u %s", waiting->site.operation,
-               whose, i, describe_waiting(other, text, sizeof text));
+               &waiting->site, "%s must be reached by every thread of the %s, but thread %u %s",
+               waiting->site.operation, whose, i, describe_waiting(other, text, sizeof text));
         state.current = nullptr;
         return;
     }
@@ -308,7 +311,8 @@ static void wait_for_simdgroup(sim_site site, sim_u32 flags, sim_combine combine
     me->site = site;
     me->flags = flags;
     me->combine = combine;
-    if (++group->arrived >= group->lanes && uniform(group->first, group->size, THREAD_AT_SIMD)) release_simdgroup(group, me);
+    if (++group->arrived >= group->lanes && uniform(group->first, group->size, THREAD_AT_SIMD))
+        release_simdgroup(group, me);
     give_way();
 }
 
@@ -326,7 +330,8 @@ sim_u32 sim_exchange(const void *in, void *out, sim_u32 bytes, int source, sim_c
                                                : (uint32_t)source % SIM_LANES;
     if (!(active >> from & 1)) {
         if (!state.lax) {
-            report("shuffle from an inactive lane", nullptr, &site, "%s reads lane %u, which does not exist", site.operation, from);
+            report("shuffle from an inactive lane", nullptr, &site, "%s reads lane %u, which does not exist",
+                   site.operation, from);
         }
         memset(out, 0xFF, bytes);
         return active;
@@ -346,10 +351,13 @@ void sim_threadgroup_barrier(sim_u32 flags, sim_site site) {
 
 // For simdgroup_load and simdgroup_store, which one simdgroup does as one.
 void sim_report_different_tiles(sim_site site) {
-    report("divergent simdgroup operation", nullptr, &site, "%s must be given the same address and row length by all lanes", site.operation);
+    report("divergent simdgroup operation", nullptr, &site,
+           "%s must be given the same address and row length by all lanes", site.operation);
     threads_abandon();
 }
 
-void *sim_threadgroup_variable(const sim_variable *variable) { return now.launch->threadgroup_memory + variable->offset; }
+void *sim_threadgroup_variable(const sim_variable *variable) {
+    return now.launch->threadgroup_memory + variable->offset;
+}
 
 #pragma GCC visibility pop

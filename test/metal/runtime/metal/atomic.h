@@ -22,13 +22,15 @@ template <class T> SIM_INLINE T atomic_exchange_explicit(volatile atomic<T> *obj
     return __atomic_exchange_n(&object->value, value, __ATOMIC_RELAXED);
 }
 template <class T>
-SIM_INLINE bool atomic_compare_exchange_weak_explicit(volatile atomic<T> *object, T *expected, T desired, memory_order, memory_order) {
+SIM_INLINE bool atomic_compare_exchange_weak_explicit(volatile atomic<T> *object, T *expected, T desired, memory_order,
+                                                      memory_order) {
     return __atomic_compare_exchange_n(&object->value, expected, desired, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
-#define SIM_ATOMIC(name)                                                                                               \
-    template <class T> SIM_INLINE T atomic_fetch_##name##_explicit(volatile atomic<T> *object, T value, memory_order) { \
-        return __atomic_fetch_##name(&object->value, value, __ATOMIC_RELAXED);                                         \
+#define SIM_ATOMIC(name)                                                                             \
+    template <class T>                                                                               \
+    SIM_INLINE T atomic_fetch_##name##_explicit(volatile atomic<T> *object, T value, memory_order) { \
+        return __atomic_fetch_##name(&object->value, value, __ATOMIC_RELAXED);                       \
     }
 SIM_ATOMIC(add)
 SIM_ATOMIC(sub)
@@ -37,11 +39,13 @@ SIM_ATOMIC(or)
 SIM_ATOMIC(xor)
 #undef SIM_ATOMIC
 
-#define SIM_ATOMIC(name, keeps)                                                                                        \
-    template <class T> SIM_INLINE T atomic_fetch_##name##_explicit(volatile atomic<T> *object, T value, memory_order order) { \
-        T before = atomic_load_explicit(object, order);                                                                \
-        while (!(before keeps value) && !atomic_compare_exchange_weak_explicit(object, &before, value, order, order)) {} \
-        return before;                                                                                                 \
+#define SIM_ATOMIC(name, keeps)                                                                            \
+    template <class T>                                                                                     \
+    SIM_INLINE T atomic_fetch_##name##_explicit(volatile atomic<T> *object, T value, memory_order order) { \
+        T before = atomic_load_explicit(object, order);                                                    \
+        while (!(before keeps value) &&                                                                    \
+               !atomic_compare_exchange_weak_explicit(object, &before, value, order, order)) {}            \
+        return before;                                                                                     \
     }
 SIM_ATOMIC(min, <=)
 SIM_ATOMIC(max, >=)

@@ -1,4 +1,5 @@
-// Owns the way from the runtime's untyped slots into a kernel's typed parameters, and the kernels' threadgroup variables.
+// Owns the way from the runtime's untyped slots into a kernel's typed parameters, and the kernels' threadgroup
+// variables.
 #pragma once
 
 namespace sim {
@@ -8,7 +9,9 @@ inline sim_variable *variables = nullptr;
 // One threadgroup variable of one instance of a kernel. Its registration runs when the library is loaded.
 template <auto Kernel, class Name, class T> struct threadgroup_variable {
     struct registered : sim_variable {
-        registered() : sim_variable{variables, (const void *)Kernel, Name::text(), sizeof(T), alignof(T), 0} { variables = this; }
+        registered() : sim_variable{variables, (const void *)Kernel, Name::text(), sizeof(T), alignof(T), 0} {
+            variables = this;
+        }
     };
     static inline registered entry;
     static SIM_INLINE T &get() { return *(T *)sim_threadgroup_variable(&entry); }

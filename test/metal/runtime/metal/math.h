@@ -5,48 +5,48 @@
 namespace metal {
 
 // Names of one argument that are one clang builtin for scalars and vectors alike.
-#define SIM_UNARY(name, builtin)                                                                                       \
-    template <class T> SIM_INLINE T name(T x) {                                                                        \
-        static_assert(is_floating_point_v<sim::element<T>>, #name " takes float or half");                             \
-        return builtin(x);                                                                                             \
+#define SIM_UNARY(name, builtin)                                                           \
+    template <class T> SIM_INLINE T name(T x) {                                            \
+        static_assert(is_floating_point_v<sim::element<T>>, #name " takes float or half"); \
+        return builtin(x);                                                                 \
     }
-#define SIM_UNARY_FUNCTIONS                                                                                            \
-    SIM_UNARY(fabs, __builtin_elementwise_abs)                                                                         \
-    SIM_UNARY(ceil, __builtin_elementwise_ceil)                                                                        \
-    SIM_UNARY(floor, __builtin_elementwise_floor)                                                                      \
-    SIM_UNARY(trunc, __builtin_elementwise_trunc)                                                                      \
-    SIM_UNARY(round, __builtin_elementwise_round)                                                                      \
-    SIM_UNARY(rint, __builtin_elementwise_roundeven)                                                                   \
-    SIM_UNARY(sqrt, __builtin_elementwise_sqrt)                                                                        \
-    SIM_UNARY(exp, __builtin_elementwise_exp)                                                                          \
-    SIM_UNARY(exp2, __builtin_elementwise_exp2)                                                                        \
-    SIM_UNARY(exp10, __builtin_elementwise_exp10)                                                                      \
-    SIM_UNARY(log, __builtin_elementwise_log)                                                                          \
-    SIM_UNARY(log2, __builtin_elementwise_log2)                                                                        \
-    SIM_UNARY(log10, __builtin_elementwise_log10)                                                                      \
-    SIM_UNARY(sin, __builtin_elementwise_sin)                                                                          \
-    SIM_UNARY(cos, __builtin_elementwise_cos)                                                                          \
-    SIM_UNARY(tan, __builtin_elementwise_tan)                                                                          \
-    SIM_UNARY(asin, __builtin_elementwise_asin)                                                                        \
-    SIM_UNARY(acos, __builtin_elementwise_acos)                                                                        \
-    SIM_UNARY(atan, __builtin_elementwise_atan)                                                                        \
-    SIM_UNARY(sinh, __builtin_elementwise_sinh)                                                                        \
-    SIM_UNARY(cosh, __builtin_elementwise_cosh)                                                                        \
+#define SIM_UNARY_FUNCTIONS                          \
+    SIM_UNARY(fabs, __builtin_elementwise_abs)       \
+    SIM_UNARY(ceil, __builtin_elementwise_ceil)      \
+    SIM_UNARY(floor, __builtin_elementwise_floor)    \
+    SIM_UNARY(trunc, __builtin_elementwise_trunc)    \
+    SIM_UNARY(round, __builtin_elementwise_round)    \
+    SIM_UNARY(rint, __builtin_elementwise_roundeven) \
+    SIM_UNARY(sqrt, __builtin_elementwise_sqrt)      \
+    SIM_UNARY(exp, __builtin_elementwise_exp)        \
+    SIM_UNARY(exp2, __builtin_elementwise_exp2)      \
+    SIM_UNARY(exp10, __builtin_elementwise_exp10)    \
+    SIM_UNARY(log, __builtin_elementwise_log)        \
+    SIM_UNARY(log2, __builtin_elementwise_log2)      \
+    SIM_UNARY(log10, __builtin_elementwise_log10)    \
+    SIM_UNARY(sin, __builtin_elementwise_sin)        \
+    SIM_UNARY(cos, __builtin_elementwise_cos)        \
+    SIM_UNARY(tan, __builtin_elementwise_tan)        \
+    SIM_UNARY(asin, __builtin_elementwise_asin)      \
+    SIM_UNARY(acos, __builtin_elementwise_acos)      \
+    SIM_UNARY(atan, __builtin_elementwise_atan)      \
+    SIM_UNARY(sinh, __builtin_elementwise_sinh)      \
+    SIM_UNARY(cosh, __builtin_elementwise_cosh)      \
     SIM_UNARY(tanh, __builtin_elementwise_tanh)
 SIM_UNARY_FUNCTIONS
 
 // Names of two arguments, with the forms where one of them is a scalar.
-#define SIM_BINARY(name, builtin)                                                                                      \
-    template <class T> SIM_INLINE T name(T x, T y) { return builtin(x, y); }                                           \
-    template <sim::vector T> SIM_INLINE T name(T x, sim::element<T> y) { return builtin(x, T(y)); }                    \
+#define SIM_BINARY(name, builtin)                                                                   \
+    template <class T> SIM_INLINE T name(T x, T y) { return builtin(x, y); }                        \
+    template <sim::vector T> SIM_INLINE T name(T x, sim::element<T> y) { return builtin(x, T(y)); } \
     template <sim::vector T> SIM_INLINE T name(sim::element<T> x, T y) { return builtin(T(x), y); }
-#define SIM_BINARY_FUNCTIONS                                                                                           \
-    SIM_BINARY(pow, __builtin_elementwise_pow)                                                                         \
-    SIM_BINARY(powr, __builtin_elementwise_pow)                                                                        \
-    SIM_BINARY(atan2, __builtin_elementwise_atan2)                                                                     \
-    SIM_BINARY(fmod, __builtin_elementwise_fmod)                                                                       \
-    SIM_BINARY(fmin, __builtin_elementwise_minnum)                                                                     \
-    SIM_BINARY(fmax, __builtin_elementwise_maxnum)                                                                     \
+#define SIM_BINARY_FUNCTIONS                       \
+    SIM_BINARY(pow, __builtin_elementwise_pow)     \
+    SIM_BINARY(powr, __builtin_elementwise_pow)    \
+    SIM_BINARY(atan2, __builtin_elementwise_atan2) \
+    SIM_BINARY(fmod, __builtin_elementwise_fmod)   \
+    SIM_BINARY(fmin, __builtin_elementwise_minnum) \
+    SIM_BINARY(fmax, __builtin_elementwise_maxnum) \
     SIM_BINARY(copysign, __builtin_elementwise_copysign)
 SIM_BINARY_FUNCTIONS
 
@@ -63,7 +63,9 @@ SIM_BINARY(min, sim_least)
 SIM_BINARY(max, sim_greatest)
 
 template <class T> SIM_INLINE T clamp(T x, T low, T high) { return min(max(x, low), high); }
-template <sim::vector T> SIM_INLINE T clamp(T x, sim::element<T> low, sim::element<T> high) { return clamp(x, T(low), T(high)); }
+template <sim::vector T> SIM_INLINE T clamp(T x, sim::element<T> low, sim::element<T> high) {
+    return clamp(x, T(low), T(high));
+}
 template <class T> SIM_INLINE T saturate(T x) { return clamp(x, T(0), T(1)); }
 template <class T> SIM_INLINE T fma(T a, T b, T c) { return __builtin_elementwise_fma(a, b, c); }
 template <class T> SIM_INLINE T rsqrt(T x) { return T(1) / sqrt(x); }
@@ -75,7 +77,11 @@ template <class T> SIM_INLINE T abs(T x) {
     if constexpr (is_unsigned_v<sim::element<T>>) return x;
     else return __builtin_elementwise_abs(x);
 }
-template <sim::scalar T> SIM_INLINE T sign(T x) { return x > T(0) ? T(1) : x < T(0) ? T(-1) : x; }
+template <sim::scalar T> SIM_INLINE T sign(T x) { return x > T(0) ? T(1) : x < T(0) ? T(-1) : x == x ? x : T(0); }
+template <sim::vector T> SIM_INLINE T sign(T x) {
+    for (int i = 0; i < sim::size<T>; i++) x[i] = sign(x[i]);
+    return x;
+}
 template <sim::scalar T> SIM_INLINE T ldexp(T x, int e) { return (T)__builtin_ldexpf((float)x, e); }
 template <sim::vector T> SIM_INLINE sim::element<T> dot(T x, T y) {
     sim::element<T> sum = x[0] * y[0];

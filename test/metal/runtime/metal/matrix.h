@@ -69,7 +69,8 @@ template <class T, int Columns = 8, int Rows = Columns> struct simdgroup_matrix 
 typedef simdgroup_matrix<float> simdgroup_float8x8;
 typedef simdgroup_matrix<half> simdgroup_half8x8;
 
-template <class T, int Columns, int Rows> SIM_INLINE simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T value) {
+template <class T, int Columns, int Rows = Columns>
+SIM_INLINE simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T value) {
     simdgroup_matrix<T, Columns, Rows> result;
     result.elements = vec<T, 2>(value);
     return result;
@@ -86,8 +87,8 @@ template <class P> SIM_INLINE void sim_check_tile(const P *at, ulong row_element
 }
 
 template <class T, class P>
-SIM_INLINE void simdgroup_load(simdgroup_matrix<T> &matrix, const P *at, ulong row_elements = 8, ulong2 origin = ulong2(0),
-                               bool transpose = false, SIM_SITE("simdgroup_load")) {
+SIM_INLINE void simdgroup_load(simdgroup_matrix<T> &matrix, const P *at, ulong row_elements = 8,
+                               ulong2 origin = ulong2(0), bool transpose = false, SIM_SITE("simdgroup_load")) {
     static_assert(is_same_v<T, P>, "simdgroup_load takes memory of the matrix's type");
     sim_check_tile(at + origin.y * row_elements + origin.x, row_elements, site);
     int row, column;
@@ -112,8 +113,8 @@ SIM_INLINE void simdgroup_store(simdgroup_matrix<T> matrix, P *at, ulong row_ele
 }
 
 template <class D, class A, class B, class C>
-SIM_INLINE void simdgroup_multiply_accumulate(simdgroup_matrix<D> &d, simdgroup_matrix<A> a, simdgroup_matrix<B> b, simdgroup_matrix<C> c,
-                                              SIM_SITE("simdgroup_multiply_accumulate")) {
+SIM_INLINE void simdgroup_multiply_accumulate(simdgroup_matrix<D> &d, simdgroup_matrix<A> a, simdgroup_matrix<B> b,
+                                              simdgroup_matrix<C> c, SIM_SITE("simdgroup_multiply_accumulate")) {
     const sim::fragment in = {{(float)a.elements.x, (float)a.elements.y},
                               {(float)b.elements.x, (float)b.elements.y},
                               {(float)c.elements.x, (float)c.elements.y}};
@@ -123,7 +124,8 @@ SIM_INLINE void simdgroup_multiply_accumulate(simdgroup_matrix<D> &d, simdgroup_
 }
 
 template <class D, class A, class B>
-SIM_INLINE void simdgroup_multiply(simdgroup_matrix<D> &d, simdgroup_matrix<A> a, simdgroup_matrix<B> b, SIM_SITE("simdgroup_multiply")) {
+SIM_INLINE void simdgroup_multiply(simdgroup_matrix<D> &d, simdgroup_matrix<A> a, simdgroup_matrix<B> b,
+                                   SIM_SITE("simdgroup_multiply")) {
     simdgroup_multiply_accumulate(d, a, b, make_filled_simdgroup_matrix<float, 8, 8>(0.0f), site);
 }
 

@@ -6,8 +6,12 @@ namespace metal {
 enum class mem_flags { mem_none = 0, mem_device = SIM_MEM_DEVICE, mem_threadgroup = SIM_MEM_THREADGROUP };
 SIM_INLINE constexpr mem_flags operator|(mem_flags a, mem_flags b) { return (mem_flags)((int)a | (int)b); }
 
-SIM_INLINE void threadgroup_barrier(mem_flags flags, SIM_SITE("threadgroup_barrier")) { sim_threadgroup_barrier((sim_u32)flags, site); }
-SIM_INLINE void simdgroup_barrier(mem_flags flags, SIM_SITE("simdgroup_barrier")) { sim_simdgroup_barrier((sim_u32)flags, site); }
+SIM_INLINE void threadgroup_barrier(mem_flags flags, SIM_SITE("threadgroup_barrier")) {
+    sim_threadgroup_barrier((sim_u32)flags, site);
+}
+SIM_INLINE void simdgroup_barrier(mem_flags flags, SIM_SITE("simdgroup_barrier")) {
+    sim_simdgroup_barrier((sim_u32)flags, site);
+}
 
 } // namespace metal
 
@@ -77,12 +81,12 @@ SIM_INLINE int neighbour(int lane) { return lane < 0 || lane >= SIM_LANES ? SIM_
 
 namespace metal {
 
-#define SIM_REDUCTION(name, expression)                                                                                \
-    struct sim_##name {                                                                                                \
-        template <class T> static T of(T a, T b) { return (T)(expression); }                                           \
-    };                                                                                                                 \
-    template <class T> SIM_INLINE T name(T value, SIM_SITE(#name)) {                                                   \
-        return sim::combined<T, sim::reduce<T, sim_##name>>(value, site);                                              \
+#define SIM_REDUCTION(name, expression)                                      \
+    struct sim_##name {                                                      \
+        template <class T> static T of(T a, T b) { return (T)(expression); } \
+    };                                                                       \
+    template <class T> SIM_INLINE T name(T value, SIM_SITE(#name)) {         \
+        return sim::combined<T, sim::reduce<T, sim_##name>>(value, site);    \
     }
 SIM_REDUCTION(simd_sum, a + b)
 SIM_REDUCTION(simd_product, a *b)
@@ -99,9 +103,15 @@ template <class T> SIM_INLINE T simd_prefix_exclusive_sum(T value, SIM_SITE("sim
     return sim::combined<T, sim::scan<T, false>>(value, site);
 }
 
-template <class T> SIM_INLINE T simd_shuffle(T value, ushort lane, SIM_SITE("simd_shuffle")) { return sim::from_lane(value, lane, site); }
-template <class T> SIM_INLINE T simd_broadcast(T value, ushort lane, SIM_SITE("simd_broadcast")) { return sim::from_lane(value, lane, site); }
-template <class T> SIM_INLINE T simd_broadcast_first(T value, SIM_SITE("simd_broadcast_first")) { return sim::from_lane(value, SIM_FIRST_LANE, site); }
+template <class T> SIM_INLINE T simd_shuffle(T value, ushort lane, SIM_SITE("simd_shuffle")) {
+    return sim::from_lane(value, lane, site);
+}
+template <class T> SIM_INLINE T simd_broadcast(T value, ushort lane, SIM_SITE("simd_broadcast")) {
+    return sim::from_lane(value, lane, site);
+}
+template <class T> SIM_INLINE T simd_broadcast_first(T value, SIM_SITE("simd_broadcast_first")) {
+    return sim::from_lane(value, SIM_FIRST_LANE, site);
+}
 template <class T> SIM_INLINE T simd_shuffle_xor(T value, ushort mask, SIM_SITE("simd_shuffle_xor")) {
     return sim::from_lane(value, (int)(sim_lane() ^ mask), site);
 }
@@ -121,17 +131,19 @@ SIM_INLINE bool simd_is_first(SIM_SITE("simd_is_first")) {
 template <class T> SIM_INLINE T quad_shuffle(T value, ushort lane, SIM_SITE("quad_shuffle")) {
     return sim::from_lane(value, (int)((sim_lane() & ~3u) | (lane & 3u)), site);
 }
-template <class T> SIM_INLINE T quad_broadcast(T value, ushort lane, SIM_SITE("quad_broadcast")) { return quad_shuffle(value, lane, site); }
+template <class T> SIM_INLINE T quad_broadcast(T value, ushort lane, SIM_SITE("quad_broadcast")) {
+    return quad_shuffle(value, lane, site);
+}
 template <class T> SIM_INLINE T quad_shuffle_xor(T value, ushort mask, SIM_SITE("quad_shuffle_xor")) {
     return sim::from_lane(value, (int)(sim_lane() ^ (mask & 3u)), site);
 }
-#define SIM_QUAD_REDUCTION(name, expression)                                                                           \
-    template <class T> SIM_INLINE T name(T value, SIM_SITE(#name)) {                                                   \
-        for (ushort mask = 1; mask < 4; mask *= 2) {                                                                   \
-            T a = value, b = quad_shuffle_xor(value, mask, site);                                                      \
-            value = (T)(expression);                                                                                   \
-        }                                                                                                              \
-        return value;                                                                                                  \
+#define SIM_QUAD_REDUCTION(name, expression)                         \
+    template <class T> SIM_INLINE T name(T value, SIM_SITE(#name)) { \
+        for (ushort mask = 1; mask < 4; mask *= 2) {                 \
+            T a = value, b = quad_shuffle_xor(value, mask, site);    \
+            value = (T)(expression);                                 \
+        }                                                            \
+        return value;                                                \
     }
 SIM_QUAD_REDUCTION(quad_sum, a + b)
 SIM_QUAD_REDUCTION(quad_min, metal::min(a, b))

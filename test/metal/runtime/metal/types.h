@@ -14,15 +14,22 @@ using false_type = bool_constant<false>;
 
 template <class A, class B> struct is_same : bool_constant<__is_same(A, B)> {};
 template <class A, class B> inline constexpr bool is_same_v = __is_same(A, B);
-template <bool Condition, class A, class B> struct conditional { using type = A; };
-template <class A, class B> struct conditional<false, A, B> { using type = B; };
+template <bool Condition, class A, class B> struct conditional {
+    using type = A;
+};
+template <class A, class B> struct conditional<false, A, B> {
+    using type = B;
+};
 template <bool Condition, class A, class B> using conditional_t = typename conditional<Condition, A, B>::type;
 template <bool Condition, class T = void> struct enable_if {};
-template <class T> struct enable_if<true, T> { using type = T; };
+template <class T> struct enable_if<true, T> {
+    using type = T;
+};
 template <bool Condition, class T = void> using enable_if_t = typename enable_if<Condition, T>::type;
 template <class T> using remove_cv_t = __remove_cv(T);
 template <class T> using remove_reference_t = __remove_reference_t(T);
-template <class T> inline constexpr bool is_floating_point_v = is_same_v<remove_cv_t<T>, float> || is_same_v<remove_cv_t<T>, half>;
+template <class T>
+inline constexpr bool is_floating_point_v = is_same_v<remove_cv_t<T>, float> || is_same_v<remove_cv_t<T>, half>;
 template <class T> inline constexpr bool is_integral_v = __is_integral(T);
 template <class T> struct is_floating_point : bool_constant<is_floating_point_v<T>> {};
 template <class T> struct is_integral : bool_constant<__is_integral(T)> {};
@@ -33,9 +40,9 @@ template <class T, int N> using vec = T __attribute__((ext_vector_type(N)));
 
 } // namespace metal
 
-#define SIM_VECTORS(element, name)                                                                                     \
-    typedef metal::vec<element, 2> name##2;                                                                            \
-    typedef metal::vec<element, 3> name##3;                                                                            \
+#define SIM_VECTORS(element, name)          \
+    typedef metal::vec<element, 2> name##2; \
+    typedef metal::vec<element, 3> name##3; \
     typedef metal::vec<element, 4> name##4;
 SIM_VECTORS(float, float)
 SIM_VECTORS(half, half)
@@ -63,10 +70,14 @@ template <class T, int N> struct shape<metal::vec<T, N>> {
 };
 template <class T> using element = typename shape<T>::element;
 template <class T> inline constexpr int size = shape<T>::size;
-template <class T> concept vector = (shape<T>::size > 1);
-template <class T> concept scalar = (shape<T>::size == 1) && (__is_arithmetic(T) || metal::is_same_v<T, half> || __is_enum(T));
+template <class T>
+concept vector = (shape<T>::size > 1);
+template <class T>
+concept scalar = (shape<T>::size == 1) && (__is_arithmetic(T) || metal::is_same_v<T, half> || __is_enum(T));
 
-template <class T> struct unsigned_type { using type = __make_unsigned(T); };
+template <class T> struct unsigned_type {
+    using type = __make_unsigned(T);
+};
 template <class T> using unsigned_of = typename unsigned_type<T>::type;
 
 template <class To, class From> SIM_INLINE void append(To &to, int &at, From from) {
@@ -93,7 +104,7 @@ template <class T, class From> SIM_INLINE constexpr T sim_convert(From from) {
 // What T(...) means in Metal: a conversion of each element, one value for all elements, or a list of parts.
 template <class T, class... Parts> SIM_INLINE constexpr T make(Parts... parts) {
     if constexpr (!sim::vector<T>) {
-        static_assert((!sim::vector<Parts> && ...), "a vector does not convert to a scalar");
+        static_assert(!sim::scalar<T> || (!sim::vector<Parts> && ...), "a vector does not convert to a scalar");
         return T(parts...);
     } else if constexpr (sizeof...(Parts) == 0) {
         return T{};
@@ -111,11 +122,11 @@ template <class T, class... Parts> SIM_INLINE constexpr T make(Parts... parts) {
 template <class To, class From> SIM_INLINE constexpr To as_type(From from) { return __builtin_bit_cast(To, from); }
 
 template <class T> struct numeric_limits;
-#define SIM_LIMITS(T, least, greatest)                                                                                 \
-    template <> struct numeric_limits<T> {                                                                             \
-        static constexpr T min() { return least; }                                                                     \
-        static constexpr T lowest() { return least; }                                                                  \
-        static constexpr T max() { return greatest; }                                                                  \
+#define SIM_LIMITS(T, least, greatest)                \
+    template <> struct numeric_limits<T> {            \
+        static constexpr T min() { return least; }    \
+        static constexpr T lowest() { return least; } \
+        static constexpr T max() { return greatest; } \
     };
 SIM_LIMITS(bool, false, true)
 SIM_LIMITS(char, -128, 127)
@@ -128,14 +139,14 @@ SIM_LIMITS(uint, 0, 4294967295u)
 SIM_LIMITS(long, -9223372036854775807L - 1, 9223372036854775807L)
 SIM_LIMITS(ulong, 0, 18446744073709551615UL)
 #undef SIM_LIMITS
-#define SIM_LIMITS(T, smallest, greatest, step)                                                                        \
-    template <> struct numeric_limits<T> {                                                                             \
-        static constexpr T min() { return (T)smallest; }                                                               \
-        static constexpr T lowest() { return (T)-greatest; }                                                           \
-        static constexpr T max() { return (T)greatest; }                                                               \
-        static constexpr T epsilon() { return (T)step; }                                                               \
-        static constexpr T infinity() { return (T)__builtin_huge_valf(); }                                             \
-        static constexpr T quiet_NaN() { return (T)__builtin_nanf(""); }                                               \
+#define SIM_LIMITS(T, smallest, greatest, step)                            \
+    template <> struct numeric_limits<T> {                                 \
+        static constexpr T min() { return (T)smallest; }                   \
+        static constexpr T lowest() { return (T) - greatest; }             \
+        static constexpr T max() { return (T)greatest; }                   \
+        static constexpr T epsilon() { return (T)step; }                   \
+        static constexpr T infinity() { return (T)__builtin_huge_valf(); } \
+        static constexpr T quiet_NaN() { return (T)__builtin_nanf(""); }   \
     };
 SIM_LIMITS(float, 0x1p-126f, 0x1.fffffep127f, 0x1p-23f)
 SIM_LIMITS(half, 0x1p-14f, 65504.0f, 0x1p-10f)
