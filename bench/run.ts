@@ -6,8 +6,10 @@ import {
   currentDevice,
   dequantize4bit,
   dequantizeBlockwise,
+  Int8Weight,
   linear,
   matmul4bit,
+  matmul8bit,
   optim,
   Parameter,
   quantize4bit,
@@ -27,6 +29,7 @@ const w = Tensor.from(normal(n * k, 1, 0.02), [n, k]);
 const q4 = quantize4bit(w);
 const nested = quantize4bit(w, { compressStatistics: true });
 const q8 = quantizeBlockwise(w, { blocksize: 256 });
+const int8 = Int8Weight.quantize(w);
 
 /** A case: its name, what it runs, and the bytes it must move and the operations it must do at least. */
 const cases: { name: string; run: () => Disposable | undefined; bytes: number; flops?: number }[] = [
@@ -42,6 +45,7 @@ const cases: { name: string; run: () => Disposable | undefined; bytes: number; f
     run: () => quantizeBlockwise(w, { blocksize: 256 }),
     bytes: w.byteLength + q8.byteLength,
   },
+  { name: "Int8Weight.quantize", run: () => Int8Weight.quantize(w), bytes: w.byteLength + int8.byteLength },
   { name: "dequantizeBlockwise", run: () => dequantizeBlockwise(q8), bytes: w.byteLength + q8.byteLength },
 ];
 for (const m of [1, 4, 32, 512]) {
@@ -53,6 +57,12 @@ for (const m of [1, 4, 32, 512]) {
     { name: `matmul4bit ${m} rows, highest`, run: () => matmul4bit(x, q4), bytes, flops },
     { name: `matmul4bit ${m} rows, nested scales`, run: () => matmul4bit(x, nested), bytes, flops },
     { name: `matmul4bit ${m} rows, float16, high`, run: () => matmul4bit(half, q4), bytes, flops },
+    {
+      name: `matmul8bit ${m} rows, float16, threshold 6`,
+      run: () => matmul8bit(half, int8, { threshold: 6 }),
+      bytes: int8.byteLength + half.byteLength + m * n * 2,
+      flops,
+    },
     {
       name: `linear ${m} rows, dense float32`,
       run: () => linear(x, w),

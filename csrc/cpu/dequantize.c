@@ -4,8 +4,8 @@
 enum { STREAM_BYTES = 16 << 20 }; /* a result of this size leaves no cache useful after it */
 
 /* One run of elements under one scale, to y[i…]. */
-INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_t count, float scale, void *y, bnb_dtype dtype,
-                       size_t i, bool streams) {
+INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_t count, float scale, void *y,
+                       bnb_dtype dtype, size_t i, bool streams) {
     const float *values = q->code->values;
     const uint8_t *codes = q->codes;
     table16 table = table16_of(values);
@@ -24,7 +24,8 @@ INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_
 }
 
 /* Elements [first, last) to y[0…]. */
-INLINE void decode(const struct coded *q, uint32_t bits, size_t first, size_t last, void *y, bnb_dtype dtype, bool streams) {
+INLINE void decode(const struct coded *q, uint32_t bits, size_t first, size_t last, void *y, bnb_dtype dtype,
+                   bool streams) {
     size_t block = first / q->block, end = (block + 1) * q->block;
     for (size_t i = first; i < last; block++, end += q->block) {
         size_t count = least(end, last) - i;
@@ -33,7 +34,8 @@ INLINE void decode(const struct coded *q, uint32_t bits, size_t first, size_t la
     }
 }
 
-INLINE void dequantize_blocks(const struct dequantize_job *job, size_t first, size_t last, bnb_dtype dtype, uint32_t bits) {
+INLINE void dequantize_blocks(const struct dequantize_job *job, size_t first, size_t last, bnb_dtype dtype,
+                              uint32_t bits) {
     const struct coded *q = &job->q;
     size_t total = q->rows * q->columns, size = dtype == BNB_F32 ? 4 : 2;
     size_t from = first * q->block, to = least(last * q->block, total);

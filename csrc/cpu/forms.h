@@ -255,9 +255,10 @@ const struct cpu_forms *cpu_forms_named(const char *isa);
 
 /* ── Threads ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Runs body(job, first, last) over [0, count) in pieces of at least `grain`, on this thread and the pool's; returns when
- * all is done. Where the pool is at work for another thread, everything runs here. */
-void parallel_for(size_t count, size_t grain, void (*body)(const void *job, size_t first, size_t last), const void *job);
+/* Runs body(job, first, last) over [0, count) in pieces of at least `grain`, on this thread and the pool's; returns
+ * when all is done. Where the pool is at work for another thread, everything runs here. */
+void parallel_for(size_t count, size_t grain, void (*body)(const void *job, size_t first, size_t last),
+                  const void *job);
 
 /* The threads that parallel_for may use, this one among them: BNB_NUM_THREADS, or the performance cores. */
 uint32_t thread_count(void);

@@ -1,5 +1,5 @@
-/* One instruction set's forms. Compiled once for each, with -DISA=<name> and that set enabled, as a single unit: its table
- * is all that the rest of the library sees. */
+/* One instruction set's forms. Compiled once for each, with -DISA=<name> and that set enabled, as a single unit: its
+ * table is all that the rest of the library sees. */
 #include <stdatomic.h>
 
 #include "../internal.h"

@@ -11,7 +11,7 @@ enum {
     BLOCK_X      = 512,                     /* rows of x for which a panel's weights are decoded once */
     PANEL        = 64,                      /* the most weight rows of a panel */
     DEPTH        = 512,                     /* the columns of a panel */
-    PADDING      = 16,                      /* after each row, so that rows of 2^n floats do not meet in the same cache sets */
+    PADDING      = 16,                      /* after each row, so that rows of 2^n floats share no cache sets */
     PANEL_STRIDE = DEPTH + PADDING,
 };
 
@@ -33,7 +33,8 @@ static void widen_weights(const struct dense *w, const struct coded *q, size_t f
 }
 
 /* sums[m, n] of TILE_W weight rows with `rows` rows of x; added to what is there unless these are the first columns. */
-INLINE void tile(const float *const w[TILE_W], const float *x, size_t stride, size_t rows, size_t depth, float *sums, bool first) {
+INLINE void tile(const float *const w[TILE_W], const float *x, size_t stride, size_t rows, size_t depth, float *sums,
+                 bool first) {
     floats sum_of[TILE_X][TILE_W] = {0};
     for (size_t k = 0; k < depth; k += WIDTH) {
         floats b[TILE_X];
@@ -51,7 +52,8 @@ INLINE void tile(const float *const w[TILE_W], const float *x, size_t stride, si
     }
 }
 
-static void run_tile(const float *const w[TILE_W], const float *x, size_t stride, size_t rows, size_t depth, float *sums, bool first) {
+static void run_tile(const float *const w[TILE_W], const float *x, size_t stride, size_t rows, size_t depth,
+                     float *sums, bool first) {
     switch (rows) {
     case 1: tile(w, x, stride, 1, depth, sums, first); break;
     case 2: tile(w, x, stride, 2, depth, sums, first); break;
@@ -66,7 +68,8 @@ static void run_tile(const float *const w[TILE_W], const float *x, size_t stride
 
 /* Weight rows [n, n + rows), columns [k, k + depth) as fp32 rows of whole vectors: in place where they are that and not
  * read often. */
-static const float *weights_at(const struct panel_run *run, size_t n, size_t rows, size_t k, size_t depth, float *panel, size_t *stride) {
+static const float *weights_at(const struct panel_run *run, size_t n, size_t rows, size_t k, size_t depth, float *panel,
+                               size_t *stride) {
     const struct matmul_job *job = run->job;
     size_t columns = job->x.columns;
     if (!job->q.code && job->w.dtype == BNB_F32 && depth % WIDTH == 0 && run->rows <= GROUP_X) {
@@ -110,8 +113,8 @@ static void run_panels(const struct panel_run *run, float *scratch) {
                     for (size_t j = 0; j < TILE_W; j++) w[j] = weights + least(i + j, rows - 1) * stride;
                     size_t end = least(group + GROUP_X, run->rows);
                     for (size_t m = group; m < end; m += TILE_X)
-                        run_tile(w, run->x + m * run->stride + k, run->stride, least(TILE_X, end - m), round_up(depth, WIDTH),
-                                 sums + m * PANEL + i, k == 0);
+                        run_tile(w, run->x + m * run->stride + k, run->stride, least(TILE_X, end - m),
+                                 round_up(depth, WIDTH), sums + m * PANEL + i, k == 0);
                 }
         }
         put_sums(run, sums, n, rows);
@@ -147,15 +150,19 @@ static bnb_status matmul_panel(const struct matmul_job *job) {
     size_t panel = least(rows <= GROUP_X ? 8 : PANEL, round_up(share, TILE_W));
     threads = least(threads, (weight_rows + panel - 1) / panel);
     bool in_place = job->x.dtype == BNB_F32 && columns % WIDTH == 0 && rows <= TILE_X;
-    size_t stride = in_place ? columns : round_up(columns, WIDTH) + PADDING, widened = in_place ? 0 : round_up(block * stride, 16);
+    size_t stride = in_place ? columns : round_up(columns, WIDTH) + PADDING;
+    size_t widened = in_place ? 0 : round_up(block * stride, 16);
     size_t slot = round_up(panel * PANEL_STRIDE + block * PANEL, 16);
     float *scratch = aligned_alloc(64, (widened + threads * slot) * sizeof *scratch);
-    if (!scratch) return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again",
-                              (widened + threads * slot) * sizeof *scratch);
+    if (!scratch)
+        return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again",
+                    (widened + threads * slot) * sizeof *scratch);
     for (size_t row = 0; row < rows; row += block) {
         _Atomic size_t next = 0;
-        struct panel_run run = {.job = job, .x = scratch, .stride = stride, .first_row = row, .rows = least(block, rows - row),
-                                .panel = panel, .scratch = scratch + widened, .slot = slot, .next = &next};
+        struct panel_run run = {
+            .job = job, .x = scratch, .stride = stride, .first_row = row, .rows = least(block, rows - row),
+            .panel = panel, .scratch = scratch + widened, .slot = slot, .next = &next,
+        };
         if (in_place) {
             run.x = (const float *)job->x.data + row * columns;
         } else {

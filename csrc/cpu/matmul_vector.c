@@ -1,5 +1,5 @@
-/* Products of a few rows with 4-bit weights, straight from the codes: a register of them is decoded nibble by nibble, and
- * x lies in the order that this gives. The weights, which are most of what is read, are read once and in order. */
+/* Products of a few rows with 4-bit weights, straight from the codes: a register of them is decoded nibble by nibble,
+ * and x lies in the order that this gives. The weights, which are most of what is read, are read once and in order. */
 #include <float.h>
 #include <stdlib.h>
 
@@ -40,7 +40,8 @@ INLINE const float *scales_at(const struct coded *q, size_t first, size_t count,
 /* A chunk's scale, lane by lane: a lane's eight nibbles are neighbours, so a chunk may have two. */
 INLINE floats chunk_scale(const float *scales, size_t chunk) {
 #if WIDTH == 16
-    VECTOR(float, 2) both = {scales[chunk * 2], scales[chunk * 2 + 1]};
+    typedef VECTOR(float, 2) floats2;
+    floats2 both = {scales[chunk * 2], scales[chunk * 2 + 1]};
     return __builtin_shufflevector(both, both, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
 #else
     return scales[chunk * CHUNK / SCALED];
@@ -96,7 +97,7 @@ static void multiply_floats_rows(const void *vector_run, size_t first, size_t la
     }
 }
 
-/* x in the order in which nibbles come: nibble k of lane i is element 8i + (k ^ 1), as the first of a byte is the high one. */
+/* x in the order in which nibbles come: nibble k of lane i is element 8i + (k ^ 1), the high one being first. */
 static void order_floats(const struct dense *x, size_t stride, float *to) {
     for (size_t m = 0; m < x->rows; m++)
         for (size_t chunk = 0; chunk < stride; chunk += CHUNK)
@@ -109,7 +110,7 @@ static void order_floats(const struct dense *x, size_t stride, float *to) {
 
 /* ── HIGH: products of int16, a scale for each SCALED elements of x ─────────────────────────────────────────────── */
 
-/* Whether int16 can stand for x: not where a number is infinite or NaN, or a run too small for its scale's reciprocal. */
+/* Whether int16 can stand for x: not where a number is infinite or NaN, or a run's largest too small for a scale. */
 static bool takes_vector_int16(const struct matmul_job *job) {
     if (!takes_vector(job)) return false;
     size_t count = job->x.rows * job->x.columns;
@@ -136,7 +137,8 @@ INLINE void multiply_shorts(const struct vector_run *run, size_t first, size_t l
             float local[SEGMENT], products[VECTOR_ROWS][SEGMENT];
             const float *scales = scales_at(q, n * runs + begin, count, local);
             for (size_t m = 0; m < rows; m++)
-                for (size_t i = 0; i < count + count % 2; i++) products[m][i] = scales[i] * run->x_scales[m * run->scaled + begin + i];
+                for (size_t i = 0; i < count + count % 2; i++)
+                    products[m][i] = scales[i] * run->x_scales[m * run->scaled + begin + i];
             const uint8_t *codes = q->codes + (n * runs + begin) * (SCALED / 2);
             const int16_t *x = run->x16 + begin * SCALED;
             for (size_t chunk = 0; chunk < chunks; chunk++, codes += CHUNK / 2, x += CHUNK) {
@@ -145,7 +147,8 @@ INLINE void multiply_shorts(const struct vector_run *run, size_t first, size_t l
                 __builtin_prefetch(codes + AHEAD);
                 for (size_t m = 0; m < rows; m++) {
                     ints part = 0;
-                    for (size_t v = 0; v < 4; v++) part = dot2(part, w[v], load_shorts(x + m * run->stride + v * 2 * WIDTH));
+                    for (size_t v = 0; v < 4; v++)
+                        part = dot2(part, w[v], load_shorts(x + m * run->stride + v * 2 * WIDTH));
                     totals[m] = fma(__builtin_convertvector(part, floats), chunk_scale(products[m], chunk), totals[m]);
                 }
             }
@@ -195,10 +198,14 @@ static float shorts_of(const struct codes *code, int16_t values[16]) {
 /* ── Running either ─────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static bnb_status run_vector(const struct matmul_job *job, bool floating) {
-    size_t rows = job->x.rows, columns = job->x.columns, stride = round_up(columns, CHUNK), scaled = round_up(stride / SCALED, 2);
-    size_t elements = rows * stride * (floating ? sizeof(float) : sizeof(int16_t)), bytes = elements + rows * scaled * sizeof(float);
+    size_t rows = job->x.rows, columns = job->x.columns;
+    size_t stride = round_up(columns, CHUNK), scaled = round_up(stride / SCALED, 2);
+    size_t elements = rows * stride * (floating ? sizeof(float) : sizeof(int16_t));
+    size_t bytes = elements + rows * scaled * sizeof(float);
     char *scratch = aligned_alloc(64, round_up(bytes, 64));
-    if (!scratch) return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again", bytes);
+    if (!scratch)
+        return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again",
+                    bytes);
     struct vector_run run = {.job = job, .stride = stride, .scaled = scaled};
     size_t grain = (1 << 17) / (columns * rows) + 1; /* some ten microseconds */
     if (floating) {

@@ -1,8 +1,9 @@
 /* The threads that share the CPU's work.
  *
- * A call cuts its range into pieces, which its own thread and the pool's take one by one. Everything turns on one count,
- * the pieces not yet taken: who has lowered it owns a piece, and the call can't end, nor its description change, before
- * that piece is done. A thread without work spins for a while, as the next call often follows at once, then sleeps. */
+ * A call cuts its range into pieces, which its own thread and the pool's take one by one. Everything turns on one
+ * count, the pieces not yet taken: who has lowered it owns a piece, and the call can't end, nor its description change,
+ * before that piece is done. A thread without work spins for a while, as the next call often follows at once, then
+ * sleeps. */
 #define _GNU_SOURCE /* sched_getaffinity */
 #include <pthread.h>
 #include <sched.h>
@@ -52,7 +53,8 @@ static uint64_t nanoseconds(void) {
 static void take_pieces(void) {
     size_t untaken = atomic_load_explicit(&pool.untaken, memory_order_relaxed);
     while (untaken) {
-        if (!atomic_compare_exchange_weak_explicit(&pool.untaken, &untaken, untaken - 1, memory_order_acquire, memory_order_relaxed))
+        if (!atomic_compare_exchange_weak_explicit(&pool.untaken, &untaken, untaken - 1, memory_order_acquire,
+                                                   memory_order_relaxed))
             continue;
         size_t first = (pool.pieces - untaken) * pool.piece, rest = pool.count - first;
         pool.body(pool.job, first, first + (rest < pool.piece ? rest : pool.piece));
@@ -79,7 +81,7 @@ static void *work(void *unused) {
         take_pieces();
         if (spin(&pool.untaken, false)) continue;
         pthread_mutex_lock(&pool.mutex);
-        atomic_fetch_add(&pool.sleeping, 1); /* before the last look at the count: parallel_for looks the other way round */
+        atomic_fetch_add(&pool.sleeping, 1); /* before a last look at the count: parallel_for does it the other way */
         while (!atomic_load(&pool.untaken)) pthread_cond_wait(&pool.work, &pool.mutex);
         atomic_fetch_sub(&pool.sleeping, 1);
         pthread_mutex_unlock(&pool.mutex);
@@ -116,7 +118,8 @@ static void start_threads(void) {
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-void parallel_for(size_t count, size_t grain, void (*body)(const void *job, size_t first, size_t last), const void *job) {
+void parallel_for(size_t count, size_t grain, void (*body)(const void *job, size_t first, size_t last),
+                  const void *job) {
     if (!count) return;
     size_t threads = thread_count(), piece = (count - 1) / (threads * PIECES_A_THREAD) + 1;
     if (piece < grain) piece = grain;

@@ -79,7 +79,7 @@ INLINE void put_codes(const struct quantize_job *job, uint32_t bits, bool ascend
     } else {
         typedef VECTOR(uint16_t, 16) pairs;
         pairs pair = (pairs)(ascending ? ranks : lookup_bytes(job->code->order, ranks));
-        VECTOR(uint8_t, 16) packed = __builtin_convertvector((pair << 4 & 0xf0) | pair >> 8, typeof(packed));
+        bytes16 packed = __builtin_convertvector((pair << 4 & 0xf0) | pair >> 8, bytes16);
         memcpy(codes + i / 2, &packed, (count + 1) / 2);
     }
 }

@@ -26,22 +26,6 @@ INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     return (bytes32)_mm256_shuffle_epi8(twice, (__m256i)index);
 }
 
-/* Loads one by one: the gather instructions of AVX2's time take twice as long (Zen 3: 5.7 ns against 2.2 for eight), and
- * ten times where they are patched against Downfall. */
-INLINE floats gather(const float *table, ints index) {
-    uint64_t two[4]; /* indices, taken out of the vector by pairs */
-    memcpy(two, &index, sizeof two);
-#define AT(i) table[(uint32_t)(two[i / 2] >> 32 * (i % 2))]
-    return (floats){AT(0), AT(1), AT(2), AT(3), AT(4), AT(5), AT(6), AT(7)};
-}
-
-INLINE ints gather_bytes(const uint8_t *table, ints index) {
-    uint64_t two[4];
-    memcpy(two, &index, sizeof two);
-    return (ints){AT(0), AT(1), AT(2), AT(3), AT(4), AT(5), AT(6), AT(7)};
-#undef AT
-}
-
 INLINE bytes32 narrow(const ints q[VECTORS_OF_32]) {
     __m256i low = _mm256_packus_epi32((__m256i)q[0], (__m256i)q[1]);
     __m256i high = _mm256_packus_epi32((__m256i)q[2], (__m256i)q[3]);
@@ -50,10 +34,8 @@ INLINE bytes32 narrow(const ints q[VECTORS_OF_32]) {
 }
 
 INLINE code_table code_table_of(const int16_t values[16]) {
-    VECTOR(int16_t, 16) v;
-    memcpy(&v, values, sizeof v);
-    VECTOR(uint8_t, 16) low = __builtin_convertvector(v & 255, typeof(low));
-    VECTOR(uint8_t, 16) high = __builtin_convertvector(v >> 8 & 255, typeof(high));
+    shorts v = load_shorts(values);
+    bytes16 low = __builtin_convertvector(v & 255, bytes16), high = __builtin_convertvector(v >> 8 & 255, bytes16);
     return (code_table){_mm256_broadcastsi128_si256((__m128i)low), _mm256_broadcastsi128_si256((__m128i)high)};
 }
 

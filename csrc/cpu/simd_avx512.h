@@ -16,6 +16,7 @@ INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     return (bytes32)_mm256_shuffle_epi8(twice, (__m256i)index);
 }
 
+#define GATHERS
 INLINE floats gather(const float *table, ints index) { return (floats)_mm512_i32gather_ps((__m512i)index, table, 4); }
 
 INLINE ints gather_bytes(const uint8_t *table, ints index) {
@@ -62,7 +63,8 @@ INLINE ints dot4(ints to, words a, words b) { return (ints)_mm512_dpbusd_epi32((
 INLINE floats4 sum4(floats a, floats b, floats c, floats d) {
     __m256 ab = _mm256_hadd_ps((__m256)(a.lo + a.hi), (__m256)(b.lo + b.hi));
     __m256 cd = _mm256_hadd_ps((__m256)(c.lo + c.hi), (__m256)(d.lo + d.hi));
-    VECTOR(float, 8) both = (VECTOR(float, 8))_mm256_hadd_ps(ab, cd);
+    typedef VECTOR(float, 8) floats8;
+    floats8 both = (floats8)_mm256_hadd_ps(ab, cd);
     return both.lo + both.hi;
 }
 

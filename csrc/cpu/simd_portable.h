@@ -1,5 +1,5 @@
 /* The backend of simd.h for any width and any processor, with NEON's table lookups where there are some. It serves
- * baseline x86-64 and ARM at four floats; the tests also build it at sixteen, to run AVX-512's paths without AVX-512. */
+ * baseline x86-64 and ARM at four floats; the tests also build it at sixteen, to run AVX-512's paths without it. */
 #if defined __ARM_NEON && WIDTH == 4
 #define NEON 1
 #include <arm_neon.h>
@@ -24,8 +24,8 @@ INLINE floats lookup16(table16 table, ints index) { return (floats)vqtbl4q_u8(ta
 
 INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     uint8x16_t values = vld1q_u8(table);
-    typedef VECTOR(uint8_t, 16) bytes16;
-    bytes16 low = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.lo), high = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.hi);
+    bytes16 low = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.lo),
+            high = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.hi);
     bytes32 out;
     out.lo = low, out.hi = high;
     return out;
@@ -85,7 +85,8 @@ INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
 }
 
 INLINE void decode_shorts(code_table table, const uint8_t *codes, shorts out[4]) {
-    VECTOR(uint16_t, 2 * WIDTH) packed;
+    typedef VECTOR(uint16_t, 2 * WIDTH) packed_codes;
+    packed_codes packed;
     memcpy(&packed, codes, sizeof packed);
     for (int v = 0; v < 4; v++)
         for (int i = 0; i < 2 * WIDTH; i++) out[v][i] = table[packed[i] >> 4 * v & 15];
@@ -131,22 +132,10 @@ INLINE ints dot4(ints to, words a, words b) {
 }
 #endif
 
-INLINE floats gather(const float *table, ints index) {
-    floats out;
-    for (int i = 0; i < WIDTH; i++) out[i] = table[index[i]];
-    return out;
-}
-
-INLINE ints gather_bytes(const uint8_t *table, ints index) {
-    ints out;
-    for (int i = 0; i < WIDTH; i++) out[i] = table[index[i]];
-    return out;
-}
-
 INLINE bytes32 narrow(const ints q[VECTORS_OF_32]) {
     uint8_t out[32];
     for (int v = 0; v < VECTORS_OF_32; v++) {
-        VECTOR(uint8_t, WIDTH) part = __builtin_convertvector(q[v], typeof(part));
+        bytes part = __builtin_convertvector(q[v], bytes);
         memcpy(out + v * WIDTH, &part, sizeof part);
     }
     return load_bytes32(out);

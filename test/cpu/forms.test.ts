@@ -1,5 +1,5 @@
 // Owns the run of forms_test.c: the CPU's forms by themselves, under the undefined-behaviour sanitizer, at the edge of
-// unreadable pages; and the portable form at the width of AVX-512, which this machine may lack.
+// unreadable pages; among them AVX-512's on machines that lack it, by the portable form at its width and by emulation.
 import { beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync } from "node:fs";
 import { root } from "../../scripts/run.ts";
@@ -7,9 +7,17 @@ import { findZig } from "../../scripts/zig.ts";
 
 const folder = `${root}/.cache/cpu`;
 const program = `${folder}/forms_test`;
-const flags = ["-std=c23", "-O2", "-g", "-fno-math-errno", "-fsanitize=undefined", "-fno-sanitize-recover=all"];
+const flags = [
+  "-std=c23",
+  "-O2",
+  "-g",
+  "-fno-math-errno",
+  "-fsanitize=undefined",
+  "-fno-sanitize-recover=all",
+  "-ftrivial-auto-var-init=pattern",
+];
 
-/** As in build.zig; and the portable form sixteen floats wide. */
+/** As in build.zig; the portable form sixteen floats wide; and AVX-512's with its instructions emulated. */
 const forms: Record<string, string[]> =
   process.arch === "x64"
     ? {
@@ -18,6 +26,7 @@ const forms: Record<string, string[]> =
         avx512: ["-mcpu=skylake_avx512"],
         avx512vnni: ["-mcpu=icelake_server"],
         wide: ["-mcpu=haswell", "-DPORTABLE_WIDTH=16", "-Wno-psabi"],
+        emulated: ["-mcpu=haswell", "-include", "test/cpu/emulate_avx512.h", "-Wno-psabi"],
       }
     : {
         neon: ["-mcpu=generic"],
