@@ -219,6 +219,43 @@ BNB_API bnb_tensor *bnb_matmul(const bnb_tensor *x, const bnb_tensor *w, const b
 /* The same product with a quantised w[n, k], which is never written out whole. */
 BNB_API bnb_tensor *bnb_matmul_quantized(const bnb_tensor *x, const bnb_quantized *w, const bnb_tensor *bias, bnb_precision precision);
 
+/* The gradient of that product with respect to x: with dy[m, n] of y, dx[m, k] = Σn dy[m, n] · w[n, k], in dy's
+ * dtype. */
+BNB_API bnb_tensor *bnb_matmul_backward(const bnb_tensor *dy, const bnb_tensor *w);
+
+/* The same with a quantised w[n, k], which is never written out whole. */
+BNB_API bnb_tensor *bnb_matmul_quantized_backward(const bnb_tensor *dy, const bnb_quantized *w);
+
+/* The gradient with respect to a dense w: dw[n, k] = Σm dy[m, n] · x[m, k], summed in fp32 and rounded once to
+ * `dtype`. */
+BNB_API bnb_tensor *bnb_matmul_backward_weight(const bnb_tensor *dy, const bnb_tensor *x, bnb_dtype dtype);
+
+/* y[i, :] = w[indices[i], :] in `dtype`, a row for each of the i32 indices, whatever their shape. An index that is no
+ * row of w is INVALID, and the sentence says where: for that it waits for the work that makes the indices. */
+BNB_API bnb_tensor *bnb_embedding(const bnb_tensor *indices, const bnb_tensor *w, bnb_dtype dtype);
+
+/* The same with a quantised w, of which only these rows are dequantised. */
+BNB_API bnb_tensor *bnb_embedding_quantized(const bnb_tensor *indices, const bnb_quantized *w, bnb_dtype dtype);
+
+/* The gradient with respect to a dense w of `rows` rows: dw[r, :] = the sum of dy[i, :] where indices[i] = r, in fp32
+ * and in order, rounded once to `dtype`. The row `padding` gets zeros; -1: there is none. */
+BNB_API bnb_tensor *bnb_embedding_backward(const bnb_tensor *dy, const bnb_tensor *indices, size_t rows,
+                                           int32_t padding, bnb_dtype dtype);
+
+/* Each row of x less its mean, by the square root of its variance + eps, times weight[1, n], plus bias[1, n]; in x's
+ * dtype (Ba et al. 2016). */
+BNB_API bnb_tensor *bnb_layer_norm(const bnb_tensor *x, const bnb_tensor *weight, const bnb_tensor *bias, float eps);
+
+/* Its gradient with respect to x, in dy's dtype. */
+BNB_API bnb_tensor *bnb_layer_norm_backward(const bnb_tensor *dy, const bnb_tensor *x, const bnb_tensor *weight,
+                                            float eps);
+
+/* Its gradient with respect to the weight, f32 [1, n]. That of the bias is the sum of dy's rows. */
+BNB_API bnb_tensor *bnb_layer_norm_backward_weight(const bnb_tensor *dy, const bnb_tensor *x, float eps);
+
+/* y = a + scale · b in a's dtype, product and sum each rounded to fp32; a may be NULL: y = scale · b in b's dtype. */
+BNB_API bnb_tensor *bnb_add(const bnb_tensor *a, const bnb_tensor *b, float scale);
+
 /* LLM.int8() (Dettmers et al. 2022) stands for x[r, c] by code[r, c] · stats[r] / 127, stats being the row's largest
  * magnitude; columns that hold an outlier, a magnitude of at least a threshold, are left to floating point. A threshold
  * of 0 means that there is none; it is finite and not negative. */

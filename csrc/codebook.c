@@ -52,6 +52,13 @@ static void set_buckets(struct codes *codes) {
     }
 }
 
+/* With such a codebook a code is decoded by arithmetic, which is faster than looking it up. */
+static void set_step(struct codes *codes) {
+    codes->step = codes->bits == 8 ? codes->values[1] : 0;
+    for (uint32_t code = 0; code < codes->size; code++)
+        if (codes->values[code] != (float)(int8_t)code * codes->step) codes->step = 0;
+}
+
 /* The entry of the bucket that starts at `least`, on the side of `sign`; false where one can't say it all. */
 static bool set_entry(const struct codes *codes, uint32_t shift, uint32_t least, uint32_t sign, uint32_t *entry) {
     uint32_t mask = (1u << shift) - 1, limit = mask;
@@ -74,13 +81,6 @@ static void set_entries(struct codes *codes) {
     if (codes->entries[0] != (above << shift | mask) || (negative && codes->entries[buckets] != (under << shift | mask))) return;
     codes->rank_of_zero = thresholds_below(codes, 0);
     codes->entry_shift = shift;
-}
-
-/* With such a codebook a code is decoded by arithmetic, which is faster than looking it up. */
-static void set_step(struct codes *codes) {
-    codes->step = codes->bits == 8 ? codes->values[1] : 0;
-    for (uint32_t code = 0; code < codes->size; code++)
-        if (codes->values[code] != (float)(int8_t)code * codes->step) codes->step = 0;
 }
 
 /* One count is the caller's. */

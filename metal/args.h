@@ -21,6 +21,8 @@ enum {
     TILE_THREADS       = 128,  // 4 simdgroups, two by two
     TILE_DEPTH         = 32,   // a split of k is a multiple of it
     SUM_THREADS        = 256,
+    EMBEDDING_THREADS  = 256,  // 8 elements a thread
+    LAYER_NORM_THREADS = 256,  // a row
     COMPARE_THREADS    = 256,  // 8 elements a thread
     COMPARE_SUMS_BYTES = 16,   // what a threadgroup leaves
     INT8_THREADS       = 256,  // 8 simdgroups: at a row, or at 32 columns
@@ -66,10 +68,10 @@ struct dequantize_args {
 };
 static_assert(sizeof(struct dequantize_args) == 28, "host and kernels must lay out struct dequantize_args alike");
 
-// y[m, n] = Σk x[m, k] · w[n, k] + bias[n]; every size is below 2^31.
+// y[m, n] = Σk x[m, k] · w[n, k] + bias[n], or backward y[m, k] = Σn a[m, n] · w[n, k]; every size is below 2^31.
 struct matmul_args {
     uint32_t          m, n, k;
-    uint32_t          split; // the part of k that a tile sums: all of it, or a multiple of TILE_DEPTH
+    uint32_t          split; // the part of the sum that a tile takes: all of it, or a multiple of TILE_DEPTH
     struct scale_args scales;
 };
 static_assert(sizeof(struct matmul_args) == 36, "host and kernels must lay out struct matmul_args alike");
@@ -79,6 +81,26 @@ struct sum_args {
     uint32_t m, n, splits;
 };
 static_assert(sizeof(struct sum_args) == 12, "host and kernels must lay out struct sum_args alike");
+
+// y = a + scale · b
+struct add_args {
+    uint32_t count_low, count_high;
+    float    scale;
+};
+static_assert(sizeof(struct add_args) == 12, "host and kernels must lay out struct add_args alike");
+
+// Rows of y, or of a table's gradient.
+struct embedding_args {
+    uint32_t          rows_low, rows_high, columns;
+    struct scale_args scales;
+};
+static_assert(sizeof(struct embedding_args) == 32, "host and kernels must lay out struct embedding_args alike");
+
+struct layer_norm_args {
+    uint32_t rows, columns;
+    float    eps;
+};
+static_assert(sizeof(struct layer_norm_args) == 12, "host and kernels must lay out struct layer_norm_args alike");
 
 struct compare_args {
     uint32_t count_low, count_high;

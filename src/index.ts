@@ -1,4 +1,6 @@
 // Owns what the package exports: bitsandbytes' vocabulary for Bun.
+
+export { add, scale } from "./add.ts";
 export * as checkpoint from "./checkpoint/index.ts";
 export {
   Codebook,
@@ -11,6 +13,7 @@ export {
 export { type Comparison, compare } from "./compare.ts";
 export { currentDevice, Device, type DeviceKind, type DeviceReport, devices, setDevice } from "./device.ts";
 export type { ArrayOf, DType, FloatDType, TensorValues } from "./dtype.ts";
+export { type EmbeddingBackwardOptions, embedding, embeddingBackward } from "./embedding.ts";
 export { BnbError, type BnbErrorCode } from "./error.ts";
 export {
   type Int8MmOptions,
@@ -28,8 +31,17 @@ export {
   matmul8bit,
   matmul8bitFp,
 } from "./int8.ts";
+export { type LayerNormGradients, layerNorm, layerNormBackward } from "./layer_norm.ts";
 export { linear, type MatmulOptions, matmul4bit, matmulBlockwise } from "./matmul.ts";
+export {
+  linearBackward,
+  linearBackwardBias,
+  linearBackwardWeight,
+  matmul4bitBackward,
+  matmulBlockwiseBackward,
+} from "./matmul_backward.ts";
 export type { Precision } from "./native.ts";
+export * as nn from "./nn/index.ts";
 export * as optim from "./optim/index.ts";
 export { Parameter } from "./parameter.ts";
 export {

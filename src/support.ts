@@ -1,11 +1,20 @@
 // Owns the support table: what a device does itself, found by trying it and looking at what the library counted.
+import { add } from "./add.ts";
 import { Codebook } from "./codebook.ts";
 import { compare } from "./compare.ts";
 import type { Device } from "./device.ts";
 import type { FloatDType } from "./dtype.ts";
+import { embedding, embeddingBackward } from "./embedding.ts";
 import { BnbError } from "./error.ts";
 import { Int8Weight, int8DoubleQuant, matmul8bit, matmul8bitFp } from "./int8.ts";
+import { layerNorm, layerNormBackward } from "./layer_norm.ts";
 import { linear, matmul4bit, matmulBlockwise } from "./matmul.ts";
+import {
+  linearBackward,
+  linearBackwardWeight,
+  matmul4bitBackward,
+  matmulBlockwiseBackward,
+} from "./matmul_backward.ts";
 import { AdEMAMix8bit, AdEMAMix32bit, LAMB8bit, type Optimizer, type OptimizerClass } from "./optim/index.ts";
 import { Parameter } from "./parameter.ts";
 import { dequantize4bit, dequantizeBlockwise, quantize4bit, quantizeBlockwise } from "./quantize.ts";
@@ -17,7 +26,12 @@ export type Support = "yes" | "on the CPU" | "no";
 /** A small weight whose rows straddle blocks, and an activation for it. */
 const columns = 160;
 
-type Probe = (on: { w: Tensor<"float32">; x: Tensor<"float32">; batch: Tensor<"float32"> }) => Disposable | object;
+type Probe = (on: {
+  w: Tensor<"float32">;
+  x: Tensor<"float32">;
+  batch: Tensor<"float32">;
+  rows: Tensor<"int32">;
+}) => Disposable | object;
 
 const quantizers = {
   "nf4, fp4, af4": (w: Tensor) => quantize4bit(w),
@@ -32,11 +46,14 @@ function probesOfFormat(format: keyof typeof quantizers): [operation: string, fo
   const quantize = quantizers[format];
   const wide = format === "8-bit blockwise";
   const [dequantize, matmul] = wide ? [dequantizeBlockwise, matmulBlockwise] : [dequantize4bit, matmul4bit];
+  const backward = wide ? matmulBlockwiseBackward : matmul4bitBackward;
   return [
     ["quantise", format, ({ w }) => quantize(w)],
     ["dequantise", format, ({ w }) => dequantize(quantize(w))],
     ["matmul, one row", format, ({ w, x }) => matmul(x, quantize(w))],
     ["matmul, many rows", format, ({ w, batch }) => matmul(batch, quantize(w))],
+    ["matmul, gradient of x", format, ({ w, batch }) => backward(linear(batch, w), quantize(w))],
+    ["embedding", format, ({ w, rows }) => embedding(rows, quantize(w))],
   ];
 }
 
@@ -49,8 +66,17 @@ const probes: [operation: string, format: string, probe: Probe][] = [
   ["dequantise", "nested scales", ({ w }) => dequantize4bit(nested(w))],
   ["matmul, one row", "nested scales", ({ w, x }) => matmul4bit(x, nested(w))],
   ["matmul, many rows", "nested scales", ({ w, batch }) => matmul4bit(batch, nested(w))],
+  ["matmul, gradient of x", "nested scales", ({ w, batch }) => matmul4bitBackward(linear(batch, w), nested(w))],
+  ["embedding", "nested scales", ({ w, rows }) => embedding(rows, nested(w))],
   ["matmul, one row", "dense", ({ w, x }) => linear(x, w)],
   ["matmul, many rows", "dense", ({ w, batch }) => linear(batch, w)],
+  ["matmul, gradient of x", "dense", ({ w, batch }) => linearBackward(linear(batch, w), w)],
+  ["matmul, gradient of w", "dense", ({ w, batch }) => linearBackwardWeight(linear(batch, w), batch)],
+  ["embedding", "dense", ({ w, rows }) => embedding(rows, w)],
+  ["embedding, gradient", "dense", ({ x, rows }) => embeddingBackward(x, rows, 48)],
+  ["layer norm", "dense", ({ w, x }) => layerNorm(w, x.reshape([columns]), x.reshape([columns]))],
+  ["layer norm, gradients", "dense", ({ w, x }) => layerNormBackward(w, w, x.reshape([columns])).dx],
+  ["add", "dense", ({ w }) => add(w, w)],
   ["quantise", "LLM.int8()", ({ w }) => int8DoubleQuant(w, { threshold: 0.99 })],
   ["dequantise", "LLM.int8()", ({ w }) => Int8Weight.quantize(w).dequantize()],
   ["matmul, one row", "LLM.int8()", ({ w, x }) => matmul8bit(x, Int8Weight.quantize(w), { threshold: 0.99 })],
@@ -91,6 +117,7 @@ export function support(device: Device): SupportRow[] {
     w: Tensor.from(wave(48 * columns), [48, columns], { device }),
     x: Tensor.from(wave(columns), [1, columns], { device }),
     batch: Tensor.from(wave(40 * columns), [40, columns], { device }),
+    rows: Tensor.from(Int32Array.of(47), [1], { device }),
   };
   return probes.map(([operation, format, probe]) => ({
     operation,

@@ -31,6 +31,8 @@ test.each(isas.slice(0, -1))(
       "test",
       "test/quantize.test.ts",
       "test/matmul.test.ts",
+      "test/matmul_backward.test.ts",
+      "test/embedding.test.ts",
       "test/int8.test.ts",
       "test/tensor.test.ts",
       "test/optim.test.ts",

@@ -87,6 +87,13 @@ export function matmul(
   return y;
 }
 
+/** A matrix [rows, columns] turned round: with it, matmul gives the gradients too. */
+export function transpose(x: ArrayLike<number>, rows: number, columns: number): Float64Array {
+  const out = new Float64Array(rows * columns);
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = x[i * columns + j]!;
+  return out;
+}
+
 /** A matrix in int8, worked out element by element: LLM.int8() as csrc/bnb.h defines it, with its fp32 steps. */
 export function int8Rows(x: ArrayLike<number>, columns: number, threshold: number) {
   const rows = x.length / columns;
@@ -120,6 +127,36 @@ export function int8Output(sum: number, rowStats: number, columnStats: number, b
   const scale = Math.fround(rowStats * columnStats);
   const value = Math.fround(Math.fround(Math.fround(sum) * scale) * Math.fround(6.200124e-5));
   return bias === undefined ? value : Math.fround(value + bias);
+}
+
+/** Layer normalisation of each row and its gradients, in float64. */
+export function layerNorm(
+  x: ArrayLike<number>,
+  dy: ArrayLike<number>,
+  weight: ArrayLike<number>,
+  bias: ArrayLike<number>,
+  columns: number,
+  eps: number,
+) {
+  const [y, dx] = [new Float64Array(x.length), new Float64Array(x.length)];
+  const [dWeight, dBias] = [new Float64Array(columns), new Float64Array(columns)];
+  for (let row = 0; row < x.length; row += columns) {
+    const values = Array.from({ length: columns }, (_, c) => x[row + c]!);
+    const mean = values.reduce((sum, value) => sum + value, 0) / columns;
+    const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / columns;
+    const inverse = 1 / Math.sqrt(variance + eps);
+    const n = values.map((value) => (value - mean) * inverse);
+    const g = n.map((_, c) => dy[row + c]! * weight[c]!);
+    const sum = g.reduce((total, value) => total + value, 0);
+    const product = g.reduce((total, value, c) => total + value * n[c]!, 0);
+    for (let c = 0; c < columns; c++) {
+      y[row + c] = n[c]! * weight[c]! + bias[c]!;
+      dx[row + c] = (g[c]! - sum / columns - (n[c]! * product) / columns) * inverse;
+      dWeight[c]! += dy[row + c]! * n[c]!;
+      dBias[c]! += dy[row + c]!;
+    }
+  }
+  return { y, dx, dWeight, dBias };
 }
 
 /** ‖got − want‖ / ‖want‖. */

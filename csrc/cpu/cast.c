@@ -25,3 +25,22 @@ static void cast(const void *cast_job, size_t first, size_t last) {
     default: cast_from(job, first, last, BNB_F32); break;
     }
 }
+
+/* Elements [first, last) of x to y[0…]. */
+static void widen(const struct dense *x, size_t first, size_t last, float *y) {
+    switch (x->dtype) {
+    case BNB_F16: cast_run(x, BNB_F16, first, last, y, BNB_F32); break;
+    case BNB_BF16: cast_run(x, BNB_BF16, first, last, y, BNB_F32); break;
+    default: cast_run(x, BNB_F32, first, last, y, BNB_F32); break;
+    }
+}
+
+/* x[0, count) to y[at…]. */
+static void narrow_run(const float *x, size_t count, void *y, bnb_dtype dtype, size_t at) {
+    struct dense dense = {.data = x, .dtype = BNB_F32};
+    switch (dtype) {
+    case BNB_F16: cast_run(&dense, BNB_F32, 0, count, (uint16_t *)y + at, BNB_F16); break;
+    case BNB_BF16: cast_run(&dense, BNB_F32, 0, count, (uint16_t *)y + at, BNB_BF16); break;
+    default: memcpy((float *)y + at, x, count * sizeof *x); break;
+    }
+}

@@ -58,6 +58,11 @@ static inline float element_of(const struct dense *x, size_t i) {
     }
 }
 
+/* An element of a weight, which is `q`, or `w` where q->code is NULL. */
+static inline float weight_of(const struct dense *w, const struct coded *q, size_t i) {
+    return q->code ? q->code->values[code_at(q, i)] * scale_of(q, i / q->block) : element_of(w, i);
+}
+
 static inline void put_element(void *data, bnb_dtype dtype, size_t i, float value) {
     switch (dtype) {
     case BNB_F16: ((uint16_t *)data)[i] = f32_to_f16(value); break;
@@ -97,6 +102,25 @@ struct matmul_job {
     const float  *bias; /* or NULL */
     bnb_precision precision; /* never DEFAULT */
     void         *y;
+};
+
+/* y[m, k] = Σn a[m, n] · w[n, k]. The weight is `q`, or `w` where q.code is NULL. */
+struct matmul_backward_job {
+    struct dense a;
+    bool         transposed; /* a is stored as a[n, m] */
+    struct dense w;
+    struct coded q;
+    void        *y;
+    bnb_dtype    dtype;
+};
+
+/* y[i, :] = the row indices[i] of the table, which is `q`, or `w` where q.code is NULL. */
+struct embedding_job {
+    const int32_t *indices;
+    struct dense   w;
+    struct coded   q;
+    void          *y;
+    bnb_dtype      dtype;
 };
 
 /* One state of an optimizer, updated in place: floats, or codes with a scale for each OPTIMIZER_BLOCK of them. */
@@ -212,7 +236,9 @@ struct cpu_forms {
     void (*dequantize)(const void *dequantize_job, size_t first_block, size_t last_block);
     void (*cast)(const void *cast_job, size_t first, size_t last);
     void (*optimizer)(const void *optimizer_job, size_t first_block, size_t last_block);
+    void (*embedding)(const void *embedding_job, size_t first, size_t last);
     bnb_status (*matmul)(const struct matmul_job *job); /* takes every case; only scratch memory can fail it */
+    bnb_status (*matmul_backward)(const struct matmul_backward_job *job); /* the same */
     void (*int8_outliers)(const void *int8_outliers_job, size_t first_row, size_t last_row);
     void (*int8_quantize)(const void *int8_quantize_job, size_t first_row, size_t last_row);
     void (*int8_dequantize)(const void *int8_dequantize_job, size_t first_row, size_t last_row);

@@ -12,6 +12,8 @@
 #include "matmul_panel.c"
 #include "matmul_vector.c"
 #include "matmul.c"
+#include "matmul_backward.c"
+#include "embedding.c"
 #include "int8_quantize.c"
 #include "int8_matmul.c"
 
@@ -26,7 +28,9 @@ const struct cpu_forms TABLE(ISA) = {
     .dequantize = dequantize,
     .cast = cast,
     .optimizer = optimizer,
+    .embedding = embedding,
     .matmul = matmul,
+    .matmul_backward = matmul_backward,
     .int8_outliers = int8_outliers,
     .int8_quantize = int8_quantize,
     .int8_dequantize = int8_dequantize,

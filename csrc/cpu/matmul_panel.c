@@ -25,12 +25,11 @@ struct panel_run {
     _Atomic size_t *next; /* panel to take */
 };
 
-static void widen(const struct dense *x, size_t first, size_t last, float *y) {
-    switch (x->dtype) {
-    case BNB_F16: cast_run(x, BNB_F16, first, last, y, BNB_F32); break;
-    case BNB_BF16: cast_run(x, BNB_BF16, first, last, y, BNB_F32); break;
-    default: cast_run(x, BNB_F32, first, last, y, BNB_F32); break;
-    }
+/* Elements [first, last) of a weight, which is `q`, or `w` where q->code is NULL. */
+static void widen_weights(const struct dense *w, const struct coded *q, size_t first, size_t last, float *y) {
+    if (!q->code) widen(w, first, last, y);
+    else if (q->code->bits == 4) decode(q, 4, first, last, y, BNB_F32, false);
+    else decode(q, 8, first, last, y, BNB_F32, false);
 }
 
 /* sums[m, n] of TILE_W weight rows with `rows` rows of x; added to what is there unless these are the first columns. */
@@ -81,9 +80,7 @@ static const float *weights_at(const struct panel_run *run, size_t n, size_t row
     for (size_t row = 0; row < rows; row++) {
         float *to = panel + row * PANEL_STRIDE;
         size_t first = (n + row) * columns + k;
-        if (!job->q.code) widen(&job->w, first, first + depth, to);
-        else if (job->q.code->bits == 4) decode(&job->q, 4, first, first + depth, to, BNB_F32, false);
-        else decode(&job->q, 8, first, first + depth, to, BNB_F32, false);
+        widen_weights(&job->w, &job->q, first, first + depth, to);
         memset(to + depth, 0, (round_up(depth, WIDTH) - depth) * sizeof *to);
     }
     return panel;

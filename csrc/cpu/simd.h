@@ -110,6 +110,10 @@ INLINE floats clamp(floats x) {
 #include "simd_portable.h"
 #endif
 
+#ifndef HAS_DOT4
+#define HAS_DOT4 0
+#endif
+
 #ifndef GATHERS
 
 /* Each lane's element of a table in memory, loaded one by one: AVX2's instructions take twice as long on Zen 3 (5.7 ns
@@ -127,10 +131,6 @@ INLINE ints gather_bytes(const uint8_t *table, ints index) {
     return out;
 }
 
-#endif
-
-#ifndef HAS_DOT4
-#define HAS_DOT4 0
 #endif
 
 INLINE floats from_bf16(halves h) { return (floats)(__builtin_convertvector(h, words) << 16); }

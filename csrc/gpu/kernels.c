@@ -33,6 +33,18 @@ static const char matmul_vector[] = {
 static const char matmul_tile[] = {
 #embed <matmul_tile.metal> suffix(, 0)
 };
+static const char matmul_backward[] = {
+#embed <matmul_backward.metal> suffix(, 0)
+};
+static const char add[] = {
+#embed <add.metal> suffix(, 0)
+};
+static const char embedding[] = {
+#embed <embedding.metal> suffix(, 0)
+};
+static const char layer_norm[] = {
+#embed <layer_norm.metal> suffix(, 0)
+};
 static const char int8_quantize[] = {
 #embed <int8_quantize.metal> suffix(, 0)
 };
@@ -55,6 +67,10 @@ const struct kernel_source kernel_families[] = {
     {"optimizer", optimizer},
     {"matmul_vector", matmul_vector},
     {"matmul_tile", matmul_tile},
+    {"matmul_backward", matmul_backward},
+    {"add", add},
+    {"embedding", embedding},
+    {"layer_norm", layer_norm},
     {"int8_quantize", int8_quantize},
     {"int8_matmul", int8_matmul},
     {NULL, NULL},

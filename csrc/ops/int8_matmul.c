@@ -49,7 +49,7 @@ static void mm_dequant_plain(const void *argument, size_t first, size_t last) {
 /* ── The launches ───────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* As in matmul.c: up to VECTORS_MOST rows, b is read anew for every 4; beyond, tiles; larger ones where they are many. */
-enum { VECTORS_MOST = 8, TILES_WANTED = 256 };
+enum { VECTORS_MOST = 8 };
 
 /* One product. Without stats the sums are the output; x and outliers, or both NULL; bias, or NULL. */
 struct product {

@@ -58,3 +58,26 @@ bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], st
 size_t quantized_bytes(const bnb_quantized *q) {
     return q->codes->bytes + q->absmax->bytes + (q->nested_absmax ? q->nested_absmax->bytes : 0);
 }
+
+uint32_t split_of(uint32_t depth, size_t tiles) {
+    size_t splits = ceil_div(TILES_WANTED, tiles), most = depth / SPLIT_LEAST;
+    if (splits > most) splits = most ? most : 1;
+    return (uint32_t)(ceil_div(ceil_div(depth, splits), TILE_DEPTH) * TILE_DEPTH);
+}
+
+bnb_status launch_sum(const struct buffer *parts, uint32_t splits, const bnb_tensor *bias, const bnb_tensor *y) {
+    struct sum_args args = {.m = (uint32_t)y->rows, .n = (uint32_t)y->columns, .splits = splits};
+    return y->buffer->device->gpu->launch(&(struct launch){
+        .family = "matmul_tile",
+        .kernel = "matmul_sum",
+        .constants = {y->dtype, [4] = bias != NULL},
+        .constant_count = 5,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {binding_of(parts), binding_of(bias ? bias->buffer : parts), binding_of(y->buffer)},
+        .binding_count = 3,
+        .groups = {(uint32_t)ceil_div(args.n, SUM_THREADS), args.m, 1},
+        .threads = SUM_THREADS,
+        .bytes_moved = parts->bytes + y->buffer->bytes,
+    });
+}

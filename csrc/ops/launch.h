@@ -32,4 +32,20 @@ bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], st
 
 size_t quantized_bytes(const bnb_quantized *q);
 
+/* Which loads fit kernels that take 8 elements of a row at once: WHOLE_… for multiples of 8. */
+static inline uint32_t whole_of(const bnb_quantized *q, const struct scale_args *scales) {
+    if (q->columns % 8) return WHOLE_NOT;
+    if (q->block == q->columns) return WHOLE_ROWS;
+    return scales->shift >= 3 && scales->shift < 32 ? WHOLE_BLOCKS : WHOLE_NOT;
+}
+
+/* Products in tiles need tiles enough to fill the GPU, else the sum is split, though not below SPLIT_LEAST. */
+enum { TILES_WANTED = 256, SPLIT_LEAST = 512 };
+
+/* The part of `depth` products that each of `tiles` tiles sums: all of it, or a multiple of TILE_DEPTH. */
+uint32_t split_of(uint32_t depth, size_t tiles);
+
+/* y = the parts of a split, f32 [splits, y's rows, y's columns], added up; bias may be NULL. */
+bnb_status launch_sum(const struct buffer *parts, uint32_t splits, const bnb_tensor *bias, const bnb_tensor *y);
+
 #endif

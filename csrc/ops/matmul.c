@@ -1,14 +1,7 @@
 /* y = x · wᵀ + bias with a dense or a quantised w: the checks, the launch and the plain loop. */
-#include <string.h>
-
 #include "launch.h"
 
 /* ── The plain loop ─────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static float weight_at(const struct matmul_job *job, size_t i) {
-    if (!job->q.code) return element_of(&job->w, i);
-    return job->q.code->values[code_at(&job->q, i)] * scale_of(&job->q, i / job->q.block);
-}
 
 /* Columns [first, last) of y: rows of w. */
 static void matmul_plain(const void *argument, size_t first, size_t last) {
@@ -18,7 +11,7 @@ static void matmul_plain(const void *argument, size_t first, size_t last) {
         for (size_t m = 0; m < job->x.rows; m++) {
             double sum = 0;
             for (size_t k = 0; k < columns; k++)
-                sum += (double)element_of(&job->x, m * columns + k) * weight_at(job, n * columns + k);
+                sum += (double)element_of(&job->x, m * columns + k) * weight_of(&job->w, &job->q, n * columns + k);
             put_element(job->y, job->x.dtype, m * outputs + n, (float)(sum + (job->bias ? job->bias[n] : 0)));
         }
     }
@@ -27,9 +20,8 @@ static void matmul_plain(const void *argument, size_t first, size_t last) {
 /* ── The launch ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Up to VECTORS_MOST rows of x, kernels read w anew for every 4; beyond, decoding it for a tile pays: MLX crosses over
- * between 10 and 13 on an M3 Max (ml-explore/mlx, pull request 3863). A tile of 64 needs tiles enough to fill the GPU, and
- * so does any tile, else k is split, though not below SPLIT_LEAST. */
-enum { VECTORS_MOST = 8, TILES_WANTED = 256, SPLIT_LEAST = 512 };
+ * between 10 and 13 on an M3 Max (ml-explore/mlx, pull request 3863). A tile of 64 needs tiles enough to fill the GPU. */
+enum { VECTORS_MOST = 8 };
 
 /* One product: the weight is `w`, or `q` where w is NULL; bias may be NULL. */
 struct product {
@@ -83,54 +75,30 @@ static bnb_status launch_vector(const struct product *p, const struct matmul_arg
     return p->y->buffer->device->gpu->launch(launch);
 }
 
-/* Adds up the parts of a split: bindings parts, bias, y. */
-static bnb_status launch_sum(const struct product *p, const struct launch *tiles, const struct buffer *parts,
-                             uint32_t splits) {
-    struct sum_args args = {.m = (uint32_t)p->y->rows, .n = (uint32_t)p->y->columns, .splits = splits};
-    struct launch   launch = {
-        .family = "matmul_tile",
-        .kernel = "matmul_sum",
-        .constant_count = tiles->constant_count,
-        .args = &args,
-        .args_bytes = sizeof args,
-        .bindings = {binding_of(parts), tiles->bindings[6], binding_of(p->y->buffer)},
-        .binding_count = 3,
-        .groups = {(uint32_t)ceil_div(args.n, SUM_THREADS), args.m, 1},
-        .threads = SUM_THREADS,
-        .bytes_moved = parts->bytes + p->y->buffer->bytes,
-    };
-    memcpy(launch.constants, tiles->constants, sizeof launch.constants);
-    launch.constants[4] = p->bias != NULL;
-    return p->y->buffer->device->gpu->launch(&launch);
-}
-
 static bnb_status launch_tile(const struct product *p, struct matmul_args *args, struct launch *launch) {
     size_t   large = ceil_div(args->m, 64) * ceil_div(args->n, 64);
     uint32_t side = args->m > 32 && large >= TILES_WANTED / 2 ? 64 : 32;
-    size_t   tiles = ceil_div(args->m, side) * ceil_div(args->n, side);
-    size_t   splits = ceil_div(TILES_WANTED, tiles), most = args->k / SPLIT_LEAST;
-    if (splits > most) splits = most ? most : 1;
-    args->split = (uint32_t)(ceil_div(ceil_div(args->k, splits), TILE_DEPTH) * TILE_DEPTH);
-    splits = ceil_div(args->k, args->split);
+    args->split = split_of(args->k, ceil_div(args->m, side) * ceil_div(args->n, side));
+    uint32_t splits = (uint32_t)ceil_div(args->k, args->split);
 
     launch->family = "matmul_tile";
     launch->kernel = side == 64 ? "matmul_tile_64" : "matmul_tile_32";
     launch->groups[0] = (uint32_t)ceil_div(args->n, side);
     launch->groups[1] = (uint32_t)ceil_div(args->m, side);
-    launch->groups[2] = (uint32_t)splits;
+    launch->groups[2] = splits;
     launch->threads = TILE_THREADS;
     launch->constants[5] = p->x->dtype;
     launch->constant_count = 6;
     bnb_device *device = p->y->buffer->device;
     if (splits == 1) return device->gpu->launch(launch);
 
-    struct buffer *parts = buffer_new(device, splits * args->m * args->n * sizeof(float));
+    struct buffer *parts = buffer_new(device, (size_t)splits * args->m * args->n * sizeof(float));
     if (!parts) return bnb_last_status();
     launch->bindings[7] = binding_of(parts);
     launch->constants[4] = 0;
     launch->constants[5] = STORE_F32;
     bnb_status status = device->gpu->launch(launch);
-    if (status == BNB_OK) status = launch_sum(p, launch, parts, (uint32_t)splits);
+    if (status == BNB_OK) status = launch_sum(parts, splits, p->bias, p->y);
     buffer_release(parts); /* the driver keeps it until the work is done */
     return status;
 }

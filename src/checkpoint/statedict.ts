@@ -144,6 +144,12 @@ const dtypes: Partial<Record<SafetensorsDtype, DType>> = {
   I32: "int32",
 };
 
+/** A dense tensor as one to write, read when its turn comes. */
+export function tensorSource(name: string, tensor: Tensor): TensorSource {
+  const dtype = (Object.keys(dtypes) as SafetensorsDtype[]).find((key) => dtypes[key] === tensor.dtype)!;
+  return { name, dtype, shape: tensor.shape, bytes: () => tensor.read() };
+}
+
 const shared = ({ state: { blocksize, shape, dtype } }: Stored4bit) => ({ blocksize, shape, dtype });
 
 /** The named codebook where the file has its values, as nearly always; else one of the file's own. */

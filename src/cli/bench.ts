@@ -3,6 +3,7 @@ import os from "node:os";
 import { Command, InvalidArgumentError } from "commander";
 import { Bench } from "tinybench";
 import { currentDevice, type Device } from "../device.ts";
+import { Int8Weight, matmul8bit } from "../int8.ts";
 import { linear, matmul4bit } from "../matmul.ts";
 import * as optim from "../optim/index.ts";
 import { Parameter } from "../parameter.ts";
@@ -37,6 +38,7 @@ function quantizeCases(w: Tensor<"float32">): Case[] {
   const bytes = { float: w.byteLength, half: w.byteLength / 2 };
   const q4 = quantize4bit(w);
   const q8 = quantizeBlockwise(w, { blocksize: 256 });
+  const int8 = Int8Weight.quantize(w);
   return [
     { name: "quantize4bit", run: () => quantize4bit(w), bytes: bytes.float + q4.byteLength },
     { name: "dequantize4bit to float32", run: () => dequantize4bit(q4), bytes: bytes.float + q4.byteLength },
@@ -51,12 +53,14 @@ function quantizeCases(w: Tensor<"float32">): Case[] {
       bytes: bytes.float + q8.byteLength,
     },
     { name: "dequantizeBlockwise", run: () => dequantizeBlockwise(q8), bytes: bytes.float + q8.byteLength },
+    { name: "Int8Weight.quantize", run: () => Int8Weight.quantize(w), bytes: bytes.float + int8.byteLength },
   ];
 }
 
 function matmulCases(w: Tensor<"float32">): Case[] {
   const q4 = quantize4bit(w);
   const nested = quantize4bit(w, { compressStatistics: true });
+  const int8 = Int8Weight.quantize(w);
   return [1, 4, 32, 512].flatMap((m) => {
     const x = Tensor.from(uniform(m * k, 1), [m, k]);
     const half = x.cast("float16");
@@ -67,6 +71,12 @@ function matmulCases(w: Tensor<"float32">): Case[] {
       { name: `matmul4bit ${m} rows, highest`, run: () => matmul4bit(x, q4), bytes, flops },
       { name: `matmul4bit ${m} rows, nested scales`, run: () => matmul4bit(x, nested), bytes, flops },
       { name: `matmul4bit ${m} rows, float16, high`, run: () => matmul4bit(half, q4), bytes, flops },
+      {
+        name: `matmul8bit ${m} rows, float16, threshold 6`,
+        run: () => matmul8bit(half, int8, { threshold: 6 }),
+        bytes: int8.byteLength + half.byteLength + m * n * 2,
+        flops,
+      },
       { name: `linear ${m} rows, dense float32`, run: () => linear(x, w), bytes: w.byteLength + activations, flops },
     ];
   });

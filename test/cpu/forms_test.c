@@ -640,6 +640,7 @@ static void test_matmul_of_odd_numbers(void) {
     check_matmul(job);
 }
 
+#include "backward_forms.c"
 #include "int8_forms.c"
 
 /* ── The pool ───────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -747,6 +748,8 @@ int main(int count, char **arguments) {
     test_matmul();
     test_matmul_at_the_bound();
     test_matmul_of_odd_numbers();
+    test_matmul_backward();
+    test_embedding();
     test_int8_quantize();
     test_int8_matmul();
     test_pool();

@@ -1,0 +1,230 @@
+/* Rows of a dense or a quantised table by their indices, and the gradient of that: the checks, the launches and the
+ * plain loops. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "launch.h"
+
+/* ── The plain loops ────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void embedding_plain(const void *argument, size_t first, size_t last) {
+    const struct embedding_job *job = argument;
+    size_t                      columns = job->q.code ? job->q.columns : job->w.columns;
+    for (size_t i = first; i < last; i++)
+        for (size_t c = 0; c < columns; c++)
+            put_element(job->y, job->dtype, i * columns + c,
+                        weight_of(&job->w, &job->q, (size_t)job->indices[i] * columns + c));
+}
+
+/* dw[row] = the sum of dy[order[i]], starts[row] <= i < starts[row + 1]: in fp32, in the order of the indices. */
+struct embedding_backward_job {
+    struct dense    dy;
+    const uint32_t *order, *starts;
+    void           *dw;
+    bnb_dtype       dtype;
+};
+
+static void embedding_backward_plain(const void *argument, size_t first, size_t last) {
+    const struct embedding_backward_job *job = argument;
+    size_t                               columns = job->dy.columns;
+    for (size_t row = first; row < last; row++) {
+        for (size_t c = 0; c < columns; c++) {
+            float sum = 0;
+            for (size_t i = job->starts[row]; i < job->starts[row + 1]; i++)
+                sum += element_of(&job->dy, job->order[i] * columns + c);
+            put_element(job->dw, job->dtype, row * columns + c, sum);
+        }
+    }
+}
+
+/* ── Indices ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* A copy of the indices, each of which is a row of the table; NULL and an error. */
+static int32_t *read_indices(const bnb_tensor *indices, size_t rows) {
+    size_t   count = indices->rows * indices->columns;
+    int32_t *copy = malloc(count * sizeof *copy);
+    if (!copy)
+        return refuse(BNB_OUT_OF_MEMORY, "embedding: no memory for %zu indices; free something and try again", count);
+    bnb_status status = buffer_read(indices->buffer, copy, count * sizeof *copy);
+    for (size_t i = 0; i < count && status == BNB_OK; i++)
+        if (copy[i] < 0 || (size_t)copy[i] >= rows)
+            status = fail(BNB_INVALID, "embedding: indices[%zu, %zu] is %d, expected 0 to %zu, a row of w",
+                          i / indices->columns, i % indices->columns, copy[i], rows - 1);
+    if (status == BNB_OK) return copy;
+    free(copy);
+    return NULL;
+}
+
+static bool are_indices(const bnb_tensor *indices) {
+    if (!is_tensor(indices, "embedding", "indices")) return false;
+    if (indices->dtype == BNB_I32) return true;
+    fail(BNB_INVALID, "embedding: indices is %s, expected int32", dtype_name(indices->dtype));
+    return false;
+}
+
+/* ── Forward ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* The table is `w`, or `q` where w is NULL. */
+static bnb_status launch(const bnb_tensor *indices, const bnb_tensor *w, const bnb_quantized *q, bnb_tensor *y) {
+    size_t columns = y->columns;
+    if (columns > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a row of 2^32 elements or more");
+    size_t pieces = y->rows * ceil_div(columns, 8);
+    struct embedding_args args = {
+        .rows_low = (uint32_t)y->rows,
+        .rows_high = (uint32_t)(y->rows >> 32),
+        .columns = (uint32_t)columns,
+    };
+    struct launch launch = {
+        .family = "embedding",
+        .kernel = "embedding",
+        .constants = {q ? q->code->codes.bits : (uint32_t)w->dtype, q && q->nested_code, columns % 8 == 0, y->dtype},
+        .constant_count = 4,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {binding_of(indices->buffer), [6] = binding_of(y->buffer)},
+        .binding_count = 7,
+        .groups = {groups_for(pieces, EMBEDDING_THREADS), 1, 1},
+        .threads = EMBEDDING_THREADS,
+        .bytes_moved = 2 * y->buffer->bytes,
+    };
+    if (q) {
+        bnb_status status = bind_quantized(q, launch.bindings + 1, &args.scales);
+        if (status) return status;
+        launch.constants[2] = whole_of(q, &args.scales);
+    } else {
+        for (int i = 1; i < 6; i++) launch.bindings[i] = binding_of(w->buffer);
+    }
+    return y->buffer->device->gpu->launch(&launch);
+}
+
+static void embedding_host(const int32_t *indices, const bnb_tensor *w, const bnb_quantized *q, bnb_tensor *y) {
+    struct embedding_job job = {.indices = indices, .y = buffer_host(y->buffer), .dtype = y->dtype};
+    if (w) job.w = dense_of(w);
+    else job.q = coded_of(q);
+    parallel_for(y->rows, ceil_div(1 << 15, y->columns),
+                 cpu_forms()->embedding ? cpu_forms()->embedding : embedding_plain, &job);
+}
+
+static bnb_tensor *embedding(const bnb_tensor *indices, const bnb_tensor *w, const bnb_quantized *q, bnb_dtype dtype) {
+    size_t      rows = w ? w->rows : q->rows, columns = w ? w->columns : q->columns;
+    size_t      count = indices->rows * indices->columns;
+    bnb_device *device = w ? w->buffer->device : q->codes->device;
+    if (!on_device(indices->buffer, device, "embedding", "indices") ||
+        !is_shape(count, columns, "embedding", "the result"))
+        return NULL;
+    int32_t *copy = read_indices(indices, rows);
+    if (!copy) return NULL;
+    bnb_tensor *y = tensor_new(device, dtype, count, columns);
+    count_operation(device);
+    bnb_status status = !y ? BNB_OUT_OF_MEMORY : device->gpu ? launch(indices, w, q, y) : BNB_UNSUPPORTED;
+    if (status == BNB_UNSUPPORTED && (status = fall_back(device, "embedding")) == BNB_OK) embedding_host(copy, w, q, y);
+    free(copy);
+    if (status == BNB_OK) return y;
+    bnb_tensor_free(y);
+    return NULL;
+}
+
+bnb_tensor *bnb_embedding(const bnb_tensor *indices, const bnb_tensor *w, bnb_dtype dtype) {
+    if (!are_indices(indices) || !is_tensor(w, "embedding", "w") || !is_float(w->dtype, "embedding", "w") ||
+        !is_float(dtype, "embedding", "dtype"))
+        return NULL;
+    return embedding(indices, w, NULL, dtype);
+}
+
+bnb_tensor *bnb_embedding_quantized(const bnb_tensor *indices, const bnb_quantized *w, bnb_dtype dtype) {
+    if (!are_indices(indices) || !is_quantized(w, "embedding", "w") || !is_float(dtype, "embedding", "dtype"))
+        return NULL;
+    return embedding(indices, NULL, w, dtype);
+}
+
+/* ── Backward ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Sorts positions by their index, so that a row's sum has one order on every device. `sorted` has room for the starts
+ * of `rows` rows, one more, and an element for each index. */
+static void sort_indices(const int32_t *indices, size_t count, size_t rows, int32_t padding, uint32_t *sorted) {
+    uint32_t *starts = sorted, *order = sorted + rows + 1;
+    memset(starts, 0, (rows + 1) * sizeof *starts);
+    for (size_t i = 0; i < count; i++)
+        if (indices[i] != padding) starts[indices[i]]++;
+    uint32_t total = 0; /* starts[row] becomes where the row ends, and the last loop fills it from there back */
+    for (size_t row = 0; row <= rows; row++) starts[row] = total += starts[row];
+    for (size_t i = count; i-- > 0;)
+        if (indices[i] != padding) order[--starts[indices[i]]] = (uint32_t)i;
+}
+
+static bnb_status launch_backward(const bnb_tensor *dy, const struct buffer *sorted, bnb_tensor *dw) {
+    size_t rows = dw->rows, columns = dw->columns;
+    if (columns > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a row of 2^32 elements or more");
+    struct embedding_args args = {
+        .rows_low = (uint32_t)rows,
+        .rows_high = (uint32_t)(rows >> 32),
+        .columns = (uint32_t)columns,
+    };
+    return dw->buffer->device->gpu->launch(&(struct launch){
+        .family = "embedding",
+        .kernel = "embedding_backward",
+        .constants = {dy->dtype, 0, columns % 8 == 0, dw->dtype},
+        .constant_count = 4,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {binding_of(dy->buffer),
+                     {.memory = sorted->memory},
+                     {.memory = sorted->memory, .offset = (rows + 1) * sizeof(uint32_t)},
+                     binding_of(dw->buffer)},
+        .binding_count = 4,
+        .groups = {groups_for(rows * ceil_div(columns, 8), EMBEDDING_THREADS), 1, 1},
+        .threads = EMBEDDING_THREADS,
+        .bytes_moved = dy->buffer->bytes + dw->buffer->bytes,
+    });
+}
+
+static bnb_status run_backward(const bnb_tensor *dy, const uint32_t *sorted, size_t words, bnb_tensor *dw) {
+    bnb_device *device = dw->buffer->device;
+    bnb_status  status = BNB_UNSUPPORTED;
+    if (device->gpu) {
+        struct buffer *uploaded = buffer_new(device, words * sizeof *sorted);
+        if (!uploaded) return BNB_OUT_OF_MEMORY;
+        status = buffer_write(uploaded, sorted, words * sizeof *sorted);
+        if (status == BNB_OK) status = launch_backward(dy, uploaded, dw);
+        buffer_release(uploaded); /* the driver keeps it until the work is done */
+    }
+    if (status != BNB_UNSUPPORTED || (status = fall_back(device, "embedding_backward")) != BNB_OK) return status;
+    struct embedding_backward_job job = {dense_of(dy), sorted + dw->rows + 1, sorted, buffer_host(dw->buffer),
+                                         dw->dtype};
+    parallel_for(dw->rows, ceil_div(1 << 15, dw->columns), embedding_backward_plain, &job);
+    return BNB_OK;
+}
+
+bnb_tensor *bnb_embedding_backward(const bnb_tensor *dy, const bnb_tensor *indices, size_t rows, int32_t padding,
+                                   bnb_dtype dtype) {
+    if (!is_tensor(dy, "embedding_backward", "dy") || !is_float(dy->dtype, "embedding_backward", "dy") ||
+        !are_indices(indices) || !is_float(dtype, "embedding_backward", "dtype") ||
+        !is_shape(rows, dy->columns, "embedding_backward", "the gradient"))
+        return NULL;
+    size_t      count = indices->rows * indices->columns, words = rows + 1 + count;
+    bnb_device *device = dy->buffer->device;
+    if (!on_device(indices->buffer, device, "embedding_backward", "indices")) return NULL;
+    if (dy->rows != count)
+        return refuse(BNB_INVALID,
+                      "embedding_backward: dy is [%zu, %zu] and there are %zu indices: dy needs a row for each",
+                      dy->rows, dy->columns, count);
+    if (count > UINT32_MAX)
+        return refuse(BNB_UNSUPPORTED, "embedding_backward: %zu indices, expected less than 2^32 at once", count);
+    if (padding < -1 || (padding >= 0 && (size_t)padding >= rows))
+        return refuse(BNB_INVALID, "embedding_backward: padding is %d, expected -1 or a row of w, 0 to %zu", padding,
+                      rows - 1);
+
+    int32_t *copy = read_indices(indices, rows);
+    if (!copy) return NULL;
+    uint32_t *sorted = malloc(words * sizeof *sorted);
+    if (sorted) sort_indices(copy, count, rows, padding, sorted);
+    else fail(BNB_OUT_OF_MEMORY, "embedding_backward: no memory for %zu indices; free something and try again", count);
+    free(copy);
+    bnb_tensor *dw = sorted ? tensor_new(device, dtype, rows, dy->columns) : NULL;
+    count_operation(device);
+    bnb_status status = dw ? run_backward(dy, sorted, words, dw) : BNB_OUT_OF_MEMORY;
+    free(sorted);
+    if (status == BNB_OK) return dw;
+    bnb_tensor_free(dw);
+    return NULL;
+}

@@ -1,0 +1,222 @@
+/* Layer normalisation of each row (Ba et al. 2016), and its gradients: the checks, the launches and the plain loops. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "launch.h"
+
+/* ── The plain loops ────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct layer_norm_job {
+    struct dense  x, dy;         /* dy backward only */
+    const float  *weight, *bias; /* bias forward only */
+    float         eps;
+    struct stats *stats; /* of every row, where the gradient of the weight is asked for */
+    void         *y;
+    bnb_dtype     dtype;
+};
+
+struct stats {
+    double mean, inverse; /* of the square root of variance + eps */
+};
+
+static struct stats stats_of(const struct layer_norm_job *job, size_t row) {
+    size_t columns = job->x.columns;
+    double sum = 0, squares = 0;
+    for (size_t c = 0; c < columns; c++) sum += element_of(&job->x, row * columns + c);
+    double mean = sum / (double)columns;
+    for (size_t c = 0; c < columns; c++) {
+        double deviation = element_of(&job->x, row * columns + c) - mean;
+        squares += deviation * deviation;
+    }
+    return (struct stats){mean, 1 / sqrt(squares / (double)columns + job->eps)};
+}
+
+static void layer_norm_plain(const void *argument, size_t first, size_t last) {
+    const struct layer_norm_job *job = argument;
+    size_t                       columns = job->x.columns;
+    for (size_t row = first; row < last; row++) {
+        struct stats stats = stats_of(job, row);
+        for (size_t c = 0; c < columns; c++) {
+            double normal = (element_of(&job->x, row * columns + c) - stats.mean) * stats.inverse;
+            put_element(job->y, job->dtype, row * columns + c, (float)(normal * job->weight[c] + job->bias[c]));
+        }
+    }
+}
+
+/* With g = dy · weight and n the normalised x: dx = (g - mean(g) - n · mean(g · n)) · inverse. */
+static void layer_norm_backward_plain(const void *argument, size_t first, size_t last) {
+    const struct layer_norm_job *job = argument;
+    size_t                       columns = job->x.columns;
+    for (size_t row = first; row < last; row++) {
+        struct stats stats = stats_of(job, row);
+        double       sum = 0, product = 0;
+        for (size_t c = 0; c < columns; c++) {
+            double g = (double)element_of(&job->dy, row * columns + c) * job->weight[c];
+            sum += g;
+            product += g * (element_of(&job->x, row * columns + c) - stats.mean) * stats.inverse;
+        }
+        for (size_t c = 0; c < columns; c++) {
+            double g = (double)element_of(&job->dy, row * columns + c) * job->weight[c];
+            double normal = (element_of(&job->x, row * columns + c) - stats.mean) * stats.inverse;
+            double dx = (g - sum / (double)columns - normal * product / (double)columns) * stats.inverse;
+            put_element(job->y, job->dtype, row * columns + c, (float)dx);
+        }
+    }
+}
+
+static void layer_norm_stats_plain(const void *argument, size_t first, size_t last) {
+    const struct layer_norm_job *job = argument;
+    for (size_t row = first; row < last; row++) job->stats[row] = stats_of(job, row);
+}
+
+/* Columns [first, last) of the weight's gradient: Σ dy · n over the rows. */
+static void layer_norm_backward_weight_plain(const void *argument, size_t first, size_t last) {
+    const struct layer_norm_job *job = argument;
+    size_t                       columns = job->x.columns;
+    for (size_t c = first; c < last; c++) {
+        double sum = 0;
+        for (size_t row = 0; row < job->x.rows; row++) {
+            double normal = (element_of(&job->x, row * columns + c) - job->stats[row].mean) * job->stats[row].inverse;
+            sum += element_of(&job->dy, row * columns + c) * normal;
+        }
+        ((float *)job->y)[c] = (float)sum;
+    }
+}
+
+/* ── One request ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+enum direction { FORWARD, BACKWARD, BACKWARD_WEIGHT };
+
+struct request {
+    enum direction    direction;
+    const bnb_tensor *x, *dy;        /* dy is NULL forward */
+    const bnb_tensor *weight, *bias; /* f32; NULL where they play no part */
+    float             eps;
+    bnb_tensor       *y;
+};
+
+static bnb_status run_host(const struct request *r) {
+    struct layer_norm_job job = {
+        .x = dense_of(r->x),
+        .eps = r->eps,
+        .y = buffer_host(r->y->buffer),
+        .dtype = r->y->dtype,
+    };
+    if (r->dy) job.dy = dense_of(r->dy);
+    if (r->weight) job.weight = buffer_host(r->weight->buffer);
+    if (r->bias) job.bias = buffer_host(r->bias->buffer);
+    size_t rows = r->x->rows, columns = r->x->columns, grain = ceil_div(1 << 13, columns);
+    if (r->direction != BACKWARD_WEIGHT) {
+        parallel_for(rows, grain, r->direction == FORWARD ? layer_norm_plain : layer_norm_backward_plain, &job);
+        return BNB_OK;
+    }
+    job.stats = malloc(rows * sizeof *job.stats);
+    if (!job.stats)
+        return fail(BNB_OUT_OF_MEMORY,
+                    "layer_norm_backward_weight: no memory for %zu rows; free something and try again", rows);
+    parallel_for(rows, grain, layer_norm_stats_plain, &job);
+    parallel_for(columns, ceil_div(1 << 13, rows), layer_norm_backward_weight_plain, &job);
+    free(job.stats);
+    return BNB_OK;
+}
+
+/* Constants: the dtypes of x, of dy and of y. Every kernel has x, dy, weight, bias, the rows' stats and y bound,
+ * whether it looks at them or not. */
+static bnb_status launch(const struct request *r) {
+    size_t rows = r->x->rows, columns = r->x->columns;
+    if (rows > INT32_MAX || columns > INT32_MAX) return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
+    static const char *const kernels[] = {"layer_norm", "layer_norm_backward", "layer_norm_stats"}; /* by direction */
+    const struct driver   *gpu = r->x->buffer->device->gpu;
+    struct layer_norm_args args = {.rows = (uint32_t)rows, .columns = (uint32_t)columns, .eps = r->eps};
+    struct binding         x = binding_of(r->x->buffer);
+    struct launch          launch = {
+        .family = "layer_norm",
+        .kernel = kernels[r->direction],
+        .constants = {r->x->dtype, r->dy ? r->dy->dtype : r->x->dtype, r->y->dtype},
+        .constant_count = 3,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {x, r->dy ? binding_of(r->dy->buffer) : x, r->weight ? binding_of(r->weight->buffer) : x,
+                     r->bias ? binding_of(r->bias->buffer) : x, x, binding_of(r->y->buffer)},
+        .binding_count = 6,
+        .groups = {(uint32_t)rows, 1, 1},
+        .threads = LAYER_NORM_THREADS,
+        .bytes_moved = r->x->buffer->bytes + (r->dy ? r->dy->buffer->bytes : 0) + r->y->buffer->bytes,
+    };
+    if (r->direction != BACKWARD_WEIGHT) return gpu->launch(&launch);
+
+    struct buffer *stats = buffer_new(r->x->buffer->device, rows * 2 * sizeof(float));
+    if (!stats) return BNB_OUT_OF_MEMORY;
+    launch.bindings[4] = binding_of(stats);
+    bnb_status status = gpu->launch(&launch);
+    launch.kernel = "layer_norm_backward_weight";
+    launch.groups[0] = (uint32_t)ceil_div(columns, LAYER_NORM_THREADS);
+    if (status == BNB_OK) status = gpu->launch(&launch);
+    buffer_release(stats); /* the driver keeps it until the work is done */
+    return status;
+}
+
+static bool is_affine(const bnb_tensor *tensor, const bnb_tensor *x, const char *function, const char *argument) {
+    if (!is_tensor(tensor, function, argument) || !is_float(tensor->dtype, function, argument) ||
+        !on_device(tensor->buffer, x->buffer->device, function, argument))
+        return false;
+    if (tensor->rows == 1 && tensor->columns == x->columns) return true;
+    fail(BNB_INVALID, "%s: %s is [%zu, %zu], expected [1, %zu], an element for each column of x", function, argument,
+         tensor->rows, tensor->columns, x->columns);
+    return false;
+}
+
+static bool is_request(const struct request *r, const char *function) {
+    if (!is_tensor(r->x, function, "x") || !is_float(r->x->dtype, function, "x")) return false;
+    if (r->direction != FORWARD) {
+        if (!is_tensor(r->dy, function, "dy") || !is_float(r->dy->dtype, function, "dy") ||
+            !on_device(r->dy->buffer, r->x->buffer->device, function, "dy"))
+            return false;
+        if (r->dy->rows != r->x->rows || r->dy->columns != r->x->columns)
+            return fail(BNB_INVALID, "%s: dy is [%zu, %zu] and x is [%zu, %zu]: the shapes must match", function,
+                        r->dy->rows, r->dy->columns, r->x->rows, r->x->columns),
+                   false;
+    }
+    if (r->direction != BACKWARD_WEIGHT && !is_affine(r->weight, r->x, function, "weight")) return false;
+    if (r->direction == FORWARD && !is_affine(r->bias, r->x, function, "bias")) return false;
+    if (isfinite(r->eps) && r->eps >= 0) return true;
+    fail(BNB_INVALID, "%s: eps is %g, expected a finite number of at least 0", function, (double)r->eps);
+    return false;
+}
+
+/* Kernels take the weight and the bias in fp32; they are small. NULL stays NULL. */
+static bool widen(const bnb_tensor **tensor, bnb_tensor **made) {
+    if (!*tensor || (*tensor)->dtype == BNB_F32) return true;
+    *made = bnb_cast(*tensor, BNB_F32);
+    *tensor = *made;
+    return *made;
+}
+
+static bnb_tensor *run(struct request r, const char *function, bnb_dtype dtype, size_t rows) {
+    bnb_device *device = r.x->buffer->device;
+    bnb_tensor *weight = NULL, *bias = NULL;
+    if (widen(&r.weight, &weight) && widen(&r.bias, &bias)) r.y = tensor_new(device, dtype, rows, r.x->columns);
+    count_operation(device);
+    bnb_status status = !r.y ? BNB_OUT_OF_MEMORY : device->gpu ? launch(&r) : BNB_UNSUPPORTED;
+    if (status == BNB_UNSUPPORTED && (status = fall_back(device, function)) == BNB_OK) status = run_host(&r);
+    bnb_tensor_free(weight);
+    bnb_tensor_free(bias);
+    if (status == BNB_OK) return r.y;
+    bnb_tensor_free(r.y);
+    return NULL;
+}
+
+bnb_tensor *bnb_layer_norm(const bnb_tensor *x, const bnb_tensor *weight, const bnb_tensor *bias, float eps) {
+    struct request r = {.direction = FORWARD, .x = x, .weight = weight, .bias = bias, .eps = eps};
+    return is_request(&r, "layer_norm") ? run(r, "layer_norm", x->dtype, x->rows) : NULL;
+}
+
+bnb_tensor *bnb_layer_norm_backward(const bnb_tensor *dy, const bnb_tensor *x, const bnb_tensor *weight, float eps) {
+    struct request r = {.direction = BACKWARD, .x = x, .dy = dy, .weight = weight, .eps = eps};
+    return is_request(&r, "layer_norm_backward") ? run(r, "layer_norm_backward", dy->dtype, x->rows) : NULL;
+}
+
+bnb_tensor *bnb_layer_norm_backward_weight(const bnb_tensor *dy, const bnb_tensor *x, float eps) {
+    struct request r = {.direction = BACKWARD_WEIGHT, .x = x, .dy = dy, .eps = eps};
+    return is_request(&r, "layer_norm_backward_weight") ? run(r, "layer_norm_backward_weight", BNB_F32, 1) : NULL;
+}

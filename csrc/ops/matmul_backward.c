@@ -1,0 +1,142 @@
+/* The gradients of y = x · wᵀ: dx = dy · w with a dense or a quantised w, and dw = dyᵀ · x. Both are y = a · w with a
+ * stored one way or the other: the checks, the launch and the plain loop. */
+#include "launch.h"
+
+/* One product, y[m, k] = Σn a[m, n] · w[n, k]: the weight is `w`, or `q` where w is NULL. */
+struct product {
+    const bnb_tensor    *a;
+    bool                 transposed; /* a is stored as a[n, m] */
+    const bnb_tensor    *w;
+    const bnb_quantized *q;
+    bnb_tensor          *y;
+};
+
+/* Rows [first, last) of y. */
+static void matmul_backward_plain(const void *argument, size_t first, size_t last) {
+    const struct matmul_backward_job *job = argument;
+    const struct dense               *a = &job->a;
+    size_t                            columns = job->q.code ? job->q.columns : job->w.columns;
+    size_t                            depth = job->transposed ? a->rows : a->columns;
+    for (size_t m = first; m < last; m++) {
+        for (size_t k = 0; k < columns; k++) {
+            double sum = 0;
+            for (size_t n = 0; n < depth; n++)
+                sum += (double)element_of(a, job->transposed ? n * a->columns + m : m * depth + n) *
+                       weight_of(&job->w, &job->q, n * columns + k);
+            put_element(job->y, job->dtype, m * columns + k, (float)sum);
+        }
+    }
+}
+
+static bnb_status matmul_backward_host(const struct product *p) {
+    struct matmul_backward_job job = {
+        .a = dense_of(p->a),
+        .transposed = p->transposed,
+        .y = buffer_host(p->y->buffer),
+        .dtype = p->y->dtype,
+    };
+    if (p->w) job.w = dense_of(p->w);
+    else job.q = coded_of(p->q);
+    if (cpu_forms()->matmul_backward) return cpu_forms()->matmul_backward(&job);
+    parallel_for(p->y->rows, 1, matmul_backward_plain, &job);
+    return BNB_OK;
+}
+
+/* Constants: the dtype of a, how w is stored, nested, whether the wide loads fit a, whether they fit w, whether a is
+ * transposed, the dtype of y. */
+static bnb_status launch(const struct product *p) {
+    size_t m = p->y->rows, n = p->transposed ? p->a->rows : p->a->columns, k = p->y->columns;
+    if (m > INT32_MAX || n > INT32_MAX || k > INT32_MAX)
+        return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
+    uint32_t           side = m > 32 && ceil_div(m, 64) * ceil_div(k, 64) >= TILES_WANTED / 2 ? 64 : 32;
+    struct matmul_args args = {.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k};
+    args.split = split_of(args.n, ceil_div(m, side) * ceil_div(k, side));
+    struct launch launch = {
+        .family = "matmul_backward",
+        .kernel = side == 64 ? "matmul_backward_64" : "matmul_backward_32",
+        .constants = {p->a->dtype, p->q ? p->q->code->codes.bits : (uint32_t)p->w->dtype, p->q && p->q->nested_code,
+                      p->a->columns % 8 == 0, k % 8 == 0, p->transposed, p->y->dtype},
+        .constant_count = 7,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {binding_of(p->a->buffer), [6] = binding_of(p->y->buffer)},
+        .binding_count = 7,
+        .groups = {(uint32_t)ceil_div(k, side), (uint32_t)ceil_div(m, side), (uint32_t)ceil_div(n, args.split)},
+        .threads = TILE_THREADS,
+        .bytes_moved = p->a->buffer->bytes + (p->q ? quantized_bytes(p->q) : p->w->buffer->bytes) + p->y->buffer->bytes,
+    };
+    bnb_device *device = p->y->buffer->device;
+    if (p->q) {
+        bnb_status status = bind_quantized(p->q, launch.bindings + 1, &args.scales);
+        if (status) return status;
+        launch.constants[4] = whole_of(p->q, &args.scales);
+    } else {
+        for (int i = 1; i < 6; i++) launch.bindings[i] = binding_of(p->w->buffer);
+    }
+    if (launch.groups[2] == 1) return device->gpu->launch(&launch);
+
+    struct buffer *parts = buffer_new(device, launch.groups[2] * m * k * sizeof(float));
+    if (!parts) return bnb_last_status();
+    launch.bindings[6] = binding_of(parts);
+    launch.constants[6] = STORE_F32;
+    bnb_status status = device->gpu->launch(&launch);
+    if (status == BNB_OK) status = launch_sum(parts, launch.groups[2], NULL, p->y);
+    buffer_release(parts); /* the driver keeps it until the work is done */
+    return status;
+}
+
+/* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static bnb_status run(const struct product *p) {
+    bnb_device *device = p->y->buffer->device;
+    bnb_status  status = device->gpu ? launch(p) : BNB_UNSUPPORTED;
+    if (status == BNB_UNSUPPORTED && fall_back(device, "matmul_backward") == BNB_OK) status = matmul_backward_host(p);
+    return status;
+}
+
+/* Makes y, [rows, columns] of `dtype`, and gives it. */
+static bnb_tensor *multiply(struct product p, bnb_dtype dtype, size_t rows, size_t columns) {
+    bnb_device *device = p.a->buffer->device;
+    if (!on_device(p.w ? p.w->buffer : p.q->codes, device, "matmul_backward", p.transposed ? "x" : "w") ||
+        !is_shape(rows, columns, "matmul_backward", "the gradient"))
+        return NULL;
+    p.y = tensor_new(device, dtype, rows, columns);
+    if (!p.y) return NULL;
+    count_operation(device);
+    if (run(&p) == BNB_OK) return p.y;
+    bnb_tensor_free(p.y);
+    return NULL;
+}
+
+static bool is_gradient(const bnb_tensor *dy) {
+    return is_tensor(dy, "matmul_backward", "dy") && is_float(dy->dtype, "matmul_backward", "dy");
+}
+
+bnb_tensor *bnb_matmul_backward(const bnb_tensor *dy, const bnb_tensor *w) {
+    if (!is_gradient(dy) || !is_tensor(w, "matmul_backward", "w") || !is_float(w->dtype, "matmul_backward", "w"))
+        return NULL;
+    if (dy->columns != w->rows)
+        return refuse(BNB_INVALID,
+                      "matmul_backward: dy is [%zu, %zu] and w is [%zu, %zu]: dy needs a column for each row of w",
+                      dy->rows, dy->columns, w->rows, w->columns);
+    return multiply((struct product){.a = dy, .w = w}, dy->dtype, dy->rows, w->columns);
+}
+
+bnb_tensor *bnb_matmul_quantized_backward(const bnb_tensor *dy, const bnb_quantized *w) {
+    if (!is_gradient(dy) || !is_quantized(w, "matmul_backward", "w")) return NULL;
+    if (dy->columns != w->rows)
+        return refuse(BNB_INVALID,
+                      "matmul_backward: dy is [%zu, %zu] and w is [%zu, %zu]: dy needs a column for each row of w",
+                      dy->rows, dy->columns, w->rows, w->columns);
+    return multiply((struct product){.a = dy, .q = w}, dy->dtype, dy->rows, w->columns);
+}
+
+bnb_tensor *bnb_matmul_backward_weight(const bnb_tensor *dy, const bnb_tensor *x, bnb_dtype dtype) {
+    if (!is_gradient(dy) || !is_tensor(x, "matmul_backward", "x") || !is_float(x->dtype, "matmul_backward", "x") ||
+        !is_float(dtype, "matmul_backward", "dtype"))
+        return NULL;
+    if (dy->rows != x->rows)
+        return refuse(BNB_INVALID, "matmul_backward: dy is [%zu, %zu] and x is [%zu, %zu]: the rows must match",
+                      dy->rows, dy->columns, x->rows, x->columns);
+    return multiply((struct product){.a = dy, .transposed = true, .w = x}, dtype, dy->columns, x->columns);
+}

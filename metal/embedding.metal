@@ -1,0 +1,70 @@
+// Rows of a dense or a quantised table by their indices, and the gradient of that. A thread takes 8 elements of a row;
+// the host has checked that every index is one of the table's.
+
+constant uint W [[function_constant(0)]];      // how the table is stored, any STORE_; backward, of dy
+constant uint NESTED [[function_constant(1)]]; // whether absmax holds codes
+constant uint WHOLE [[function_constant(2)]];  // WHOLE_… for multiples of 8
+constant uint Y [[function_constant(3)]];
+
+[[host_name("embedding")]] [[kernel]] void embedding(constant embedding_args &args [[buffer(0)]],
+                                                     device const int *indices [[buffer(1)]],
+                                                     device const uchar *data [[buffer(2)]],
+                                                     device const uchar *absmax [[buffer(3)]],
+                                                     device const float *nested_absmax [[buffer(4)]],
+                                                     device const kernel_codes *code [[buffer(5)]],
+                                                     device const kernel_codes *nested_code [[buffer(6)]],
+                                                     device uchar *y [[buffer(7)]],
+                                                     uint thread_index [[thread_position_in_grid]],
+                                                     uint threads [[threads_per_grid]],
+                                                     uint place [[thread_index_in_threadgroup]]) {
+    threadgroup float values[256], nested_values[256];
+    if (W >= STORE_CODE4 && (W == STORE_CODE8 || place < 16)) values[place] = code->values[place];
+    if (NESTED != 0) nested_values[place] = nested_code->values[place];
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+
+    const weights w = {W, NESTED != 0, args.scales, data, absmax, nested_absmax, values, nested_values};
+    const uint pieces = (args.columns + 7) / 8;
+    const ulong count = count_of(args.rows_low, args.rows_high) * pieces;
+    for (ulong piece = thread_index; piece < count; piece += threads) {
+        const ulong row = piece / pieces;
+        const uint column = uint(piece % pieces) * 8, valid = within(column, args.columns);
+        const uint index = uint(indices[row]);
+        const ulong from = ulong(index) * args.columns + column, to = row * args.columns + column;
+        if (WHOLE == 0) {
+            save_some(y, Y, to, valid, gather8(w, from, valid));
+        } else if (W < STORE_CODE4) {
+            save8(y, Y, to, load8(data, W, from));
+        } else {
+            const float8 v = values8(w, codes8(w, from));
+            const float scale = scale_of(w, WHOLE == WHOLE_ROWS ? index : block_of(w, from));
+            save8(y, Y, to, float8{v.low * scale, v.high * scale});
+        }
+    }
+}
+static_assert(EMBEDDING_THREADS == 256, "embedding fills the codebooks with a value a thread");
+
+// dw[row] = the sum of dy[order[i]], starts[row] <= i < starts[row + 1].
+[[host_name("embedding_backward")]] [[kernel]] void embedding_backward(constant embedding_args &args [[buffer(0)]],
+                                                                       device const uchar *dy [[buffer(1)]],
+                                                                       device const uint *starts [[buffer(2)]],
+                                                                       device const uint *order [[buffer(3)]],
+                                                                       device uchar *dw [[buffer(4)]],
+                                                                       uint thread_index [[thread_position_in_grid]],
+                                                                       uint threads [[threads_per_grid]]) {
+    const uint pieces = (args.columns + 7) / 8;
+    const ulong count = count_of(args.rows_low, args.rows_high) * pieces;
+    for (ulong piece = thread_index; piece < count; piece += threads) {
+        const ulong row = piece / pieces;
+        const uint column = uint(piece % pieces) * 8, valid = within(column, args.columns);
+        float8 sum = {float4(0.0f), float4(0.0f)};
+        for (uint i = starts[row]; i < starts[row + 1]; i++) {
+            const ulong from = ulong(order[i]) * args.columns + column;
+            const float8 v = WHOLE != 0 ? load8(dy, W, from) : load_some(dy, W, from, valid);
+            sum.low += v.low;
+            sum.high += v.high;
+        }
+        const ulong to = row * args.columns + column;
+        if (WHOLE != 0) save8(dw, Y, to, sum);
+        else save_some(dw, Y, to, valid, sum);
+    }
+}

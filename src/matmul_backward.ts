@@ -1,0 +1,99 @@
+// Owns the gradients of matrix products. Checks, kernels and fallbacks are in csrc/ops/matmul_backward.c.
+import { dtypeCode, type FloatDType } from "./dtype.ts";
+import { BnbError } from "./error.ts";
+import { native } from "./native.ts";
+import type { QuantizedTensor } from "./quantized.ts";
+import { format, type Shape } from "./shape.ts";
+import { Tensor } from "./tensor.ts";
+
+/**
+ * The gradient of {@link matmul4bit} with respect to `x`: `dy · w`, with a 4-bit weight that is never written out whole.
+ * Upstream: the backward pass of `bitsandbytes.matmul_4bit`, which dequantises all of it.
+ *
+ * @param dy [..., n], the gradient with respect to the product; float32, float16 or bfloat16
+ * @param w [n, k]
+ * @returns [..., k] in dy's dtype, summed in fp32
+ * @throws BnbError if the shapes, dtypes or devices do not fit
+ */
+export function matmul4bitBackward<D extends FloatDType>(dy: Tensor<D>, w: QuantizedTensor): Tensor<D> {
+  return quantizedBackward(dy, w, 4, "matmul4bitBackward", "matmulBlockwiseBackward");
+}
+
+/** The gradient of {@link matmulBlockwise} with respect to `x`; everything else as {@link matmul4bitBackward}. */
+export function matmulBlockwiseBackward<D extends FloatDType>(dy: Tensor<D>, w: QuantizedTensor): Tensor<D> {
+  return quantizedBackward(dy, w, 8, "matmulBlockwiseBackward", "matmul4bitBackward");
+}
+
+/**
+ * The gradient of {@link linear} with respect to `x`: `dy · w`.
+ *
+ * @param dy [..., n], float32, float16 or bfloat16
+ * @param w [n, k], any float dtype
+ * @returns [..., k] in dy's dtype, summed in fp32
+ * @throws BnbError if the shapes, dtypes or devices do not fit
+ */
+export function linearBackward<D extends FloatDType>(dy: Tensor<D>, w: Tensor): Tensor<D> {
+  const shape = gradientShape(dy.shape, w.shape, "linearBackward");
+  return new Tensor(native.bnb_matmul_backward(dy.pointer, w.pointer), dy.dtype, shape, dy.device);
+}
+
+/**
+ * The gradient of {@link linear} with respect to its weight: `dyᵀ · x`.
+ *
+ * @param dy [..., n], float32, float16 or bfloat16
+ * @param x [..., k], what the product was given; any float dtype
+ * @param options.dtype the result's dtype, dy's by default
+ * @returns [n, k], summed in fp32 and rounded once
+ * @throws BnbError if the shapes, dtypes or devices do not fit
+ */
+export function linearBackwardWeight<D extends FloatDType>(
+  dy: Tensor<FloatDType>,
+  x: Tensor,
+  options: { dtype?: D } = {},
+): Tensor<D> {
+  const { dtype = dy.dtype as D } = options;
+  const [leading, inputs] = [dy.shape.slice(0, -1), x.shape.slice(0, -1)];
+  if (dy.shape.length === 0 || x.shape.length === 0 || format(leading) !== format(inputs))
+    throw new BnbError(
+      `linearBackwardWeight: dy is ${format(dy.shape)} and x is ${format(x.shape)}: all dimensions but the last must match.`,
+    );
+  const pointer = native.bnb_matmul_backward_weight(dy.pointer, x.pointer, dtypeCode(dtype, "linearBackwardWeight"));
+  return new Tensor(pointer, dtype, [dy.shape.at(-1)!, x.shape.at(-1)!], dy.device);
+}
+
+/**
+ * The gradient of every product here with respect to its bias: the sum of dy's rows.
+ *
+ * @param dy [..., n], float32, float16 or bfloat16
+ * @param options.dtype the result's dtype, dy's by default
+ * @returns [n], summed in fp32 and rounded once
+ */
+export function linearBackwardBias<D extends FloatDType>(
+  dy: Tensor<FloatDType>,
+  options: { dtype?: D } = {},
+): Tensor<D> {
+  const n = dy.shape.at(-1) ?? 1;
+  using rows = dy.reshape([-1, n]);
+  using ones = Tensor.from(new Float32Array(rows.shape[0]!).fill(1), [rows.shape[0]!, 1], { device: dy.device });
+  using sums = linearBackwardWeight(rows, ones, options); // [n, 1]
+  return sums.reshape([n]);
+}
+
+function quantizedBackward<D extends FloatDType>(
+  dy: Tensor<D>,
+  w: QuantizedTensor,
+  bits: number,
+  what: string,
+  other: string,
+): Tensor<D> {
+  if (w.bits !== bits) throw new BnbError(`${what}: w holds ${w.bits}-bit codes, expected ${bits}: use ${other}.`);
+  const shape = gradientShape(dy.shape, w.shape, what);
+  return new Tensor(native.bnb_matmul_quantized_backward(dy.pointer, w.pointer), dy.dtype, shape, dy.device);
+}
+
+function gradientShape(dy: Shape, w: Shape, what: string): Shape {
+  if (w.length !== 2) throw new BnbError(`${what}: w is ${format(w)}, expected two dimensions, [n, k].`);
+  if (dy.length === 0 || dy.at(-1) !== w[0])
+    throw new BnbError(`${what}: dy is ${format(dy)} and w is ${format(w)}: dy's last dimension must be w's first.`);
+  return [...dy.slice(0, -1), w[1]!];
+}

@@ -1,0 +1,68 @@
+// Owns Embedding8bit: a frozen table in int8 with a scale a row.
+import type { Checkpoint } from "../checkpoint/checkpoint.ts";
+import { toStateDict } from "../checkpoint/statedict.ts";
+import type { TensorSource } from "../checkpoint/writer.ts";
+import type { FloatDType } from "../dtype.ts";
+import { embedding } from "../embedding.ts";
+import { Int8Weight } from "../int8.ts";
+import { Tensor, type TensorOptions } from "../tensor.ts";
+import { Layer } from "./layer.ts";
+import { loadKind } from "./load.ts";
+
+/** Options of {@link Embedding8bit}, under bitsandbytes' names. */
+export interface Embedding8bitOptions {
+  /** The result's dtype; by default that of the dense weight, or float16. */
+  dtype?: FloatDType | undefined;
+}
+
+/**
+ * A frozen table in int8 with a scale a row. Upstream: `nn.Embedding8bit`, which refuses to save it; this one is saved as a
+ * `Linear8bitLt` is.
+ */
+export class Embedding8bit extends Layer {
+  /** [numEmbeddings, embeddingDim] */
+  readonly weight: Int8Weight;
+  readonly dtype: FloatDType;
+
+  /**
+   * @param weight [numEmbeddings, embeddingDim]. A dense one is quantised, and stays the caller's; one in int8 is taken over
+   * @throws BnbError if it is no table, or can't be quantised
+   */
+  constructor(weight: Tensor | Int8Weight, options: Embedding8bitOptions = {}) {
+    const codes = weight instanceof Int8Weight ? weight : Int8Weight.quantize(weight);
+    super([codes]);
+    this.weight = codes;
+    this.dtype = options.dtype ?? (weight instanceof Tensor ? (weight.dtype as FloatDType) : "float16");
+  }
+
+  /** The table that a checkpoint holds under a name; a dense one there is quantised. */
+  static load(checkpoint: Checkpoint, name: string, options: Embedding8bitOptions & TensorOptions = {}): Embedding8bit {
+    const { device, ...rest } = options;
+    const weight = loadKind<Tensor | Int8Weight>(checkpoint, `${name}.weight`, device, Int8Weight, Tensor);
+    const layer = new Embedding8bit(weight, rest);
+    if (weight instanceof Tensor) weight.dispose();
+    return layer;
+  }
+
+  get numEmbeddings(): number {
+    return this.weight.shape[0]!;
+  }
+
+  get embeddingDim(): number {
+    return this.weight.shape[1]!;
+  }
+
+  /**
+   * @param indices int32, any shape
+   * @returns [...indices, embeddingDim] in {@link dtype}
+   * @throws BnbError if an index is no row of the table
+   */
+  forward(indices: Tensor<"int32">): Tensor<FloatDType> {
+    return embedding(indices, this.weight.blockwise, { dtype: this.dtype });
+  }
+
+  /** The keys of `Linear8bitLt`'s weight. */
+  stateDict(name: string): TensorSource[] {
+    return toStateDict(`${name}.weight`, this.weight);
+  }
+}

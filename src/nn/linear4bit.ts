@@ -1,0 +1,156 @@
+// Owns Linear4bit: a linear layer over a frozen weight of 4 bits an element.
+import type { Checkpoint } from "../checkpoint/checkpoint.ts";
+import type { StorageDtype } from "../checkpoint/state.ts";
+import { tensorSource, toStateDict } from "../checkpoint/statedict.ts";
+import type { TensorSource } from "../checkpoint/writer.ts";
+import type { Device } from "../device.ts";
+import type { FloatDType } from "../dtype.ts";
+import { BnbError } from "../error.ts";
+import { matmul4bit } from "../matmul.ts";
+import { matmul4bitBackward } from "../matmul_backward.ts";
+import type { Precision } from "../native.ts";
+import { type Quantize4bitOptions, quantize4bit } from "../quantize.ts";
+import { QuantizedTensor } from "../quantized.ts";
+import { format } from "../shape.ts";
+import { Tensor, type TensorOptions } from "../tensor.ts";
+import { passIn } from "./gradient.ts";
+import { Layer, type LinearLayer } from "./layer.ts";
+import { loadBias, loadKind } from "./load.ts";
+
+/** Options of {@link Linear4bit}, under bitsandbytes' names. The first five count where it is given a dense weight. */
+export interface Linear4bitOptions extends Quantize4bitOptions {
+  /** [outFeatures], any float dtype; none by default. The layer takes it over. */
+  bias?: Tensor | undefined;
+  /** The dtype of the products; by default that of the layer's input. The result is in the input's dtype either way. */
+  computeDtype?: FloatDType | undefined;
+  /** The dtype that `stateDict` writes codes as; `"uint8"` by default. */
+  quantStorage?: StorageDtype | undefined;
+  /** How exact products are at least. */
+  precision?: Precision | undefined;
+}
+
+/**
+ * A linear layer over a frozen weight of 4 bits an element (QLoRA, Dettmers et al. 2023). Upstream: `nn.Linear4bit`, which
+ * is made empty and given its weight later; this one is made of its weight.
+ *
+ * ```ts
+ * using layer = new nn.Linear4bit(weight, { bias, computeDtype: "bfloat16" }); // NF4, block 64, nested scales
+ * using y = layer.forward(x);
+ * using dx = layer.backward(dy);
+ * ```
+ */
+export class Linear4bit extends Layer implements LinearLayer {
+  /** [outFeatures, inFeatures] */
+  readonly weight: QuantizedTensor;
+  readonly bias: Tensor | undefined;
+  readonly computeDtype: FloatDType | undefined;
+  readonly quantStorage: StorageDtype;
+  readonly precision: Precision | undefined;
+
+  /**
+   * @param weight [outFeatures, inFeatures]. A dense one is quantised, with nested scales unless `compressStatistics` is
+   *   false, and stays the caller's; a quantised one is taken over
+   * @throws BnbError if the weight or the bias does not make a linear layer, or can't be quantised
+   */
+  constructor(weight: Tensor | QuantizedTensor, options: Linear4bitOptions = {}) {
+    const { bias, computeDtype, quantStorage = "uint8", precision, compressStatistics = true, ...quantize } = options;
+    const [outFeatures] = checkWeight(weight, "Linear4bit");
+    checkBias(bias, outFeatures, "Linear4bit");
+    const codes =
+      weight instanceof QuantizedTensor ? weight : quantize4bit(weight, { ...quantize, compressStatistics });
+    if (codes.bits !== 4) throw new BnbError(`Linear4bit: weight is ${codes}, expected 4-bit codes.`);
+    super([codes, bias]);
+    this.weight = codes;
+    this.bias = bias;
+    this.computeDtype = computeDtype;
+    this.quantStorage = quantStorage;
+    this.precision = precision;
+  }
+
+  /**
+   * The layer that a checkpoint holds under a name; a dense weight there is quantised.
+   *
+   * @param options `bias` is the checkpoint's own
+   * @throws BnbError if there is no such layer, or it is damaged, or in int8
+   */
+  static load(
+    checkpoint: Checkpoint,
+    name: string,
+    options: Omit<Linear4bitOptions, "bias"> & TensorOptions = {},
+  ): Linear4bit {
+    const { device, ...rest } = options;
+    const weight = loadKind<Tensor | QuantizedTensor>(checkpoint, `${name}.weight`, device, QuantizedTensor, Tensor);
+    const layer = new Linear4bit(weight, { ...rest, bias: loadBias(checkpoint, name, device) });
+    if (weight instanceof Tensor) weight.dispose();
+    return layer;
+  }
+
+  get inFeatures(): number {
+    return this.weight.shape[1]!;
+  }
+
+  get outFeatures(): number {
+    return this.weight.shape[0]!;
+  }
+
+  get device(): Device {
+    return this.weight.device;
+  }
+
+  /** `x · wᵀ + bias`, [..., outFeatures] of x [..., inFeatures]. @throws BnbError if x does not fit */
+  forward<D extends FloatDType>(x: Tensor<D>): Tensor<D> {
+    const { bias, precision } = this;
+    return passIn(this.computeDtype, x, (input) => matmul4bit(input, this.weight, { bias, precision }));
+  }
+
+  /** The gradient of the input, `dy · w`, in dy's dtype. The weight is frozen, and so is the bias. */
+  backward<D extends FloatDType>(dy: Tensor<D>): Tensor<D> {
+    return passIn(this.computeDtype, dy, (gradient) => matmul4bitBackward(gradient, this.weight));
+  }
+
+  /** @throws BnbError (`unsupported`) if the weight is neither NF4 nor FP4: bitsandbytes loads no other */
+  stateDict(name: string): TensorSource[] {
+    const weight = toStateDict(`${name}.weight`, this.weight, { quantStorage: this.quantStorage });
+    return this.bias ? [...weight, tensorSource(`${name}.bias`, this.bias)] : weight;
+  }
+
+  override toString(): string {
+    return `${this.constructor.name}(${this.inFeatures} → ${this.outFeatures}, ${this.weight})`;
+  }
+}
+
+/** {@link Linear4bit} in NF4. Upstream: `nn.LinearNF4`. */
+export class LinearNF4 extends Linear4bit {
+  constructor(weight: Tensor | QuantizedTensor, options: Omit<Linear4bitOptions, "quantType"> = {}) {
+    super(weight, { ...options, quantType: "nf4" });
+    checkType(this.weight, "nf4", "LinearNF4");
+  }
+}
+
+/** {@link Linear4bit} in FP4. Upstream: `nn.LinearFP4`. */
+export class LinearFP4 extends Linear4bit {
+  constructor(weight: Tensor | QuantizedTensor, options: Omit<Linear4bitOptions, "quantType"> = {}) {
+    super(weight, { ...options, quantType: "fp4" });
+    checkType(this.weight, "fp4", "LinearFP4");
+  }
+}
+
+/** Checks that a quantised weight that a class was given has the class's type. */
+export function checkType(weight: QuantizedTensor, quantType: "nf4" | "fp4", what: string): void {
+  if (weight.quantType !== quantType)
+    throw new BnbError(`${what}: weight is ${weight}, expected ${quantType.toUpperCase()}.`);
+}
+
+/** Checks the bias of a linear layer, where there is one. */
+export function checkBias(bias: Tensor | undefined, outFeatures: number, what: string): void {
+  if (bias && (bias.shape.length !== 1 || bias.size !== outFeatures))
+    throw new BnbError(`${what}: bias is ${format(bias.shape)}, expected [${outFeatures}].`);
+}
+
+/** The two dimensions of a layer's weight. @throws BnbError if it has another number of them */
+export function checkWeight(weight: { shape: readonly number[] }, what: string): [rows: number, columns: number] {
+  const [rows, columns] = weight.shape;
+  if (weight.shape.length !== 2)
+    throw new BnbError(`${what}: weight is ${format(weight.shape)}, expected two dimensions.`);
+  return [rows!, columns!];
+}

@@ -1,0 +1,85 @@
+/* The forms of the products' gradients and of embeddings, held to their definitions: part of forms_test.c. */
+
+static void check_matmul_backward(struct matmul_backward_job job) {
+    const struct dense *a = &job.a;
+    size_t rows = job.transposed ? a->columns : a->rows, depth = job.transposed ? a->rows : a->columns;
+    size_t columns = job.q.code ? job.q.columns : job.w.columns;
+    job.y = guarded(rows * columns * size_of(job.dtype), 0);
+    EXPECT(forms->matmul_backward(&job) == BNB_OK, "failed");
+    struct dense y = {job.y, job.dtype, rows, columns};
+    size_t step = rows * columns * depth > 1'000'000 ? 7 : 1;
+    for (size_t i = 0; i < rows * columns; i += step) {
+        double total = 0, magnitudes = 0, got = (double)element_of(&y, i);
+        for (size_t n = 0; n < depth; n++) {
+            size_t at = job.transposed ? n * a->columns + i / columns : i / columns * depth + n;
+            double product = (double)element_of(a, at) * (double)weight_of(&job.w, &job.q, n * columns + i % columns);
+            total += product, magnitudes += fabs(product);
+        }
+        double within = magnitudes * 0x1p-24 * 8 * sqrt((double)depth + 1) + 1e-44;
+        if (job.dtype == BNB_F16) within += fabs(total) * 0x1p-11 + 0x1p-25;
+        if (job.dtype == BNB_BF16) within += fabs(total) * 0x1p-8;
+        EXPECT(fabs(got - total) <= within, "y[%zu, %zu] is %g, not %g within %g (depth %zu, dtypes %d and %d)",
+               i / columns, i % columns, got, total, within, depth, a->dtype, job.dtype);
+    }
+    release_all();
+}
+
+static void test_matmul_backward(void) {
+    static const size_t shapes[][3] = { /* rows, depth, columns */
+        {1, 1, 1}, {1, 5, 64}, {2, 64, 33}, {3, 65, 7}, {4, 130, 256}, {5, 3, 257}, {6, 66, 40}, {7, 9, 300},
+        {13, 70, 65}, {193, 5, 17}, {200, 66, 270},
+    };
+    static const size_t blocks4[] = {64, 32, 128, 4096}, blocks8[] = {64, 1, 7, 256};
+    size_t turn = 0;
+    EACH(s, shapes) EACH(d, dtypes) {
+        size_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
+        EACH(w, dtypes)
+            for (int transposed = 0; transposed < 2; transposed++)
+                check_matmul_backward((struct matmul_backward_job){
+                    .a = dense_random(dtypes[d], transposed ? n : m, transposed ? m : n),
+                    .transposed = transposed,
+                    .w = dense_random(dtypes[w], n, k),
+                    .dtype = dtypes[turn++ % 3],
+                });
+        EACH(b, books) EACH(p, blocks4) {
+            size_t block = books[b]->bits == 4 ? blocks4[p] : blocks8[p];
+            check_matmul_backward((struct matmul_backward_job){
+                .a = dense_random(dtypes[d], m, n),
+                .q = coded_random(books[b], n, k, block, turn % 3 == 0),
+                .dtype = dtypes[turn++ % 3],
+            });
+        }
+    }
+}
+
+static void check_embedding(struct embedding_job job, size_t rows, size_t columns) {
+    size_t count = 7;
+    int32_t *indices = guarded(count * sizeof *indices, 0);
+    for (size_t i = 0; i < count; i++) indices[i] = (int32_t)((random_bits() >> 32) % rows);
+    indices[3] = (int32_t)rows - 1; /* the row that ends at the edge */
+    job.indices = indices;
+    job.y = guarded(count * columns * size_of(job.dtype), 0);
+    forms->embedding(&job, 0, 2);
+    forms->embedding(&job, 2, count);
+    void *right = malloc(size_of(job.dtype));
+    for (size_t i = 0; i < count * columns; i++) {
+        put_element(right, job.dtype, 0, weight_of(&job.w, &job.q, (size_t)indices[i / columns] * columns + i % columns));
+        const char *got = (const char *)job.y + i * size_of(job.dtype);
+        EXPECT(same_element(right, got, job.dtype, 0), "element %zu differs (dtype %d, columns %zu)", i, job.dtype, columns);
+    }
+    free(right);
+    release_all();
+}
+
+static void test_embedding(void) {
+    static const size_t columns[] = {1, 8, 31, 64, 77, 513, 1300}, blocks4[] = {32, 64, 4096}, blocks8[] = {7, 64, 256};
+    EACH(c, columns) EACH(d, dtypes) {
+        EACH(w, dtypes)
+            check_embedding((struct embedding_job){.w = dense_random(dtypes[w], 5, columns[c]), .dtype = dtypes[d]}, 5, columns[c]);
+        EACH(b, books) EACH(p, blocks4) {
+            size_t block = books[b]->bits == 4 ? blocks4[p] : blocks8[p];
+            struct embedding_job job = {.q = coded_random(books[b], 5, columns[c], block, p == 1), .dtype = dtypes[d]};
+            check_embedding(job, 5, columns[c]);
+        }
+    }
+}

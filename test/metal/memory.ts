@@ -1,0 +1,65 @@
+// Owns matrices in a kernel's memory: of a dtype, or as random codes with their scales, and the numbers that they stand for.
+import { createDynamicMap, type FloatDType } from "../../src/index.ts";
+import { normal } from "../cases.ts";
+import * as reference from "../reference.ts";
+import { kernelCodes, scaleArguments } from "./arguments.ts";
+import type { View } from "./simulator.ts";
+
+/** Memory of a dtype, filled from numbers by rounding. */
+export function store(values: ArrayLike<number>, dtype: FloatDType): View {
+  if (dtype === "float32") return Float32Array.from(values);
+  if (dtype === "float16") return Float16Array.from(values);
+  const rounded = Float32Array.from(values, (value) => reference.round(value, dtype));
+  return Uint16Array.from(new Uint32Array(rounded.buffer), (bits) => bits >>> 16);
+}
+
+/** The numbers in memory of a dtype. */
+export function load(memory: View, dtype: FloatDType): Float32Array<ArrayBuffer> {
+  if (dtype !== "bfloat16") return Float32Array.from(memory as Float32Array);
+  return new Float32Array(Uint32Array.from(memory as Uint16Array, (bits) => bits << 16).buffer);
+}
+
+export const bytesOf = (view: View) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
+
+export const dynamic = createDynamicMap().values;
+
+/** Random codes with their scales, as kernels get them and as numbers. */
+export interface Coded {
+  values: Float32Array;
+  codes: Uint8Array;
+  block: number;
+  scale: Float32Array;
+  buffers: readonly View[]; // codes, absmax, nested absmax, codebook, nested codebook
+  args: readonly number[]; // struct scale_args
+  nested: number;
+}
+
+export function randomCodes(
+  count: number,
+  values: Float32Array,
+  block: number,
+  nestedBlock: number,
+  seed: number,
+): Coded {
+  const noise = normal(count, seed);
+  const codes = Uint8Array.from(noise, (x) => Math.floor(Math.abs(x) * 1e4) % values.length);
+  const blocks = Math.ceil(count / block);
+  const packed = Uint8Array.from(reference.pack(codes, values));
+  const own = { values, codes, block, nested: nestedBlock ? 1 : 0 };
+  const scale = normal(blocks, seed + 1).map((x) => 0.05 + Math.abs(x));
+  if (!nestedBlock) {
+    const buffers = [packed, scale, scale, kernelCodes(values), kernelCodes(values)];
+    return { ...own, scale, buffers, args: scaleArguments({ block }) };
+  }
+  const absmax = Uint8Array.from(scale, (x) => Math.floor(x * 1e4) % 256);
+  const nestedAbsmax = normal(Math.ceil(blocks / nestedBlock), seed + 2).map((x) => 0.05 + Math.abs(x));
+  const offset = Math.fround(0.7);
+  for (let i = 0; i < blocks; i++)
+    scale[i] = Math.fround(dynamic[absmax[i]!]! * nestedAbsmax[Math.floor(i / nestedBlock)]!) + offset;
+  const buffers = [packed, absmax, nestedAbsmax, kernelCodes(values), kernelCodes(dynamic)];
+  return { ...own, scale, buffers, args: scaleArguments({ block, nestedBlock, offset }) };
+}
+
+/** What the codes stand for: products in fp32, as bitsandbytes defines it. */
+export const weightsOf = ({ codes, values, scale, block }: Coded) =>
+  Float32Array.from(codes, (code, i) => values[code]! * scale[Math.floor(i / block)]!);
