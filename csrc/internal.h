@@ -112,4 +112,8 @@ bnb_status fall_back(bnb_device *device, const char *operation);
 
 void count_operation(bnb_device *device);
 
+/* Kernels take what is small, a bias or a norm's weight, in fp32: puts a cast in the place of another dtype, and into
+ * `made` for the caller to free. NULL stays NULL. False where the cast fails. */
+bool as_f32(const bnb_tensor **tensor, bnb_tensor **made);
+
 #endif

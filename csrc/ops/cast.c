@@ -46,3 +46,10 @@ bnb_tensor *bnb_cast(const bnb_tensor *x, bnb_dtype dtype) {
     bnb_tensor_free(y);
     return NULL;
 }
+
+bool as_f32(const bnb_tensor **tensor, bnb_tensor **made) {
+    if (!*tensor || (*tensor)->dtype == BNB_F32) return true;
+    *made = bnb_cast(*tensor, BNB_F32);
+    *tensor = *made;
+    return *made;
+}

@@ -48,9 +48,6 @@ static void mm_dequant_plain(const void *argument, size_t first, size_t last) {
 
 /* ── The launches ───────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* As in matmul.c: up to VECTORS_MOST rows, b is read anew for every 4; beyond, tiles; larger ones where they are many. */
-enum { VECTORS_MOST = 8 };
-
 /* One product. Without stats the sums are the output; x and outliers, or both NULL; bias, or NULL. */
 struct product {
     const bnb_tensor *x, *a, *b;
@@ -89,13 +86,13 @@ static bnb_status launch(const struct product *p) {
            8 * sizeof *launch.bindings);
     launch.binding_count = 8;
     if (m <= VECTORS_MOST) {
-        uint32_t vectors = m == 1 ? 1 : m == 2 ? 2 : 4;
+        uint32_t vectors = vectors_of(m);
         launch.kernel = vectors == 1 ? "int8_vector_1" : vectors == 2 ? "int8_vector_2" : "int8_vector_4";
         launch.groups[0] = (uint32_t)ceil_div(n, VECTOR_COLUMNS);
         launch.groups[1] = (uint32_t)ceil_div(m, vectors);
         launch.threads = VECTOR_THREADS;
     } else {
-        uint32_t side = m > 32 && ceil_div(m, 64) * ceil_div(n, 64) >= TILES_WANTED / 2 ? 64 : 32;
+        uint32_t side = side_of(m, n);
         launch.kernel = side == 64 ? "int8_tile_64" : "int8_tile_32";
         launch.groups[0] = (uint32_t)ceil_div(n, side);
         launch.groups[1] = (uint32_t)ceil_div(m, side);
@@ -148,12 +145,11 @@ static bnb_status run(const struct product *p, const char *function) {
     return p->b ? matmul_host(p) : mm_dequant_host(p);
 }
 
-/* Makes y, and a bias of fp32: it is small, so one cast serves every dtype. */
+/* Makes y. */
 static bnb_tensor *make(struct product p, size_t rows, size_t columns, bnb_dtype dtype, const char *function) {
     bnb_device *device = p.a->buffer->device;
-    bnb_tensor *wide = p.bias && p.bias->dtype != BNB_F32 ? bnb_cast(p.bias, BNB_F32) : NULL;
-    if (p.bias && p.bias->dtype != BNB_F32 && !wide) return NULL;
-    if (wide) p.bias = wide;
+    bnb_tensor *wide = NULL;
+    if (!as_f32(&p.bias, &wide)) return NULL;
     p.y = tensor_new(device, dtype, rows, columns);
     count_operation(device);
     bnb_status status = p.y ? run(&p, function) : BNB_OUT_OF_MEMORY;

@@ -39,8 +39,18 @@ static inline uint32_t whole_of(const bnb_quantized *q, const struct scale_args 
     return scales->shift >= 3 && scales->shift < 32 ? WHOLE_BLOCKS : WHOLE_NOT;
 }
 
-/* Products in tiles need tiles enough to fill the GPU, else the sum is split, though not below SPLIT_LEAST. */
-enum { TILES_WANTED = 256, SPLIT_LEAST = 512 };
+/* Up to VECTORS_MOST rows of x, kernels read w anew for every 4; beyond, decoding it for a tile pays: MLX crosses over
+ * between 10 and 13 on an M3 Max (ml-explore/mlx, pull request 3863). Products in tiles need tiles enough to fill the
+ * GPU, else the tiles are small and the sum is split, though not below SPLIT_LEAST. */
+enum { VECTORS_MOST = 8, TILES_WANTED = 256, SPLIT_LEAST = 512 };
+
+/* The rows of x that a vector kernel takes at once. */
+static inline uint32_t vectors_of(size_t rows) { return rows == 1 ? 1 : rows == 2 ? 2 : 4; }
+
+/* The side of the tiles of an output. */
+static inline uint32_t side_of(size_t rows, size_t columns) {
+    return rows > 32 && ceil_div(rows, 64) * ceil_div(columns, 64) >= TILES_WANTED / 2 ? 64 : 32;
+}
 
 /* The part of `depth` products that each of `tiles` tiles sums: all of it, or a multiple of TILE_DEPTH. */
 uint32_t split_of(uint32_t depth, size_t tiles);

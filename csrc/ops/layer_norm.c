@@ -184,18 +184,10 @@ static bool is_request(const struct request *r, const char *function) {
     return false;
 }
 
-/* Kernels take the weight and the bias in fp32; they are small. NULL stays NULL. */
-static bool widen(const bnb_tensor **tensor, bnb_tensor **made) {
-    if (!*tensor || (*tensor)->dtype == BNB_F32) return true;
-    *made = bnb_cast(*tensor, BNB_F32);
-    *tensor = *made;
-    return *made;
-}
-
 static bnb_tensor *run(struct request r, const char *function, bnb_dtype dtype, size_t rows) {
     bnb_device *device = r.x->buffer->device;
     bnb_tensor *weight = NULL, *bias = NULL;
-    if (widen(&r.weight, &weight) && widen(&r.bias, &bias)) r.y = tensor_new(device, dtype, rows, r.x->columns);
+    if (as_f32(&r.weight, &weight) && as_f32(&r.bias, &bias)) r.y = tensor_new(device, dtype, rows, r.x->columns);
     count_operation(device);
     bnb_status status = !r.y ? BNB_OUT_OF_MEMORY : device->gpu ? launch(&r) : BNB_UNSUPPORTED;
     if (status == BNB_UNSUPPORTED && (status = fall_back(device, function)) == BNB_OK) status = run_host(&r);

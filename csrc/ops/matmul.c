@@ -19,10 +19,6 @@ static void matmul_plain(const void *argument, size_t first, size_t last) {
 
 /* ── The launch ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Up to VECTORS_MOST rows of x, kernels read w anew for every 4; beyond, decoding it for a tile pays: MLX crosses over
- * between 10 and 13 on an M3 Max (ml-explore/mlx, pull request 3863). A tile of 64 needs tiles enough to fill the GPU. */
-enum { VECTORS_MOST = 8 };
-
 /* One product: the weight is `w`, or `q` where w is NULL; bias may be NULL. */
 struct product {
     const bnb_tensor    *x, *w;
@@ -65,7 +61,7 @@ static bnb_status prepare(const struct product *p, struct matmul_args *args, str
 }
 
 static bnb_status launch_vector(const struct product *p, const struct matmul_args *args, struct launch *launch) {
-    uint32_t vectors = args->m == 1 ? 1 : args->m == 2 ? 2 : 4;
+    uint32_t vectors = vectors_of(args->m);
     launch->family = "matmul_vector";
     launch->kernel = vectors == 1 ? "matmul_vector_1" : vectors == 2 ? "matmul_vector_2" : "matmul_vector_4";
     launch->groups[0] = (uint32_t)ceil_div(args->n, VECTOR_COLUMNS);
@@ -76,8 +72,7 @@ static bnb_status launch_vector(const struct product *p, const struct matmul_arg
 }
 
 static bnb_status launch_tile(const struct product *p, struct matmul_args *args, struct launch *launch) {
-    size_t   large = ceil_div(args->m, 64) * ceil_div(args->n, 64);
-    uint32_t side = args->m > 32 && large >= TILES_WANTED / 2 ? 64 : 32;
+    uint32_t side = side_of(args->m, args->n);
     args->split = split_of(args->k, ceil_div(args->m, side) * ceil_div(args->n, side));
     uint32_t splits = (uint32_t)ceil_div(args->k, args->split);
 
@@ -150,12 +145,11 @@ static bnb_tensor *matmul(const bnb_tensor *x, const bnb_tensor *w, const bnb_qu
         return NULL;
     if (precision == BNB_PRECISION_DEFAULT) precision = x->dtype == BNB_F32 ? BNB_PRECISION_HIGHEST : BNB_PRECISION_HIGH;
 
-    /* Kernels take a bias in fp32; it is small, so one cast serves every dtype. */
-    bnb_tensor *wide = bias && bias->dtype != BNB_F32 ? bnb_cast(bias, BNB_F32) : NULL;
-    if (bias && bias->dtype != BNB_F32 && !wide) return NULL;
+    bnb_tensor *wide = NULL;
+    if (!as_f32(&bias, &wide)) return NULL;
     bnb_tensor *y = tensor_new(device, x->dtype, x->rows, outputs);
     count_operation(device);
-    bnb_status status = y ? run(&(struct product){x, w, q, wide ? wide : bias, precision, y}) : BNB_OUT_OF_MEMORY;
+    bnb_status status = y ? run(&(struct product){x, w, q, bias, precision, y}) : BNB_OUT_OF_MEMORY;
     bnb_tensor_free(wide);
     if (status == BNB_OK) return y;
     bnb_tensor_free(y);

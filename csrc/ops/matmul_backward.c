@@ -48,7 +48,7 @@ static bnb_status launch(const struct product *p) {
     size_t m = p->y->rows, n = p->transposed ? p->a->rows : p->a->columns, k = p->y->columns;
     if (m > INT32_MAX || n > INT32_MAX || k > INT32_MAX)
         return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
-    uint32_t           side = m > 32 && ceil_div(m, 64) * ceil_div(k, 64) >= TILES_WANTED / 2 ? 64 : 32;
+    uint32_t           side = side_of(m, k);
     struct matmul_args args = {.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k};
     args.split = split_of(args.n, ceil_div(m, side) * ceil_div(k, side));
     struct launch launch = {
