@@ -8,10 +8,10 @@ import { embedding } from "../embedding.ts";
 import { BnbError } from "../error.ts";
 import { type Quantize4bitOptions, quantize4bit } from "../quantize.ts";
 import { QuantizedTensor } from "../quantized.ts";
-import { Tensor, type TensorOptions } from "../tensor.ts";
-import { Layer } from "./layer.ts";
+import type { Tensor, TensorOptions } from "../tensor.ts";
+import { TableLayer } from "./layer.ts";
 import { checkType, checkWeight } from "./linear4bit.ts";
-import { loadKind } from "./load.ts";
+import { loadLayer } from "./load.ts";
 
 /** Options of {@link Embedding4bit}, under bitsandbytes' names. All but the first two count for a dense weight. */
 export interface Embedding4bitOptions extends Quantize4bitOptions {
@@ -25,7 +25,7 @@ export interface Embedding4bitOptions extends Quantize4bitOptions {
  * A frozen table of 4 bits an element. Upstream: `nn.Embedding4bit`, which dequantises all of the table where rows are not
  * whole blocks, and refuses to save it; this one does neither.
  */
-export class Embedding4bit extends Layer {
+export class Embedding4bit extends TableLayer {
   /** [numEmbeddings, embeddingDim] */
   readonly weight: QuantizedTensor;
   readonly dtype: FloatDType;
@@ -50,18 +50,7 @@ export class Embedding4bit extends Layer {
   /** The table that a checkpoint holds under a name; a dense one there is quantised. */
   static load(checkpoint: Checkpoint, name: string, options: Embedding4bitOptions & TensorOptions = {}): Embedding4bit {
     const { device, ...rest } = options;
-    const weight = loadKind<Tensor | QuantizedTensor>(checkpoint, `${name}.weight`, device, QuantizedTensor, Tensor);
-    const layer = new Embedding4bit(weight, rest);
-    if (weight instanceof Tensor) weight.dispose();
-    return layer;
-  }
-
-  get numEmbeddings(): number {
-    return this.weight.shape[0]!;
-  }
-
-  get embeddingDim(): number {
-    return this.weight.shape[1]!;
+    return loadLayer(checkpoint, name, device, QuantizedTensor, (weight) => new Embedding4bit(weight, rest));
   }
 
   /**

@@ -6,8 +6,8 @@ import type { FloatDType } from "../dtype.ts";
 import { embedding } from "../embedding.ts";
 import { Int8Weight } from "../int8.ts";
 import { Tensor, type TensorOptions } from "../tensor.ts";
-import { Layer } from "./layer.ts";
-import { loadKind } from "./load.ts";
+import { TableLayer } from "./layer.ts";
+import { loadLayer } from "./load.ts";
 
 /** Options of {@link Embedding8bit}, under bitsandbytes' names. */
 export interface Embedding8bitOptions {
@@ -19,7 +19,7 @@ export interface Embedding8bitOptions {
  * A frozen table in int8 with a scale a row. Upstream: `nn.Embedding8bit`, which refuses to save it; this one is saved as a
  * `Linear8bitLt` is.
  */
-export class Embedding8bit extends Layer {
+export class Embedding8bit extends TableLayer {
   /** [numEmbeddings, embeddingDim] */
   readonly weight: Int8Weight;
   readonly dtype: FloatDType;
@@ -38,18 +38,7 @@ export class Embedding8bit extends Layer {
   /** The table that a checkpoint holds under a name; a dense one there is quantised. */
   static load(checkpoint: Checkpoint, name: string, options: Embedding8bitOptions & TensorOptions = {}): Embedding8bit {
     const { device, ...rest } = options;
-    const weight = loadKind<Tensor | Int8Weight>(checkpoint, `${name}.weight`, device, Int8Weight, Tensor);
-    const layer = new Embedding8bit(weight, rest);
-    if (weight instanceof Tensor) weight.dispose();
-    return layer;
-  }
-
-  get numEmbeddings(): number {
-    return this.weight.shape[0]!;
-  }
-
-  get embeddingDim(): number {
-    return this.weight.shape[1]!;
+    return loadLayer(checkpoint, name, device, Int8Weight, (weight) => new Embedding8bit(weight, rest));
   }
 
   /**

@@ -38,13 +38,48 @@ export abstract class Layer implements Disposable {
   }
 }
 
-/** A layer that multiplies by a frozen weight [outFeatures, inFeatures]: what an adapter can be put on. */
-export interface LinearLayer extends Layer {
-  readonly inFeatures: number;
-  readonly outFeatures: number;
+/** What layers ask of a frozen weight of two dimensions, however it is stored. */
+interface FrozenWeight {
+  readonly shape: readonly number[];
   readonly device: Device;
+}
+
+/** A layer that multiplies by a frozen weight [outFeatures, inFeatures]: what an adapter can be put on. */
+export abstract class LinearLayer extends Layer {
+  abstract readonly weight: FrozenWeight;
+
+  get inFeatures(): number {
+    return this.weight.shape[1]!;
+  }
+
+  get outFeatures(): number {
+    return this.weight.shape[0]!;
+  }
+
+  get device(): Device {
+    return this.weight.device;
+  }
+
   /** `x · wᵀ + bias`, [..., outFeatures] of x [..., inFeatures], in x's dtype. */
-  forward<D extends FloatDType>(x: Tensor<D>): Tensor<D>;
+  abstract forward<D extends FloatDType>(x: Tensor<D>): Tensor<D>;
+
   /** The gradient of the input: `dy · w`, [..., inFeatures] of dy [..., outFeatures], in dy's dtype. */
-  backward<D extends FloatDType>(dy: Tensor<D>): Tensor<D>;
+  abstract backward<D extends FloatDType>(dy: Tensor<D>): Tensor<D>;
+
+  override toString(): string {
+    return `${this.constructor.name}(${this.inFeatures} → ${this.outFeatures}, ${this.weight})`;
+  }
+}
+
+/** A layer that gives rows of a frozen table [numEmbeddings, embeddingDim]. */
+export abstract class TableLayer extends Layer {
+  abstract readonly weight: FrozenWeight;
+
+  get numEmbeddings(): number {
+    return this.weight.shape[0]!;
+  }
+
+  get embeddingDim(): number {
+    return this.weight.shape[1]!;
+  }
 }

@@ -3,7 +3,6 @@ import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import type { StorageDtype } from "../checkpoint/state.ts";
 import { tensorSource, toStateDict } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
-import type { Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { matmul4bit } from "../matmul.ts";
@@ -12,10 +11,10 @@ import type { Precision } from "../native.ts";
 import { type Quantize4bitOptions, quantize4bit } from "../quantize.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { format } from "../shape.ts";
-import { Tensor, type TensorOptions } from "../tensor.ts";
+import type { Tensor, TensorOptions } from "../tensor.ts";
 import { passIn } from "./gradient.ts";
-import { Layer, type LinearLayer } from "./layer.ts";
-import { loadBias, loadKind } from "./load.ts";
+import { LinearLayer } from "./layer.ts";
+import { loadBias, loadLayer } from "./load.ts";
 
 /** Options of {@link Linear4bit}, under bitsandbytes' names. The first five count where it is given a dense weight. */
 export interface Linear4bitOptions extends Quantize4bitOptions {
@@ -39,7 +38,7 @@ export interface Linear4bitOptions extends Quantize4bitOptions {
  * using dx = layer.backward(dy);
  * ```
  */
-export class Linear4bit extends Layer implements LinearLayer {
+export class Linear4bit extends LinearLayer {
   /** [outFeatures, inFeatures] */
   readonly weight: QuantizedTensor;
   readonly bias: Tensor | undefined;
@@ -79,22 +78,13 @@ export class Linear4bit extends Layer implements LinearLayer {
     options: Omit<Linear4bitOptions, "bias"> & TensorOptions = {},
   ): Linear4bit {
     const { device, ...rest } = options;
-    const weight = loadKind<Tensor | QuantizedTensor>(checkpoint, `${name}.weight`, device, QuantizedTensor, Tensor);
-    const layer = new Linear4bit(weight, { ...rest, bias: loadBias(checkpoint, name, device) });
-    if (weight instanceof Tensor) weight.dispose();
-    return layer;
-  }
-
-  get inFeatures(): number {
-    return this.weight.shape[1]!;
-  }
-
-  get outFeatures(): number {
-    return this.weight.shape[0]!;
-  }
-
-  get device(): Device {
-    return this.weight.device;
+    return loadLayer(
+      checkpoint,
+      name,
+      device,
+      QuantizedTensor,
+      (weight) => new Linear4bit(weight, { ...rest, bias: loadBias(checkpoint, name, device) }),
+    );
   }
 
   /** `x · wᵀ + bias`, [..., outFeatures] of x [..., inFeatures]. @throws BnbError if x does not fit */
@@ -112,10 +102,6 @@ export class Linear4bit extends Layer implements LinearLayer {
   stateDict(name: string): TensorSource[] {
     const weight = toStateDict(`${name}.weight`, this.weight, { quantStorage: this.quantStorage });
     return this.bias ? [...weight, tensorSource(`${name}.bias`, this.bias)] : weight;
-  }
-
-  override toString(): string {
-    return `${this.constructor.name}(${this.inFeatures} → ${this.outFeatures}, ${this.weight})`;
   }
 }
 

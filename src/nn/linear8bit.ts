@@ -2,15 +2,14 @@
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { tensorSource, toStateDict } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
-import type { Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { Int8Weight, matmul8bit } from "../int8.ts";
 import { matmulBlockwiseBackward } from "../matmul_backward.ts";
-import { Tensor, type TensorOptions } from "../tensor.ts";
-import { Layer, type LinearLayer } from "./layer.ts";
+import type { Tensor, TensorOptions } from "../tensor.ts";
+import { LinearLayer } from "./layer.ts";
 import { checkBias } from "./linear4bit.ts";
-import { loadBias, loadKind } from "./load.ts";
+import { loadBias, loadLayer } from "./load.ts";
 
 /** Options of {@link Linear8bitLt}, under bitsandbytes' names. */
 export interface Linear8bitLtOptions {
@@ -25,7 +24,7 @@ export interface Linear8bitLtOptions {
  * `has_fp16_weights=False`; the other kind, which trains a dense weight and quantises it in every pass, is left out, for
  * bitsandbytes itself advises adapters over frozen weights.
  */
-export class Linear8bitLt extends Layer implements LinearLayer {
+export class Linear8bitLt extends LinearLayer {
   /** [outFeatures, inFeatures] */
   readonly weight: Int8Weight;
   readonly bias: Tensor | undefined;
@@ -59,22 +58,13 @@ export class Linear8bitLt extends Layer implements LinearLayer {
     options: Omit<Linear8bitLtOptions, "bias"> & TensorOptions = {},
   ): Linear8bitLt {
     const { device, ...rest } = options;
-    const weight = loadKind<Tensor | Int8Weight>(checkpoint, `${name}.weight`, device, Int8Weight, Tensor);
-    const layer = new Linear8bitLt(weight, { ...rest, bias: loadBias(checkpoint, name, device) });
-    if (weight instanceof Tensor) weight.dispose();
-    return layer;
-  }
-
-  get inFeatures(): number {
-    return this.weight.shape[1]!;
-  }
-
-  get outFeatures(): number {
-    return this.weight.shape[0]!;
-  }
-
-  get device(): Device {
-    return this.weight.device;
+    return loadLayer(
+      checkpoint,
+      name,
+      device,
+      Int8Weight,
+      (weight) => new Linear8bitLt(weight, { ...rest, bias: loadBias(checkpoint, name, device) }),
+    );
   }
 
   /** `x · wᵀ + bias`, [..., outFeatures] of x [..., inFeatures], in x's dtype. @throws BnbError if x does not fit */
@@ -91,9 +81,5 @@ export class Linear8bitLt extends Layer implements LinearLayer {
   stateDict(name: string): TensorSource[] {
     const weight = toStateDict(`${name}.weight`, this.weight);
     return this.bias ? [...weight, tensorSource(`${name}.bias`, this.bias)] : weight;
-  }
-
-  override toString(): string {
-    return `Linear8bitLt(${this.inFeatures} → ${this.outFeatures}, ${this.weight})`;
   }
 }

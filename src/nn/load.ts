@@ -3,6 +3,8 @@ import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { loadWeight } from "../checkpoint/statedict.ts";
 import type { Device } from "../device.ts";
 import { BnbError } from "../error.ts";
+import type { Int8Weight } from "../int8.ts";
+import type { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
 
 /** A class of weights. */
@@ -15,6 +17,23 @@ export function loadKind<T>(checkpoint: Checkpoint, name: string, device: Device
   if (kind) return weight as T;
   weight.dispose();
   throw new BnbError(`${name} is ${weight}, expected ${kinds.map((kind) => kind.name).join(" or ")}.`);
+}
+
+/**
+ * A layer made of a weight of a checkpoint: one that is quantised as the layer wants it, or a dense one, which the layer
+ * quantises and which is freed then.
+ */
+export function loadLayer<W extends QuantizedTensor | Int8Weight, L>(
+  checkpoint: Checkpoint,
+  name: string,
+  device: Device | undefined,
+  kind: Kind<W>,
+  make: (weight: Tensor | W) => L,
+): L {
+  const weight = loadKind<Tensor | W>(checkpoint, `${name}.weight`, device, kind, Tensor);
+  const layer = make(weight);
+  if (weight instanceof Tensor) weight.dispose();
+  return layer;
 }
 
 /** A dense tensor of a checkpoint. @throws BnbError if there is none, or it is quantised */
