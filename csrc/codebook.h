@@ -2,6 +2,7 @@
 #ifndef BNB_CODEBOOK_H
 #define BNB_CODEBOOK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "half.h"
@@ -34,6 +35,9 @@ struct codes {
     uint32_t entry_shift, rank_of_zero;
     uint32_t entries[2 * ENTRY_BUCKETS];
 };
+
+/* Codes of the widths between and beside 4 and 8 have kernels in common. */
+static inline bool is_kbits(const struct codes *codes) { return codes->bits != 4 && codes->bits != 8; }
 
 /* The bucket of a magnitude, given as the bits of a float of at most 1 with the sign cleared. */
 static inline uint32_t bucket_of(uint32_t magnitude) {

@@ -7,17 +7,13 @@ import { check, type NativePointer, native, size } from "./native.ts";
  * The codebooks that have names: 4-bit `nf4`, `fp4`, `af4`; 8-bit `dynamic` (signed), `dynamic_unsigned`, and `int8`, a
  * signed byte over 127; and normal float of 2, 3, 5 and 6 bits, made as QLoRA makes NF4.
  */
-export type CodebookName =
-  | "nf4"
-  | "fp4"
-  | "af4"
-  | "nf2"
-  | "nf3"
-  | "nf5"
-  | "nf6"
-  | "dynamic"
-  | "dynamic_unsigned"
-  | "int8";
+export type CodebookName = (typeof codebookNames)[number];
+
+/** @internal Every one of them. */
+export const codebookNames = [
+  ...(["nf4", "fp4", "af4", "dynamic", "dynamic_unsigned", "int8"] as const),
+  ...(["nf2", "nf3", "nf5", "nf6"] as const),
+] as const;
 
 /** What the library holds for one: values, thresholds, order and search table. */
 const codebookBytes = 22_000;
@@ -50,7 +46,8 @@ export class Codebook extends Handle {
   /** A codebook of 4, 8, 16, 32, 64, 128 or 256 finite values. @throws BnbError for another count, a NaN or an infinity */
   static from(values: ArrayLike<number>): Codebook {
     const floats = values instanceof Float32Array ? values : Float32Array.from(values);
-    if (floats.length === 0) throw new BnbError("Codebook.from: values is empty, expected 4, 8, 16, 32, 64, 128 or 256 numbers.");
+    if (floats.length === 0)
+      throw new BnbError("Codebook.from: values is empty, expected 4, 8, 16, 32, 64, 128 or 256 numbers.");
     return new Codebook(native.bnb_codebook_from(floats, size(floats.byteLength)));
   }
 

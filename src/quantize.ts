@@ -113,11 +113,7 @@ export function dequantizeBlockwise<D extends FloatDType>(
   return dequantize(q, options, "dequantizeBlockwise");
 }
 
-function dequantize<D extends FloatDType>(
-  q: QuantizedTensor,
-  options: DequantizeOptions<D>,
-  what: string,
-): Tensor<D> {
+function dequantize<D extends FloatDType>(q: QuantizedTensor, options: DequantizeOptions<D>, what: string): Tensor<D> {
   const dtype = (options.dtype ?? q.dtype) as D;
   return new Tensor(native.bnb_dequantize(q.pointer, dtypeCode(dtype, what)), dtype, q.shape, q.device);
 }

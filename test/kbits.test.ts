@@ -2,7 +2,14 @@
 // what must be refused. Their operations are in the tables of the operations' own tests.
 import { describe, expect, test } from "bun:test";
 import { expectedError } from "../scripts/theory.ts";
-import { Codebook, createLinearMap, dequantizeBlockwise, QuantizedTensor, quantizeBlockwise, Tensor } from "../src/index.ts";
+import {
+  Codebook,
+  createLinearMap,
+  dequantizeBlockwise,
+  QuantizedTensor,
+  quantizeBlockwise,
+  Tensor,
+} from "../src/index.ts";
 import { codebooksOfOtherBits, normal, testDevices } from "./cases.ts";
 import { errorOf, relativeError, unpack } from "./reference.ts";
 
@@ -82,7 +89,9 @@ describe.each(testDevices)("on %s", (_, device) => {
     QuantizedTensor.fromParts(parts).dispose();
     const message = (change: object) => errorOf(() => QuantizedTensor.fromParts({ ...parts, ...change })).message;
     for (const count of [47, 49, 64])
-      expect(message({ codes: bytes(count) })).toContain(`codes is uint8 [1, ${count}], expected uint8 with 48 elements`);
+      expect(message({ codes: bytes(count) })).toContain(
+        `codes is uint8 [1, ${count}], expected uint8 with 48 elements`,
+      );
     expect(message({ code: Codebook.named("nf2") })).toContain("expected uint8 with 32 elements");
     expect(message({ blocksize: 96 })).toContain("blocksize is 96");
     const nested = { absmax, code, blocksize: 256, offset: 0 };

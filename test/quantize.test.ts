@@ -307,7 +307,10 @@ describe.each(testDevices)("on %s", (_, device) => {
     test("a codebook of the other width, codes of the other width, an unknown type or dtype", () => {
       using w = Tensor.from(wave(128), [2, 64], { device });
       using q = quantize4bit(w);
-      for (const [name, size] of [["dynamic", 256], ["nf3", 8]] as const) {
+      for (const [name, size] of [
+        ["dynamic", 256],
+        ["nf3", 8],
+      ] as const) {
         const code = Codebook.named(name);
         expect(errorOf(() => quantize4bit(w, { quantType: code })).message).toContain(`${size} values, expected 16`);
         using wide = quantizeBlockwise(w, { code });

@@ -71,7 +71,8 @@ export function pack(codes: Uint8Array, values: Float32Array): Uint8Array {
 /** One code from memory. */
 export function unpack(packed: Uint8Array, bits: number, i: number): number {
   let code = 0;
-  for (let bit = i * bits; bit < (i + 1) * bits; bit++) code = (code << 1) | ((packed[bit >> 3]! >> (7 - (bit & 7))) & 1);
+  for (let bit = i * bits; bit < (i + 1) * bits; bit++)
+    code = (code << 1) | ((packed[bit >> 3]! >> (7 - (bit & 7))) & 1);
   return code;
 }
 

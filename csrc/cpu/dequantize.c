@@ -29,9 +29,7 @@ INLINE void decode(const struct coded *q, uint32_t bits, size_t first, size_t la
     size_t block = first / q->block, end = (block + 1) * q->block;
     for (size_t i = first; i < last; block++, end += q->block) {
         size_t count = least(end, last) - i;
-        float scale = scale_of(q, block);
-        if (bits == 4 || bits == 8) decode_run(q, bits, i, count, scale, y, dtype, i - first, streams);
-        else decode_run_of_kbits(q, bits, i, count, scale, y, dtype, i - first, streams);
+        decode_run(q, bits, i, count, scale_of(q, block), y, dtype, i - first, streams);
         i += count;
     }
 }
@@ -51,19 +49,16 @@ INLINE void dequantize_blocks(const struct dequantize_job *job, size_t first, si
 }
 
 INLINE void dequantize_dtype(const struct dequantize_job *job, size_t first, size_t last, bnb_dtype dtype) {
-    switch (job->q.code->bits) {
-    case 2: dequantize_blocks(job, first, last, dtype, 2); break;
-    case 3: dequantize_blocks(job, first, last, dtype, 3); break;
-    case 4: dequantize_blocks(job, first, last, dtype, 4); break;
-    case 5: dequantize_blocks(job, first, last, dtype, 5); break;
-    case 6: dequantize_blocks(job, first, last, dtype, 6); break;
-    case 7: dequantize_blocks(job, first, last, dtype, 7); break;
-    default: dequantize_blocks(job, first, last, dtype, 8); break;
-    }
+    if (job->q.code->bits == 4) dequantize_blocks(job, first, last, dtype, 4);
+    else dequantize_blocks(job, first, last, dtype, 8);
 }
 
 static void dequantize(const void *dequantize_job, size_t first_block, size_t last_block) {
     const struct dequantize_job *job = dequantize_job;
+    if (is_kbits(job->q.code)) {
+        dequantize_kbits(job, first_block, last_block);
+        return;
+    }
     switch (job->dtype) {
     case BNB_F16: dequantize_dtype(job, first_block, last_block, BNB_F16); break;
     case BNB_BF16: dequantize_dtype(job, first_block, last_block, BNB_BF16); break;

@@ -5,10 +5,10 @@
 #include "../internal.h"
 #include "simd.h"
 
-#include "kbits.c"
 #include "quantize.c"
-#include "dequantize.c"
 #include "cast.c"
+#include "kbits.c"
+#include "dequantize.c"
 #include "optimizer.c"
 #include "matmul_panel.c"
 #include "matmul_vector.c"

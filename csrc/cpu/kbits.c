@@ -78,22 +78,46 @@ INLINE void load_values(const uint8_t *codes, uint32_t bits, const float *values
     for (uint32_t i = 0; i < 8; i++) out[i / WIDTH][i % WIDTH] = values[eight >> (64 - bits * (i + 1)) & mask];
 }
 
-/* As decode_run: one run of elements under one scale, to y[i…]. */
-INLINE void decode_run_of_kbits(const struct coded *q, uint32_t bits, size_t first, size_t count, float scale, void *y,
-                                bnb_dtype dtype, size_t i, bool streams) {
+/* One run of elements under one scale. */
+INLINE void decode_run_of(const struct coded *q, uint32_t bits, size_t first, size_t last, float scale, float *y) {
     const float *values = q->code->values;
-    size_t end = first + count, at = first;
-    for (; at < end && at % 8; at++, i++) put_element(y, dtype, i, values[code_at(q, at)] * scale);
+    size_t at = first;
+    for (; at < last && at % 8; at++) *y++ = values[code_at(q, at)] * scale;
     const uint8_t *codes = q->codes + at / 8 * bits;
-    for (; at + GROUP <= end; at += GROUP, codes += GROUP / 8 * bits) {
+    for (; at + GROUP <= last; at += GROUP, codes += GROUP / 8 * bits) {
         floats v[GROUP_VECTORS];
         load_values(codes, bits, values, v);
-        for (int j = 0; j < GROUP_VECTORS; j++, i += WIDTH) {
-            if (streams) stream(y, dtype, i, v[j] * scale);
-            else store(y, dtype, i, v[j] * scale);
+        for (int j = 0; j < GROUP_VECTORS; j++, y += WIDTH) store(y, BNB_F32, 0, v[j] * scale);
+    }
+    for (; at < last; at++) *y++ = values[code_at(q, at)] * scale;
+}
+
+/* Elements [first, last) to y[0…]. */
+static void decode_kbits(const struct coded *q, size_t first, size_t last, float *y) {
+    for (size_t i = first, end; i < last; y += end - i, i = end) {
+        size_t block = i / q->block;
+        float scale = scale_of(q, block);
+        end = least((block + 1) * q->block, last);
+        switch (q->code->bits) {
+        case 2: decode_run_of(q, 2, i, end, scale, y); break;
+        case 3: decode_run_of(q, 3, i, end, scale, y); break;
+        case 5: decode_run_of(q, 5, i, end, scale, y); break;
+        case 6: decode_run_of(q, 6, i, end, scale, y); break;
+        default: decode_run_of(q, 7, i, end, scale, y); break;
         }
     }
-    for (; at < end; at++, i++) put_element(y, dtype, i, values[code_at(q, at)] * scale);
+}
+
+static void dequantize_kbits(const struct dequantize_job *job, size_t first, size_t last) {
+    const struct coded *q = &job->q;
+    float piece[512]; /* elements that are decoded before they are rounded */
+    size_t end = least(last * q->block, q->rows * q->columns);
+    for (size_t i = first * q->block, count; i < end; i += count) {
+        count = least(sizeof piece / sizeof *piece, end - i);
+        float *to = job->dtype == BNB_F32 ? (float *)job->y + i : piece;
+        decode_kbits(q, i, i + count, to);
+        if (to == piece) narrow_run(piece, count, job->y, job->dtype, i);
+    }
 }
 
 /* ── From values to codes ───────────────────────────────────────────────────────────────────────────────────────── */
@@ -140,4 +164,44 @@ INLINE void put_kbits(const struct codes *code, uint32_t bits, bool ascending, u
         memcpy(packed + i * bits, &eight, sizeof eight); /* the next overwrites what is too much */
     }
     memcpy(codes, packed, (count * bits + 7) / 8);
+}
+
+/* A block of `count` elements, of which x has whole thirty-twos. */
+INLINE void quantize_block_of(const struct codes *code, uint32_t bits, bool ascending, const struct levels *levels, const float *x,
+                              size_t count, float inverse, uint8_t *codes) {
+    for (size_t i = 0; i < count; i += 32, codes += 4 * bits) {
+        ints below[VECTORS_OF_32];
+        for (int v = 0; v < VECTORS_OF_32; v++)
+            below[v] = below_in_levels(levels, bits, clamp(load_floats(x + i + (size_t)v * WIDTH) * inverse));
+        put_kbits(code, bits, ascending, codes, narrow(below), least(32, count - i));
+    }
+}
+
+static void quantize_kbits(const struct quantize_job *job, size_t first, size_t last) {
+    const struct codes *code = job->code;
+    struct levels levels;
+    fill_levels(&levels, code);
+    bool ascending = is_ascending(code);
+    size_t total = job->x.rows * job->x.columns;
+    float wide[4096]; /* the largest block there is */
+    for (size_t block = first; block < last; block++) {
+        size_t begin = block * job->block, count = least(job->block, total - begin);
+        const float *x = (const float *)job->x.data + begin;
+        if (job->x.dtype != BNB_F32 || count % 32) {
+            widen(&job->x, begin, begin + count, wide);
+            memset(wide + count, 0, (round_up(count, 32) - count) * sizeof *wide);
+            x = wide;
+        }
+        struct dense run = {x, BNB_F32, 1, count};
+        float absmax = absmax_of(&run, BNB_F32, 0, count), inverse = inverse_of(absmax);
+        job->absmax[block] = absmax;
+        uint8_t *codes = job->codes + begin / 8 * code->bits;
+        switch (code->bits) {
+        case 2: quantize_block_of(code, 2, ascending, &levels, x, count, inverse, codes); break;
+        case 3: quantize_block_of(code, 3, ascending, &levels, x, count, inverse, codes); break;
+        case 5: quantize_block_of(code, 5, ascending, &levels, x, count, inverse, codes); break;
+        case 6: quantize_block_of(code, 6, ascending, &levels, x, count, inverse, codes); break;
+        default: quantize_block_of(code, 7, ascending, &levels, x, count, inverse, codes); break;
+        }
+    }
 }

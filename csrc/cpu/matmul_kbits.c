@@ -13,14 +13,13 @@ struct kbits_run {
 
 /* Rows are whole thirty-twos, and so is every block: no 32 elements have two scales. */
 static bool takes_kbits(const struct matmul_job *job) {
-    return job->q.code && job->q.code->bits != 4 && job->q.code->bits != 8 && job->x.rows <= KBITS_ROWS &&
-           job->x.columns % 32 == 0;
+    return job->q.code && is_kbits(job->q.code) && job->x.rows <= KBITS_ROWS && job->x.columns % 32 == 0;
 }
 
 /* sums[m] += x[m, k…] · `count` weights from `codes` on, before their scale. */
 INLINE void multiply_run(const struct kbits_run *run, const uint8_t *codes, uint32_t bits, size_t k, size_t count, size_t rows, floats sums[KBITS_ROWS]) {
-    const float *values = run->job->q.code->values, *x = run->x + k;
-    size_t stride = run->job->x.columns;
+    const float *values = run->job->q.code->values, *x[KBITS_ROWS]; /* past the last row, that row again */
+    for (size_t m = 0; m < rows; m++) x[m] = run->x + least(m, run->job->x.rows - 1) * run->job->x.columns + k;
     floats other[KBITS_ROWS] = {0}; /* so that a sum does not wait for the one before */
     for (size_t i = 0; i < count; i += 32)
         for (size_t group = 0; group < 32 / GROUP; group++, codes += GROUP / 8 * bits) {
@@ -29,7 +28,7 @@ INLINE void multiply_run(const struct kbits_run *run, const uint8_t *codes, uint
             for (size_t v = 0; v < GROUP_VECTORS; v++)
                 for (size_t m = 0; m < rows; m++) {
                     floats *sum_of = (group + v) % 2 ? &other[m] : &sums[m];
-                    *sum_of = fma(w[v], load_floats(x + m * stride + i + group * GROUP + v * WIDTH), *sum_of);
+                    *sum_of = fma(w[v], load_floats(x[m] + i + group * GROUP + v * WIDTH), *sum_of);
                 }
         }
     for (size_t m = 0; m < rows; m++) sums[m] += other[m];
@@ -48,20 +47,17 @@ INLINE void multiply_kbits(const struct kbits_run *run, size_t first, size_t las
             float scale = scale_of(q, block);
             for (size_t m = 0; m < rows; m++) totals[m] = fma(sums[m], (floats)scale, totals[m]);
         }
-        for (size_t m = 0; m < rows; m++) {
+        for (size_t m = 0; m < job->x.rows; m++) {
             float total = sum(totals[m]);
             put_element(job->y, job->x.dtype, m * q->rows + n, job->bias ? total + job->bias[n] : total);
         }
     }
 }
 
+/* Three and two rows are as fast as four. */
 INLINE void multiply_kbits_rows(const struct kbits_run *run, size_t first, size_t last, uint32_t bits) {
-    switch (run->job->x.rows) {
-    case 1: multiply_kbits(run, first, last, bits, 1); break;
-    case 2: multiply_kbits(run, first, last, bits, 2); break;
-    case 3: multiply_kbits(run, first, last, bits, 3); break;
-    default: multiply_kbits(run, first, last, bits, KBITS_ROWS); break;
-    }
+    if (run->job->x.rows == 1) multiply_kbits(run, first, last, bits, 1);
+    else multiply_kbits(run, first, last, bits, KBITS_ROWS);
 }
 
 static void multiply_kbits_of(const void *kbits_run, size_t first, size_t last) {

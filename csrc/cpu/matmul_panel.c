@@ -27,16 +27,10 @@ struct panel_run {
 
 /* Elements [first, last) of a weight, which is `q`, or `w` where q->code is NULL. */
 static void widen_weights(const struct dense *w, const struct coded *q, size_t first, size_t last, float *y) {
-    switch (q->code ? q->code->bits : 0) {
-    case 0: widen(w, first, last, y); break;
-    case 2: decode(q, 2, first, last, y, BNB_F32, false); break;
-    case 3: decode(q, 3, first, last, y, BNB_F32, false); break;
-    case 4: decode(q, 4, first, last, y, BNB_F32, false); break;
-    case 5: decode(q, 5, first, last, y, BNB_F32, false); break;
-    case 6: decode(q, 6, first, last, y, BNB_F32, false); break;
-    case 7: decode(q, 7, first, last, y, BNB_F32, false); break;
-    default: decode(q, 8, first, last, y, BNB_F32, false); break;
-    }
+    if (!q->code) widen(w, first, last, y);
+    else if (is_kbits(q->code)) decode_kbits(q, first, last, y);
+    else if (q->code->bits == 4) decode(q, 4, first, last, y, BNB_F32, false);
+    else decode(q, 8, first, last, y, BNB_F32, false);
 }
 
 /* sums[m, n] of TILE_W weight rows with `rows` rows of x; added to what is there unless these are the first columns. */

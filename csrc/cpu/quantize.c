@@ -61,14 +61,11 @@ INLINE ints rank_of(const struct codes *code, int32_t entry_shift, floats x) {
 }
 
 /* 32 elements as the ranks of their values in the codebook, the smallest first. */
-INLINE bytes32 ranks_of(const struct codes *code, uint32_t bits, struct tree tree, const struct levels *levels, int32_t entry_shift,
-                        const void *x, bnb_dtype dtype, size_t i, float inverse) {
+INLINE bytes32 ranks_of(const struct codes *code, struct tree tree, int32_t entry_shift, const void *x, bnb_dtype dtype, size_t i, float inverse) {
     ints below[VECTORS_OF_32];
     for (int v = 0; v < VECTORS_OF_32; v++) {
         floats scaled = clamp(load(x, dtype, i + (size_t)v * WIDTH) * inverse);
-        if (bits == 4) below[v] = below_in_tree(tree, scaled);
-        else if (bits == 8) below[v] = rank_of(code, entry_shift, scaled);
-        else below[v] = below_in_levels(levels, bits, scaled);
+        below[v] = code->bits == 4 ? below_in_tree(tree, scaled) : rank_of(code, entry_shift, scaled);
     }
     return narrow(below);
 }
@@ -79,8 +76,6 @@ INLINE void put_codes(const struct quantize_job *job, uint32_t bits, bool ascend
         memcpy(codes + i, &ranks, count);
         if (ascending) return;
         for (size_t j = i; j < i + count; j++) codes[j] = job->code->order[codes[j]];
-    } else if (bits != 4) {
-        put_kbits(job->code, bits, ascending, codes + i / 8 * bits, ranks, count);
     } else {
         typedef VECTOR(uint16_t, 16) pairs;
         pairs pair = (pairs)(ascending ? ranks : lookup_bytes(job->code->order, ranks));
@@ -95,8 +90,6 @@ INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t
     const float second[8] = {t[3], t[11]}, third[8] = {t[1], t[5], t[9], t[13]};
     const float fourth[8] = {t[0], t[2], t[4], t[6], t[8], t[10], t[12], t[14]};
     struct tree tree = {t[7], table8_of(second), table8_of(third), table8_of(fourth)};
-    struct levels levels;
-    if (bits != 4 && bits != 8) fill_levels(&levels, code);
     bool   ascending = is_ascending(code);
     int32_t entry_shift = (int32_t)code->entry_shift;
     size_t total = job->x.rows * job->x.columns;
@@ -105,28 +98,27 @@ INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t
         float absmax = absmax_of(&job->x, dtype, i, end - i), inverse = inverse_of(absmax);
         job->absmax[block] = absmax;
         for (; i + 32 <= end; i += 32)
-            put_codes(job, bits, ascending, i, ranks_of(code, bits, tree, &levels, entry_shift, job->x.data, dtype, i, inverse), 32);
+            put_codes(job, bits, ascending, i, ranks_of(code, tree, entry_shift, job->x.data, dtype, i, inverse), 32);
         if (i == end) continue;
-        float rest[32] = {0}; /* zeros pad: what is to spare of the last byte is of codes of 0 */
+        float rest[32] = {0}; /* zeros pad: the spare nibble of an odd count is the code of 0 */
         for (size_t j = i; j < end; j++) rest[j - i] = element_of(&job->x, j);
-        put_codes(job, bits, ascending, i, ranks_of(code, bits, tree, &levels, entry_shift, rest, BNB_F32, 0, inverse), end - i);
+        put_codes(job, bits, ascending, i, ranks_of(code, tree, entry_shift, rest, BNB_F32, 0, inverse), end - i);
     }
 }
 
 INLINE void quantize_dtype(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype) {
-    switch (job->code->bits) {
-    case 2: quantize_blocks(job, first, last, dtype, 2); break;
-    case 3: quantize_blocks(job, first, last, dtype, 3); break;
-    case 4: quantize_blocks(job, first, last, dtype, 4); break;
-    case 5: quantize_blocks(job, first, last, dtype, 5); break;
-    case 6: quantize_blocks(job, first, last, dtype, 6); break;
-    case 7: quantize_blocks(job, first, last, dtype, 7); break;
-    default: quantize_blocks(job, first, last, dtype, 8); break;
-    }
+    if (job->code->bits == 4) quantize_blocks(job, first, last, dtype, 4);
+    else quantize_blocks(job, first, last, dtype, 8);
 }
+
+static void quantize_kbits(const struct quantize_job *job, size_t first, size_t last); /* in kbits.c */
 
 static void quantize(const void *quantize_job, size_t first_block, size_t last_block) {
     const struct quantize_job *job = quantize_job;
+    if (is_kbits(job->code)) {
+        quantize_kbits(job, first_block, last_block);
+        return;
+    }
     switch (job->x.dtype) {
     case BNB_F16: quantize_dtype(job, first_block, last_block, BNB_F16); break;
     case BNB_BF16: quantize_dtype(job, first_block, last_block, BNB_BF16); break;

@@ -99,16 +99,19 @@ describe.each(runs)("quantize, $mode, seed $seed", (run) => {
         expectQuantized(run, store(normal(count, block + count), floatDTypes[i]!), floatDTypes[i]!, values, block);
   });
 
-  test.each(Object.entries({ ...codebooks4, ...codebooks8, ...codebooksOfOtherBits }))("%s at every threshold and beside it", (_, codebook) => {
-    const { values } = codebook;
-    const { thresholds } = searchOrder(values);
-    const around = [...thresholds].flatMap((x) => [x, nextBelow(x), -nextBelow(-x)]);
-    // Each block holds a 1, so that it is searched as it stands.
-    const blocks = Math.ceil(around.length / 31);
-    const x = new Float32Array(blocks * 32).fill(1);
-    for (const [i, value] of around.entries()) x[i + Math.floor(i / 31) + 1] = value;
-    expectQuantized(run, x, "float32", values, 32);
-  });
+  test.each(Object.entries({ ...codebooks4, ...codebooks8, ...codebooksOfOtherBits }))(
+    "%s at every threshold and beside it",
+    (_, codebook) => {
+      const { values } = codebook;
+      const { thresholds } = searchOrder(values);
+      const around = [...thresholds].flatMap((x) => [x, nextBelow(x), -nextBelow(-x)]);
+      // Each block holds a 1, so that it is searched as it stands.
+      const blocks = Math.ceil(around.length / 31);
+      const x = new Float32Array(blocks * 32).fill(1);
+      for (const [i, value] of around.entries()) x[i + Math.floor(i / 31) + 1] = value;
+      expectQuantized(run, x, "float32", values, 32);
+    },
+  );
 
   test.each([
     { kernel: "quantize", values: codebooks4.nf4!.values, block: 64 },
@@ -172,9 +175,7 @@ function product({ m, n, k, dtype, w, bias }: Product) {
   const y = store(new Float32Array(m * n), dtype);
   const dense = typeof w === "string" ? store(normal(n * k, n), w) : undefined;
   const coded =
-    typeof w === "string"
-      ? undefined
-      : randomCodes(n * k, valuesOf[w.bits]!, w.block || k, w.nestedBlock, n);
+    typeof w === "string" ? undefined : randomCodes(n * k, valuesOf[w.bits]!, w.block || k, w.nestedBlock, n);
   const weights = typeof w === "string" ? load(dense!, w) : weightsOf(coded!);
   const numbers = load(x, dtype);
   const blocks = !coded || (coded.block >= 16 && shiftOf(coded.block) < 32);
