@@ -27,6 +27,7 @@ import {
   Tensor,
 } from "../src/index.ts";
 import { codebooksOfOtherBits, normal, unsorted16 } from "./cases.ts";
+import { errorOf } from "./reference.ts";
 
 const golden = (name: string) => openSafetensors(join(import.meta.dir, `golden/${name}.safetensors`));
 const files = ["nf4_double", "nf4_nodouble", "fp4_nodouble", "nf4_double_bf16storage"];
@@ -242,9 +243,9 @@ describe("what bitsandbytes has no format for has a state of this library's", ()
         toStateDict("w", q).map((part) => (part.name === name ? changed : part)),
       );
       using file = openSafetensors(path);
-      return () => findQuantized(file.tensors);
+      return errorOf(() => findQuantized(file.tensors)).message;
     };
-    expect(await damaged("w", "U8", 32)).toThrow(/w is U8 \[32\], expected the 24 bytes of \[64\]/);
-    expect(await damaged("w.quant_map", "F32", 16)).toThrow(/quant_map is F32 \[16\], expected F32 \[8\]/);
+    expect(await damaged("w", "U8", 32)).toContain("w is U8 [32], expected the 24 bytes of [64]");
+    expect(await damaged("w.quant_map", "F32", 16)).toContain("quant_map is F32 [16], expected F32 [8]");
   });
 });
