@@ -6,6 +6,7 @@
 #include "simd.h"
 
 #include "quantize.c"
+#include "scales.c"
 #include "dequantize.c"
 #include "cast.c"
 #include "optimizer.c"
@@ -25,6 +26,7 @@
 const struct cpu_forms TABLE(ISA) = {
     .isa = NAME_TEXT(ISA),
     .quantize = quantize,
+    .scales = scales,
     .dequantize = dequantize,
     .cast = cast,
     .optimizer = optimizer,
