@@ -94,7 +94,9 @@ function ruleOf(scales: keyof typeof scaleRules, importance: Tensor | undefined,
   if (!Object.hasOwn(scaleRules, scales))
     throw new BnbError(`${what}: scales is ${JSON.stringify(scales)}, expected "absmax" or "leastSquares".`);
   if (importance && scales !== "leastSquares")
-    throw new BnbError(`${what}: importance is given, but scales is "absmax": leave it out, or ask for "leastSquares".`);
+    throw new BnbError(
+      `${what}: importance is given, but scales is "absmax": leave it out, or ask for "leastSquares".`,
+    );
   return scaleRules[scales];
 }
 

@@ -4,7 +4,16 @@ import { FFIType } from "bun:ffi";
 import { describe, expect, test } from "bun:test";
 import { statuses } from "../src/error.ts";
 import { version } from "../src/index.ts";
-import { counters, dtypes, hyperparameters, optimizers, parts, precisions, scaleRules, symbols } from "../src/native.ts";
+import {
+  counters,
+  dtypes,
+  hyperparameters,
+  optimizers,
+  parts,
+  precisions,
+  scaleRules,
+  symbols,
+} from "../src/native.ts";
 
 const header = (await Bun.file(`${import.meta.dir}/../csrc/bnb.h`).text()).replace(/\/\*[\s\S]*?\*\//g, "");
 
