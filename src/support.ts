@@ -62,6 +62,8 @@ const nested = (w: Tensor) => quantize4bit(w, { compressStatistics: true });
 /** Every operation with every format that makes a difference to it. */
 const probes: [operation: string, format: string, probe: Probe][] = [
   ...(Object.keys(quantizers) as (keyof typeof quantizers)[]).flatMap(probesOfFormat),
+  ["least-squares scales", "4-bit, any codebook", ({ w }) => quantize4bit(w, { scales: "leastSquares" })],
+  ["least-squares scales", "8-bit blockwise", ({ w }) => quantizeBlockwise(w, { scales: "leastSquares" })],
   ["quantise", "nested scales", ({ w }) => nested(w)],
   ["dequantise", "nested scales", ({ w }) => dequantize4bit(nested(w))],
   ["matmul, one row", "nested scales", ({ w, x }) => matmul4bit(x, nested(w))],
