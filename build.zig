@@ -12,6 +12,7 @@ const sources = [_][]const u8{
     "quantized.c",
     "ops/cast.c",
     "ops/quantize.c",
+    "ops/scales.c",
     "ops/dequantize.c",
     "ops/matmul.c",
     "ops/matmul_backward.c",

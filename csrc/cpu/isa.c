@@ -8,6 +8,7 @@
 #include "quantize.c"
 #include "cast.c"
 #include "kbits.c"
+#include "scales.c"
 #include "dequantize.c"
 #include "optimizer.c"
 #include "matmul_panel.c"
@@ -27,6 +28,7 @@
 const struct cpu_forms TABLE(ISA) = {
     .isa = NAME_TEXT(ISA),
     .quantize = quantize,
+    .scales = scales,
     .dequantize = dequantize,
     .cast = cast,
     .optimizer = optimizer,

@@ -95,7 +95,7 @@ INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t
     size_t total = job->x.rows * job->x.columns;
     for (size_t block = first; block < last; block++) {
         size_t i = block * job->block, end = least(i + job->block, total);
-        float absmax = absmax_of(&job->x, dtype, i, end - i), inverse = inverse_of(absmax);
+        float absmax = job->given ? job->absmax[block] : absmax_of(&job->x, dtype, i, end - i), inverse = inverse_of(absmax);
         job->absmax[block] = absmax;
         for (; i + 32 <= end; i += 32)
             put_codes(job, bits, ascending, i, ranks_of(code, tree, entry_shift, job->x.data, dtype, i, inverse), 32);

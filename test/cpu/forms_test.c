@@ -650,6 +650,7 @@ static void test_matmul_of_odd_numbers(void) {
 
 #include "backward_forms.c"
 #include "int8_forms.c"
+#include "scales_forms.c"
 
 /* ── The pool ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -750,6 +751,7 @@ int main(int count, char **arguments) {
     test_quantize_every_threshold();
     test_quantize_extremes();
     test_quantize_shows_nan_and_infinity();
+    test_scales();
     test_dequantize();
     test_cast();
     test_optimizer();
