@@ -12,6 +12,15 @@ const codebookBytes = 22_000;
 /**
  * The 16 values that 4-bit codes, or the 256 that 8-bit codes stand for, prepared for quantising. A code is the nearest
  * value's index; values may come in any order.
+ *
+ * @example
+ * ```ts
+ * Codebook.named("nf4").values.slice(0, 3); // → [-1, -0.696, -0.525]
+ * using steps = Codebook.from(Array.from({ length: 16 }, (_, i) => i / 15));
+ * using w = Tensor.from(new Float32Array(64).fill(0.3));
+ * using q = quantize4bit(w, { quantType: steps });
+ * q.bits; // → 4
+ * ```
  */
 export class Codebook extends Handle {
   /** The name, where the values are those of a named codebook. */
@@ -64,22 +73,55 @@ export class Codebook extends Handle {
 /**
  * The dynamic tree map: the exponent's length varies, so that both small and large values are held well (Dettmers 2015,
  * 8-Bit Approximations for Parallelism in Deep Learning). Upstream: `functional.create_dynamic_map`.
+ *
+ * @example
+ * ```ts
+ * using code = createDynamicMap(); // what 8-bit optimizers keep their states in
+ * code.values.length; // → 256
+ * code.values.slice(-3); // → [0.98, 0.99, 1]
+ * ```
  */
 export function createDynamicMap(signed = true, maxExponentBits = 7, totalBits = 8): Codebook {
   return Codebook.over(native.bnb_codebook_dynamic(Number(signed), maxExponentBits, totalBits));
 }
 
-/** Evenly spaced values in [-1, 1], or [0, 1] unsigned. Upstream: `functional.create_linear_map`. */
+/**
+ * Evenly spaced values in [-1, 1], or [0, 1] unsigned. Upstream: `functional.create_linear_map`.
+ *
+ * @example
+ * ```ts
+ * using code = createLinearMap();
+ * code.values.slice(0, 2); // → [-1, -0.992]
+ * ```
+ */
 export function createLinearMap(signed = true, totalBits = 8, addZero = true): Codebook {
   return Codebook.over(native.bnb_codebook_linear(Number(signed), totalBits, Number(addZero)));
 }
 
-/** The values of a small float format over the largest of them. Upstream: `functional.create_fp8_map`. */
+/**
+ * The values of a small float format over the largest of them. Upstream: `functional.create_fp8_map`.
+ *
+ * @example
+ * ```ts
+ * using e4m3 = createFp8Map(true, 4, 3);
+ * using x = Tensor.from(Float32Array.from({ length: 256 }, (_, i) => Math.sin(i)));
+ * using q = quantizeBlockwise(x, { code: e4m3, blocksize: 256 });
+ * q.bitsPerElement; // → 8.125
+ * ```
+ */
 export function createFp8Map(signed = true, exponentBits = 5, precisionBits = 2, totalBits = 8): Codebook {
   return Codebook.over(native.bnb_codebook_fp8(Number(signed), exponentBits, precisionBits, totalBits));
 }
 
-/** Quantiles of the normal distribution over the largest of them. Upstream: `functional.create_normal_map`. */
+/**
+ * Quantiles of the normal distribution over the largest of them. Upstream: `functional.create_normal_map`.
+ *
+ * @example
+ * ```ts
+ * using code = createNormalMap(); // NF4's values, and 240 zeros: upstream's map has 256
+ * [...new Set(code.values)].length; // → 16
+ * ```
+ */
 export function createNormalMap(offset = 0.9677083, useExtraValue = true): Codebook {
   return Codebook.over(native.bnb_codebook_normal(offset, Number(useExtraValue)));
 }

@@ -40,10 +40,11 @@ export interface DequantizeOptions<D extends FloatDType = FloatDType> {
  * scale is its largest magnitude, and a code the index of the nearest of 16 values. Upstream: `functional.quantize_4bit`,
  * whose codes and scales these are, byte for byte.
  *
+ * @example
  * ```ts
- * using w = Tensor.from(new Float32Array(64 * 64).fill(0.5), [64, 64]);
+ * using w = Tensor.from(new Float32Array(256 * 256).fill(0.5), [256, 256], { dtype: "bfloat16" });
  * using q = quantize4bit(w, { quantType: "nf4", compressStatistics: true });
- * q.bitsPerElement; // 4.13
+ * q.bitsPerElement; // → 4.127
  * ```
  *
  * @param x float32, float16 or bfloat16, any shape
@@ -58,6 +59,14 @@ export function quantize4bit(x: Tensor, options: Quantize4bitOptions = {}): Quan
 /**
  * Quantises a tensor to 8 bits an element (Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization). A code is
  * exactly the nearest value's index. Upstream: `functional.quantize_blockwise`, as its CUDA kernel rounds.
+ *
+ * @example
+ * ```ts
+ * using x = Tensor.from(Float32Array.from({ length: 4096 }, (_, i) => Math.sin(i)));
+ * using q = quantizeBlockwise(x, { blocksize: 256 });
+ * using back = dequantizeBlockwise(q);
+ * compare(x, back).maxError < 0.01; // → true
+ * ```
  *
  * @param x float32, float16 or bfloat16, any shape
  * @throws BnbError for an integer tensor, an illegal blocksize, or a NaN or infinity in `x` (the message says where)
@@ -94,6 +103,14 @@ function quantize(
  * The tensor that a 4-bit quantised one stands for: codebook value × scale in fp32, rounded once to the dtype. Upstream:
  * `functional.dequantize_4bit`.
  *
+ * @example
+ * ```ts
+ * using w = Tensor.from([1, -1, 0.5, 0], [4], { dtype: "float16" });
+ * using q = quantize4bit(w);
+ * using back = dequantize4bit(q, { dtype: "float32" });
+ * back.read(); // → [1, -1, 0.44, 0]
+ * ```
+ *
  * @throws BnbError if `q` holds 8-bit codes
  */
 export function dequantize4bit<D extends FloatDType>(
@@ -105,6 +122,14 @@ export function dequantize4bit<D extends FloatDType>(
 
 /**
  * The tensor that an 8-bit quantised one stands for. Upstream: `functional.dequantize_blockwise`.
+ *
+ * @example
+ * ```ts
+ * using w = Tensor.from([1, -1, 0.5, 0]);
+ * using q = quantizeBlockwise(w);
+ * using back = dequantizeBlockwise(q);
+ * back.read(); // → [1, -0.99, 0.5, 0]
+ * ```
  *
  * @throws BnbError if `q` holds 4-bit codes
  */

@@ -60,6 +60,13 @@ export class Checkpoint implements Disposable {
  * Opens a checkpoint: a `.safetensors` file, a `.safetensors.index.json`, or a directory that has `model.safetensors`
  * or `model.safetensors.index.json`, in that order, as transformers looks for them.
  *
+ * @example
+ * ```ts
+ * using model = checkpoint.openCheckpoint("./model-nf4");
+ * model.tensors.size; // → 33
+ * [...model.quantized.values()].filter((weight) => weight.format === "nf4").length; // → 7
+ * ```
+ *
  * @throws BnbError naming the file and the tensor, if anything is missing or damaged
  */
 export function openCheckpoint(path: string): Checkpoint {

@@ -24,6 +24,17 @@ export interface EmbeddingOptions {
  * A table whose rows are trained, with 32-bit optimizer states whatever the optimizer's own bits are: for embeddings, 8-bit
  * states are unstable (Dettmers et al. 2022, §2.3). Upstream: `nn.Embedding`. Of torch's options, `max_norm` and
  * `scale_grad_by_freq` are left out: the first changes weights in a forward pass, and neither is bitsandbytes' own.
+ *
+ * @example
+ * ```ts
+ * using layer = nn.Embedding.init(1000, 64, { paddingIdx: 0 });
+ * using optimizer = new optim.Adam8bit(layer.parameters(), { lr: 1e-3 }); // its states are in 32 bits here all the same
+ * using indices = Tensor.from(Int32Array.of(7, 7, 0), [3]);
+ * using y = layer.forward(indices);
+ * y.shape; // → [3, 64]
+ * layer.backward(y, indices);
+ * optimizer.step();
+ * ```
  */
 export class Embedding extends Layer {
   /** [numEmbeddings, embeddingDim] */
@@ -96,6 +107,15 @@ export class Embedding extends Layer {
 /**
  * An embedding followed by layer normalisation, in fp32 until the result is rounded to the weight's dtype: what makes
  * training with 8-bit optimizers stable (Dettmers et al. 2022, §2.3). Upstream: `nn.StableEmbedding`.
+ *
+ * @example
+ * ```ts
+ * using layer = nn.StableEmbedding.init(1000, 64);
+ * using indices = Tensor.from(Int32Array.of(7, 3), [1, 2]);
+ * using y = layer.forward(indices);
+ * y.shape; // → [1, 2, 64]
+ * layer.parameters().length; // → 3
+ * ```
  */
 export class StableEmbedding extends Embedding {
   readonly norm: LayerNorm;
