@@ -1,8 +1,9 @@
 // Owns opening the native library: what is looked at first, and for each way to fail a sentence with the next step.
 import { dlopen, type FFIFunction } from "bun:ffi";
+import { openEmbedded } from "./embedded.ts";
 import { BnbError } from "./error.ts";
 import { inspectExecutable } from "./executable.ts";
-import { libraryPath } from "./library.ts";
+import { findLibrary } from "./library.ts";
 import { version } from "./version.ts";
 
 const platform = `${process.platform}-${process.arch}`;
@@ -14,9 +15,10 @@ const platform = `${process.platform}-${process.arch}`;
  *   without the JIT that its FFI needs
  */
 export function openLibrary<const Symbols extends Record<string, FFIFunction>>(symbols: Symbols) {
-  const path = libraryPath();
-  checkFile(path);
-  const { symbols: native } = load(path, symbols);
+  const { path, origin } = findLibrary();
+  if (origin !== "executable") checkFile(path);
+  const open = (file: string) => load(file, symbols);
+  const { symbols: native } = origin === "executable" ? openEmbedded(path, open) : open(path);
   const found = String((native.bnb_version as unknown as () => unknown)());
   if (found !== version) throw otherVersion(path, `it is ${found}`);
   return native;

@@ -3,7 +3,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { libraryPath } from "../src/library.ts";
+import { findLibrary } from "../src/library.ts";
 import { fakeMetal } from "./metal/host/build.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-doctor-"));
@@ -58,7 +58,7 @@ describe("a sound machine", () => {
     const found = JSON.parse(run(["--json"], { BNB_NUM_THREADS: "1", SECRET: "hidden" }).out);
     const facts = ["bunsandbytes", "bun", "system", "processor", "processorFeatures", "memoryGB", "library"];
     expect(Object.keys(found).sort()).toEqual([...facts, "environment", "devices", "problems"].sort());
-    expect(found).toMatchObject({ environment: { BNB_NUM_THREADS: "1" }, library: libraryPath(), problems: [] });
+    expect(found).toMatchObject({ environment: { BNB_NUM_THREADS: "1" }, library: findLibrary().path, problems: [] });
     expect(JSON.stringify(found)).not.toContain("hidden");
     const cpu = found.devices.find((device: { kind: string }) => device.kind === "cpu");
     expect(cpu).toMatchObject({ available: true, lacks: [], fallbacks: [] });
@@ -78,7 +78,7 @@ describe("a sound machine", () => {
 });
 
 describe("a native library that can't be opened", () => {
-  const library = readFileSync(libraryPath());
+  const library = readFileSync(findLibrary().path);
   const file = (name: string, bytes: Uint8Array) => {
     const path = join(scratch, name);
     writeFileSync(path, bytes);

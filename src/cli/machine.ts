@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import os from "node:os";
 import { BnbError } from "../error.ts";
-import { libraryPath } from "../library.ts";
+import { findLibrary } from "../library.ts";
 
 export interface Machine {
   readonly bun: string;
@@ -39,7 +39,7 @@ function system(): string {
 
 function library(): string {
   try {
-    return libraryPath();
+    return findLibrary().path;
   } catch (error) {
     if (!(error instanceof BnbError)) throw error;
     return "none";
