@@ -1,5 +1,5 @@
 // Owns a folder outside the repository into which the package was installed from its tarball, as a user has it.
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { makePackage } from "../scripts/package.ts";
@@ -51,6 +51,14 @@ export class Consumer implements Disposable {
 
   run(command: string[], env: Record<string, string> = userEnvironment): Ran {
     return spawn(command, this.folder, env);
+  }
+
+  /** Does something while the installed packages are out of sight. */
+  hidden(act: () => void): void {
+    const [here, away] = [join(this.folder, "node_modules"), join(this.folder, "hidden")];
+    renameSync(here, away);
+    act();
+    renameSync(away, here);
   }
 
   [Symbol.dispose](): void {
