@@ -3,10 +3,9 @@
 import { beforeAll, describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
-import { findZig } from "../scripts/zig.ts";
+import { buildCommand, builtLibrary, platformNamed } from "../scripts/platforms.ts";
 
 const root = `${import.meta.dir}/..`;
-const prefix = `${root}/.cache/macos`;
 
 enum Command {
   LoadDylib = 0xc,
@@ -99,10 +98,10 @@ describe("the library for aarch64-macos", () => {
   let library: MachO;
 
   beforeAll(() => {
-    const target = ["-Dtarget=aarch64-macos.13.1", "--prefix", prefix];
-    const { exitCode, stderr } = Bun.spawnSync([findZig(), "build", "--release=fast", ...target], { cwd: root });
+    const platform = platformNamed("darwin-arm64");
+    const { exitCode, stderr } = Bun.spawnSync(buildCommand(platform), { cwd: root });
     if (exitCode !== 0) throw new Error(stderr.toString());
-    library = parse(readFileSync(`${prefix}/lib/libbunsandbytes.dylib`));
+    library = parse(readFileSync(builtLibrary(platform)));
   }, 300_000);
 
   test("is a dynamic library for arm64 and macOS 13.1", () => {

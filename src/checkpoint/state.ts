@@ -24,6 +24,7 @@ export const storageDtypes = {
   float32: "F32",
   float64: "F64",
 } as const satisfies Record<string, SafetensorsDtype>;
+/** A dtype that 4-bit codes may be stored as: upstream's `quant_storage`. */
 export type StorageDtype = keyof typeof storageDtypes;
 
 export type QuantType4bit = "nf4" | "fp4";
@@ -159,6 +160,7 @@ export function stateKey(name: string, quantType: State["quantType"]): string {
 /** A quantised weight as a checkpoint holds it: its tensors, found and checked against one another. */
 export type Stored = Stored4bit | StoredBlockwise | StoredInt8;
 
+/** A 4-bit weight of a checkpoint: its state, and the tensors that it is made of. */
 export interface Stored4bit extends StoredParts {
   readonly format: QuantType4bit;
   readonly state: State4bit;
@@ -180,6 +182,7 @@ interface StoredParts {
   readonly parts: readonly SafetensorsTensor[];
 }
 
+/** An int8 weight of a checkpoint: the tensors that it is made of. */
 export interface StoredInt8 {
   readonly format: "int8";
   readonly name: string;
@@ -190,6 +193,12 @@ export interface StoredInt8 {
 
 /**
  * Finds the quantised weights of a checkpoint.
+ *
+ * @example
+ * ```ts
+ * using file = checkpoint.openSafetensors("./model-nf4/model.safetensors");
+ * for (const [name, weight] of checkpoint.findQuantized(file.tensors)) console.log(name, weight.format);
+ * ```
  *
  * @returns by the weight's name
  * @throws BnbError naming the key that is missing, foreign, damaged, or at odds with the others

@@ -3,13 +3,7 @@
 import { Command, CommanderError } from "commander";
 import { BnbError } from "../error.ts";
 import { version } from "../version.ts";
-import { benchCommand } from "./bench.ts";
-import { convertCommand } from "./convert.ts";
-import { dequantizeCommand } from "./dequantize.ts";
 import { doctorCommand } from "./doctor.ts";
-import { inspectCommand } from "./inspect.ts";
-import { quantizeCommand } from "./quantize.ts";
-import { verifyCommand } from "./verify.ts";
 
 /** By kind of failure; a signal ends the process as signals do. */
 const exitStatus = { failed: 1, usage: 2, unsupported: 3, out_of_memory: 4, device_lost: 4, invalid: 1 } as const;
@@ -30,19 +24,13 @@ Exit status: 0 done; 1 the input is damaged, or a check failed; 2 the command wa
   )
   .configureHelp({ showGlobalOptions: true });
 
-const commands = [
-  quantizeCommand,
-  dequantizeCommand,
-  convertCommand,
-  inspectCommand,
-  verifyCommand,
-  doctorCommand,
-  benchCommand,
-];
-for (const command of commands) {
-  program.addCommand(command().exitOverride());
+/** Every other command needs the native library; where it can't be opened, doctor is there to say so. */
+async function commands(): Promise<Command[]> {
+  const doctor = doctorCommand();
+  if (process.argv[2] === doctor.name()) return [doctor];
+  const { commandsOfLibrary } = await import("./commands.ts");
+  return [...commandsOfLibrary(), doctor];
 }
-program.exitOverride();
 
 /** A mistake in the command line, which commander has explained, or help, which it has printed. */
 function endOfParsing(error: CommanderError): number {
@@ -60,7 +48,8 @@ function report(error: unknown): number {
 }
 
 try {
-  await program.parseAsync();
+  for (const command of await commands()) program.addCommand(command.exitOverride());
+  await program.exitOverride().parseAsync();
 } catch (error) {
   process.exitCode = error instanceof CommanderError ? endOfParsing(error) : report(error);
 }

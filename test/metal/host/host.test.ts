@@ -29,7 +29,12 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
 
   /** A scenario checks itself; the last column is what it prints. */
   const expected: [name: string, env: Record<string, string>, printed?: string][] = [
-    ["describes", {}, "Simulated Apple GPU, 4.3 GB for one process, kernels compiled from their embedded source"],
+    [
+      "describes",
+      {},
+      "Simulated Apple GPU, GPU family Apple9, 4.3 GB for one process, 1.1 GB in one buffer, kernels compiled from their embedded source",
+    ],
+    ["describes", { BNB_FAKE_METAL: "family=1007" }, "GPU family Apple7,"],
     ["describes", { BNB_FAKE_METAL: "default_device=0" }, "Simulated Apple GPU"],
     ["computes", {}],
     ["computes", { BNB_SIM: "check", BNB_SIM_SEED: "7" }],

@@ -1,0 +1,63 @@
+// Owns opening the native library from inside a single-file executable: the system's loader needs a file, for as long as it
+// loads, in a place that can be written and that may hold programs.
+import { type CString, dlopen, FFIType } from "bun:ffi";
+import { closeSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { homedir, tmpdir } from "node:os";
+import { join } from "node:path";
+import { BnbError } from "./error.ts";
+
+/**
+ * Writes out an embedded file for as long as `open` runs, and gives what that returns. Nothing is left behind, and no other
+ * user can put a file of his own in its place.
+ *
+ * Bun does the same by itself, but in one folder only, where the file stays. That folder may be missing, read-only, or
+ * mounted `noexec`: here the next one is tried, and on Linux memory at last, which needs no folder.
+ *
+ * @throws BnbError (`unsupported`) if every place fails, with what each one's failure was
+ */
+export function openEmbedded<T>(embedded: string, open: (path: string) => T): T {
+  const bytes = readFileSync(embedded);
+  const folders = [...new Set([tmpdir(), "/tmp", homedir()])];
+  const places = folders.map((folder) => () => inFolder(folder, bytes, open));
+  if (process.platform === "linux") places.push(() => inMemory(bytes, open));
+
+  const failures: string[] = [];
+  for (const place of places) {
+    try {
+      return place();
+    } catch (error) {
+      failures.push((error as Error).message);
+    }
+  }
+  throw new BnbError(
+    `The native library in this executable can't be opened: ${failures.join("; ")}. ` +
+      "Set TMPDIR to a folder that can be written, on a file system that may hold programs.",
+    "unsupported",
+  );
+}
+
+/** In a folder of its own that only this user can enter. The system keeps what it has loaded when the file is gone. */
+function inFolder<T>(parent: string, bytes: Uint8Array, open: (path: string) => T): T {
+  const folder = mkdtempSync(join(parent, ".bunsandbytes-"));
+  try {
+    const path = join(folder, "libbunsandbytes");
+    writeFileSync(path, bytes, { mode: 0o500 });
+    return open(path);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+/** In a file that has no name, memfd_create(2). */
+function inMemory<T>(bytes: Uint8Array, open: (path: string) => T): T {
+  const libc = dlopen("libc.so.6", { memfd_create: { args: [FFIType.cstring, FFIType.u32], returns: FFIType.i32 } });
+  const closeOnExec = 1;
+  const descriptor = libc.symbols.memfd_create("libbunsandbytes" as unknown as CString, closeOnExec);
+  if (descriptor < 0) throw new Error("memfd_create failed");
+  try {
+    writeFileSync(descriptor, bytes);
+    return open(`/proc/self/fd/${descriptor}`);
+  } finally {
+    closeSync(descriptor);
+  }
+}
