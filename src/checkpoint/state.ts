@@ -166,6 +166,7 @@ export interface Stored4bit extends StoredParts {
   readonly state: State4bit;
 }
 
+/** A weight of 2 to 8 bits in our own form of state: the state, and the tensors that it is made of. */
 export interface StoredBlockwise extends StoredParts {
   readonly format: "blockwise";
   readonly state: StateBlockwise;
