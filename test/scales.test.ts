@@ -1,7 +1,7 @@
 // Owns the tests of scales of least squared error: the rule to the last bit, the best there is, and what must be refused.
 import { describe, expect, test } from "bun:test";
 import {
-  type Codebook,
+  Codebook,
   dequantizeBlockwise,
   type QuantizedTensor,
   quantize4bit,
@@ -146,6 +146,15 @@ describe.each(testDevices)("least squares on %s", (_, device) => {
         expect(scales[block]).toBeGreaterThan(0);
       }
     }
+  });
+
+  test("a codebook whose values all have the other sign still gets a positive scale", () => {
+    const x = normal(64, 3).map((value) => -1 - Math.abs(value));
+    using tensor = tensorOf(x);
+    const code = Codebook.from(Array.from({ length: 16 }, (_, i) => (i + 1) / 16));
+    using q = quantize4bit(tensor, { quantType: code, scales: "leastSquares" });
+    expect(q.absmax.read() as Float32Array).toEqual(leastSquaresScales(x, code.values, 64));
+    expect(q.absmax.read()[0]).toBeGreaterThan(0);
   });
 
   describe("particular blocks", () => {
