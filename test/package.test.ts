@@ -5,7 +5,7 @@ import { join, resolve } from "node:path";
 import { hostPlatform, platforms } from "../scripts/platforms.ts";
 import { inspectExecutable } from "../src/executable.ts";
 import { findLibrary } from "../src/library.ts";
-import { Consumer, packed, userEnvironment, whole } from "./consumer.ts";
+import { Consumer, packed, whole } from "./consumer.ts";
 
 const root = resolve(import.meta.dir, "..");
 const readme = await Bun.file(`${root}/README.md`).text();
@@ -42,14 +42,14 @@ describe.each([["bun", [process.execPath, "install"]], ...(npm ? [["npm", [npm, 
     afterAll(() => consumer[Symbol.dispose]());
 
     test("the README's example runs, without zig", () => {
-      expect(Bun.which("zig", { PATH: userEnvironment.PATH })).toBeNull();
+      expect(Bun.which("zig", { PATH: consumer.environment.PATH })).toBeNull();
       const { status, out, err } = consumer.run([process.execPath, "example.ts"]);
       expect({ status, err }).toEqual({ status: 0, err: "" });
       expect(out).toContain("Float32Array(4096)");
     });
 
     test("the command line runs, and uses the package's own library", () => {
-      const doctor = consumer.run([join(consumer.folder, "node_modules/.bin/bunsandbytes"), "doctor", "--json"]);
+      const doctor = consumer.run(["node_modules/.bin/bunsandbytes", "doctor", "--json"]);
       expect(doctor.err).toBe("");
       const { library, problems } = JSON.parse(doctor.out);
       const { name, file } = hostPlatform();
