@@ -28,6 +28,15 @@ test("its size is below 5 MB, with nothing in it but what runs and what explains
   expect(code).toContain("package/src/index.js");
 });
 
+// On demand, since attw is slow: the types are checked below in any case.
+test.skipIf(!whole).each([
+  ["publint", ["--strict"]],
+  ["attw", ["--profile", "esm-only", "--no-color"]], // the package is for Bun, which has one way to resolve
+])("%s finds nothing wrong with it", (linter, options) => {
+  const { exitCode, stdout } = Bun.spawnSync([`${root}/node_modules/.bin/${linter}`, tarball, ...options]);
+  expect({ exitCode, said: stdout.toString() }).toMatchObject({ exitCode: 0 });
+});
+
 const npm = whole ? Bun.which("npm") : null;
 if (!npm) console.log("  installed by Bun alone: by npm too in bun run test:package, where npm is");
 
