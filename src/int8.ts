@@ -321,6 +321,7 @@ export class Int8Weight implements Disposable {
     return new Int8Weight(quantized, rowStats);
   }
 
+  /** [n, k] */
   get shape(): Shape {
     return this.CB.shape;
   }
@@ -357,6 +358,7 @@ export class Int8Weight implements Disposable {
 
   #blockwise: QuantizedTensor | undefined;
 
+  /** Frees the memory; work that still uses it finishes first. Again is harmless. */
   dispose(): void {
     this.#blockwise?.dispose();
     this.CB.dispose();

@@ -58,7 +58,7 @@ describe("a sound machine", () => {
     const found = JSON.parse(run(["--json"], { BNB_NUM_THREADS: "1", SECRET: "hidden" }).out);
     const facts = ["bunsandbytes", "bun", "system", "processor", "processorFeatures", "memoryGB", "library"];
     expect(Object.keys(found).sort()).toEqual([...facts, "environment", "devices", "problems"].sort());
-    expect(found).toMatchObject({ environment: { BNB_NUM_THREADS: "1" }, library: findLibrary().path, problems: [] });
+    expect(found).toMatchObject({ environment: { BNB_NUM_THREADS: "1" }, library: findLibrary(), problems: [] });
     expect(JSON.stringify(found)).not.toContain("hidden");
     const cpu = found.devices.find((device: { kind: string }) => device.kind === "cpu");
     expect(cpu).toMatchObject({ available: true, lacks: [], fallbacks: [] });
@@ -152,14 +152,14 @@ test("a device that computes wrongly is told with its numbers", () => {
   );
 });
 
-describe("an environment that asks for what is not here", () => {
-  test.each([
-    [{ BNB_DEVICE: "cuda" }, /^BNB_DEVICE asks for cuda\. .*use "cpu", or unset BNB_DEVICE\.$/],
-    [{ BNB_DEVICE: "gpu" }, /^BNB_DEVICE is "gpu", expected "metal", "cuda" or "cpu": unset it/],
-    [{ BNB_ISA: "abacus" }, /^BNB_ISA is "abacus", which this processor lacks or no one knows: unset it/],
-  ] as [Record<string, string>, RegExp][])("%o", (env, sentence) => {
-    expect(problems(env)).toEqual([expect.stringMatching(sentence)]);
-  });
+test("an environment that asks for what is not here", () => {
+  expect(problems({ BNB_DEVICE: "cuda", BNB_ISA: "abacus" })).toEqual([
+    expect.stringMatching(/^BNB_DEVICE asks for cuda\. .*use "cpu", or unset BNB_DEVICE\.$/),
+    expect.stringMatching(/^BNB_ISA is "abacus", which this processor lacks or no one knows: unset it/),
+  ]);
+  expect(problems({ BNB_DEVICE: "gpu" })).toEqual([
+    expect.stringMatching(/^BNB_DEVICE is "gpu", expected "metal", "cuda" or "cpu": unset it/),
+  ]);
 });
 
 // The simulated GPU refuses the first kernel that it is given, and its text is told.

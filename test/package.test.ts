@@ -62,8 +62,9 @@ describe.each([["bun", [process.execPath, "install"]], ...(npm ? [["npm", [npm, 
       expect(doctor.err).toBe("");
       const { library, problems } = JSON.parse(doctor.out);
       const { name, file } = hostPlatform();
-      expect(library).toEndWith(`/node_modules/bunsandbytes/lib/${name}/${file}`);
-      expect(library).toStartWith(consumer.folder);
+      expect(library.origin).toBe("package");
+      expect(library.path).toEndWith(`/node_modules/bunsandbytes/lib/${name}/${file}`);
+      expect(library.path).toStartWith(consumer.folder);
       expect(problems).toEqual([]);
     });
 

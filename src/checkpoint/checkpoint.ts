@@ -21,6 +21,7 @@ export class Checkpoint implements Disposable {
   readonly path: string;
   /** Where config.json and the tokenizer lie. */
   readonly directory: string;
+  /** Every tensor as it is stored, by name: parts of quantised weights too. */
   readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
   readonly files: readonly SafetensorsFile[];
   #quantized: Map<string, Stored> | undefined;
@@ -47,6 +48,7 @@ export class Checkpoint implements Disposable {
     return this.#quantized;
   }
 
+  /** Closes every file. Views of tensors have length 0 from here on. */
   close(): void {
     for (const file of this.files) file.close();
   }

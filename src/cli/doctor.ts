@@ -48,7 +48,7 @@ function print(found: Findings): void {
     ["bun", found.bun],
     ["system", found.system],
     ["processor", `${processor}, ${memoryGB} GB; ${processorFeatures.join(" ") || "no features known"}`],
-    ["library", found.library],
+    ["library", found.library ? `${found.library.path} (${origins[found.library.origin]})` : "none"],
     ["environment", set.join(" ") || "no BNB_ variable is set"],
     ...found.devices.map((device) => [device.kind, device.available ? device.description : absence(device.reason)]),
   ];
@@ -61,6 +61,12 @@ function print(found: Findings): void {
   if (found.problems.length === 0) console.log(`${style("green", "✓")} No problem found.`);
   console.log('For a bug report, paste what "bunsandbytes doctor --json" prints.');
 }
+
+const origins = {
+  BNB_LIBRARY: "BNB_LIBRARY names it",
+  package: "the package's own",
+  executable: "embedded in this executable",
+} as const;
 
 /** `Metal is absent: it needs …` beside the device's name. */
 const absence = (reason: string) => reason.replace(/^\w+ is absent: /, "absent: ");

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import os from "node:os";
 import { BnbError } from "../error.ts";
-import { findLibrary } from "../library.ts";
+import { findLibrary, type LibraryFile } from "../library.ts";
 
 export interface Machine {
   readonly bun: string;
@@ -11,8 +11,8 @@ export interface Machine {
   /** What the kernels' instruction sets ask about, by the system's names. */
   readonly processorFeatures: readonly string[];
   readonly memoryGB: number;
-  /** The native library's path, or why there is none. */
-  readonly library: string;
+  /** The native library, and how it was found; null where there is none: doctor's problems say why. */
+  readonly library: LibraryFile | null;
   /** Every variable of the environment that begins with BNB_. */
   readonly environment: Readonly<Record<string, string>>;
 }
@@ -37,12 +37,12 @@ function system(): string {
   return process.platform === "darwin" ? `macOS ${output(["sw_vers", "-productVersion"])}, ${kernel}` : kernel;
 }
 
-function library(): string {
+function library(): LibraryFile | null {
   try {
-    return findLibrary().path;
+    return findLibrary();
   } catch (error) {
     if (!(error instanceof BnbError)) throw error;
-    return "none";
+    return null;
   }
 }
 

@@ -99,6 +99,7 @@ export class Embedding extends Layer {
     );
   }
 
+  /** One tensor, `weight`. */
   stateDict(name: string): TensorSource[] {
     return [tensorSource(`${name}.weight`, this.weight.data)];
   }
@@ -118,6 +119,7 @@ export class Embedding extends Layer {
  * ```
  */
 export class StableEmbedding extends Embedding {
+  /** Over embeddingDim columns, trained. */
   readonly norm: LayerNorm;
 
   /** Takes over the weight and the norm, by default a new one on the weight's device. */
@@ -128,6 +130,7 @@ export class StableEmbedding extends Embedding {
     this.norm = norm;
   }
 
+  /** A new table as {@link Embedding.init} makes it, with a new norm. */
   static override init(
     numEmbeddings: number,
     embeddingDim: number,
@@ -136,6 +139,7 @@ export class StableEmbedding extends Embedding {
     return new StableEmbedding(newTable(numEmbeddings, embeddingDim, options), options);
   }
 
+  /** The table and the norm, `norm.weight` and `norm.bias`, that a checkpoint holds under a name. */
   static override load(
     checkpoint: Checkpoint,
     name: string,

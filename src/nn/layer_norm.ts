@@ -72,6 +72,7 @@ export class LayerNorm extends Layer {
     return dx;
   }
 
+  /** `weight` and `bias`. */
   stateDict(name: string): TensorSource[] {
     return [tensorSource(`${name}.weight`, this.weight.data), tensorSource(`${name}.bias`, this.bias.data)];
   }

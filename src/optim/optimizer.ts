@@ -62,6 +62,7 @@ export interface StepOptions {
  * ```
  */
 export class Optimizer implements Disposable {
+  /** Settings stand here, and schedulers write to them. */
   readonly paramGroups: readonly ParamGroup[];
   readonly #name: string;
   readonly #family: Family;
