@@ -11,6 +11,8 @@ export interface Emulator {
 }
 
 const folder = resolve(root, ".tools/qemu-aarch64");
+const program = "usr/bin/qemu-aarch64-static";
+const packages = ["qemu-user-static", "libc6-arm64-cross"];
 
 /** The emulator, fetched if need be; undefined, and a line on stderr that says why, where it can't be had. */
 export function findQemu(): Emulator | undefined {
@@ -19,8 +21,8 @@ export function findQemu(): Emulator | undefined {
     const failure = fetchPackages();
     if (failure) return absent(failure);
   }
-  const qemu = join(folder, "usr/bin/qemu-aarch64-static");
-  return { command: (cpu, ...command) => [qemu, "-cpu", cpu, "-L", folder, ...command] };
+  const systemRoot = join(folder, "usr/aarch64-linux-gnu");
+  return { command: (cpu, ...command) => [join(folder, program), "-cpu", cpu, "-L", systemRoot, ...command] };
 }
 
 function absent(reason: string): undefined {
@@ -38,16 +40,15 @@ function fetchPackages(): string | undefined {
     "Dir::State::lists": join(partial, "lists"),
     "Dir::State::status": "/dev/null",
     "Dir::Cache": partial,
-    "APT::Architectures": "amd64,arm64",
     "APT::Sandbox::User": "",
     "Acquire::Languages": "none",
   };
   const apt = ["apt-get", "-qq", ...Object.entries(settings).flatMap(([name, value]) => ["-o", `${name}=${value}`])];
   if (run([...apt, "update"], {}, partial) !== 0) return "apt-get update failed: its message is above";
-  if (run([...apt, "download", "qemu-user-static", "libc6:arm64"], {}, partial) !== 0)
-    return "apt-get download failed: its message is above";
+  if (run([...apt, "download", ...packages], {}, partial) !== 0) return "apt-get download failed: its message is above";
   for (const file of new Bun.Glob("*.deb").scanSync({ cwd: partial, absolute: true }))
     if (run(["dpkg-deb", "-x", file, join(partial, "root")]) !== 0) return `dpkg-deb can't unpack ${file}`;
+  if (!existsSync(join(partial, "root", program))) return `${packages[0]} has no ${program} here`;
   renameSync(join(partial, "root"), folder); // only a whole one gets the name that is looked for
   rmSync(partial, { recursive: true });
 }

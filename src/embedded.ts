@@ -7,19 +7,20 @@ import { join } from "node:path";
 import { BnbError } from "./error.ts";
 
 /**
- * Writes out an embedded file for as long as `open` runs, and gives what that returns. Nothing is left behind, and no other
- * user can put a file of his own in its place.
+ * Gives an embedded file a path for as long as `open` runs, and returns what that returns. Nothing is left behind, and no
+ * other user can put a file of his own in its place.
  *
- * Bun does the same by itself, but in one folder only, where the file stays. That folder may be missing, read-only, or
- * mounted `noexec`: here the next one is tried, and on Linux memory at last, which needs no folder.
+ * Bun does the same by itself, but in one folder only, where the file stays; and that folder may be missing, read-only, or
+ * mounted `noexec`. Here every place is tried in turn: memory on Linux, which needs no folder and takes the least time, then
+ * the folders for temporary files, then the home folder.
  *
  * @throws BnbError (`unsupported`) if every place fails, with what each one's failure was
  */
 export function openEmbedded<T>(embedded: string, open: (path: string) => T): T {
   const bytes = readFileSync(embedded);
-  const folders = [...new Set([tmpdir(), "/tmp", homedir()])];
-  const places = folders.map((folder) => () => inFolder(folder, bytes, open));
-  if (process.platform === "linux") places.push(() => inMemory(bytes, open));
+  const folders = [tmpdir, () => "/tmp", homedir]; // homedir fails for a user whom the system does not know
+  const places = folders.map((folder) => () => inFolder(folder(), bytes, open));
+  if (process.platform === "linux") places.unshift(() => inMemory(bytes, open));
 
   const failures: string[] = [];
   for (const place of places) {

@@ -1,7 +1,17 @@
 // Owns a folder outside the repository into which the package was installed from its tarball, as a user has it.
-import { existsSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join, resolve } from "node:path";
+import { join, resolve } from "node:path";
+import packageJson from "../package.json" with { type: "json" };
 import { makePackage } from "../scripts/package.ts";
 import { hostPlatform, platforms } from "../scripts/platforms.ts";
 
@@ -23,33 +33,29 @@ export function spawn(command: string[], cwd: string, env: Record<string, string
   return { status: exitCode, out: stdout.toString(), err: stderr.toString() };
 }
 
-/** The environment of a user who has Bun and the system's own programs, and above all no zig. */
-export const userEnvironment = { PATH: `${dirname(process.execPath)}:/usr/bin:/bin`, HOME: process.env.HOME ?? "/" };
-
+/** The folder of a project that depends on the package. */
 export class Consumer implements Disposable {
-  readonly folder = mkdtempSync(join(tmpdir(), "bnb-consumer-"));
-  readonly tarball: string;
+  readonly folder = realpathSync(mkdtempSync(join(tmpdir(), "bnb-consumer-")));
+  /** What is in the environment of a user who has Bun and the system's own programs, and above all no zig. */
+  readonly environment = { PATH: `${this.folder}/bin:/usr/bin:/bin`, HOME: process.env.HOME ?? "/" };
 
   /** Packs and installs, with `install`'s command or else with Bun. */
   constructor(tarball: string, install = [process.execPath, "install"]) {
-    this.tarball = tarball;
-    const { "@types/bun": types } = require("../package.json").devDependencies;
+    mkdirSync(join(this.folder, "bin"));
+    symlinkSync(process.execPath, join(this.folder, "bin/bun")); // as installed by npm, it has another name
     const manifest = {
       type: "module",
       dependencies: { bunsandbytes: `file:${tarball}` },
-      devDependencies: { "@types/bun": types },
+      devDependencies: { "@types/bun": packageJson.devDependencies["@types/bun"] },
     };
     writeFileSync(join(this.folder, "package.json"), JSON.stringify(manifest));
-    // The registry may be one of the user's: what the environment says about it holds.
-    const { status, err } = spawn(install, this.folder, {
-      ...(process.env as Record<string, string>),
-      ...userEnvironment,
-    });
+    // Where packages come from may be said in the environment, and so it may where npm is.
+    const { status, err } = spawn(install, this.folder, process.env as Record<string, string>);
     if (status !== 0 || !existsSync(join(this.folder, "node_modules/bunsandbytes")))
       throw new Error(`${install.join(" ")}: ${err}`);
   }
 
-  run(command: string[], env: Record<string, string> = userEnvironment): Ran {
+  run(command: string[], env: Record<string, string> = this.environment): Ran {
     return spawn(command, this.folder, env);
   }
 

@@ -1,8 +1,9 @@
 // Owns the test that a single-file executable needs nothing beside itself: compiled where the package is installed, and run
 // in bare, hostile and crowded surroundings.
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { chmodSync, copyFileSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { dirname, join, resolve } from "node:path";
 import { hostPlatform } from "../scripts/platforms.ts";
 import { findQemu } from "../scripts/qemu.ts";
 import { openEmbedded } from "../src/embedded.ts";
@@ -90,7 +91,8 @@ test("takes the library that BNB_LIBRARY names before its own", () => {
   expect(err).toContain("BNB_LIBRARY names /no/such.so, which does not exist. Unset it");
 });
 
-const becomeNobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+/** A user whom the system does not know: he has no home. */
+const becomeNobody = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"];
 const canBecomeNobody = spawned([...becomeNobody, "true"]);
 
 describe.skipIf(!canBecomeNobody)("as another user, which only root can become", () => {
@@ -112,17 +114,43 @@ test.skipIf(!canMount)("runs from memory where TMPDIR is noexec and no other fol
   expectRight(spawn(["unshare", "-rm", "sh", "-c", hostile], "/", env));
 });
 
-test("says what was tried, and what to do, where no place will do", () => {
-  const tried: string[] = [];
-  const open = (path: string) => {
-    tried.push(path);
-    throw new Error("noexec");
-  };
-  expect(() => openEmbedded(`${root}/LICENSE`, open)).toThrow(
-    /can't be opened: (noexec; )+noexec\. Set TMPDIR to a folder/,
-  );
-  expect(tried.length).toBeGreaterThanOrEqual(2);
-  expect(new Set(tried).size).toBe(tried.length);
+describe("where memory is refused, as on a system that has no memfd_create", () => {
+  const embedded = `${root}/LICENSE`;
+  const { TMPDIR } = process.env;
+  afterEach(() => {
+    process.env.TMPDIR = TMPDIR;
+    if (TMPDIR === undefined) delete process.env.TMPDIR;
+  });
+
+  /** Opens the file where it is in a folder, and gives that folder. */
+  function open(path: string): string {
+    if (path.startsWith("/proc/")) throw new Error("refused");
+    expect(readFileSync(path)).toEqual(readFileSync(embedded));
+    expect(statSync(dirname(path)).mode & 0o777).toBe(0o700);
+    return dirname(path);
+  }
+
+  test("it is a folder in TMPDIR, which is gone afterwards", () => {
+    process.env.TMPDIR = folder("temporary", 0o700);
+    expect(dirname(openEmbedded(embedded, open))).toBe(process.env.TMPDIR);
+    expect(readdirSync(process.env.TMPDIR)).toEqual([]);
+  });
+
+  test("it is one in /tmp where TMPDIR is missing", () => {
+    process.env.TMPDIR = "/no/such/folder";
+    expect(dirname(openEmbedded(embedded, open))).toBe("/tmp");
+  });
+
+  test("the home folder comes last, and then what was tried and what to do", () => {
+    const tried: string[] = [];
+    const refuse = (path: string) => {
+      tried.push(path);
+      throw new Error("noexec");
+    };
+    expect(() => openEmbedded(embedded, refuse)).toThrow(/can't be opened: (noexec; )+noexec\. Set TMPDIR to a folder/);
+    expect(dirname(dirname(tried.at(-1)!))).toBe(homedir());
+    expect(new Set(tried).size).toBe(tried.length);
+  });
 });
 
 test.each([["--minify"], ["--bytecode"]])("compiles with %s", (flag) => {

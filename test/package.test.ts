@@ -5,7 +5,7 @@ import { join, resolve } from "node:path";
 import { hostPlatform, platforms } from "../scripts/platforms.ts";
 import { inspectExecutable } from "../src/executable.ts";
 import { findLibrary } from "../src/library.ts";
-import { Consumer, packed, userEnvironment, whole } from "./consumer.ts";
+import { Consumer, packed, whole } from "./consumer.ts";
 
 const root = resolve(import.meta.dir, "..");
 const readme = await Bun.file(`${root}/README.md`).text();
@@ -28,6 +28,15 @@ test("its size is below 5 MB, with nothing in it but what runs and what explains
   expect(code).toContain("package/src/index.js");
 });
 
+// On demand, since attw is slow: the types are checked below in any case.
+test.skipIf(!whole).each([
+  ["publint", ["--strict"]],
+  ["attw", ["--profile", "esm-only", "--no-color"]], // the package is for Bun, which has one way to resolve
+])("%s finds nothing wrong with it", (linter, options) => {
+  const { exitCode, stdout } = Bun.spawnSync([`${root}/node_modules/.bin/${linter}`, tarball, ...options]);
+  expect({ exitCode, said: stdout.toString() }).toMatchObject({ exitCode: 0 });
+});
+
 const npm = whole ? Bun.which("npm") : null;
 if (!npm) console.log("  installed by Bun alone: by npm too in bun run test:package, where npm is");
 
@@ -42,14 +51,14 @@ describe.each([["bun", [process.execPath, "install"]], ...(npm ? [["npm", [npm, 
     afterAll(() => consumer[Symbol.dispose]());
 
     test("the README's example runs, without zig", () => {
-      expect(Bun.which("zig", { PATH: userEnvironment.PATH })).toBeNull();
+      expect(Bun.which("zig", { PATH: consumer.environment.PATH })).toBeNull();
       const { status, out, err } = consumer.run([process.execPath, "example.ts"]);
       expect({ status, err }).toEqual({ status: 0, err: "" });
       expect(out).toContain("Float32Array(4096)");
     });
 
     test("the command line runs, and uses the package's own library", () => {
-      const doctor = consumer.run([join(consumer.folder, "node_modules/.bin/bunsandbytes"), "doctor", "--json"]);
+      const doctor = consumer.run(["node_modules/.bin/bunsandbytes", "doctor", "--json"]);
       expect(doctor.err).toBe("");
       const { library, problems } = JSON.parse(doctor.out);
       const { name, file } = hostPlatform();

@@ -1,4 +1,5 @@
-/* Holds one instruction set's forms to the plain rules of codebook.h and forms.h: forms_test <isa>.
+/* Holds one instruction set's forms to the plain rules of codebook.h and forms.h: forms_test <isa>. Or holds the pool of
+ * threads to its own: forms_test pool.
  *
  * Exits with 0 where all is right, 3 where this processor can't run the forms, 1 at the first difference. Inputs end at
  * a page that can't be read, less what forms.h lets a form read; outputs end at one exactly. */
@@ -743,9 +744,11 @@ static const struct cpu_forms *forms_named(const char *isa) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 2) return fprintf(stderr, "usage: forms_test <isa>\n"), 2;
-    forms = forms_named(arguments[1]);
+    if (count != 2) return fprintf(stderr, "usage: forms_test <isa>|pool\n"), 2;
+    bool pool = !strcmp(arguments[1], "pool");
+    forms = forms_named(pool ? "plain" : arguments[1]);
     if (!forms) return fprintf(stderr, "this processor has no %s\n", arguments[1]), 3;
+    if (pool) return test_pool(), 0;
     make_books();
     test_quantize_sizes();
     test_quantize_every_threshold();
@@ -762,6 +765,5 @@ int main(int count, char **arguments) {
     test_embedding();
     test_int8_quantize();
     test_int8_matmul();
-    test_pool();
     return 0;
 }
