@@ -24,7 +24,7 @@ const forms: Record<string, string[]> =
         base: ["-mcpu=x86_64"],
         avx2: ["-mcpu=haswell"],
         avx512: ["-mcpu=skylake_avx512"],
-        avx512vnni: ["-mcpu=icelake_server"],
+        avx512vnni: ["-mcpu=cascadelake"],
         wide: ["-mcpu=haswell", "-DPORTABLE_WIDTH=16", "-Wno-psabi"],
         emulated: ["-mcpu=haswell", "-include", "test/cpu/emulate_avx512.h", "-Wno-psabi"],
       }
