@@ -13,6 +13,7 @@
 #include "matmul_panel.c"
 #include "matmul_vector.c"
 #include "matmul_vector_int.c"
+#include "matmul_lanes.c"
 #include "matmul.c"
 #include "matmul_backward.c"
 #include "embedding.c"
