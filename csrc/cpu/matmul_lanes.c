@@ -27,9 +27,9 @@ struct lanes_run {
     enum factor_kind      kind;
     bool                  coded;   /* the weights can be decoded lane by lane; else they come as rows of fp32 */
     const struct rounded *rounded; /* of x's block; NULL: FLOATS */
-    const uint32_t       *x;       /* its factors, [rows, stride] */
-    size_t                stride, first_row, rows;
-    size_t                strips; /* of a panel */
+    struct tiles          x;
+    size_t                first_row; /* of x's block */
+    size_t                strips;    /* of a panel */
     char                 *scratch;
     size_t                slot; /* bytes of scratch for each thread */
     _Atomic size_t       *next; /* panel to take */
@@ -55,8 +55,6 @@ static bool is_in_runs(const struct matmul_job *job) {
 static bool takes_lanes_shorts(const struct matmul_job *job) { return takes_lanes(job) && is_in_runs(job); }
 static bool takes_lanes_bytes(const struct matmul_job *job) { return HAS_BYTES && takes_lanes_shorts(job); }
 
-INLINE size_t factor_elements(enum factor_kind kind) { return kind == FLOATS ? 1 : kind == SHORTS ? 2 : 4; }
-
 /* ── Panels ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 INLINE void put_words(uint32_t *to, words v) { memcpy(to, &v, sizeof v); }
@@ -64,9 +62,9 @@ INLINE void put_words(uint32_t *to, words v) { memcpy(to, &v, sizeof v); }
 /* Eight codes of each lane as factors, step after step. */
 INLINE void unpack_eight(enum factor_kind kind, const struct lanes_run *run, words codes, floats scale, uint32_t *to) {
     if (kind == FLOATS) {
-        table16 table = table16_of(run->job->q.code->values);
-        for (uint32_t nibble = 0; nibble < 8; nibble++)
-            put_words(to + (nibble ^ 1) * LANES, (words)(lookup16(table, (ints)(codes >> 4 * nibble)) * scale));
+        floats out[8];
+        decode_floats(float_table_of(run->job->q.code->values), codes, out);
+        for (size_t i = 0; i < 8; i++) put_words(to + i * LANES, (words)(out[i] * scale));
     } else if (kind == SHORTS) {
         shorts out[4];
         decode_shorts(code_table_of(run->rounded->to.shorts), regroup(codes), out);
@@ -77,11 +75,12 @@ INLINE void unpack_eight(enum factor_kind kind, const struct lanes_run *run, wor
     }
 }
 
-/* The scales of weight rows [n, n + LANES) from column k on, [run, lane]. */
-static void unpack_scales(const struct coded *q, size_t n, size_t k, size_t runs, float *scales) {
+/* The scales of weight rows [n, n + LANES) from column k on, [run, lane]; those `ahead` columns on are fetched. */
+static void unpack_scales(const struct coded *q, size_t n, size_t k, size_t runs, size_t ahead, float *scales) {
     size_t runs_of_block = q->block / SCALED;
     for (size_t lane = 0; lane < LANES; lane++) {
         size_t first = (least(n + lane, q->rows - 1) * q->columns + k) / SCALED;
+        if (q->absmax) __builtin_prefetch(q->absmax + (first + ahead / SCALED) / runs_of_block);
         for (size_t i = 0; i < runs; i++)
             scales[i * LANES + lane] = scale_of(q, runs_of_block == 1 ? first + i : (first + i) / runs_of_block);
     }
@@ -92,7 +91,9 @@ INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, siz
                          uint32_t *panel, float *scales) {
     const struct coded *q = &run->job->q;
     size_t eight = 8 / factor_elements(kind); /* steps of eight codes */
-    unpack_scales(q, n, k, depth / SCALED, scales);
+    /* The panel after this one: further along the rows or, at their end, the next rows. */
+    size_t ahead = k + depth < q->columns ? depth : run->strips * LANES * q->columns - k;
+    unpack_scales(q, n, k, depth / SCALED, ahead, scales);
     for (size_t v = 0; v < TILE_VECTORS; v++) {
         const uint8_t *rows[WIDTH];
         for (size_t i = 0; i < WIDTH; i++) rows[i] = q->codes + (least(n + v * WIDTH + i, q->rows - 1) * q->columns + k) / 2;
@@ -100,7 +101,7 @@ INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, siz
             words codes[WIDTH];
             for (size_t i = 0; i < WIDTH; i++) {
                 codes[i] = (words)load_ints(rows[i] + chunk / 2);
-                __builtin_prefetch(rows[i] + (chunk + depth) / 2);
+                __builtin_prefetch(rows[i] + (chunk + ahead) / 2);
             }
             transpose(codes);
             for (size_t i = 0; i < least(WIDTH, (depth - chunk) / 8); i++) {
@@ -145,8 +146,8 @@ static void unpack_strip(const struct lanes_run *run, size_t n, size_t k, size_t
 
 /* What a tile multiplies: a strip of weights with rows of x, over the columns of a panel. */
 struct lanes_tile {
-    const uint32_t *w, *x;
-    size_t          stride, steps; /* factors of a row of x, and those to multiply */
+    const uint32_t *w, *x; /* [step, lane] and [step, row] */
+    size_t          steps;
     const float    *w_scales;      /* [run, lane]; as the rest for integers alone */
     const float    *x_scales;      /* [row, scaled] */
     const int32_t  *excess;
@@ -164,13 +165,13 @@ INLINE ints multiply_add_factors(enum factor_kind kind, ints to, words w, const 
 /* sum_of[m, v] += the products of `steps` factors. */
 INLINE void multiply_steps(enum factor_kind kind, const struct lanes_tile *tile, size_t rows, size_t first, size_t steps,
                            ints sum_of[TILE_ROWS][TILE_VECTORS]) {
-    const uint32_t *w = tile->w + first * LANES, *x = tile->x + first;
-    for (size_t step = 0; step < steps; step++, w += LANES, x++) {
+    const uint32_t *w = tile->w + first * LANES, *x = tile->x + first * rows;
+    for (size_t step = 0; step < steps; step++, w += LANES, x += rows) {
         words b[TILE_VECTORS];
         for (size_t v = 0; v < TILE_VECTORS; v++) b[v] = (words)load_ints(w + v * WIDTH);
         for (size_t m = 0; m < rows; m++)
             for (size_t v = 0; v < TILE_VECTORS; v++)
-                sum_of[m][v] = multiply_add_factors(kind, sum_of[m][v], b[v], x + m * tile->stride);
+                sum_of[m][v] = multiply_add_factors(kind, sum_of[m][v], b[v], x + m);
     }
 }
 
@@ -219,32 +220,29 @@ static void run_lanes_tile(enum factor_kind kind, const struct lanes_tile *tile,
 
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* The first of part i where `count` is cut into `parts` that are as even as can be. */
-INLINE size_t cut(size_t count, size_t parts, size_t i) { return count * i / parts; }
-
 /* Adds the products of columns [k, k + depth) with a panel to the sums. */
 static void multiply_panel(const struct lanes_run *run, struct lanes_slot *slot, size_t k, size_t depth, size_t strips) {
-    size_t elements = factor_elements(run->kind), tiles = (run->rows + TILE_ROWS - 1) / TILE_ROWS;
-    size_t scaled = run->rounded ? run->rounded->scaled : 0, width = run->strips * LANES;
-    for (size_t group = 0; group < tiles; group += GROUP_TILES)
+    size_t elements = factor_elements(run->kind), width = run->strips * LANES;
+    size_t scaled = run->rounded ? run->rounded->scaled : 0;
+    for (size_t group = 0; group < run->x.count; group += GROUP_TILES)
         for (size_t strip = 0; strip < strips; strip++)
-            for (size_t i = group; i < least(group + GROUP_TILES, tiles); i++) {
-                size_t m = cut(run->rows, tiles, i);
+            for (size_t i = group; i < least(group + GROUP_TILES, run->x.count); i++) {
+                size_t m = tile_row(&run->x, i), rows = tile_row(&run->x, i + 1) - m;
                 struct lanes_tile tile = {
-                    .w = slot->panel[strip], .x = run->x + m * run->stride + k / elements, .stride = run->stride,
+                    .w = slot->panel[strip], .x = run->x.factors + m * run->x.stride + k / elements * rows,
                     .steps = depth / elements, .w_scales = slot->scales[strip], .scaled = scaled,
                     .sums = slot->sums + m * width + strip * LANES, .sums_stride = width,
                 };
                 if (run->rounded) tile.x_scales = run->rounded->scales + m * scaled + k / SCALED;
                 if (run->kind == BYTES) tile.excess = run->rounded->excess + m * scaled + k / SCALED;
-                run_lanes_tile(run->kind, &tile, cut(run->rows, tiles, i + 1) - m);
+                run_lanes_tile(run->kind, &tile, rows);
             }
 }
 
 INLINE void put_lanes(const struct lanes_run *run, bnb_dtype dtype, const float *sums, size_t n, size_t count) {
     const struct matmul_job *job = run->job;
     size_t outputs = job->q.code ? job->q.rows : job->w.rows;
-    for (size_t m = 0; m < run->rows; m++, sums += run->strips * LANES) {
+    for (size_t m = 0; m < run->x.rows; m++, sums += run->strips * LANES) {
         size_t at = (run->first_row + m) * outputs + n, i = 0;
         for (; i + WIDTH <= count; i += WIDTH) {
             floats v = load_floats(sums + i);
@@ -261,7 +259,7 @@ static void run_lanes_panels(const struct lanes_run *run, struct lanes_slot *slo
     size_t width = run->strips * LANES, n;
     while ((n = atomic_fetch_add_explicit(run->next, 1, memory_order_relaxed) * width) < weight_rows) {
         size_t count = least(width, weight_rows - n), strips = (count + LANES - 1) / LANES;
-        memset(slot->sums, 0, run->rows * width * sizeof *slot->sums);
+        memset(slot->sums, 0, run->x.rows * width * sizeof *slot->sums);
         for (size_t k = 0; k < columns; k += STEPS * factor_elements(run->kind)) {
             size_t depth = least(STEPS * factor_elements(run->kind), columns - k);
             for (size_t strip = 0; strip < strips; strip++) unpack_strip(run, n + strip * LANES, k, depth, slot, strip);
@@ -281,12 +279,26 @@ static void run_lanes_slots(const void *lanes_run, size_t first, size_t last) {
         run_lanes_panels(run, (struct lanes_slot *)(run->scratch + slot * run->slot));
 }
 
-/* Makes a block's rows of x ready, in the scratch memory: false where integers can't stand for them. */
-static bool prepare_block(struct lanes_run *run, struct rounded *rounded) {
-    const struct dense *x = &run->job->x;
-    if (run->rounded) return round_x(x, run->first_row, run->rows, rounded);
-    struct widen_job widening = {*x, run->first_row, run->stride, (float *)run->x};
-    parallel_for(run->rows, (1 << 16) / run->stride + 1, widen_rows, &widening);
+/* Rows [first, last) of x's block as floats. */
+static void deal_floats(const void *lanes_run, size_t first, size_t last) {
+    const struct lanes_run *run = lanes_run;
+    size_t columns = run->job->x.columns;
+    float line[STEPS];
+    for (size_t m = first; m < last; m++) {
+        size_t step, from = (run->first_row + m) * columns;
+        uint32_t *to = row_in_tile(&run->x, m, &step);
+        for (size_t k = 0; k < columns; k += STEPS) {
+            size_t count = least(STEPS, columns - k);
+            widen(&run->job->x, from + k, from + k + count, line);
+            for (size_t i = 0; i < count; i++, to += step) *to = float_bits(line[i]);
+        }
+    }
+}
+
+/* Makes a block of x ready; false where integers can't stand for it. */
+static bool prepare_block(const struct lanes_run *run) {
+    if (run->rounded) return round_x(&run->job->x, run->first_row, run->rounded);
+    parallel_for(run->x.rows, (1 << 16) / run->job->x.columns + 1, deal_floats, run);
     return true;
 }
 
@@ -295,30 +307,30 @@ static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind)
     size_t blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS, block = (rows + blocks - 1) / blocks;
     size_t threads = thread_count(), all_strips = (weight_rows + LANES - 1) / LANES;
     size_t strips = rows <= GROUP_TILES * TILE_ROWS ? 1 : most(1, least(STRIPS, all_strips / (2 * threads)));
-    size_t panels = (all_strips + strips - 1) / strips;
-    threads = least(threads, panels);
+    threads = least(threads, (all_strips + strips - 1) / strips);
 
-    /* The 64 bytes after each row keep rows of 2^n bytes from sharing cache sets. */
-    size_t stride = round_up(columns / factor_elements(kind), 16) + 16, x_bytes = block * stride * sizeof(uint32_t);
-    size_t scaled = round_up(columns / SCALED, WIDTH), scale_bytes = kind == FLOATS ? 0 : round_up(block * scaled * sizeof(float), 64);
+    size_t stride = columns / factor_elements(kind), factors = round_up(block * stride, 16);
+    size_t scaled = kind == FLOATS ? 0 : columns / SCALED, scales = round_up(block * scaled, 16);
     size_t slot = round_up(sizeof(struct lanes_slot) + block * strips * LANES * sizeof(float), 64);
-    size_t bytes = x_bytes + 2 * scale_bytes + threads * slot;
-    char *scratch = aligned_alloc(64, bytes);
+    size_t bytes = (factors + 2 * scales) * sizeof(uint32_t) + threads * slot;
+    uint32_t *scratch = aligned_alloc(64, bytes);
     if (!scratch)
         return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again", bytes);
-    struct rounded rounded = {.stride = stride * factor_elements(kind), .scaled = scaled, .x = scratch};
-    rounded.scales = (float *)(scratch + x_bytes), rounded.excess = (int32_t *)(scratch + x_bytes + scale_bytes);
+    struct rounded rounded = {.scaled = scaled};
+    rounded.scales = (float *)(scratch + factors), rounded.excess = (int32_t *)(scratch + factors + scales);
     if (kind == SHORTS) rounded.to = rounding_of(job->q.code, SHORTS, LANES_SHORT_CODE, LANES_SHORT_X);
     if (kind == BYTES) rounded.to = rounding_of(job->q.code, BYTES, LANES_BYTE, LANES_BYTE);
     bool fit = true;
     for (size_t i = 0; i < blocks && fit; i++) {
         _Atomic size_t next = 0;
-        size_t first = cut(rows, blocks, i);
+        size_t first = rows * i / blocks, count = rows * (i + 1) / blocks - first;
         struct lanes_run run = {
-            job, kind, is_in_runs(job), kind == FLOATS ? NULL : &rounded, (uint32_t *)scratch, stride, first,
-            cut(rows, blocks, i + 1) - first, strips, scratch + x_bytes + 2 * scale_bytes, slot, &next,
+            .job = job, .kind = kind, .coded = is_in_runs(job), .rounded = kind == FLOATS ? NULL : &rounded,
+            .x = {scratch, count, (count + TILE_ROWS - 1) / TILE_ROWS, stride}, .first_row = first, .strips = strips,
+            .scratch = (char *)(scratch + factors + 2 * scales), .slot = slot, .next = &next,
         };
-        fit = prepare_block(&run, &rounded);
+        rounded.x = run.x;
+        fit = prepare_block(&run);
         if (fit) parallel_for(threads, 1, run_lanes_slots, &run);
     }
     free(scratch);

@@ -20,6 +20,26 @@ enum { HAS_BYTES = 0, BYTES_OFFSET = 0 };
 INLINE ints dot_bytes(ints to, words, words) { return to; } /* for the compiler: no kernel is chosen that calls it */
 #endif
 
+INLINE size_t factor_elements(enum factor_kind kind) { return kind == FLOATS ? 1 : kind == SHORTS ? 2 : 4; }
+
+/* Rows of x as factors: cut into tiles of rows, as even as can be, each laid out step by step, a factor of each of its
+ * rows side by side. A tile of one row is that row. */
+struct tiles {
+    uint32_t *factors;
+    size_t    rows, count;
+    size_t    stride; /* factors of a row */
+};
+
+/* The first row of tile i. */
+INLINE size_t tile_row(const struct tiles *tiles, size_t i) { return tiles->rows * i / tiles->count; }
+
+/* A row's first factor; *step is how far the next is. */
+INLINE uint32_t *row_in_tile(const struct tiles *tiles, size_t row, size_t *step) {
+    size_t tile = ((row + 1) * tiles->count - 1) / tiles->rows, first = tile_row(tiles, tile);
+    *step = tile_row(tiles, tile + 1) - first;
+    return tiles->factors + first * tiles->stride + (row - first);
+}
+
 /* A codebook as integers of at most code_most, for an x of at most x_most. */
 struct rounding {
     enum factor_kind kind;
@@ -78,10 +98,10 @@ static struct rounding rounding_of(const struct codes *code, enum factor_kind ki
 
 struct rounded {
     struct rounding to;
-    size_t   stride, scaled; /* elements of a row, and runs: zeros stand after the last of x */
-    void    *x;              /* [rows, stride] */
-    float   *scales;         /* [rows, scaled], times the codebook's step */
-    int32_t *excess;         /* [rows, scaled], what the codebook's offset adds to a run's sum, negative; BYTES only */
+    struct tiles x;
+    size_t       scaled; /* runs of a row: zeros stand after the last of x */
+    float       *scales; /* [rows, scaled], times the codebook's step */
+    int32_t     *excess; /* [rows, scaled], what the codebook's offset adds to a run's sum, negative; BYTES only */
 };
 
 struct round_job {
@@ -105,8 +125,8 @@ INLINE floats pair_sums(floats magnitudes) {
 typedef VECTOR(int16_t, 8) shorts8;
 typedef VECTOR(int8_t, 8) bytes8;
 
-/* Puts eight integers at `to` in the kernels' order; gives their sum where that is asked for. */
-INLINE void put_eight(enum factor_kind kind, const int16_t from[8], void *to) {
+/* Puts eight integers at `to` in the kernels' order. */
+INLINE void put_eight(enum factor_kind kind, const int16_t from[8], uint32_t *to) {
     shorts8 v;
     memcpy(&v, from, sizeof v);
     if (kind == SHORTS) {
@@ -120,7 +140,7 @@ INLINE void put_eight(enum factor_kind kind, const int16_t from[8], void *to) {
 }
 
 /* One run, from element i of x on; false where it is unfit. */
-INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_kind kind, size_t i, void *to,
+INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_kind kind, size_t i, uint32_t *to,
                       float *scale, int32_t *excess) {
     const struct rounding *rounding = &job->rounded->to;
     floats v[SCALED / WIDTH], pairs = 0;
@@ -149,7 +169,7 @@ INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_
         total += rounded;
     }
     for (size_t j = 0; j < SCALED; j += 8)
-        put_eight(kind, integers + j, (char *)to + j * (kind == SHORTS ? sizeof(int16_t) : sizeof(int8_t)));
+        put_eight(kind, integers + j, to + j / factor_elements(kind));
     *scale = step * rounding->step;
     if (kind == BYTES) *excess = -rounding->offset * __builtin_reduce_add(total);
     return true;
@@ -157,20 +177,25 @@ INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_
 
 INLINE void round_rows(const struct round_job *job, bnb_dtype dtype, enum factor_kind kind, size_t first, size_t last) {
     const struct rounded *rounded = job->rounded;
-    size_t size = kind == SHORTS ? sizeof(int16_t) : sizeof(int8_t), runs = job->x.columns / SCALED;
+    size_t factors = SCALED / factor_elements(kind), runs = job->x.columns / SCALED;
     for (size_t m = first; m < last; m++) {
-        char *row = (char *)rounded->x + m * rounded->stride * size;
+        size_t step, from = (job->first_row + m) * job->x.columns;
+        uint32_t *to = row_in_tile(&rounded->x, m, &step), run_factors[SCALED];
         float *scales = rounded->scales + m * rounded->scaled;
         int32_t *excess = kind == BYTES ? rounded->excess + m * rounded->scaled : NULL;
-        for (size_t run = 0; run < runs; run++)
-            if (!round_run(job, dtype, kind, (job->first_row + m) * job->x.columns + run * SCALED,
-                           row + run * SCALED * size, scales + run, excess ? excess + run : NULL)) {
+        for (size_t run = 0; run < runs; run++) {
+            int32_t *run_excess = kind == BYTES ? excess + run : NULL;
+            if (!round_run(job, dtype, kind, from + run * SCALED, run_factors, scales + run, run_excess)) {
                 atomic_store_explicit(job->unfit, true, memory_order_relaxed);
                 return;
             }
-        memset(row + runs * SCALED * size, 0, (rounded->stride - runs * SCALED) * size);
-        memset(scales + runs, 0, (rounded->scaled - runs) * sizeof *scales);
-        if (excess) memset(excess + runs, 0, (rounded->scaled - runs) * sizeof *excess);
+            for (size_t i = 0; i < factors; i++, to += step) *to = run_factors[i];
+        }
+        for (size_t i = runs * factors; i < rounded->x.stride; i++, to += step) *to = 0;
+        for (size_t run = runs; run < rounded->scaled; run++) {
+            scales[run] = 0;
+            if (kind == BYTES) excess[run] = 0;
+        }
     }
 }
 
@@ -188,10 +213,10 @@ static void round_rows_part(const void *round_job, size_t first, size_t last) {
     }
 }
 
-/* Rounds `rows` rows of x from first_row on; false where integers can't stand for one. */
-static bool round_x(const struct dense *x, size_t first_row, size_t rows, const struct rounded *to) {
+/* Rounds rows of x from first_row on, as many as `to` has; false where integers can't stand for one. */
+static bool round_x(const struct dense *x, size_t first_row, const struct rounded *to) {
     _Atomic bool unfit = false;
     struct round_job job = {*x, to, first_row, &unfit};
-    parallel_for(rows, (1 << 15) / x->columns + 1, round_rows_part, &job);
+    parallel_for(to->x.rows, (1 << 15) / x->columns + 1, round_rows_part, &job);
     return !atomic_load_explicit(&unfit, memory_order_relaxed);
 }

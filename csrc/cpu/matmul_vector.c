@@ -42,38 +42,43 @@ INLINE floats chunk_scale(const float *scales, size_t chunk) {
 #endif
 }
 
-INLINE void put_row(const struct matmul_job *job, size_t n, size_t rows, const floats totals[VECTOR_ROWS]) {
+/* Row n of w with all rows of x, of which each has two totals, taken by turns so that no sum waits for the one before. */
+INLINE void put_row(const struct matmul_job *job, size_t n, size_t rows, floats totals[2][VECTOR_ROWS]) {
     for (size_t m = 0; m < rows; m++) {
-        float total = sum(totals[m]);
+        float total = sum(totals[0][m] + totals[1][m]);
         put_element(job->y, job->x.dtype, m * job->q.rows + n, job->bias ? total + job->bias[n] : total);
+    }
+}
+
+INLINE void multiply_floats_chunk(const struct vector_run *run, float_table table, const uint8_t *codes, const float *x,
+                                  size_t rows, floats scale, floats totals[VECTOR_ROWS]) {
+    floats w[8];
+    decode_floats(table, (words)load_ints(codes), w);
+    __builtin_prefetch(codes + AHEAD);
+    for (size_t m = 0; m < rows; m++) {
+        floats parts[2] = {0};
+        for (size_t i = 0; i < 8; i++)
+            parts[i % 2] = fma(w[i], load_floats(x + m * run->stride + i * WIDTH), parts[i % 2]);
+        totals[m] = fma(parts[0] + parts[1], scale, totals[m]);
     }
 }
 
 INLINE void multiply_floats(const struct vector_run *run, size_t first, size_t last, size_t rows) {
     const struct coded *q = &run->job->q;
     size_t runs = q->columns / SCALED;
-    table16 table = table16_of(q->code->values);
+    float_table table = float_table_of(q->code->values);
     for (size_t n = first; n < last; n++) {
-        floats totals[VECTOR_ROWS] = {0};
+        floats totals[2][VECTOR_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
-            size_t count = least(SEGMENT, runs - begin), chunks = (count * SCALED + CHUNK - 1) / CHUNK;
+            size_t count = least(SEGMENT, runs - begin), chunks = (count * SCALED + CHUNK - 1) / CHUNK, chunk = 0;
             float local[SEGMENT];
             const float *scales = scales_at(q, n * runs + begin, count, local), *x = run->x + begin * SCALED;
             const uint8_t *codes = q->codes + (n * runs + begin) * (SCALED / 2);
-            for (size_t chunk = 0; chunk < chunks; chunk++, codes += CHUNK / 2, x += CHUNK) {
-                words packed = (words)load_ints(codes);
-                __builtin_prefetch(codes + AHEAD);
-                floats parts[VECTOR_ROWS][2] = {0}; /* of one row two, so that a sum does not wait for the one before */
-                for (size_t nibble = 0; nibble < 8; nibble++) {
-                    floats w = lookup16(table, (ints)(packed >> (uint32_t)(4 * nibble)));
-                    for (size_t m = 0; m < rows; m++) {
-                        floats *part = &parts[m][rows == 1 ? nibble % 2 : 0];
-                        *part = fma(w, load_floats(x + m * run->stride + nibble * WIDTH), *part);
-                    }
-                }
-                floats scale = chunk_scale(scales, chunk);
-                for (size_t m = 0; m < rows; m++) totals[m] = fma(parts[m][0] + parts[m][1], scale, totals[m]);
+            for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, x += 2 * CHUNK) {
+                multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, chunk), totals[0]);
+                multiply_floats_chunk(run, table, codes + CHUNK / 2, x + CHUNK, rows, chunk_scale(scales, chunk + 1), totals[1]);
             }
+            if (chunk < chunks) multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, chunk), totals[0]);
         }
         put_row(run->job, n, rows, totals);
     }
@@ -89,13 +94,13 @@ static void multiply_floats_rows(const void *vector_run, size_t first, size_t la
     }
 }
 
-/* x in the order in which nibbles come: nibble k of lane i is element 8i + (k ^ 1), the high one being first. */
+/* x in the order in which a chunk is decoded: the first elements of all lanes, then the second ones. */
 static void order_floats(const struct dense *x, size_t stride, float *to) {
     for (size_t m = 0; m < x->rows; m++)
         for (size_t chunk = 0; chunk < stride; chunk += CHUNK)
-            for (size_t nibble = 0; nibble < 8; nibble++)
+            for (size_t i = 0; i < 8; i++)
                 for (size_t lane = 0; lane < WIDTH; lane++) {
-                    size_t k = chunk + lane * 8 + (nibble ^ 1);
+                    size_t k = chunk + lane * 8 + i;
                     *to++ = k < x->columns ? element_of(x, m * x->columns + k) : 0;
                 }
 }

@@ -40,37 +40,45 @@ INLINE void multiply_scales(const struct rounded *x, enum factor_kind kind, cons
         }
 }
 
+/* A chunk of codes with all rows of x. */
+INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, const uint8_t *codes,
+                           const uint32_t *factors, size_t rows, const float products[VECTOR_ROWS][SEGMENT], size_t chunk,
+                           floats totals[VECTOR_ROWS]) {
+    words packed = (words)load_ints(codes), bytes_of[2];
+    shorts shorts_of[4];
+    __builtin_prefetch(codes + AHEAD);
+    if (kind == SHORTS) {
+        decode_shorts(code_table_of(x->to.shorts), packed, shorts_of);
+    } else {
+        bytes_of[0] = decode_bytes(x->to.bytes, packed);
+        bytes_of[1] = decode_bytes(x->to.bytes, packed >> 4);
+    }
+    for (size_t m = 0; m < rows; m++) {
+        const void *row = factors + m * x->x.stride;
+        ints part = kind == SHORTS ? chunk_of_shorts(shorts_of, row) : chunk_of_bytes(bytes_of, row);
+        totals[m] = fma(__builtin_convertvector(part, floats), chunk_scale(products[m], chunk), totals[m]);
+    }
+}
+
 INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind kind, size_t first, size_t last,
                               size_t rows) {
     const struct coded *q = &run->job->q;
-    const struct rounded *x = &run->x;
-    size_t runs = q->columns / SCALED, size = kind == SHORTS ? sizeof(int16_t) : sizeof(int8_t);
-    code_table table = code_table_of(x->to.shorts);
+    struct rounded x = run->x; /* a copy, which no store can change */
+    size_t runs = q->columns / SCALED, step = CHUNK / factor_elements(kind);
     for (size_t n = first; n < last; n++) {
-        floats totals[VECTOR_ROWS] = {0};
+        floats totals[2][VECTOR_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
-            size_t count = least(SEGMENT, runs - begin), chunks = (count * SCALED + CHUNK - 1) / CHUNK;
+            size_t count = least(SEGMENT, runs - begin), chunks = (count * SCALED + CHUNK - 1) / CHUNK, chunk = 0;
             float local[SEGMENT], products[VECTOR_ROWS][SEGMENT];
             const float *scales = scales_at(q, n * runs + begin, count, local);
-            multiply_scales(x, kind, scales, begin, count, rows, products, totals);
+            multiply_scales(&x, kind, scales, begin, count, rows, products, totals[0]);
             const uint8_t *codes = q->codes + (n * runs + begin) * (SCALED / 2);
-            const char *factors = (const char *)x->x + begin * SCALED * size;
-            for (size_t chunk = 0; chunk < chunks; chunk++, codes += CHUNK / 2, factors += CHUNK * size) {
-                words packed = (words)load_ints(codes), bytes_of[2];
-                shorts shorts_of[4];
-                __builtin_prefetch(codes + AHEAD);
-                if (kind == SHORTS) {
-                    decode_shorts(table, packed, shorts_of);
-                } else {
-                    bytes_of[0] = decode_bytes(x->to.bytes, packed);
-                    bytes_of[1] = decode_bytes(x->to.bytes, packed >> 4);
-                }
-                for (size_t m = 0; m < rows; m++) {
-                    const void *row = factors + m * x->stride * size;
-                    ints part = kind == SHORTS ? chunk_of_shorts(shorts_of, row) : chunk_of_bytes(bytes_of, row);
-                    totals[m] = fma(__builtin_convertvector(part, floats), chunk_scale(products[m], chunk), totals[m]);
-                }
+            const uint32_t *factors = x.x.factors + begin * SCALED / factor_elements(kind);
+            for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, factors += 2 * step) {
+                multiply_chunk(&x, kind, codes, factors, rows, products, chunk, totals[0]);
+                multiply_chunk(&x, kind, codes + CHUNK / 2, factors + step, rows, products, chunk + 1, totals[1]);
             }
+            if (chunk < chunks) multiply_chunk(&x, kind, codes, factors, rows, products, chunk, totals[0]);
         }
         put_row(run->job, n, rows, totals);
     }
@@ -102,22 +110,23 @@ static void deal_chunks(const uint32_t *from, enum factor_kind kind, size_t elem
 }
 
 static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind kind) {
-    size_t rows = job->x.rows, columns = job->x.columns, stride = round_up(columns, CHUNK);
-    size_t scaled = round_up(stride / SCALED, WIDTH), size = kind == SHORTS ? sizeof(int16_t) : sizeof(int8_t);
-    size_t elements = round_up(rows * stride * size, 64), scales = round_up(rows * scaled * sizeof(float), 64);
-    size_t bytes = 2 * elements + 2 * scales;
-    char *scratch = aligned_alloc(64, bytes);
+    size_t rows = job->x.rows, columns = job->x.columns, elements = round_up(columns, CHUNK);
+    size_t stride = elements / factor_elements(kind), scaled = round_up(elements / SCALED, WIDTH);
+    size_t factors = round_up(rows * stride, 16), scales = round_up(rows * scaled, 16);
+    size_t bytes = 2 * (factors + scales) * sizeof(uint32_t);
+    uint32_t *scratch = aligned_alloc(64, bytes);
     if (!scratch)
         return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again",
                     bytes);
-    int most = kind == SHORTS ? VECTOR_SHORTS_MOST : VECTOR_BYTES_MOST;
-    struct vector_int_run run = {
-        job, {rounding_of(job->q.code, kind, (float)most, (float)most), stride, scaled, scratch + elements,
-              (float *)(scratch + 2 * elements), (int32_t *)(scratch + 2 * elements + scales)}};
-    bool fit = round_x(&job->x, 0, rows, &run.x);
+    float most = kind == SHORTS ? VECTOR_SHORTS_MOST : VECTOR_BYTES_MOST;
+    struct vector_int_run run = {job, {
+        .to = rounding_of(job->q.code, kind, most, most), .x = {scratch + factors, rows, rows, stride}, .scaled = scaled,
+        .scales = (float *)(scratch + 2 * factors), .excess = (int32_t *)(scratch + 2 * factors + scales),
+    }};
+    bool fit = round_x(&job->x, 0, &run.x);
     if (fit) {
-        deal_chunks((const uint32_t *)run.x.x, kind, rows * stride, (uint32_t *)scratch);
-        run.x.x = scratch;
+        deal_chunks(run.x.x.factors, kind, rows * elements, scratch);
+        run.x.x.factors = scratch;
         parallel_for(job->q.rows, VECTOR_WORK / (columns * rows) + 1,
                      kind == SHORTS ? multiply_shorts_part : multiply_bytes_part, &run);
     }

@@ -4,6 +4,8 @@
  * A backend defines WIDTH, the floats in a register, and:
  *   table8, table16     8 or 16 floats to look up, and table8_of, table16_of, lookup8, lookup16: a lane's index counts by
  *                       its lowest 3 or 4 bits
+ *   float_table         16 floats to decode 4-bit codes with, float_table_of and decode_floats, which gives the eight
+ *                       elements of each lane of codes, in order; unless simd.h's own serve
  *   code_table          16 int16 values to decode 4-bit codes with, code_table_of and decode_shorts, which gives four
  *                       vectors of them. Two neighbours are a pair, and pair_in_slot(i) says which pair of the codes the
  *                       ith is: a lane of codes holds four pairs, whose elements are, in order, those of LANE_ORDER
@@ -120,6 +122,14 @@ INLINE floats clamp(floats x) {
 
 #ifndef HAS_DOT4
 #define HAS_DOT4 0
+#endif
+
+#ifndef HAS_FLOAT_TABLE
+typedef table16 float_table;
+INLINE float_table float_table_of(const float values[16]) { return table16_of(values); }
+INLINE void decode_floats(float_table table, words codes, floats out[8]) {
+    for (uint32_t i = 0; i < 8; i++) out[i] = lookup16(table, (ints)(codes >> 4 * (i ^ 1)));
+}
 #endif
 
 #ifndef HAS_SMALL_DOT4

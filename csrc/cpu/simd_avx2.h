@@ -33,6 +33,42 @@ INLINE bytes32 narrow(const ints q[VECTORS_OF_32]) {
     return (bytes32)_mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
 }
 
+#define HAS_FLOAT_TABLE
+typedef struct {
+    __m256i plane[4]; /* the first bytes of 16 floats, the second ones, …, in both halves of the register */
+} float_table;
+
+INLINE float_table float_table_of(const float values[16]) {
+    float_table table;
+    words low = (words)load_floats(values), high = (words)load_floats(values + 8);
+    for (uint32_t i = 0; i < 4; i++) {
+        typedef VECTOR(uint8_t, 8) bytes8;
+        bytes16 plane;
+        plane.lo = __builtin_convertvector(low >> 8 * i & 255, bytes8);
+        plane.hi = __builtin_convertvector(high >> 8 * i & 255, bytes8);
+        table.plane[i] = _mm256_broadcastsi128_si256((__m128i)plane);
+    }
+    return table;
+}
+
+/* A byte of each float is looked up, then they are put together: twice as fast on Zen 3 as two lookups of whole floats
+ * and a choice, as those cross 128 bits. */
+INLINE void floats_of_bytes(float_table table, __m256i index, floats *out) {
+    __m256i p[4];
+    for (int i = 0; i < 4; i++) p[i] = _mm256_shuffle_epi8(table.plane[i], index);
+    __m256i a = _mm256_unpacklo_epi8(p[0], p[1]), b = _mm256_unpackhi_epi8(p[0], p[1]);
+    __m256i c = _mm256_unpacklo_epi8(p[2], p[3]), d = _mm256_unpackhi_epi8(p[2], p[3]);
+    out[0] = (floats)_mm256_unpacklo_epi16(a, c), out[2] = (floats)_mm256_unpackhi_epi16(a, c);
+    out[4] = (floats)_mm256_unpacklo_epi16(b, d), out[6] = (floats)_mm256_unpackhi_epi16(b, d);
+}
+
+INLINE void decode_floats(float_table table, words codes, floats out[8]) {
+    __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    __m256i packed = _mm256_shuffle_epi8((__m256i)codes, order), mask = _mm256_set1_epi8(15);
+    floats_of_bytes(table, _mm256_and_si256(_mm256_srli_epi16(packed, 4), mask), out);
+    floats_of_bytes(table, _mm256_and_si256(packed, mask), out + 1);
+}
+
 INLINE code_table code_table_of(const int16_t values[16]) {
     shorts v = load_shorts(values);
     bytes16 low = __builtin_convertvector(v & 255, bytes16), high = __builtin_convertvector(v >> 8 & 255, bytes16);

@@ -31,6 +31,28 @@ INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     return out;
 }
 
+#define HAS_FLOAT_TABLE
+typedef uint8x16x4_t float_table; /* the first bytes of 16 floats, the second ones, … */
+
+INLINE float_table float_table_of(const float values[16]) { return vld4q_u8((const uint8_t *)values); }
+
+/* A byte of each float is looked up, then they are put together. */
+INLINE void floats_of_bytes(float_table table, uint8x16_t index, floats *out) {
+    uint8x16_t p[4];
+    for (int i = 0; i < 4; i++) p[i] = vqtbl1q_u8(table.val[i], index);
+    uint16x8_t a = (uint16x8_t)vzip1q_u8(p[0], p[1]), b = (uint16x8_t)vzip2q_u8(p[0], p[1]);
+    uint16x8_t c = (uint16x8_t)vzip1q_u8(p[2], p[3]), d = (uint16x8_t)vzip2q_u8(p[2], p[3]);
+    out[0] = (floats)vzip1q_u16(a, c), out[2] = (floats)vzip2q_u16(a, c);
+    out[4] = (floats)vzip1q_u16(b, d), out[6] = (floats)vzip2q_u16(b, d);
+}
+
+INLINE void decode_floats(float_table table, words codes, floats out[8]) {
+    static const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+    uint8x16_t packed = vqtbl1q_u8((uint8x16_t)codes, vld1q_u8(order));
+    floats_of_bytes(table, vshrq_n_u8(packed, 4), out);
+    floats_of_bytes(table, vandq_u8(packed, vdupq_n_u8(15)), out + 1);
+}
+
 INLINE code_table code_table_of(const int16_t values[16]) {
     uint8x16x2_t split = vld2q_u8((const uint8_t *)values);
     return split;
