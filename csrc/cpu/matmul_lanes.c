@@ -59,19 +59,26 @@ static bool takes_lanes_bytes(const struct matmul_job *job) { return HAS_BYTES &
 
 INLINE void put_words(uint32_t *to, words v) { memcpy(to, &v, sizeof v); }
 
+/* What decodes the codes; a copy each, so that no store can change it. */
+struct decoder {
+    float_table floats;
+    code_table  shorts;
+    uint8_t     bytes[16];
+};
+
 /* Eight codes of each lane as factors, step after step. */
-INLINE void unpack_eight(enum factor_kind kind, const struct lanes_run *run, words codes, floats scale, uint32_t *to) {
+INLINE void unpack_eight(enum factor_kind kind, const struct decoder *decoder, words codes, floats scale, uint32_t *to) {
     if (kind == FLOATS) {
         floats out[8];
-        decode_floats(float_table_of(run->job->q.code->values), codes, out);
+        decode_floats(decoder->floats, codes, out);
         for (size_t i = 0; i < 8; i++) put_words(to + i * LANES, (words)(out[i] * scale));
     } else if (kind == SHORTS) {
         shorts out[4];
-        decode_shorts(code_table_of(run->rounded->to.shorts), regroup(codes), out);
+        decode_shorts(decoder->shorts, regroup(codes), out);
         for (size_t v = 0; v < 4; v++) put_words(to + v * LANES, (words)out[v]);
     } else {
-        put_words(to, decode_bytes(run->rounded->to.bytes, codes));
-        put_words(to + LANES, decode_bytes(run->rounded->to.bytes, codes >> 4));
+        put_words(to, decode_bytes(decoder->bytes, codes));
+        put_words(to + LANES, decode_bytes(decoder->bytes, codes >> 4));
     }
 }
 
@@ -80,7 +87,7 @@ static void unpack_scales(const struct coded *q, size_t n, size_t k, size_t runs
     size_t runs_of_block = q->block / SCALED;
     for (size_t lane = 0; lane < LANES; lane++) {
         size_t first = (least(n + lane, q->rows - 1) * q->columns + k) / SCALED;
-        if (q->absmax) __builtin_prefetch(q->absmax + (first + ahead / SCALED) / runs_of_block);
+        if (q->absmax && runs_of_block == 1) __builtin_prefetch(q->absmax + first + ahead / SCALED);
         for (size_t i = 0; i < runs; i++)
             scales[i * LANES + lane] = scale_of(q, runs_of_block == 1 ? first + i : (first + i) / runs_of_block);
     }
@@ -94,20 +101,23 @@ INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, siz
     /* The panel after this one: further along the rows or, at their end, the next rows. */
     size_t ahead = k + depth < q->columns ? depth : run->strips * LANES * q->columns - k;
     unpack_scales(q, n, k, depth / SCALED, ahead, scales);
+    struct decoder decoder;
+    if (kind == FLOATS) decoder.floats = float_table_of(q->code->values);
+    if (kind == SHORTS) decoder.shorts = code_table_of(run->rounded->to.shorts);
+    if (kind == BYTES) memcpy(decoder.bytes, run->rounded->to.bytes, sizeof decoder.bytes);
     for (size_t v = 0; v < TILE_VECTORS; v++) {
         const uint8_t *rows[WIDTH];
+        uint32_t *to = panel + v * WIDTH;
         for (size_t i = 0; i < WIDTH; i++) rows[i] = q->codes + (least(n + v * WIDTH + i, q->rows - 1) * q->columns + k) / 2;
         for (size_t chunk = 0; chunk < depth; chunk += CHUNK) {
             words codes[WIDTH];
-            for (size_t i = 0; i < WIDTH; i++) {
-                codes[i] = (words)load_ints(rows[i] + chunk / 2);
-                __builtin_prefetch(rows[i] + (chunk + ahead) / 2);
-            }
+            for (size_t i = 0; i < WIDTH; i++) codes[i] = (words)load_ints(rows[i] + chunk / 2);
+            if (chunk % 128 == 0) /* a cache line */
+                for (size_t i = 0; i < WIDTH; i++) __builtin_prefetch(rows[i] + (chunk + ahead) / 2);
             transpose(codes);
-            for (size_t i = 0; i < least(WIDTH, (depth - chunk) / 8); i++) {
-                size_t at = chunk + i * 8;
-                floats scale = load_floats(scales + at / SCALED * LANES + v * WIDTH);
-                unpack_eight(kind, run, codes[i], scale, panel + at / 8 * eight * LANES + v * WIDTH);
+            for (size_t i = 0; i < least(WIDTH, (depth - chunk) / 8); i++, to += eight * LANES) {
+                floats scale = kind == FLOATS ? load_floats(scales + (chunk + i * 8) / SCALED * LANES + v * WIDTH) : 0;
+                unpack_eight(kind, &decoder, codes[i], scale, to);
             }
         }
     }

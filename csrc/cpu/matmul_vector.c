@@ -5,7 +5,7 @@
 #include "simd.h"
 
 enum {
-    VECTOR_ROWS = 4,       /* the most rows of x */
+    VECTOR_ROWS = 6,       /* the most rows of x */
     SEGMENT     = 64,      /* runs of SCALED weights whose scales are worked out at once */
     VECTOR_WORK = 1 << 17, /* products for which a thread is worth calling: some ten microseconds */
     AHEAD       = 4096,    /* bytes to prefetch ahead */
@@ -76,7 +76,7 @@ INLINE void multiply_floats(const struct vector_run *run, size_t first, size_t l
             const uint8_t *codes = q->codes + (n * runs + begin) * (SCALED / 2);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, x += 2 * CHUNK) {
                 multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, chunk), totals[0]);
-                multiply_floats_chunk(run, table, codes + CHUNK / 2, x + CHUNK, rows, chunk_scale(scales, chunk + 1), totals[1]);
+                multiply_floats_chunk(run, table, codes + CHUNK / 2, x + CHUNK, rows, chunk_scale(scales, chunk + 1), totals[rows < 4]);
             }
             if (chunk < chunks) multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, chunk), totals[0]);
         }
@@ -90,7 +90,9 @@ static void multiply_floats_rows(const void *vector_run, size_t first, size_t la
     case 1: multiply_floats(run, first, last, 1); break;
     case 2: multiply_floats(run, first, last, 2); break;
     case 3: multiply_floats(run, first, last, 3); break;
-    default: multiply_floats(run, first, last, 4); break;
+    case 4: multiply_floats(run, first, last, 4); break;
+    case 5: multiply_floats(run, first, last, 5); break;
+    default: multiply_floats(run, first, last, 6); break;
     }
 }
 

@@ -76,7 +76,7 @@ INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind
             const uint32_t *factors = x.x.factors + begin * SCALED / factor_elements(kind);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, factors += 2 * step) {
                 multiply_chunk(&x, kind, codes, factors, rows, products, chunk, totals[0]);
-                multiply_chunk(&x, kind, codes + CHUNK / 2, factors + step, rows, products, chunk + 1, totals[1]);
+                multiply_chunk(&x, kind, codes + CHUNK / 2, factors + step, rows, products, chunk + 1, totals[rows < 4]);
             }
             if (chunk < chunks) multiply_chunk(&x, kind, codes, factors, rows, products, chunk, totals[0]);
         }
@@ -89,7 +89,9 @@ INLINE void multiply_integer_rows(const struct vector_int_run *run, enum factor_
     case 1: multiply_integers(run, kind, first, last, 1); break;
     case 2: multiply_integers(run, kind, first, last, 2); break;
     case 3: multiply_integers(run, kind, first, last, 3); break;
-    default: multiply_integers(run, kind, first, last, 4); break;
+    case 4: multiply_integers(run, kind, first, last, 4); break;
+    case 5: multiply_integers(run, kind, first, last, 5); break;
+    default: multiply_integers(run, kind, first, last, 6); break;
     }
 }
 
