@@ -42,7 +42,7 @@ const x86_isas = [_]Isa{
     .{ .name = "base", .cpu = "x86_64" },
     .{ .name = "avx2", .cpu = "haswell" },
     .{ .name = "avx512", .cpu = "skylake_avx512" },
-    .{ .name = "avx512vnni", .cpu = "icelake_server" },
+    .{ .name = "avx512vnni", .cpu = "cascadelake" },
 };
 const arm_isas = [_]Isa{
     .{ .name = "neon", .cpu = "generic" },

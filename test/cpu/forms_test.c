@@ -530,9 +530,19 @@ static double weight_at(const struct matmul_job *job, size_t i) {
     return (double)job->q.code->values[code_at(&job->q, i)] * (double)scale_of(&job->q, i / job->q.block);
 }
 
-/* What y[m, n] should be, and how far off it may be: by the rounding of fp32 sums or, for HIGH, by the half steps that
- * x and the codebook are rounded by. */
+/* The fewest steps from zero to the largest code, and to the largest magnitude of 64 elements of x, that a precision may
+ * round to. Where bytes are multiplied two by two in an int16, MEDIUM has but 64 for x, as its sums are bounded too. */
+static void steps_of(const struct matmul_job *job, double *code_steps, double *x_steps) {
+    bool medium = job->precision == BNB_PRECISION_MEDIUM, few = job->x.rows <= 6;
+    *code_steps = 0.8 * (medium ? 127 : few ? 16383 : 4095);
+    *x_steps = medium ? 64 : few ? 16383 : 8191;
+}
+
+/* What y[m, n] should be, and how far off it may be: by the rounding of fp32 sums or, for HIGH and MEDIUM, by the half
+ * steps that x and the codebook are rounded by. */
 static void product_of(const struct matmul_job *job, size_t m, size_t n, double *right, double *within) {
+    double code_steps, x_steps;
+    steps_of(job, &code_steps, &x_steps);
     size_t columns = job->x.columns;
     double total = 0, magnitudes = 0, steps = 0, largest_code = 0;
     for (size_t c = 0; job->q.code && c < job->q.code->size; c++)
@@ -546,9 +556,8 @@ static void product_of(const struct matmul_job *job, size_t m, size_t n, double 
             double x = (double)element_of(&job->x, m * columns + k), w = weight_at(job, n * columns + k);
             total += x * w, magnitudes += fabs(x * w);
             if (!job->q.code) continue;
-            double step_x = largest * 0.5001 / 16383,
-                   step_w = largest_code * fabs((double)scale_of(&job->q, (n * columns + k) / job->q.block)) * 0.5001 /
-                            16383;
+            double scale = fabs((double)scale_of(&job->q, (n * columns + k) / job->q.block));
+            double step_x = largest * 0.5001 / x_steps, step_w = largest_code * scale * 0.5001 / code_steps;
             steps += fabs(w) * step_x + fabs(x) * step_w + step_x * step_w;
         }
     }
@@ -560,11 +569,13 @@ static void product_of(const struct matmul_job *job, size_t m, size_t n, double 
     *right = total;
 }
 
-static void check_matmul(struct matmul_job job) {
+/* Holds a product to the bounds of a precision, which may be better than what it asks for. */
+static void check_matmul_within(struct matmul_job job, bnb_precision precision) {
     size_t rows = job.x.rows, columns = job.q.code ? job.q.rows : job.w.rows;
     job.y = guarded(rows * columns * size_of(job.x.dtype), 0);
     EXPECT(forms->matmul(&job) == BNB_OK, "failed");
     struct dense y = {job.y, job.x.dtype, rows, columns};
+    job.precision = precision;
     size_t step =
         rows * columns * job.x.columns / 20'000 + 1; /* some of the results: other jobs of this shape see others */
     for (size_t i = random_bits() % step; i < rows * columns; i += step) {
@@ -577,6 +588,8 @@ static void check_matmul(struct matmul_job job) {
     }
     release_all();
 }
+
+static void check_matmul(struct matmul_job job) { check_matmul_within(job, job.precision); }
 
 static const float *bias_of(size_t columns, size_t turn) {
     if (turn % 2) return NULL;
@@ -604,7 +617,7 @@ static void test_matmul(void) {
             check_matmul(job);
         }
         EACH(b, books) EACH(p, blocks4)
-            for (bnb_precision precision = BNB_PRECISION_HIGHEST; precision <= BNB_PRECISION_HIGH; precision++) {
+            for (bnb_precision precision = BNB_PRECISION_HIGHEST; precision <= BNB_PRECISION_MEDIUM; precision++) {
                 size_t block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
                 struct matmul_job job = {
                     .x = dense_random(dtypes[d], m, k), .precision = precision, .bias = bias_of(n, turn++)};
@@ -614,39 +627,51 @@ static void test_matmul(void) {
     }
 }
 
-/* The largest products of int16 that there are: they must not leave an int32. */
+/* The largest sums that there are, of all 64 products of a run and of each two: they must not leave an int32 or int16. */
 static void test_matmul_at_the_bound(void) {
-    for (int code = 0; code < 16; code++)
-        for (size_t m = 1; m <= 4; m++) {
-            struct matmul_job job = {.x = dense_random(BNB_F32, m, 256), .precision = BNB_PRECISION_HIGH};
-            for (size_t i = 0; i < m * 256; i++) ((float *)job.x.data)[i] = code % 2 ? 3 : -3;
+    for (uint32_t turn = 0; turn < 16 * 3 * 2; turn++)
+        for (size_t m = 1; m <= 8; m++) {
+            uint32_t code = turn % 16, pattern = turn / 16 % 3;
+            struct matmul_job job = {.x = dense_random(BNB_F32, m, 256),
+                                     .precision = turn < 48 ? BNB_PRECISION_HIGH : BNB_PRECISION_MEDIUM};
+            for (size_t i = 0; i < m * 256; i++) {
+                float large = (code + i / 64) % 2 ? 3 : -3, others[] = {large, 0, large * uniform()};
+                ((float *)job.x.data)[i] = i % 4 < 2 ? large : others[pattern]; /* pairs are two apart */
+            }
             job.q = coded_random(books[code % 4], 5, 256, 64, false);
-            memset((uint8_t *)job.q.codes, code << 4 | code, 5 * 256 / 2);
+            memset((uint8_t *)job.q.codes, (int)(code << 4 | code), 5 * 256 / 2);
             check_matmul(job);
         }
 }
 
-/* What int16 can't stand for takes the exact kernel: a NaN or an infinity shows, a tiny number counts. */
+/* What integers can't stand for takes the exact kernel: a NaN or an infinity shows, a tiny number counts. */
 static void test_matmul_of_odd_numbers(void) {
     static const float odd[] = {NAN, INFINITY, -INFINITY};
-    EACH(v, odd) {
-        struct matmul_job job = {
-            .x = dense_random(BNB_F32, 2, 128), .precision = BNB_PRECISION_HIGH, .y = guarded(2 * 3 * 4, 0)};
-        ((float *)job.x.data)[128 + 77] = odd[v];
-        job.q = coded_random(books[NF4], 3, 128, 64, false);
-        EXPECT(forms->matmul(&job) == BNB_OK, "failed");
-        for (size_t n = 0; n < 3; n++) {
-            float right = (float)weight_at(&job, n * 128 + 77) * odd[v], got = ((float *)job.y)[3 + n];
-            EXPECT(isfinite(((float *)job.y)[n]), "y[0, %zu] took something from another row", n);
-            EXPECT(isnan(right) ? isnan(got) : got == right, "y[1, %zu] is %g, not %g", n, (double)got, (double)right);
+    EACH(v, odd)
+        for (uint32_t turn = 0; turn < 4; turn++) {
+            size_t m = turn % 2 ? 2 : 9, at = (m - 1) * 128 + 77;
+            struct matmul_job job = {.x = dense_random(BNB_F32, m, 128),
+                                     .precision = turn < 2 ? BNB_PRECISION_HIGH : BNB_PRECISION_MEDIUM,
+                                     .y = guarded(m * 3 * sizeof(float), 0)};
+            ((float *)job.x.data)[at] = odd[v];
+            job.q = coded_random(books[NF4], 3, 128, 64, false);
+            EXPECT(forms->matmul(&job) == BNB_OK, "failed");
+            const float *last = (const float *)job.y + (m - 1) * 3;
+            for (size_t n = 0; n < 3; n++) {
+                float right = (float)weight_at(&job, n * 128 + 77) * odd[v], got = last[n];
+                EXPECT(isfinite(((float *)job.y)[n]), "y[0, %zu] took something from another row", n);
+                EXPECT(isnan(right) ? isnan(got) : got == right, "y[%zu, %zu] is %g, not %g", m - 1, n, (double)got,
+                       (double)right);
+            }
+            release_all();
         }
-        release_all();
+    for (uint32_t turn = 0; turn < 4; turn++) {
+        struct matmul_job job = {.x = dense_random(BNB_F32, turn % 2 ? 1 : 9, 128)};
+        for (size_t i = 0; i < job.x.rows * 128; i++) ((float *)job.x.data)[i] *= 1e-36f;
+        job.q = coded_random(books[NF4], 3, 128, 64, false);
+        job.precision = turn < 2 ? BNB_PRECISION_HIGH : BNB_PRECISION_MEDIUM;
+        check_matmul_within(job, BNB_PRECISION_HIGHEST);
     }
-    struct matmul_job job = {.x = dense_random(BNB_F32, 1, 128), .precision = BNB_PRECISION_HIGH};
-    for (int i = 0; i < 128; i++) ((float *)job.x.data)[i] *= 1e-36f;
-    job.q = coded_random(books[NF4], 3, 128, 64, false);
-    job.precision = BNB_PRECISION_HIGHEST;
-    check_matmul(job);
 }
 
 #include "backward_forms.c"
