@@ -133,7 +133,9 @@ static void fill_entries(struct codes *codes) {
             if (!entry_of(codes, shift, start + (b << shift), side << 31, &codes->entries[side * buckets + b])) return;
         if (codes->entries[side * buckets] != (below(codes, bits_float(1 | side << 31)) << shift | ((1u << shift) - 1))) return;
     }
-    codes->rank_of_zero = below(codes, 0), codes->entry_shift = shift;
+    bool zero_is_above = below(codes, 0) == below(codes, bits_float(1));
+    if (!zero_is_above && !negative) return;
+    codes->negative_below = zero_is_above ? 0 : bits_float(1), codes->entry_shift = shift;
 }
 
 static struct codes *codes_of(const float *values, uint32_t bits) {
