@@ -11,6 +11,7 @@
 #include "optimizer.c"
 #include "matmul_panel.c"
 #include "matmul_vector.c"
+#include "matmul_vector8.c"
 #include "matmul.c"
 #include "matmul_backward.c"
 #include "embedding.c"

@@ -137,7 +137,7 @@ INLINE floats from_bf16(halves h) { return (floats)(__builtin_convertvector(h, w
 /* As f32_to_bf16 of half.h. */
 INLINE halves to_bf16(floats v) {
     words bits = (words)v, rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    return __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded, halves);
+    return __builtin_convertvector((ints)(bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded, halves);
 }
 
 /* WIDTH elements from the ith on, as fp32. The dtype is a constant wherever this is inlined. */
