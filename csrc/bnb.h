@@ -120,7 +120,8 @@ BNB_API const char *bnb_version(void);
 BNB_API const char *bnb_device_kind(uint32_t index);
 
 /* Opens a kind, or "auto": the kind that the environment's BNB_DEVICE names, else the best that opens. A second call
- * gives the same device. UNSUPPORTED where it is absent: the sentence says why. */
+ * gives the same device. UNSUPPORTED where it is absent: the sentence says why. INVALID where BNB_ISA or BNB_NUM_THREADS
+ * makes no sense. */
 BNB_API bnb_device *bnb_device_open(const char *kind);
 
 BNB_API const char *bnb_device_name(const bnb_device *device);     /* its kind */

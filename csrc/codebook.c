@@ -79,7 +79,9 @@ static void set_entries(struct codes *codes) {
     /* What is smaller than all buckets, but for 0 itself, shares the first, which must hold no threshold then. */
     uint32_t mask = (1u << shift) - 1, above = thresholds_below(codes, bits_float(1)), under = thresholds_below(codes, -bits_float(1));
     if (codes->entries[0] != (above << shift | mask) || (negative && codes->entries[buckets] != (under << shift | mask))) return;
-    codes->rank_of_zero = thresholds_below(codes, 0);
+    uint32_t zero = thresholds_below(codes, 0);
+    if (zero != above && (!negative || zero != under)) return;
+    codes->negative_below = zero == above ? 0 : bits_float(1);
     codes->entry_shift = shift;
 }
 

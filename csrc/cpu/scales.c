@@ -51,7 +51,8 @@ INLINE floats value_near(const struct ranked *codes, uint32_t bits, floats x) {
         return lookup16(table16_of(codes->values), node);
     }
     if (bits < 8) return lookup_bits(codes->values, bits, below_in_levels(&codes->levels, bits, x));
-    return gather(codes->values, rank_of(codes->code, (int32_t)codes->code->entry_shift, x));
+    int32_t shift = (int32_t)codes->code->entry_shift;
+    return gather(codes->values, shift ? below_in_entries(codes->code, shift, x) : below_in_buckets(codes->code, x));
 }
 
 /* The three sums that a trial is made of, a vector of lanes at a time. */

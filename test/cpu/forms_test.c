@@ -134,7 +134,9 @@ static void fill_entries(struct codes *codes) {
             if (!entry_of(codes, shift, start + (b << shift), side << 31, &codes->entries[side * buckets + b])) return;
         if (codes->entries[side * buckets] != (below(codes, bits_float(1 | side << 31)) << shift | ((1u << shift) - 1))) return;
     }
-    codes->rank_of_zero = below(codes, 0), codes->entry_shift = shift;
+    bool zero_is_above = below(codes, 0) == below(codes, bits_float(1));
+    if (!zero_is_above && !negative) return;
+    codes->negative_below = zero_is_above ? 0 : bits_float(1), codes->entry_shift = shift;
 }
 
 static struct codes *codes_of(const float *values, uint32_t bits) {
@@ -170,8 +172,8 @@ static const float nf4[16] = {-1, -0.6961928f, -0.52507305f, -0.39491749f, -0.28
 static const float fp4[16] = {0, 0.0052083335f, 0.6666667f, 1, 0.33333334f, 0.5f, 0.16666667f, 0.25f,
                               0, -0.0052083335f, -0.6666667f, -1, -0.33333334f, -0.5f, -0.16666667f, -0.25f};
 
-static struct codes *books[14];
-enum { NF4, FP4, SCATTERED4, FAR4, DYNAMIC, UNSIGNED, SCATTERED8, TINY8, FAR8, OTHERS };
+static struct codes *books[16];
+enum { NF4, FP4, SCATTERED4, FAR4, DYNAMIC, ZEROS8, STEPPED, UNSIGNED, SCATTERED8, TINY8, FAR8, OTHERS };
 
 static void make_books(void) {
     float values[256];
@@ -190,6 +192,13 @@ static void make_books(void) {
     values[n++] = 0, values[n++] = 1;
     qsort(values, 256, sizeof *values, ascending);
     books[DYNAMIC] = codes_of(values, 8);
+    values[255] = 0; /* a second zero: the threshold between the two is zero */
+    qsort(values, 256, sizeof *values, ascending);
+    books[ZEROS8] = codes_of(values, 8);
+    if (books[ZEROS8]->negative_below == 0 || !books[ZEROS8]->entry_shift) abort();
+    for (int i = 0; i < 256; i++) values[i] = (float)(int8_t)i * 0.007f;
+    books[STEPPED] = codes_of(values, 8);
+    books[STEPPED]->step = 0.007f;
     for (int e = n = 0; e < 7; e++)
         for (int i = 0; i < 2 << e; i++) values[n++] = (0.1f + 0.9f * ((float)i + 0.5f) / (float)(2 << e)) * powf(10, (float)(e - 6));
     values[n++] = 0, values[n++] = 1;
