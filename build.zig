@@ -7,6 +7,7 @@ const sources = [_][]const u8{
     "error.c",
     "device.c",
     "buffer.c",
+    "handle.c",
     "tensor.c",
     "codebook.c",
     "quantized.c",

@@ -168,7 +168,11 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
   const cpu = (name: string) => (clang ? `-march=${name}` : `-mcpu=${name.replaceAll("-", "_")}`);
   const tested = [
     ...files("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/*.c", "csrc/cpu/{dispatch,pool}.c").map((source) =>
-      object(source, [...hooked, cpu(baseline)], source.slice(`${root}/csrc/`.length).replaceAll("/", "-")),
+      object(
+        source,
+        [...hooked, cpu(baseline), ...(source.endsWith("/handle.c") ? ["-DHANDLES"] : [])],
+        source.slice(`${root}/csrc/`.length).replaceAll("/", "-"),
+      ),
     ),
     ...Object.entries(isas).map(([isa, [name, flag]]) =>
       flag === undefined || cpuFlags.includes(flag)

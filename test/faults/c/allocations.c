@@ -39,7 +39,7 @@ static int64_t kept_by(size_t which, const union arg *args) {
 static int attempt(size_t which, uint64_t seed, int64_t nth) {
     const struct entry *entry = &entries[which];
     chance_seed(seed);
-    world_build(is_cold(entry));
+    world_build(true, is_cold(entry));
     union arg args[ARGS_MAX] = {};
     entry->valid(args);
     snprintf(note, NOTE_BYTES, "%s, allocation %lld refused", entry->name, (long long)nth);

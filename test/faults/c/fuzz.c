@@ -23,7 +23,7 @@ static _Thread_local struct loose gone[GONE_MAX];
 static _Thread_local size_t       gone_count;
 
 /* Whether nobody else is calling: then freed handles can be given, for nobody makes new ones in their places. */
-static bool alone;
+static _Thread_local bool alone;
 
 /* Read by all threads, written by none. */
 static struct world common;
@@ -131,7 +131,7 @@ static const char *bad_text(void) {
 }
 
 static bnb_hyperparameters *bad_hyperparameters(const bnb_hyperparameters *valid) {
-    if (one_in(4)) return NULL;
+    if (!valid || one_in(4)) return NULL;
     bnb_hyperparameters *h = scratch(sizeof *h);
     *h = *valid;
     ((double *)h)[below(sizeof *h / sizeof(double))] = bad_number();
@@ -306,7 +306,7 @@ void fuzz(uint64_t seed, uint64_t calls, bool is_alone, struct tally *tallies) {
     for (uint64_t done = 0; done < calls;) {
         chance_seed(seed * 1000003 + done / CALLS_A_WORLD);
         snprintf(note, NOTE_BYTES, "building world %llu", (unsigned long long)(done / CALLS_A_WORLD));
-        world_build(false);
+        world_build(false, false);
         for (int i = 0; i < CALLS_A_WORLD && done < calls; i++, done++) {
             size_t which = below(entry_count);
             if (one_in(10)) spoil_contents();
@@ -321,7 +321,7 @@ void fuzz(uint64_t seed, uint64_t calls, bool is_alone, struct tally *tallies) {
 
 void fuzz_share(void) {
     chance_seed(1);
-    world_build(false);
+    world_build(false, false);
     common = world;
     world = (struct world){};
 }

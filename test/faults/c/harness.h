@@ -88,8 +88,9 @@ struct world {
 };
 extern _Thread_local struct world world;
 
-/* Builds a world of random sizes; a small one, with nothing made once for the whole process in it, where asked. */
-void world_build(bool cold);
+/* Builds a world of random sizes: a small one, whose memory is not kept for reuse when it is freed; a cold one, which
+ * has nothing that is made once for the process. */
+void world_build(bool small, bool cold);
 void world_free(void);
 
 /* ── The harness's own rules ────────────────────────────────────────────────────────────────────────────────────── */

@@ -6,6 +6,7 @@
 #define HOOK __attribute__((visibility("default")))
 
 HOOK void *hook_malloc(size_t bytes);
+HOOK void *hook_malloc_kept(size_t bytes);
 HOOK void *hook_calloc(size_t count, size_t size);
 HOOK void *hook_aligned_alloc(size_t alignment, size_t bytes);
 HOOK void  hook_free(void *memory);
@@ -18,7 +19,7 @@ static const size_t bytes_max = (size_t)8 << 20;
 
 static _Atomic int64_t live, to_come = -1;
 
-/* Allocations that are not freed yet. */
+/* Allocations that are not freed yet, without the memory of handles. */
 int64_t hook_live(void) { return live; }
 
 /* Fails the nth allocation from now on, counted from 0, once; none where nth is negative. */
@@ -39,6 +40,8 @@ static void *counted(void *memory) {
 }
 
 void *hook_malloc(size_t bytes) { return refuses(bytes) ? NULL : counted(malloc(bytes)); }
+
+void *hook_malloc_kept(size_t bytes) { return refuses(bytes) ? NULL : malloc(bytes); }
 
 void *hook_calloc(size_t count, size_t size) {
     if (size && count > SIZE_MAX / size) return NULL;

@@ -85,12 +85,12 @@ static bnb_codebook *codebook(size_t size) {
     return must(bnb_codebook_from(values, size * sizeof *values));
 }
 
-static void choose_sizes(bool cold) {
+static void choose_sizes(bool small) {
     static const size_t ms[] = {1, 1, 2, 3, 5, 8, 17, 33}, ks[] = {1, 7, 32, 64, 65, 96, 128, 255, 256, 320};
     world.m = ms[below(sizeof ms / sizeof *ms)];
     world.k = ks[below(sizeof ks / sizeof *ks)];
-    world.n = 1 + below(70);
-    if (!cold && one_in(24)) world.m = 40 + below(60), world.k = 1024, world.n = 256; /* enough for several threads */
+    world.n = 1 + below(small ? 24 : 70);
+    if (!small && one_in(24)) world.m = 40 + below(60), world.k = 1024, world.n = 256; /* enough for several threads */
     world.block = (size_t)32 << below(4);
 }
 
@@ -108,10 +108,10 @@ static void build_optimizer(void) {
     world.unorm = must(bnb_tensor_zeros(world.device, BNB_F32, 1, 1));
 }
 
-void world_build(bool cold) {
+void world_build(bool small, bool cold) {
     const char *kind = getenv("FAULTS_DEVICE");
     world = (struct world){.device = must(bnb_device_open(kind ? kind : "cpu"))};
-    choose_sizes(cold);
+    choose_sizes(small);
     size_t m = world.m, k = world.k, n = world.n;
     for (int i = 0; i < 3; i++) world.x[i] = floats((bnb_dtype)i, m, k, 9);
     world.codes16 = codebook(16);
