@@ -195,6 +195,32 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
   return paths;
 }
 
+/** Builds forms_test.c, which test/cpu/forms.test.ts runs too, under AddressSanitizer. */
+export async function buildForms(clang: string): Promise<string> {
+  const inputs = files("csrc/**/*", "test/cpu/*").concat(import.meta.path);
+  const hash = Bun.hash(inputs.map((file) => readFileSync(file, "utf8")).join("\0")).toString(36);
+  const folder = `${cache}/forms-${hash}`;
+  const path = `${folder}/forms_test`;
+  if (existsSync(path)) return path;
+  mkdirSync(folder, { recursive: true });
+  const common = [clang, "-std=gnu23", "-g", "-w", "-pthread", "-fno-math-errno", ...flavours.address];
+  const forms = [
+    ...Object.entries(isas).map(([isa, [cpu]]) => [isa, `-march=${cpu}`]),
+    ["wide", `-march=${Object.values(isas)[1]![0]}`, "-DPORTABLE_WIDTH=16"],
+    ["emulated", "-march=haswell", "-include", `${root}/test/cpu/emulate_avx512.h`],
+  ] as [string, ...string[]][];
+  const objects = await Promise.all(
+    forms.map(async ([isa, ...flags]) => {
+      const to = `${folder}/${isa}.o`;
+      await compile([...common, ...flags, `-DISA=${isa}`, "-c", `${root}/csrc/cpu/isa.c`, "-o", to]);
+      return to;
+    }),
+  );
+  const sources = files("csrc/cpu/{dispatch,pool}.c", "test/cpu/forms_test.c");
+  await compile([...common, ...objects, ...sources, "-lm", "-o", path]);
+  return path;
+}
+
 /** Builds the library that fails a process's calls, for LD_PRELOAD, and gives its path. */
 export async function compileShim(): Promise<string> {
   const source = `${here}/preload/shim.c`;

@@ -1,6 +1,6 @@
-// Owns the fuzzing of files, in a process of its own: `bun files.ts <folder> <seed> <seconds> [count]`. Damaged copies of
+// Owns the fuzzing of files, in a process of its own: `bun files.ts <folder> <note> <seed> <seconds> [count]`. Damaged copies of
 // real files are opened and read whole. Each must be read or refused with a BnbError, within a second or so, and within
-// twice the file's size of native memory. Prints JSON with what was tried; what is under way stands in the folder.
+// twice the file's size of native memory. Prints JSON with what was tried; what is under way stands in the note.
 import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.ts";
@@ -13,10 +13,9 @@ import { ggufFile, llamaDirectory, weights } from "../models.ts";
 import { boundariesOf, joinSafetensors, mutateBytes, mutateHeldJson, mutateJson, splitSafetensors } from "./mutate.ts";
 import { Random } from "./random.ts";
 
-const [folder, seedText, secondsText, countText] = process.argv.slice(2) as [string, string, string, string?];
-const seed = Number(seedText);
-const until = performance.now() + 1000 * Number(secondsText);
-const countMax = Number(countText ?? Number.POSITIVE_INFINITY);
+const [folder, note, ...numbers] = process.argv.slice(2) as [string, string, ...string[]];
+const [seed, seconds, countMax = Number.POSITIVE_INFINITY] = numbers.map(Number) as [number, number, number?];
+const until = performance.now() + 1000 * seconds;
 
 /** Where everything that a file may take beside its own size: handles, and tensors of a few elements. */
 const slackBytes = 64 << 10;
@@ -189,7 +188,7 @@ async function attempt(target: Target, size: number): Promise<void> {
 for (; count < countMax && performance.now() < until; count++) {
   const random = new Random(seed * 1_000_003 + count);
   const target = random.pick(targets);
-  writeFileSync(join(folder, "note"), `${target.name}, seed ${seed}, input ${count}`);
+  writeFileSync(note, `${target.name}, seed ${seed}, input ${count}`);
   const size = target.damage(random);
   try {
     await attempt(target, size);

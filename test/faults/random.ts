@@ -5,7 +5,8 @@ export class Random {
   #state: bigint;
 
   constructor(seed: number) {
-    this.#state = BigInt.asUintN(64, BigInt(seed) * 0x9e3779b97f4a7c15n + 0x1234567n);
+    this.#state = BigInt(seed);
+    this.#state = this.bits(); // streams of seeds that follow one another must not be one stream, shifted
   }
 
   /** 64 random bits. */

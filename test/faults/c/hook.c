@@ -2,6 +2,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define HOOK __attribute__((visibility("default")))
 
@@ -34,22 +35,27 @@ static int refuses(size_t bytes) {
     return bytes > bytes_max || before == 0;
 }
 
-static void *counted(void *memory) {
-    if (memory) live++;
-    return memory;
+/* New memory is full of NaN, so that what is read before it is written shows. */
+static void *counted(void *memory, size_t bytes) {
+    if (!memory) return NULL;
+    live++;
+    return memset(memory, 0xff, bytes);
 }
 
-void *hook_malloc(size_t bytes) { return refuses(bytes) ? NULL : counted(malloc(bytes)); }
+void *hook_malloc(size_t bytes) { return refuses(bytes) ? NULL : counted(malloc(bytes), bytes); }
 
 void *hook_malloc_kept(size_t bytes) { return refuses(bytes) ? NULL : malloc(bytes); }
 
 void *hook_calloc(size_t count, size_t size) {
     if (size && count > SIZE_MAX / size) return NULL;
-    return refuses(count * size) ? NULL : counted(calloc(count, size));
+    if (refuses(count * size)) return NULL;
+    void *memory = calloc(count, size);
+    if (memory) live++;
+    return memory;
 }
 
 void *hook_aligned_alloc(size_t alignment, size_t bytes) {
-    return refuses(bytes) ? NULL : counted(aligned_alloc(alignment, bytes));
+    return refuses(bytes) ? NULL : counted(aligned_alloc(alignment, bytes), bytes);
 }
 
 void hook_free(void *memory) {

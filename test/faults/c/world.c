@@ -9,7 +9,10 @@ _Thread_local struct world world;
 
 static _Thread_local uint64_t state;
 
-void chance_seed(uint64_t seed) { state = seed * 0x9e3779b97f4a7c15 + 0x1234567; }
+void chance_seed(uint64_t seed) {
+    state = seed;
+    state = chance(); /* streams of seeds that follow one another must not be one stream, shifted */
+}
 
 uint64_t chance(void) { /* splitmix64 */
     uint64_t z = state += 0x9e3779b97f4a7c15;
