@@ -8,6 +8,7 @@ const sources = [_][]const u8{
     "error.c",
     "device.c",
     "buffer.c",
+    "handle.c",
     "tensor.c",
     "codebook.c",
     "quantized.c",

@@ -87,9 +87,8 @@ static void set_entries(struct codes *codes) {
 
 /* Of a power of two of values, from 4 to 256. One count is the caller's. */
 static bnb_codebook *codebook_new(const float *values, size_t size) {
-    bnb_codebook *codebook = calloc(1, sizeof *codebook);
+    bnb_codebook *codebook = handle_new(TAG_CODEBOOK, sizeof *codebook);
     if (!codebook) return refuse(BNB_OUT_OF_MEMORY, "no memory for a codebook");
-    codebook->tag = TAG_CODEBOOK;
     codebook->refs = 1;
     struct codes *codes = &codebook->codes;
     codes->size = (uint32_t)size;
@@ -109,9 +108,8 @@ bnb_codebook *codebook_share(bnb_codebook *codebook) {
 
 void bnb_codebook_free(bnb_codebook *codebook) {
     if (!codebook || !is_codebook(codebook, "codebook_free", "codebook") || --codebook->refs) return;
-    codebook->tag = 0;
     buffer_release(codebook->uploaded);
-    free(codebook);
+    handle_free(codebook);
 }
 
 bnb_codebook *bnb_codebook_from(const float *values, size_t bytes) {

@@ -219,7 +219,8 @@ INLINE ints load_bytes(const uint8_t *codes) {
 }
 
 INLINE floats load_signed_bytes(const int8_t *codes) {
-    VECTOR(int8_t, WIDTH) v;
+    typedef VECTOR(int8_t, WIDTH) signed_bytes; /* clang before 20 wants a typedef */
+    signed_bytes v;
     memcpy(&v, codes, sizeof v);
     return __builtin_convertvector(v, floats);
 }

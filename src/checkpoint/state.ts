@@ -1,6 +1,7 @@
 // Owns bitsandbytes' state-dict keys: which tensors make up a quantised weight, and how they must agree.
 import { BnbError } from "../error.ts";
 import { type SafetensorsDtype, tensorBytes } from "./header.ts";
+import { parseJson } from "./json.ts";
 import { dumps, PyFloat, type PyValue } from "./pyjson.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import type { TensorSpec } from "./writer.ts";
@@ -86,7 +87,7 @@ export function parseState(key: string, bytes: Uint8Array): State {
   }
   let json: Record<string, unknown>;
   try {
-    json = Object(JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes)));
+    json = Object(parseJson(new TextDecoder("utf-8", { fatal: true }).decode(bytes)));
   } catch (cause) {
     throw new BnbError(`${key} is not JSON (${(cause as Error).message}); quantise the model again.`);
   }
