@@ -1,7 +1,6 @@
 #!/usr/bin/env bun
-// Owns the command line: which commands there are, what becomes of an error, and the exit status.
-import { Command, CommanderError } from "commander";
-import { BnbError } from "../error.ts";
+// Owns the command line: which commands there are.
+import { Command } from "commander";
 import { version } from "../version.ts";
 import { benchCommand } from "./bench.ts";
 import { convertCommand } from "./convert.ts";
@@ -9,10 +8,8 @@ import { dequantizeCommand } from "./dequantize.ts";
 import { doctorCommand } from "./doctor.ts";
 import { inspectCommand } from "./inspect.ts";
 import { quantizeCommand } from "./quantize.ts";
+import { runCommand } from "./run.ts";
 import { verifyCommand } from "./verify.ts";
-
-/** By kind of failure; a signal ends the process as signals do. */
-const exitStatus = { failed: 1, usage: 2, unsupported: 3, out_of_memory: 4, device_lost: 4, invalid: 1 } as const;
 
 const program = new Command("bunsandbytes")
   .description("Quantise models to 4 and 8 bits, and read and write what bitsandbytes and transformers do.")
@@ -42,25 +39,4 @@ const commands = [
 for (const command of commands) {
   program.addCommand(command().exitOverride());
 }
-program.exitOverride();
-
-/** A mistake in the command line, which commander has explained, or help, which it has printed. */
-function endOfParsing(error: CommanderError): number {
-  return error.exitCode === 0 ? 0 : exitStatus.usage;
-}
-
-/** What the user can do something about is one line; anything else is a defect, and keeps its stack. */
-function report(error: unknown): number {
-  const system = error instanceof Error && "syscall" in error;
-  if (!(error instanceof BnbError) && !system) throw error;
-  const code = error instanceof BnbError ? error.code : "failed";
-  if (process.argv.includes("--json")) console.log(JSON.stringify({ error: { code, message: error.message } }));
-  console.error(`bunsandbytes: ${error.message}`);
-  return exitStatus[code];
-}
-
-try {
-  await program.parseAsync();
-} catch (error) {
-  process.exitCode = error instanceof CommanderError ? endOfParsing(error) : report(error);
-}
+await runCommand(program);
