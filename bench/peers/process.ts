@@ -6,6 +6,8 @@ import type { Answer, Command } from "./protocol.ts";
 const answerSeconds = 180;
 
 export class PeerProcess implements Disposable {
+  static readonly #running = new Set<PeerProcess>();
+
   readonly #child: Subprocess<"pipe", "pipe", "inherit">;
   readonly #lines: AsyncIterator<string>;
 
@@ -21,6 +23,15 @@ export class PeerProcess implements Disposable {
       stderr: process.env.BNB_PEERS_VERBOSE ? "inherit" : "ignore",
     }) as Subprocess<"pipe", "pipe", "inherit">;
     this.#lines = linesOf(this.#child.stdout);
+    PeerProcess.#running.add(this);
+  }
+
+  /** A stopped process would not notice the end of this one: ends them all, however this one ends. */
+  static {
+    process.on("exit", () => {
+      for (const worker of PeerProcess.#running) worker[Symbol.dispose]();
+    });
+    for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"]) process.on(signal, () => process.exit(1));
   }
 
   /** Its first answer, which comes unasked. */
@@ -55,6 +66,7 @@ export class PeerProcess implements Disposable {
 
   [Symbol.dispose](): void {
     this.#child.kill("SIGKILL");
+    PeerProcess.#running.delete(this);
   }
 }
 
