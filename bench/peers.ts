@@ -2,13 +2,14 @@
 // all of them; times, errors, ratios, and the targets that hold.
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import os from "node:os";
-import { Command, InvalidArgumentError } from "commander";
+import * as commander from "commander";
 import { root, say, stop } from "../scripts/run.ts";
 import { table } from "../src/cli/table.ts";
 import { normal } from "../test/cases.ts";
 import { type Contest, classes, contests, type Entrant, type PeerName, peers } from "./peers/contestants.ts";
 import { inputsFolder, modulesFolder } from "./peers/install.ts";
-import { PeerProcess } from "./peers/process.ts";
+import { PeerProcess, WorkerEnded } from "./peers/process.ts";
+import type { Answer, Command } from "./peers/protocol.ts";
 import { median, type PeerRecord, type Result, saveRecord, schema } from "./peers/results.ts";
 import { otherTable, productTable, targetTable } from "./peers/tables.ts";
 
@@ -88,35 +89,60 @@ interface Ready {
   readonly rounds: number[];
 }
 
+/** Asks a worker; one that has ended is dropped, with a sentence, and only this library's own must not. */
+async function ask(workers: Map<string, PeerProcess>, worker: PeerProcess, command: Command): Promise<Answer> {
+  try {
+    return await worker.ask(command);
+  } catch (error) {
+    if (!(error instanceof WorkerEnded) || worker.name === "bunsandbytes") throw error;
+    for (const [key, each] of workers) if (each === worker) workers.delete(key);
+    worker[Symbol.dispose]();
+    return { skip: error.message };
+  }
+}
+
 async function prepare(
   contest: Contest,
   workers: Map<string, PeerProcess>,
   threads: readonly number[],
   skipped: string[],
-) {
+): Promise<Ready[]> {
   const ready: Ready[] = [];
   for (const entrant of contest.entrants)
     for (const count of threads) {
       const worker = workers.get(`${entrant.peer} ${count}`);
       if (!worker) continue;
       const key = `${contest.name} ${entrant.variant}`;
-      const { error, skip } = await worker.ask({ do: "prepare", key, variant: entrant.variant, case: contest.case });
+      const prepared = { do: "prepare", key, variant: entrant.variant, case: contest.case } as const;
+      const { error, skip } = await ask(workers, worker, prepared);
       if (skip === undefined) ready.push({ worker, key, entrant, threads: count, error: error!, rounds: [] });
       else skipped.push(`${contest.name}: ${entrant.peer} ${entrant.variant} is left out: ${skip}`);
     }
   return ready;
 }
 
-async function run(contest: Contest, ready: readonly Ready[], rounds: number, milliseconds: number): Promise<Result[]> {
-  for (let round = 0; round < rounds; round++)
+async function run(
+  contest: Contest,
+  workers: Map<string, PeerProcess>,
+  prepared: readonly Ready[],
+  flags: Flags,
+  skipped: string[],
+): Promise<Result[]> {
+  let ready = prepared;
+  for (let round = 0; round < flags.rounds; round++)
     for (const one of round % 2 ? ready.toReversed() : ready) {
-      const { samples } = await one.worker.ask({ do: "measure", key: one.key, milliseconds });
-      one.rounds.push(median(samples!) / contest.case.copies);
+      const command = { do: "measure", key: one.key, milliseconds: flags.time } as const;
+      const { samples, skip } = await ask(workers, one.worker, command);
+      if (samples) one.rounds.push(Number((median(samples) / contest.case.copies).toPrecision(4)));
+      else {
+        skipped.push(`${contest.name}: ${one.entrant.peer} is left out: ${skip}`);
+        ready = ready.filter(({ worker }) => worker !== one.worker);
+      }
     }
-  for (const { worker, key } of ready) await worker.ask({ do: "release", key });
-  return ready.map(({ entrant, threads, error, rounds: times }) => {
+  for (const { worker, key } of ready) await ask(workers, worker, { do: "release", key });
+  return ready.map(({ entrant, threads, error, rounds }) => {
     const wrong = !(error <= (contest.errorMost ?? classes[entrant.class].errorMost));
-    return { contest: contest.name, threads, entrant, rounds: times, error, wrong };
+    return { contest: contest.name, threads, entrant, rounds, error, wrong };
   });
 }
 
@@ -133,7 +159,8 @@ function print(record: PeerRecord): void {
   for (const sentence of new Set(record.skipped)) console.log(sentence);
 }
 
-async function compare(flags: Flags): Promise<void> {
+async function compare(given: Flags): Promise<void> {
+  const flags = given.quick ? { ...given, rounds: 2, time: 40 } : given;
   const wanted = (Object.keys(peers) as PeerName[]).filter(
     (name) => name === "bunsandbytes" || (flags.peers?.includes(name) ?? true),
   );
@@ -151,11 +178,10 @@ async function compare(flags: Flags): Promise<void> {
   for (const description of Object.values(descriptions)) console.log(description);
 
   const results: Result[] = [];
-  const [rounds, milliseconds] = flags.quick ? [2, 40] : [flags.rounds, flags.time];
   for (const contest of chosen) {
     const began = performance.now();
     const ready = await prepare(contest, workers, flags.threads, skipped);
-    results.push(...(await run(contest, ready, rounds, milliseconds)));
+    results.push(...(await run(contest, workers, ready, flags, skipped)));
     say(`${contest.name}: ${((performance.now() - began) / 1000).toFixed(1)} s`);
   }
   for (const worker of workers.values()) worker[Symbol.dispose]();
@@ -176,10 +202,10 @@ async function compare(flags: Flags): Promise<void> {
 function positive(text: string): number {
   const value = Number(text);
   if (value > 0) return value;
-  throw new InvalidArgumentError("Expected a number above 0.");
+  throw new commander.InvalidArgumentError("Expected a number above 0.");
 }
 
-await new Command("bench:peers")
+await new commander.Command("bench:peers")
   .description("Compare with other libraries, installed into .peers; BNB_PYTHON names a Python that has them already.")
   .option("--rounds <n>", "how often each is measured, in turn", positive, 5)
   .option("--time <ms>", "how long each is measured in a round", positive, 120)

@@ -4,7 +4,7 @@ import { Command } from "commander";
 import { root, say, stop } from "../scripts/run.ts";
 import { type Limits, measureReads, shareOfLimit } from "../src/bench/limits.ts";
 import { table } from "../src/cli/table.ts";
-import { currentDevice, matmul4bit, type QuantizedTensor, quantize4bit, Tensor } from "../src/index.ts";
+import { currentDevice, matmul4bit, quantize4bit, Tensor } from "../src/index.ts";
 import type { Precision } from "../src/native.ts";
 import { blocksizes4, layerShapes, normal } from "../test/cases.ts";
 import { peak } from "./peak.ts";
@@ -139,7 +139,7 @@ async function measure(milliseconds: number): Promise<Run> {
       const { run, release } = prepare(point);
       const found = time(run, milliseconds);
       release();
-      return found;
+      return Number(found.toPrecision(4));
     }),
   );
   return { threads, limits, ms };
@@ -205,7 +205,7 @@ async function main(flags: { time: number; here?: boolean; save: string }): Prom
     "load before the run": Number(os.loadavg()[2]!.toFixed(2)),
   };
   const record: ScalingRecord = { schema, machine, date: new Date().toISOString(), series, runs };
-  await Bun.write(flags.save, `${JSON.stringify(record, null, 1)}\n`);
+  await Bun.write(flags.save, `${JSON.stringify(record)}\n`);
   console.log(table(limitTable(record)));
   for (const { title, table: rows } of scalingTables(record)) console.log(`\n${title}\n${table(rows)}`);
   say(`\nKept in ${flags.save}.`);

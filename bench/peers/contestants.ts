@@ -1,5 +1,5 @@
 // Owns what is compared: the peers, the precisions of each, and the cases.
-import { installOnnxruntimeNode, installPython, python } from "./install.ts";
+import { installJavaScript, installPython, python } from "./install.ts";
 import type { Operation, PeerCase } from "./protocol.ts";
 
 const here = import.meta.dir;
@@ -24,7 +24,7 @@ export const peers = {
   bitsandbytes: inPython("bitsandbytes"),
   torch: inPython("torch"),
   onnxruntime: inPython("onnxruntime"),
-  "onnxruntime-node": inBun("onnxruntime_node", installOnnxruntimeNode),
+  "onnxruntime-node": inBun("onnxruntime_node", () => installJavaScript("onnxruntime-node@1.30.0")),
   OpenVINO: inPython("openvino"),
   ggml: inPython("ggml"),
 } satisfies Record<string, Peer>;

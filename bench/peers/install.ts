@@ -60,12 +60,11 @@ export function installPython(peer: keyof typeof pythonPackages): string | undef
   );
 }
 
-/** Installs onnxruntime-node. Gives the reason where it can't be had. */
-export function installOnnxruntimeNode(): string | undefined {
-  const wanted = "onnxruntime-node@1.30.0";
-  mkdirSync(modulesFolder, { recursive: true });
+/** Installs a package of npm, such as `vega@6.4.0`. Gives the reason where it can't be had. */
+export function installJavaScript(wanted: string): string | undefined {
   return once(`javascript-${wanted}`, wanted, () => {
-    writeFileSync(`${modulesFolder}/package.json`, "{}");
+    mkdirSync(modulesFolder, { recursive: true });
+    if (!existsSync(`${modulesFolder}/package.json`)) writeFileSync(`${modulesFolder}/package.json`, "{}");
     return attempt([process.execPath, "add", "--silent", wanted], modulesFolder);
   });
 }

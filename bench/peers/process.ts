@@ -5,6 +5,9 @@ import type { Answer, Command } from "./protocol.ts";
 /** A worker that is too slow even for the largest case, or hangs. */
 const answerSeconds = 180;
 
+/** A worker is of no more use: what happened to it. */
+export class WorkerEnded extends Error {}
+
 export class PeerProcess implements Disposable {
   static readonly #running = new Set<PeerProcess>();
 
@@ -39,24 +42,34 @@ export class PeerProcess implements Disposable {
     return this.#answer();
   }
 
-  /** Lets the worker run until it has answered. Between answers it is stopped, so that its idle threads take no time. */
+  /**
+   * Lets the worker run until it has answered. Between answers it is stopped, so that its idle threads take no time.
+   *
+   * @throws WorkerEnded if it has ended, or does not answer
+   */
   async ask(command: Command): Promise<Answer> {
     this.#child.kill("SIGCONT");
-    this.#child.stdin.write(`${JSON.stringify(command)}\n`);
-    this.#child.stdin.flush();
+    try {
+      this.#child.stdin.write(`${JSON.stringify(command)}\n`);
+      await this.#child.stdin.flush();
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EPIPE") throw error; // it has ended: its answer will tell how
+    }
     return await this.#answer();
   }
 
   async #answer(): Promise<Answer> {
     const timer = Promise.withResolvers<never>();
     const timeout = setTimeout(
-      () => timer.reject(new Error(`${this.name} did not answer within ${answerSeconds} s.`)),
+      () => timer.reject(new WorkerEnded(`${this.name} did not answer within ${answerSeconds} s.`)),
       answerSeconds * 1000,
     );
     try {
       const { value, done } = await Promise.race([this.#lines.next(), timer.promise]);
       if (done)
-        throw new Error(`${this.name} ended with status ${await this.#child.exited}: BNB_PEERS_VERBOSE=1 shows why.`);
+        throw new WorkerEnded(
+          `${this.name} ended with status ${await this.#child.exited}: BNB_PEERS_VERBOSE=1 shows why.`,
+        );
       this.#child.kill("SIGSTOP");
       return JSON.parse(value);
     } finally {

@@ -29,8 +29,10 @@ export interface PeerRecord {
 
 export const schema = "bunsandbytes-peers-1";
 
-export function saveRecord(path: string, record: PeerRecord): void {
-  writeFileSync(path, `${JSON.stringify(record, null, 1)}\n`);
+/** Writes a record, a line for each result. */
+export function saveRecord(path: string, { results, ...head }: PeerRecord): void {
+  const lines = results.map((result) => JSON.stringify(result)).join(",\n");
+  writeFileSync(path, `${JSON.stringify(head, null, 1).slice(0, -2)},\n "results": [\n${lines}\n]}\n`);
 }
 
 export function loadRecord(path: string): PeerRecord {
