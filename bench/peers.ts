@@ -52,7 +52,7 @@ function lastLevelCache(): number {
 /** A worker for each peer and number of threads; those that are absent become sentences. */
 async function start(names: readonly PeerName[], threads: readonly number[], skipped: string[]) {
   const workers = new Map<string, PeerProcess>();
-  const descriptions: Record<string, string> = {};
+  const told = new Map<PeerName, string>();
   const begin = async (name: PeerName, count: number) => {
     const env = {
       BNB_NUM_THREADS: String(count),
@@ -63,7 +63,7 @@ async function start(names: readonly PeerName[], threads: readonly number[], ski
     const worker = new PeerProcess(name, peers[name].command(count), env);
     const { description, skip } = await worker.hello();
     if (skip === undefined) {
-      descriptions[name] = description!;
+      told.set(name, description!);
       workers.set(`${name} ${count}`, worker);
     } else {
       skipped.push(`${name} is left out: ${skip}`);
@@ -76,6 +76,9 @@ async function start(names: readonly PeerName[], threads: readonly number[], ski
     return reason === undefined;
   });
   await Promise.all(installed.flatMap((name) => threads.map((count) => begin(name, count))));
+  const descriptions = Object.fromEntries(
+    names.filter((name) => told.has(name)).map((name) => [name, told.get(name)!]),
+  );
   return { workers, descriptions };
 }
 
