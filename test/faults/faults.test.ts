@@ -23,7 +23,9 @@ describe.skipIf(process.platform !== "linux")("the C entries, under the undefine
   test("every one succeeds and, where it can fail, fails, and all is freed", async () => {
     const tallies = await harness("undefined", "fuzz", seed, 30_000);
     expect(lacking(tallies, ({ calls, ok }) => calls > 0 && ok > 0)).toEqual([]);
-    const makers = declarations.filter(({ returns, parameters }) => parameters.length > 0 && /^bnb_\w+ \*$|^bnb_status$/.test(returns));
+    const makers = declarations.filter(
+      ({ returns, parameters }) => parameters.length > 0 && /^bnb_\w+ \*$|^bnb_status$/.test(returns),
+    );
     expect(makers.map(({ name }) => name).filter((name) => !tallies[name]!.invalid)).toEqual([]);
   }, 300_000);
 

@@ -70,7 +70,8 @@ export async function interruptEverywhere(folder: string, stride = 1): Promise<R
         const where = `${action} at call ${at}${over ? " over another model" : ""}`;
         const state = await stateOf(output);
         const allowed = over ? ["fp4", "nf4", "nothing to load"] : ["absent", "nf4"];
-        if (!allowed.includes(state)) throw new Error(`${where}: the output is ${state}, expected ${allowed.join(" or ")}`);
+        if (!allowed.includes(state))
+          throw new Error(`${where}: the output is ${state}, expected ${allowed.join(" or ")}`);
         if (ended === 0 && error === undefined) {
           if (state !== "nf4") throw new Error(`${where}: it succeeded, and left ${state}`);
           break;
@@ -93,7 +94,9 @@ export async function interruptEverywhere(folder: string, stride = 1): Promise<R
 /** Whether a small disk can be had here: a tmpfs in a namespace of its own, without being root. */
 export function canMount(): boolean {
   if (!Bun.which("unshare")) return false;
-  return Bun.spawnSync(["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], { stderr: "ignore" }).exitCode === 0;
+  return (
+    Bun.spawnSync(["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], { stderr: "ignore" }).exitCode === 0
+  );
 }
 
 /** Quantises onto a disk of that size, and gives what became of it. */
