@@ -19,6 +19,8 @@ static void sort_codes(struct codes *codes) {
         for (; at && codes->values[codes->order[at - 1]] > codes->values[i]; at--) codes->order[at] = codes->order[at - 1];
         codes->order[at] = (uint8_t)i;
     }
+    codes->ascending = true;
+    for (uint32_t i = 0; i < codes->size; i++) codes->ascending &= codes->order[i] == i;
 }
 
 /* Between two values the midpoint in fp32 decides. At the midpoint itself 8-bit codes take the even index (bitsandbytes'

@@ -20,7 +20,8 @@ struct codes {
     float    values[256];     /* by code */
     float    step;            /* where values[code] is (int8_t)code * step, else 0 */
     float    thresholds[256]; /* ascending; size - 1 of them, then +infinity */
-    uint8_t  order[256];      /* the code of the nth smallest value */
+    uint8_t  order[256];      /* the code of the nth smallest value, */
+    bool     ascending;       /* and whether that is always n */
 
     /* With 256 values a search starts at its bucket: start[sign][bucket] thresholds lie below the bucket, and no more
      * than `steps` lie in it. Padded, so that a 32-bit load of the last entry stays inside. */

@@ -67,12 +67,6 @@ static enum code_search search_of(const struct codes *code) {
     return code->entry_shift == BUCKET_SHIFT ? IN_ENTRIES : code->entry_shift ? IN_FINER_ENTRIES : IN_BUCKETS;
 }
 
-static bool is_ascending(const struct codes *code) {
-    for (uint32_t i = 0; i < code->size; i++)
-        if (code->order[i] != i) return false;
-    return true;
-}
-
 /* 32 elements as the ranks of their values in the codebook, the smallest first. A product with the inverse of the largest
  * magnitude is rounded to 1 at most, so nothing is clamped
  * where scales are that and no number, or an infinity, is no danger. */
@@ -120,7 +114,7 @@ INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t
     const float *t = job->code->thresholds, third[4] = {t[1], t[13], t[9], t[5]};
     const float  fourth[8] = {t[0], t[14], t[12], t[10], t[8], t[6], t[4], t[2]};
     struct tree  tree = {t[7], {t[3], t[11]}, table4_of(third), table8_of(fourth)};
-    bool   ascending = is_ascending(job->code);
+    bool   ascending = job->code->ascending;
     size_t total = job->x.rows * job->x.columns, group = most(1, SCALED_AHEAD / job->block);
     for (; first < last; first += group) {
         size_t end = least(first + group, last);

@@ -145,6 +145,8 @@ static struct codes *codes_of(const float *values, uint32_t bits) {
     memcpy(codes->values, values, codes->size * sizeof *values);
     float sorted[256];
     memcpy(sorted, values, codes->size * sizeof *values);
+    codes->ascending = true;
+    for (uint32_t i = 1; i < codes->size; i++) codes->ascending &= values[i - 1] <= values[i];
     qsort(sorted, codes->size, sizeof *sorted, ascending);
     bool used[256] = {0};
     for (uint32_t i = 0; i < codes->size; i++) {
