@@ -31,24 +31,66 @@ function must(pointer: unknown): Pointer {
 
 function build(random: Random): void {
   const bytes = (count: number) => Uint8Array.from({ length: count }, () => random.below(256));
-  for (const [rows, columns] of [[side, side], [side, side], [1, side]] as const)
+  for (const [rows, columns] of [
+    [side, side],
+    [side, side],
+    [1, side],
+  ] as const)
     for (const [dtype, width] of [4, 2, 2, 1, 1, 4].entries()) {
       const data = bytes(rows * columns * width);
       if (dtype < 3) for (let i = width - 1; i < data.length; i += width) data[i]! &= 0xbf; // small numbers
-      if (dtype === 5) new Int32Array(data.buffer).forEach((_, i, all) => (all[i] = i % side));
+      if (dtype === 5) new Int32Array(data.buffer).set(Array.from({ length: rows * columns }, (_, i) => i % side));
       kept.bnb_tensor.push(must(call.bnb_tensor_from!(device, dtype, rows, columns, data, data.length)));
     }
-  for (const name of ["nf4", "dynamic", "int8"]) kept.bnb_codebook.push(must(call.bnb_codebook_named!(Buffer.from(`${name}\0`))));
-  for (const [code, nested] of [[0, 0], [1, 0], [0, 256]] as const)
+  for (const name of ["nf4", "dynamic", "int8"])
+    kept.bnb_codebook.push(must(call.bnb_codebook_named!(Buffer.from(`${name}\0`))));
+  for (const [code, nested] of [
+    [0, 0],
+    [1, 0],
+    [0, 256],
+  ] as const)
     kept.bnb_quantized.push(must(call.bnb_quantize!(kept.bnb_tensor[0], kept.bnb_codebook[code], 64, nested)));
 }
 
-const sizes = [0, 1, 2, 31, side, side * side, 64, 4096, 2 ** 31 - 1, 2 ** 31, 2 ** 32, 2 ** 48, 2 ** 53, -1, 1.5, Number.NaN];
-const numbers = [0, -0, 1, -1, 1e-45, 1e39, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53, undefined, null, true, "3", 6];
+const sizes = [
+  0,
+  1,
+  2,
+  31,
+  side,
+  side * side,
+  64,
+  4096,
+  2 ** 31 - 1,
+  2 ** 31,
+  2 ** 32,
+  2 ** 48,
+  2 ** 53,
+  -1,
+  1.5,
+  Number.NaN,
+];
+const numbers = [
+  0,
+  -0,
+  1,
+  -1,
+  1e-45,
+  1e39,
+  Number.NaN,
+  Number.POSITIVE_INFINITY,
+  2 ** 53,
+  undefined,
+  null,
+  true,
+  "3",
+  6,
+];
 
 function handle(random: Random, kind: Kind, borrowed: boolean): unknown {
   const others = ["bnb_device", "bnb_tensor", "bnb_codebook", "bnb_quantized"] as const;
-  if (random.below(10) < 8) return random.pick(borrowed && random.oneIn(2) && loose[kind].length ? loose[kind] : kept[kind]);
+  if (random.below(10) < 8)
+    return random.pick(borrowed && random.oneIn(2) && loose[kind].length ? loose[kind] : kept[kind]);
   return random.pick([
     () => null,
     () => undefined,
@@ -62,9 +104,12 @@ function handle(random: Random, kind: Kind, borrowed: boolean): unknown {
 function argument(random: Random, { type, name }: Parameter, memory: { bytes: number }): unknown {
   const kind = /bnb_(device|tensor|codebook|quantized) \*/.exec(type)?.[0].slice(0, -2) as Kind | undefined;
   if (kind) return handle(random, kind, type.startsWith("const"));
-  if (type === "const char *") return random.pick([null, Buffer.from("nf4\0"), Buffer.from("cpu\0"), Buffer.from("%s%n\0"), Buffer.from([0])]);
+  if (type === "const char *")
+    return random.pick([null, Buffer.from("nf4\0"), Buffer.from("cpu\0"), Buffer.from("%s%n\0"), Buffer.from([0])]);
   if (type === "const bnb_hyperparameters *")
-    return random.oneIn(8) ? null : Float64Array.from({ length: 11 }, () => Number(random.pick([0.9, 0.5, 1e-3, 1, Number.NaN])));
+    return random.oneIn(8)
+      ? null
+      : Float64Array.from({ length: 11 }, () => Number(random.pick([0.9, 0.5, 1e-3, 1, Number.NaN])));
   if (type.includes("*")) {
     memory.bytes = random.pick([0, 1, 4, 64, side * 4, side * side, side * side * 2, side * side * 4, 1024]);
     return random.oneIn(8) ? null : new Uint8Array(Math.max(memory.bytes, 1));
@@ -76,7 +121,8 @@ function argument(random: Random, { type, name }: Parameter, memory: { bytes: nu
   return random.oneIn(2) ? random.pick([...numbers, ...sizes]) : random.below(9);
 }
 
-const show = (value: unknown) => (ArrayBuffer.isView(value) ? `${value.constructor.name}(${value.byteLength})` : String(value));
+const show = (value: unknown) =>
+  ArrayBuffer.isView(value) ? `${value.constructor.name}(${value.byteLength})` : String(value);
 
 const tried = { calls: 0, refusedByBun: 0, failed: 0, succeeded: 0 };
 
@@ -105,7 +151,10 @@ function attempt(random: Random): void {
     // What is freed must be ours to free, or no handle at all.
     const kind = name.slice(0, -"_free".length) as Exclude<Kind, "bnb_device">;
     const pointer = loose[kind].at(-1);
-    if (pointer !== undefined && random.oneIn(2)) return free(kind, pointer);
+    if (pointer !== undefined && random.oneIn(2)) {
+      free(kind, pointer);
+      return;
+    }
     args = [random.pick([null, undefined, 0, device, gone[0] ?? null, new Uint8Array(64)])];
   }
   writeFileSync(note, `seed ${seed}, call ${tried.calls}: ${name}(${args.map(show).join(", ")})`);
@@ -118,7 +167,9 @@ function attempt(random: Random): void {
     tried.refusedByBun++; // what Bun knows to be no argument of that type
     return;
   }
-  const kind = /^bnb_(tensor|codebook|quantized) \*$/.exec(returns)?.[0].slice(0, -2) as Exclude<Kind, "bnb_device"> | undefined;
+  const kind = /^bnb_(tensor|codebook|quantized) \*$/.exec(returns)?.[0].slice(0, -2) as
+    | Exclude<Kind, "bnb_device">
+    | undefined;
   if (kind && result !== null) take(kind, result as Pointer);
   const failed = kind ? result === null : returns === "bnb_status" && name !== "bnb_last_status" && result !== 0;
   if (failed && String(call.bnb_last_error!()) === "") throw new Error(`${name} failed without a sentence`);

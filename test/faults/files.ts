@@ -193,7 +193,9 @@ for (; count < countMax && performance.now() < until; count++) {
   try {
     await attempt(target, size);
   } catch (error) {
-    console.error(`${target.name}, seed ${seed}, input ${count}: ${target.path} of ${statSync(target.path).size} bytes:`);
+    console.error(
+      `${target.name}, seed ${seed}, input ${count}: ${target.path} of ${statSync(target.path).size} bytes:`,
+    );
     throw error;
   }
 }

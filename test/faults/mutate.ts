@@ -70,8 +70,13 @@ function badValue(random: Random): unknown {
     () => random.pick(["", "nf4", "F32", "__proto__", "constructor", "../../etc/passwd", "\u0000", "x".repeat(70_000)]),
     () => random.pick([[], {}, [[]], [0, 1, 2], [-1], { a: 1 }, true]),
     () => new Raw("[".repeat(deep) + "]".repeat(deep)),
-    () => new Raw('{"a":'.repeat(deep) + "1" + "}".repeat(deep)),
-    () => new Raw(`[${Array(random.pick([10, 1000, 50_000])).fill("1").join(",")}]`),
+    () => new Raw(`${'{"a":'.repeat(deep)}1${"}".repeat(deep)}`),
+    () =>
+      new Raw(
+        `[${Array(random.pick([10, 1000, 50_000]))
+          .fill("1")
+          .join(",")}]`,
+      ),
   ])();
 }
 
@@ -119,7 +124,10 @@ export function mutateJson(random: Random, text: string): string {
   const printed = "value" in root ? print(root.value) : "";
   if (!random.oneIn(8)) return printed;
   // A key that stands twice, which no parsed value can hold.
-  return printed.replace(/\{("(?:[^"\\]|\\.)*"):/, (all, key) => `{${key}:${random.pick(["1", "null", "{}"])},${all.slice(1)}`);
+  return printed.replace(
+    /\{("(?:[^"\\]|\\.)*"):/,
+    (all, key) => `{${key}:${random.pick(["1", "null", "{}"])},${all.slice(1)}`,
+  );
 }
 
 /** A safetensors file in its two parts. */
@@ -156,7 +164,8 @@ export function mutateHeldJson(random: Random, bytes: Uint8Array, name: string):
   for (const [key, entry] of Object.entries(entries)) {
     if (key === "__metadata__") continue;
     if (key === name) Object.assign(entry, { shape: [damaged.length], data_offsets: [start, start + damaged.length] });
-    else if (entry.data_offsets[0] >= end) entry.data_offsets = entry.data_offsets.map((at) => at + grown) as [number, number];
+    else if (entry.data_offsets[0] >= end)
+      entry.data_offsets = entry.data_offsets.map((at) => at + grown) as [number, number];
   }
   return joinSafetensors(
     JSON.stringify(entries),

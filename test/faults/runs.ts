@@ -24,7 +24,11 @@ async function watch(what: string, command: string[], env: Record<string, string
   clearTimeout(timer);
   if (child.exitCode === 0 && child.signalCode === null) return stdout;
   // Each thread has its own page of the note.
-  const pages = existsSync(note) ? readFileSync(note, "utf8").split("\0").filter((text) => text.trim()) : [];
+  const pages = existsSync(note)
+    ? readFileSync(note, "utf8")
+        .split("\0")
+        .filter((text) => text.trim())
+    : [];
   const ended = hangs ? `was stopped after ${millisecondsMax} ms` : `ended with ${child.signalCode ?? child.exitCode}`;
   throw new Error(`${what} ${ended}: ${command.join(" ")}\nin ${pages.join("\n   ")}\n${stderr}`);
 }
@@ -51,7 +55,8 @@ export async function forms(program: string, isa: string): Promise<boolean> {
   const child = Bun.spawn([program, isa], { env: { ...process.env, ...sanitizerEnv }, stderr: "pipe" });
   const stderr = await new Response(child.stderr).text();
   if ((await child.exited) === 3) return false;
-  if (child.exitCode !== 0) throw new Error(`forms_test ${isa} ended with ${child.signalCode ?? child.exitCode}\n${stderr}`);
+  if (child.exitCode !== 0)
+    throw new Error(`forms_test ${isa} ended with ${child.signalCode ?? child.exitCode}\n${stderr}`);
   return true;
 }
 
@@ -75,14 +80,25 @@ export async function harness(
       .split("\n")
       .map((line) => {
         const [name, ...numbers] = line.split(" ");
-        const [calls, ok, invalid, unsupported, outOfMemory, lost] = numbers.map(Number) as [number, number, number, number, number, number];
+        const [calls, ok, invalid, unsupported, outOfMemory, lost] = numbers.map(Number) as [
+          number,
+          number,
+          number,
+          number,
+          number,
+          number,
+        ];
         return [name!, { calls, ok, invalid, unsupported, outOfMemory, lost }];
       }),
   );
 }
 
 /** Runs a script of this folder and gives the JSON that it prints. */
-async function script<T>(name: string, args: readonly (string | number)[], env: Record<string, string> = {}): Promise<T> {
+async function script<T>(
+  name: string,
+  args: readonly (string | number)[],
+  env: Record<string, string> = {},
+): Promise<T> {
   const command = [process.execPath, join(import.meta.dir, name), ...args.map(String)];
   return JSON.parse(await watch(name, command, env)) as T;
 }
@@ -102,7 +118,9 @@ export async function ffi(seed: number, seconds: number, count?: number): Promis
 
 export interface FilesReport {
   readonly count: number;
-  readonly tried: Readonly<Record<string, { readonly inputs: number; readonly read: number; readonly refused: number }>>;
+  readonly tried: Readonly<
+    Record<string, { readonly inputs: number; readonly read: number; readonly refused: number }>
+  >;
   /** Kinds of refusal. */
   readonly sentences: number;
   /** Milliseconds. */
