@@ -43,14 +43,16 @@ static inline __m512 emulated_broadcast_f32x4(__m128 four) {
 }
 
 static inline __m512 emulated_broadcast_f32x8(__m256 eight) {
-    LANES(float, 8) from = (LANES(float, 8))eight;
+    typedef LANES(float, 8) floats8; /* clang before 20 wants a typedef */
+    floats8 from = (floats8)eight;
     emulated_floats out;
     EACH_LANE(16) out[lane] = from[lane % 8];
     return (__m512)out;
 }
 
 static inline __m512i emulated_broadcast_i64x4(__m256i half) {
-    LANES(int16_t, 16) from = (LANES(int16_t, 16))half;
+    typedef LANES(int16_t, 16) shorts16;
+    shorts16 from = (shorts16)half;
     emulated_shorts out;
     EACH_LANE(32) out[lane] = from[lane % 16];
     return (__m512i)out;

@@ -21,7 +21,7 @@ const lacking = (tallies: Record<string, Tally>, holds: (tally: Tally) => boolea
 
 describe.skipIf(process.platform !== "linux")("the C entries, under the undefined-behaviour sanitizer", () => {
   test("every one succeeds and, where it can fail, fails, and all is freed", async () => {
-    const tallies = await harness("undefined", "fuzz", seed, 30_000);
+    const tallies = await harness("undefined", "fuzz", seed, 15_000);
     expect(lacking(tallies, ({ calls, ok }) => calls > 0 && ok > 0)).toEqual([]);
     const makers = declarations.filter(
       ({ returns, parameters }) => parameters.length > 0 && /^bnb_\w+ \*$|^bnb_status$/.test(returns),
@@ -53,9 +53,9 @@ test("damaged files are read or refused, quickly and within their size", async (
 
 describe.skipIf(process.platform !== "linux")("a model that is being written", () => {
   test("is whole or absent wherever the process is killed, and the disk full; run again, it is there", async () => {
-    const { killed, full, states } = await interruptEverywhere(folder("interrupted"), 3);
-    expect(killed).toBeGreaterThan(8);
-    expect(full).toBeGreaterThan(8);
+    const { killed, full, states } = await interruptEverywhere(folder("interrupted"), 5);
+    expect(killed).toBeGreaterThan(5);
+    expect(full).toBeGreaterThan(5);
     expect(states.absent).toBeGreaterThan(0);
   });
 

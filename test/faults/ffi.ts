@@ -39,7 +39,7 @@ function build(random: Random): void {
     for (const [dtype, width] of [4, 2, 2, 1, 1, 4].entries()) {
       const data = bytes(rows * columns * width);
       if (dtype < 3) for (let i = width - 1; i < data.length; i += width) data[i]! &= 0xbf; // small numbers
-      if (dtype === 5) new Int32Array(data.buffer).forEach((_, i, all) => (all[i] = i % side));
+      if (dtype === 5) new Int32Array(data.buffer).set(Array.from({ length: rows * columns }, (_, i) => i % side));
       kept.bnb_tensor.push(must(call.bnb_tensor_from!(device, dtype, rows, columns, data, data.length)));
     }
   for (const name of ["nf4", "dynamic", "int8"])
@@ -151,7 +151,10 @@ function attempt(random: Random): void {
     // What is freed must be ours to free, or no handle at all.
     const kind = name.slice(0, -"_free".length) as Exclude<Kind, "bnb_device">;
     const pointer = loose[kind].at(-1);
-    if (pointer !== undefined && random.oneIn(2)) return free(kind, pointer);
+    if (pointer !== undefined && random.oneIn(2)) {
+      free(kind, pointer);
+      return;
+    }
     args = [random.pick([null, undefined, 0, device, gone[0] ?? null, new Uint8Array(64)])];
   }
   writeFileSync(note, `seed ${seed}, call ${tried.calls}: ${name}(${args.map(show).join(", ")})`);

@@ -53,41 +53,57 @@ export interface Report {
   readonly states: Record<string, number>;
 }
 
-/** Kills a quantisation, or fails it, at every `stride`-th of its calls that make, move or remove files. */
+function expectThat(holds: boolean, sentence: string): void {
+  if (!holds) throw new Error(sentence);
+}
+
+/** A quantisation that is killed, or finds the disk full, at one of its calls that make, move or remove files. */
+interface Attempt {
+  readonly action: "kill" | "full";
+  readonly at: number;
+  /** Whether another model lies under the output's name. */
+  readonly over: boolean;
+}
+
+/** @returns false where the process makes no such call any more, and so came to its end */
+async function interrupt(folder: string, shim: string, attempt: Attempt, report: Report): Promise<boolean> {
+  const { action, at, over } = attempt;
+  const [input, output] = [join(folder, "input"), join(folder, "out/model")];
+  rmSync(join(folder, "out"), { recursive: true, force: true });
+  mkdirSync(join(folder, "out"));
+  if (over) await quantizeCheckpoint(input, { output, quantType: "fp4" });
+  const { ended, error } = run([], input, output, { LD_PRELOAD: shim, FAULTS_AT: String(at), FAULTS_ACTION: action });
+  const where = `${action} at call ${at}${over ? " over another model" : ""}`;
+  const state = await stateOf(output);
+  const allowed = over ? ["fp4", "nf4", "nothing to load"] : ["absent", "nf4"];
+  expectThat(allowed.includes(state), `${where}: the output is ${state}, expected ${allowed.join(" or ")}`);
+  if (ended === 0 && error === undefined) {
+    expectThat(state === "nf4", `${where}: it succeeded, and left ${state}`);
+    return false;
+  }
+  report.states[state] = (report.states[state] ?? 0) + 1;
+  report[action === "kill" ? "killed" : "full"]++;
+  if (action === "full") {
+    const beside = readdirSync(join(folder, "out")).filter((name) => name !== basename(output));
+    expectThat(beside.length === 0, `${where}: it left ${beside}`);
+    expectThat(error?.includes("ENOSPC") === true, `${where}: ${error}`);
+  }
+  const again = run([], input, output);
+  const end = await stateOf(output);
+  expectThat(again.error === undefined && end === "nf4", `${where}: run again, ${again.error ?? end}`);
+  return true;
+}
+
+/** Interrupts a quantisation at every `stride`-th of its calls, in both ways, onto nothing and over another model. */
 export async function interruptEverywhere(folder: string, stride = 1): Promise<Report> {
   const shim = await compileShim();
-  const [input, output] = [join(folder, "input"), join(folder, "out/model")];
-  await llamaDirectory(input);
+  await llamaDirectory(join(folder, "input"));
   const report: Report = { killed: 0, full: 0, states: {} };
-  for (const action of ["kill", "full"])
-    for (const over of [false, true])
-      for (let at = 0; ; at += stride) {
-        rmSync(join(folder, "out"), { recursive: true, force: true });
-        mkdirSync(join(folder, "out"));
-        if (over) await quantizeCheckpoint(input, { output, quantType: "fp4" });
-        const env = { LD_PRELOAD: shim, FAULTS_AT: String(at), FAULTS_ACTION: action };
-        const { ended, error } = run([], input, output, env);
-        const where = `${action} at call ${at}${over ? " over another model" : ""}`;
-        const state = await stateOf(output);
-        const allowed = over ? ["fp4", "nf4", "nothing to load"] : ["absent", "nf4"];
-        if (!allowed.includes(state))
-          throw new Error(`${where}: the output is ${state}, expected ${allowed.join(" or ")}`);
-        if (ended === 0 && error === undefined) {
-          if (state !== "nf4") throw new Error(`${where}: it succeeded, and left ${state}`);
-          break;
-        }
-        report.states[state] = (report.states[state] ?? 0) + 1;
-        if (action === "kill") report.killed++;
-        else {
-          report.full++;
-          const beside = readdirSync(join(folder, "out")).filter((name) => name !== basename(output));
-          if (beside.length > 0) throw new Error(`${where}: it left ${beside}`);
-          if (!error!.includes("ENOSPC")) throw new Error(`${where}: ${error}`);
-        }
-        const again = run([], input, output);
-        const end = await stateOf(output);
-        if (again.error !== undefined || end !== "nf4") throw new Error(`${where}: run again, ${again.error ?? end}`);
-      }
+  for (const action of ["kill", "full"] as const)
+    for (const over of [false, true]) {
+      let at = 0;
+      while (await interrupt(folder, shim, { action, at, over }, report)) at += stride;
+    }
   return report;
 }
 

@@ -32,10 +32,8 @@ function dispose(count: number) {
 function collect(count: number) {
   const values = new Float32Array(1 << 20);
   const used = bytes();
-  let kept: Tensor | undefined; // the last is in use, as in a real loop
-  for (let i = 0; i < count; i++) kept = Tensor.from(values, [1024, 1024]);
+  for (let i = 0; i < count; i++) Tensor.from(values, [1024, 1024]);
   const { peak } = currentDevice().counters;
-  kept = undefined;
   Bun.gc(true);
   check(peak < 512 << 20, `${peak} native bytes were in use at once, of ${count * 4} MB made`);
   return { made: count, peakBytes: peak, leftBytes: bytes() - used };
@@ -63,7 +61,11 @@ async function hammer(rounds: number) {
       const worker = new Worker(import.meta.path, { argv: ["worker", String(rounds)] });
       worker.onmessage = ({ data }) => resolve(data as bigint);
       worker.onerror = (event) => reject(new Error(event.message));
-      if (abandon) setTimeout(() => (worker.terminate(), resolve(undefined)), 30);
+      if (!abandon) return;
+      setTimeout(() => {
+        worker.terminate();
+        resolve(undefined);
+      }, 30);
     });
   const done = await Promise.all(Array.from({ length: workers }, (_, i) => work(i >= workers - 2)));
   const results = done.filter((result) => result !== undefined);

@@ -49,10 +49,15 @@ async function repeat(
   return sum;
 }
 
+const needsClang = () => needs(findClang(), "there is no clang here, and zig has no AddressSanitizer");
+
+function withAddresses(): Build {
+  needsClang();
+  return "address";
+}
+
 async function addressForms() {
-  const program = await buildForms(
-    needs(findClang(), "no clang: only it has an AddressSanitizer that can compile the forms"),
-  );
+  const program = await buildForms(needsClang());
   const isas =
     process.arch === "x64" ? ["base", "avx2", "avx512", "avx512vnni", "wide", "emulated"] : ["neon", "dotprod", "wide"];
   const done = await Promise.all(isas.map(async (isa) => [isa, await forms(program, isa)] as const));
@@ -90,10 +95,8 @@ const kinds: Record<string, () => Promise<unknown>> = {
   plain: () => repeat("undefined", "fuzz", 50_000, { BNB_ISA: "plain" }),
   allocations: () => repeat("undefined", "allocations", 2),
   threads: () => repeat("thread", "threads", 20_000),
-  address: async () => (
-    needs(findClang(), "no clang: zig has no AddressSanitizer"), await repeat("address", "fuzz", 20_000)
-  ),
-  "address-allocations": async () => (needs(findClang(), "no clang"), await repeat("address", "allocations", 1)),
+  address: () => repeat(withAddresses(), "fuzz", 20_000),
+  "address-allocations": () => repeat(withAddresses(), "allocations", 1),
   "address-forms": addressForms,
   valgrind: async () => {
     const valgrind = needs(Bun.which("valgrind"), "valgrind is not installed");

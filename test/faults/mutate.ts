@@ -70,7 +70,7 @@ function badValue(random: Random): unknown {
     () => random.pick(["", "nf4", "F32", "__proto__", "constructor", "../../etc/passwd", "\u0000", "x".repeat(70_000)]),
     () => random.pick([[], {}, [[]], [0, 1, 2], [-1], { a: 1 }, true]),
     () => new Raw("[".repeat(deep) + "]".repeat(deep)),
-    () => new Raw('{"a":'.repeat(deep) + "1" + "}".repeat(deep)),
+    () => new Raw(`${'{"a":'.repeat(deep)}1${"}".repeat(deep)}`),
     () =>
       new Raw(
         `[${Array(random.pick([10, 1000, 50_000]))
