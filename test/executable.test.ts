@@ -85,6 +85,27 @@ test("runs 20 times at once", async () => {
   for (const ran of await Promise.all(runs)) expectRight(ran);
 }, 60_000);
 
+// Elsewhere each Worker has a copy of the library, with threads and devices of its own.
+test.skipIf(process.platform !== "linux")("shares one library with its Workers", () => {
+  writeFileSync(
+    join(consumer.folder, "worker.ts"),
+    'import { devices } from "bunsandbytes";\npostMessage(devices().length);',
+  );
+  const source = `import { readFileSync } from "node:fs";
+    import { devices } from "bunsandbytes";
+    const here = devices().length;
+    const workers = Array.from({ length: 4 }, () => new Worker("./worker.ts"));
+    const there = await Promise.all(workers.map((worker) => new Promise((resolve, reject) => {
+      worker.onmessage = ({ data }) => resolve(data);
+      worker.onerror = ({ message }) => reject(new Error(message));
+    })));
+    const mapped = readFileSync("/proc/self/maps", "utf8").matchAll(/ (\\d+) +\\/memfd:libbunsandbytes/g);
+    console.log(there.every((count) => count === here), new Set([...mapped].map(([, inode]) => inode)).size);
+    process.exit();`;
+  writeFileSync(join(consumer.folder, "workers.ts"), source);
+  expect(spawn([compile("workers.ts", "workers", "worker.ts")], "/")).toEqual({ status: 0, out: "true 1\n", err: "" });
+});
+
 test("takes the library that BNB_LIBRARY names before its own", () => {
   const { status, err } = spawn([program], "/", { BNB_LIBRARY: "/no/such.so" });
   expect(status).toBe(1);
