@@ -1,4 +1,4 @@
-// Owns the test that what is written in Markdown is there: links, files, commands, options, and environment variables.
+// Owns the test that what is written for people is there: links, files, commands, options, and environment variables.
 import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
@@ -26,6 +26,18 @@ const anchorOf = (heading: string) =>
     .replaceAll(" ", "-");
 
 const anchorsOf = (file: string) => [...textOf(file).matchAll(/^#+ (.+)$/gm)].map(([, heading]) => anchorOf(heading!));
+
+/** Commands and options of `bunsandbytes` in these pieces of code that there are none of. */
+function unknownIn(code: readonly string[]): string[] {
+  const commands = new Map([...commandsOfLibrary(), doctorCommand()].map((command) => [command.name(), command]));
+  return code.flatMap((piece) => {
+    const [, name, rest = ""] = /\bbunsandbytes ([a-z]\w+)(.*)/.exec(piece) ?? [];
+    if (name === undefined) return [];
+    const known = commands.get(name)?.options.map(({ long }) => long);
+    const given = [...rest.matchAll(/(?<!\S)--[\w-]+/g)].map(([flag]) => flag);
+    return known ? given.filter((flag) => !known.includes(flag)) : [name];
+  });
+}
 
 test("there is something to check", () => {
   expect(files).toEqual(expect.arrayContaining(["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/format.md"]));
@@ -62,16 +74,15 @@ describe.each(files)("%s", (file) => {
   });
 
   test("its commands and their options are bunsandbytes'", () => {
-    const commands = new Map([...commandsOfLibrary(), doctorCommand()].map((command) => [command.name(), command]));
-    const wrong = code.flatMap((span) => {
-      const [, name, rest = ""] = /\bbunsandbytes ([a-z]\w+)(.*)/.exec(span) ?? [];
-      if (name === undefined) return [];
-      const known = commands.get(name)?.options.map(({ long }) => long);
-      const given = [...rest.matchAll(/(?<!\S)--[\w-]+/g)].map(([flag]) => flag);
-      return known ? given.filter((flag) => !known.includes(flag)) : [name];
-    });
-    expect(wrong).toEqual([]);
+    expect(unknownIn(code)).toEqual([]);
   });
+});
+
+test("the examples in the commands' own help have commands and options that are there", () => {
+  const lines = scan("src/cli/*.ts").flatMap((file) => textOf(file).split("\n"));
+  const examples = lines.filter((line) => /^ +(?:\w+=\S+ )*bunsandbytes [a-z]/.test(line));
+  expect(examples.length).toBeGreaterThan(5);
+  expect(unknownIn(examples)).toEqual([]);
 });
 
 test("every environment variable that the library reads has a row in the README, and no other", () => {
