@@ -8,6 +8,7 @@ import { hostPlatform } from "../scripts/platforms.ts";
 import { findQemu } from "../scripts/qemu.ts";
 import { openEmbedded } from "../src/embedded.ts";
 import { Consumer, packed, type Ran, spawn, whole } from "./consumer.ts";
+import { isSigned, parse } from "./macho.ts";
 
 const root = resolve(import.meta.dir, "..");
 const rightOutput = /^Tensor\(float16 \[8, 2048\] on \w+\), 4\.5 bits a weight: off by 9\.\d % of the dense product\n/;
@@ -181,21 +182,13 @@ test.each([["--minify"], ["--bytecode"]])("compiles with %s", (flag) => {
 });
 
 describe.skipIf(!whole)("for other platforms: bun run test:package", () => {
-  const library = (name: string) =>
-    readFileSync(
-      join(
-        consumer.folder,
-        "node_modules/bunsandbytes/lib",
-        name,
-        name.startsWith("darwin") ? "libbunsandbytes.dylib" : "libbunsandbytes.so",
-      ),
-    );
-
-  test("darwin-arm64: a Mach-O file with that platform's library in it", () => {
+  test("darwin-arm64: a signed Mach-O file with that platform's library in it", () => {
     const bytes = readFileSync(compile("linear.ts", "linear-mac", "--target=bun-darwin-arm64"));
-    expect(bytes.readUInt32LE(0)).toBe(0xfeedfacf);
-    expect(bytes.readUInt32LE(4)).toBe(0x0100000c);
-    expect(bytes.indexOf(library("darwin-arm64"))).toBeGreaterThan(0);
+    const file = parse(bytes);
+    expect(file.cpu).toBe(0x0100000c);
+    expect(isSigned(file)).toBe(true);
+    const library = join(consumer.folder, "node_modules/bunsandbytes/lib/darwin-arm64/libbunsandbytes.dylib");
+    expect(bytes.indexOf(readFileSync(library))).toBeGreaterThan(0);
   }, 300_000);
 
   const qemu = whole ? findQemu() : undefined;
