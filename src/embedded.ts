@@ -1,13 +1,14 @@
 // Owns opening the native library from inside a single-file executable: the system's loader needs a file, for as long as it
 // loads, in a place that can be written and that may hold programs.
 import { type CString, dlopen, FFIType } from "bun:ffi";
-import { closeSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { BnbError } from "./error.ts";
+import { version } from "./version.ts";
 
 /**
- * Gives an embedded file a path for as long as `open` runs, and returns what that returns. Nothing is left behind, and no
+ * Gives an embedded file a path for as long as `open` runs, and returns what that returns. No file is left behind, and no
  * other user can put a file of his own in its place.
  *
  * Bun does the same by itself, but in one folder only, where the file stays; and that folder may be missing, read-only, or
@@ -49,16 +50,31 @@ function inFolder<T>(parent: string, bytes: Uint8Array, open: (path: string) => 
   }
 }
 
-/** In a file that has no name, memfd_create(2). */
+/**
+ * In a file of memory, memfd_create(2). It stays open, for the Workers of this process: the system takes a second copy for
+ * another library, with threads and devices of its own.
+ */
 function inMemory<T>(bytes: Uint8Array, open: (path: string) => T): T {
+  const name = `libbunsandbytes-${version}`;
+  const folder = "/proc/self/fd";
+  const known = readdirSync(folder).find((descriptor) => isWhole(join(folder, descriptor), name, bytes.length));
+  return open(join(folder, known ?? String(memoryFile(name, bytes))));
+}
+
+/** Whether a descriptor is this file of memory, and another thread is not still writing it. */
+function isWhole(path: string, name: string, length: number): boolean {
+  try {
+    return readlinkSync(path) === `/memfd:${name} (deleted)` && statSync(path).size === length;
+  } catch {
+    return false; // closed since it was listed, such as the one that listed it
+  }
+}
+
+function memoryFile(name: string, bytes: Uint8Array): number {
   const libc = dlopen("libc.so.6", { memfd_create: { args: [FFIType.cstring, FFIType.u32], returns: FFIType.i32 } });
   const closeOnExec = 1;
-  const descriptor = libc.symbols.memfd_create("libbunsandbytes" as unknown as CString, closeOnExec);
+  const descriptor = libc.symbols.memfd_create(name as unknown as CString, closeOnExec);
   if (descriptor < 0) throw new Error("memfd_create failed");
-  try {
-    writeFileSync(descriptor, bytes);
-    return open(`/proc/self/fd/${descriptor}`);
-  } finally {
-    closeSync(descriptor);
-  }
+  writeFileSync(descriptor, bytes);
+  return descriptor;
 }

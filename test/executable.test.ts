@@ -8,6 +8,7 @@ import { hostPlatform } from "../scripts/platforms.ts";
 import { findQemu } from "../scripts/qemu.ts";
 import { openEmbedded } from "../src/embedded.ts";
 import { Consumer, packed, type Ran, spawn, whole } from "./consumer.ts";
+import { isSigned, parse } from "./macho.ts";
 
 const root = resolve(import.meta.dir, "..");
 const rightOutput = /^Tensor\(float16 \[8, 2048\] on \w+\), 4\.5 bits a weight: off by 9\.\d % of the dense product\n/;
@@ -85,6 +86,27 @@ test("runs 20 times at once", async () => {
   for (const ran of await Promise.all(runs)) expectRight(ran);
 }, 60_000);
 
+// Elsewhere each Worker has a copy of the library, with threads and devices of its own.
+test.skipIf(process.platform !== "linux")("shares one library with its Workers", () => {
+  writeFileSync(
+    join(consumer.folder, "worker.ts"),
+    'import { devices } from "bunsandbytes";\npostMessage(devices().length);',
+  );
+  const source = `import { readFileSync } from "node:fs";
+    import { devices } from "bunsandbytes";
+    const here = devices().length;
+    const workers = Array.from({ length: 4 }, () => new Worker("./worker.ts"));
+    const there = await Promise.all(workers.map((worker) => new Promise((resolve, reject) => {
+      worker.onmessage = ({ data }) => resolve(data);
+      worker.onerror = ({ message }) => reject(new Error(message));
+    })));
+    const mapped = readFileSync("/proc/self/maps", "utf8").matchAll(/ (\\d+) +\\/memfd:libbunsandbytes/g);
+    console.log(there.every((count) => count === here), new Set([...mapped].map(([, inode]) => inode)).size);
+    process.exit();`;
+  writeFileSync(join(consumer.folder, "workers.ts"), source);
+  expect(spawn([compile("workers.ts", "workers", "worker.ts")], "/")).toEqual({ status: 0, out: "true 1\n", err: "" });
+});
+
 test("takes the library that BNB_LIBRARY names before its own", () => {
   const { status, err } = spawn([program], "/", { BNB_LIBRARY: "/no/such.so" });
   expect(status).toBe(1);
@@ -160,21 +182,13 @@ test.each([["--minify"], ["--bytecode"]])("compiles with %s", (flag) => {
 });
 
 describe.skipIf(!whole)("for other platforms: bun run test:package", () => {
-  const library = (name: string) =>
-    readFileSync(
-      join(
-        consumer.folder,
-        "node_modules/bunsandbytes/lib",
-        name,
-        name.startsWith("darwin") ? "libbunsandbytes.dylib" : "libbunsandbytes.so",
-      ),
-    );
-
-  test("darwin-arm64: a Mach-O file with that platform's library in it", () => {
+  test("darwin-arm64: a signed Mach-O file with that platform's library in it", () => {
     const bytes = readFileSync(compile("linear.ts", "linear-mac", "--target=bun-darwin-arm64"));
-    expect(bytes.readUInt32LE(0)).toBe(0xfeedfacf);
-    expect(bytes.readUInt32LE(4)).toBe(0x0100000c);
-    expect(bytes.indexOf(library("darwin-arm64"))).toBeGreaterThan(0);
+    const file = parse(bytes);
+    expect(file.cpu).toBe(0x0100000c);
+    expect(isSigned(file)).toBe(true);
+    const library = join(consumer.folder, "node_modules/bunsandbytes/lib/darwin-arm64/libbunsandbytes.dylib");
+    expect(bytes.indexOf(readFileSync(library))).toBeGreaterThan(0);
   }, 300_000);
 
   const qemu = whole ? findQemu() : undefined;
