@@ -1,5 +1,6 @@
 // Owns the tests of scales of least squared error: the rule to the last bit, the best there is, and what must be refused.
 import { describe, expect, test } from "bun:test";
+import { errorTable, path, readErrors } from "../scripts/scales.ts";
 import {
   Codebook,
   dequantize4bit,
@@ -39,6 +40,13 @@ const importanceOf = (columns: number) =>
   normal(columns, 9).map((x, i) => (i === 5 ? 300 : x > 0.9 ? 0 : Math.fround(Math.abs(x))));
 
 const books = { ...codebooks4, ...codebooks8 };
+
+test.skipIf(!testDevices.some(([kind]) => kind === "cpu"))(
+  "docs/scales.md has the errors that are measured",
+  async () => {
+    expect(readErrors(await Bun.file(path).text())).toBe(errorTable());
+  },
+);
 
 describe.each(testDevices)("least squares on %s", (_, device) => {
   const tensorOf = (x: ArrayLike<number>, shape: readonly number[] = [x.length]) =>

@@ -19,14 +19,25 @@ struct ranked {
     float               values[256], heap[16];
 };
 
-typedef VECTOR(float, SCALES_LANES) lanes;
+/* The sums that a trial is made of, SCALES_LANES lanes of each. */
+struct sums {
+    floats errors[VECTORS_OF_32], products[VECTORS_OF_32], squares[VECTORS_OF_32];
+};
 
-INLINE float sum_lanes(lanes v) {
-    VECTOR(float, 16) half = v.lo + v.hi;
-    VECTOR(float, 8) quarter = half.lo + half.hi;
-    floats4 four = quarter.lo + quarter.hi;
-    VECTOR(float, 2) two = four.lo + four.hi;
-    return two.x + two.y;
+INLINE float sum_lanes(const floats lanes[VECTORS_OF_32]) {
+    floats v[VECTORS_OF_32];
+    memcpy(v, lanes, sizeof v);
+    for (int half = VECTORS_OF_32 / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) v[i] += v[i + half];
+#if WIDTH == 16
+    VECTOR(float, 8) eight = v[0].lo + v[0].hi;
+    floats4 four = eight.lo + eight.hi;
+#elif WIDTH == 8
+    floats4 four = v[0].lo + v[0].hi;
+#else
+    floats4 four = v[0];
+#endif
+    return (four.x + four.z) + (four.y + four.w);
 }
 
 static void stage_part(const struct scales_job *job, size_t first, size_t count, float unit, struct scales_stage *to) {
@@ -52,12 +63,11 @@ INLINE floats value_near(const struct ranked *codes, uint32_t bits, floats x) {
     return gather(codes->values, rank_of(codes->code, (int32_t)codes->code->entry_shift, x));
 }
 
-/* The three sums that a trial is made of, a vector of lanes at a time. */
-INLINE void add_part(const struct scales_stage *stage, const struct ranked *codes, uint32_t bits, bool weighed, float scale, float sums[3][SCALES_LANES]) {
+INLINE void add_part(const struct scales_stage *stage, const struct ranked *codes, uint32_t bits, bool weighed, float scale, struct sums *sums) {
     float inverse = inverse_of(scale);
-    for (size_t lane = 0; lane < SCALES_LANES; lane += WIDTH) {
-        floats errors = load_floats(sums[0] + lane), products = load_floats(sums[1] + lane), squares = load_floats(sums[2] + lane);
-        for (size_t i = lane; i < stage->count; i += SCALES_LANES) {
+    for (int v = 0; v < VECTORS_OF_32; v++) {
+        floats errors = sums->errors[v], products = sums->products[v], squares = sums->squares[v];
+        for (size_t i = (size_t)v * WIDTH; i < stage->count; i += SCALES_LANES) {
             floats x = load_floats(stage->x + i), value = value_near(codes, bits, clamp(x * inverse));
             floats error = x - value * scale, weighed_error = error, weighed_value = value;
             if (weighed) {
@@ -68,9 +78,7 @@ INLINE void add_part(const struct scales_stage *stage, const struct ranked *code
             products += weighed_error * value;
             squares += weighed_value * value;
         }
-        memcpy(sums[0] + lane, &errors, sizeof errors);
-        memcpy(sums[1] + lane, &products, sizeof products);
-        memcpy(sums[2] + lane, &squares, sizeof squares);
+        sums->errors[v] = errors, sums->products[v] = products, sums->squares[v] = squares;
     }
 }
 
@@ -80,17 +88,13 @@ struct span {
 };
 
 INLINE trial try_scale(const struct scales_job *job, struct span span, struct scales_stage *stage, const struct ranked *codes, uint32_t bits, float scale) {
-    float sums[3][SCALES_LANES] = {0};
+    struct sums sums = {0};
     for (size_t at = span.begin; at < span.end; at += SCALES_STAGED) {
         if (span.end - span.begin > SCALES_STAGED) stage_part(job, at, least(SCALES_STAGED, span.end - at), span.unit, stage);
-        if (stage->weighed) add_part(stage, codes, bits, true, scale, sums);
-        else add_part(stage, codes, bits, false, scale, sums);
+        if (stage->weighed) add_part(stage, codes, bits, true, scale, &sums);
+        else add_part(stage, codes, bits, false, scale, &sums);
     }
-    lanes errors, products, squares;
-    memcpy(&errors, sums[0], sizeof errors);
-    memcpy(&products, sums[1], sizeof products);
-    memcpy(&squares, sums[2], sizeof squares);
-    return trial_of(scale, sum_lanes(errors), sum_lanes(products), sum_lanes(squares));
+    return trial_of(scale, sum_lanes(sums.errors), sum_lanes(sums.products), sum_lanes(sums.squares));
 }
 
 /* The block's largest magnitudes, of all and of what weighs anything, as bits. */
