@@ -68,8 +68,11 @@ export function errorTable(): string {
   return [head, "| --- | --: | --: | --: | --: | --: | --: | --: |", ...rows, ""].join("\n");
 }
 
-/** The table that a page holds. */
-export const readErrors = (page: string): string | undefined => block.exec(page)?.[2];
+/** The rows of a table, or of the one in a page, without what only aligns them. */
+export function readErrors(text: string): string[] {
+  const lines = (block.exec(text)?.[2] ?? text).split("\n").filter((line) => /^\|.*\w/.test(line));
+  return lines.map((line) => line.replace(/ +/g, " "));
+}
 
 if (import.meta.main) {
   const table = errorTable();
