@@ -2,8 +2,9 @@
 #ifndef BNB_ARGS_H
 #define BNB_ARGS_H
 
-// How a matrix is stored, as kernels are told by their function constants: enum bnb_dtype, then the bits of a code.
-enum { STORE_F32 = 0, STORE_F16 = 1, STORE_BF16 = 2, STORE_CODE4 = 4, STORE_I32 = 5, STORE_CODE8 = 8 };
+// How a matrix is stored, as kernels are told by their function constants: enum bnb_dtype, or codes of k bits, which is
+// STORE_CODE + k for k from 2 to 8.
+enum { STORE_F32 = 0, STORE_F16 = 1, STORE_BF16 = 2, STORE_I32 = 5, STORE_CODE = 16, STORE_CODE4 = 20, STORE_CODE8 = 24 };
 
 // Which weights take the wide loads: none; where rows and blocks are multiples of VECTOR_CHUNK and blocks are powers of
 // two; where rows are such multiples and each has one scale, which makes shift 31.

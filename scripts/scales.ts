@@ -5,9 +5,7 @@ import {
   Codebook,
   createFp8Map,
   createLinearMap,
-  dequantize4bit,
   dequantizeBlockwise,
-  quantize4bit,
   quantizeBlockwise,
   Tensor,
 } from "../src/index.ts";
@@ -17,8 +15,11 @@ export const path = `${root}/docs/scales.md`;
 const block = /(<!-- errors -->\n)([\s\S]*?)(<!-- \/errors -->)/;
 
 const formats: [name: string, code: Codebook, blocksizes: number[]][] = [
+  ["nf2", Codebook.named("nf2"), [32, 64]],
+  ["nf3", Codebook.named("nf3"), [32, 64]],
   ["nf4", Codebook.named("nf4"), [32, 64, 128, 4096]],
   ["fp4", Codebook.named("fp4"), [32, 64, 128, 4096]],
+  ["nf6", Codebook.named("nf6"), [64]],
   ["8-bit dynamic", Codebook.named("dynamic"), [64, 256, 4096]],
   ["8-bit linear", createLinearMap(), [64, 256, 4096]],
   ["8-bit fp8 e4m3", createFp8Map(true, 4, 3), [64, 256, 4096]],
@@ -34,11 +35,8 @@ function errorOf(
 ): number {
   let [errors, squares] = [0, 0];
   for (const w of weights) {
-    using q =
-      code.bits === 8
-        ? quantizeBlockwise(w, { code, blocksize, nested, scales })
-        : quantize4bit(w, { quantType: code, blocksize, compressStatistics: nested, scales });
-    using back = code.bits === 8 ? dequantizeBlockwise(q) : dequantize4bit(q);
+    using q = quantizeBlockwise(w, { code, blocksize, nested, scales });
+    using back = dequantizeBlockwise(q);
     const { rms, rmsError } = compare(w, back);
     errors += w.size * rmsError ** 2;
     squares += w.size * rms ** 2;

@@ -39,7 +39,7 @@ export const symbols = {
   bnb_codebook_dynamic: { args: [i32, u32, u32], returns: ptr },
   bnb_codebook_linear: { args: [i32, u32, i32], returns: ptr },
   bnb_codebook_fp8: { args: [i32, u32, u32, u32], returns: ptr },
-  bnb_codebook_normal: { args: [f64, i32], returns: ptr },
+  bnb_codebook_normal: { args: [f64, i32, u32], returns: ptr },
   bnb_codebook_size: { args: [ptr], returns: u64 },
   bnb_codebook_read: { args: [ptr, ptr, usize], returns: i32 },
   bnb_codebook_free: { args: [ptr], returns: nothing },

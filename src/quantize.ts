@@ -36,9 +36,9 @@ export interface Quantize4bitOptions extends ScalesOptions {
 
 /** Options of {@link quantizeBlockwise}, under bitsandbytes' names. */
 export interface QuantizeBlockwiseOptions extends ScalesOptions {
-  /** 256 values; the signed dynamic map by default. */
+  /** The values, whose count decides the bits: 4 to 256. The signed dynamic map of 8 bits by default. */
   code?: Codebook;
-  /** Elements that share a scale; 4096 by default. */
+  /** Elements that share a scale; for 8 bits any number and 4096 by default, else a power of two from 32 and 64. */
   blocksize?: number;
   /** Quantise the scales too. Default false. */
   nested?: boolean;
@@ -67,19 +67,29 @@ export interface DequantizeOptions<D extends FloatDType = FloatDType> {
 export function quantize4bit(x: Tensor, options: Quantize4bitOptions = {}): QuantizedTensor {
   const { quantType = "nf4", blocksize = 64, compressStatistics = false } = options;
   const code = quantType instanceof Codebook ? quantType : Codebook.named(checkQuantType(quantType));
-  return quantize(x, code, 4, blocksize, compressStatistics, options, "quantize4bit");
+  if (code.bits !== 4)
+    throw new BnbError(`quantize4bit: the codebook has ${2 ** code.bits} values, expected 16: use quantizeBlockwise.`);
+  return quantize(x, code, blocksize, compressStatistics, options, "quantize4bit");
 }
 
 /**
- * Quantises a tensor to 8 bits an element (Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization). A code is
- * exactly the nearest value's index. Upstream: `functional.quantize_blockwise`, as its CUDA kernel rounds.
+ * Quantises a tensor to as many bits an element as the codebook has, from 2 to 8 (Dettmers et al. 2022, 8-bit Optimizers
+ * via Block-wise Quantization). A code is exactly the nearest value's index, and codes are packed densely. Upstream:
+ * `functional.quantize_blockwise`, as its CUDA kernel rounds; it knows 8 bits only.
+ *
+ * ```ts
+ * using w = Tensor.from(new Float32Array(64 * 64).fill(0.5), [64, 64]);
+ * using q = quantizeBlockwise(w, { code: Codebook.named("nf3") });
+ * q.bitsPerElement; // 3.5
+ * ```
  *
  * @param x float32, float16 or bfloat16, any shape
  * @throws BnbError for an integer tensor, an illegal blocksize, or a NaN or infinity in `x` (the message says where)
  */
 export function quantizeBlockwise(x: Tensor, options: QuantizeBlockwiseOptions = {}): QuantizedTensor {
-  const { code = Codebook.named("dynamic"), blocksize = 4096, nested = false } = options;
-  return quantize(x, code, 8, blocksize, nested, options, "quantizeBlockwise");
+  const { code = Codebook.named("dynamic"), nested = false } = options;
+  const { blocksize = code.bits === 8 ? 4096 : 64 } = options;
+  return quantize(x, code, blocksize, nested, options, "quantizeBlockwise");
 }
 
 function checkQuantType(quantType: QuantType): QuantType {
@@ -103,14 +113,11 @@ function ruleOf(scales: keyof typeof scaleRules, importance: Tensor | undefined,
 function quantize(
   x: Tensor,
   code: Codebook,
-  bits: number,
   blocksize: number,
   nested: boolean,
   { scales = "absmax", importance }: ScalesOptions,
   what: string,
 ): QuantizedTensor {
-  if (code.bits !== bits)
-    throw new BnbError(`${what}: the codebook has ${2 ** code.bits} values, expected ${2 ** bits}.`);
   checkBlocksize(blocksize, what);
   const scalesBlock = nested ? nestedBlocksize : 0;
   const pointer = native.bnb_quantize(
@@ -128,35 +135,25 @@ function quantize(
  * The tensor that a 4-bit quantised one stands for: codebook value × scale in fp32, rounded once to the dtype. Upstream:
  * `functional.dequantize_4bit`.
  *
- * @throws BnbError if `q` holds 8-bit codes
+ * @throws BnbError if `q` holds codes of another width
  */
 export function dequantize4bit<D extends FloatDType>(
   q: QuantizedTensor,
   options: DequantizeOptions<D> = {},
 ): Tensor<D> {
-  return dequantize(q, 4, options, "dequantize4bit", "dequantizeBlockwise");
+  if (q.bits !== 4) throw new BnbError(`dequantize4bit: q holds ${q.bits}-bit codes: use dequantizeBlockwise.`);
+  return dequantize(q, options, "dequantize4bit");
 }
 
-/**
- * The tensor that an 8-bit quantised one stands for. Upstream: `functional.dequantize_blockwise`.
- *
- * @throws BnbError if `q` holds 4-bit codes
- */
+/** The tensor that a quantised one of any width stands for. Upstream: `functional.dequantize_blockwise`. */
 export function dequantizeBlockwise<D extends FloatDType>(
   q: QuantizedTensor,
   options: DequantizeOptions<D> = {},
 ): Tensor<D> {
-  return dequantize(q, 8, options, "dequantizeBlockwise", "dequantize4bit");
+  return dequantize(q, options, "dequantizeBlockwise");
 }
 
-function dequantize<D extends FloatDType>(
-  q: QuantizedTensor,
-  bits: number,
-  options: DequantizeOptions<D>,
-  what: string,
-  other: string,
-): Tensor<D> {
-  if (q.bits !== bits) throw new BnbError(`${what}: q holds ${q.bits}-bit codes, expected ${bits}: use ${other}.`);
+function dequantize<D extends FloatDType>(q: QuantizedTensor, options: DequantizeOptions<D>, what: string): Tensor<D> {
   const dtype = (options.dtype ?? q.dtype) as D;
   return new Tensor(native.bnb_dequantize(q.pointer, dtypeCode(dtype, what)), dtype, q.shape, q.device);
 }

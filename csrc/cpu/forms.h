@@ -30,7 +30,7 @@ struct dense {
  * nested_code->values[absmax_codes[b]] * nested_absmax[b / nested_block] + offset. */
 struct coded {
     const struct codes *code;
-    const uint8_t      *codes; /* 4-bit codes two to a byte, the first in the high nibble */
+    const uint8_t      *codes; /* one string of bits, the first bit of a byte its highest */
     size_t              rows, columns, block;
     const float        *absmax;
     const uint8_t      *absmax_codes;
@@ -45,9 +45,14 @@ static inline float scale_of(const struct coded *q, size_t block) {
     return q->nested_code->values[q->absmax_codes[block]] * q->nested_absmax[block / q->nested_block] + q->offset;
 }
 
+/* Code i is the bits [i · k, (i + 1) · k) of the codes, in one byte or two. */
 static inline uint8_t code_at(const struct coded *q, size_t i) {
-    if (q->code->bits == 8) return q->codes[i];
-    return i % 2 ? q->codes[i / 2] & 15 : q->codes[i / 2] >> 4;
+    uint32_t bits = q->code->bits, from = (uint32_t)(i * bits % 8);
+    if (bits == 8) return q->codes[i];
+    const uint8_t *codes = q->codes + i * bits / 8;
+    uint32_t       both = (uint32_t)codes[0] << 8;
+    if (from + bits > 8) both |= codes[1];
+    return both >> (16 - from - bits) & (q->code->size - 1);
 }
 
 static inline float element_of(const struct dense *x, size_t i) {

@@ -9,6 +9,7 @@ static const struct matmul_kernel {
 } matmul_kernels[] = {
     {BNB_PRECISION_HIGH, takes_vector_int16, matmul_vector_int16},
     {BNB_PRECISION_HIGHEST, takes_vector, matmul_vector},
+    {BNB_PRECISION_HIGHEST, takes_kbits, matmul_kbits},
     {BNB_PRECISION_HIGHEST, NULL, matmul_panel},
 };
 

@@ -111,8 +111,14 @@ INLINE void quantize_dtype(const struct quantize_job *job, size_t first, size_t 
     else quantize_blocks(job, first, last, dtype, 8);
 }
 
+static void quantize_kbits(const struct quantize_job *job, size_t first, size_t last); /* in kbits.c */
+
 static void quantize(const void *quantize_job, size_t first_block, size_t last_block) {
     const struct quantize_job *job = quantize_job;
+    if (is_kbits(job->code)) {
+        quantize_kbits(job, first_block, last_block);
+        return;
+    }
     switch (job->x.dtype) {
     case BNB_F16: quantize_dtype(job, first_block, last_block, BNB_F16); break;
     case BNB_BF16: quantize_dtype(job, first_block, last_block, BNB_BF16); break;

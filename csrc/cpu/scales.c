@@ -12,11 +12,11 @@ struct scales_stage {
     bool   weighed; /* else every weight is 1 */
 };
 
-/* The codebook in the order of its values. With 16 of them the thresholds are a heap too: below a node are 2 · node and
- * 2 · node + 1, the root is 1, and past the leaves a node's low 4 bits are the rank. */
+/* The codebook in the order of its values. */
 struct ranked {
     const struct codes *code;
-    float               values[256], heap[16];
+    struct levels       levels; /* of less than 256 values */
+    float               values[256];
 };
 
 /* The sums that a trial is made of, SCALES_LANES lanes of each. */
@@ -52,14 +52,7 @@ static void stage_part(const struct scales_job *job, size_t first, size_t count,
 }
 
 INLINE floats value_near(const struct ranked *codes, uint32_t bits, floats x) {
-    if (bits == 4) {
-        table8 above = table8_of(codes->heap), leaves = table8_of(codes->heap + 8);
-        ints node = 2 - (ints)(x > codes->heap[1]);
-        node += node - (ints)(x > lookup8(above, node));
-        node += node - (ints)(x > lookup8(above, node));
-        node += node - (ints)(x > lookup8(leaves, node));
-        return lookup16(table16_of(codes->values), node);
-    }
+    if (bits < 8) return lookup_bits(codes->values, bits, below_in_levels(&codes->levels, bits, x));
     return gather(codes->values, rank_of(codes->code, (int32_t)codes->code->entry_shift, x));
 }
 
@@ -110,10 +103,7 @@ INLINE void search_blocks(const struct scales_job *job, size_t first, size_t las
     const struct codes *code = job->code;
     struct ranked codes = {.code = code};
     for (uint32_t rank = 0; rank < code->size; rank++) codes.values[rank] = code->values[code->order[rank]];
-    for (uint32_t node = 1, step = 16; node < 16; node++) {
-        if ((node & (node - 1)) == 0) step /= 2;
-        codes.heap[node] = code->thresholds[(2 * node + 1) * step - 17];
-    }
+    if (bits < 8) fill_levels(&codes.levels, code);
 
     struct scales_stage stage;
     size_t total = job->x.rows * job->x.columns;
@@ -140,6 +130,13 @@ INLINE void search_blocks(const struct scales_job *job, size_t first, size_t las
 
 static void scales(const void *scales_job, size_t first_block, size_t last_block) {
     const struct scales_job *job = scales_job;
-    if (job->code->bits == 4) search_blocks(job, first_block, last_block, 4);
-    else search_blocks(job, first_block, last_block, 8);
+    switch (job->code->bits) {
+    case 2: search_blocks(job, first_block, last_block, 2); break;
+    case 3: search_blocks(job, first_block, last_block, 3); break;
+    case 4: search_blocks(job, first_block, last_block, 4); break;
+    case 5: search_blocks(job, first_block, last_block, 5); break;
+    case 6: search_blocks(job, first_block, last_block, 6); break;
+    case 7: search_blocks(job, first_block, last_block, 7); break;
+    default: search_blocks(job, first_block, last_block, 8); break;
+    }
 }

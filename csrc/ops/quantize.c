@@ -25,13 +25,17 @@ static void quantize_plain(const void *argument, size_t first, size_t last) {
         float  absmax = job->given ? job->absmax[block] : absmax_of(&job->x, begin, end), inverse = inverse_of(absmax);
         job->absmax[block] = absmax;
         if (!isfinite(absmax)) continue;
-        for (size_t i = begin; i < end; i++) {
-            uint8_t code = nearest_code(job->code, element_of(&job->x, i) * inverse);
-            if (job->code->bits == 8) job->codes[i] = code;
-            else if (i % 2) job->codes[i / 2] |= code;
-            else job->codes[i / 2] = (uint8_t)(code << 4);
+        /* A block starts with a byte. Past its end come zeros, up to the last byte's. */
+        uint32_t bits = job->code->bits, filled = 0, pending = 0;
+        uint8_t *codes = job->codes + code_bytes(bits, begin);
+        for (size_t i = begin; i < end || filled; i++) {
+            pending = pending << bits | nearest_code(job->code, i < end ? element_of(&job->x, i) * inverse : 0);
+            filled += bits;
+            if (filled < 8) continue;
+            filled -= 8;
+            *codes++ = (uint8_t)(pending >> filled);
+            if (i >= end) break;
         }
-        if (job->code->bits == 4 && end % 2) job->codes[end / 2] |= nearest_code(job->code, 0); /* an odd count is padded with 0 */
     }
 }
 
@@ -81,7 +85,7 @@ static bnb_status launch(const struct pass *pass) {
     struct launch launch = {
         .family = "quantize",
         .kernel = tiled ? "quantize" : "quantize_odd",
-        .constants = {pass->dtype, pass->code->codes.bits, pass->given},
+        .constants = {pass->dtype, store_of(pass->code), pass->given},
         .constant_count = 3,
         .args = &args,
         .args_bytes = sizeof args,

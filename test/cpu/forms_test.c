@@ -169,8 +169,8 @@ static const float nf4[16] = {-1, -0.6961928f, -0.52507305f, -0.39491749f, -0.28
 static const float fp4[16] = {0, 0.0052083335f, 0.6666667f, 1, 0.33333334f, 0.5f, 0.16666667f, 0.25f,
                               0, -0.0052083335f, -0.6666667f, -1, -0.33333334f, -0.5f, -0.16666667f, -0.25f};
 
-static struct codes *books[9];
-enum { NF4, FP4, SCATTERED4, FAR4, DYNAMIC, UNSIGNED, SCATTERED8, TINY8, FAR8 };
+static struct codes *books[14];
+enum { NF4, FP4, SCATTERED4, FAR4, DYNAMIC, UNSIGNED, SCATTERED8, TINY8, FAR8, OTHERS };
 
 static void make_books(void) {
     float values[256];
@@ -202,12 +202,17 @@ static void make_books(void) {
     books[TINY8] = codes_of(values, 8);
     for (int i = 0; i < 256; i++) values[i] = uniform() * 5;
     books[FAR8] = codes_of(values, 8);
+    static const uint32_t others[] = {2, 3, 5, 6, 7};
+    EACH(o, others) {
+        for (int i = 0; i < 1 << others[o]; i++) values[i] = uniform() * (o % 2 ? 1 : 1.2f);
+        books[OTHERS + o] = codes_of(values, others[o]);
+    }
 }
 
 /* ── Quantise ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static size_t code_bytes_of(const struct codes *code, size_t count) {
-    return code->bits == 8 ? count : (count + 1) / 2;
+    return (count * code->bits + 7) / 8;
 }
 
 /* Runs the form in two calls, and compares every byte with nearest_code's. */
@@ -216,6 +221,7 @@ static void check_quantize(const struct codes *code, struct dense x, size_t bloc
     struct quantize_job job = {x, code, block, guarded(bytes, 0), guarded(blocks * sizeof(float), 0)};
     forms->quantize(&job, 0, blocks / 2);
     forms->quantize(&job, blocks / 2, blocks);
+    struct coded q = {.code = code, .codes = job.codes};
     for (size_t b = 0; b < blocks; b++) {
         float absmax = 0;
         size_t end = (b + 1) * block < count ? (b + 1) * block : count;
@@ -225,14 +231,15 @@ static void check_quantize(const struct codes *code, struct dense x, size_t bloc
         float inverse = inverse_of(absmax);
         for (size_t i = b * block; i < end; i++) {
             uint8_t right = nearest_code(code, element_of(&x, i) * inverse);
-            uint8_t got = code->bits == 8 ? job.codes[i] : i % 2 ? job.codes[i / 2] & 15 : job.codes[i / 2] >> 4;
+            uint8_t got = code_at(&q, i);
             EXPECT(got == right, "code[%zu] of %zu is %d, not %d: x %a, absmax %a (dtype %d, block %zu)", i, count, got,
                    right, (double)element_of(&x, i), (double)absmax, x.dtype, block);
         }
     }
-    if (code->bits == 4 && count % 2)
-        EXPECT((job.codes[count / 2] & 15) == nearest_code(code, 0), "the spare nibble of %zu codes is not that of 0",
-               count);
+    for (size_t bit = count * code->bits; bit < bytes * 8; bit++) {
+        uint32_t right = nearest_code(code, 0) >> (code->bits - 1 - bit % code->bits) & 1;
+        EXPECT((job.codes[bit / 8] >> (7 - bit % 8) & 1) == right, "spare bit %zu of %zu codes is not of 0's", bit, count);
+    }
 }
 
 static void test_quantize_sizes(void) {
@@ -241,7 +248,7 @@ static void test_quantize_sizes(void) {
                         blocks8[] = {1, 7, 32, 64, 100, 256, 4096, 100'000};
     EACH(b, books) EACH(d, dtypes) EACH(c, counts)
         EACH(k, blocks4) {
-        check_quantize(books[b], dense_random(dtypes[d], 1, counts[c]), books[b]->bits == 4 ? blocks4[k] : blocks8[k]);
+        check_quantize(books[b], dense_random(dtypes[d], 1, counts[c]), books[b]->bits == 8 ? blocks8[k] : blocks4[k]);
         release_all();
         }
 }
@@ -356,10 +363,11 @@ static void test_dequantize(void) {
                         blocks8[] = {1, 7, 64, 100};
     EACH(b, books)
     EACH(d, dtypes) EACH(c, counts) EACH(k, blocks4) for (int nested = 0; nested < 2; nested++) check_dequantize(
-        coded_random(books[b], 1, counts[c], books[b]->bits == 4 ? blocks4[k] : blocks8[k], nested), dtypes[d]);
+        coded_random(books[b], 1, counts[c], books[b]->bits == 8 ? blocks8[k] : blocks4[k], nested), dtypes[d]);
     EACH(d, dtypes) { /* large enough to be streamed */
         check_dequantize(coded_random(books[NF4], 3001, 4096, 64, false), dtypes[d]);
         check_dequantize(coded_random(books[DYNAMIC], 3001, 4096, 256, false), dtypes[d]);
+        check_dequantize(coded_random(books[OTHERS + d], 3001, 4096, 64, false), dtypes[d]);
     }
 }
 
@@ -596,7 +604,7 @@ static void test_matmul(void) {
         }
         EACH(b, books) EACH(p, blocks4)
             for (bnb_precision precision = BNB_PRECISION_HIGHEST; precision <= BNB_PRECISION_HIGH; precision++) {
-                size_t block = books[b]->bits == 4 ? blocks4[p] : blocks8[p];
+                size_t block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
                 struct matmul_job job = {
                     .x = dense_random(dtypes[d], m, k), .precision = precision, .bias = bias_of(n, turn++)};
                 job.q = coded_random(books[b], n, k, block, turn % 3 == 0);
