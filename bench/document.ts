@@ -1,6 +1,6 @@
 // Owns the figures of docs/performance.md and the plot beside it: both are written from bench/results.
 import { root, say } from "../scripts/run.ts";
-import { loadRecord, type PeerRecord } from "./peers/results.ts";
+import { loadRecord, type PeerRecord, warning } from "./peers/results.ts";
 import { otherTable, productTable, type Table, targetTable } from "./peers/tables.ts";
 import { plot } from "./plot.ts";
 import { limitTable, type ScalingRecord, scalingTables } from "./scaling.ts";
@@ -16,9 +16,10 @@ function markdown(rows: Table): string {
   return [head, rule, ...body].join("\n");
 }
 
-function machine({ machine: facts, date }: PeerRecord | ScalingRecord): string {
-  const { processor, processors, system, "load before the run": load } = facts;
-  return `Measured on ${processor}, ${processors} processors, ${system}, on ${date.slice(0, 10)}; the machine's load before: ${load}.`;
+function machine(record: PeerRecord | ScalingRecord): string {
+  const { processor, processors, system } = record.machine;
+  const busy = warning(record);
+  return `${processor}, ${processors} processors, ${system}, ${record.date.slice(0, 10)}.${busy ? `\n\n**${busy}**` : ""}`;
 }
 
 /** What stands between each pair of marks. */

@@ -167,6 +167,7 @@ async function compare(given: Flags): Promise<void> {
   const wanted = (Object.keys(peers) as PeerName[]).filter(
     (name) => name === "bunsandbytes" || (flags.peers?.includes(name) ?? true),
   );
+  const load = os.loadavg()[0]!;
   const cache = lastLevelCache();
   const chosen = contests(cache).filter(({ name }) => flags.filter?.test(name) ?? true);
   if (!chosen.length)
@@ -194,7 +195,7 @@ async function compare(given: Flags): Promise<void> {
     processors: os.cpus().length,
     system: `${os.type()} ${process.arch}`,
     "last-level cache, MB": cache / 2 ** 20,
-    "load before the run": Number(os.loadavg()[2]!.toFixed(2)),
+    "load before the run": Number(load.toFixed(2)),
   };
   const record = { schema, machine, date: new Date().toISOString(), descriptions, skipped, results } as const;
   saveRecord(flags.save, record);
