@@ -47,4 +47,4 @@ function formatCases(): BenchCase[] {
   ]);
 }
 
-await runCommand(benchCommand({ formats: formatCases, peak }));
+await runCommand(() => benchCommand({ formats: formatCases, peak }));

@@ -1,6 +1,7 @@
 // Owns the cases that tests and benchmarks share: formats, block sizes, shapes, dtypes, and the devices to run them on.
 import {
   Codebook,
+  createDynamicMap,
   createFp8Map,
   createLinearMap,
   createNormalMap,
@@ -40,8 +41,18 @@ export const codebooks8: Readonly<Record<string, Codebook>> = {
   dynamicUnsigned: Codebook.named("dynamic_unsigned"),
   linear: createLinearMap(),
   fp8: createFp8Map(true, 4, 3),
-  normal: createNormalMap(),
+  normal: createNormalMap(undefined, true, 8),
   dense: Codebook.from(Float32Array.from({ length: 256 }, (_, i) => (i < 200 ? 1 - i / 20000 : -1 + (i - 200) / 28))),
+};
+
+/** Codebooks of every other width. One is in no order, and one goes beyond what a block can hold. */
+export const codebooksOfOtherBits: Readonly<Record<string, Codebook>> = {
+  "2 bits, normal": Codebook.named("nf2"),
+  "2 bits, far": Codebook.from([4, -0.5, 0.5, -3]),
+  "3 bits, linear": createLinearMap(true, 3),
+  "5 bits, dynamic": createDynamicMap(true, 4, 5),
+  "6 bits, unsorted": Codebook.from(Float32Array.from({ length: 64 }, (_, i) => Math.sin(i * i))),
+  "7 bits, normal": createNormalMap(undefined, true, 7),
 };
 
 /** 4-bit block sizes that are legal. */

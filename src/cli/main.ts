@@ -2,14 +2,8 @@
 // Owns the command line: which commands there are.
 import { Command } from "commander";
 import { version } from "../version.ts";
-import { benchCommand } from "./bench.ts";
-import { convertCommand } from "./convert.ts";
-import { dequantizeCommand } from "./dequantize.ts";
 import { doctorCommand } from "./doctor.ts";
-import { inspectCommand } from "./inspect.ts";
-import { quantizeCommand } from "./quantize.ts";
 import { runCommand } from "./run.ts";
-import { verifyCommand } from "./verify.ts";
 
 const program = new Command("bunsandbytes")
   .description("Quantise models to 4 and 8 bits, and read and write what bitsandbytes and transformers do.")
@@ -27,16 +21,15 @@ Exit status: 0 done; 1 the input is damaged, or a check failed; 2 the command wa
   )
   .configureHelp({ showGlobalOptions: true });
 
-const commands = [
-  quantizeCommand,
-  dequantizeCommand,
-  convertCommand,
-  inspectCommand,
-  verifyCommand,
-  doctorCommand,
-  benchCommand,
-];
-for (const command of commands) {
-  program.addCommand(command().exitOverride());
+/** Every other command needs the native library; where it can't be opened, doctor is there to say so. */
+async function commands(): Promise<Command[]> {
+  const doctor = doctorCommand();
+  if (process.argv[2] === doctor.name()) return [doctor];
+  const { commandsOfLibrary } = await import("./commands.ts");
+  return [...commandsOfLibrary(), doctor];
 }
-await runCommand(program);
+
+await runCommand(async () => {
+  for (const command of await commands()) program.addCommand(command.exitOverride());
+  return program;
+});

@@ -5,11 +5,11 @@ import { BnbError } from "../error.ts";
 /** By kind of failure; a signal ends the process as signals do. */
 const exitStatus = { failed: 1, usage: 2, unsupported: 3, out_of_memory: 4, device_lost: 4, invalid: 1 } as const;
 
-/** Reads the process's arguments, runs the command, and sets the exit status where it fails. */
-export async function runCommand(command: Command): Promise<void> {
-  command.exitOverride();
+/** Makes a command, runs it with the process's arguments, and sets the exit status where either fails. */
+export async function runCommand(make: () => Command | Promise<Command>): Promise<void> {
   try {
-    await command.parseAsync();
+    const command = await make();
+    await command.exitOverride().parseAsync();
   } catch (error) {
     process.exitCode = error instanceof CommanderError ? endOfParsing(error) : report(error);
   }
