@@ -8,12 +8,22 @@ import { limitTable, type ScalingRecord, scalingTables } from "./scaling.ts";
 const results = `${root}/bench/results`;
 export const page = `${root}/docs/performance.md`;
 
-/** A table in Markdown, numbers to the right. */
+/** A table in Markdown, numbers to the right, padded as the formatter of the repository does it. */
 function markdown(rows: Table): string {
-  const [head, ...body] = rows.map((cells) => `| ${cells.join(" | ")} |`);
-  const isNumeric = rows[0]!.map((_, column) => rows.slice(1).every((row) => /^[-–\d<]/.test(row[column]!)));
-  const rule = `|${isNumeric.map((numeric) => (numeric ? "--:" : "---")).join("|")}|`;
-  return [head, rule, ...body].join("\n");
+  const columns = rows[0]!.map((_, column) => {
+    const cells = rows.map((row) => row[column]!);
+    const width = Math.max(3, ...cells.map((cell) => Bun.stringWidth(cell)));
+    return { width, isNumeric: cells.slice(1).every((cell) => /^[-–\d<]/.test(cell)) };
+  });
+  const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
+  const pad = (cell: string, column: number) => {
+    const { width, isNumeric } = columns[column]!;
+    const space = " ".repeat(width - Bun.stringWidth(cell));
+    return isNumeric ? space + cell : cell + space;
+  };
+  const rule = columns.map(({ width, isNumeric }) => (isNumeric ? `${"-".repeat(width - 1)}:` : "-".repeat(width)));
+  const [head, ...body] = rows.map((row) => line(row.map(pad)));
+  return [head, line(rule), ...body].join("\n");
 }
 
 function machine(record: PeerRecord | ScalingRecord): string {

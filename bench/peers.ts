@@ -59,6 +59,7 @@ async function start(names: readonly PeerName[], threads: readonly number[], ski
       OMP_NUM_THREADS: String(count),
       BNB_PEERS_INPUTS: inputsFolder,
       BNB_PEERS_MODULES: modulesFolder,
+      PYTHONDONTWRITEBYTECODE: "1",
     };
     const worker = new PeerProcess(name, peers[name].command(count), env);
     const { description, skip } = await worker.hello();
