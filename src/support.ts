@@ -17,13 +17,7 @@ import {
 } from "./matmul_backward.ts";
 import { AdEMAMix8bit, AdEMAMix32bit, LAMB8bit, type Optimizer, type OptimizerClass } from "./optim/index.ts";
 import { Parameter } from "./parameter.ts";
-import {
-  dequantize4bit,
-  dequantizeBlockwise,
-  quantize4bit,
-  quantizeBlockwise,
-  type ScalesOptions,
-} from "./quantize.ts";
+import { dequantize4bit, dequantizeBlockwise, quantize4bit, quantizeBlockwise } from "./quantize.ts";
 import type { QuantizedTensor } from "./quantized.ts";
 import { Tensor } from "./tensor.ts";
 
@@ -41,14 +35,12 @@ type Probe = (on: {
 }) => Disposable | object;
 
 /** Each format, as all ways to quantise that it stands for. */
-const quantizers: Readonly<Record<string, readonly ((w: Tensor, options?: ScalesOptions) => QuantizedTensor)[]>> = {
-  "nf4, fp4, af4": (["nf4", "fp4", "af4"] as const).map(
-    (quantType) => (w, options) => quantize4bit(w, { quantType, ...options }),
-  ),
-  "4-bit, any codebook": [(w, options) => quantizeBlockwise(w, { code: createLinearMap(true, 4, false), ...options })],
-  "8-bit blockwise": [(w, options) => quantizeBlockwise(w, { blocksize: 256, ...options })],
+const quantizers: Readonly<Record<string, readonly ((w: Tensor) => QuantizedTensor)[]>> = {
+  "nf4, fp4, af4": (["nf4", "fp4", "af4"] as const).map((quantType) => (w) => quantize4bit(w, { quantType })),
+  "4-bit, any codebook": [(w) => quantizeBlockwise(w, { code: createLinearMap(true, 4, false) })],
+  "8-bit blockwise": [(w) => quantizeBlockwise(w, { blocksize: 256 })],
   "2, 3, 5, 6, 7 bits": [2, 3, 5, 6, 7].map(
-    (bits) => (w, options) => quantizeBlockwise(w, { code: createLinearMap(true, bits), ...options }),
+    (bits) => (w) => quantizeBlockwise(w, { code: createLinearMap(true, bits) }),
   ),
 };
 
@@ -57,11 +49,6 @@ function probesOfFormat(format: string): [operation: string, format: string, pro
     quantizers[format]!.map((quantize) => use(quantize(w)));
   return [
     ["quantise", format, ({ w }) => each(w, (q) => q)],
-    [
-      "quantise, least squares",
-      format,
-      ({ w }) => quantizers[format]!.map((quantize) => quantize(w, { scales: "leastSquares" })),
-    ],
     ["dequantise", format, ({ w }) => each(w, dequantizeBlockwise)],
     ["matmul, one row", format, ({ w, x }) => each(w, (q) => matmulBlockwise(x, q))],
     ["matmul, many rows", format, ({ w, batch }) => each(w, (q) => matmulBlockwise(batch, q))],
@@ -72,9 +59,15 @@ function probesOfFormat(format: string): [operation: string, format: string, pro
 
 const nested = (w: Tensor) => quantize4bit(w, { compressStatistics: true });
 
+const leastSquares = (w: Tensor) =>
+  [2, 3, 4, 5, 6, 7, 8].map((bits) =>
+    quantizeBlockwise(w, { code: createLinearMap(true, bits), blocksize: 64, scales: "leastSquares" }),
+  );
+
 /** Every operation with every format that makes a difference to it. */
 const probes: [operation: string, format: string, probe: Probe][] = [
   ...Object.keys(quantizers).flatMap(probesOfFormat),
+  ["least-squares scales", "2 to 8 bits", ({ w }) => leastSquares(w)],
   ["quantise", "nested scales", ({ w }) => nested(w)],
   ["dequantise", "nested scales", ({ w }) => dequantize4bit(nested(w))],
   ["matmul, one row", "nested scales", ({ w, x }) => matmul4bit(x, nested(w))],

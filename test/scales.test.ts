@@ -1,5 +1,6 @@
 // Owns the tests of scales of least squared error: the rule to the last bit, the best there is, and what must be refused.
 import { describe, expect, test } from "bun:test";
+import { errorTable, path, readErrors } from "../scripts/scales.ts";
 import {
   Codebook,
   dequantizeBlockwise,
@@ -15,13 +16,9 @@ import { leastError, leastSquaresScales } from "./scales_reference.ts";
 
 type Options = ScalesOptions & { blocksize: number; nested?: boolean };
 
-function quantize(x: Tensor, code: Codebook, { nested = false, ...options }: Options): QuantizedTensor {
-  return code.bits === 4
-    ? quantize4bit(x, { ...options, quantType: code, compressStatistics: nested })
-    : quantizeBlockwise(x, { ...options, code, nested });
-}
+const quantize = (x: Tensor, code: Codebook, options: Options) => quantizeBlockwise(x, { ...options, code });
 
-const dequantize = (q: QuantizedTensor) => dequantizeBlockwise(q, { dtype: "float32" }).readFloat32();
+const dequantize = (q: QuantizedTensor) => dequantizeBlockwise(q, { dtype: "float32" }).read();
 
 /** Codes of x for given scales: the nearest to x · (1 / scale), each step in fp32. */
 function codesFor(x: Float32Array, values: Float32Array, blocksize: number, scales: Float32Array): Uint8Array {
@@ -37,6 +34,15 @@ const importanceOf = (columns: number) =>
   normal(columns, 9).map((x, i) => (i === 5 ? 300 : x > 0.9 ? 0 : Math.fround(Math.abs(x))));
 
 const books = { ...codebooks4, ...codebooks8, ...codebooksOfOtherBits };
+
+test.skipIf(!testDevices.some(([kind]) => kind === "cpu"))(
+  "docs/scales.md has the errors that are measured",
+  async () => {
+    const measured = readErrors(errorTable());
+    expect(measured.length).toBe(23);
+    expect(readErrors(await Bun.file(path).text())).toEqual(measured);
+  },
+);
 
 describe.each(testDevices)("least squares on %s", (_, device) => {
   const tensorOf = (x: ArrayLike<number>, shape: readonly number[] = [x.length]) =>

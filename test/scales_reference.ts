@@ -47,6 +47,13 @@ function tryScale(
   return { scale, error, refined: f(scale + change), refinedError: f(error - f(product * change)) };
 }
 
+/** The scales to try: the first over the largest magnitude, and each over the one before. */
+export function rangeOf(values: Float32Array): { first: number; ratio: number } {
+  const bits = Math.log2(values.length);
+  const first = f([0.2, 0.25, 0.3, 0.45, 0.6, 0.8, 0.95][bits - 2]!);
+  return { first, ratio: f(f(f(bits < 6 ? 1.6 : 2) / first) ** (1 / (tried - 1))) };
+}
+
 /** The scale of one block, whose largest weighed magnitude is an ordinary number. */
 function scaleOf(x: Float32Array, weights: Float32Array, values: Float32Array): number {
   const codeOf = coder(values);
@@ -57,9 +64,7 @@ function scaleOf(x: Float32Array, weights: Float32Array, values: Float32Array): 
   const scaled = x.map((value, i) => (weights[i]! > 0 ? value * unit : 0));
   const attempt = (scale: number) => tryScale(scaled, weights, values, codeOf, scale);
 
-  const range = values.length === 256 ? [0.95, 2] : values.length > 32 ? [0.8, 1.6] : [0.3, 1.6];
-  const [first, last] = range.map(f) as [number, number];
-  const ratio = f(f(last / first) ** (1 / (tried - 1)));
+  const { first, ratio } = rangeOf(values);
   const best = attempt(absmax * unit);
   best.error = f(best.error * f(0.9999));
   if (best.refined <= 0) best.refined = best.scale;

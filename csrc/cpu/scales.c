@@ -12,22 +12,32 @@ struct scales_stage {
     bool   weighed; /* else every weight is 1 */
 };
 
-/* The codebook in the order of its values. With 16 of them the thresholds are a heap too: below a node are 2 · node and
- * 2 · node + 1, the root is 1, and past the leaves a node's low 4 bits are the rank. */
+/* The codebook in the order of its values. */
 struct ranked {
     const struct codes *code;
-    float               values[256], heap[16];
-    struct levels       levels; /* of any other number up to 128 */
+    struct levels       levels; /* of less than 256 values */
+    float               values[256];
 };
 
-typedef VECTOR(float, SCALES_LANES) lanes;
+/* The sums that a trial is made of, SCALES_LANES lanes of each. */
+struct sums {
+    floats errors[VECTORS_OF_32], products[VECTORS_OF_32], squares[VECTORS_OF_32];
+};
 
-INLINE float sum_lanes(lanes v) {
-    VECTOR(float, 16) half = v.lo + v.hi;
-    VECTOR(float, 8) quarter = half.lo + half.hi;
-    floats4 four = quarter.lo + quarter.hi;
-    VECTOR(float, 2) two = four.lo + four.hi;
-    return two.x + two.y;
+INLINE float sum_lanes(const floats lanes[VECTORS_OF_32]) {
+    floats v[VECTORS_OF_32];
+    memcpy(v, lanes, sizeof v);
+    for (int half = VECTORS_OF_32 / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) v[i] += v[i + half];
+#if WIDTH == 16
+    VECTOR(float, 8) eight = v[0].lo + v[0].hi;
+    floats4 four = eight.lo + eight.hi;
+#elif WIDTH == 8
+    floats4 four = v[0].lo + v[0].hi;
+#else
+    floats4 four = v[0];
+#endif
+    return (four.x + four.z) + (four.y + four.w);
 }
 
 static void stage_part(const struct scales_job *job, size_t first, size_t count, float unit, struct scales_stage *to) {
@@ -42,25 +52,16 @@ static void stage_part(const struct scales_job *job, size_t first, size_t count,
 }
 
 INLINE floats value_near(const struct ranked *codes, uint32_t bits, floats x) {
-    if (bits == 4) {
-        table8 above = table8_of(codes->heap), leaves = table8_of(codes->heap + 8);
-        ints node = 2 - (ints)(x > codes->heap[1]);
-        node += node - (ints)(x > lookup8(above, node));
-        node += node - (ints)(x > lookup8(above, node));
-        node += node - (ints)(x > lookup8(leaves, node));
-        return lookup16(table16_of(codes->values), node);
-    }
     if (bits < 8) return lookup_bits(codes->values, bits, below_in_levels(&codes->levels, bits, x));
     int32_t shift = (int32_t)codes->code->entry_shift;
     return gather(codes->values, shift ? below_in_entries(codes->code, shift, x) : below_in_buckets(codes->code, x));
 }
 
-/* The three sums that a trial is made of, a vector of lanes at a time. */
-INLINE void add_part(const struct scales_stage *stage, const struct ranked *codes, uint32_t bits, bool weighed, float scale, float sums[3][SCALES_LANES]) {
+INLINE void add_part(const struct scales_stage *stage, const struct ranked *codes, uint32_t bits, bool weighed, float scale, struct sums *sums) {
     float inverse = inverse_of(scale);
-    for (size_t lane = 0; lane < SCALES_LANES; lane += WIDTH) {
-        floats errors = load_floats(sums[0] + lane), products = load_floats(sums[1] + lane), squares = load_floats(sums[2] + lane);
-        for (size_t i = lane; i < stage->count; i += SCALES_LANES) {
+    for (int v = 0; v < VECTORS_OF_32; v++) {
+        floats errors = sums->errors[v], products = sums->products[v], squares = sums->squares[v];
+        for (size_t i = (size_t)v * WIDTH; i < stage->count; i += SCALES_LANES) {
             floats x = load_floats(stage->x + i), value = value_near(codes, bits, clamp(x * inverse));
             floats error = x - value * scale, weighed_error = error, weighed_value = value;
             if (weighed) {
@@ -71,9 +72,7 @@ INLINE void add_part(const struct scales_stage *stage, const struct ranked *code
             products += weighed_error * value;
             squares += weighed_value * value;
         }
-        memcpy(sums[0] + lane, &errors, sizeof errors);
-        memcpy(sums[1] + lane, &products, sizeof products);
-        memcpy(sums[2] + lane, &squares, sizeof squares);
+        sums->errors[v] = errors, sums->products[v] = products, sums->squares[v] = squares;
     }
 }
 
@@ -83,17 +82,13 @@ struct span {
 };
 
 INLINE trial try_scale(const struct scales_job *job, struct span span, struct scales_stage *stage, const struct ranked *codes, uint32_t bits, float scale) {
-    float sums[3][SCALES_LANES] = {0};
+    struct sums sums = {0};
     for (size_t at = span.begin; at < span.end; at += SCALES_STAGED) {
         if (span.end - span.begin > SCALES_STAGED) stage_part(job, at, least(SCALES_STAGED, span.end - at), span.unit, stage);
-        if (stage->weighed) add_part(stage, codes, bits, true, scale, sums);
-        else add_part(stage, codes, bits, false, scale, sums);
+        if (stage->weighed) add_part(stage, codes, bits, true, scale, &sums);
+        else add_part(stage, codes, bits, false, scale, &sums);
     }
-    lanes errors, products, squares;
-    memcpy(&errors, sums[0], sizeof errors);
-    memcpy(&products, sums[1], sizeof products);
-    memcpy(&squares, sums[2], sizeof squares);
-    return trial_of(scale, sum_lanes(errors), sum_lanes(products), sum_lanes(squares));
+    return trial_of(scale, sum_lanes(sums.errors), sum_lanes(sums.products), sum_lanes(sums.squares));
 }
 
 /* The block's largest magnitudes, of all and of what weighs anything, as bits. */
@@ -109,11 +104,7 @@ INLINE void search_blocks(const struct scales_job *job, size_t first, size_t las
     const struct codes *code = job->code;
     struct ranked codes = {.code = code};
     for (uint32_t rank = 0; rank < code->size; rank++) codes.values[rank] = code->values[code->order[rank]];
-    for (uint32_t node = 1, step = 16; bits == 4 && node < 16; node++) {
-        if ((node & (node - 1)) == 0) step /= 2;
-        codes.heap[node] = code->thresholds[(2 * node + 1) * step - 17];
-    }
-    if (bits != 4 && bits != 8) fill_levels(&codes.levels, code);
+    if (bits < 8) fill_levels(&codes.levels, code);
 
     struct scales_stage stage;
     size_t total = job->x.rows * job->x.columns;

@@ -1,9 +1,9 @@
 // Owns the test of the search for scales by itself, on the simulator, fast and with every access checked, against its rule;
 // and of quantising by scales that are given.
 import { describe, expect, test } from "bun:test";
-import { codebooks4, codebooks8, floatDTypes, normal } from "../cases.ts";
+import { codebooks4, codebooks8, codebooksOfOtherBits, floatDTypes, normal } from "../cases.ts";
 import { coder, pack } from "../reference.ts";
-import { leastSquaresScales } from "../scales_reference.ts";
+import { leastSquaresScales, rangeOf } from "../scales_reference.ts";
 import { kernelCodes, Store, shiftOf, wide } from "./arguments.ts";
 import { launch, runs } from "./launch.ts";
 import { load, store } from "./memory.ts";
@@ -11,13 +11,13 @@ import { load, store } from "./memory.ts";
 const word = (x: number) => new Uint32Array(Float32Array.of(x).buffer)[0]!;
 const f = Math.fround;
 
-/** First and ratio of struct scales_args: 32 steps over the range that csrc/ops/scales.c tries. */
+/** First and ratio of struct scales_args. */
 function range(values: Float32Array): number[] {
-  const [first, last] = values.length === 256 ? [f(0.95), f(2)] : [f(0.3), f(1.6)];
-  return [word(first), word(f(f(last / first) ** (1 / 31)))];
+  const { first, ratio } = rangeOf(values);
+  return [word(first), word(ratio)];
 }
 
-const books = { ...codebooks4, ...codebooks8 };
+const books = { ...codebooks4, ...codebooks8, ...codebooksOfOtherBits };
 
 describe.each(runs)("scales, $mode, seed $seed", (run) => {
   test.each(Object.entries(books))("%s", (_, { values }) => {
@@ -69,7 +69,7 @@ describe.each(runs)("scales, $mode, seed $seed", (run) => {
     launch(
       {
         ...run,
-        ...{ family: "quantize", kernel, constants: [Store.float32, values.length === 256 ? 8 : 4, 1] },
+        ...{ family: "quantize", kernel, constants: [Store.float32, Store.codes(values.length === 256 ? 8 : 4), 1] },
         args: [...wide(100), block, shiftOf(block)],
         buffers: [x, kernelCodes(values), codes, absmax],
         grid: [1, 1, 1],
