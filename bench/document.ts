@@ -1,6 +1,6 @@
 // Owns the figures of docs/performance.md and the plot beside it: both are written from bench/results.
 import { root, say } from "../scripts/run.ts";
-import { loadRecord, type PeerRecord } from "./peers/results.ts";
+import { loadRecord, type PeerRecord, warning } from "./peers/results.ts";
 import { otherTable, productTable, type Table, targetTable } from "./peers/tables.ts";
 import { plot } from "./plot.ts";
 import { limitTable, type ScalingRecord, scalingTables } from "./scaling.ts";
@@ -8,17 +8,28 @@ import { limitTable, type ScalingRecord, scalingTables } from "./scaling.ts";
 const results = `${root}/bench/results`;
 export const page = `${root}/docs/performance.md`;
 
-/** A table in Markdown, numbers to the right. */
+/** A table in Markdown, numbers to the right, padded as the formatter of the repository does it. */
 function markdown(rows: Table): string {
-  const [head, ...body] = rows.map((cells) => `| ${cells.join(" | ")} |`);
-  const isNumeric = rows[0]!.map((_, column) => rows.slice(1).every((row) => /^[-–\d<]/.test(row[column]!)));
-  const rule = `|${isNumeric.map((numeric) => (numeric ? "--:" : "---")).join("|")}|`;
-  return [head, rule, ...body].join("\n");
+  const columns = rows[0]!.map((_, column) => {
+    const cells = rows.map((row) => row[column]!);
+    const width = Math.max(3, ...cells.map((cell) => Bun.stringWidth(cell)));
+    return { width, isNumeric: cells.slice(1).every((cell) => /^[-–\d<]/.test(cell)) };
+  });
+  const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
+  const pad = (cell: string, column: number) => {
+    const { width, isNumeric } = columns[column]!;
+    const space = " ".repeat(width - Bun.stringWidth(cell));
+    return isNumeric ? space + cell : cell + space;
+  };
+  const rule = columns.map(({ width, isNumeric }) => (isNumeric ? `${"-".repeat(width - 1)}:` : "-".repeat(width)));
+  const [head, ...body] = rows.map((row) => line(row.map(pad)));
+  return [head, line(rule), ...body].join("\n");
 }
 
-function machine({ machine: facts, date }: PeerRecord | ScalingRecord): string {
-  const { processor, processors, system, "load before the run": load } = facts;
-  return `Measured on ${processor}, ${processors} processors, ${system}, on ${date.slice(0, 10)}; the machine's load before: ${load}.`;
+function machine(record: PeerRecord | ScalingRecord): string {
+  const { processor, processors, system } = record.machine;
+  const busy = warning(record);
+  return `${processor}, ${processors} processors, ${system}, ${record.date.slice(0, 10)}.${busy ? `\n\n**${busy}**` : ""}`;
 }
 
 /** What stands between each pair of marks. */

@@ -59,6 +59,7 @@ async function start(names: readonly PeerName[], threads: readonly number[], ski
       OMP_NUM_THREADS: String(count),
       BNB_PEERS_INPUTS: inputsFolder,
       BNB_PEERS_MODULES: modulesFolder,
+      PYTHONDONTWRITEBYTECODE: "1",
     };
     const worker = new PeerProcess(name, peers[name].command(count), env);
     const { description, skip } = await worker.hello();
@@ -167,6 +168,7 @@ async function compare(given: Flags): Promise<void> {
   const wanted = (Object.keys(peers) as PeerName[]).filter(
     (name) => name === "bunsandbytes" || (flags.peers?.includes(name) ?? true),
   );
+  const load = os.loadavg()[0]!;
   const cache = lastLevelCache();
   const chosen = contests(cache).filter(({ name }) => flags.filter?.test(name) ?? true);
   if (!chosen.length)
@@ -194,7 +196,7 @@ async function compare(given: Flags): Promise<void> {
     processors: os.cpus().length,
     system: `${os.type()} ${process.arch}`,
     "last-level cache, MB": cache / 2 ** 20,
-    "load before the run": Number(os.loadavg()[2]!.toFixed(2)),
+    "load before the run": Number(load.toFixed(2)),
   };
   const record = { schema, machine, date: new Date().toISOString(), descriptions, skipped, results } as const;
   saveRecord(flags.save, record);

@@ -4,7 +4,7 @@ import { pathToFileURL } from "node:url";
 import { stop } from "../scripts/run.ts";
 import { type Class, classes } from "./peers/contestants.ts";
 import { installJavaScript, modulesFolder } from "./peers/install.ts";
-import { oursBeside, type PeerRecord, ratio, select } from "./peers/results.ts";
+import { oursBeside, type PeerRecord, ratio, select, warning } from "./peers/results.ts";
 
 /** The parts of the two packages that are used. */
 interface VegaLite {
@@ -44,10 +44,14 @@ function specification(record: PeerRecord): object {
     values.some((value) => value.format === format),
   );
   const { processor } = record.machine;
+  const busy = warning(record);
   return {
     title: {
       text: "How many times as long others take",
-      subtitle: [`x [M, 4096] · w [4096, 4096]ᵀ, one thread, ${processor}; ${record.date.slice(0, 10)}`],
+      subtitle: [
+        `x [M, 4096] · w [4096, 4096]ᵀ, one thread, ${processor}; ${record.date.slice(0, 10)}`,
+        ...(busy ? [busy] : []),
+      ],
       anchor: "start",
     },
     background: "white",
@@ -71,7 +75,7 @@ function specification(record: PeerRecord): object {
             x: {
               field: "times",
               type: "quantitative",
-              scale: { type: "log", nice: false },
+              scale: { type: "log", nice: false, padding: 12 },
               title: "times as long as bunsandbytes, which is the line at 1",
               axis: { values: [0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500], format: "~g" },
             },

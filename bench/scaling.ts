@@ -196,13 +196,14 @@ async function main(flags: { time: number; here?: boolean; save: string }): Prom
     console.log(JSON.stringify(await measure(flags.time)));
     return;
   }
+  const load = os.loadavg()[0]!;
   const most = os.availableParallelism();
   const runs = (most > 1 ? [1, most] : [1]).map((threads) => measureIn(threads, flags.time));
   const machine = {
     processor: os.cpus()[0]?.model.trim() ?? "unknown",
     processors: os.cpus().length,
     system: `${os.type()} ${process.arch}`,
-    "load before the run": Number(os.loadavg()[2]!.toFixed(2)),
+    "load before the run": Number(load.toFixed(2)),
   };
   const record: ScalingRecord = { schema, machine, date: new Date().toISOString(), series, runs };
   await Bun.write(flags.save, `${JSON.stringify(record)}\n`);

@@ -1,8 +1,23 @@
-// Owns the test that docs/performance.md tells the truth: its figures are those of bench/results.
+// Owns the test that docs/performance.md tells the truth: its figures are those of bench/results, its kernels those of the
+// library.
 import { expect, test } from "bun:test";
 import { documented, page } from "../bench/document.ts";
 
 test("docs/performance.md has the figures of bench/results: bun run bench:document writes them", async () => {
   const text = await Bun.file(page).text();
   expect(await documented(text)).toBe(text);
+});
+
+test("docs/performance.md lists the CPU's kernels in the order in which they are tried", async () => {
+  const source = await Bun.file(`${import.meta.dir}/../csrc/cpu/matmul.c`).text();
+  const kernels = [...source.matchAll(/\{BNB_PRECISION_(\w+), \w+, (\w+)\}/g)].map(([, precision, name]) => [
+    name,
+    precision!.toLowerCase(),
+  ]);
+  const rows = [...(await Bun.file(page).text()).matchAll(/^\| `(\w+)` +\| `(\w+)`/gm)].map(([, name, precision]) => [
+    name,
+    precision,
+  ]);
+  expect(kernels.length).toBeGreaterThan(2);
+  expect(rows).toEqual(kernels);
 });

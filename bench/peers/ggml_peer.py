@@ -1,6 +1,7 @@
 """Owns the benchmark of ggml's products, in the layout that its CPU backend repacks weights to where it has one."""
 import ctypes as c
 import functools
+import glob
 import importlib.metadata
 import os
 
@@ -10,12 +11,11 @@ import numpy as np
 
 from worker import Contestant, Skip, activations, checked_rows, product_error, weight
 
-ROOT = os.path.join(os.path.dirname(libggml.__file__), "lib64")
-
-
 def library(name):
-    suffix = next(suffix for suffix in ("so", "dylib") if os.path.exists(os.path.join(ROOT, f"lib{name}.{suffix}")))
-    return c.CDLL(os.path.join(ROOT, f"lib{name}.{suffix}"), mode=c.RTLD_GLOBAL)
+    found = glob.glob(os.path.join(os.path.dirname(libggml.__file__), "lib*", f"lib{name}.[sd][oy]*"))
+    if not found:
+        raise ImportError(f"libggml-python has no library {name} for this system")
+    return c.CDLL(min(found, key=len), mode=c.RTLD_GLOBAL)
 
 
 base, cpu = library("ggml-base"), library("ggml-cpu")

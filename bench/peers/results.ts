@@ -68,6 +68,15 @@ export function select(
   );
 }
 
+/** A machine with more waiting processes than this is too busy to measure anything on. */
+const loadMost = 0.5;
+
+/** What to say of figures that were made on a busy machine; nothing where it was not. */
+export function warning({ machine }: { readonly machine: PeerRecord["machine"] }): string | undefined {
+  const load = Number(machine["load before the run"]);
+  return load > loadMost ? `The machine was busy (load ${load}): these figures are no measure of speed.` : undefined;
+}
+
 /** This library's result in the same contest, class and threads. */
 export function oursBeside(record: PeerRecord, { contest, threads, entrant }: Result): Result | undefined {
   return select(record, { contest, threads, peer: "bunsandbytes", class: entrant.class })[0];
