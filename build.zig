@@ -8,11 +8,13 @@ const sources = [_][]const u8{
     "error.c",
     "device.c",
     "buffer.c",
+    "handle.c",
     "tensor.c",
     "codebook.c",
     "quantized.c",
     "ops/cast.c",
     "ops/quantize.c",
+    "ops/scales.c",
     "ops/dequantize.c",
     "ops/matmul.c",
     "ops/matmul_backward.c",
@@ -41,7 +43,7 @@ const x86_isas = [_]Isa{
     .{ .name = "base", .cpu = "x86_64" },
     .{ .name = "avx2", .cpu = "haswell" },
     .{ .name = "avx512", .cpu = "skylake_avx512" },
-    .{ .name = "avx512vnni", .cpu = "icelake_server" },
+    .{ .name = "avx512vnni", .cpu = "cascadelake" },
 };
 const arm_isas = [_]Isa{
     .{ .name = "neon", .cpu = "generic" },

@@ -19,7 +19,7 @@ import { Tensor } from "./tensor.ts";
  * ```
  *
  * @param indices int32, any shape
- * @param w [rows, d]: dense of any float dtype, or quantised to 4 or 8 bits
+ * @param w [rows, d]: dense of any float dtype, or quantised to any width
  * @param options.dtype the result's, by default the table's own
  * @returns [...indices, d]
  * @throws BnbError if an index is no row of the table; the message says where it is

@@ -53,6 +53,7 @@ export {
   type QuantizeBlockwiseOptions,
   quantize4bit,
   quantizeBlockwise,
+  type ScalesOptions,
 } from "./quantize.ts";
 export { type NestedScales, type QuantizedParts, QuantizedTensor, type QuantType } from "./quantized.ts";
 export type { Shape } from "./shape.ts";

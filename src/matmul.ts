@@ -35,11 +35,12 @@ export function matmul4bit<D extends FloatDType>(
   w: QuantizedTensor,
   options: MatmulOptions = {},
 ): Tensor<D> {
-  return matmulQuantized(x, w, 4, options, "matmul4bit", "matmulBlockwise");
+  if (w.bits !== 4) throw new BnbError(`matmul4bit: w holds ${w.bits}-bit codes: use matmulBlockwise.`);
+  return matmulQuantized(x, w, options, "matmul4bit");
 }
 
 /**
- * `x · wᵀ + bias` with a weight that `quantizeBlockwise` made.
+ * `x · wᵀ + bias` with a quantised weight of any width, which is never written out whole.
  *
  * @example
  * ```ts
@@ -59,7 +60,7 @@ export function matmulBlockwise<D extends FloatDType>(
   w: QuantizedTensor,
   options: MatmulOptions = {},
 ): Tensor<D> {
-  return matmulQuantized(x, w, 8, options, "matmulBlockwise", "matmul4bit");
+  return matmulQuantized(x, w, options, "matmulBlockwise");
 }
 
 /**
@@ -92,13 +93,10 @@ export function linear<D extends FloatDType>(x: Tensor<D>, w: Tensor, options: M
 function matmulQuantized<D extends FloatDType>(
   x: Tensor<D>,
   w: QuantizedTensor,
-  bits: number,
   options: MatmulOptions,
   what: string,
-  other: string,
 ): Tensor<D> {
   const { bias, precision } = options;
-  if (w.bits !== bits) throw new BnbError(`${what}: w holds ${w.bits}-bit codes, expected ${bits}: use ${other}.`);
   const shape = resultShape(x.shape, w.shape, what);
   const pointer = native.bnb_matmul_quantized(
     x.pointer,

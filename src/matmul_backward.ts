@@ -25,7 +25,8 @@ import { Tensor } from "./tensor.ts";
  * @throws BnbError if the shapes, dtypes or devices do not fit
  */
 export function matmul4bitBackward<D extends FloatDType>(dy: Tensor<D>, w: QuantizedTensor): Tensor<D> {
-  return quantizedBackward(dy, w, 4, "matmul4bitBackward", "matmulBlockwiseBackward");
+  if (w.bits !== 4) throw new BnbError(`matmul4bitBackward: w holds ${w.bits}-bit codes: use matmulBlockwiseBackward.`);
+  return quantizedBackward(dy, w, "matmul4bitBackward");
 }
 
 /**
@@ -40,7 +41,7 @@ export function matmul4bitBackward<D extends FloatDType>(dy: Tensor<D>, w: Quant
  * ```
  */
 export function matmulBlockwiseBackward<D extends FloatDType>(dy: Tensor<D>, w: QuantizedTensor): Tensor<D> {
-  return quantizedBackward(dy, w, 8, "matmulBlockwiseBackward", "matmul4bitBackward");
+  return quantizedBackward(dy, w, "matmulBlockwiseBackward");
 }
 
 /**
@@ -121,14 +122,7 @@ export function linearBackwardBias<D extends FloatDType>(
   return sums.reshape([n]);
 }
 
-function quantizedBackward<D extends FloatDType>(
-  dy: Tensor<D>,
-  w: QuantizedTensor,
-  bits: number,
-  what: string,
-  other: string,
-): Tensor<D> {
-  if (w.bits !== bits) throw new BnbError(`${what}: w holds ${w.bits}-bit codes, expected ${bits}: use ${other}.`);
+function quantizedBackward<D extends FloatDType>(dy: Tensor<D>, w: QuantizedTensor, what: string): Tensor<D> {
   const shape = gradientShape(dy.shape, w.shape, what);
   return new Tensor(native.bnb_matmul_quantized_backward(dy.pointer, w.pointer), dy.dtype, shape, dy.device);
 }

@@ -33,6 +33,21 @@ describe("commands", () => {
     expect(run("dequantize", output, "-o", fresh(), "--dtype", "float16").status).toBe(0);
   });
 
+  test("quantize --scales least-squares writes weights that are closer to the original", () => {
+    const errors = ["absmax", "least-squares"].map((scales) => {
+      const output = fresh();
+      expect(run("quantize", model, "-o", output, "--scales", scales, "--quiet").status).toBe(0);
+      expect(run("verify", output, "--quiet").status).toBe(0);
+      const reports: { format: string; error?: { relative: number } }[] = JSON.parse(
+        run("inspect", output, "--error-against", model, "--json").out,
+      );
+      return reports.filter(({ format }) => format === "nf4").map(({ error }) => error!.relative);
+    });
+    const [absmax, leastSquares] = errors as [number[], number[]];
+    expect(leastSquares.length).toBe(7);
+    for (const [i, error] of leastSquares.entries()) expect(error).toBeLessThan(0.99 * absmax[i]!);
+  });
+
   test("--json prints one JSON value on standard output", () => {
     const output = fresh();
     expect(JSON.parse(run("quantize", model, "-o", output, "--json").out)).toMatchObject({ output, weights: 7 });
@@ -62,6 +77,8 @@ describe("exit status", () => {
     [2, ["quantize", model], /required option '-o, --output <dir>' not specified/],
     [2, ["quantize", model, "-o", "x", "--quant-type", "q4"], /Allowed choices are nf4, fp4, int8/],
     [2, ["quantize", model, "-o", "x", "--blocksize", "63"], /Expected 32, 64/],
+    [2, ["quantize", model, "-o", "x", "--scales", "best"], /Allowed choices are absmax, least-squares/],
+    [1, ["quantize", model, "-o", "x", "--quant-type", "int8", "--scales", "least-squares"], /int8 weights have one/],
     [2, ["quantize", model, "-o", "x", "--max-shard-size", "big"], /Expected a size such as/],
     [1, ["verify", "/does/not/exist"], /does not exist/],
     [1, ["convert", "/does/not/exist.gguf", "-o", "x"], /ENOENT/],

@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSy
 import { basename, dirname, join } from "node:path";
 import { BnbError } from "../error.ts";
 import { damaged } from "./header.ts";
+import { parseJson } from "./json.ts";
 import { dumps } from "./pyjson.ts";
 import { openSafetensors, type SafetensorsFile, type SafetensorsTensor } from "./safetensors.ts";
 import { sync } from "./staging.ts";
@@ -112,7 +113,7 @@ function weightsPath(path: string): string {
 function readIndex(path: string): Map<string, string> {
   let map: unknown;
   try {
-    map = JSON.parse(readFileSync(path, "utf8")).weight_map;
+    map = Object(parseJson(readFileSync(path, "utf8"))).weight_map;
   } catch (cause) {
     throw damaged(path, `it is not JSON (${(cause as Error).message})`);
   }

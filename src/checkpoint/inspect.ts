@@ -132,7 +132,8 @@ function plainEntry(tensor: SafetensorsTensor): Entry {
 function formatOf(weight: Stored): string {
   if (weight.format === "int8") return "int8";
   const { blocksize, nested } = weight.state;
-  return `${weight.format}${blocksize === 64 ? "" : `/${blocksize}`}${nested ? "+dq" : ""}`;
+  const format = weight.format === "blockwise" ? `${weight.state.bits}-bit` : weight.format;
+  return `${format}${blocksize === 64 ? "" : `/${blocksize}`}${nested ? "+dq" : ""}`;
 }
 
 function describe(name: string, shape: readonly number[], format: string, bytes: number): WeightReport {

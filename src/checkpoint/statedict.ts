@@ -1,5 +1,5 @@
 // Owns the way between quantised tensors and the tensors of a state dict.
-import { Codebook } from "../codebook.ts";
+import { Codebook, codebookNames } from "../codebook.ts";
 import { currentDevice, type Device } from "../device.ts";
 import type { DType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
@@ -11,12 +11,12 @@ import type { SafetensorsDtype } from "./header.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import {
   packState,
-  type QuantType4bit,
   type StorageDtype,
   type Stored,
   type Stored4bit,
+  type StoredBlockwise,
   type StoredInt8,
-  specs4bit,
+  specsBlockwise,
   specsInt8,
   stateKey,
 } from "./state.ts";
@@ -29,7 +29,9 @@ export interface StateDictOptions {
 }
 
 /**
- * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`.
+ * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`. What it
+ * has no format for, other widths than 4 bits and codebooks than NF4 and FP4, has the same tensors under a key of this
+ * library's, and bitsandbytes does not load it.
  *
  * @example
  * ```ts
@@ -40,7 +42,7 @@ export interface StateDictOptions {
  * ```
  *
  * @param name the weight's name, such as `model.layers.0.mlp.up_proj.weight`
- * @throws BnbError if `q` is not NF4, FP4 or int8, which are all that bitsandbytes loads
+ * @throws BnbError if `quantStorage` does not divide the codes
  */
 export function toStateDict(
   name: string,
@@ -49,21 +51,21 @@ export function toStateDict(
 ): TensorSource[] {
   if (q instanceof Int8Weight) return int8ToStateDict(name, q);
   const { quantStorage: storage = "uint8" } = options;
-  const quantType = quantTypeOf(name, q);
-  const { blocksize, dtype, shape, offset, nestedBlocksize } = q;
+  const { bits, blocksize, dtype, shape, offset, nestedBlocksize } = q;
+  const quantType = q.quantType === "nf4" || q.quantType === "fp4" ? q.quantType : "blockwise";
   const { state2 } = q;
   const nested = state2 && { blocksize: nestedBlocksize, offset };
   const data: Record<string, ArrayBufferView> = {
     [name]: readAndDispose(q.codes),
     [`${name}.absmax`]: readAndDispose(q.absmax),
     [`${name}.quant_map`]: q.code,
-    [stateKey(name, quantType)]: packState({ quantType, blocksize, dtype, shape, nested }),
+    [stateKey(name, quantType)]: packState({ quantType, bits, blocksize, dtype, shape, nested }),
   };
   if (state2) {
     data[`${name}.nested_absmax`] = readAndDispose(state2.absmax);
     data[`${name}.nested_quant_map`] = state2.code;
   }
-  return specs4bit(name, shape, { quantType, blocksize, storage, nestedBlocksize }).map((spec) => {
+  return specsBlockwise(name, shape, { quantType, bits, blocksize, storage, nestedBlocksize }).map((spec) => {
     const bytes = data[spec.name]!;
     return {
       name: spec.name,
@@ -83,12 +85,6 @@ function int8ToStateDict(name: string, w: Int8Weight): TensorSource[] {
   ];
 }
 
-function quantTypeOf(name: string, q: QuantizedTensor): QuantType4bit {
-  const { quantType } = q;
-  if (quantType === "nf4" || quantType === "fp4") return quantType;
-  throw new BnbError(`${name} is ${q}, expected NF4 or FP4: bitsandbytes loads no other.`, "unsupported");
-}
-
 /**
  * The quantised weight that a checkpoint holds, copied to a device.
  *
@@ -102,7 +98,7 @@ function quantTypeOf(name: string, q: QuantizedTensor): QuantType4bit {
  *
  * @param stored what `findQuantized` found
  */
-export function fromStateDict(stored: Stored4bit, device?: Device): QuantizedTensor;
+export function fromStateDict(stored: Stored4bit | StoredBlockwise, device?: Device): QuantizedTensor;
 export function fromStateDict(stored: StoredInt8, device?: Device): Int8Weight;
 export function fromStateDict(stored: Stored, device?: Device): QuantizedTensor | Int8Weight;
 export function fromStateDict(stored: Stored, device: Device = currentDevice()): QuantizedTensor | Int8Weight {
@@ -110,12 +106,12 @@ export function fromStateDict(stored: Stored, device: Device = currentDevice()):
   const { state } = stored;
   using codes = bytesToTensor(stored.codes, device);
   using absmax = state.nested ? bytesToTensor(stored.absmax, device) : floatsToTensor(stored.absmax, device);
-  const code = codebookOf(stored.format, stored.code);
+  const code = codebookOf(stored.code);
   if (!state.nested) {
     return QuantizedTensor.fromParts({ codes, absmax, code, ...shared(stored) });
   }
   using nestedAbsmax = floatsToTensor(stored.nestedAbsmax!, device);
-  const nested = { ...state.nested, absmax: nestedAbsmax, code: codebookOf("dynamic", stored.nestedCode!) };
+  const nested = { ...state.nested, absmax: nestedAbsmax, code: codebookOf(stored.nestedCode!) };
   return QuantizedTensor.fromParts({ codes, absmax, code, nested, ...shared(stored) });
 }
 
@@ -169,13 +165,13 @@ export function tensorSource(name: string, tensor: Tensor): TensorSource {
   return { name, dtype, shape: tensor.shape, bytes: () => tensor.read() };
 }
 
-const shared = ({ state: { blocksize, shape, dtype } }: Stored4bit) => ({ blocksize, shape, dtype });
+const shared = ({ state: { blocksize, shape, dtype } }: Stored4bit | StoredBlockwise) => ({ blocksize, shape, dtype });
 
-/** The named codebook where the file has its values, as nearly always; else one of the file's own. */
-function codebookOf(name: "nf4" | "fp4" | "dynamic", tensor: SafetensorsTensor): Codebook {
+/** The named codebook where the file has one's values, as nearly always; else one of the file's own. */
+function codebookOf(tensor: SafetensorsTensor): Codebook {
   const values = tensor.values as Float32Array;
-  const named = Codebook.named(name);
-  const codebook = values.every((value, index) => value === named.values[index]) ? named : Codebook.from(values);
+  const named = codebookNames.map(Codebook.named).find((codebook) => Bun.deepEquals(codebook.values, values));
+  const codebook = named ?? Codebook.from(values);
   tensor.release();
   return codebook;
 }

@@ -3,6 +3,7 @@ import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
+import type { ScalesOptions } from "../quantize.ts";
 import { openCheckpoint, type Step, type WriteOptions, writeCheckpoint } from "./checkpoint.ts";
 import { openGguf } from "./gguf.ts";
 import {
@@ -47,9 +48,11 @@ export interface TransformOptions extends OutputOptions {
 export interface QuantizeOptions extends TransformOptions {
   /** `"nf4"` by default; `"int8"` is LLM.int8(), a scale a row. */
   readonly quantType?: QuantType;
-  /** Of 4-bit weights, as the next two are: 64 by default. */
+  /** Of 4-bit weights, as the next three are: 64 by default. */
   readonly blocksize?: number;
   readonly doubleQuant?: boolean;
+  /** How the scales are found; `"absmax"`, as bitsandbytes does, by default. */
+  readonly scales?: ScalesOptions["scales"];
   readonly quantStorage?: StorageDtype;
   /** More modules to leave alone, by transformers' rule for `llm_int8_skip_modules`. */
   readonly skip?: readonly string[];
@@ -176,11 +179,12 @@ const tokenizerNote =
 
 function quantizeStep(source: Source, dtype: FloatDType | undefined, options: QuantizeOptions): Step {
   const { quantType = "nf4", blocksize = 64, doubleQuant = false, quantStorage: storage = "uint8" } = options;
+  const { scales = "absmax" } = options;
   if (quantType !== "int8")
-    return quantize4bitStep(source, dtype ?? source.dtype, { quantType, blocksize, doubleQuant, storage });
-  if (doubleQuant || blocksize !== 64 || storage !== "uint8")
+    return quantize4bitStep(source, dtype ?? source.dtype, { quantType, blocksize, doubleQuant, scales, storage });
+  if (doubleQuant || blocksize !== 64 || scales !== "absmax" || storage !== "uint8")
     throw new BnbError(
-      "int8 weights have one scale a row: block size, double quantisation and storage are for nf4 and fp4.",
+      "int8 weights have one scale a row: block size, double quantisation, scales and storage are for nf4 and fp4.",
     );
   return quantizeInt8Step(source, dtype ?? source.dtype);
 }

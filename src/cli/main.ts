@@ -1,12 +1,9 @@
 #!/usr/bin/env bun
-// Owns the command line: which commands there are, what becomes of an error, and the exit status.
-import { Command, CommanderError } from "commander";
-import { BnbError } from "../error.ts";
+// Owns the command line: which commands there are.
+import { Command } from "commander";
 import { version } from "../version.ts";
 import { doctorCommand } from "./doctor.ts";
-
-/** By kind of failure; a signal ends the process as signals do. */
-const exitStatus = { failed: 1, usage: 2, unsupported: 3, out_of_memory: 4, device_lost: 4, invalid: 1 } as const;
+import { runCommand } from "./run.ts";
 
 const program = new Command("bunsandbytes")
   .description("Quantise models to 4 and 8 bits, and read and write what bitsandbytes and transformers do.")
@@ -32,24 +29,7 @@ async function commands(): Promise<Command[]> {
   return [...commandsOfLibrary(), doctor];
 }
 
-/** A mistake in the command line, which commander has explained, or help, which it has printed. */
-function endOfParsing(error: CommanderError): number {
-  return error.exitCode === 0 ? 0 : exitStatus.usage;
-}
-
-/** What the user can do something about is one line; anything else is a defect, and keeps its stack. */
-function report(error: unknown): number {
-  const system = error instanceof Error && "syscall" in error;
-  if (!(error instanceof BnbError) && !system) throw error;
-  const code = error instanceof BnbError ? error.code : "failed";
-  if (process.argv.includes("--json")) console.log(JSON.stringify({ error: { code, message: error.message } }));
-  console.error(`bunsandbytes: ${error.message}`);
-  return exitStatus[code];
-}
-
-try {
+await runCommand(async () => {
   for (const command of await commands()) program.addCommand(command.exitOverride());
-  await program.exitOverride().parseAsync();
-} catch (error) {
-  process.exitCode = error instanceof CommanderError ? endOfParsing(error) : report(error);
-}
+  return program;
+});

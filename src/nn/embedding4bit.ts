@@ -70,7 +70,7 @@ export class Embedding4bit extends TableLayer {
     return embedding(indices, this.weight, { dtype: this.dtype });
   }
 
-  /** The keys of `Linear4bit`'s weight. @throws BnbError (`unsupported`) if the weight is neither NF4 nor FP4 */
+  /** The keys of `Linear4bit`'s weight: bitsandbytes loads NF4 and FP4, and no other codebook. */
   stateDict(name: string): TensorSource[] {
     return toStateDict(`${name}.weight`, this.weight, { quantStorage: this.quantStorage });
   }

@@ -104,7 +104,7 @@ export class Linear4bit extends LinearLayer {
     return passIn(this.computeDtype, dy, (gradient) => matmul4bitBackward(gradient, this.weight));
   }
 
-  /** @throws BnbError (`unsupported`) if the weight is neither NF4 nor FP4: bitsandbytes loads no other */
+  /** What {@link toStateDict} gives: bitsandbytes loads NF4 and FP4, and no other codebook. */
   stateDict(name: string): TensorSource[] {
     const weight = toStateDict(`${name}.weight`, this.weight, { quantStorage: this.quantStorage });
     return this.bias ? [...weight, tensorSource(`${name}.bias`, this.bias)] : weight;
