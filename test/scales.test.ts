@@ -35,13 +35,16 @@ const importanceOf = (columns: number) =>
 
 const books = { ...codebooks4, ...codebooks8, ...codebooksOfOtherBits };
 
-test.skipIf(!testDevices.some(([kind]) => kind === "cpu"))(
+// Once, by the fastest forms: what others find is the same, as the tests below say.
+const measures = testDevices.some(([kind]) => kind === "cpu") && !process.env.BNB_ISA;
+test.skipIf(!measures)(
   "docs/scales.md has the errors that are measured",
   async () => {
     const measured = readErrors(errorTable());
-    expect(measured.length).toBe(23);
+    expect(measured.length).toBe(16);
     expect(readErrors(await Bun.file(path).text())).toEqual(measured);
   },
+  30_000,
 );
 
 describe.each(testDevices)("least squares on %s", (_, device) => {

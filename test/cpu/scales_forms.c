@@ -76,7 +76,7 @@ static void test_scales(void) {
     } cases[] = {{1, 1, 32, 1}, {3, 33, 32, 7}, {2, 64, 64, 64}, {5, 77, 128, 100}, {1, 9001, 4096, 9001}};
     static const float bad[] = {NAN, INFINITY, -INFINITY}, sizes[] = {0, 1e-45f, 9e-39f, 1.2e-38f, 1e-20f, 1e30f, 3.4e38f};
     EACH(b, books) EACH(c, cases) EACH(d, dtypes) {
-        size_t block = books[b]->bits == 4 ? cases[c].block4 : cases[c].block8;
+        size_t block = books[b]->bits == 8 ? cases[c].block8 : cases[c].block4;
         check_scales(books[b], dense_random(dtypes[d], cases[c].rows, cases[c].columns), NULL, block);
         check_scales(books[b], dense_random(dtypes[d], cases[c].rows, cases[c].columns), random_importance(cases[c].columns), block);
     }
