@@ -120,7 +120,8 @@ BNB_API const char *bnb_version(void);
 BNB_API const char *bnb_device_kind(uint32_t index);
 
 /* Opens a kind, or "auto": the kind that the environment's BNB_DEVICE names, else the best that opens. A second call
- * gives the same device. UNSUPPORTED where it is absent: the sentence says why. */
+ * gives the same device. UNSUPPORTED where it is absent: the sentence says why. INVALID where BNB_ISA or BNB_NUM_THREADS
+ * makes no sense. */
 BNB_API bnb_device *bnb_device_open(const char *kind);
 
 BNB_API const char *bnb_device_name(const bnb_device *device);     /* its kind */
@@ -210,8 +211,8 @@ BNB_API void   bnb_quantized_free(bnb_quantized *quantized);
 /* x as another float dtype, rounded to nearest even. */
 BNB_API bnb_tensor *bnb_cast(const bnb_tensor *x, bnb_dtype dtype);
 
-/* codes[i] = the codebook's nearest value to x[i] / absmax[i / block]; absmax[b] = the block's scale, found as `scales` says.
- * `x` is f32, f16 or bf16. The block is any positive size for 8-bit codes, else a power of two from 32 to 4096.
+/* codes[i] = the codebook's nearest value to x[i] / absmax[i / block]; absmax[b] = the block's scale, found as `scales`
+ * says. `x` is f32, f16 or bf16. The block is any positive size for 8-bit codes, else a power of two from 32 to 4096.
  * nested_block > 0 quantises the scales too ("double quantisation", QLoRA §3): less their mean, with the signed dynamic
  * map, in blocks of that size; scales of least squares come first, and codes are those for what the scales are then.
  * `importance` weighs the squared error of each column, for scales of least squares only: a float for each column of x,

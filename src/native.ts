@@ -1,7 +1,7 @@
 // Owns the C ABI as Bun sees it: csrc/bnb.h, one row for each function. test/abi.test.ts holds the two together.
-import { type CString, dlopen, FFIType, type Pointer } from "bun:ffi";
+import { type CString, FFIType, type Pointer } from "bun:ffi";
 import { BnbError, statuses } from "./error.ts";
-import { libraryPath } from "./library.ts";
+import { openLibrary } from "./open.ts";
 
 const { ptr, i32, u32, u64, f32, f64, cstring, void: nothing } = FFIType;
 
@@ -113,7 +113,7 @@ export const hyperparameters = [
  */
 export type Precision = "highest" | "high" | "medium";
 
-export const native = dlopen(libraryPath(), symbols).symbols;
+export const native = openLibrary(symbols);
 
 /** The library's last failure on this thread. Must be asked for right after the call that failed. */
 export function lastError(): BnbError {

@@ -14,8 +14,7 @@ import {
   scaleRules,
   symbols,
 } from "../src/native.ts";
-
-const header = (await Bun.file(`${import.meta.dir}/../csrc/bnb.h`).text()).replace(/\/\*[\s\S]*?\*\//g, "");
+import { declarations, enumMembers, header } from "./header.ts";
 
 /** The FFI type of a C declaration such as `const char *name`, `size_t rows` or `bnb_status`. */
 function ffiType(declaration: string, isResult: boolean): FFIType {
@@ -33,12 +32,9 @@ function ffiType(declaration: string, isResult: boolean): FFIType {
 }
 
 const declared = Object.fromEntries(
-  [...header.matchAll(/BNB_API\s+([\w\s]+?\**)\s*\b(bnb_\w+)\(([^)]*)\);/g)].map(([, returns, name, parameters]) => [
-    name!,
-    {
-      args: parameters === "void" ? [] : parameters!.split(",").map((parameter) => ffiType(parameter, false)),
-      returns: ffiType(returns!, true),
-    },
+  declarations.map(({ name, returns, parameters }) => [
+    name,
+    { args: parameters.map(({ type }) => ffiType(type, false)), returns: ffiType(returns, true) },
   ]),
 );
 
@@ -59,12 +55,8 @@ test("bnb_hyperparameters is an array of doubles, in native.ts's order", () => {
 
 /** An enum's members without their prefix, in camelCase. */
 function enumOf(name: string, prefix: string): Record<string, number> {
-  const body = new RegExp(`typedef enum ${name} \\{([\\s\\S]*?)\\}`).exec(header)![1]!;
   return Object.fromEntries(
-    [...body.matchAll(/(\w+)\s*=\s*(\d+)/g)].map(([, member, value]) => [
-      camelCase(member!.slice(prefix.length)),
-      Number(value),
-    ]),
+    enumMembers(name).map(([member, value]) => [camelCase(member.slice(prefix.length)), value]),
   );
 }
 

@@ -67,32 +67,6 @@ describe("commands", () => {
   });
 });
 
-describe("doctor", () => {
-  test("shows versions and devices, and finds every device that is here sound", () => {
-    const { status, out, err } = run("doctor");
-    expect({ status, err }).toEqual({ status: 0, err: "" });
-    expect(out).toMatch(/^bunsandbytes +\d+\.\d+\.\d+\nbun +1\./);
-    expect(out).toMatch(/cpu +sound +0\.09/);
-    expect(out).toContain("cuda is absent: ");
-  });
-
-  test("--json has what a bug report needs", () => {
-    const found = JSON.parse(run("doctor", "--json").out);
-    expect(Object.keys(found)).toEqual(
-      expect.arrayContaining(["bunsandbytes", "bun", "system", "processor", "library", "environment", "devices"]),
-    );
-    const cpu = found.devices.find((device: { kind: string }) => device.kind === "cpu");
-    expect(cpu).toMatchObject({ available: true, lacks: [], selfTest: { sound: true } });
-  });
-
-  test("an absent library ends in a sentence with the next step", () => {
-    const command = [process.execPath, main, "doctor"];
-    const { exitCode, stderr } = Bun.spawnSync(command, { env: { ...process.env, BNB_LIBRARY: "/no/such.so" } });
-    expect(exitCode).not.toBe(0);
-    expect(stderr.toString()).toContain("BNB_LIBRARY names /no/such.so, which does not exist. Unset it");
-  });
-});
-
 describe("exit status", () => {
   test.each([
     [0, ["--help"], /Commands:/],

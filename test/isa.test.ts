@@ -31,6 +31,7 @@ test.each(isas.slice(0, -1))(
       "test",
       "test/quantize.test.ts",
       "test/scales.test.ts",
+      "test/kbits.test.ts",
       "test/matmul.test.ts",
       "test/matmul_backward.test.ts",
       "test/embedding.test.ts",

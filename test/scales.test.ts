@@ -95,9 +95,9 @@ describe.each(testDevices)("least squares on %s", (_, device) => {
     test.each(["nf4", "fp4", "af4", "unsorted"])("%s: 0.4 % more at most, 4 % where columns are weighed", (name) => {
       const code = codebooks4[name]!;
       const blocksize = 32;
-      const x = normal(12 * blocksize, 6);
+      const x = normal(24 * blocksize, 6);
       const weights = normal(blocksize, 9).map((value) => value ** 2);
-      using tensor = tensorOf(x, [12, blocksize]);
+      using tensor = tensorOf(x, [24, blocksize]);
       using importance = tensorOf(weights);
       for (const [options, w, excess] of [
         [{}, weights.map(() => 1), 0.004],

@@ -270,6 +270,9 @@ const struct cpu_forms *cpu_forms(void);
 /* The table of that name, or the best where it is NULL; NULL where there is none or this processor can't run it. */
 const struct cpu_forms *cpu_forms_named(const char *isa);
 
+/* What is wrong with BNB_ISA, as a sentence; NULL if nothing is. */
+const char *bad_isa(void);
+
 /* ── Threads ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Runs body(job, first, last) over [0, count) in pieces of at least `grain`, on this thread and the pool's; returns
@@ -279,5 +282,8 @@ void parallel_for(size_t count, size_t grain, void (*body)(const void *job, size
 
 /* The threads that parallel_for may use, this one among them: BNB_NUM_THREADS, or the performance cores. */
 uint32_t thread_count(void);
+
+/* What is wrong with BNB_NUM_THREADS, as a sentence; NULL if nothing is. */
+const char *bad_thread_count(void);
 
 #endif

@@ -53,7 +53,8 @@ static void stage_part(const struct scales_job *job, size_t first, size_t count,
 
 INLINE floats value_near(const struct ranked *codes, uint32_t bits, floats x) {
     if (bits < 8) return lookup_bits(codes->values, bits, below_in_levels(&codes->levels, bits, x));
-    return gather(codes->values, rank_of(codes->code, (int32_t)codes->code->entry_shift, x));
+    int32_t shift = (int32_t)codes->code->entry_shift;
+    return gather(codes->values, shift ? below_in_entries(codes->code, shift, x) : below_in_buckets(codes->code, x));
 }
 
 INLINE void add_part(const struct scales_stage *stage, const struct ranked *codes, uint32_t bits, bool weighed, float scale, struct sums *sums) {
