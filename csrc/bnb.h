@@ -62,6 +62,12 @@ typedef enum bnb_precision {
     BNB_PRECISION_MEDIUM  = 3, /* in 8-bit integers: error about 1e-2 */
 } bnb_precision;
 
+/* How a block's scale is found. */
+typedef enum bnb_scales {
+    BNB_SCALES_ABSMAX        = 0, /* the block's largest magnitude, as bitsandbytes has it */
+    BNB_SCALES_LEAST_SQUARES = 1, /* the one that gives the smallest squared error among many that are tried */
+} bnb_scales;
+
 /* The parts of a quantised matrix, in the words of bitsandbytes' state dict. */
 typedef enum bnb_part {
     BNB_PART_CODES         = 0, /* u8 [1, bytes]: k-bit codes as one string of bits, the first bit of a byte its highest */
@@ -114,7 +120,8 @@ BNB_API const char *bnb_version(void);
 BNB_API const char *bnb_device_kind(uint32_t index);
 
 /* Opens a kind, or "auto": the kind that the environment's BNB_DEVICE names, else the best that opens. A second call
- * gives the same device. UNSUPPORTED where it is absent: the sentence says why. */
+ * gives the same device. UNSUPPORTED where it is absent: the sentence says why. INVALID where BNB_ISA or BNB_NUM_THREADS
+ * makes no sense. */
 BNB_API bnb_device *bnb_device_open(const char *kind);
 
 BNB_API const char *bnb_device_name(const bnb_device *device);     /* its kind */
@@ -204,12 +211,16 @@ BNB_API void   bnb_quantized_free(bnb_quantized *quantized);
 /* x as another float dtype, rounded to nearest even. */
 BNB_API bnb_tensor *bnb_cast(const bnb_tensor *x, bnb_dtype dtype);
 
-/* codes[i] = the codebook's nearest value to x[i] / absmax[i / block]; absmax[b] = the block's largest magnitude.
- * `x` is f32, f16 or bf16. The block is any positive size for 8-bit codes, else a power of two from 32 to 4096.
+/* codes[i] = the codebook's nearest value to x[i] / absmax[i / block]; absmax[b] = the block's scale, found as `scales`
+ * says. `x` is f32, f16 or bf16. The block is any positive size for 8-bit codes, else a power of two from 32 to 4096.
  * nested_block > 0 quantises the scales too ("double quantisation", QLoRA §3): less their mean, with the signed dynamic
- * map, in blocks of that size. A NaN or an infinity in x is INVALID, and the sentence says where: for that this one
+ * map, in blocks of that size; scales of least squares come first, and codes are those for what the scales are then.
+ * `importance` weighs the squared error of each column, for scales of least squares only: a float for each column of x,
+ * finite and at least 0; NULL where all weigh the same. Such scales are positive, and never give a larger error than the
+ * largest magnitude does, but for what quantising the scales adds. A NaN or an infinity in x is INVALID, and the sentence says where: for that this one
  * operation waits for its device. */
-BNB_API bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block);
+BNB_API bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block, bnb_scales scales,
+                                    const bnb_tensor *importance);
 
 /* The matrix that `q` stands for: code × scale in fp32, rounded once to `dtype` (f32, f16 or bf16). */
 BNB_API bnb_tensor *bnb_dequantize(const bnb_quantized *q, bnb_dtype dtype);

@@ -19,6 +19,8 @@ static void sort_codes(struct codes *codes) {
         for (; at && codes->values[codes->order[at - 1]] > codes->values[i]; at--) codes->order[at] = codes->order[at - 1];
         codes->order[at] = (uint8_t)i;
     }
+    codes->ascending = true;
+    for (uint32_t i = 0; i < codes->size; i++) codes->ascending &= codes->order[i] == i;
 }
 
 /* Between two values the midpoint in fp32 decides. At the midpoint itself 8-bit codes take the even index (bitsandbytes'
@@ -79,15 +81,16 @@ static void set_entries(struct codes *codes) {
     /* What is smaller than all buckets, but for 0 itself, shares the first, which must hold no threshold then. */
     uint32_t mask = (1u << shift) - 1, above = thresholds_below(codes, bits_float(1)), under = thresholds_below(codes, -bits_float(1));
     if (codes->entries[0] != (above << shift | mask) || (negative && codes->entries[buckets] != (under << shift | mask))) return;
-    codes->rank_of_zero = thresholds_below(codes, 0);
+    uint32_t zero = thresholds_below(codes, 0);
+    if (zero != above && (!negative || zero != under)) return;
+    codes->negative_below = zero == above ? 0 : bits_float(1);
     codes->entry_shift = shift;
 }
 
 /* Of a power of two of values, from 4 to 256. One count is the caller's. */
 static bnb_codebook *codebook_new(const float *values, size_t size) {
-    bnb_codebook *codebook = calloc(1, sizeof *codebook);
+    bnb_codebook *codebook = handle_new(TAG_CODEBOOK, sizeof *codebook);
     if (!codebook) return refuse(BNB_OUT_OF_MEMORY, "no memory for a codebook");
-    codebook->tag = TAG_CODEBOOK;
     codebook->refs = 1;
     struct codes *codes = &codebook->codes;
     codes->size = (uint32_t)size;
@@ -107,9 +110,8 @@ bnb_codebook *codebook_share(bnb_codebook *codebook) {
 
 void bnb_codebook_free(bnb_codebook *codebook) {
     if (!codebook || !is_codebook(codebook, "codebook_free", "codebook") || --codebook->refs) return;
-    codebook->tag = 0;
     buffer_release(codebook->uploaded);
-    free(codebook);
+    handle_free(codebook);
 }
 
 bnb_codebook *bnb_codebook_from(const float *values, size_t bytes) {

@@ -20,7 +20,8 @@ struct codes {
     float    values[256];     /* by code */
     float    step;            /* where values[code] is (int8_t)code * step, else 0 */
     float    thresholds[256]; /* ascending; size - 1 of them, then +infinity */
-    uint8_t  order[256];      /* the code of the nth smallest value */
+    uint8_t  order[256];      /* the code of the nth smallest value, */
+    bool     ascending;       /* and whether that is always n */
 
     /* With 256 values a search starts at its bucket: start[sign][bucket] thresholds lie below the bucket, and no more
      * than `steps` lie in it. Padded, so that a 32-bit load of the last entry stays inside. */
@@ -30,9 +31,11 @@ struct codes {
     /* Where no bucket has more than one threshold the whole search is one entry: the rank of the bucket's least
      * magnitude << entry_shift | the low bits of the last magnitude that has it; beyond that the rank is one up, or one
      * down where x is negative. A bucket's magnitudes agree in all but the low entry_shift bits: 17, or 16 where there are
-     * no negative values. Positive buckets come first; 0 itself has rank_of_zero. Where an entry can't say it all,
-     * entry_shift is 0. */
-    uint32_t entry_shift, rank_of_zero;
+     * no negative values. Positive buckets come first; the others are for what is below negative_below, which is 0 or,
+     * where 0 itself has the rank of what is just below it, the least float. Where an entry can't say it all, entry_shift
+     * is 0. */
+    uint32_t entry_shift;
+    float    negative_below;
     uint32_t entries[2 * ENTRY_BUCKETS];
 };
 

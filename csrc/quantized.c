@@ -1,6 +1,5 @@
 /* Quantised matrices as handles: put together, taken apart, asked and freed. What fills one is in ops/quantize.c. */
 #include <math.h>
-#include <stdlib.h>
 
 #include "internal.h"
 
@@ -10,7 +9,7 @@ size_t code_bytes(uint32_t bits, size_t elements) { return elements / 8 * bits +
 /* ── Making ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows, size_t columns, size_t block, size_t nested_block) {
-    bnb_quantized *q = calloc(1, sizeof *q);
+    bnb_quantized *q = handle_new(TAG_QUANTIZED, sizeof *q);
     if (!q) return refuse(BNB_OUT_OF_MEMORY, "no memory for a quantised matrix's handle");
     *q = (bnb_quantized){.tag = TAG_QUANTIZED, .rows = rows, .columns = columns, .block = block, .nested_block = nested_block};
     q->code = codebook_share(code);
@@ -32,13 +31,12 @@ bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows
 
 void bnb_quantized_free(bnb_quantized *q) {
     if (!q || !is_quantized(q, "quantized_free", "quantized")) return;
-    q->tag = 0;
     buffer_release(q->codes);
     buffer_release(q->absmax);
     buffer_release(q->nested_absmax);
     bnb_codebook_free(q->code);
     bnb_codebook_free(q->nested_code);
-    free(q);
+    handle_free(q);
 }
 
 /* Bytes may be signed. */
@@ -73,7 +71,7 @@ bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t c
         return refuse(BNB_INVALID, "quantized_from: nested_absmax is given without nested_code");
     }
 
-    bnb_quantized *q = calloc(1, sizeof *q);
+    bnb_quantized *q = handle_new(TAG_QUANTIZED, sizeof *q);
     if (!q) return refuse(BNB_OUT_OF_MEMORY, "no memory for a quantised matrix's handle");
     *q = (bnb_quantized){.tag = TAG_QUANTIZED, .rows = rows, .columns = columns, .block = block};
     q->code = codebook_share((bnb_codebook *)code);

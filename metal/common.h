@@ -179,7 +179,7 @@ inline uint within(ulong at, ulong end) { return at >= end ? 0u : uint(min(end -
 
 // The factor that brings a block into [-1, 1]. Below 1e-38 the reciprocal would overflow. Fast math is off, so that the
 // quotient is the correctly rounded one.
-inline float inverse_of(float absmax) { return absmax > 1e-38f ? 1.0f / absmax : 1e38f; }
+inline float inverse_of(float absmax) { return fabs(absmax) > 1e-38f ? 1.0f / absmax : 1e38f; }
 
 // Magnitudes are compared as integers, which order floats alike and keep a NaN, where fmax would drop it.
 inline uint magnitude_of(float x) { return as_type<uint>(x) & 0x7fffffffu; }

@@ -3,6 +3,7 @@
 
 constant uint FROM [[function_constant(0)]];
 constant uint CODES [[function_constant(1)]]; // STORE_CODE + bits
+constant uint GIVEN [[function_constant(2)]]; // absmax holds the scales already
 
 inline uint largest_of(float8 v) {
     uint4 m = max(as_type<uint4>(v.low) & 0x7fffffffu, as_type<uint4>(v.high) & 0x7fffffffu);
@@ -70,9 +71,11 @@ inline uint below_in(threadgroup const float *thresholds, float x) {
             for (uint j = 0; j < lanes / 32; j++) m = max(m, largest[first + j]);
             threadgroup_barrier(mem_flags::mem_threadgroup);
         }
-        if (valid > 0 && place % lanes == 0) absmax[i >> args.shift] = as_type<float>(m);
+        float scale = as_type<float>(m);
+        if (valid > 0 && GIVEN) scale = absmax[i >> args.shift];
+        else if (valid > 0 && place % lanes == 0) absmax[i >> args.shift] = scale;
 
-        const float inverse = inverse_of(as_type<float>(m));
+        const float inverse = inverse_of(scale);
         v.low = clamp(v.low * inverse, float4(-1.0f), float4(1.0f));
         v.high = clamp(v.high * inverse, float4(-1.0f), float4(1.0f));
         if (CODES == STORE_CODE4) {
@@ -130,9 +133,11 @@ inline uint below_in(threadgroup const float *thresholds, float x) {
         uint m = 0;
         for (ulong i = first + lane; i < end; i += 32) m = max(m, magnitude_of(load(x, FROM, i)));
         m = simd_max(m);
-        if (lane == 0) absmax[block] = as_type<float>(m);
+        float scale = as_type<float>(m);
+        if (GIVEN) scale = absmax[block];
+        else if (lane == 0) absmax[block] = scale;
 
-        const float inverse = inverse_of(as_type<float>(m));
+        const float inverse = inverse_of(scale);
         for (ulong i = first + lane; i < end; i += 32) {
             const float scaled = clamp(load(x, FROM, i) * inverse, -1.0f, 1.0f);
             codes[i] = order[below8(thresholds, start, code.steps, scaled)];

@@ -21,6 +21,15 @@ const codebookBytes = 22_000;
 /**
  * The 2^k values that k-bit codes stand for, k from 2 to 8, prepared for quantising. A code is the nearest value's index;
  * values may come in any order.
+ *
+ * @example
+ * ```ts
+ * Codebook.named("nf4").values.slice(0, 3); // → [-1, -0.696, -0.525]
+ * using steps = Codebook.from(Array.from({ length: 16 }, (_, i) => i / 15));
+ * using w = Tensor.from(new Float32Array(64).fill(0.3));
+ * using q = quantize4bit(w, { quantType: steps });
+ * q.bits; // → 4
+ * ```
  */
 export class Codebook extends Handle {
   /** The name, where the values are those of a named codebook. */
@@ -77,6 +86,13 @@ export class Codebook extends Handle {
  *
  * This and the maps below have 2^totalBits values. Upstream fills them up with zeros to 256 and spends 8 bits on a code:
  * the values, and the nearest of them, are the same.
+ *
+ * @example
+ * ```ts
+ * using code = createDynamicMap(); // what 8-bit optimizers keep their states in
+ * code.values.length; // → 256
+ * code.values.slice(-3); // → [0.98, 0.99, 1]
+ * ```
  */
 export function createDynamicMap(signed = true, maxExponentBits = 7, totalBits = 8): Codebook {
   return Codebook.over(native.bnb_codebook_dynamic(Number(signed), maxExponentBits, totalBits));
@@ -85,12 +101,28 @@ export function createDynamicMap(signed = true, maxExponentBits = 7, totalBits =
 /**
  * Evenly spaced values in [-1, 1], or [0, 1] unsigned. A signed map with `addZero` has one value less and 0 twice; without,
  * it has no 0. Upstream: `functional.create_linear_map`, which adds the zero with fewer than 8 bits in any case.
+ *
+ * @example
+ * ```ts
+ * using code = createLinearMap();
+ * code.values.slice(0, 2); // → [-1, -0.992]
+ * ```
  */
 export function createLinearMap(signed = true, totalBits = 8, addZero = true): Codebook {
   return Codebook.over(native.bnb_codebook_linear(Number(signed), totalBits, Number(addZero)));
 }
 
-/** The values of a small float format over the largest of them. Upstream: `functional.create_fp8_map`. */
+/**
+ * The values of a small float format over the largest of them. Upstream: `functional.create_fp8_map`.
+ *
+ * @example
+ * ```ts
+ * using e4m3 = createFp8Map(true, 4, 3);
+ * using x = Tensor.from(Float32Array.from({ length: 256 }, (_, i) => Math.sin(i)));
+ * using q = quantizeBlockwise(x, { code: e4m3, blocksize: 256 });
+ * q.bitsPerElement; // → 8.125
+ * ```
+ */
 export function createFp8Map(signed = true, exponentBits = 5, precisionBits = 2, totalBits = 8): Codebook {
   return Codebook.over(native.bnb_codebook_fp8(Number(signed), exponentBits, precisionBits, totalBits));
 }
@@ -98,6 +130,12 @@ export function createFp8Map(signed = true, exponentBits = 5, precisionBits = 2,
 /**
  * Normal float: quantiles of the normal distribution over the largest of them, and 0. Upstream:
  * `functional.create_normal_map`, of 4 bits.
+ *
+ * @example
+ * ```ts
+ * using code = createNormalMap(); // NF4's values
+ * code.values.length; // → 16
+ * ```
  *
  * @param offset the largest value's quantile; by default the mean that QLoRA takes, ½ (1 − 1/2^(k+1) + 1 − 1/(2^(k+1) − 2)),
  * which is 0.9677083 for 4 bits

@@ -17,10 +17,13 @@ export interface MatmulOptions {
 /**
  * `x · wᵀ + bias` with a 4-bit weight, which is never written out whole. Upstream: `bitsandbytes.matmul_4bit`.
  *
+ * @example
  * ```ts
  * using w = quantize4bit(Tensor.from(new Float32Array(128 * 64).fill(0.1), [128, 64]));
  * using x = Tensor.from(new Float32Array(2 * 64).fill(1), [2, 64]);
- * using y = matmul4bit(x, w); // float32 [2, 128]
+ * using y = matmul4bit(x, w);
+ * y.shape; // → [2, 128]
+ * y.read()[0]; // → 6.4
  * ```
  *
  * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype
@@ -39,6 +42,15 @@ export function matmul4bit<D extends FloatDType>(
 /**
  * `x · wᵀ + bias` with a quantised weight of any width, which is never written out whole.
  *
+ * @example
+ * ```ts
+ * using w = quantizeBlockwise(Tensor.from(new Float32Array(128 * 64).fill(0.1), [128, 64]), { blocksize: 256 });
+ * using x = Tensor.from(new Float32Array(64).fill(1), [1, 64]);
+ * using bias = Tensor.from(new Float32Array(128).fill(0.6));
+ * using y = matmulBlockwise(x, w, { bias });
+ * y.read()[0]; // → 7
+ * ```
+ *
  * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype
  * @param w [n, k]
  * @throws BnbError if the shapes, dtypes or devices do not fit
@@ -53,6 +65,14 @@ export function matmulBlockwise<D extends FloatDType>(
 
 /**
  * `x · wᵀ + bias` with a dense weight of any float dtype. Upstream: `torch.nn.functional.linear`.
+ *
+ * @example
+ * ```ts
+ * using w = Tensor.from([1, 0, 0, 1, 1, 1], [3, 2]);
+ * using x = Tensor.from([3, 4], [1, 2]);
+ * using y = linear(x, w);
+ * y.read(); // → [3, 4, 7]
+ * ```
  *
  * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype
  * @param w [n, k]

@@ -43,6 +43,19 @@ export interface QuantizedParts {
 /**
  * A tensor as k-bit codes with one scale a block. Made by `quantize4bit` and `quantizeBlockwise`, or from the parts of a
  * checkpoint. It has the fields of bitsandbytes' `QuantState`.
+ *
+ * @example
+ * ```ts
+ * using q = quantize4bit(Tensor.from(new Float32Array(128).fill(-2), [2, 64]));
+ * q.absmax.read(); // → [2, 2]
+ * q.codes.read().slice(0, 2); // → [0, 0]
+ *
+ * // From its parts, as they stand in a checkpoint.
+ * const { codes, blocksize, shape } = q;
+ * const absmax = Tensor.from([2, 4]);
+ * using other = QuantizedTensor.fromParts({ codes, absmax, code: Codebook.named("nf4"), blocksize, shape });
+ * dequantize4bit(other).read()[64]; // → -4
+ * ```
  */
 export class QuantizedTensor extends Handle {
   /** The shape of the tensor that the codes stand for. */

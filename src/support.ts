@@ -59,9 +59,15 @@ function probesOfFormat(format: string): [operation: string, format: string, pro
 
 const nested = (w: Tensor) => quantize4bit(w, { compressStatistics: true });
 
+const leastSquares = (w: Tensor) =>
+  [2, 3, 4, 5, 6, 7, 8].map((bits) =>
+    quantizeBlockwise(w, { code: createLinearMap(true, bits), blocksize: 64, scales: "leastSquares" }),
+  );
+
 /** Every operation with every format that makes a difference to it. */
 const probes: [operation: string, format: string, probe: Probe][] = [
   ...Object.keys(quantizers).flatMap(probesOfFormat),
+  ["least-squares scales", "2 to 8 bits", ({ w }) => leastSquares(w)],
   ["quantise", "nested scales", ({ w }) => nested(w)],
   ["dequantise", "nested scales", ({ w }) => dequantize4bit(nested(w))],
   ["matmul, one row", "nested scales", ({ w, x }) => matmul4bit(x, nested(w))],

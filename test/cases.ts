@@ -97,6 +97,18 @@ export const matmulShapes: readonly MatmulShape[] = [
   { m: 70, n: 34, k: 130 },
 ];
 
+/** Weights [n, k] of real models, which benches time. */
+export const layerShapes: Readonly<Record<string, { readonly n: number; readonly k: number }>> = {
+  "MiniLM, attention": { n: 384, k: 384 },
+  "MiniLM, down": { n: 384, k: 1536 },
+  "SmolLM2-135M, attention": { n: 576, k: 576 },
+  "Llama-3.2-1B, up": { n: 8192, k: 2048 },
+  "Llama-2-7B, attention": { n: 4096, k: 4096 },
+  "Llama-2-7B, up": { n: 11008, k: 4096 },
+  "Llama-2-7B, down": { n: 4096, k: 11008 },
+  "Llama-3-8B, up": { n: 14336, k: 4096 },
+};
+
 /** Numbers that are the same on every machine: a sine whose frequency drifts, in about [-1, 1]. */
 export function wave(length: number, seed = 1, scale = 1): Float32Array<ArrayBuffer> {
   return Float32Array.from(

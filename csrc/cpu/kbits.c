@@ -186,7 +186,7 @@ static void quantize_kbits(const struct quantize_job *job, size_t first, size_t 
     const struct codes *code = job->code;
     struct levels levels;
     fill_levels(&levels, code);
-    bool ascending = is_ascending(code);
+    bool ascending = code->ascending;
     size_t total = job->x.rows * job->x.columns;
     float wide[4096]; /* the largest block there is */
     for (size_t block = first; block < last; block++) {
@@ -198,7 +198,7 @@ static void quantize_kbits(const struct quantize_job *job, size_t first, size_t 
             x = wide;
         }
         struct dense run = {x, BNB_F32, 1, count};
-        float absmax = absmax_of(&run, BNB_F32, 0, count), inverse = inverse_of(absmax);
+        float absmax = job->given ? job->absmax[block] : absmax_of(&run, BNB_F32, 0, count), inverse = inverse_of(absmax);
         job->absmax[block] = absmax;
         uint8_t *codes = job->codes + begin / 8 * code->bits;
         switch (code->bits) {

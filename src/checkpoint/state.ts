@@ -1,6 +1,7 @@
 // Owns bitsandbytes' state-dict keys: which tensors make up a quantised weight, and how they must agree.
 import { BnbError } from "../error.ts";
 import { type SafetensorsDtype, tensorBytes } from "./header.ts";
+import { parseJson } from "./json.ts";
 import { dumps, PyFloat, type PyValue } from "./pyjson.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import type { TensorSpec } from "./writer.ts";
@@ -24,6 +25,7 @@ export const storageDtypes = {
   float32: "F32",
   float64: "F64",
 } as const satisfies Record<string, SafetensorsDtype>;
+/** A dtype that 4-bit codes may be stored as: upstream's `quant_storage`. */
 export type StorageDtype = keyof typeof storageDtypes;
 
 export type QuantType4bit = "nf4" | "fp4";
@@ -85,7 +87,7 @@ export function parseState(key: string, bytes: Uint8Array): State {
   }
   let json: Record<string, unknown>;
   try {
-    json = Object(JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes)));
+    json = Object(parseJson(new TextDecoder("utf-8", { fatal: true }).decode(bytes)));
   } catch (cause) {
     throw new BnbError(`${key} is not JSON (${(cause as Error).message}); quantise the model again.`);
   }
@@ -159,11 +161,13 @@ export function stateKey(name: string, quantType: State["quantType"]): string {
 /** A quantised weight as a checkpoint holds it: its tensors, found and checked against one another. */
 export type Stored = Stored4bit | StoredBlockwise | StoredInt8;
 
+/** A 4-bit weight of a checkpoint: its state, and the tensors that it is made of. */
 export interface Stored4bit extends StoredParts {
   readonly format: QuantType4bit;
   readonly state: State4bit;
 }
 
+/** A weight of 2 to 8 bits in our own form of state: the state, and the tensors that it is made of. */
 export interface StoredBlockwise extends StoredParts {
   readonly format: "blockwise";
   readonly state: StateBlockwise;
@@ -180,6 +184,7 @@ interface StoredParts {
   readonly parts: readonly SafetensorsTensor[];
 }
 
+/** An int8 weight of a checkpoint: the tensors that it is made of. */
 export interface StoredInt8 {
   readonly format: "int8";
   readonly name: string;
@@ -190,6 +195,12 @@ export interface StoredInt8 {
 
 /**
  * Finds the quantised weights of a checkpoint.
+ *
+ * @example
+ * ```ts
+ * using file = checkpoint.openSafetensors("./model-nf4/model.safetensors");
+ * for (const [name, weight] of checkpoint.findQuantized(file.tensors)) console.log(name, weight.format);
+ * ```
  *
  * @returns by the weight's name
  * @throws BnbError naming the key that is missing, foreign, damaged, or at odds with the others

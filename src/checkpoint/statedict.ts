@@ -22,6 +22,7 @@ import {
 } from "./state.ts";
 import type { TensorSource } from "./writer.ts";
 
+/** Options of {@link toStateDict}. */
 export interface StateDictOptions {
   /** The dtype that the codes are written as, upstream's `quant_storage`; `"uint8"` by default. */
   readonly quantStorage?: StorageDtype;
@@ -31,6 +32,14 @@ export interface StateDictOptions {
  * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`. What it
  * has no format for, other widths than 4 bits and codebooks than NF4 and FP4, has the same tensors under a key of this
  * library's, and bitsandbytes does not load it.
+ *
+ * @example
+ * ```ts
+ * using w = quantize4bit(Tensor.from(new Float32Array(64 * 64).fill(0.1), [64, 64]));
+ * const tensors = checkpoint.toStateDict("fc.weight", w);
+ * tensors[1]?.name; // → "fc.weight.absmax"
+ * await checkpoint.writeSafetensors("./layer.safetensors", tensors);
+ * ```
  *
  * @param name the weight's name, such as `model.layers.0.mlp.up_proj.weight`
  * @throws BnbError if `quantStorage` does not divide the codes
@@ -79,6 +88,14 @@ function int8ToStateDict(name: string, w: Int8Weight): TensorSource[] {
 /**
  * The quantised weight that a checkpoint holds, copied to a device.
  *
+ * @example
+ * ```ts
+ * using model = checkpoint.openCheckpoint("./model-nf4");
+ * const stored = model.quantized.get("model.layers.0.mlp.up_proj.weight");
+ * using w = checkpoint.fromStateDict(stored!);
+ * w.shape; // → [128, 64]
+ * ```
+ *
  * @param stored what `findQuantized` found
  */
 export function fromStateDict(stored: Stored4bit | StoredBlockwise, device?: Device): QuantizedTensor;
@@ -107,9 +124,11 @@ function int8FromStateDict({ codes, absmax }: StoredInt8, device: Device): Int8W
 /**
  * A weight of a checkpoint on a device: quantised where its state is beside it, else a tensor of its dtype.
  *
+ * @example
  * ```ts
- * using model = checkpoint.openCheckpoint("./Qwen2.5-0.5B-nf4");
+ * using model = checkpoint.openCheckpoint("./model-nf4");
  * using w = checkpoint.loadWeight(model, "model.layers.0.mlp.up_proj.weight");
+ * if (w instanceof QuantizedTensor) w.quantType; // → "nf4"
  * ```
  *
  * @throws BnbError if the checkpoint has no such weight, its state is damaged, or its dtype is none of the library's

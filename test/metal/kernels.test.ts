@@ -53,7 +53,7 @@ function quantize(run: Run, x: View, dtype: FloatDType, values: Float32Array, bl
       ...run,
       family: "quantize",
       kernel: tiled ? "quantize" : "quantize_odd",
-      constants: [Store[dtype], Store.codes(bits)],
+      constants: [Store[dtype], Store.codes(bits), 0],
       args: [...wide(count), block, shiftOf(block)],
       buffers: [x, kernelCodes(values), codes, absmax],
       grid: [2, 1, 1],
