@@ -11,6 +11,8 @@ static const struct matmul_kernel {
     {BNB_PRECISION_MEDIUM, takes_vector_bytes, matmul_vector_bytes},
     {BNB_PRECISION_HIGH, takes_vector, matmul_vector_shorts},
     {BNB_PRECISION_HIGHEST, takes_vector, matmul_vector},
+    {BNB_PRECISION_HIGHEST, takes_vector8, matmul_vector8},
+    {BNB_PRECISION_HIGHEST, takes_kbits, matmul_kbits},
     {BNB_PRECISION_MEDIUM, takes_lanes_bytes, matmul_lanes_bytes},
     {BNB_PRECISION_HIGH, takes_lanes_shorts, matmul_lanes_shorts},
     {BNB_PRECISION_HIGHEST, takes_lanes, matmul_lanes},

@@ -2,8 +2,8 @@
  * operators on vector types, and only what those cannot say is a function here or in a backend.
  *
  * A backend defines WIDTH, the floats in a register, and:
- *   table8, table16     8 or 16 floats to look up, and table8_of, table16_of, lookup8, lookup16: a lane's index counts by
- *                       its lowest 3 or 4 bits
+ *   table4, 8, 16       so many floats to look up, and table4_of, lookup4 and so on: a lane's index counts by its lowest
+ *                       2, 3 or 4 bits
  *   float_table         16 floats to decode 4-bit codes with, float_table_of and decode_floats, which gives the eight
  *                       elements of each lane of codes, in order; unless simd.h's own serve
  *   code_table          16 int16 to decode 4-bit codes with, code_table_of and decode_shorts, which gives four vectors
@@ -146,8 +146,7 @@ INLINE shorts pair_of(const int16_t x[2]) {
 
 #ifndef GATHERS
 
-/* Each lane's element of a table in memory, loaded one by one: AVX2's instructions take twice as long on Zen 3 (5.7 ns
- * for eight against 2.2), and ten times where they are patched against Downfall. */
+/* Each lane's element of a table in memory, loaded one by one. */
 INLINE floats gather(const float *table, ints index) {
     floats out;
     for (int i = 0; i < WIDTH; i++) out[i] = table[index[i]];
@@ -168,7 +167,7 @@ INLINE floats from_bf16(halves h) { return (floats)(__builtin_convertvector(h, w
 /* As f32_to_bf16 of half.h. */
 INLINE halves to_bf16(floats v) {
     words bits = (words)v, rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    return __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded, halves);
+    return __builtin_convertvector((ints)(bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded, halves);
 }
 
 /* WIDTH elements from the ith on, as fp32. The dtype is a constant wherever this is inlined. */
@@ -220,19 +219,21 @@ INLINE ints load_bytes(const uint8_t *codes) {
 }
 
 INLINE floats load_signed_bytes(const int8_t *codes) {
-    VECTOR(int8_t, WIDTH) v;
+    typedef VECTOR(int8_t, WIDTH) signed_bytes; /* clang before 20 wants a typedef */
+    signed_bytes v;
     memcpy(&v, codes, sizeof v);
     return __builtin_convertvector(v, floats);
 }
 
-/* The values that WIDTH 8-bit codes stand for. Where gathering means loads one by one, the codes are taken from memory
- * one by one too. */
+/* The values that WIDTH 8-bit codes stand for. Where gathering means loads one by one, the codes come in a word. */
 INLINE floats values_of(const float *values, const uint8_t *codes) {
 #if WIDTH == 16
     return gather(values, load_bytes(codes));
 #else
-    floats out;
-    for (int i = 0; i < WIDTH; i++) out[i] = values[codes[i]];
+    floats   out;
+    uint64_t packed = 0;
+    memcpy(&packed, codes, WIDTH);
+    for (int i = 0; i < WIDTH; i++) out[i] = values[(uint8_t)(packed >> 8 * i)];
     return out;
 #endif
 }

@@ -1,6 +1,7 @@
 /* The AVX2 backend of simd.h: eight floats, with F16C and FMA. */
 #include <immintrin.h>
 
+typedef floats table4; /* twice */
 typedef floats table8;
 typedef struct {
     floats low, high;
@@ -9,8 +10,11 @@ typedef struct {
     __m256i low, high; /* the bytes of 16 int16, in both halves of the register */
 } code_table;
 
+INLINE table4  table4_of(const float *values) { return (floats)_mm256_broadcast_ps((const __m128 *)values); }
 INLINE table8  table8_of(const float *values) { return load_floats(values); }
 INLINE table16 table16_of(const float *values) { return (table16){load_floats(values), load_floats(values + 8)}; }
+
+INLINE floats lookup4(table4 table, ints index) { return (floats)_mm256_permutevar_ps((__m256)table, (__m256i)index); }
 
 INLINE floats lookup8(table8 table, ints index) {
     return (floats)_mm256_permutevar8x32_ps((__m256)table, (__m256i)index);
@@ -19,6 +23,23 @@ INLINE floats lookup8(table8 table, ints index) {
 INLINE floats lookup16(table16 table, ints index) {
     __m256 high = (__m256)(index << 28); /* bit 3 of the index as the sign */
     return (floats)_mm256_blendv_ps((__m256)lookup8(table.low, index), (__m256)lookup8(table.high, index), high);
+}
+
+#define GATHERS
+/* Two indices leave the vector at a time. AVX2's own instruction takes half as long again on Zen 3 (3.6 ns for eight
+ * against 2.4), and ten times where it is patched against Downfall. */
+INLINE floats gather(const float *table, ints index) {
+    __m128i  low = _mm256_castsi256_si128((__m256i)index), high = _mm256_extracti128_si256((__m256i)index, 1);
+    uint64_t a = (uint64_t)_mm_cvtsi128_si64(low), b = (uint64_t)_mm_cvtsi128_si64(_mm_unpackhi_epi64(low, low));
+    uint64_t c = (uint64_t)_mm_cvtsi128_si64(high), d = (uint64_t)_mm_cvtsi128_si64(_mm_unpackhi_epi64(high, high));
+    return (floats){table[(uint32_t)a], table[a >> 32], table[(uint32_t)b], table[b >> 32],
+                    table[(uint32_t)c], table[c >> 32], table[(uint32_t)d], table[d >> 32]};
+}
+
+INLINE ints gather_bytes(const uint8_t *table, ints index) {
+    ints out;
+    for (int i = 0; i < WIDTH; i++) out[i] = table[index[i]];
+    return out;
 }
 
 INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {

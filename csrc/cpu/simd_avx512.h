@@ -1,13 +1,16 @@
 /* The AVX-512 backend of simd.h: sixteen floats, with the F, BW, VL and DQ sets, and VNNI where the build has it. */
 #include <immintrin.h>
 
+typedef floats  table4;
 typedef floats  table8;
 typedef floats  table16;
 typedef __m512i code_table; /* 16 int16, twice: bit 4 of an index does not count */
 
+INLINE table4  table4_of(const float *values) { return (floats)_mm512_broadcast_f32x4(_mm_loadu_ps(values)); }
 INLINE table8  table8_of(const float *values) { return (floats)_mm512_broadcast_f32x8(_mm256_loadu_ps(values)); }
 INLINE table16 table16_of(const float *values) { return load_floats(values); }
 
+INLINE floats lookup4(table4 table, ints index) { return (floats)_mm512_permutevar_ps((__m512)table, (__m512i)index); }
 INLINE floats lookup8(table8 table, ints index) { return (floats)_mm512_permutexvar_ps((__m512i)index, (__m512)table); }
 INLINE floats lookup16(table16 table, ints index) { return lookup8(table, index); }
 

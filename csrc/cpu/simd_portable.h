@@ -9,16 +9,19 @@
 
 #if NEON
 
+typedef uint8x16_t   table4;
 typedef uint8x16x2_t table8;
 typedef uint8x16x4_t table16;
 typedef uint8x16x2_t code_table; /* the low bytes of 16 int16, and the high ones */
 
+INLINE table4  table4_of(const float *values) { return vld1q_u8((const uint8_t *)values); }
 INLINE table8  table8_of(const float *values) { return vld1q_u8_x2((const uint8_t *)values); }
 INLINE table16 table16_of(const float *values) { return vld1q_u8_x4((const uint8_t *)values); }
 
 /* The numbers of the four bytes of each lane's float. */
 INLINE uint8x16_t bytes_of(ints index) { return (uint8x16_t)(index * 0x04040404 + 0x03020100); }
 
+INLINE floats lookup4(table4 table, ints index) { return (floats)vqtbl1q_u8(table, bytes_of(index & 3)); }
 INLINE floats lookup8(table8 table, ints index) { return (floats)vqtbl2q_u8(table, bytes_of(index & 7)); }
 INLINE floats lookup16(table16 table, ints index) { return (floats)vqtbl4q_u8(table, bytes_of(index & 15)); }
 
@@ -99,10 +102,12 @@ INLINE halves to_f16(floats v) { return (halves)__builtin_convertvector(v, nativ
 
 #else
 
+typedef const float *table4;
 typedef const float *table8;
 typedef const float *table16;
 typedef const int16_t *code_table;
 
+INLINE table4     table4_of(const float *values) { return values; }
 INLINE table8     table8_of(const float *values) { return values; }
 INLINE table16    table16_of(const float *values) { return values; }
 INLINE code_table code_table_of(const int16_t values[16]) { return values; }
@@ -113,6 +118,7 @@ INLINE floats lookup(const float *table, ints index) {
     return out;
 }
 
+INLINE floats lookup4(table4 table, ints index) { return lookup(table, index & 3); }
 INLINE floats lookup8(table8 table, ints index) { return lookup(table, index & 7); }
 INLINE floats lookup16(table16 table, ints index) { return lookup(table, index & 15); }
 

@@ -28,15 +28,31 @@ static inline __m512i emulated_permutexvar_epi16(__m512i index, __m512i table) {
     return (__m512i)out;
 }
 
+static inline __m512 emulated_permutevar_ps(__m512 table, __m512i index) {
+    emulated_floats out, from = (emulated_floats)table;
+    emulated_ints   at = (emulated_ints)index;
+    EACH_LANE(16) out[lane] = from[lane / 4 * 4 + (at[lane] & 3)];
+    return (__m512)out;
+}
+
+static inline __m512 emulated_broadcast_f32x4(__m128 four) {
+    LANES(float, 4) from = (LANES(float, 4))four;
+    emulated_floats out;
+    EACH_LANE(16) out[lane] = from[lane % 4];
+    return (__m512)out;
+}
+
 static inline __m512 emulated_broadcast_f32x8(__m256 eight) {
-    LANES(float, 8) from = (LANES(float, 8))eight;
+    typedef LANES(float, 8) floats8; /* clang before 20 wants a typedef */
+    floats8 from = (floats8)eight;
     emulated_floats out;
     EACH_LANE(16) out[lane] = from[lane % 8];
     return (__m512)out;
 }
 
 static inline __m512i emulated_broadcast_i64x4(__m256i half) {
-    LANES(int16_t, 16) from = (LANES(int16_t, 16))half;
+    typedef LANES(int16_t, 16) shorts16;
+    shorts16 from = (shorts16)half;
     emulated_shorts out;
     EACH_LANE(32) out[lane] = from[lane % 16];
     return (__m512i)out;
@@ -117,6 +133,8 @@ static inline __m256i emulated_cvtps_ph(__m512 v, int rounding) {
 
 #define _mm512_permutexvar_ps emulated_permutexvar_ps
 #define _mm512_permutexvar_epi16 emulated_permutexvar_epi16
+#define _mm512_permutevar_ps emulated_permutevar_ps
+#define _mm512_broadcast_f32x4 emulated_broadcast_f32x4
 #define _mm512_broadcast_f32x8 emulated_broadcast_f32x8
 #define _mm512_broadcast_i64x4 emulated_broadcast_i64x4
 #undef _mm512_i32gather_ps

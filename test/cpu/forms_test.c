@@ -1,4 +1,5 @@
-/* Holds one instruction set's forms to the plain rules of codebook.h and forms.h: forms_test <isa>.
+/* Holds one instruction set's forms to the plain rules of codebook.h and forms.h: forms_test <isa>. Or holds the pool of
+ * threads to its own: forms_test pool.
  *
  * Exits with 0 where all is right, 3 where this processor can't run the forms, 1 at the first difference. Inputs end at
  * a page that can't be read, less what forms.h lets a form read; outputs end at one exactly. */
@@ -133,7 +134,9 @@ static void fill_entries(struct codes *codes) {
             if (!entry_of(codes, shift, start + (b << shift), side << 31, &codes->entries[side * buckets + b])) return;
         if (codes->entries[side * buckets] != (below(codes, bits_float(1 | side << 31)) << shift | ((1u << shift) - 1))) return;
     }
-    codes->rank_of_zero = below(codes, 0), codes->entry_shift = shift;
+    bool zero_is_above = below(codes, 0) == below(codes, bits_float(1));
+    if (!zero_is_above && !negative) return;
+    codes->negative_below = zero_is_above ? 0 : bits_float(1), codes->entry_shift = shift;
 }
 
 static struct codes *codes_of(const float *values, uint32_t bits) {
@@ -142,6 +145,8 @@ static struct codes *codes_of(const float *values, uint32_t bits) {
     memcpy(codes->values, values, codes->size * sizeof *values);
     float sorted[256];
     memcpy(sorted, values, codes->size * sizeof *values);
+    codes->ascending = true;
+    for (uint32_t i = 1; i < codes->size; i++) codes->ascending &= values[i - 1] <= values[i];
     qsort(sorted, codes->size, sizeof *sorted, ascending);
     bool used[256] = {0};
     for (uint32_t i = 0; i < codes->size; i++) {
@@ -169,8 +174,8 @@ static const float nf4[16] = {-1, -0.6961928f, -0.52507305f, -0.39491749f, -0.28
 static const float fp4[16] = {0, 0.0052083335f, 0.6666667f, 1, 0.33333334f, 0.5f, 0.16666667f, 0.25f,
                               0, -0.0052083335f, -0.6666667f, -1, -0.33333334f, -0.5f, -0.16666667f, -0.25f};
 
-static struct codes *books[9];
-enum { NF4, FP4, SCATTERED4, FAR4, DYNAMIC, UNSIGNED, SCATTERED8, TINY8, FAR8 };
+static struct codes *books[16];
+enum { NF4, FP4, SCATTERED4, FAR4, DYNAMIC, ZEROS8, STEPPED, UNSIGNED, SCATTERED8, TINY8, FAR8, OTHERS };
 
 static void make_books(void) {
     float values[256];
@@ -189,6 +194,13 @@ static void make_books(void) {
     values[n++] = 0, values[n++] = 1;
     qsort(values, 256, sizeof *values, ascending);
     books[DYNAMIC] = codes_of(values, 8);
+    values[255] = 0; /* a second zero: the threshold between the two is zero */
+    qsort(values, 256, sizeof *values, ascending);
+    books[ZEROS8] = codes_of(values, 8);
+    if (books[ZEROS8]->negative_below == 0 || !books[ZEROS8]->entry_shift) abort();
+    for (int i = 0; i < 256; i++) values[i] = (float)(int8_t)i * 0.007f;
+    books[STEPPED] = codes_of(values, 8);
+    books[STEPPED]->step = 0.007f;
     for (int e = n = 0; e < 7; e++)
         for (int i = 0; i < 2 << e; i++) values[n++] = (0.1f + 0.9f * ((float)i + 0.5f) / (float)(2 << e)) * powf(10, (float)(e - 6));
     values[n++] = 0, values[n++] = 1;
@@ -202,12 +214,17 @@ static void make_books(void) {
     books[TINY8] = codes_of(values, 8);
     for (int i = 0; i < 256; i++) values[i] = uniform() * 5;
     books[FAR8] = codes_of(values, 8);
+    static const uint32_t others[] = {2, 3, 5, 6, 7};
+    EACH(o, others) {
+        for (int i = 0; i < 1 << others[o]; i++) values[i] = uniform() * (o % 2 ? 1 : 1.2f);
+        books[OTHERS + o] = codes_of(values, others[o]);
+    }
 }
 
 /* ── Quantise ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static size_t code_bytes_of(const struct codes *code, size_t count) {
-    return code->bits == 8 ? count : (count + 1) / 2;
+    return (count * code->bits + 7) / 8;
 }
 
 /* Runs the form in two calls, and compares every byte with nearest_code's. */
@@ -216,6 +233,7 @@ static void check_quantize(const struct codes *code, struct dense x, size_t bloc
     struct quantize_job job = {x, code, block, guarded(bytes, 0), guarded(blocks * sizeof(float), 0)};
     forms->quantize(&job, 0, blocks / 2);
     forms->quantize(&job, blocks / 2, blocks);
+    struct coded q = {.code = code, .codes = job.codes};
     for (size_t b = 0; b < blocks; b++) {
         float absmax = 0;
         size_t end = (b + 1) * block < count ? (b + 1) * block : count;
@@ -225,14 +243,15 @@ static void check_quantize(const struct codes *code, struct dense x, size_t bloc
         float inverse = inverse_of(absmax);
         for (size_t i = b * block; i < end; i++) {
             uint8_t right = nearest_code(code, element_of(&x, i) * inverse);
-            uint8_t got = code->bits == 8 ? job.codes[i] : i % 2 ? job.codes[i / 2] & 15 : job.codes[i / 2] >> 4;
+            uint8_t got = code_at(&q, i);
             EXPECT(got == right, "code[%zu] of %zu is %d, not %d: x %a, absmax %a (dtype %d, block %zu)", i, count, got,
                    right, (double)element_of(&x, i), (double)absmax, x.dtype, block);
         }
     }
-    if (code->bits == 4 && count % 2)
-        EXPECT((job.codes[count / 2] & 15) == nearest_code(code, 0), "the spare nibble of %zu codes is not that of 0",
-               count);
+    for (size_t bit = count * code->bits; bit < bytes * 8; bit++) {
+        uint32_t right = nearest_code(code, 0) >> (code->bits - 1 - bit % code->bits) & 1;
+        EXPECT((job.codes[bit / 8] >> (7 - bit % 8) & 1) == right, "spare bit %zu of %zu codes is not of 0's", bit, count);
+    }
 }
 
 static void test_quantize_sizes(void) {
@@ -241,7 +260,7 @@ static void test_quantize_sizes(void) {
                         blocks8[] = {1, 7, 32, 64, 100, 256, 4096, 100'000};
     EACH(b, books) EACH(d, dtypes) EACH(c, counts)
         EACH(k, blocks4) {
-        check_quantize(books[b], dense_random(dtypes[d], 1, counts[c]), books[b]->bits == 4 ? blocks4[k] : blocks8[k]);
+        check_quantize(books[b], dense_random(dtypes[d], 1, counts[c]), books[b]->bits == 8 ? blocks8[k] : blocks4[k]);
         release_all();
         }
 }
@@ -356,10 +375,11 @@ static void test_dequantize(void) {
                         blocks8[] = {1, 7, 64, 100};
     EACH(b, books)
     EACH(d, dtypes) EACH(c, counts) EACH(k, blocks4) for (int nested = 0; nested < 2; nested++) check_dequantize(
-        coded_random(books[b], 1, counts[c], books[b]->bits == 4 ? blocks4[k] : blocks8[k], nested), dtypes[d]);
+        coded_random(books[b], 1, counts[c], books[b]->bits == 8 ? blocks8[k] : blocks4[k], nested), dtypes[d]);
     EACH(d, dtypes) { /* large enough to be streamed */
         check_dequantize(coded_random(books[NF4], 3001, 4096, 64, false), dtypes[d]);
         check_dequantize(coded_random(books[DYNAMIC], 3001, 4096, 256, false), dtypes[d]);
+        check_dequantize(coded_random(books[OTHERS + d], 3001, 4096, 64, false), dtypes[d]);
     }
 }
 
@@ -610,7 +630,7 @@ static void test_matmul(void) {
         }
         EACH(b, books) EACH(p, blocks4)
             for (bnb_precision precision = BNB_PRECISION_HIGHEST; precision <= BNB_PRECISION_MEDIUM; precision++) {
-                size_t block = books[b]->bits == 4 ? blocks4[p] : blocks8[p];
+                size_t block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
                 struct matmul_job job = {
                     .x = dense_random(dtypes[d], m, k), .precision = precision, .bias = bias_of(n, turn++)};
                 job.q = coded_random(books[b], n, k, block, turn % 3 == 0);
@@ -668,6 +688,7 @@ static void test_matmul_of_odd_numbers(void) {
 
 #include "backward_forms.c"
 #include "int8_forms.c"
+#include "scales_forms.c"
 
 /* ── The pool ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -760,14 +781,17 @@ static const struct cpu_forms *forms_named(const char *isa) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 2) return fprintf(stderr, "usage: forms_test <isa>\n"), 2;
-    forms = forms_named(arguments[1]);
+    if (count != 2) return fprintf(stderr, "usage: forms_test <isa>|pool\n"), 2;
+    bool pool = !strcmp(arguments[1], "pool");
+    forms = forms_named(pool ? "plain" : arguments[1]);
     if (!forms) return fprintf(stderr, "this processor has no %s\n", arguments[1]), 3;
+    if (pool) return test_pool(), 0;
     make_books();
     test_quantize_sizes();
     test_quantize_every_threshold();
     test_quantize_extremes();
     test_quantize_shows_nan_and_infinity();
+    test_scales();
     test_dequantize();
     test_cast();
     test_optimizer();
@@ -778,6 +802,5 @@ int main(int count, char **arguments) {
     test_embedding();
     test_int8_quantize();
     test_int8_matmul();
-    test_pool();
     return 0;
 }
