@@ -11,7 +11,8 @@ enum {
     TILE_VECTORS = 2,
     LANES        = TILE_VECTORS * WIDTH, /* and its rows of the weights: a strip */
     GROUP_TILES  = 2,                    /* tiles whose x stays in the first cache while a panel passes */
-    BLOCK_ROWS   = 512,                  /* the most rows of x for which a panel's weights are decoded once */
+    BLOCK_ROWS   = 192,                  /* the most for which a panel is decoded once: their factors for it and their
+                                          * sums stay in the second cache too */
     STRIPS       = 64 / LANES,           /* the most of a panel, which stays in the second cache */
     STEPS        = 256,                  /* factors of a weight row in a panel */
     MOST_RUNS    = STEPS * 4 / SCALED,
@@ -188,6 +189,8 @@ INLINE void multiply_steps(enum factor_kind kind, const struct lanes_tile *tile,
 
 INLINE void multiply_tile(enum factor_kind kind, const struct lanes_tile *tile, size_t rows) {
     size_t run_steps = kind == FLOATS ? tile->steps : SCALED / factor_elements(kind);
+    for (size_t m = 0; m < rows; m++)
+        for (size_t v = 0; v < TILE_VECTORS; v++) __builtin_prefetch(tile->sums + m * tile->sums_stride + v * WIDTH);
     for (size_t run = 0; run * run_steps < tile->steps; run++) {
         ints sum_of[TILE_ROWS][TILE_VECTORS] = {0};
         if (kind == BYTES && BYTES_OFFSET)
