@@ -1,5 +1,5 @@
-/* Factors rounded to integers: the codebook once for all weights, and x in runs of SCALED elements, each with a scale of
- * its own. What integers can't stand for is found here, and left to the exact kernels. */
+/* Factors rounded to integers: the codebook once for all weights, and x in runs of SCALED elements, each with a scale
+ * of its own. What integers can't stand for is found here, and left to the exact kernels. */
 #include <float.h>
 
 #include "simd.h"
@@ -111,10 +111,11 @@ struct round_job {
     _Atomic bool         *unfit; /* set where an element is infinite or NaN, or a run's largest too small for a scale */
 };
 
-/* The largest sum of two magnitudes of v that are two apart, in four neighbours. */
+/* To each, the one added that is two apart from it, in four neighbours. */
 INLINE floats pair_sums(floats magnitudes) {
 #if WIDTH == 16
-    return magnitudes + __builtin_shufflevector(magnitudes, magnitudes, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    return magnitudes +
+           __builtin_shufflevector(magnitudes, magnitudes, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
 #elif WIDTH == 8
     return magnitudes + __builtin_shufflevector(magnitudes, magnitudes, 2, 3, 0, 1, 6, 7, 4, 5);
 #else
