@@ -16,7 +16,7 @@ enum { ENTRY_LEAST = (127 - 32) << 23, ENTRY_BUCKETS = (32 << 6) + 1 };
 /* A value's code is order[count of thresholds strictly below it]. Which of two values that are as near wins is in the
  * thresholds: a midpoint that belongs to the upper value is stored one step down. */
 struct codes {
-    uint32_t bits, size;      /* size = 2^bits */
+    uint32_t bits, size;      /* size = 2^bits, bits from 2 to 8 */
     float    values[256];     /* by code */
     float    step;            /* where values[code] is (int8_t)code * step, else 0 */
     float    thresholds[256]; /* ascending; size - 1 of them, then +infinity */
@@ -38,6 +38,9 @@ struct codes {
     float    negative_below;
     uint32_t entries[2 * ENTRY_BUCKETS];
 };
+
+/* Codes of the widths between and beside 4 and 8 have kernels in common. */
+static inline bool is_kbits(const struct codes *codes) { return codes->bits != 4 && codes->bits != 8; }
 
 /* The bucket of a magnitude, given as the bits of a float of at most 1 with the sign cleared. */
 static inline uint32_t bucket_of(uint32_t magnitude) {

@@ -64,6 +64,10 @@ struct bnb_quantized {
     float          offset;
 };
 
+/* Memory for a handle, cleared but for its tag; NULL where there is none, with no failure recorded. */
+void *handle_new(enum tag tag, size_t size);
+void  handle_free(void *handle);
+
 /* The checks that open every entry. Each records its failure, naming the function and the argument. */
 bool is_device(const bnb_device *device, const char *function);
 bool is_tensor(const bnb_tensor *tensor, const char *function, const char *argument);

@@ -1,15 +1,15 @@
 /* Quantised matrices as handles: put together, taken apart, asked and freed. What fills one is in ops/quantize.c. */
 #include <math.h>
-#include <stdlib.h>
 
 #include "internal.h"
 
-size_t code_bytes(uint32_t bits, size_t elements) { return bits == 8 ? elements : ceil_div(elements, 2); }
+/* By eights, because elements × bits could overflow. */
+size_t code_bytes(uint32_t bits, size_t elements) { return elements / 8 * bits + ceil_div(elements % 8 * bits, 8); }
 
 /* ── Making ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows, size_t columns, size_t block, size_t nested_block) {
-    bnb_quantized *q = calloc(1, sizeof *q);
+    bnb_quantized *q = handle_new(TAG_QUANTIZED, sizeof *q);
     if (!q) return refuse(BNB_OUT_OF_MEMORY, "no memory for a quantised matrix's handle");
     *q = (bnb_quantized){.tag = TAG_QUANTIZED, .rows = rows, .columns = columns, .block = block, .nested_block = nested_block};
     q->code = codebook_share(code);
@@ -31,13 +31,12 @@ bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows
 
 void bnb_quantized_free(bnb_quantized *q) {
     if (!q || !is_quantized(q, "quantized_free", "quantized")) return;
-    q->tag = 0;
     buffer_release(q->codes);
     buffer_release(q->absmax);
     buffer_release(q->nested_absmax);
     bnb_codebook_free(q->code);
     bnb_codebook_free(q->nested_code);
-    free(q);
+    handle_free(q);
 }
 
 /* Bytes may be signed. */
@@ -64,7 +63,7 @@ bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t c
         return NULL;
     if (nested) {
         if (!is_codebook(nested_code, "quantized_from", "nested_code")) return NULL;
-        if (nested_code->codes.bits != 8) return refuse(BNB_INVALID, "quantized_from: nested_code has 16 values, expected 256");
+        if (nested_code->codes.bits != 8) return refuse(BNB_INVALID, "quantized_from: nested_code has %u values, expected 256", nested_code->codes.size);
         if (!nested_block) return refuse(BNB_INVALID, "quantized_from: nested_blocksize is 0, expected a positive number");
         if (!isfinite(offset)) return refuse(BNB_INVALID, "quantized_from: offset is %g, expected a finite number", offset);
         if (!is_part(nested_absmax, BNB_F32, ceil_div(blocks, nested_block), device, "nested_absmax")) return NULL;
@@ -72,7 +71,7 @@ bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t c
         return refuse(BNB_INVALID, "quantized_from: nested_absmax is given without nested_code");
     }
 
-    bnb_quantized *q = calloc(1, sizeof *q);
+    bnb_quantized *q = handle_new(TAG_QUANTIZED, sizeof *q);
     if (!q) return refuse(BNB_OUT_OF_MEMORY, "no memory for a quantised matrix's handle");
     *q = (bnb_quantized){.tag = TAG_QUANTIZED, .rows = rows, .columns = columns, .block = block};
     q->code = codebook_share((bnb_codebook *)code);

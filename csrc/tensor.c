@@ -1,5 +1,4 @@
 /* Tensors: making, filling, reading, viewing and freeing them; and what a dtype is. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "internal.h"
@@ -22,7 +21,7 @@ const char *dtype_name(bnb_dtype dtype) { return known(dtype) ? dtypes[dtype].na
 /* Takes over one count of the buffer, also where it fails. */
 static bnb_tensor *tensor_of(struct buffer *buffer, bnb_dtype dtype, size_t rows, size_t columns) {
     if (!buffer) return NULL;
-    bnb_tensor *tensor = malloc(sizeof *tensor);
+    bnb_tensor *tensor = handle_new(TAG_TENSOR, sizeof *tensor);
     if (!tensor) {
         buffer_release(buffer);
         return refuse(BNB_OUT_OF_MEMORY, "no memory for a tensor's handle");
@@ -127,9 +126,8 @@ size_t bnb_tensor_columns(const bnb_tensor *tensor) {
 
 void bnb_tensor_free(bnb_tensor *tensor) {
     if (!tensor || !is_tensor(tensor, "tensor_free", "tensor")) return;
-    tensor->tag = 0;
     buffer_release(tensor->buffer);
-    free(tensor);
+    handle_free(tensor);
 }
 
 struct dense dense_of(const bnb_tensor *tensor) {

@@ -6,6 +6,14 @@ export const statuses = ["ok", "invalid", "unsupported", "out_of_memory", "devic
 /** One of {@link statuses}, without `"ok"`. */
 export type BnbErrorCode = Exclude<(typeof statuses)[number], "ok">;
 
+/** A message quotes what it is about, which a file can make as long as it likes; so the middle is left out from here on. */
+const messageLengthMax = 2000;
+
+function shortened(message: string): string {
+  if (message.length <= messageLengthMax) return message;
+  return `${message.slice(0, messageLengthMax / 2)} … ${message.slice(-messageLengthMax / 2)}`;
+}
+
 /**
  * Every failure of this library that is not a misuse of JavaScript itself.
  *
@@ -14,6 +22,17 @@ export type BnbErrorCode = Exclude<(typeof statuses)[number], "ok">;
  * - `"unsupported"`: a correct request that nothing on this machine can serve;
  * - `"out_of_memory"`: the device could not give the memory;
  * - `"device_lost"`: the driver failed, and the process should open the device again.
+ *
+ * @example
+ * ```ts
+ * try {
+ *   Tensor.from([1, 2, 3], [2, 2]);
+ * } catch (error) {
+ *   if (!(error instanceof BnbError)) throw error;
+ *   error.code; // → "invalid"
+ *   error.message; // → "Tensor.from: shape [2, 2] has 4 elements, but values has 3."
+ * }
+ * ```
  */
 export class BnbError extends Error {
   override readonly name = "BnbError";
@@ -23,6 +42,6 @@ export class BnbError extends Error {
     readonly code: BnbErrorCode = "invalid",
     options?: ErrorOptions,
   ) {
-    super(message, options);
+    super(shortened(message), options);
   }
 }

@@ -4,9 +4,17 @@ import { FFIType } from "bun:ffi";
 import { describe, expect, test } from "bun:test";
 import { statuses } from "../src/error.ts";
 import { version } from "../src/index.ts";
-import { counters, dtypes, hyperparameters, optimizers, parts, precisions, symbols } from "../src/native.ts";
-
-const header = (await Bun.file(`${import.meta.dir}/../csrc/bnb.h`).text()).replace(/\/\*[\s\S]*?\*\//g, "");
+import {
+  counters,
+  dtypes,
+  hyperparameters,
+  optimizers,
+  parts,
+  precisions,
+  scaleRules,
+  symbols,
+} from "../src/native.ts";
+import { declarations, enumMembers, header } from "./header.ts";
 
 /** The FFI type of a C declaration such as `const char *name`, `size_t rows` or `bnb_status`. */
 function ffiType(declaration: string, isResult: boolean): FFIType {
@@ -19,17 +27,14 @@ function ffiType(declaration: string, isResult: boolean): FFIType {
   if (/^int32_t\b/.test(type)) return FFIType.i32;
   if (/^float\b/.test(type)) return FFIType.f32;
   if (/^double\b/.test(type)) return FFIType.f64;
-  if (/^bnb_(status|dtype|precision|part|counter|optimizer)\b/.test(type)) return FFIType.i32;
+  if (/^bnb_(status|dtype|precision|scales|part|counter|optimizer)\b/.test(type)) return FFIType.i32;
   throw new Error(`bnb.h uses a type that the ABI has no row for: ${declaration}`);
 }
 
 const declared = Object.fromEntries(
-  [...header.matchAll(/BNB_API\s+([\w\s]+?\**)\s*\b(bnb_\w+)\(([^)]*)\);/g)].map(([, returns, name, parameters]) => [
-    name!,
-    {
-      args: parameters === "void" ? [] : parameters!.split(",").map((parameter) => ffiType(parameter, false)),
-      returns: ffiType(returns!, true),
-    },
+  declarations.map(({ name, returns, parameters }) => [
+    name,
+    { args: parameters.map(({ type }) => ffiType(type, false)), returns: ffiType(returns, true) },
   ]),
 );
 
@@ -50,12 +55,8 @@ test("bnb_hyperparameters is an array of doubles, in native.ts's order", () => {
 
 /** An enum's members without their prefix, in camelCase. */
 function enumOf(name: string, prefix: string): Record<string, number> {
-  const body = new RegExp(`typedef enum ${name} \\{([\\s\\S]*?)\\}`).exec(header)![1]!;
   return Object.fromEntries(
-    [...body.matchAll(/(\w+)\s*=\s*(\d+)/g)].map(([, member, value]) => [
-      camelCase(member!.slice(prefix.length)),
-      Number(value),
-    ]),
+    enumMembers(name).map(([member, value]) => [camelCase(member.slice(prefix.length)), value]),
   );
 }
 
@@ -70,6 +71,7 @@ describe("enums", () => {
 
   test.each([
     ["bnb_precision", "BNB_PRECISION_", precisions],
+    ["bnb_scales", "BNB_SCALES_", scaleRules],
     ["bnb_part", "BNB_PART_", parts],
     ["bnb_counter", "BNB_COUNTER_", counters],
     ["bnb_optimizer", "BNB_OPTIMIZER_", optimizers],

@@ -102,6 +102,10 @@ INLINE void dequantize_dtype(const struct dequantize_job *job, size_t first, siz
 
 static void dequantize(const void *dequantize_job, size_t first_block, size_t last_block) {
     const struct dequantize_job *job = dequantize_job;
+    if (is_kbits(job->q.code)) {
+        dequantize_kbits(job, first_block, last_block);
+        return;
+    }
     switch (job->dtype) {
     case BNB_F16: dequantize_dtype(job, first_block, last_block, BNB_F16); break;
     case BNB_BF16: dequantize_dtype(job, first_block, last_block, BNB_BF16); break;

@@ -21,7 +21,8 @@ typedef int16_t factor;
 typedef shorts  factors;
 enum { FACTORS = 2 * WIDTH };
 INLINE factors load_codes(const int8_t *from) {
-    VECTOR(int8_t, 2 * WIDTH) v;
+    typedef VECTOR(int8_t, 2 * WIDTH) signed_bytes;
+    signed_bytes v;
     memcpy(&v, from, sizeof v);
     return __builtin_convertvector(v, shorts);
 }

@@ -3,13 +3,15 @@
 
 #include "simd.h"
 
+enum { CODES8_ROWS = 4 }; /* the most rows of x */
+
 struct vector8_run {
     const struct matmul_job *job;
     const float *x; /* [rows, columns] */
 };
 
 static bool takes_vector8(const struct matmul_job *job) {
-    return job->q.code && job->q.code->bits == 8 && job->x.rows <= VECTOR_ROWS && job->x.columns % SCALED == 0 &&
+    return job->q.code && job->q.code->bits == 8 && job->x.rows <= CODES8_ROWS && job->x.columns % SCALED == 0 &&
            job->q.block % SCALED == 0;
 }
 
@@ -30,7 +32,7 @@ INLINE void multiply_codes8(const struct vector8_run *run, size_t first, size_t 
     const struct coded *q = &run->job->q;
     size_t columns = q->columns, runs = columns / SCALED;
     for (size_t n = first; n < last; n++) {
-        floats totals[VECTOR_ROWS] = {0};
+        floats totals[CODES8_ROWS] = {0};
         size_t at = n * columns, block = at / q->block, next = block * q->block;
         float  scale = 0;
         for (size_t r = 0; r < runs; r++, at += SCALED) {
@@ -40,7 +42,7 @@ INLINE void multiply_codes8(const struct vector8_run *run, size_t first, size_t 
             }
             const uint8_t *codes = q->codes + at;
             const float *x = run->x + r * SCALED;
-            floats parts[VECTOR_ROWS][2] = {0}; /* of one row two, so that a sum does not wait for the one before */
+            floats parts[CODES8_ROWS][2] = {0}; /* of one row two, so that a sum does not wait for the one before */
             __builtin_prefetch(codes + AHEAD);
 #pragma unroll
             for (size_t v = 0; v < SCALED / WIDTH; v++) {
@@ -65,7 +67,7 @@ INLINE void multiply_codes8_by(const struct vector8_run *run, size_t first, size
     case 1: multiply_codes8(run, first, last, 1, stepped); break;
     case 2: multiply_codes8(run, first, last, 2, stepped); break;
     case 3: multiply_codes8(run, first, last, 3, stepped); break;
-    default: multiply_codes8(run, first, last, 4, stepped); break;
+    default: multiply_codes8(run, first, last, CODES8_ROWS, stepped); break;
     }
 }
 

@@ -60,22 +60,25 @@ INLINE float absmax_of(const struct dense *x, bnb_dtype dtype, size_t first, siz
 }
 
 /* How a codebook is searched. */
-enum search { IN_TREE, IN_BUCKETS, IN_ENTRIES, IN_FINER_ENTRIES };
+enum code_search { IN_TREE, IN_BUCKETS, IN_ENTRIES, IN_FINER_ENTRIES };
 
-static enum search search_of(const struct codes *code) {
+static enum code_search search_of(const struct codes *code) {
     if (code->bits == 4) return IN_TREE;
     return code->entry_shift == BUCKET_SHIFT ? IN_ENTRIES : code->entry_shift ? IN_FINER_ENTRIES : IN_BUCKETS;
 }
 
 /* 32 elements as the ranks of their values in the codebook, the smallest first. A product with the inverse of the largest
- * magnitude is rounded to 1 at most, so nothing is clamped where no number, or an infinity, is no danger. */
-INLINE bytes32 ranks_of(const struct codes *code, struct tree tree, enum search search, const void *x, bnb_dtype dtype, size_t i, float inverse) {
+ * magnitude is rounded to 1 at most, so nothing is clamped
+ * where scales are that and no number, or an infinity, is no danger. */
+INLINE bytes32 ranks_of(const struct codes *code, struct tree tree, enum code_search search, bool clamps, const void *x, bnb_dtype dtype, size_t i,
+                        float inverse) {
     ints below[VECTORS_OF_32];
 #pragma unroll
     for (int v = 0; v < VECTORS_OF_32; v++) {
         floats scaled = load(x, dtype, i + (size_t)v * WIDTH) * inverse;
+        if (clamps || search == IN_BUCKETS) scaled = clamp(scaled);
         if (search == IN_TREE) below[v] = below_in_tree(tree, scaled);
-        else if (search == IN_BUCKETS) below[v] = below_in_buckets(code, clamp(scaled));
+        else if (search == IN_BUCKETS) below[v] = below_in_buckets(code, scaled);
         else below[v] = below_in_entries(code, search == IN_ENTRIES ? BUCKET_SHIFT : BUCKET_SHIFT - 1, scaled);
     }
     return narrow(below);
@@ -96,7 +99,7 @@ INLINE void put_codes(const struct quantize_job *job, uint32_t bits, bool ascend
 }
 
 /* The elements [i, end) of a block. */
-INLINE void code_block(const struct quantize_job *job, struct tree tree, enum search search, bool ascending, bnb_dtype dtype, size_t i, size_t end,
+INLINE void code_block(const struct quantize_job *job, struct tree tree, enum code_search search, bool ascending, bnb_dtype dtype, size_t i, size_t end,
                        float inverse) {
     const struct codes *code = job->code;
     uint32_t bits = search == IN_TREE ? 4 : 8;
@@ -104,15 +107,15 @@ INLINE void code_block(const struct quantize_job *job, struct tree tree, enum se
         const char *ahead = (const char *)job->x.data + (i + SCALED_AHEAD) * (dtype == BNB_F32 ? 4 : 2); /* whose scales are next */
         __builtin_prefetch(ahead);
         if (dtype == BNB_F32) __builtin_prefetch(ahead + 64);
-        put_codes(job, bits, ascending, i, ranks_of(code, tree, search, job->x.data, dtype, i, inverse), 32);
+        put_codes(job, bits, ascending, i, ranks_of(code, tree, search, job->given, job->x.data, dtype, i, inverse), 32);
     }
     if (i == end) return;
     float rest[32] = {0}; /* zeros pad: the spare nibble of an odd count is the code of 0 */
     for (size_t j = i; j < end; j++) rest[j - i] = element_of(&job->x, j);
-    put_codes(job, bits, ascending, i, ranks_of(code, tree, search, rest, BNB_F32, 0, inverse), end - i);
+    put_codes(job, bits, ascending, i, ranks_of(code, tree, search, job->given, rest, BNB_F32, 0, inverse), end - i);
 }
 
-INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype, enum search search) {
+INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype, enum code_search search) {
     const float *t = job->code->thresholds, third[4] = {t[1], t[13], t[9], t[5]};
     const float  fourth[8] = {t[0], t[14], t[12], t[10], t[8], t[6], t[4], t[2]};
     struct tree  tree = {t[7], {t[3], t[11]}, table4_of(third), table8_of(fourth)};
@@ -122,7 +125,7 @@ INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t
         size_t end = least(first + group, last);
         for (size_t block = first; block < end; block++) {
             size_t i = block * job->block;
-            job->absmax[block] = absmax_of(&job->x, dtype, i, least(job->block, total - i));
+            if (!job->given) job->absmax[block] = absmax_of(&job->x, dtype, i, least(job->block, total - i));
         }
         for (size_t block = first; block < end; block++) {
             size_t i = block * job->block;
@@ -140,8 +143,14 @@ INLINE void quantize_dtype(const struct quantize_job *job, size_t first, size_t 
     }
 }
 
+static void quantize_kbits(const struct quantize_job *job, size_t first, size_t last); /* in kbits.c */
+
 static void quantize(const void *quantize_job, size_t first_block, size_t last_block) {
     const struct quantize_job *job = quantize_job;
+    if (is_kbits(job->code)) {
+        quantize_kbits(job, first_block, last_block);
+        return;
+    }
     switch (job->x.dtype) {
     case BNB_F16: quantize_dtype(job, first_block, last_block, BNB_F16); break;
     case BNB_BF16: quantize_dtype(job, first_block, last_block, BNB_BF16); break;

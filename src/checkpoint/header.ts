@@ -1,5 +1,6 @@
 // Owns the header of a safetensors file: its dtypes, its order, and the rules that a sound header keeps.
 import { BnbError } from "../error.ts";
+import { parseJson } from "./json.ts";
 
 /**
  * Bits an element, in the order of the `safetensors` library, which lays files out from the last dtype to the first.
@@ -124,7 +125,7 @@ function parseObject(path: string, raw: Uint8Array): Record<string, unknown> {
   let json: unknown;
   try {
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(raw);
-    json = JSON.parse(text);
+    json = parseJson(text);
   } catch (cause) {
     throw damaged(path, `the header is not JSON (${(cause as Error).message})`);
   }

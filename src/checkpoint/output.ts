@@ -29,7 +29,7 @@ export async function intoDirectory<T>(
   mkdirSync(staging.path);
   const result = await fill(staging.path);
   if (existsSync(output)) removeWeights(output);
-  staging.commit();
+  staging.commit(isWeightsName);
   return result;
 }
 

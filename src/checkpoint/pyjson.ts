@@ -1,5 +1,6 @@
 // Owns JSON text as Python's `json.dumps` prints it, since checkpoints are compared with Python's byte for byte.
 import { BnbError } from "../error.ts";
+import { parseJson } from "./json.ts";
 
 /** A number that Python holds as a float, so that 1 prints as `1.0`. */
 export class PyFloat {
@@ -102,5 +103,5 @@ export function repr(value: number): string {
 export function parsePreserving(text: string): PyValue {
   const keep = (_key: string, value: unknown, context?: { source?: string }) =>
     typeof value === "number" ? new PyNumber(context!.source!) : value;
-  return JSON.parse(text, keep as (key: string, value: unknown) => unknown) as PyValue;
+  return parseJson(text, keep as (key: string, value: unknown) => unknown) as PyValue;
 }

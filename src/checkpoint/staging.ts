@@ -24,17 +24,23 @@ export class Staging implements Disposable {
     pending.add(this);
   }
 
-  /** Puts the finished file or directory under its final name, and makes that durable. Data must be synced already. */
-  commit(): void {
-    if (statSync(this.path).isDirectory() && existsSync(this.target)) this.#merge();
+  /**
+   * Puts the finished file or directory under its final name, and makes that durable. Data must be synced already.
+   *
+   * @param isLast where the target is a directory that exists: which files are moved after all others, in the order of
+   * their names. Should the process end between, what they complete is missing, not mixed.
+   */
+  commit(isLast: (name: string) => boolean = () => false): void {
+    if (statSync(this.path).isDirectory() && existsSync(this.target)) this.#merge(isLast);
     else renameSync(this.path, this.target);
     sync(dirname(this.target));
     this.#forget();
   }
 
   /** Moves the files one by one into a directory that exists, so that what else lies there stays. */
-  #merge(): void {
-    for (const name of readdirSync(this.path)) {
+  #merge(isLast: (name: string) => boolean): void {
+    const names = readdirSync(this.path).sort();
+    for (const name of [...names.filter((name) => !isLast(name)), ...names.filter(isLast)]) {
       rmSync(join(this.target, name), { recursive: true, force: true });
       renameSync(join(this.path, name), join(this.target, name));
     }

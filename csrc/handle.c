@@ -1,0 +1,49 @@
+/* The memory of handles: kept for handles of the same kind for as long as the process lives, so that a handle that was
+ * freed can still be asked for its tag, and is refused. Its address is not given to another at once, for the same reason. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+enum { RESTING = 64 };
+
+/* What is left of a freed handle; its tag is that of no kind. */
+struct freed {
+    enum tag      tag;
+    struct freed *next;
+};
+
+static struct kind {
+    pthread_mutex_t lock;
+    struct freed   *oldest, *newest;
+    size_t          count;
+} tensors = {.lock = PTHREAD_MUTEX_INITIALIZER}, codebooks = {.lock = PTHREAD_MUTEX_INITIALIZER}, quantized = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static struct kind *kind_of(enum tag tag) { return tag == TAG_TENSOR ? &tensors : tag == TAG_CODEBOOK ? &codebooks : &quantized; }
+
+static void *oldest_of(struct kind *kind) {
+    pthread_mutex_lock(&kind->lock);
+    struct freed *oldest = kind->count > RESTING ? kind->oldest : NULL;
+    if (oldest) kind->oldest = oldest->next, kind->count--;
+    pthread_mutex_unlock(&kind->lock);
+    return oldest;
+}
+
+void *handle_new(enum tag tag, size_t size) {
+    void *handle = oldest_of(kind_of(tag));
+    if (!handle) handle = malloc(size);
+    if (handle) *(enum tag *)memset(handle, 0, size) = tag;
+    return handle;
+}
+
+void handle_free(void *handle) {
+    struct freed *freed = handle;
+    struct kind  *kind = kind_of(freed->tag);
+    *freed = (struct freed){};
+    pthread_mutex_lock(&kind->lock);
+    if (kind->count++) kind->newest->next = freed;
+    else kind->oldest = freed;
+    kind->newest = freed;
+    pthread_mutex_unlock(&kind->lock);
+}

@@ -1,0 +1,234 @@
+// Owns the builds of the fault harness: the table of entries made from bnb.h, and the library under one sanitizer or none.
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
+import { root as scripts } from "../../scripts/run.ts";
+import { findZig } from "../../scripts/zig.ts";
+import { type Declaration, declarations, enumMembers, type Parameter } from "../header.ts";
+
+const root = resolve(scripts);
+const here = `${import.meta.dir}/c`;
+const cache = `${root}/.cache/faults`;
+
+// ── The table of entries ────────────────────────────────────────────────────────────────────────────────────────────
+
+const kinds: Record<string, string> = {
+  bnb_device: "DEVICE",
+  bnb_tensor: "TENSOR",
+  bnb_codebook: "CODEBOOK",
+  bnb_quantized: "QUANTIZED",
+  bnb_hyperparameters: "HYPERPARAMETERS",
+  char: "TEXT",
+  void: "MEMORY",
+  float: "MEMORY",
+};
+const scalars: Record<string, [kind: string, member: string]> = {
+  size_t: ["SIZE", "n"],
+  uint32_t: ["U32", "u"],
+  int32_t: ["I32", "i"],
+  float: ["F32", "f"],
+  double: ["F64", "d"],
+  bnb_status: ["STATUS", "i"],
+};
+
+/** The kind of a declared type, and the member of `union arg` that holds it. */
+function kindOf(type: string, name = ""): [kind: string, member: string] {
+  const pointed = /^(?:const )?(\w+) \*$/.exec(type)?.[1];
+  if (pointed !== undefined && pointed in kinds) return [kinds[pointed]!, "p"];
+  if (type === "size_t" && name === "bytes") return ["BYTES", "n"];
+  if (type in scalars) return scalars[type]!;
+  if (/^bnb_\w+$/.test(type)) return ["ENUM", "i"];
+  throw new Error(`bnb.h has a type that the fault harness does not know: ${type}`);
+}
+
+function parameterRow({ type, name }: Parameter): string {
+  const [kind] = kindOf(type, name);
+  const members = kind === "ENUM" ? enumMembers(type).length : 0;
+  return `{${kind}, ${members}, ${type.startsWith("const ")}}`;
+}
+
+function returnKind({ name, returns }: Declaration): string {
+  if (name === "bnb_last_status") return "I32"; // it tells of another call's failure
+  if (returns === "void") return "NOTHING";
+  if (returns === "void *") return "ADDRESS";
+  return kindOf(returns)[0];
+}
+
+function entryRow(declaration: Declaration): string {
+  const { name, parameters } = declaration;
+  const rows = parameters.length ? `{${parameters.map(parameterRow).join(", ")}}` : "{}";
+  const frees = name.endsWith("_free");
+  const views = ["bnb_tensor_reshape", "bnb_quantized_from", "bnb_quantized_part"].includes(name);
+  return `    {"${name}", valid_${name}, ${returnKind(declaration)}, ${parameters.length}, ${rows}, ${frees}, ${views}},`;
+}
+
+function callCase(declaration: Declaration, index: number): string {
+  const { name, returns, parameters } = declaration;
+  const given = parameters.map(({ type }, at) => `${type.includes("*") ? "" : `(${type})`}a[${at}].${kindOf(type)[1]}`);
+  const call = `${name}(${given.join(", ")})`;
+  if (returns === "void") return `    case ${index}: ${call}; break;`;
+  const member = returns === "void *" ? "p" : kindOf(returns)[1];
+  return `    case ${index}: r.${member} = ${member === "p" ? "(void *)" : member === "i" ? "(int32_t)" : ""}${call}; break;`;
+}
+
+/** C text: the recipes' prototypes, the table, and the call by an entry's number. */
+function entriesText(): { recipes: string; table: string } {
+  const prototypes = declarations.map(({ name }) => `void valid_${name}(union arg *args);`);
+  const recipes = ['#include "harness.h"', ...prototypes, ""].join("\n");
+  const table = [
+    '#include "recipes.h"',
+    "const struct entry entries[] = {",
+    ...declarations.map(entryRow),
+    "};",
+    "const size_t entry_count = sizeof entries / sizeof *entries;",
+    "union arg call_entry(size_t entry, const union arg *a) {",
+    "    union arg r = {};",
+    "    switch (entry) {",
+    ...declarations.map(callCase),
+    "    }",
+    "    return r;",
+    "}",
+    "",
+  ].join("\n");
+  return { recipes, table };
+}
+
+// ── Building ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+export type Build = "undefined" | "thread" | "address" | "plain";
+
+const undefinedFlags = ["-fsanitize=undefined", "-fno-sanitize-recover=all"];
+const flavours: Record<Build, readonly string[]> = {
+  undefined: ["-O1", "-fPIC", "-fvisibility=hidden", ...undefinedFlags, "-ftrivial-auto-var-init=pattern"],
+  thread: ["-O1", "-fsanitize=thread"],
+  address: ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"],
+  plain: ["-O1", "-fno-sanitize=all"],
+};
+
+/** As in build.zig, with the CPU's flag where not all have it. What this one can't run is not built, for it takes long. */
+const isas: Record<string, [cpu: string, flag?: string]> =
+  process.arch === "x64"
+    ? {
+        base: ["x86-64"],
+        avx2: ["haswell", "avx2"],
+        avx512: ["skylake-avx512", "avx512bw"],
+        avx512vnni: ["icelake-server", "avx512_vnni"],
+      }
+    : { neon: ["generic"], dotprod: ["generic+dotprod", "asimddp"] };
+const cpuFlags = existsSync("/proc/cpuinfo") ? readFileSync("/proc/cpuinfo", "utf8").split(/\s+/) : [];
+
+const files = (...patterns: string[]) =>
+  patterns.flatMap((pattern) => [...new Bun.Glob(pattern).scanSync(root)].sort()).map((file) => join(root, file));
+
+/** A table of forms in the place of those that this machine can't run. */
+const absent = `#include "forms.h"
+#define JOIN(name) cpu_forms_##name
+#define TABLE(name) JOIN(name)
+const struct cpu_forms TABLE(ISA) = {.isa = "plain"};
+`;
+
+/** Clang of the system, with AddressSanitizer's runtime, which zig does not bring; undefined where there is none. */
+export function findClang(): string | undefined {
+  const names = ["clang", ...Array.from({ length: 8 }, (_, i) => `clang-${22 - i}`)];
+  return names.map((name) => Bun.which(name)).find((path) => path !== null) ?? undefined;
+}
+
+async function compile(command: string[]): Promise<void> {
+  const child = Bun.spawn(command, { cwd: root, stdout: "ignore", stderr: "pipe" });
+  const [status, stderr] = await Promise.all([child.exited, new Response(child.stderr).text()]);
+  if (status !== 0) throw new Error(`${command.join(" ")}\n${stderr}`);
+}
+
+/**
+ * Builds the harness, and the library that it tests: for `"undefined"` a shared library that Bun can load too. All is
+ * compiled again where a source has changed.
+ *
+ * @returns the harness's path, and the shared library's
+ */
+export async function build(flavour: Build): Promise<{ harness: string; library: string }> {
+  const { recipes, table } = entriesText();
+  const inputs = files("csrc/**/*", "metal/*", "test/faults/c/*").concat(import.meta.path);
+  const hash = Bun.hash(table + inputs.map((file) => readFileSync(file, "utf8")).join("\0")).toString(36);
+  const folder = `${cache}/${flavour}-${hash}`;
+  const paths = { harness: `${folder}/faults`, library: `${folder}/libfaults.so` };
+  if (existsSync(paths.harness)) return paths;
+  mkdirSync(`${folder}/generated`, { recursive: true });
+  writeFileSync(`${folder}/generated/recipes.h`, recipes);
+  writeFileSync(`${folder}/generated/entries.c`, table);
+  writeFileSync(`${folder}/generated/absent.c`, absent);
+
+  const clang = flavour === "address" ? findClang() : undefined;
+  const compiler = clang ? [clang, "-std=gnu23"] : [findZig(), "cc", "-std=gnu23"];
+  const common = [...compiler, "-g", "-fno-math-errno", "-w", "-pthread", ...flavours[flavour]];
+  const object = async (source: string, more: string[], name = basename(source)) => {
+    await compile([...common, ...more, "-c", source, "-o", `${folder}/${name}.o`]);
+    return `${folder}/${name}.o`;
+  };
+  const hooked = ["-include", `${here}/hook.h`, `--embed-dir=${root}/metal`];
+  const baseline = Object.values(isas)[0]![0];
+  const cpu = (name: string) => (clang ? `-march=${name}` : `-mcpu=${name.replaceAll("-", "_")}`);
+  const tested = [
+    ...files("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/*.c", "csrc/cpu/{dispatch,pool}.c").map((source) =>
+      object(
+        source,
+        [...hooked, cpu(baseline), ...(source.endsWith("/handle.c") ? ["-DHANDLES"] : [])],
+        source.slice(`${root}/csrc/`.length).replaceAll("/", "-"),
+      ),
+    ),
+    ...Object.entries(isas).map(([isa, [name, flag]]) =>
+      flag === undefined || cpuFlags.includes(flag)
+        ? object(`${root}/csrc/cpu/isa.c`, [...hooked, cpu(name), `-DISA=${isa}`], isa)
+        : object(`${folder}/generated/absent.c`, [`-I${root}/csrc/cpu`, `-DISA=${isa}`], isa),
+    ),
+    object(`${here}/hook.c`, []),
+  ];
+  const own = [...files("test/faults/c/*.c"), `${folder}/generated/entries.c`]
+    .filter((source) => !source.endsWith("hook.c"))
+    .map((source) => object(source, [`-I${here}`, `-I${folder}/generated`]));
+  let linked = await Promise.all(tested);
+  if (flavour === "undefined") {
+    await compile([...common, "-shared", ...linked, "-lm", "-ldl", "-o", paths.library]);
+    linked = [paths.library, `-Wl,-rpath,${folder}`];
+  }
+  const temporary = `${paths.harness}.${process.pid}`;
+  await compile([...common, ...(await Promise.all(own)), ...linked, "-lm", "-ldl", "-o", temporary]);
+  renameSync(temporary, paths.harness);
+  return paths;
+}
+
+/** Builds forms_test.c, which test/cpu/forms.test.ts runs too, under AddressSanitizer. */
+export async function buildForms(clang: string): Promise<string> {
+  const inputs = files("csrc/**/*", "test/cpu/*").concat(import.meta.path);
+  const hash = Bun.hash(inputs.map((file) => readFileSync(file, "utf8")).join("\0")).toString(36);
+  const folder = `${cache}/forms-${hash}`;
+  const path = `${folder}/forms_test`;
+  if (existsSync(path)) return path;
+  mkdirSync(folder, { recursive: true });
+  const common = [clang, "-std=gnu23", "-g", "-w", "-pthread", "-fno-math-errno", ...flavours.address];
+  const forms = [
+    ...Object.entries(isas).map(([isa, [cpu]]) => [isa, `-march=${cpu}`]),
+    ["wide", `-march=${Object.values(isas)[1]![0]}`, "-DPORTABLE_WIDTH=16"],
+    ["emulated", "-march=haswell", "-include", `${root}/test/cpu/emulate_avx512.h`],
+  ] as [string, ...string[]][];
+  const objects = await Promise.all(
+    forms.map(async ([isa, ...flags]) => {
+      const to = `${folder}/${isa}.o`;
+      await compile([...common, ...flags, `-DISA=${isa}`, "-c", `${root}/csrc/cpu/isa.c`, "-o", to]);
+      return to;
+    }),
+  );
+  const sources = files("csrc/cpu/{dispatch,pool}.c", "test/cpu/forms_test.c");
+  await compile([...common, ...objects, ...sources, "-lm", "-o", path]);
+  return path;
+}
+
+/** Builds the library that fails a process's calls, for LD_PRELOAD, and gives its path. */
+export async function compileShim(): Promise<string> {
+  const source = `${here}/preload/shim.c`;
+  const path = `${cache}/shim-${Bun.hash(readFileSync(source)).toString(36)}.so`;
+  if (existsSync(path)) return path;
+  mkdirSync(cache, { recursive: true });
+  const temporary = `${path}.${process.pid}`;
+  await compile([findZig(), "cc", "-shared", "-fPIC", "-O1", source, "-o", temporary]);
+  renameSync(temporary, path);
+  return path;
+}

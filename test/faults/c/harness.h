@@ -1,0 +1,129 @@
+/* What the files of the fault harness share: entries as the header declares them, random numbers, and things to give. */
+#ifndef HARNESS_H
+#define HARNESS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../../../csrc/bnb.h"
+
+/* ── Entries ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* What a parameter or a result is. The first four are handles. */
+enum kind {
+    DEVICE,
+    TENSOR,
+    CODEBOOK,
+    QUANTIZED,
+    SIZE,
+    BYTES, /* the size_t that says how long the memory before it is */
+    U32,
+    I32,
+    F32,
+    F64,
+    TEXT,
+    MEMORY,
+    HYPERPARAMETERS,
+    ENUM, /* `members` of them, from 0 on */
+    STATUS,
+    NOTHING,
+    ADDRESS,
+};
+static inline bool is_handle(enum kind kind) { return kind <= QUANTIZED; }
+
+union arg {
+    void    *p;
+    size_t   n;
+    uint32_t u;
+    int32_t  i;
+    float    f;
+    double   d;
+};
+
+enum { ARGS_MAX = 12 };
+
+struct parameter {
+    enum kind kind;
+    int       members;  /* of an enum */
+    bool      borrowed; /* declared const: threads may share what is given */
+};
+
+struct entry {
+    const char *name;
+    void (*valid)(union arg *args); /* fills in arguments that must succeed: recipes.c */
+    enum kind        returns;
+    int              arity;
+    struct parameter parameters[ARGS_MAX];
+    bool             frees; /* its argument */
+    bool             views; /* its result shares the memory of its arguments */
+};
+
+/* Generated from bnb.h: test/faults/build.ts. */
+extern const struct entry entries[];
+extern const size_t       entry_count;
+union arg                 call_entry(size_t entry, const union arg *args);
+
+/* ── Chance ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+void     chance_seed(uint64_t seed); /* of this thread */
+uint64_t chance(void);
+size_t   below(size_t bound);
+static inline bool one_in(size_t times) { return below(times) == 0; }
+float    normal(void);
+
+/* ── The world ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Things whose shapes fit one another, so that valid calls can be made of them: x[m, k], w[n, k], y[m, n]. Tensors of
+ * three come in float32, float16 and bfloat16. */
+struct world {
+    bnb_device *device;
+    size_t      m, k, n, block;
+    bnb_tensor *x[3], *w[3], *dy[3], *bias[3], *weight[3];
+    bnb_tensor *indices, *a, *b, *row_stats, *column_stats, *x_column_stats, *sums, *outliers;
+    bnb_codebook  *codes16, *codes256, *nf4, *dynamic;
+    bnb_quantized *q[5]; /* of w: 4 bits, 8 bits, both with nested scales, and LLM.int8()'s b */
+    bnb_tensor    *p[3], *g[3], *state[2], *state_twice, *state8[2], *state8_twice, *absmax[2], *absmax_twice, *unorm;
+};
+extern _Thread_local struct world world;
+
+/* Builds a world of random sizes: a small one, whose memory is not kept for reuse when it is freed; a cold one, which
+ * has nothing that is made once for the process. */
+void world_build(bool small, bool cold);
+void world_free(void);
+
+/* ── The harness's own rules ────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Ends the process with a sentence, and with the call that was under way. */
+[[noreturn]] void broken(const char *sentence, ...) __attribute__((format(printf, 1, 2)));
+
+/* Memory that is freed after the call, filled with random bytes. */
+void *scratch(size_t bytes);
+void  scratch_free(void);
+
+/* A new handle that a recipe makes for a call that will free it. */
+bnb_tensor *made_tensor(void);
+
+/* What a call has under way, for whoever looks at the process's remains. */
+extern _Thread_local char *note;
+enum { NOTE_BYTES = 4096 };
+
+/* From hook.c. */
+int64_t hook_live(void);
+void    hook_fail_at(int64_t nth);
+int64_t hook_to_come(void);
+
+/* ── Ways to run ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct tally {
+    uint64_t calls, ok, failed[5]; /* by status */
+};
+
+void fuzz(uint64_t seed, uint64_t calls, bool alone, struct tally *tallies);
+/* Makes the world that all threads read; once, before they start. */
+void fuzz_share(void);
+
+void allocations(uint64_t seed, uint64_t rounds, struct tally *tallies);
+
+#endif

@@ -1,0 +1,173 @@
+/* A call of every entry that must succeed, made of the world's things: a new entry of bnb.h needs a row here. */
+#include "recipes.h"
+
+#include <string.h>
+
+#define P(pointer)  {.p = (void *)(pointer)}
+#define N(number)   {.n = (number)}
+#define U(number)   {.u = (uint32_t)(number)}
+#define I(number)   {.i = (int32_t)(number)}
+#define F(number)   {.f = (float)(number)}
+#define D(number)   {.d = (number)}
+#define GIVE(...)                                                                                                  \
+    do {                                                                                                           \
+        union arg given[] = {__VA_ARGS__};                                                                         \
+        memcpy(args, given, sizeof given);                                                                         \
+    } while (0)
+#define VALID(entry)      void valid_##entry([[maybe_unused]] union arg *args)
+#define ROW(entry, ...)   VALID(entry) { GIVE(__VA_ARGS__); }
+#define EMPTY(entry)      VALID(entry) {}
+
+#define ANY(three)  (three)[below(3)]
+#define FLOAT_DTYPE I(below(3))
+#define PRECISION   I(below(4))
+#define OPTIONAL(x) (one_in(2) ? (x) : NULL)
+
+EMPTY(bnb_last_status)
+EMPTY(bnb_last_error)
+EMPTY(bnb_version)
+EMPTY(bnb_deallocator)
+
+/* ── Devices ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+ROW(bnb_device_kind, U(below(5)))
+ROW(bnb_device_open, P(bnb_device_name(world.device)))
+ROW(bnb_device_name, P(world.device))
+ROW(bnb_device_describe, P(world.device))
+ROW(bnb_device_wait, P(world.device))
+ROW(bnb_device_idle, P(world.device))
+ROW(bnb_device_counter, P(world.device), I(below(5)))
+ROW(bnb_device_fallbacks, P(world.device))
+
+/* ── Tensors ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static const size_t sizes[] = {4, 2, 2, 1, 1, 4};
+
+static size_t bytes_of(const bnb_tensor *tensor) {
+    return bnb_tensor_rows(tensor) * bnb_tensor_columns(tensor) * sizes[bnb_tensor_dtype(tensor)];
+}
+
+ROW(bnb_tensor_zeros, P(world.device), I(below(6)), N(1 + below(40)), N(1 + below(200)))
+
+VALID(bnb_tensor_from) {
+    size_t dtype = below(6), rows = 1 + below(40), columns = 1 + below(200), bytes = rows * columns * sizes[dtype];
+    GIVE(P(world.device), I(dtype), N(rows), N(columns), P(scratch(bytes)), N(bytes));
+}
+
+VALID(bnb_tensor_from_gguf) {
+    static const struct { uint32_t type, block, bytes; } types[] = {{0, 1, 4},   {1, 1, 2},   {30, 1, 2},  {2, 32, 18},    {3, 32, 20},   {6, 32, 22},
+                                                                    {7, 32, 24}, {8, 32, 34}, {12, 256, 144}, {13, 256, 176}, {14, 256, 210}};
+    size_t t = below(sizeof types / sizeof *types), rows = 1 + below(5), blocks = 1 + below(4), bytes = rows * blocks * types[t].bytes;
+    GIVE(P(world.device), U(types[t].type), N(rows), N(blocks * types[t].block), P(scratch(bytes)), N(bytes), FLOAT_DTYPE);
+}
+
+VALID(bnb_tensor_write) {
+    bnb_tensor *tensor = ANY(world.p);
+    GIVE(P(tensor), P(scratch(bytes_of(tensor))), N(bytes_of(tensor)));
+}
+
+VALID(bnb_tensor_read) {
+    bnb_tensor *tensor = ANY(world.w);
+    GIVE(P(tensor), P(scratch(bytes_of(tensor))), N(bytes_of(tensor)));
+}
+
+ROW(bnb_tensor_to, P(ANY(world.w)), P(world.device))
+ROW(bnb_tensor_reshape, P(ANY(world.x)), N(world.k), N(world.m))
+ROW(bnb_tensor_dtype, P(ANY(world.x)))
+ROW(bnb_tensor_rows, P(ANY(world.x)))
+ROW(bnb_tensor_columns, P(ANY(world.x)))
+ROW(bnb_tensor_free, P(made_tensor()))
+
+/* ── Codebooks ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+VALID(bnb_codebook_named) {
+    static const char *const names[] = {"nf4", "fp4", "af4", "dynamic", "dynamic_unsigned", "int8"};
+    GIVE(P(names[below(6)]));
+}
+
+static const float *values(size_t count) {
+    float *made = scratch(count * sizeof *made);
+    for (size_t i = 0; i < count; i++) made[i] = one_in(20) ? 0 : normal();
+    return made;
+}
+
+VALID(bnb_codebook_from) {
+    size_t count = one_in(2) ? 16 : 256;
+    GIVE(P(values(count)), N(count * sizeof(float)));
+}
+
+VALID(bnb_codebook_read) {
+    bnb_codebook *codebook = one_in(2) ? world.codes16 : world.codes256;
+    size_t        bytes = bnb_codebook_size(codebook) * sizeof(float);
+    GIVE(P(codebook), P(scratch(bytes)), N(bytes));
+}
+
+VALID(bnb_codebook_fp8) {
+    uint32_t exponent = 1 + (uint32_t)below(4), sign = (uint32_t)below(2), precision = (uint32_t)below(8 - sign - exponent);
+    GIVE(I(sign), U(exponent), U(precision), U(exponent + precision + sign));
+}
+
+ROW(bnb_codebook_dynamic, I(below(2)), U(7), U(8))
+ROW(bnb_codebook_linear, I(below(2)), U(2 + below(7)), I(below(2)))
+ROW(bnb_codebook_normal, D(0.9 + 0.09 * ((double)below(100) / 100)), I(below(2)))
+ROW(bnb_codebook_size, P(world.codes16))
+ROW(bnb_codebook_free, P(bnb_codebook_linear(1, 8, 1)))
+
+/* ── Quantised matrices ─────────────────────────────────────────────────────────────────────────────────────────── */
+
+ROW(bnb_quantized_from, P(world.b), N(world.n), N(world.k), P(world.codes256), N(world.k), P(world.column_stats), P(NULL), N(0), P(NULL), F(0))
+ROW(bnb_quantized_part, P(world.q[2 + below(2)]), I(below(5)))
+ROW(bnb_quantized_rows, P(world.q[0]))
+ROW(bnb_quantized_columns, P(world.q[1]))
+ROW(bnb_quantized_block, P(world.q[2]))
+ROW(bnb_quantized_nested_block, P(world.q[2]))
+ROW(bnb_quantized_offset, P(world.q[3]))
+ROW(bnb_quantized_free, P(bnb_quantize(world.x[0], world.codes16, 64, 0)))
+
+/* ── Operations ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+#define QUANTIZED_W world.q[below(5)]
+
+ROW(bnb_cast, P(ANY(world.x)), FLOAT_DTYPE)
+ROW(bnb_quantize, P(ANY(world.x)), P(one_in(2) ? world.codes16 : world.codes256), N(world.block), N(one_in(2) ? 0 : 1 + below(300)))
+ROW(bnb_dequantize, P(QUANTIZED_W), FLOAT_DTYPE)
+ROW(bnb_matmul, P(ANY(world.x)), P(ANY(world.w)), P(OPTIONAL(ANY(world.bias))), PRECISION)
+ROW(bnb_matmul_quantized, P(ANY(world.x)), P(QUANTIZED_W), P(OPTIONAL(ANY(world.bias))), PRECISION)
+ROW(bnb_matmul_backward, P(ANY(world.dy)), P(ANY(world.w)))
+ROW(bnb_matmul_quantized_backward, P(ANY(world.dy)), P(QUANTIZED_W))
+ROW(bnb_matmul_backward_weight, P(ANY(world.dy)), P(ANY(world.x)), FLOAT_DTYPE)
+ROW(bnb_embedding, P(world.indices), P(ANY(world.w)), FLOAT_DTYPE)
+ROW(bnb_embedding_quantized, P(world.indices), P(QUANTIZED_W), FLOAT_DTYPE)
+ROW(bnb_embedding_backward, P(ANY(world.x)), P(world.indices), N(world.n), I((int)below(world.n + 1) - 1), FLOAT_DTYPE)
+ROW(bnb_layer_norm, P(ANY(world.x)), P(ANY(world.weight)), P(ANY(world.weight)), F(1e-5))
+ROW(bnb_layer_norm_backward, P(ANY(world.x)), P(ANY(world.x)), P(ANY(world.weight)), F(1e-5))
+ROW(bnb_layer_norm_backward_weight, P(ANY(world.x)), P(ANY(world.x)), F(1e-5))
+ROW(bnb_add, P(OPTIONAL(ANY(world.x))), P(ANY(world.x)), F(normal()))
+ROW(bnb_int8_outliers, P(ANY(world.x)), F(6))
+ROW(bnb_int8_stats, P(ANY(world.x)), F(one_in(2) ? 0 : 6), I(below(2)))
+
+VALID(bnb_int8_vectorwise_quant) {
+    bool by_column = one_in(2);
+    GIVE(P(ANY(world.x)), P(by_column ? world.x_column_stats : world.row_stats), F(one_in(2) ? 0 : 6), P(OPTIONAL(world.outliers)), I(by_column));
+}
+
+ROW(bnb_int8_vectorwise_dequant, P(world.a), P(world.row_stats), FLOAT_DTYPE)
+ROW(bnb_int8_linear_matmul, P(world.a), P(world.b))
+ROW(bnb_int8_mm_dequant, P(world.sums), P(world.row_stats), P(world.column_stats), P(OPTIONAL(ANY(world.bias))), FLOAT_DTYPE)
+ROW(bnb_int8_scaled_mm, P(world.a), P(world.b), P(world.row_stats), P(world.column_stats), P(OPTIONAL(ANY(world.bias))), FLOAT_DTYPE)
+ROW(bnb_int8_mixed_scaled_mm, P(ANY(world.x)), P(world.a), P(world.b), P(world.row_stats), P(world.column_stats), P(OPTIONAL(world.outliers)),
+    P(OPTIONAL(ANY(world.bias))))
+ROW(bnb_int8_matmul, P(ANY(world.x)), P(world.b), P(world.column_stats), F(one_in(2) ? 0 : 6), P(OPTIONAL(ANY(world.bias))))
+ROW(bnb_compare, P(ANY(world.x)), P(ANY(world.x)))
+
+VALID(bnb_optimizer_step) {
+    bnb_optimizer kind = (bnb_optimizer)below(6);
+    bool          twice = kind == BNB_OPTIMIZER_ADEMAMIX, coded = one_in(2), second = kind <= BNB_OPTIMIZER_ADEMAMIX, trust = one_in(4);
+    bnb_hyperparameters *h = scratch(sizeof *h);
+    *h = (bnb_hyperparameters){.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.99, .beta3 = 0.999, .alpha = 5, .eps = 1e-8, .gnorm_scale = 1,
+                               .max_unorm = trust ? 0.1 : 0, .step = 1 + (double)below(100)};
+    bnb_tensor *first = coded ? (twice ? world.state8_twice : world.state8[0]) : twice ? world.state_twice : world.state[0];
+    GIVE(I(kind), P(h), P(ANY(world.p)), P(ANY(world.g)), P(first), P(coded ? (twice ? world.absmax_twice : world.absmax[0]) : NULL),
+         P(coded ? world.dynamic : NULL), P(!second ? NULL : coded ? world.state8[1] : world.state[1]), P(coded && second ? world.absmax[1] : NULL),
+         P(coded && second ? world.dynamic : NULL), P(trust ? world.unorm : NULL));
+}

@@ -1,0 +1,83 @@
+// Owns the short form of the fault suite: `bun run test:faults` has the long one.
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { declarations } from "../header.ts";
+import { canMount, interruptEverywhere, quantizeOnto } from "./interrupted.ts";
+import { ffi, files, harness, lifetime, scratch, type Tally } from "./runs.ts";
+
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+const seed = 1;
+const folder = (name: string) => {
+  mkdirSync(join(scratch, name));
+  return join(scratch, name);
+};
+const names = declarations.map(({ name }) => name);
+
+/** Entries that were not called as they should have been. */
+const lacking = (tallies: Record<string, Tally>, holds: (tally: Tally) => boolean) =>
+  names.filter((name) => !(tallies[name] && holds(tallies[name]!)));
+
+describe.skipIf(process.platform !== "linux")("the C entries, under the undefined-behaviour sanitizer", () => {
+  test("every one succeeds and, where it can fail, fails, and all is freed", async () => {
+    const tallies = await harness("undefined", "fuzz", seed, 15_000);
+    expect(lacking(tallies, ({ calls, ok }) => calls > 0 && ok > 0)).toEqual([]);
+    const makers = declarations.filter(
+      ({ returns, parameters }) => parameters.length > 0 && /^bnb_\w+ \*$|^bnb_status$/.test(returns),
+    );
+    expect(makers.map(({ name }) => name).filter((name) => !tallies[name]!.invalid)).toEqual([]);
+  }, 300_000);
+
+  test("without memory for any one allocation, every one says so, leaks nothing, and succeeds when asked again", async () => {
+    const tallies = await harness("undefined", "allocations", seed, 1);
+    expect(lacking(tallies, ({ calls }) => calls > 0)).toEqual([]);
+    const refused = Object.values(tallies).reduce((sum, { outOfMemory }) => sum + outOfMemory, 0);
+    expect(refused).toBeGreaterThan(100);
+  });
+
+  test("through the FFI, nothing that JavaScript can give crashes", async () => {
+    const { calls, failed, succeeded } = await ffi(seed, 60, 15_000);
+    expect(calls).toBe(15_000);
+    expect(failed).toBeGreaterThan(1000);
+    expect(succeeded).toBeGreaterThan(1000);
+  });
+});
+
+test("damaged files are read or refused, quickly and within their size", async () => {
+  const { tried } = await files(seed, 60, 900);
+  for (const [name, { read, refused }] of Object.entries(tried)) {
+    expect([name, refused > 0, read + refused > 50]).toEqual([name, true, true]);
+  }
+});
+
+describe.skipIf(process.platform !== "linux")("a model that is being written", () => {
+  test("is whole or absent wherever the process is killed, and the disk full; run again, it is there", async () => {
+    const { killed, full, states } = await interruptEverywhere(folder("interrupted"), 5);
+    expect(killed).toBeGreaterThan(5);
+    expect(full).toBeGreaterThan(5);
+    expect(states.absent).toBeGreaterThan(0);
+  });
+
+  test.skipIf(!canMount())("on a disk that is full, leaves nothing, and says which file", async () => {
+    const { error, left } = await quantizeOnto(folder("disk"), 48);
+    expect(error).toMatch(/ENOSPC.*model-\d+-of-\d+\.safetensors/);
+    expect(left).toEqual([]);
+  });
+});
+
+describe("lifetimes", () => {
+  test("a million tensors made and disposed of leave nothing", async () => {
+    expect((await lifetime("dispose", 1_000_000)).made).toBe(1_000_000);
+  });
+
+  test("what is only dropped is collected before memory fills", async () => {
+    const { peakBytes, leftBytes } = await lifetime("collect", 400);
+    expect(peakBytes).toBeLessThan(512 << 20);
+    expect(leftBytes).toBeLessThan(16 << 20);
+  });
+
+  test("eight workers, two of them ended in the middle, compute the same", async () => {
+    expect((await lifetime("workers", 60)).finished).toBeGreaterThanOrEqual(6);
+  });
+});

@@ -1,0 +1,135 @@
+// Owns `bun run test:faults`: the long form of the fault suite, with every sanitizer that this machine has. It prints what
+// it tried, and what it could not; each run can be had again by its seed.
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { Command } from "commander";
+import { fakeMetal } from "../metal/host/build.ts";
+import { type Build, buildForms, findClang } from "./build.ts";
+import { canMount, interruptEverywhere, quantizeOnto } from "./interrupted.ts";
+import { ffi, files, forms, harness, lifetime, type Mode, scratch, type Tally } from "./runs.ts";
+
+const options = new Command("test:faults")
+  .description("Feeds the library bad arguments, bad files, and a machine that runs out of memory, disk and luck.")
+  .option("--seconds <n>", "how long each kind of fault is tried", Number, 60)
+  .option("--seed <n>", "where the random numbers begin", Number, Date.now() % 1_000_000)
+  .option("--only <names>", "kinds to try, by commas", (text: string) => text.split(","))
+  .parse()
+  .opts<{ seconds: number; seed: number; only?: string[] }>();
+const { seconds, seed } = options;
+
+/** Thrown by what can't be tried here: the sentence says why. */
+class Skipped extends Error {}
+
+function needs<T>(found: T | null | undefined | false, sentence: string): T {
+  if (!found) throw new Skipped(sentence);
+  return found;
+}
+
+/** Runs the harness again and again, each time from another seed, until the time is up. */
+async function repeat(
+  flavour: Build,
+  mode: Mode,
+  count: number,
+  env: Record<string, string> = {},
+  prefix: string[] = [],
+) {
+  const until = performance.now() + 1000 * seconds;
+  const sum = { runs: 0, calls: 0, succeeded: 0, refused: 0, "out of memory": 0, lost: 0 };
+  do {
+    const tallies: Tally[] = Object.values(await harness(flavour, mode, seed + sum.runs, count, env, prefix));
+    sum.runs++;
+    for (const { calls, ok, invalid, unsupported, outOfMemory, lost } of tallies) {
+      sum.calls += calls;
+      sum.succeeded += ok;
+      sum.refused += invalid + unsupported;
+      sum["out of memory"] += outOfMemory;
+      sum.lost += lost;
+    }
+  } while (performance.now() < until);
+  return sum;
+}
+
+const needsClang = () => needs(findClang(), "there is no clang here, and zig has no AddressSanitizer");
+
+function withAddresses(): Build {
+  needsClang();
+  return "address";
+}
+
+async function addressForms() {
+  const program = await buildForms(needsClang());
+  const isas =
+    process.arch === "x64" ? ["base", "avx2", "avx512", "avx512vnni", "wide", "emulated"] : ["neon", "dotprod", "wide"];
+  const done = await Promise.all(isas.map(async (isa) => [isa, await forms(program, isa)] as const));
+  return Object.fromEntries(done.map(([isa, ran]) => [isa, ran ? "clean" : "this processor can't"]));
+}
+
+async function fullDisks() {
+  needs(canMount(), "no small disk can be made here: `unshare -Urm mount -t tmpfs` is refused");
+  let failed = 0;
+  let kilobytes = 4;
+  for (; ; kilobytes += 8) {
+    const { error, left } = await quantizeOnto(scratch, kilobytes);
+    if (error === undefined) break;
+    if (!error.includes("ENOSPC") || left.length > 0) throw new Error(`${kilobytes} KB: ${error}; it left ${left}`);
+    failed++;
+  }
+  return { failed, "the first that sufficed, KB": kilobytes };
+}
+
+async function interrupted() {
+  mkdirSync(join(scratch, "interrupted"));
+  return await interruptEverywhere(join(scratch, "interrupted"));
+}
+
+const simulated = () => ({
+  FAULTS_DEVICE: "metal",
+  BNB_METAL_LIBRARY: fakeMetal(),
+  BNB_METAL_EXACT: "1",
+  BNB_SIM: "check",
+  BNB_SIM_BUN: process.execPath,
+});
+
+const kinds: Record<string, () => Promise<unknown>> = {
+  entries: () => repeat("undefined", "fuzz", 50_000),
+  plain: () => repeat("undefined", "fuzz", 50_000, { BNB_ISA: "plain" }),
+  allocations: () => repeat("undefined", "allocations", 2),
+  threads: () => repeat("thread", "threads", 20_000),
+  address: () => repeat(withAddresses(), "fuzz", 20_000),
+  "address-allocations": () => repeat(withAddresses(), "allocations", 1),
+  "address-forms": addressForms,
+  valgrind: async () => {
+    const valgrind = needs(Bun.which("valgrind"), "valgrind is not installed");
+    return await repeat("plain", "fuzz", 2000, { BNB_NUM_THREADS: "1" }, [valgrind, "-q", "--error-exitcode=9"]);
+  },
+  metal: async () => {
+    needs(process.platform === "linux" && process.arch === "x64", "the simulated GPU runs on Linux x64 only");
+    return await repeat("undefined", "fuzz", 600, simulated());
+  },
+  ffi: () => ffi(seed, seconds),
+  files: () => files(seed, seconds),
+  interrupted,
+  "full-disks": fullDisks,
+  dispose: () => lifetime("dispose", 100_000 * seconds),
+  collect: () => lifetime("collect", 50 * seconds),
+  workers: () => lifetime("workers", 10 * seconds),
+};
+
+console.log(`Seed ${seed}, ${seconds} s a kind. Again: bun run test:faults --seed ${seed} --seconds ${seconds}`);
+let failures = 0;
+for (const [name, run] of Object.entries(kinds)) {
+  if (options.only && !options.only.includes(name)) continue;
+  const started = performance.now();
+  const took = () => `${((performance.now() - started) / 1000).toFixed(0)} s`;
+  try {
+    console.log(`${name}: ${JSON.stringify(await run())} in ${took()}`);
+  } catch (error) {
+    if (error instanceof Skipped) console.log(`${name}: skipped, for ${error.message}`);
+    else {
+      failures++;
+      console.error(`${name}: FAILED after ${took()}\n${(error as Error).message}`);
+    }
+  }
+}
+console.log(failures ? `${failures} kinds of fault were not borne.` : "Every fault was borne.");
+process.exit(failures ? 1 : 0);
