@@ -225,15 +225,14 @@ INLINE floats load_signed_bytes(const int8_t *codes) {
     return __builtin_convertvector(v, floats);
 }
 
-/* The values that WIDTH 8-bit codes stand for. Where gathering means loads one by one, the codes come in a word. */
+/* The values that WIDTH 8-bit codes stand for. Where gathering means loads one by one, the codes are taken from memory
+ * one by one too. */
 INLINE floats values_of(const float *values, const uint8_t *codes) {
 #if WIDTH == 16
     return gather(values, load_bytes(codes));
 #else
-    floats   out;
-    uint64_t packed = 0;
-    memcpy(&packed, codes, WIDTH);
-    for (int i = 0; i < WIDTH; i++) out[i] = values[(uint8_t)(packed >> 8 * i)];
+    floats out;
+    for (int i = 0; i < WIDTH; i++) out[i] = values[codes[i]];
     return out;
 #endif
 }
