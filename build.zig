@@ -1,4 +1,5 @@
 //! Builds libbunsandbytes for any target, from any machine: `zig build --release=fast [-Dtarget=aarch64-macos.13.1]`.
+//! Each target's goes into a folder that has the platform's name in JavaScript: zig-out/lib/darwin-arm64.
 const std = @import("std");
 
 const warnings = [_][]const u8{ "-std=c23", "-Wall", "-Wextra", "-Wpedantic", "-Wmissing-prototypes", "-Werror", "-fvisibility=hidden", "-fno-math-errno" };
@@ -13,6 +14,7 @@ const sources = [_][]const u8{
     "quantized.c",
     "ops/cast.c",
     "ops/quantize.c",
+    "ops/scales.c",
     "ops/dequantize.c",
     "ops/matmul.c",
     "ops/matmul_backward.c",
@@ -41,7 +43,7 @@ const x86_isas = [_]Isa{
     .{ .name = "base", .cpu = "x86_64" },
     .{ .name = "avx2", .cpu = "haswell" },
     .{ .name = "avx512", .cpu = "skylake_avx512" },
-    .{ .name = "avx512vnni", .cpu = "icelake_server" },
+    .{ .name = "avx512vnni", .cpu = "cascadelake" },
 };
 const arm_isas = [_]Isa{
     .{ .name = "neon", .cpu = "generic" },
@@ -61,7 +63,10 @@ pub fn build(b: *std.Build) void {
     for (isas) |isa| module.addObject(formsObject(b, target, optimize, isa));
 
     const library = b.addLibrary(.{ .name = "bunsandbytes", .root_module = module, .linkage = .dynamic });
-    b.installArtifact(library);
+    const os = if (target.result.os.tag == .macos) "darwin" else @tagName(target.result.os.tag);
+    const arch = if (target.result.cpu.arch == .aarch64) "arm64" else "x64";
+    const folder: std.Build.InstallDir = .{ .custom = b.fmt("lib/{s}-{s}", .{ os, arch }) };
+    b.getInstallStep().dependOn(&b.addInstallArtifact(library, .{ .dest_dir = .{ .override = folder } }).step);
 }
 
 /// One instruction set's forms. The object exports a single table, cpu_forms_<name>.

@@ -1,5 +1,50 @@
-// Owns `bun run bench`: the command line's `bench`, under the name that a clone gives it.
-process.argv.splice(2, 0, "bench");
-await import("../src/cli/main.ts");
+// Owns `bun run bench`: the command line's `bench`, with the peak of the processor's arithmetic and every format that is
+// tested.
+import type { BenchCase } from "../src/bench/cases.ts";
+import { benchCommand } from "../src/cli/bench.ts";
+import { runCommand } from "../src/cli/run.ts";
+import { matmul4bit, matmulBlockwise, quantize4bit, quantizeBlockwise, Tensor } from "../src/index.ts";
+import { blocksizes4, blocksizes8, codebooks4, codebooks8, normal } from "../test/cases.ts";
+import { peak } from "./peak.ts";
 
-export {};
+const [n, k] = [2048, 2048];
+
+/** Every format of test/cases.ts: quantised, and multiplied with one row. */
+function formatCases(): BenchCase[] {
+  let made: Record<"w" | "x", Tensor<"float32">> | undefined;
+  const inputs = () => {
+    made ??= { w: Tensor.from(normal(n * k), [n, k]), x: Tensor.from(normal(k, 2), [1, k]) };
+    return made;
+  };
+  const four = Object.entries(codebooks4).flatMap(([name, quantType]) =>
+    blocksizes4.map((blocksize) => ({
+      name,
+      blocksize,
+      quantize: () => quantize4bit(inputs().w, { quantType, blocksize }),
+      matmul: matmul4bit,
+    })),
+  );
+  const eight = Object.entries(codebooks8).flatMap(([name, code]) =>
+    blocksizes8.map((blocksize) => ({
+      name,
+      blocksize,
+      quantize: () => quantizeBlockwise(inputs().w, { code, blocksize }),
+      matmul: matmulBlockwise,
+    })),
+  );
+  return [...four, ...eight].flatMap(({ name, blocksize, quantize, matmul }) => [
+    {
+      name: `format ${name}, block ${blocksize}: quantise`,
+      make: () => ({ bytes: quantize().byteLength + 4 * n * k, run: quantize }),
+    },
+    {
+      name: `format ${name}, block ${blocksize}: matmul 1 row`,
+      make: () => {
+        const q = quantize();
+        return { bytes: q.byteLength + 4 * (n + k), flops: 2 * n * k, run: () => matmul(inputs().x, q) };
+      },
+    },
+  ]);
+}
+
+await runCommand(() => benchCommand({ formats: formatCases, peak }));

@@ -62,9 +62,15 @@ typedef enum bnb_precision {
     BNB_PRECISION_MEDIUM  = 3, /* in 8-bit integers: error about 1e-2 */
 } bnb_precision;
 
+/* How a block's scale is found. */
+typedef enum bnb_scales {
+    BNB_SCALES_ABSMAX        = 0, /* the block's largest magnitude, as bitsandbytes has it */
+    BNB_SCALES_LEAST_SQUARES = 1, /* the one that gives the smallest squared error among many that are tried */
+} bnb_scales;
+
 /* The parts of a quantised matrix, in the words of bitsandbytes' state dict. */
 typedef enum bnb_part {
-    BNB_PART_CODES         = 0, /* u8 [1, bytes]: 4-bit codes two to a byte, the first in the high nibble */
+    BNB_PART_CODES         = 0, /* u8 [1, bytes]: k-bit codes as one string of bits, the first bit of a byte its highest */
     BNB_PART_ABSMAX        = 1, /* f32 [1, blocks], or their u8 codes where the scales are quantised too */
     BNB_PART_CODE          = 2, /* f32 [1, 2^k]: the codebook */
     BNB_PART_NESTED_ABSMAX = 3, /* f32 [1, blocks / nested block] */
@@ -114,7 +120,8 @@ BNB_API const char *bnb_version(void);
 BNB_API const char *bnb_device_kind(uint32_t index);
 
 /* Opens a kind, or "auto": the kind that the environment's BNB_DEVICE names, else the best that opens. A second call
- * gives the same device. UNSUPPORTED where it is absent: the sentence says why. */
+ * gives the same device. UNSUPPORTED where it is absent: the sentence says why. INVALID where BNB_ISA or BNB_NUM_THREADS
+ * makes no sense. */
 BNB_API bnb_device *bnb_device_open(const char *kind);
 
 BNB_API const char *bnb_device_name(const bnb_device *device);     /* its kind */
@@ -160,19 +167,20 @@ BNB_API void      bnb_tensor_free(bnb_tensor *tensor);
 /* ── Codebooks ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* "nf4" and "af4" (normal float, QLoRA and AbnormalFloat), "fp4", "dynamic" and "dynamic_unsigned" (8-bit dynamic tree),
- * "int8" (a signed byte over 127). */
+ * "int8" (a signed byte over 127); "nf2", "nf3", "nf5" and "nf6" (normal float of other widths). */
 BNB_API bnb_codebook *bnb_codebook_named(const char *name);
 
-/* Any codebook of 16 or 256 finite values, in any order. A code is the nearest value's index; between two values that
- * are as near, 4-bit codes take the smaller value and 8-bit codes the even index, as bitsandbytes does. */
+/* Any codebook of 2^k finite values, k from 2 to 8, in any order. A code is the nearest value's index; between two values
+ * that are as near, 8-bit codes take the even index and narrower ones the smaller value, as bitsandbytes does. */
 BNB_API bnb_codebook *bnb_codebook_from(const float *values, size_t bytes);
 
-/* bitsandbytes' maps of 256 values; with fewer bits the rest are zeros. See create_dynamic_map, create_linear_map,
- * create_fp8_map, create_normal_map upstream. */
+/* bitsandbytes' maps, with 2^total_bits values: upstream fills them up with zeros to 256, which changes no nearest value.
+ * See create_dynamic_map, create_linear_map, create_fp8_map, create_normal_map there. A signed linear map has a zero
+ * twice if add_zero, and none if not. A normal map's offset is the largest value's quantile; 0 is QLoRA's. */
 BNB_API bnb_codebook *bnb_codebook_dynamic(int32_t is_signed, uint32_t max_exponent_bits, uint32_t total_bits);
 BNB_API bnb_codebook *bnb_codebook_linear(int32_t is_signed, uint32_t total_bits, int32_t add_zero);
 BNB_API bnb_codebook *bnb_codebook_fp8(int32_t is_signed, uint32_t exponent_bits, uint32_t precision_bits, uint32_t total_bits);
-BNB_API bnb_codebook *bnb_codebook_normal(double offset, int32_t use_extra_value);
+BNB_API bnb_codebook *bnb_codebook_normal(double offset, int32_t use_extra_value, uint32_t total_bits);
 
 BNB_API size_t     bnb_codebook_size(const bnb_codebook *codebook);
 BNB_API bnb_status bnb_codebook_read(const bnb_codebook *codebook, float *values, size_t bytes);
@@ -203,12 +211,16 @@ BNB_API void   bnb_quantized_free(bnb_quantized *quantized);
 /* x as another float dtype, rounded to nearest even. */
 BNB_API bnb_tensor *bnb_cast(const bnb_tensor *x, bnb_dtype dtype);
 
-/* codes[i] = the codebook's nearest value to x[i] / absmax[i / block]; absmax[b] = the block's largest magnitude.
- * `x` is f32, f16 or bf16. The block is a power of two from 32 to 4096 for 4-bit codes, any positive size for 8-bit.
+/* codes[i] = the codebook's nearest value to x[i] / absmax[i / block]; absmax[b] = the block's scale, found as `scales`
+ * says. `x` is f32, f16 or bf16. The block is any positive size for 8-bit codes, else a power of two from 32 to 4096.
  * nested_block > 0 quantises the scales too ("double quantisation", QLoRA §3): less their mean, with the signed dynamic
- * map, in blocks of that size. A NaN or an infinity in x is INVALID, and the sentence says where: for that this one
+ * map, in blocks of that size; scales of least squares come first, and codes are those for what the scales are then.
+ * `importance` weighs the squared error of each column, for scales of least squares only: a float for each column of x,
+ * finite and at least 0; NULL where all weigh the same. Such scales are positive, and never give a larger error than the
+ * largest magnitude does, but for what quantising the scales adds. A NaN or an infinity in x is INVALID, and the sentence says where: for that this one
  * operation waits for its device. */
-BNB_API bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block);
+BNB_API bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block, bnb_scales scales,
+                                    const bnb_tensor *importance);
 
 /* The matrix that `q` stands for: code × scale in fp32, rounded once to `dtype` (f32, f16 or bf16). */
 BNB_API bnb_tensor *bnb_dequantize(const bnb_quantized *q, bnb_dtype dtype);

@@ -19,10 +19,12 @@ static void sort_codes(struct codes *codes) {
         for (; at && codes->values[codes->order[at - 1]] > codes->values[i]; at--) codes->order[at] = codes->order[at - 1];
         codes->order[at] = (uint8_t)i;
     }
+    codes->ascending = true;
+    for (uint32_t i = 0; i < codes->size; i++) codes->ascending &= codes->order[i] == i;
 }
 
-/* Between two values the midpoint in fp32 decides. At the midpoint itself 4-bit codes take the smaller value
- * (bitsandbytes' default quantize_4bit), 8-bit codes the even index (its CUDA dQuantize). */
+/* Between two values the midpoint in fp32 decides. At the midpoint itself 8-bit codes take the even index (bitsandbytes'
+ * CUDA dQuantize), narrower ones the smaller value (its default quantize_4bit). */
 static void set_thresholds(struct codes *codes) {
     for (uint32_t i = 0; i + 1 < codes->size; i++) {
         float below = codes->values[codes->order[i]], above = codes->values[codes->order[i + 1]];
@@ -79,18 +81,20 @@ static void set_entries(struct codes *codes) {
     /* What is smaller than all buckets, but for 0 itself, shares the first, which must hold no threshold then. */
     uint32_t mask = (1u << shift) - 1, above = thresholds_below(codes, bits_float(1)), under = thresholds_below(codes, -bits_float(1));
     if (codes->entries[0] != (above << shift | mask) || (negative && codes->entries[buckets] != (under << shift | mask))) return;
-    codes->rank_of_zero = thresholds_below(codes, 0);
+    uint32_t zero = thresholds_below(codes, 0);
+    if (zero != above && (!negative || zero != under)) return;
+    codes->negative_below = zero == above ? 0 : bits_float(1);
     codes->entry_shift = shift;
 }
 
-/* One count is the caller's. */
+/* Of a power of two of values, from 4 to 256. One count is the caller's. */
 static bnb_codebook *codebook_new(const float *values, size_t size) {
     bnb_codebook *codebook = handle_new(TAG_CODEBOOK, sizeof *codebook);
     if (!codebook) return refuse(BNB_OUT_OF_MEMORY, "no memory for a codebook");
     codebook->refs = 1;
     struct codes *codes = &codebook->codes;
     codes->size = (uint32_t)size;
-    codes->bits = size == 16 ? 4 : 8;
+    codes->bits = (uint32_t)__builtin_ctzll(size);
     memcpy(codes->values, values, size * sizeof *values);
     sort_codes(codes);
     set_thresholds(codes);
@@ -113,8 +117,8 @@ void bnb_codebook_free(bnb_codebook *codebook) {
 bnb_codebook *bnb_codebook_from(const float *values, size_t bytes) {
     if (!values) return refuse(BNB_INVALID, "codebook_from: values is NULL");
     size_t size = bytes / sizeof *values;
-    if (bytes % sizeof *values || (size != 16 && size != 256))
-        return refuse(BNB_INVALID, "codebook_from: values has %zu bytes, expected 16 or 256 floats", bytes);
+    if (bytes % sizeof *values || size < 4 || size > 256 || size & (size - 1))
+        return refuse(BNB_INVALID, "codebook_from: values has %zu bytes, expected 4, 8, 16, 32, 64, 128 or 256 floats", bytes);
     for (size_t i = 0; i < size; i++)
         if (!isfinite(values[i])) return refuse(BNB_INVALID, "codebook_from: values[%zu] is %g, expected a finite number", i, values[i]);
     return codebook_new(values, size);
@@ -140,7 +144,7 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* A map of up to 256 values; what is not set is zero. */
+/* Upstream fills every map up with zeros to 256 values, whatever its bits: here it has 2^bits. What is not set is zero. */
 struct map {
     float    values[256];
     uint32_t count;
@@ -148,9 +152,10 @@ struct map {
 
 static void put(struct map *map, float value) { map->values[map->count++] = value; }
 
-static bnb_codebook *codebook_of(struct map *map) {
-    qsort(map->values, 256, sizeof *map->values, ascending);
-    return codebook_new(map->values, 256);
+static bnb_codebook *codebook_of(struct map *map, uint32_t bits) {
+    size_t size = (size_t)1 << bits;
+    qsort(map->values, size, sizeof *map->values, ascending);
+    return codebook_new(map->values, size);
 }
 
 /* torch.linspace in fp32, which counts from the nearer end and rounds once. */
@@ -186,18 +191,17 @@ bnb_codebook *bnb_codebook_dynamic(int32_t is_signed, uint32_t max_exponent_bits
     if (extra) put_decade(&map, is_signed, extra, power);
     put(&map, 0);
     put(&map, 1);
-    return codebook_of(&map);
+    return codebook_of(&map, total_bits);
 }
 
 bnb_codebook *bnb_codebook_linear(int32_t is_signed, uint32_t total_bits, int32_t add_zero) {
     if (total_bits < 2 || total_bits > 8)
         return refuse(BNB_INVALID, "codebook_linear: total_bits is %u, expected 2 to 8", total_bits);
-    uint32_t count = 1u << total_bits;
-    if (is_signed && (add_zero || total_bits < 8)) count--;
-    float values[256] = {}; /* zeros fill the gap between the halves: upstream does not sort this map */
+    uint32_t size = 1u << total_bits, count = is_signed && add_zero ? size - 1 : size;
+    float    values[256] = {}; /* a zero fills the gap between the halves */
     for (uint32_t i = 0; i < count; i++)
-        values[i < count / 2 ? i : 256 - count + i] = linspace(is_signed ? -1 : 0, 1, count, i);
-    return codebook_new(values, 256);
+        values[i < count / 2 ? i : size - count + i] = linspace(is_signed ? -1 : 0, 1, count, i);
+    return codebook_new(values, size);
 }
 
 bnb_codebook *bnb_codebook_fp8(int32_t is_signed, uint32_t exponent_bits, uint32_t precision_bits, uint32_t total_bits) {
@@ -219,7 +223,7 @@ bnb_codebook *bnb_codebook_fp8(int32_t is_signed, uint32_t exponent_bits, uint32
         }
     }
     for (uint32_t i = 0; i < map.count; i++) map.values[i] /= largest;
-    return codebook_of(&map);
+    return codebook_of(&map, total_bits);
 }
 
 /* The x with P(X < x) = p for a normal X: Newton's method on erfc, from the side where the curve is convex. */
@@ -234,15 +238,24 @@ static double normal_quantile(double p) {
     return x;
 }
 
-bnb_codebook *bnb_codebook_normal(double offset, int32_t use_extra_value) {
+/* QLoRA's, from the mean of the outermost bins of both sides; to the seven digits that upstream writes for 4 bits. */
+static double normal_offset(uint32_t bits) {
+    double size = 1u << bits;
+    return round((1 - (1 / (2 * size) + 1 / (2 * size - 2)) / 2) * 1e7) / 1e7;
+}
+
+bnb_codebook *bnb_codebook_normal(double offset, int32_t use_extra_value, uint32_t total_bits) {
+    if (total_bits < 2 || total_bits > 8)
+        return refuse(BNB_INVALID, "codebook_normal: total_bits is %u, expected 2 to 8", total_bits);
+    if (offset == 0) offset = normal_offset(total_bits);
     if (!(offset > 0.5 && offset < 1))
         return refuse(BNB_INVALID, "codebook_normal: offset is %g, expected more than 0.5 and less than 1", offset);
     struct map map = {};
-    uint32_t   above = use_extra_value ? 8 : 7;
+    uint32_t   half = 1u << (total_bits - 1), above = use_extra_value ? half : half - 1;
     float      largest = (float)normal_quantile((float)offset);
     for (uint32_t i = 0; i < above; i++) put(&map, (float)normal_quantile(linspace((float)offset, 0.5f, above + 1, i)) / largest);
-    for (uint32_t i = 0; i < 7; i++) put(&map, -(float)normal_quantile(linspace((float)offset, 0.5f, 8, i)) / largest);
-    return codebook_of(&map);
+    for (uint32_t i = 0; i < half - 1; i++) put(&map, -(float)normal_quantile(linspace((float)offset, 0.5f, half, i)) / largest);
+    return codebook_of(&map, total_bits);
 }
 
 /* ── Named codebooks, made once ─────────────────────────────────────────────────────────────────────────────────── */
@@ -250,6 +263,10 @@ bnb_codebook *bnb_codebook_normal(double offset, int32_t use_extra_value) {
 static bnb_codebook *make_nf4(void) { return codebook_new(nf4_values, 16); }
 static bnb_codebook *make_fp4(void) { return codebook_new(fp4_values, 16); }
 static bnb_codebook *make_af4(void) { return codebook_new(af4_values, 16); }
+static bnb_codebook *make_nf2(void) { return bnb_codebook_normal(0, 1, 2); }
+static bnb_codebook *make_nf3(void) { return bnb_codebook_normal(0, 1, 3); }
+static bnb_codebook *make_nf5(void) { return bnb_codebook_normal(0, 1, 5); }
+static bnb_codebook *make_nf6(void) { return bnb_codebook_normal(0, 1, 6); }
 static bnb_codebook *make_dynamic(void) { return bnb_codebook_dynamic(1, 7, 8); }
 static bnb_codebook *make_dynamic_unsigned(void) { return bnb_codebook_dynamic(0, 7, 8); }
 
@@ -266,7 +283,8 @@ static struct named {
     bnb_codebook *made;
 } named[] = {
     {"nf4", make_nf4, NULL}, {"fp4", make_fp4, NULL}, {"af4", make_af4, NULL}, {"dynamic", make_dynamic, NULL},
-    {"dynamic_unsigned", make_dynamic_unsigned, NULL}, {"int8", make_int8, NULL},
+    {"dynamic_unsigned", make_dynamic_unsigned, NULL}, {"int8", make_int8, NULL}, {"nf2", make_nf2, NULL},
+    {"nf3", make_nf3, NULL}, {"nf5", make_nf5, NULL}, {"nf6", make_nf6, NULL},
 };
 static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
 
@@ -285,7 +303,7 @@ bnb_codebook *bnb_codebook_named(const char *name) {
         bnb_codebook *made = make_once(row);
         return made ? codebook_share(made) : NULL;
     }
-    return refuse(BNB_INVALID, "codebook_named: name is \"%.64s\", expected nf4, fp4, af4, dynamic, dynamic_unsigned or int8", name);
+    return refuse(BNB_INVALID, "codebook_named: name is \"%.64s\", expected nf4, fp4, af4, nf2, nf3, nf5, nf6, dynamic, dynamic_unsigned or int8", name);
 }
 
 bnb_codebook *codebook_dynamic_signed(void) { return make_once(named + 3); }

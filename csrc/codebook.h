@@ -2,6 +2,7 @@
 #ifndef BNB_CODEBOOK_H
 #define BNB_CODEBOOK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "half.h"
@@ -15,11 +16,12 @@ enum { ENTRY_LEAST = (127 - 32) << 23, ENTRY_BUCKETS = (32 << 6) + 1 };
 /* A value's code is order[count of thresholds strictly below it]. Which of two values that are as near wins is in the
  * thresholds: a midpoint that belongs to the upper value is stored one step down. */
 struct codes {
-    uint32_t bits, size;      /* size = 2^bits */
+    uint32_t bits, size;      /* size = 2^bits, bits from 2 to 8 */
     float    values[256];     /* by code */
     float    step;            /* where values[code] is (int8_t)code * step, else 0 */
     float    thresholds[256]; /* ascending; size - 1 of them, then +infinity */
-    uint8_t  order[256];      /* the code of the nth smallest value */
+    uint8_t  order[256];      /* the code of the nth smallest value, */
+    bool     ascending;       /* and whether that is always n */
 
     /* With 256 values a search starts at its bucket: start[sign][bucket] thresholds lie below the bucket, and no more
      * than `steps` lie in it. Padded, so that a 32-bit load of the last entry stays inside. */
@@ -29,11 +31,16 @@ struct codes {
     /* Where no bucket has more than one threshold the whole search is one entry: the rank of the bucket's least
      * magnitude << entry_shift | the low bits of the last magnitude that has it; beyond that the rank is one up, or one
      * down where x is negative. A bucket's magnitudes agree in all but the low entry_shift bits: 17, or 16 where there are
-     * no negative values. Positive buckets come first; 0 itself has rank_of_zero. Where an entry can't say it all,
-     * entry_shift is 0. */
-    uint32_t entry_shift, rank_of_zero;
+     * no negative values. Positive buckets come first; the others are for what is below negative_below, which is 0 or,
+     * where 0 itself has the rank of what is just below it, the least float. Where an entry can't say it all, entry_shift
+     * is 0. */
+    uint32_t entry_shift;
+    float    negative_below;
     uint32_t entries[2 * ENTRY_BUCKETS];
 };
+
+/* Codes of the widths between and beside 4 and 8 have kernels in common. */
+static inline bool is_kbits(const struct codes *codes) { return codes->bits != 4 && codes->bits != 8; }
 
 /* The bucket of a magnitude, given as the bits of a float of at most 1 with the sign cleared. */
 static inline uint32_t bucket_of(uint32_t magnitude) {

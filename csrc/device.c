@@ -49,6 +49,8 @@ static bnb_device *open_once(bnb_device *device) {
 
 bnb_device *bnb_device_open(const char *kind) {
     if (!kind) return refuse(BNB_INVALID, "device_open: kind is NULL, expected \"auto\", \"metal\", \"cuda\" or \"cpu\"");
+    const char *wrong = bad_isa() ? bad_isa() : bad_thread_count(); /* the CPU's, which a GPU may fall back to */
+    if (wrong) return refuse(BNB_INVALID, "%s", wrong);
     const char *forced = getenv("BNB_DEVICE");
     bool any = !strcmp(kind, "auto");
     if (any && forced && *forced && strcmp(forced, "auto")) kind = forced, any = false;

@@ -3,7 +3,8 @@
 
 #include "internal.h"
 
-size_t code_bytes(uint32_t bits, size_t elements) { return bits == 8 ? elements : ceil_div(elements, 2); }
+/* By eights, because elements × bits could overflow. */
+size_t code_bytes(uint32_t bits, size_t elements) { return elements / 8 * bits + ceil_div(elements % 8 * bits, 8); }
 
 /* ── Making ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -62,7 +63,7 @@ bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t c
         return NULL;
     if (nested) {
         if (!is_codebook(nested_code, "quantized_from", "nested_code")) return NULL;
-        if (nested_code->codes.bits != 8) return refuse(BNB_INVALID, "quantized_from: nested_code has 16 values, expected 256");
+        if (nested_code->codes.bits != 8) return refuse(BNB_INVALID, "quantized_from: nested_code has %u values, expected 256", nested_code->codes.size);
         if (!nested_block) return refuse(BNB_INVALID, "quantized_from: nested_blocksize is 0, expected a positive number");
         if (!isfinite(offset)) return refuse(BNB_INVALID, "quantized_from: offset is %g, expected a finite number", offset);
         if (!is_part(nested_absmax, BNB_F32, ceil_div(blocks, nested_block), device, "nested_absmax")) return NULL;

@@ -2,8 +2,9 @@
 #ifndef BNB_ARGS_H
 #define BNB_ARGS_H
 
-// How a matrix is stored, as kernels are told by their function constants: enum bnb_dtype, then the bits of a code.
-enum { STORE_F32 = 0, STORE_F16 = 1, STORE_BF16 = 2, STORE_CODE4 = 4, STORE_I32 = 5, STORE_CODE8 = 8 };
+// How a matrix is stored, as kernels are told by their function constants: enum bnb_dtype, or codes of k bits, which is
+// STORE_CODE + k for k from 2 to 8.
+enum { STORE_F32 = 0, STORE_F16 = 1, STORE_BF16 = 2, STORE_I32 = 5, STORE_CODE = 16, STORE_CODE4 = 20, STORE_CODE8 = 24 };
 
 // Which weights take the wide loads: none; where rows and blocks are multiples of VECTOR_CHUNK and blocks are powers of
 // two; where rows are such multiples and each has one scale, which makes shift 31.
@@ -28,6 +29,7 @@ enum {
     INT8_THREADS       = 256,  // 8 simdgroups: at a row, or at 32 columns
     OPTIMIZER_THREADS  = 256,  // 8 simdgroups, each at one block of the states
     OPTIMIZER_BLOCK    = 256,  // elements that share a scale of 8-bit states
+    SCALES_THREADS     = 256,  // 8 simdgroups, each at one block
 };
 
 // csrc/codebook.h explains the parts. A magnitude's bucket is its bits >> CODES_BUCKET_SHIFT, less CODES_BUCKET_BASE.
@@ -53,6 +55,14 @@ struct quantize_args {
     uint32_t block, shift;          // block = 1 << shift, or shift is 32 where no power of two is meant
 };
 static_assert(sizeof(struct quantize_args) == 16, "host and kernels must lay out struct quantize_args alike");
+
+// The search for scales: metal/scales_rule.h.
+struct scales_args {
+    uint32_t count_low, count_high; // elements
+    uint32_t block, columns;
+    float    first, ratio; // the scales to try: first × the largest magnitude, and each ratio × the one before
+};
+static_assert(sizeof(struct scales_args) == 24, "host and kernels must lay out struct scales_args alike");
 
 // Where an element's scale is. Scales are counted in 32 bits: 2^32 of them belong to 64 GB of codes at least.
 struct scale_args {

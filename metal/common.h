@@ -110,10 +110,28 @@ inline float scale_of(thread const weights &w, uint block) {
     return product + w.scales.offset;
 }
 
-// The codes of 8 elements from i on, a multiple of 8: 4 bytes in x, or 8 in both.
+// The bits of a code, and how many values there are.
+inline uint bits_of(uint store) { return store - STORE_CODE; }
+inline uint size_of(uint store) { return 1u << bits_of(store); }
+
+// Appends a byte, the jth of 8 codes, to the codes' bits: the first four codes in x, the last four in y.
+inline uint2 append_byte(uint2 halves, uint bits, uint j, uint byte) {
+    if (2 * j + 2 <= bits) return uint2(halves.x << 8 | byte, halves.y);
+    if (2 * j >= bits) return uint2(halves.x, halves.y << 8 | byte);
+    return uint2(halves.x << 4 | byte >> 4, byte & 15u);
+}
+
+// The codes of 8 elements from i on, a multiple of 8. Those of 4 bits are 4 bytes in x, those of 8 bits 8 bytes, as they
+// lie; of others, four codes are the low bits of each word, the last in the lowest.
 inline uint2 codes8(thread const weights &w, ulong i) {
     if (w.store == STORE_CODE4) return uint2(*(device const uint *)(w.data + i / 2), 0u);
-    return *(device const uint2 *)(w.data + i);
+    if (w.store == STORE_CODE8) return *(device const uint2 *)(w.data + i);
+    const uint bits = bits_of(w.store);
+    device const uchar *bytes = w.data + i / 8 * bits;
+    uint2 halves = uint2(0u);
+    UNROLL for (uint j = 0; j < 7; j++)
+        if (j < bits) halves = append_byte(halves, bits, j, bytes[j]);
+    return halves;
 }
 
 // The values of 8 codes, before their scale.
@@ -125,16 +143,23 @@ inline float8 values8(thread const weights &w, uint2 codes) {
                       float4(of[c >> 20 & 15u], of[c >> 16 & 15u], of[c >> 28], of[c >> 24 & 15u])};
     }
     const uint a = codes.x, b = codes.y;
+    if (w.store != STORE_CODE8) {
+        const uint bits = bits_of(w.store), mask = size_of(w.store) - 1;
+        return float8{float4(of[a >> 3 * bits], of[a >> 2 * bits & mask], of[a >> bits & mask], of[a & mask]),
+                      float4(of[b >> 3 * bits], of[b >> 2 * bits & mask], of[b >> bits & mask], of[b & mask])};
+    }
     return float8{float4(of[a & 255u], of[a >> 8 & 255u], of[a >> 16 & 255u], of[a >> 24]),
                   float4(of[b & 255u], of[b >> 8 & 255u], of[b >> 16 & 255u], of[b >> 24])};
 }
 
 // One weight, wherever it lies.
 inline float weight_of(thread const weights &w, ulong i) {
-    if (w.store < STORE_CODE4) return load(w.data, w.store, i);
-    uint code = w.data[w.store == STORE_CODE4 ? i / 2 : i];
-    if (w.store == STORE_CODE4) code = i & 1 ? code & 15u : code >> 4;
-    return w.values[code] * scale_of(w, block_of(w, i));
+    if (w.store < STORE_CODE) return load(w.data, w.store, i);
+    const uint bits = bits_of(w.store), from = uint(i * bits) & 7u;
+    device const uchar *codes = w.data + i * bits / 8;
+    uint both = uint(codes[0]) << 8; // a code lies in one byte or two
+    if (from + bits > 8) both |= codes[1];
+    return w.values[both >> (16 - from - bits) & (size_of(w.store) - 1)] * scale_of(w, block_of(w, i));
 }
 
 // `count` weights from any i on, then zeros: for rows and blocks that the wide loads don't fit.
@@ -154,7 +179,7 @@ inline uint within(ulong at, ulong end) { return at >= end ? 0u : uint(min(end -
 
 // The factor that brings a block into [-1, 1]. Below 1e-38 the reciprocal would overflow. Fast math is off, so that the
 // quotient is the correctly rounded one.
-inline float inverse_of(float absmax) { return absmax > 1e-38f ? 1.0f / absmax : 1e38f; }
+inline float inverse_of(float absmax) { return fabs(absmax) > 1e-38f ? 1.0f / absmax : 1e38f; }
 
 // Magnitudes are compared as integers, which order floats alike and keep a NaN, where fmax would drop it.
 inline uint magnitude_of(float x) { return as_type<uint>(x) & 0x7fffffffu; }

@@ -1,7 +1,7 @@
 // Writes the matrix that codes and scales stand for: code × scale in fp32, rounded once. Bound by its writes, so a
 // thread takes 8 elements: one load of codes, one scale, one or two stores of 16 bytes.
 
-constant uint CODES [[function_constant(0)]]; // STORE_CODE4 or STORE_CODE8
+constant uint CODES [[function_constant(0)]]; // STORE_CODE + bits
 constant uint TO [[function_constant(1)]];
 constant uint NESTED [[function_constant(2)]];
 
@@ -20,7 +20,7 @@ constant uint NESTED [[function_constant(2)]];
     threadgroup float values[DEQUANTIZE_THREADS / 32 * 256];
     threadgroup float nested_values[256];
 
-    const uint size = CODES == STORE_CODE4 ? 16u : 256u;
+    const uint size = size_of(CODES);
     threadgroup float *slice = values + simdgroup * size; // a simdgroup's own: shared tables were measured slower
     for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
     if (NESTED != 0) nested_values[place] = nested_code->values[place];

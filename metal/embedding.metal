@@ -18,7 +18,7 @@ constant uint Y [[function_constant(3)]];
                                                      uint threads [[threads_per_grid]],
                                                      uint place [[thread_index_in_threadgroup]]) {
     threadgroup float values[256], nested_values[256];
-    if (W >= STORE_CODE4 && (W == STORE_CODE8 || place < 16)) values[place] = code->values[place];
+    if (W >= STORE_CODE && place < size_of(W)) values[place] = code->values[place];
     if (NESTED != 0) nested_values[place] = nested_code->values[place];
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
@@ -32,7 +32,7 @@ constant uint Y [[function_constant(3)]];
         const ulong from = ulong(index) * args.columns + column, to = row * args.columns + column;
         if (WHOLE == 0) {
             save_some(y, Y, to, valid, gather8(w, from, valid));
-        } else if (W < STORE_CODE4) {
+        } else if (W < STORE_CODE) {
             save8(y, Y, to, load8(data, W, from));
         } else {
             const float8 v = values8(w, codes8(w, from));

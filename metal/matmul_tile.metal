@@ -24,7 +24,7 @@ inline float8 bring_w(thread const weights &w, bool there, ulong row, uint block
     const uint valid = there ? within(k, end) : 0u;
     if (WHOLE == 0) return gather8(w, row + k, valid);
     if (valid == 0) return float8{float4(0.0f), float4(0.0f)};
-    if (W < STORE_CODE4) return load8(w.data, W, row + k);
+    if (W < STORE_CODE) return load8(w.data, W, row + k);
     const float scale = scale_of(w, block + ((rest + k) >> w.scales.shift));
     const float8 v = values8(w, codes8(w, row + k));
     return float8{v.low * scale, v.high * scale};
@@ -51,11 +51,11 @@ template <uint SIDE>
     threadgroup float xs[SIDE * STRIDE], ws[SIDE * STRIDE];
     threadgroup float values[256], nested_values[256];
 
-    // 16 values fit four times, a slice for each simdgroup; 256 values are shared.
-    threadgroup float *slice = values + (W == STORE_CODE4 ? simdgroup * 16 : 0u);
-    if (W == STORE_CODE4 && lane < 16) slice[lane] = code->values[lane];
-    if (W == STORE_CODE8)
-        for (uint j = place; j < 256; j += TILE_THREADS) values[j] = code->values[j];
+    // Up to 64 values fit four times, a slice for each simdgroup; more are shared.
+    const uint size = W >= STORE_CODE ? size_of(W) : 0u;
+    threadgroup float *slice = values + (size <= 64 ? simdgroup * size : 0u);
+    if (size <= 64) for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
+    else for (uint j = place; j < size; j += TILE_THREADS) values[j] = code->values[j];
     if (NESTED != 0)
         for (uint j = place; j < 256; j += TILE_THREADS) nested_values[j] = nested_code->values[j];
     threadgroup_barrier(mem_flags::mem_threadgroup);

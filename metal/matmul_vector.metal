@@ -7,10 +7,21 @@ constant uint NESTED [[function_constant(2)]]; // whether absmax holds codes
 constant uint WHOLE [[function_constant(3)]];  // WHOLE_…
 constant uint BIAS [[function_constant(4)]];
 
-// A lane's 16 codes: 8 bytes in xy, or 16.
+// A lane's 16 codes: 8 bytes in xy, or 16; or of other widths than 4 and 8, 8 codes in xy and 8 in zw as codes8 gives
+// them, out of as many loads of two bytes as a code has bits.
 inline uint4 codes16(thread const weights &w, ulong i) {
     if (w.store == STORE_CODE4) return uint4(*(device const uint2 *)(w.data + i / 2), uint2(0u));
-    return *(device const uint4 *)(w.data + i);
+    if (w.store == STORE_CODE8) return *(device const uint4 *)(w.data + i);
+    const uint bits = bits_of(w.store);
+    device const ushort *pairs = (device const ushort *)(w.data + i / 8 * bits);
+    uint2 first = uint2(0u), second = uint2(0u);
+    UNROLL for (uint j = 0; j < 14; j++) {
+        if (j >= 2 * bits) continue;
+        const uint byte = uint(pairs[j / 2]) >> (8 * (j & 1)) & 255u;
+        if (j < bits) first = append_byte(first, bits, j, byte);
+        else second = append_byte(second, bits, j - bits, byte);
+    }
+    return uint4(first, second);
 }
 
 // Those of its 8 elements from 8 × part on, as codes8 gives them.
@@ -41,9 +52,9 @@ template <uint VECTORS>
 
     // A slice of the codebook for each simdgroup: on an M4, a slice costs 9 % over no codebook at all, a table that
     // simdgroups share 49 %, one in constant memory 30 to 56 % (trymirai/uzu, pull request 448).
-    const uint size = W == STORE_CODE8 ? 256u : 16u;
+    const uint size = W >= STORE_CODE ? size_of(W) : 0u;
     threadgroup float *slice = values + simdgroup * size;
-    if (W >= STORE_CODE4) {
+    if (W >= STORE_CODE) {
         for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
         if (NESTED != 0)
             for (uint j = place; j < 256; j += VECTOR_THREADS) nested_values[j] = nested_code->values[j];
@@ -74,7 +85,7 @@ template <uint VECTORS>
         uint4 codes[ROWS];
         float scale[ROWS];
         UNROLL for (uint r = 0; r < ROWS; r++) {
-            const bool coded = WHOLE != 0 && W >= STORE_CODE4;
+            const bool coded = WHOLE != 0 && W >= STORE_CODE;
             codes[r] = coded ? codes16(w, row[r] + k) : uint4(0u);
             scale[r] = coded ? scale_of(w, block[r] + ((rest[r] + k) >> args.scales.shift)) : 1.0f;
         }
@@ -86,7 +97,7 @@ template <uint VECTORS>
             UNROLL for (uint r = 0; r < ROWS; r++) {
                 float8 ws;
                 if (WHOLE == 0) ws = gather8(w, row[r] + at, valid);
-                else if (W < STORE_CODE4) ws = load8(data, W, row[r] + at);
+                else if (W < STORE_CODE) ws = load8(data, W, row[r] + at);
                 else ws = values8(w, part_of(codes[r], part));
                 UNROLL for (uint v = 0; v < VECTORS; v++) sum[r][v] += scale[r] * dot8(ws, xs[v]);
             }

@@ -2,7 +2,8 @@
 // nearest_code in csrc/codebook.h, which explains the search.
 
 constant uint FROM [[function_constant(0)]];
-constant uint CODES [[function_constant(1)]]; // STORE_CODE4 or STORE_CODE8
+constant uint CODES [[function_constant(1)]]; // STORE_CODE + bits
+constant uint GIVEN [[function_constant(2)]]; // absmax holds the scales already
 
 inline uint largest_of(float8 v) {
     uint4 m = max(as_type<uint4>(v.low) & 0x7fffffffu, as_type<uint4>(v.high) & 0x7fffffffu);
@@ -22,6 +23,14 @@ inline uint below4(constant float *thresholds, float x) {
     return below;
 }
 
+// The same among as many as codes of other widths have, less than 256: by halves, out of threadgroup memory.
+inline uint below_in(threadgroup const float *thresholds, float x) {
+    uint below = 0;
+    UNROLL for (uint half_size = 64; half_size > 0; half_size /= 2)
+        if (half_size < size_of(CODES)) below += x > thresholds[below + half_size - 1] ? half_size : 0u;
+    return below;
+}
+
 // Blocks of a power of two from 8 to 4096. A threadgroup takes QUANTIZE_TILE elements, whole blocks of them, and a
 // thread 8, which it loads and writes at once; a block's maximum is gathered across lanes, then across simdgroups.
 [[host_name("quantize")]] [[kernel]] void quantize(constant quantize_args &args [[buffer(0)]],
@@ -38,8 +47,9 @@ inline uint below4(constant float *thresholds, float x) {
     threadgroup uint largest[QUANTIZE_THREADS / 32];
 
     for (uint j = place; j < code.size; j += QUANTIZE_THREADS) order[j] = code.order[j];
+    if (CODES != STORE_CODE4)
+        for (uint j = place; j < code.size; j += QUANTIZE_THREADS) thresholds[j] = code.thresholds[j];
     if (CODES == STORE_CODE8) {
-        for (uint j = place; j < 256; j += QUANTIZE_THREADS) thresholds[j] = code.thresholds[j];
         for (uint j = place; j < 2 * CODES_STARTS; j += QUANTIZE_THREADS) start[j] = code.start[j];
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -49,7 +59,7 @@ inline uint below4(constant float *thresholds, float x) {
     for (ulong tile = ulong(group) * QUANTIZE_TILE; tile < count; tile += ulong(groups) * QUANTIZE_TILE) {
         const ulong i = tile + place * 8;
         const uint valid = within(i, count);
-        // What is missing counts as zero, which also pads the last byte of 4-bit codes with the code of zero.
+        // What is missing counts as zero, which also pads the last byte of codes with the code of zero.
         float8 v = valid == 8 ? load8(x, FROM, i) : load_some(x, FROM, i, valid);
 
         uint m = largest_of(v);
@@ -61,9 +71,11 @@ inline uint below4(constant float *thresholds, float x) {
             for (uint j = 0; j < lanes / 32; j++) m = max(m, largest[first + j]);
             threadgroup_barrier(mem_flags::mem_threadgroup);
         }
-        if (valid > 0 && place % lanes == 0) absmax[i >> args.shift] = as_type<float>(m);
+        float scale = as_type<float>(m);
+        if (valid > 0 && GIVEN) scale = absmax[i >> args.shift];
+        else if (valid > 0 && place % lanes == 0) absmax[i >> args.shift] = scale;
 
-        const float inverse = inverse_of(as_type<float>(m));
+        const float inverse = inverse_of(scale);
         v.low = clamp(v.low * inverse, float4(-1.0f), float4(1.0f));
         v.high = clamp(v.high * inverse, float4(-1.0f), float4(1.0f));
         if (CODES == STORE_CODE4) {
@@ -74,6 +86,13 @@ inline uint below4(constant float *thresholds, float x) {
             }
             if (valid == 8) *(device uint *)(codes + i / 2) = word;
             else for (uint j = 0; j < (valid + 1) / 2; j++) codes[i / 2 + j] = uchar(word >> (8 * j));
+        } else if (CODES != STORE_CODE8) {
+            const uint bits = bits_of(CODES);
+            ulong string = 0; // of bits, as they come
+            UNROLL for (uint j = 0; j < 8; j++)
+                string = string << bits | order[below_in(thresholds, j < 4 ? v.low[j] : v.high[j - 4])];
+            device uchar *to = codes + i / 8 * bits;
+            for (uint j = 0; j < (valid * bits + 7) / 8; j++) to[j] = uchar(string >> (8 * (bits - 1 - j)));
         } else {
             uint2 words = uint2(0u);
             UNROLL for (uint j = 0; j < 4; j++) {
@@ -114,9 +133,11 @@ inline uint below4(constant float *thresholds, float x) {
         uint m = 0;
         for (ulong i = first + lane; i < end; i += 32) m = max(m, magnitude_of(load(x, FROM, i)));
         m = simd_max(m);
-        if (lane == 0) absmax[block] = as_type<float>(m);
+        float scale = as_type<float>(m);
+        if (GIVEN) scale = absmax[block];
+        else if (lane == 0) absmax[block] = scale;
 
-        const float inverse = inverse_of(as_type<float>(m));
+        const float inverse = inverse_of(scale);
         for (ulong i = first + lane; i < end; i += 32) {
             const float scaled = clamp(load(x, FROM, i) * inverse, -1.0f, 1.0f);
             codes[i] = order[below8(thresholds, start, code.steps, scaled)];

@@ -1,4 +1,5 @@
 // Owns the checks that read the source without running it: types, lint, format, and the C compiler's warnings.
+import { buildCommand, platforms } from "./platforms.ts";
 import { root, run, stop } from "./run.ts";
 import { findZig } from "./zig.ts";
 
@@ -9,7 +10,7 @@ const checks: [name: string, command: string[]][] = [
   ["lint and format", [`${bin}/biome`, "ci", "--error-on-warnings"]],
   ["zig format", [findZig(), "fmt", "--check", "build.zig"]],
   // build.zig compiles every C file with -Wall -Wextra -Wpedantic -Werror.
-  ["C warnings", [findZig(), "build", "--release=fast"]],
+  ...platforms.map((platform): [string, string[]] => [`C warnings, ${platform.name}`, buildCommand(platform)]),
 ];
 
 const failed = checks.filter(([name, command]) => {

@@ -8,6 +8,7 @@ import { writeSafetensors } from "../src/checkpoint/writer.ts";
 import { table } from "../src/cli/table.ts";
 import { compare } from "../src/compare.ts";
 import {
+  Codebook,
   createFp8Map,
   createLinearMap,
   currentDevice,
@@ -15,7 +16,6 @@ import {
   dequantizeBlockwise,
   devices,
   linear,
-  matmul4bit,
   matmulBlockwise,
   type QuantizedTensor,
   quantize4bit,
@@ -37,14 +37,14 @@ const formats: [name: string, quantize: (w: Tensor) => QuantizedTensor][] = [
   ["nf4, block 128", (w) => quantize4bit(w, { blocksize: 128 })],
   ["fp4, block 64", (w) => quantize4bit(w, { quantType: "fp4" })],
   ["af4, block 64", (w) => quantize4bit(w, { quantType: "af4" })],
+  ...(["nf2", "nf3", "nf5", "nf6"] as const).map((name): [string, (w: Tensor) => QuantizedTensor] => [
+    `${name}, block 64`,
+    (w) => quantizeBlockwise(w, { code: Codebook.named(name) }),
+  ]),
   ["8-bit dynamic, block 256", (w) => quantizeBlockwise(w, { blocksize: 256 })],
   ["8-bit linear, block 256", (w) => quantizeBlockwise(w, { code: createLinearMap(), blocksize: 256 })],
   ["8-bit fp8 e4m3, block 256", (w) => quantizeBlockwise(w, { code: createFp8Map(true, 4, 3), blocksize: 256 })],
 ];
-
-const dequantize = (q: QuantizedTensor) =>
-  q.bits === 4 ? dequantize4bit(q, { dtype: "float32" }) : dequantizeBlockwise(q, { dtype: "float32" });
-const matmul = (x: Tensor<"float32">, q: QuantizedTensor) => (q.bits === 4 ? matmul4bit(x, q) : matmulBlockwise(x, q));
 
 /** The median time of each, in milliseconds, taken in turn so that a noisy moment falls on both. */
 function times(a: () => Tensor, b: () => Tensor): [number, number] {
@@ -69,12 +69,12 @@ function report(w: Tensor<"float32">): string {
   using dense = linear(x, w);
   const rows = formats.map(([name, quantize]) => {
     using q = quantize(w);
-    using back = dequantize(q);
-    using y = matmul(x, q);
+    using back = dequantizeBlockwise(q, { dtype: "float32" });
+    using y = matmulBlockwise(x, q);
     const error = compare(w, back);
     const product = compare(dense, y);
     const [fast, slow] = times(
-      () => matmul(x, q),
+      () => matmulBlockwise(x, q),
       () => linear(x, w),
     );
     return [

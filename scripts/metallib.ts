@@ -1,13 +1,15 @@
-// Owns zig-out/lib/bunsandbytes.metallib: the kernels compiled ahead by Apple's compiler, which needs a Mac with Xcode.
+// Owns bunsandbytes-<fingerprint>.metallib: the kernels compiled ahead by Apple's compiler, which needs a Mac with Xcode.
 //
 // The library compiles its kernels itself when they are first used, and takes them from this file where it stands beside
 // it. Compiling ahead also shows that Apple's compiler accepts every kernel, on a Mac whose GPU can't run them.
 import { mkdirSync, writeFileSync } from "node:fs";
-import { families, familySource } from "../test/metal/families.ts";
+import { dirname } from "node:path";
+import { families, familySource, fingerprint, kernelTexts } from "../test/metal/families.ts";
+import { builtLibrary, hostPlatform } from "./platforms.ts";
 import { output, root, run, stop } from "./run.ts";
 
 const folder = `${root}/.cache/metallib`;
-const target = `${root}/zig-out/lib/bunsandbytes.metallib`;
+const target = `${dirname(builtLibrary(hostPlatform()))}/bunsandbytes-${fingerprint(kernelTexts())}.metallib`;
 
 if (output(["xcrun", "-sdk", "macosx", "-f", "metal"]) === undefined)
   stop("Apple's Metal compiler is not here: it comes with Xcode. The library works without, and compiles at run time.");

@@ -14,10 +14,10 @@ export function stop(sentence: string): never {
   process.exit(1);
 }
 
-/** Runs a command in the repository's folder and gives its exit status. Its output passes through. */
-export function run(command: string[], env: Record<string, string> = {}): number {
+/** Runs a command, in the repository's folder by default, and gives its exit status. Its output passes through. */
+export function run(command: string[], env: Record<string, string> = {}, cwd = root): number {
   const { exitCode } = Bun.spawnSync(command, {
-    cwd: root,
+    cwd,
     env: { ...process.env, ...env },
     stdout: "inherit",
     stderr: "inherit",

@@ -1,8 +1,8 @@
 // Owns what a fresh clone needs before anything runs: JavaScript packages, zig, and the native library, each made only
 // where it is missing or stale. Imports nothing but Bun's own modules, since it runs before packages are installed.
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { buildCommand, builtLibrary, hostPlatform } from "./platforms.ts";
 import { root, run, say, stop } from "./run.ts";
-import { findZig } from "./zig.ts";
 
 const stamps = `${root}/.cache/setup`;
 
@@ -36,14 +36,12 @@ function installPackages(): void {
 }
 
 function buildLibrary(): void {
-  const zig = findZig();
   say("Building the native library: half a minute the first time …");
   const started = performance.now();
-  if (run([zig, "build", "--release=fast"]) !== 0)
+  if (run(buildCommand(hostPlatform())) !== 0)
     stop("The native library could not be built: the compiler's message is above.");
   say(`Built in ${((performance.now() - started) / 1000).toFixed(1)} s.`);
 }
 
-const library = `${root}/zig-out/lib/libbunsandbytes.${process.platform === "darwin" ? "dylib" : "so"}`;
 once("packages", [`${root}/package.json`, `${root}/bun.lock`], `${root}/node_modules`, installPackages);
-once("library", [`${root}/build.zig`, `${root}/csrc`, `${root}/metal`], library, buildLibrary);
+once("library", [`${root}/build.zig`, `${root}/csrc`, `${root}/metal`], builtLibrary(hostPlatform()), buildLibrary);

@@ -3,15 +3,33 @@ import { BnbError } from "./error.ts";
 import { Handle } from "./handle.ts";
 import { check, type NativePointer, native, size } from "./native.ts";
 
-/** The codebooks that have names: 4-bit `nf4`, `fp4`, `af4`; 8-bit `dynamic` (signed), `dynamic_unsigned`, and `int8`, a signed byte over 127. */
-export type CodebookName = "nf4" | "fp4" | "af4" | "dynamic" | "dynamic_unsigned" | "int8";
+/**
+ * The codebooks that have names: 4-bit `nf4`, `fp4`, `af4`; 8-bit `dynamic` (signed), `dynamic_unsigned`, and `int8`, a
+ * signed byte over 127; and normal float of 2, 3, 5 and 6 bits, made as QLoRA makes NF4.
+ */
+export type CodebookName = (typeof codebookNames)[number];
+
+/** @internal Every one of them. */
+export const codebookNames = [
+  ...(["nf4", "fp4", "af4", "dynamic", "dynamic_unsigned", "int8"] as const),
+  ...(["nf2", "nf3", "nf5", "nf6"] as const),
+] as const;
 
 /** What the library holds for one: values, thresholds, order and search table. */
 const codebookBytes = 22_000;
 
 /**
- * The 16 values that 4-bit codes, or the 256 that 8-bit codes stand for, prepared for quantising. A code is the nearest
- * value's index; values may come in any order.
+ * The 2^k values that k-bit codes stand for, k from 2 to 8, prepared for quantising. A code is the nearest value's index;
+ * values may come in any order.
+ *
+ * @example
+ * ```ts
+ * Codebook.named("nf4").values.slice(0, 3); // → [-1, -0.696, -0.525]
+ * using steps = Codebook.from(Array.from({ length: 16 }, (_, i) => i / 15));
+ * using w = Tensor.from(new Float32Array(64).fill(0.3));
+ * using q = quantize4bit(w, { quantType: steps });
+ * q.bits; // → 4
+ * ```
  */
 export class Codebook extends Handle {
   /** The name, where the values are those of a named codebook. */
@@ -34,10 +52,11 @@ export class Codebook extends Handle {
     return codebook;
   }
 
-  /** A codebook of 16 or 256 finite values. @throws BnbError for another count, a NaN or an infinity */
+  /** A codebook of 4, 8, 16, 32, 64, 128 or 256 finite values. @throws BnbError for another count, a NaN or an infinity */
   static from(values: ArrayLike<number>): Codebook {
     const floats = values instanceof Float32Array ? values : Float32Array.from(values);
-    if (floats.length === 0) throw new BnbError("Codebook.from: values is empty, expected 16 or 256 numbers.");
+    if (floats.length === 0)
+      throw new BnbError("Codebook.from: values is empty, expected 4, 8, 16, 32, 64, 128 or 256 numbers.");
     return new Codebook(native.bnb_codebook_from(floats, size(floats.byteLength)));
   }
 
@@ -55,7 +74,7 @@ export class Codebook extends Handle {
     return this.#values.slice();
   }
 
-  /** Bits of a code: 4 or 8. */
+  /** Bits of a code: 2 to 8. */
   get bits(): number {
     return Math.log2(Number(native.bnb_codebook_size(this.pointer)));
   }
@@ -64,22 +83,65 @@ export class Codebook extends Handle {
 /**
  * The dynamic tree map: the exponent's length varies, so that both small and large values are held well (Dettmers 2015,
  * 8-Bit Approximations for Parallelism in Deep Learning). Upstream: `functional.create_dynamic_map`.
+ *
+ * This and the maps below have 2^totalBits values. Upstream fills them up with zeros to 256 and spends 8 bits on a code:
+ * the values, and the nearest of them, are the same.
+ *
+ * @example
+ * ```ts
+ * using code = createDynamicMap(); // what 8-bit optimizers keep their states in
+ * code.values.length; // → 256
+ * code.values.slice(-3); // → [0.98, 0.99, 1]
+ * ```
  */
 export function createDynamicMap(signed = true, maxExponentBits = 7, totalBits = 8): Codebook {
   return Codebook.over(native.bnb_codebook_dynamic(Number(signed), maxExponentBits, totalBits));
 }
 
-/** Evenly spaced values in [-1, 1], or [0, 1] unsigned. Upstream: `functional.create_linear_map`. */
+/**
+ * Evenly spaced values in [-1, 1], or [0, 1] unsigned. A signed map with `addZero` has one value less and 0 twice; without,
+ * it has no 0. Upstream: `functional.create_linear_map`, which adds the zero with fewer than 8 bits in any case.
+ *
+ * @example
+ * ```ts
+ * using code = createLinearMap();
+ * code.values.slice(0, 2); // → [-1, -0.992]
+ * ```
+ */
 export function createLinearMap(signed = true, totalBits = 8, addZero = true): Codebook {
   return Codebook.over(native.bnb_codebook_linear(Number(signed), totalBits, Number(addZero)));
 }
 
-/** The values of a small float format over the largest of them. Upstream: `functional.create_fp8_map`. */
+/**
+ * The values of a small float format over the largest of them. Upstream: `functional.create_fp8_map`.
+ *
+ * @example
+ * ```ts
+ * using e4m3 = createFp8Map(true, 4, 3);
+ * using x = Tensor.from(Float32Array.from({ length: 256 }, (_, i) => Math.sin(i)));
+ * using q = quantizeBlockwise(x, { code: e4m3, blocksize: 256 });
+ * q.bitsPerElement; // → 8.125
+ * ```
+ */
 export function createFp8Map(signed = true, exponentBits = 5, precisionBits = 2, totalBits = 8): Codebook {
   return Codebook.over(native.bnb_codebook_fp8(Number(signed), exponentBits, precisionBits, totalBits));
 }
 
-/** Quantiles of the normal distribution over the largest of them. Upstream: `functional.create_normal_map`. */
-export function createNormalMap(offset = 0.9677083, useExtraValue = true): Codebook {
-  return Codebook.over(native.bnb_codebook_normal(offset, Number(useExtraValue)));
+/**
+ * Normal float: quantiles of the normal distribution over the largest of them, and 0. Upstream:
+ * `functional.create_normal_map`, of 4 bits.
+ *
+ * @example
+ * ```ts
+ * using code = createNormalMap(); // NF4's values
+ * code.values.length; // → 16
+ * ```
+ *
+ * @param offset the largest value's quantile; by default the mean that QLoRA takes, ½ (1 − 1/2^(k+1) + 1 − 1/(2^(k+1) − 2)),
+ * which is 0.9677083 for 4 bits
+ * @param useExtraValue one value more above 0 than below; without it, 0 stands twice
+ */
+export function createNormalMap(offset?: number, useExtraValue = true, totalBits = 4): Codebook {
+  if (offset === 0) throw new BnbError("createNormalMap: offset is 0, expected more than 0.5 and less than 1.");
+  return Codebook.over(native.bnb_codebook_normal(offset ?? 0, Number(useExtraValue), totalBits));
 }

@@ -14,7 +14,18 @@ export interface Comparison {
   readonly nonFinite: number;
 }
 
-/** Compares two float tensors of one shape, of any float dtypes. @throws BnbError if shape, dtype or device do not fit */
+/**
+ * Compares two float tensors of one shape, of any float dtypes.
+ *
+ * @example
+ * ```ts
+ * using w = Tensor.from([3, 4, 0, 0]);
+ * using v = Tensor.from([3, 4, 0, 1]);
+ * compare(w, v); // → { rms: 2.5, rmsError: 0.5, maxError: 1, nonFinite: 0 }
+ * ```
+ *
+ * @throws BnbError if shape, dtype or device do not fit
+ */
 export function compare(a: Tensor, b: Tensor): Comparison {
   using result = new Tensor(native.bnb_compare(a.pointer, b.pointer), "float32", [4], a.device);
   const [rms, rmsError, maxError, nonFinite] = result.read() as unknown as [number, number, number, number];

@@ -10,7 +10,17 @@ export type DeviceReport =
   | { readonly kind: DeviceKind; readonly available: true; readonly description: string }
   | { readonly kind: DeviceKind; readonly available: false; readonly reason: string };
 
-/** A processor and its memory. There is one object for each kind; devices live as long as the process. */
+/**
+ * A processor and its memory. There is one object for each kind; devices live as long as the process.
+ *
+ * @example
+ * ```ts
+ * const cpu = Device.open("cpu");
+ * using x = Tensor.from([1, 2, 3], [3], { device: cpu });
+ * cpu.counters.bytes >= x.byteLength; // → true
+ * cpu.fallbacks; // → []
+ * ```
+ */
 export class Device {
   readonly kind: DeviceKind;
   /** One line for people, such as `2 threads, avx2 kernels`. */
@@ -74,7 +84,14 @@ export class Device {
   }
 }
 
-/** Every kind that this library knows, best first, present or not. */
+/**
+ * Every kind that this library knows, best first, present or not.
+ *
+ * @example
+ * ```ts
+ * for (const report of devices()) console.log(report.kind, report.available ? report.description : report.reason);
+ * ```
+ */
 export function devices(): DeviceReport[] {
   const reports: DeviceReport[] = [];
   for (let index = 0; ; index++) {
@@ -91,13 +108,31 @@ export function devices(): DeviceReport[] {
 
 let current: Device | undefined;
 
-/** The device that new tensors go to where none is named: the best one here, until {@link setDevice} says otherwise. */
+/**
+ * The device that new tensors go to where none is named: the best one here, until {@link setDevice} says otherwise.
+ *
+ * @example
+ * ```ts
+ * using x = Tensor.zeros([2, 2]);
+ * x.device === currentDevice(); // → true
+ * ```
+ */
 export function currentDevice(): Device {
   current ??= Device.open();
   return current;
 }
 
-/** Makes a device the current one, and returns it. @throws BnbError as {@link Device.open} */
+/**
+ * Makes a device the current one, and returns it.
+ *
+ * @example
+ * ```ts
+ * setDevice("cpu");
+ * currentDevice().kind; // → "cpu"
+ * ```
+ *
+ * @throws BnbError as {@link Device.open}
+ */
 export function setDevice(device: Device | DeviceKind | "auto"): Device {
   current = device instanceof Device ? device : Device.open(device);
   return current;

@@ -10,8 +10,16 @@ import { Tensor } from "./tensor.ts";
  * The rows of a table that `indices` name. Of a quantised table only these are dequantised. Upstream:
  * `torch.nn.functional.embedding`, and the forward pass of `nn.Embedding4bit` and `nn.Embedding8bit`.
  *
+ * @example
+ * ```ts
+ * using table = Tensor.from([1, 1, 2, 2, 3, 3], [3, 2]);
+ * using indices = Tensor.from(Int32Array.of(2, 0), [2]);
+ * using rows = embedding(indices, table);
+ * rows.read(); // → [3, 3, 1, 1]
+ * ```
+ *
  * @param indices int32, any shape
- * @param w [rows, d]: dense of any float dtype, or quantised to 4 or 8 bits
+ * @param w [rows, d]: dense of any float dtype, or quantised to any width
  * @param options.dtype the result's, by default the table's own
  * @returns [...indices, d]
  * @throws BnbError if an index is no row of the table; the message says where it is
@@ -39,6 +47,14 @@ export interface EmbeddingBackwardOptions<D extends FloatDType> {
 /**
  * The gradient of {@link embedding} with respect to a dense table: for each row, the sum of `dy` where its index stands.
  * Sums are in fp32 and in order, so that every run and every device gives the same.
+ *
+ * @example
+ * ```ts
+ * using dy = Tensor.from([1, 1, 10, 10], [2, 2]);
+ * using indices = Tensor.from(Int32Array.of(2, 2), [2]);
+ * using gradient = embeddingBackward(dy, indices, 3);
+ * gradient.read(); // → [0, 0, 0, 0, 11, 11]
+ * ```
  *
  * @param dy [...indices, d], any float dtype
  * @param rows of the table

@@ -22,6 +22,17 @@ function shortened(message: string): string {
  * - `"unsupported"`: a correct request that nothing on this machine can serve;
  * - `"out_of_memory"`: the device could not give the memory;
  * - `"device_lost"`: the driver failed, and the process should open the device again.
+ *
+ * @example
+ * ```ts
+ * try {
+ *   Tensor.from([1, 2, 3], [2, 2]);
+ * } catch (error) {
+ *   if (!(error instanceof BnbError)) throw error;
+ *   error.code; // → "invalid"
+ *   error.message; // → "Tensor.from: shape [2, 2] has 4 elements, but values has 3."
+ * }
+ * ```
  */
 export class BnbError extends Error {
   override readonly name = "BnbError";

@@ -1,4 +1,5 @@
-// Owns what the package exports: bitsandbytes' vocabulary for Bun.
+// Owns what the package exports: bitsandbytes' vocabulary for Bun. Examples in docstrings need no more than these names
+// imported, and test/docs.test.ts runs each and checks what its `// → value` comments say.
 
 export { add, scale } from "./add.ts";
 export * as checkpoint from "./checkpoint/index.ts";
@@ -52,6 +53,7 @@ export {
   type QuantizeBlockwiseOptions,
   quantize4bit,
   quantizeBlockwise,
+  type ScalesOptions,
 } from "./quantize.ts";
 export { type NestedScales, type QuantizedParts, QuantizedTensor, type QuantType } from "./quantized.ts";
 export type { Shape } from "./shape.ts";

@@ -54,6 +54,17 @@ export interface Int8MmOptions<D extends FloatDType = FloatDType> {
  * Quantises each row to int8 by its largest magnitude (LLM.int8(), Dettmers et al. 2022). Upstream:
  * `functional.int8_vectorwise_quant`, whose bytes these are for the same dtype.
  *
+ * @example
+ * ```ts
+ * using A = Tensor.from([1, 2, 4, 100, 50, 0], [2, 3]);
+ * const { quantized, rowStats } = int8VectorwiseQuant(A);
+ * rowStats.read(); // → [4, 100]
+ * quantized.read(); // → [32, 64, 127, 127, 64, 0]
+ *
+ * const { outlierCols } = int8VectorwiseQuant(A, { threshold: 6 }); // columns that hold a magnitude of at least 6
+ * outlierCols?.read(); // → [0, 1, -1]
+ * ```
+ *
  * @param A float32, float16 or bfloat16, any shape; leading dimensions count as rows
  * @throws BnbError for an integer tensor, a threshold that is negative or not finite, or a NaN or infinity in `A` (the
  *   message says where); an infinity above the threshold is an outlier like any other
@@ -68,6 +79,14 @@ export function int8VectorwiseQuant(A: Tensor, options: Int8QuantOptions = {}): 
 /**
  * Quantises by rows and by columns at once: what training a dense weight in int8 multiplies its gradients with. Upstream:
  * `functional.int8_double_quant`, which has it for CUDA only; there a column's codes are rounded in float16 on the way.
+ *
+ * @example
+ * ```ts
+ * using A = Tensor.from([1, 2, 4, 100, 50, 0], [2, 3]);
+ * const { rowStats, colStats } = int8DoubleQuant(A);
+ * rowStats.read(); // → [4, 100]
+ * colStats.read(); // → [100, 50, 4]
+ * ```
  *
  * @throws BnbError as {@link int8VectorwiseQuant}
  */
@@ -113,6 +132,14 @@ const columnsOf = (tensor: Tensor) => tensor.shape.at(-1) ?? 1;
  * The matrix that int8 codes stand for: `A · stats / 127` in fp32, rounded once to the dtype. Upstream:
  * `functional.int8_vectorwise_dequant`, whose bytes these are.
  *
+ * @example
+ * ```ts
+ * using codes = Tensor.from(Int8Array.of(127, -127, 64, 0), [2, 2]);
+ * using stats = Tensor.from([2, 1.27]);
+ * using w = int8VectorwiseDequant(codes, stats);
+ * w.read(); // → [2, -2, 0.64, 0]
+ * ```
+ *
  * @param stats float32 [rows]
  * @param options the result is float32 by default
  */
@@ -133,6 +160,14 @@ export function int8VectorwiseDequant<D extends FloatDType = "float32">(
 /**
  * `A · Bᵀ` of int8 matrices as int32, always exact. Upstream: `functional.int8_linear_matmul`.
  *
+ * @example
+ * ```ts
+ * using A = Tensor.from(Int8Array.of(1, 2, 3, 4), [2, 2]);
+ * using B = Tensor.from(Int8Array.of(1, 0, 100, 100, -1, -1), [3, 2]);
+ * using sums = int8LinearMatmul(A, B);
+ * sums.read(); // → [1, 300, -3, 3, 700, -7]
+ * ```
+ *
  * @param A [..., k]; the result is [..., n]
  * @param B [n, k]
  * @throws BnbError if shapes do not fit, or (`unsupported`) k is above 131,071, where a sum could leave 32 bits
@@ -145,6 +180,15 @@ export function int8LinearMatmul(A: Tensor<"int8">, B: Tensor<"int8">): Tensor<"
 /**
  * What the sums of {@link int8LinearMatmul} stand for: `A · rowStats · colStats · 6.200124e-5 + bias` in fp32, rounded
  * once. The constant is upstream's, for 1/127². Upstream: `functional.int8_mm_dequant`, whose bytes these are.
+ *
+ * @example
+ * ```ts
+ * using sums = Tensor.from(Int32Array.of(16129, -16129), [1, 2]); // ±127²
+ * using rowStats = Tensor.from([2]);
+ * using colStats = Tensor.from([1, 3]);
+ * using y = int8MmDequant(sums, rowStats, colStats);
+ * y.read(); // → [2, -6]
+ * ```
  *
  * @param A [..., n]
  * @param rowStats float32 [rows of A]
@@ -165,6 +209,15 @@ export function int8MmDequant<D extends FloatDType = "float16">(
 /**
  * {@link int8LinearMatmul} and {@link int8MmDequant} at once, without writing the sums out. Upstream:
  * `torch.ops.bitsandbytes.int8_scaled_mm`.
+ *
+ * @example
+ * ```ts
+ * using x = Tensor.from([1, -1, 0.5, 0.5], [2, 2]);
+ * using w = Tensor.from([1, 0, 0, 2, 1, 1], [3, 2]);
+ * const [a, b] = [int8VectorwiseQuant(x), int8VectorwiseQuant(w)];
+ * using y = int8ScaledMm(a.quantized, b.quantized, a.rowStats, b.rowStats, { dtype: "float32" });
+ * y.read(); // → [1, -2, 0, 0.5, 1, 1]
+ * ```
  */
 export function int8ScaledMm<D extends FloatDType = "float16">(
   A: Tensor<"int8">,
@@ -183,6 +236,17 @@ export function int8ScaledMm<D extends FloatDType = "float16">(
 /**
  * The same with the outlier columns of `A` in floating point, times what `CB` stands for there; rounded once, at the end.
  * Upstream: `torch.ops.bitsandbytes.int8_mixed_scaled_mm`, which also returns `A`'s outlier columns for its backward pass.
+ *
+ * @example
+ * ```ts
+ * using x = Tensor.from([1, 60], [1, 2]); // the second column is an outlier
+ * using w = Tensor.from([1, 0, 0, 2], [2, 2]);
+ * const a = int8VectorwiseQuant(x, { threshold: 6 });
+ * const b = int8VectorwiseQuant(w);
+ * const { outlierCols } = a;
+ * using y = int8MixedScaledMm(x, a.quantized, b.quantized, a.rowStats, b.rowStats, { outlierCols });
+ * y.read(); // → [1, 120]
+ * ```
  *
  * @param A [..., k], any float dtype, which the result has too
  * @param CA its codes, with SCA [rows] and outlierCols, as of {@link int8VectorwiseQuant}
@@ -218,10 +282,13 @@ function productShape(a: Tensor, b: Tensor, what: string): Shape {
  * A weight in int8 with a scale a row, under the names of bitsandbytes' `Int8Params` and state dict. It owns its two
  * tensors: disposing of it disposes of both.
  *
+ * @example
  * ```ts
  * using w = Int8Weight.quantize(Tensor.from(new Float32Array(128 * 64).fill(0.1), [128, 64]));
+ * w.byteLength; // → 8704
  * using x = Tensor.from(new Float32Array(2 * 64).fill(1), [2, 64]);
- * using y = matmul8bit(x, w, { threshold: 6 }); // float32 [2, 128]
+ * using y = matmul8bit(x, w, { threshold: 6 });
+ * y.shape; // → [2, 128]
  * ```
  */
 export class Int8Weight implements Disposable {
@@ -254,6 +321,7 @@ export class Int8Weight implements Disposable {
     return new Int8Weight(quantized, rowStats);
   }
 
+  /** [n, k] */
   get shape(): Shape {
     return this.CB.shape;
   }
@@ -290,6 +358,7 @@ export class Int8Weight implements Disposable {
 
   #blockwise: QuantizedTensor | undefined;
 
+  /** Frees the memory; work that still uses it finishes first. Again is harmless. */
   dispose(): void {
     this.#blockwise?.dispose();
     this.CB.dispose();
@@ -308,6 +377,14 @@ export class Int8Weight implements Disposable {
 /**
  * `x · wᵀ + bias` by LLM.int8(): rows of `x` become int8 too, the sums are exact, and columns of `x` that hold a magnitude of
  * at least `threshold` are multiplied in floating point. One native call. Upstream: `bitsandbytes.matmul`.
+ *
+ * @example
+ * ```ts
+ * using w = Int8Weight.quantize(Tensor.from([0.5, -0.5, 1, 0], [2, 2]));
+ * using x = Tensor.from([1, 2], [1, 2]);
+ * using y = matmul8bit(x, w, { threshold: 6 });
+ * y.read(); // → [-0.5, 1]
+ * ```
  *
  * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype. Upstream rounds x to float16
  *   first; here it is quantised as it is, so that large bfloat16 values survive
@@ -329,6 +406,14 @@ export function matmul8bit<D extends FloatDType>(
 /**
  * `x · wᵀ + bias` with `x` as it is and only the weight in int8, which is never written out whole: what bitsandbytes trains
  * with, and the more exact product. Upstream: `MatMul8bitFp`.
+ *
+ * @example
+ * ```ts
+ * using w = Int8Weight.quantize(Tensor.from([0.5, -0.5, 1, 0], [2, 2]));
+ * using x = Tensor.from([0.01, 1000], [1, 2]); // both count: x is not quantised
+ * using y = matmul8bitFp(x, w);
+ * y.read(); // → [-499.995, 0.01]
+ * ```
  *
  * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype
  * @throws BnbError if the shapes, dtypes or devices do not fit

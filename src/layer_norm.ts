@@ -13,6 +13,15 @@ const defaultEps = 1e-5;
  * Normalises over the last dimension: less the mean, by the standard deviation, times `weight`, plus `bias` (Ba et al.
  * 2016). Upstream: `torch.nn.functional.layer_norm`.
  *
+ * @example
+ * ```ts
+ * using x = Tensor.from([1, 2, 3], [1, 3]);
+ * using weight = Tensor.from([1, 1, 1]);
+ * using bias = Tensor.from([0, 0, 10]);
+ * using y = layerNorm(x, weight, bias);
+ * y.read(); // → [-1.22, 0, 11.22]
+ * ```
+ *
  * @param x [..., n], float32, float16 or bfloat16; the result has its shape and dtype
  * @param weight [n], any float dtype
  * @param bias [n], any float dtype
@@ -42,6 +51,17 @@ export interface LayerNormGradients<D extends FloatDType> {
 
 /**
  * The gradients of {@link layerNorm} with respect to all that it takes.
+ *
+ * @example
+ * ```ts
+ * using x = Tensor.from([1, 2, 3], [1, 3]);
+ * using weight = Tensor.from([1, 1, 1]);
+ * using dy = Tensor.from([1, 0, 0], [1, 3]);
+ * const { dx, dWeight, dBias } = layerNormBackward(dy, x, weight);
+ * dx.read(); // → [0.2, -0.41, 0.2]
+ * dWeight.read(); // → [-1.22, 0, 0]
+ * dBias.read(); // → [1, 0, 0]
+ * ```
  *
  * @param dy of x's shape, any float dtype
  * @throws BnbError if the shapes, dtypes or devices do not fit

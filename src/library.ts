@@ -3,21 +3,58 @@ import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { BnbError } from "./error.ts";
 
-const suffix = process.platform === "darwin" ? "dylib" : "so";
+/** A native library, and how it was found. */
+export interface LibraryFile {
+  readonly path: string;
+  /**
+   * - `"BNB_LIBRARY"`: the environment names it;
+   * - `"package"`: it is where package.json's `imports` say: in the package, or in zig-out of a clone;
+   * - `"executable"`: it is embedded in this single-file executable, and the system's loader can't see it there.
+   */
+  readonly origin: "BNB_LIBRARY" | "package" | "executable";
+}
 
 /**
- * The library's path: `BNB_LIBRARY` from the environment if it is set, else the one that `zig build` puts into zig-out.
+ * The native library: what `BNB_LIBRARY` in the environment names, else the one for this platform that came with this code.
  *
- * @throws BnbError if there is none, with the command that makes it
+ * @throws BnbError (`unsupported`) if there is none, with the next step
  */
-export function libraryPath(): string {
+export function findLibrary(): LibraryFile {
   const forced = process.env.BNB_LIBRARY;
-  const path = forced ? resolve(forced) : resolve(import.meta.dir, `../zig-out/lib/libbunsandbytes.${suffix}`);
-  if (existsSync(path)) return path;
-  throw new BnbError(
-    forced
-      ? `BNB_LIBRARY names ${path}, which does not exist. Unset it, or give the path of libbunsandbytes.${suffix}.`
-      : `The native library is missing: ${path}. In a clone, build it with "bun run setup".`,
-    "unsupported",
+  if (forced) {
+    const path = resolve(forced);
+    if (existsSync(path)) return { path, origin: "BNB_LIBRARY" };
+    throw missing(`BNB_LIBRARY names ${path}, which does not exist. Unset it, or give the path of libbunsandbytes.`);
+  }
+  // A bundle that is no executable names the library relative to itself, where the system would look in the working directory.
+  const path = resolve(import.meta.dir, ownLibrary());
+  return { path, origin: path.startsWith("/$bunfs/") ? "executable" : "package" };
+}
+
+/**
+ * The library for this platform that the package, the clone or the executable has.
+ *
+ * `bun build --compile` knows the platform that it compiles for: it takes these conditions as constants, drops the
+ * branches that fail, and so embeds one library. `require` keeps a module from being looked at before its branch is
+ * taken: a clone has the libraries only that were built there.
+ */
+function ownLibrary(): string {
+  try {
+    if (process.platform === "darwin" && process.arch === "arm64") return require("./platform/darwin-arm64").default;
+    if (process.platform === "darwin" && process.arch === "x64") return require("./platform/darwin-x64").default;
+    if (process.platform === "linux" && process.arch === "arm64") return require("./platform/linux-arm64").default;
+    if (process.platform === "linux" && process.arch === "x64") return require("./platform/linux-x64").default;
+  } catch (error) {
+    if ((error as { code?: string }).code !== "ERR_MODULE_NOT_FOUND") throw error;
+    throw missing(
+      `The native library for ${process.platform}-${process.arch} is missing. In a clone, build it with "bun run setup"; ` +
+        "elsewhere, install the package again.",
+    );
+  }
+  throw missing(
+    `There is no native library for ${process.platform}-${process.arch}, only for macOS and Linux on arm64 and x64. ` +
+      "One that you built yourself can be named by BNB_LIBRARY.",
   );
 }
+
+const missing = (sentence: string) => new BnbError(sentence, "unsupported");

@@ -17,10 +17,13 @@ export interface MatmulOptions {
 /**
  * `x · wᵀ + bias` with a 4-bit weight, which is never written out whole. Upstream: `bitsandbytes.matmul_4bit`.
  *
+ * @example
  * ```ts
  * using w = quantize4bit(Tensor.from(new Float32Array(128 * 64).fill(0.1), [128, 64]));
  * using x = Tensor.from(new Float32Array(2 * 64).fill(1), [2, 64]);
- * using y = matmul4bit(x, w); // float32 [2, 128]
+ * using y = matmul4bit(x, w);
+ * y.shape; // → [2, 128]
+ * y.read()[0]; // → 6.4
  * ```
  *
  * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype
@@ -32,11 +35,21 @@ export function matmul4bit<D extends FloatDType>(
   w: QuantizedTensor,
   options: MatmulOptions = {},
 ): Tensor<D> {
-  return matmulQuantized(x, w, 4, options, "matmul4bit", "matmulBlockwise");
+  if (w.bits !== 4) throw new BnbError(`matmul4bit: w holds ${w.bits}-bit codes: use matmulBlockwise.`);
+  return matmulQuantized(x, w, options, "matmul4bit");
 }
 
 /**
- * `x · wᵀ + bias` with a weight that `quantizeBlockwise` made.
+ * `x · wᵀ + bias` with a quantised weight of any width, which is never written out whole.
+ *
+ * @example
+ * ```ts
+ * using w = quantizeBlockwise(Tensor.from(new Float32Array(128 * 64).fill(0.1), [128, 64]), { blocksize: 256 });
+ * using x = Tensor.from(new Float32Array(64).fill(1), [1, 64]);
+ * using bias = Tensor.from(new Float32Array(128).fill(0.6));
+ * using y = matmulBlockwise(x, w, { bias });
+ * y.read()[0]; // → 7
+ * ```
  *
  * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype
  * @param w [n, k]
@@ -47,11 +60,19 @@ export function matmulBlockwise<D extends FloatDType>(
   w: QuantizedTensor,
   options: MatmulOptions = {},
 ): Tensor<D> {
-  return matmulQuantized(x, w, 8, options, "matmulBlockwise", "matmul4bit");
+  return matmulQuantized(x, w, options, "matmulBlockwise");
 }
 
 /**
  * `x · wᵀ + bias` with a dense weight of any float dtype. Upstream: `torch.nn.functional.linear`.
+ *
+ * @example
+ * ```ts
+ * using w = Tensor.from([1, 0, 0, 1, 1, 1], [3, 2]);
+ * using x = Tensor.from([3, 4], [1, 2]);
+ * using y = linear(x, w);
+ * y.read(); // → [3, 4, 7]
+ * ```
  *
  * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype
  * @param w [n, k]
@@ -72,13 +93,10 @@ export function linear<D extends FloatDType>(x: Tensor<D>, w: Tensor, options: M
 function matmulQuantized<D extends FloatDType>(
   x: Tensor<D>,
   w: QuantizedTensor,
-  bits: number,
   options: MatmulOptions,
   what: string,
-  other: string,
 ): Tensor<D> {
   const { bias, precision } = options;
-  if (w.bits !== bits) throw new BnbError(`${what}: w holds ${w.bits}-bit codes, expected ${bits}: use ${other}.`);
   const shape = resultShape(x.shape, w.shape, what);
   const pointer = native.bnb_matmul_quantized(
     x.pointer,

@@ -10,22 +10,50 @@ import { Tensor } from "./tensor.ts";
  * The gradient of {@link matmul4bit} with respect to `x`: `dy · w`, with a 4-bit weight that is never written out whole.
  * Upstream: the backward pass of `bitsandbytes.matmul_4bit`, which dequantises all of it.
  *
+ * @example
+ * ```ts
+ * using w = quantize4bit(Tensor.from(new Float32Array(128 * 64).fill(0.1), [128, 64]));
+ * using dy = Tensor.from(new Float32Array(128).fill(1), [1, 128]);
+ * using dx = matmul4bitBackward(dy, w);
+ * dx.shape; // → [1, 64]
+ * dx.read()[0]; // → 12.8
+ * ```
+ *
  * @param dy [..., n], the gradient with respect to the product; float32, float16 or bfloat16
  * @param w [n, k]
  * @returns [..., k] in dy's dtype, summed in fp32
  * @throws BnbError if the shapes, dtypes or devices do not fit
  */
 export function matmul4bitBackward<D extends FloatDType>(dy: Tensor<D>, w: QuantizedTensor): Tensor<D> {
-  return quantizedBackward(dy, w, 4, "matmul4bitBackward", "matmulBlockwiseBackward");
+  if (w.bits !== 4) throw new BnbError(`matmul4bitBackward: w holds ${w.bits}-bit codes: use matmulBlockwiseBackward.`);
+  return quantizedBackward(dy, w, "matmul4bitBackward");
 }
 
-/** The gradient of {@link matmulBlockwise} with respect to `x`; everything else as {@link matmul4bitBackward}. */
+/**
+ * The gradient of {@link matmulBlockwise} with respect to `x`; everything else as {@link matmul4bitBackward}.
+ *
+ * @example
+ * ```ts
+ * using w = quantizeBlockwise(Tensor.from(new Float32Array(128 * 64).fill(0.1), [128, 64]), { blocksize: 256 });
+ * using dy = Tensor.from(new Float32Array(128).fill(1), [1, 128]);
+ * using dx = matmulBlockwiseBackward(dy, w);
+ * dx.read()[0]; // → 12.8
+ * ```
+ */
 export function matmulBlockwiseBackward<D extends FloatDType>(dy: Tensor<D>, w: QuantizedTensor): Tensor<D> {
-  return quantizedBackward(dy, w, 8, "matmulBlockwiseBackward", "matmul4bitBackward");
+  return quantizedBackward(dy, w, "matmulBlockwiseBackward");
 }
 
 /**
  * The gradient of {@link linear} with respect to `x`: `dy · w`.
+ *
+ * @example
+ * ```ts
+ * using w = Tensor.from([1, 0, 0, 1, 1, 1], [3, 2]);
+ * using dy = Tensor.from([1, 2, 3], [1, 3]);
+ * using dx = linearBackward(dy, w);
+ * dx.read(); // → [4, 5]
+ * ```
  *
  * @param dy [..., n], float32, float16 or bfloat16
  * @param w [n, k], any float dtype
@@ -39,6 +67,14 @@ export function linearBackward<D extends FloatDType>(dy: Tensor<D>, w: Tensor): 
 
 /**
  * The gradient of {@link linear} with respect to its weight: `dyᵀ · x`.
+ *
+ * @example
+ * ```ts
+ * using x = Tensor.from([3, 4], [1, 2]);
+ * using dy = Tensor.from([1, 2, 3], [1, 3]);
+ * using dw = linearBackwardWeight(dy, x);
+ * dw.read(); // → [3, 4, 6, 8, 9, 12]
+ * ```
  *
  * @param dy [..., n], float32, float16 or bfloat16
  * @param x [..., k], what the product was given; any float dtype
@@ -64,6 +100,13 @@ export function linearBackwardWeight<D extends FloatDType>(
 /**
  * The gradient of every product here with respect to its bias: the sum of dy's rows.
  *
+ * @example
+ * ```ts
+ * using dy = Tensor.from([1, 2, 3, 10, 20, 30], [2, 3]);
+ * using db = linearBackwardBias(dy);
+ * db.read(); // → [11, 22, 33]
+ * ```
+ *
  * @param dy [..., n], float32, float16 or bfloat16
  * @param options.dtype the result's dtype, dy's by default
  * @returns [n], summed in fp32 and rounded once
@@ -79,14 +122,7 @@ export function linearBackwardBias<D extends FloatDType>(
   return sums.reshape([n]);
 }
 
-function quantizedBackward<D extends FloatDType>(
-  dy: Tensor<D>,
-  w: QuantizedTensor,
-  bits: number,
-  what: string,
-  other: string,
-): Tensor<D> {
-  if (w.bits !== bits) throw new BnbError(`${what}: w holds ${w.bits}-bit codes, expected ${bits}: use ${other}.`);
+function quantizedBackward<D extends FloatDType>(dy: Tensor<D>, w: QuantizedTensor, what: string): Tensor<D> {
   const shape = gradientShape(dy.shape, w.shape, what);
   return new Tensor(native.bnb_matmul_quantized_backward(dy.pointer, w.pointer), dy.dtype, shape, dy.device);
 }

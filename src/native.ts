@@ -1,7 +1,7 @@
 // Owns the C ABI as Bun sees it: csrc/bnb.h, one row for each function. test/abi.test.ts holds the two together.
-import { type CString, dlopen, FFIType, type Pointer } from "bun:ffi";
+import { type CString, FFIType, type Pointer } from "bun:ffi";
 import { BnbError, statuses } from "./error.ts";
-import { libraryPath } from "./library.ts";
+import { openLibrary } from "./open.ts";
 
 const { ptr, i32, u32, u64, f32, f64, cstring, void: nothing } = FFIType;
 
@@ -39,7 +39,7 @@ export const symbols = {
   bnb_codebook_dynamic: { args: [i32, u32, u32], returns: ptr },
   bnb_codebook_linear: { args: [i32, u32, i32], returns: ptr },
   bnb_codebook_fp8: { args: [i32, u32, u32, u32], returns: ptr },
-  bnb_codebook_normal: { args: [f64, i32], returns: ptr },
+  bnb_codebook_normal: { args: [f64, i32, u32], returns: ptr },
   bnb_codebook_size: { args: [ptr], returns: u64 },
   bnb_codebook_read: { args: [ptr, ptr, usize], returns: i32 },
   bnb_codebook_free: { args: [ptr], returns: nothing },
@@ -54,7 +54,7 @@ export const symbols = {
   bnb_quantized_free: { args: [ptr], returns: nothing },
 
   bnb_cast: { args: [ptr, i32], returns: ptr },
-  bnb_quantize: { args: [ptr, ptr, usize, usize], returns: ptr },
+  bnb_quantize: { args: [ptr, ptr, usize, usize, i32, ptr], returns: ptr },
   bnb_dequantize: { args: [ptr, i32], returns: ptr },
   bnb_matmul: { args: [ptr, ptr, ptr, i32], returns: ptr },
   bnb_matmul_quantized: { args: [ptr, ptr, ptr, i32], returns: ptr },
@@ -86,6 +86,7 @@ export const symbols = {
 /** The enums of bnb.h, under the names that TypeScript uses. */
 export const dtypes = { float32: 0, float16: 1, bfloat16: 2, int8: 3, uint8: 4, int32: 5 } as const;
 export const precisions = { default: 0, highest: 1, high: 2, medium: 3 } as const;
+export const scaleRules = { absmax: 0, leastSquares: 1 } as const;
 export const parts = { codes: 0, absmax: 1, code: 2, nestedAbsmax: 3, nestedCode: 4 } as const;
 export const optimizers = { adam: 0, ademamix: 1, momentum: 2, lion: 3, rmsprop: 4, adagrad: 5 } as const;
 export const counters = { bytes: 0, peak: 1, cached: 2, operations: 3, fallbacks: 4 } as const;
@@ -112,7 +113,7 @@ export const hyperparameters = [
  */
 export type Precision = "highest" | "high" | "medium";
 
-export const native = dlopen(libraryPath(), symbols).symbols;
+export const native = openLibrary(symbols);
 
 /** The library's last failure on this thread. Must be asked for right after the call that failed. */
 export function lastError(): BnbError {

@@ -4,9 +4,12 @@ import type { Tensor } from "./tensor.ts";
 /**
  * A tensor that an optimizer updates in place, and the gradient that a backward pass has left for it.
  *
+ * @example
  * ```ts
- * using weight = new Parameter(Tensor.from(values, [64, 64]));
- * weight.grad = Tensor.from(gradient, [64, 64]);
+ * using weight = new Parameter(Tensor.from([1, 2, 3, 4], [2, 2]));
+ * weight.grad = Tensor.from([1, 1, 1, 1], [2, 2]);
+ * new optim.SGD([weight], { lr: 0.1 }).step();
+ * weight.data.read(); // → [0.9, 1.9, 2.9, 3.9]
  * ```
  */
 export class Parameter implements Disposable {

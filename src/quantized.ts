@@ -25,7 +25,7 @@ export interface NestedScales {
 
 /** What {@link QuantizedTensor.fromParts} puts together. */
 export interface QuantizedParts {
-  /** uint8: 4-bit codes two to a byte, the first in the high nibble; or one 8-bit code a byte, which may be signed. */
+  /** uint8: k-bit codes as one string of bits, the first bit of a byte its highest; codes of 8 bits may be signed bytes. */
   codes: Tensor<"uint8"> | Tensor<"int8">;
   /** A scale for each block: float32, or uint8 codes of them where `nested` is given. */
   absmax: Tensor<"float32"> | Tensor<"uint8">;
@@ -43,6 +43,19 @@ export interface QuantizedParts {
 /**
  * A tensor as k-bit codes with one scale a block. Made by `quantize4bit` and `quantizeBlockwise`, or from the parts of a
  * checkpoint. It has the fields of bitsandbytes' `QuantState`.
+ *
+ * @example
+ * ```ts
+ * using q = quantize4bit(Tensor.from(new Float32Array(128).fill(-2), [2, 64]));
+ * q.absmax.read(); // → [2, 2]
+ * q.codes.read().slice(0, 2); // → [0, 0]
+ *
+ * // From its parts, as they stand in a checkpoint.
+ * const { codes, blocksize, shape } = q;
+ * const absmax = Tensor.from([2, 4]);
+ * using other = QuantizedTensor.fromParts({ codes, absmax, code: Codebook.named("nf4"), blocksize, shape });
+ * dequantize4bit(other).read()[64]; // → -4
+ * ```
  */
 export class QuantizedTensor extends Handle {
   /** The shape of the tensor that the codes stand for. */
@@ -50,9 +63,9 @@ export class QuantizedTensor extends Handle {
   /** The dtype that it had before, and is dequantised to by default. */
   readonly dtype: FloatDType;
   readonly device: Device;
-  /** Bits of a code: 4 or 8. */
+  /** Bits of a code: 2 to 8. */
   readonly bits: number;
-  /** The codebook's name; undefined for 8-bit codes and for codebooks of the user's own. */
+  /** The name of a 4-bit codebook; undefined for other widths and for codebooks of the user's own. */
   readonly quantType: QuantType | undefined;
   /** Elements that share a scale. */
   readonly blocksize: number;
@@ -130,7 +143,7 @@ export class QuantizedTensor extends Handle {
     return (8 * this.byteLength) / this.size;
   }
 
-  /** uint8 [bytes]: 4-bit codes two to a byte, the first in the high nibble; or one 8-bit code a byte. Shares the memory. */
+  /** uint8 [bytes]: k-bit codes as one string of bits, the first bit of a byte its highest. Shares the memory. */
   get codes(): Tensor<"uint8"> {
     return new Tensor(
       native.bnb_quantized_part(this.pointer, parts.codes),
@@ -149,7 +162,7 @@ export class QuantizedTensor extends Handle {
       : new Tensor(pointer, "float32", shape, this.device);
   }
 
-  /** The values that a code stands for: 16 or 256. Upstream: `quant_map`. */
+  /** The 2^bits values that a code stands for. Upstream: `quant_map`. */
   get code(): Float32Array {
     return this.#values(parts.code, 2 ** this.bits);
   }

@@ -1,6 +1,6 @@
 // Owns the support table: what a device does itself, found by trying it and looking at what the library counted.
 import { add } from "./add.ts";
-import { Codebook } from "./codebook.ts";
+import { createLinearMap } from "./codebook.ts";
 import { compare } from "./compare.ts";
 import type { Device } from "./device.ts";
 import type { FloatDType } from "./dtype.ts";
@@ -18,6 +18,7 @@ import {
 import { AdEMAMix8bit, AdEMAMix32bit, LAMB8bit, type Optimizer, type OptimizerClass } from "./optim/index.ts";
 import { Parameter } from "./parameter.ts";
 import { dequantize4bit, dequantizeBlockwise, quantize4bit, quantizeBlockwise } from "./quantize.ts";
+import type { QuantizedTensor } from "./quantized.ts";
 import { Tensor } from "./tensor.ts";
 
 /** Who does the work: the device itself, the CPU on the device's memory, or nobody. */
@@ -33,35 +34,40 @@ type Probe = (on: {
   rows: Tensor<"int32">;
 }) => Disposable | object;
 
-const quantizers = {
-  "nf4, fp4, af4": (w: Tensor) => quantize4bit(w),
-  "4-bit, any codebook": (w: Tensor) => {
-    using code = Codebook.from(Array.from({ length: 16 }, (_, i) => i / 7.5 - 1));
-    return quantize4bit(w, { quantType: code });
-  },
-  "8-bit blockwise": (w: Tensor) => quantizeBlockwise(w, { blocksize: 256 }),
-} as const;
+/** Each format, as all ways to quantise that it stands for. */
+const quantizers: Readonly<Record<string, readonly ((w: Tensor) => QuantizedTensor)[]>> = {
+  "nf4, fp4, af4": (["nf4", "fp4", "af4"] as const).map((quantType) => (w) => quantize4bit(w, { quantType })),
+  "4-bit, any codebook": [(w) => quantizeBlockwise(w, { code: createLinearMap(true, 4, false) })],
+  "8-bit blockwise": [(w) => quantizeBlockwise(w, { blocksize: 256 })],
+  "2, 3, 5, 6, 7 bits": [2, 3, 5, 6, 7].map(
+    (bits) => (w) => quantizeBlockwise(w, { code: createLinearMap(true, bits) }),
+  ),
+};
 
-function probesOfFormat(format: keyof typeof quantizers): [operation: string, format: string, probe: Probe][] {
-  const quantize = quantizers[format];
-  const wide = format === "8-bit blockwise";
-  const [dequantize, matmul] = wide ? [dequantizeBlockwise, matmulBlockwise] : [dequantize4bit, matmul4bit];
-  const backward = wide ? matmulBlockwiseBackward : matmul4bitBackward;
+function probesOfFormat(format: string): [operation: string, format: string, probe: Probe][] {
+  const each = (w: Tensor, use: (q: QuantizedTensor) => unknown) =>
+    quantizers[format]!.map((quantize) => use(quantize(w)));
   return [
-    ["quantise", format, ({ w }) => quantize(w)],
-    ["dequantise", format, ({ w }) => dequantize(quantize(w))],
-    ["matmul, one row", format, ({ w, x }) => matmul(x, quantize(w))],
-    ["matmul, many rows", format, ({ w, batch }) => matmul(batch, quantize(w))],
-    ["matmul, gradient of x", format, ({ w, batch }) => backward(linear(batch, w), quantize(w))],
-    ["embedding", format, ({ w, rows }) => embedding(rows, quantize(w))],
+    ["quantise", format, ({ w }) => each(w, (q) => q)],
+    ["dequantise", format, ({ w }) => each(w, dequantizeBlockwise)],
+    ["matmul, one row", format, ({ w, x }) => each(w, (q) => matmulBlockwise(x, q))],
+    ["matmul, many rows", format, ({ w, batch }) => each(w, (q) => matmulBlockwise(batch, q))],
+    ["matmul, gradient of x", format, ({ w, batch }) => each(w, (q) => matmulBlockwiseBackward(linear(batch, w), q))],
+    ["embedding", format, ({ w, rows }) => each(w, (q) => embedding(rows, q))],
   ];
 }
 
 const nested = (w: Tensor) => quantize4bit(w, { compressStatistics: true });
 
+const leastSquares = (w: Tensor) =>
+  [2, 3, 4, 5, 6, 7, 8].map((bits) =>
+    quantizeBlockwise(w, { code: createLinearMap(true, bits), blocksize: 64, scales: "leastSquares" }),
+  );
+
 /** Every operation with every format that makes a difference to it. */
 const probes: [operation: string, format: string, probe: Probe][] = [
-  ...(Object.keys(quantizers) as (keyof typeof quantizers)[]).flatMap(probesOfFormat),
+  ...Object.keys(quantizers).flatMap(probesOfFormat),
+  ["least-squares scales", "2 to 8 bits", ({ w }) => leastSquares(w)],
   ["quantise", "nested scales", ({ w }) => nested(w)],
   ["dequantise", "nested scales", ({ w }) => dequantize4bit(nested(w))],
   ["matmul, one row", "nested scales", ({ w, x }) => matmul4bit(x, nested(w))],

@@ -24,10 +24,14 @@ export interface TensorOptions {
 /**
  * A dense row-major array on a device.
  *
+ * @example
  * ```ts
  * using x = Tensor.from(new Float32Array([1, 2, 3, 4]), [2, 2]);
  * using half = x.cast("float16");
- * half.read(); // Float16Array [1, 2, 3, 4]
+ * half.read() instanceof Float16Array; // → true
+ * using row = half.reshape([1, -1]); // the same memory
+ * row.shape; // → [1, 4]
+ * await row.ready(); // without blocking the event loop, unlike read()
  * ```
  */
 export class Tensor<D extends DType = DType> extends Handle {

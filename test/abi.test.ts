@@ -4,7 +4,16 @@ import { FFIType } from "bun:ffi";
 import { describe, expect, test } from "bun:test";
 import { statuses } from "../src/error.ts";
 import { version } from "../src/index.ts";
-import { counters, dtypes, hyperparameters, optimizers, parts, precisions, symbols } from "../src/native.ts";
+import {
+  counters,
+  dtypes,
+  hyperparameters,
+  optimizers,
+  parts,
+  precisions,
+  scaleRules,
+  symbols,
+} from "../src/native.ts";
 import { declarations, enumMembers, header } from "./header.ts";
 
 /** The FFI type of a C declaration such as `const char *name`, `size_t rows` or `bnb_status`. */
@@ -18,7 +27,7 @@ function ffiType(declaration: string, isResult: boolean): FFIType {
   if (/^int32_t\b/.test(type)) return FFIType.i32;
   if (/^float\b/.test(type)) return FFIType.f32;
   if (/^double\b/.test(type)) return FFIType.f64;
-  if (/^bnb_(status|dtype|precision|part|counter|optimizer)\b/.test(type)) return FFIType.i32;
+  if (/^bnb_(status|dtype|precision|scales|part|counter|optimizer)\b/.test(type)) return FFIType.i32;
   throw new Error(`bnb.h uses a type that the ABI has no row for: ${declaration}`);
 }
 
@@ -62,6 +71,7 @@ describe("enums", () => {
 
   test.each([
     ["bnb_precision", "BNB_PRECISION_", precisions],
+    ["bnb_scales", "BNB_SCALES_", scaleRules],
     ["bnb_part", "BNB_PART_", parts],
     ["bnb_counter", "BNB_COUNTER_", counters],
     ["bnb_optimizer", "BNB_OPTIMIZER_", optimizers],

@@ -1,6 +1,7 @@
 // Owns the cases that tests and benchmarks share: formats, block sizes, shapes, dtypes, and the devices to run them on.
 import {
   Codebook,
+  createDynamicMap,
   createFp8Map,
   createLinearMap,
   createNormalMap,
@@ -40,8 +41,18 @@ export const codebooks8: Readonly<Record<string, Codebook>> = {
   dynamicUnsigned: Codebook.named("dynamic_unsigned"),
   linear: createLinearMap(),
   fp8: createFp8Map(true, 4, 3),
-  normal: createNormalMap(),
+  normal: createNormalMap(undefined, true, 8),
   dense: Codebook.from(Float32Array.from({ length: 256 }, (_, i) => (i < 200 ? 1 - i / 20000 : -1 + (i - 200) / 28))),
+};
+
+/** Codebooks of every other width. One is in no order, and one goes beyond what a block can hold. */
+export const codebooksOfOtherBits: Readonly<Record<string, Codebook>> = {
+  "2 bits, normal": Codebook.named("nf2"),
+  "2 bits, far": Codebook.from([4, -0.5, 0.5, -3]),
+  "3 bits, linear": createLinearMap(true, 3),
+  "5 bits, dynamic": createDynamicMap(true, 4, 5),
+  "6 bits, unsorted": Codebook.from(Float32Array.from({ length: 64 }, (_, i) => Math.sin(i * i))),
+  "7 bits, normal": createNormalMap(undefined, true, 7),
 };
 
 /** 4-bit block sizes that are legal. */
@@ -85,6 +96,18 @@ export const matmulShapes: readonly MatmulShape[] = [
   { m: 33, n: 70, k: 256 },
   { m: 70, n: 34, k: 130 },
 ];
+
+/** Weights [n, k] of real models, which benches time. */
+export const layerShapes: Readonly<Record<string, { readonly n: number; readonly k: number }>> = {
+  "MiniLM, attention": { n: 384, k: 384 },
+  "MiniLM, down": { n: 384, k: 1536 },
+  "SmolLM2-135M, attention": { n: 576, k: 576 },
+  "Llama-3.2-1B, up": { n: 8192, k: 2048 },
+  "Llama-2-7B, attention": { n: 4096, k: 4096 },
+  "Llama-2-7B, up": { n: 11008, k: 4096 },
+  "Llama-2-7B, down": { n: 4096, k: 11008 },
+  "Llama-3-8B, up": { n: 14336, k: 4096 },
+};
 
 /** Numbers that are the same on every machine: a sine whose frequency drifts, in about [-1, 1]. */
 export function wave(length: number, seed = 1, scale = 1): Float32Array<ArrayBuffer> {

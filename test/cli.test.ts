@@ -33,6 +33,21 @@ describe("commands", () => {
     expect(run("dequantize", output, "-o", fresh(), "--dtype", "float16").status).toBe(0);
   });
 
+  test("quantize --scales least-squares writes weights that are closer to the original", () => {
+    const errors = ["absmax", "least-squares"].map((scales) => {
+      const output = fresh();
+      expect(run("quantize", model, "-o", output, "--scales", scales, "--quiet").status).toBe(0);
+      expect(run("verify", output, "--quiet").status).toBe(0);
+      const reports: { format: string; error?: { relative: number } }[] = JSON.parse(
+        run("inspect", output, "--error-against", model, "--json").out,
+      );
+      return reports.filter(({ format }) => format === "nf4").map(({ error }) => error!.relative);
+    });
+    const [absmax, leastSquares] = errors as [number[], number[]];
+    expect(leastSquares.length).toBe(7);
+    for (const [i, error] of leastSquares.entries()) expect(error).toBeLessThan(0.99 * absmax[i]!);
+  });
+
   test("--json prints one JSON value on standard output", () => {
     const output = fresh();
     expect(JSON.parse(run("quantize", model, "-o", output, "--json").out)).toMatchObject({ output, weights: 7 });
@@ -52,32 +67,6 @@ describe("commands", () => {
   });
 });
 
-describe("doctor", () => {
-  test("shows versions and devices, and finds every device that is here sound", () => {
-    const { status, out, err } = run("doctor");
-    expect({ status, err }).toEqual({ status: 0, err: "" });
-    expect(out).toMatch(/^bunsandbytes +\d+\.\d+\.\d+\nbun +1\./);
-    expect(out).toMatch(/cpu +sound +0\.09/);
-    expect(out).toContain("cuda is absent: ");
-  });
-
-  test("--json has what a bug report needs", () => {
-    const found = JSON.parse(run("doctor", "--json").out);
-    expect(Object.keys(found)).toEqual(
-      expect.arrayContaining(["bunsandbytes", "bun", "system", "processor", "library", "environment", "devices"]),
-    );
-    const cpu = found.devices.find((device: { kind: string }) => device.kind === "cpu");
-    expect(cpu).toMatchObject({ available: true, lacks: [], selfTest: { sound: true } });
-  });
-
-  test("an absent library ends in a sentence with the next step", () => {
-    const command = [process.execPath, main, "doctor"];
-    const { exitCode, stderr } = Bun.spawnSync(command, { env: { ...process.env, BNB_LIBRARY: "/no/such.so" } });
-    expect(exitCode).not.toBe(0);
-    expect(stderr.toString()).toContain("BNB_LIBRARY names /no/such.so, which does not exist. Unset it");
-  });
-});
-
 describe("exit status", () => {
   test.each([
     [0, ["--help"], /Commands:/],
@@ -88,6 +77,8 @@ describe("exit status", () => {
     [2, ["quantize", model], /required option '-o, --output <dir>' not specified/],
     [2, ["quantize", model, "-o", "x", "--quant-type", "q4"], /Allowed choices are nf4, fp4, int8/],
     [2, ["quantize", model, "-o", "x", "--blocksize", "63"], /Expected 32, 64/],
+    [2, ["quantize", model, "-o", "x", "--scales", "best"], /Allowed choices are absmax, least-squares/],
+    [1, ["quantize", model, "-o", "x", "--quant-type", "int8", "--scales", "least-squares"], /int8 weights have one/],
     [2, ["quantize", model, "-o", "x", "--max-shard-size", "big"], /Expected a size such as/],
     [1, ["verify", "/does/not/exist"], /does not exist/],
     [1, ["convert", "/does/not/exist.gguf", "-o", "x"], /ENOENT/],

@@ -1,15 +1,22 @@
 // Owns the test that every codebook has upstream's bits, and that codebooks of the user's own are checked.
 import { describe, expect, test } from "bun:test";
 import { Codebook, createDynamicMap, createFp8Map, createLinearMap, createNormalMap } from "../src/index.ts";
+import kbits from "./golden/kbits.json";
 import tables from "./golden/tables.json";
 import { errorOf } from "./reference.ts";
 
-/** Upstream's floats of a table, from their bits; 0 and -0 are one value. */
-function golden(name: keyof typeof tables): number[] {
-  return tables[name].hex.map((hex) => new Float32Array(Uint32Array.of(Number.parseInt(hex, 16)).buffer)[0]! + 0);
-}
+const floatOf = (hex: string) => new Float32Array(Uint32Array.of(Number.parseInt(hex, 16)).buffer)[0]!;
 
-const plain = (codebook: Codebook) => [...codebook.values].map((value) => value + 0);
+/** Upstream's floats of a table, from their bits; 0 and -0 are one value. */
+const golden = (name: keyof typeof tables) => tables[name].hex.map((hex) => floatOf(hex) + 0);
+
+/** A codebook's values, with the zeros among them that upstream fills its maps up with. */
+function plain({ values }: Codebook, size: number): number[] {
+  const zero = values.indexOf(0);
+  return [...values.subarray(0, zero), ...new Float32Array(size - values.length), ...values.subarray(zero)].map(
+    (value) => value + 0,
+  );
+}
 
 describe("upstream's values, bit for bit", () => {
   test.each([
@@ -28,7 +35,17 @@ describe("upstream's values, bit for bit", () => {
     ["fp8_e4m3", createFp8Map(true, 4, 3, 8)],
     ["fp4_e2m1", createFp8Map(true, 2, 1, 4)],
   ] as const)("%s", (name, codebook) => {
-    expect(plain(codebook)).toEqual(golden(name));
+    expect(plain(codebook, golden(name).length)).toEqual(golden(name));
+  });
+
+  test.each(Object.entries(kbits))("of fewer bits: %s", (name, hex) => {
+    const [kind, sign, bits, exponentBits] = name.split(" ") as [string, string, string, string];
+    const signed = sign === "signed";
+    using codebook =
+      kind === "linear" ? createLinearMap(signed, +bits) : createDynamicMap(signed, +exponentBits, +bits);
+    expect(codebook.bits).toBe(+bits);
+    // Upstream's zeros number 256 less these; ours as many as 2^bits leave.
+    expect([...codebook.values].filter((value) => value !== 0)).toEqual(hex.map(floatOf));
   });
 });
 
@@ -55,20 +72,38 @@ function normalQuantile(p: number): number {
   return (low + high) / 2;
 }
 
-test("the normal map holds the quantiles, over the largest", () => {
-  const offset = 0.9677083;
-  const values = [...createNormalMap(offset).values].filter((value) => value !== 0);
+test.each([2, 3, 4, 5, 6, 7, 8])("the normal map of %d bits holds the quantiles, over the largest", (bits) => {
+  const half = 2 ** (bits - 1);
+  const offset = bits === 4 ? 0.9677083 : 1 - (1 / (4 * half) + 1 / (4 * half - 2)) / 2;
   const at = (count: number, i: number) => offset + ((0.5 - offset) * i) / count;
   const largest = normalQuantile(offset);
-  const want = [
-    ...Array.from({ length: 7 }, (_, i) => -normalQuantile(at(7, i)) / largest),
-    ...Array.from({ length: 8 }, (_, i) => normalQuantile(at(8, i)) / largest).reverse(),
-  ];
-  expect(values.length).toBe(15);
-  for (const [i, value] of values.entries()) expect(value).toBeCloseTo(want[i]!, 6);
-  // With the exact zero these are the sixteen values of NF4, which upstream computed once and wrote down.
-  const nf4 = [...Codebook.named("nf4").values].filter((value) => value !== 0);
-  for (const [i, value] of values.entries()) expect(value).toBeCloseTo(nf4[i]!, 4);
+  for (const extra of [true, false]) {
+    const above = extra ? half : half - 1;
+    const want = [
+      ...Array.from({ length: half - 1 }, (_, i) => -normalQuantile(at(half - 1, i)) / largest),
+      ...Array.from({ length: extra ? 1 : 2 }, () => 0),
+      ...Array.from({ length: above }, (_, i) => normalQuantile(at(above, i)) / largest).reverse(),
+    ];
+    const { values } = createNormalMap(undefined, extra, bits);
+    expect(values.length).toBe(2 ** bits);
+    for (const [i, value] of values.entries()) expect(value).toBeCloseTo(want[i]!, 5);
+  }
+});
+
+test("the normal map of 4 bits is NF4, which upstream computed once and wrote down", () => {
+  const nf4 = Codebook.named("nf4").values;
+  for (const [i, value] of createNormalMap().values.entries()) expect(value).toBeCloseTo(nf4[i]!, 4);
+});
+
+test("nf2, nf3, nf5 and nf6 are normal maps", () => {
+  for (const bits of [2, 3, 5, 6] as const)
+    expect(Codebook.named(`nf${bits}`).values).toEqual(createNormalMap(undefined, true, bits).values);
+});
+
+test("a signed linear map without a zero is even", () => {
+  expect([...createLinearMap(true, 2, false).values].map((value) => +value.toFixed(6))).toEqual([
+    -1, -0.333333, 0.333333, 1,
+  ]);
 });
 
 describe("codebooks of the user's own", () => {
@@ -81,7 +116,9 @@ describe("codebooks of the user's own", () => {
 
   test.each([
     ["empty", [], "values is empty"],
-    ["of another count", [1, 2, 3], "12 bytes, expected 16 or 256 floats"],
+    ["of too few", [1, 2], "8 bytes, expected 4, 8, 16, 32, 64, 128 or 256 floats"],
+    ["of a count between", Array.from({ length: 12 }, (_, i) => i), "48 bytes, expected 4, 8, 16"],
+    ["of too many", Array.from({ length: 512 }, (_, i) => i), "2048 bytes, expected 4, 8, 16"],
     ["with a NaN", Array.from({ length: 16 }, (_, i) => (i === 5 ? Number.NaN : i)), "values[5] is nan"],
     [
       "with an infinity",
@@ -97,7 +134,9 @@ describe("codebooks of the user's own", () => {
     expect(errorOf(() => createDynamicMap(true, 7, 9)).message).toContain("total_bits is 9, expected 2 to 8");
     expect(errorOf(() => createLinearMap(true, 1)).message).toContain("total_bits is 1, expected 2 to 8");
     expect(errorOf(() => createFp8Map(true, 5, 3, 8)).message).toContain("5 exponent and 3 precision bits");
-    expect(errorOf(() => createNormalMap(0.4)).message).toContain("offset is 0.4");
-    expect(errorOf(() => Codebook.named("nf5" as "nf4")).message).toContain('name is "nf5", expected nf4');
+    for (const offset of [0, 0.4, 1, Number.NaN])
+      expect(errorOf(() => createNormalMap(offset)).message).toMatch(/offset is (?:0|0.4|1|-?nan), expected more than/);
+    expect(errorOf(() => createNormalMap(undefined, true, 9)).message).toContain("total_bits is 9, expected 2 to 8");
+    expect(errorOf(() => Codebook.named("nf7" as "nf4")).message).toContain('name is "nf7", expected nf4');
   });
 });

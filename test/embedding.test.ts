@@ -12,7 +12,7 @@ import {
   quantizeBlockwise,
   Tensor,
 } from "../src/index.ts";
-import { codebooks4, floatDTypes, normal, testDevices, wave } from "./cases.ts";
+import { codebooks4, codebooksOfOtherBits, floatDTypes, normal, testDevices, wave } from "./cases.ts";
 import { errorOf, round } from "./reference.ts";
 
 /** Tables: rows that are whole blocks, that straddle them, that are longer than a piece, and of one element. */
@@ -51,6 +51,10 @@ describe.each(testDevices)("on %s", (_, device) => {
         }
       for (const options of [{ blocksize: 64 }, { blocksize: 256, nested: true }]) {
         const q = quantizeBlockwise(w, options);
+        check(q, dequantizeBlockwise(q, { dtype }));
+      }
+      for (const code of Object.values(codebooksOfOtherBits)) {
+        const q = quantizeBlockwise(w, { code, blocksize: 32, nested: code.bits === 5 });
         check(q, dequantizeBlockwise(q, { dtype }));
       }
       const { blockwise } = Int8Weight.quantize(w); // a row is a block

@@ -9,7 +9,14 @@ import { openSafetensors } from "../src/checkpoint/safetensors.ts";
 import { convertGguf } from "../src/checkpoint/transform.ts";
 import { BnbError, currentDevice, type FloatDType, Tensor } from "../src/index.ts";
 import { dtypes, native, size } from "../src/native.ts";
-import { type GgufTensorSpec, ggufFile, weights } from "./models.ts";
+import {
+  f32,
+  type GgufTensorSpec,
+  ggufFile,
+  llamaGgufMetadata as metadata,
+  llamaGgufTensors as tensors,
+  weights,
+} from "./models.ts";
 import { round } from "./reference.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-gguf-"));
@@ -57,40 +64,6 @@ describe("blocks", () => {
     expect(() => expand(0, 2 ** 40, 2 ** 40, new Uint8Array(4))).toThrow(BnbError);
   });
 });
-
-const f32 = (name: string, shape: number[], seed = 1): GgufTensorSpec => {
-  const values = weights(
-    shape.reduce((a, b) => a * b, 1),
-    seed,
-  );
-  return { name, shape, type: 0, data: new Uint8Array(values.buffer) };
-};
-
-const metadata: Record<string, string | number> = {
-  "general.architecture": "llama",
-  "llama.block_count": 1,
-  "llama.context_length": 128,
-  "llama.embedding_length": 64,
-  "llama.feed_forward_length": 96,
-  "llama.attention.head_count": 4,
-  "llama.attention.head_count_kv": 2,
-  "llama.attention.layer_norm_rms_epsilon": Math.fround(1e-5),
-  "llama.rope.freq_base": 500000,
-  "tokenizer.ggml.bos_token_id": 1,
-};
-const tensors = [
-  f32("token_embd.weight", [10, 64]),
-  f32("blk.0.attn_norm.weight", [64]),
-  f32("blk.0.attn_q.weight", [64, 64]),
-  f32("blk.0.attn_k.weight", [32, 64]),
-  f32("blk.0.attn_v.weight", [32, 64]),
-  f32("blk.0.attn_output.weight", [64, 64]),
-  f32("blk.0.ffn_norm.weight", [64]),
-  f32("blk.0.ffn_gate.weight", [96, 64]),
-  f32("blk.0.ffn_up.weight", [96, 64]),
-  f32("blk.0.ffn_down.weight", [64, 96]),
-  f32("output_norm.weight", [64]),
-];
 
 function write(extra: Record<string, string | number> = {}, list: readonly GgufTensorSpec[] = tensors): string {
   const path = join(scratch, `${files++}.gguf`);

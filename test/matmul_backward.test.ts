@@ -17,7 +17,7 @@ import {
   quantizeBlockwise,
   Tensor,
 } from "../src/index.ts";
-import { codebooks4, floatDTypes, matmulShapes, normal, testDevices, wave } from "./cases.ts";
+import { codebooks4, codebooksOfOtherBits, floatDTypes, matmulShapes, normal, testDevices, wave } from "./cases.ts";
 import { errorOf, matmul, relativeError, transpose } from "./reference.ts";
 
 /** fp32 sums, then the rounding of the result. */
@@ -51,6 +51,8 @@ describe.each(testDevices)("on %s", (_, device) => {
       for (const blocksize of [64, 256, ...(device.kind === "cpu" ? [1, 100] : [])])
         check(quantizeBlockwise(w, { blocksize }), dtype);
       check(quantizeBlockwise(w, { blocksize: 64, nested: true }), dtype);
+      for (const [i, code] of Object.values(codebooksOfOtherBits).entries())
+        check(quantizeBlockwise(w, { code, blocksize: i % 2 ? 32 : 128, nested: i === 2 }), dtype);
       check(Int8Weight.quantize(w).blockwise, dtype); // a row is a block
     });
 
@@ -151,7 +153,8 @@ describe.each(testDevices)("on %s", (_, device) => {
       "linearBackward: dy is [2, 7] and w is [8, 64]: dy's last dimension must be w's first.",
     );
     expect(errorOf(() => matmul4bitBackward(dy, q)).message).toContain("dy is [2, 7] and w is [8, 64]");
-    expect(errorOf(() => matmulBlockwiseBackward(dy, q)).message).toContain("4-bit codes, expected 8");
+    using wide = quantizeBlockwise(w);
+    expect(errorOf(() => matmul4bitBackward(dy, wide)).message).toContain("8-bit codes: use matmulBlockwiseBackward");
     expect(errorOf(() => linearBackwardWeight(dy, w)).message).toContain("all dimensions but the last must match");
     expect(errorOf(() => linearBackward(bytes as unknown as Tensor<"float32">, w)).message).toContain("dy is int8");
     expect(errorOf(() => linearBackwardWeight(dy, linear(dy, dy), { dtype: "int8" as FloatDType })).message).toContain(

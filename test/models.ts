@@ -92,3 +92,39 @@ export function ggufFile(metadata: Record<string, string | number>, tensors: rea
 }
 
 const pad = (bytes: number) => Math.ceil(bytes / 32) * 32;
+
+/** A tensor of float32 weights. */
+export const f32 = (name: string, shape: number[], seed = 1): GgufTensorSpec => {
+  const values = weights(
+    shape.reduce((a, b) => a * b, 1),
+    seed,
+  );
+  return { name, shape, type: 0, data: new Uint8Array(values.buffer) };
+};
+
+/** A llama of one layer, as GGUF says it. */
+export const llamaGgufMetadata: Record<string, string | number> = {
+  "general.architecture": "llama",
+  "llama.block_count": 1,
+  "llama.context_length": 128,
+  "llama.embedding_length": 64,
+  "llama.feed_forward_length": 96,
+  "llama.attention.head_count": 4,
+  "llama.attention.head_count_kv": 2,
+  "llama.attention.layer_norm_rms_epsilon": Math.fround(1e-5),
+  "llama.rope.freq_base": 500000,
+  "tokenizer.ggml.bos_token_id": 1,
+};
+export const llamaGgufTensors = [
+  f32("token_embd.weight", [10, 64]),
+  f32("blk.0.attn_norm.weight", [64]),
+  f32("blk.0.attn_q.weight", [64, 64]),
+  f32("blk.0.attn_k.weight", [32, 64]),
+  f32("blk.0.attn_v.weight", [32, 64]),
+  f32("blk.0.attn_output.weight", [64, 64]),
+  f32("blk.0.ffn_norm.weight", [64]),
+  f32("blk.0.ffn_gate.weight", [96, 64]),
+  f32("blk.0.ffn_up.weight", [96, 64]),
+  f32("blk.0.ffn_down.weight", [64, 96]),
+  f32("output_norm.weight", [64]),
+];

@@ -17,6 +17,7 @@ import {
   blocksizes8,
   codebooks4,
   codebooks8,
+  codebooksOfOtherBits,
   floatDTypes,
   normal,
   quantizeShapes,
@@ -120,6 +121,9 @@ describe.each(testDevices)("on %s", (_, device) => {
       ...Object.entries(codebooks8).flatMap(([name, code]) =>
         blocksizes8.map((block) => [name, 8, block, code] as const),
       ),
+      ...Object.entries(codebooksOfOtherBits).flatMap(([name, code]) =>
+        [32, 256].map((block) => [name, code.bits, block, code] as const),
+      ),
     ];
     test.each(formats)(
       "%s, %d bits, block %d: codes, scales and values of every shape and dtype",
@@ -151,18 +155,20 @@ describe.each(testDevices)("on %s", (_, device) => {
       ["4-bit", 4, 64],
       ["4-bit", 4, 32],
       ["8-bit", 8, 256],
+      ["3-bit", 3, 64],
     ])("double quantisation, %s, block %d", (_, bits, blocksize) => {
+      const code = Codebook.named(bits === 3 ? "nf3" : "dynamic");
       for (const [rows, columns] of [
         [1, 64],
         [64, 640],
         [33, 4099],
       ] as const) {
         using x = Tensor.from(normal(rows * columns, rows), [rows, columns], { device });
-        using plain = bits === 4 ? quantize4bit(x, { blocksize }) : quantizeBlockwise(x, { blocksize });
+        using plain = bits === 4 ? quantize4bit(x, { blocksize }) : quantizeBlockwise(x, { code, blocksize });
         using nested =
           bits === 4
             ? quantize4bit(x, { blocksize, compressStatistics: true })
-            : quantizeBlockwise(x, { blocksize, nested: true });
+            : quantizeBlockwise(x, { code, blocksize, nested: true });
         const scales = plain.absmax.read() as Float32Array;
         const mean = Math.fround(scales.reduce((sum, scale) => sum + scale, 0) / scales.length);
         expect(nested.offset).toBe(mean);
@@ -188,7 +194,7 @@ describe.each(testDevices)("on %s", (_, device) => {
     });
 
     test("thresholds are exact: every float about them falls on its side", () => {
-      for (const code of [...Object.values(codebooks4), ...Object.values(codebooks8)]) {
+      for (const code of Object.values({ ...codebooks4, ...codebooks8, ...codebooksOfOtherBits })) {
         const values = code.values;
         const sorted = [...values].sort((a, b) => a - b);
         // The 1 in front makes every block's scale 1, so that the others are compared as they are.
@@ -301,14 +307,18 @@ describe.each(testDevices)("on %s", (_, device) => {
     test("a codebook of the other width, codes of the other width, an unknown type or dtype", () => {
       using w = Tensor.from(wave(128), [2, 64], { device });
       using q = quantize4bit(w);
-      expect(errorOf(() => quantize4bit(w, { quantType: Codebook.named("dynamic") })).message).toContain(
-        "256 values, expected 16",
-      );
-      expect(errorOf(() => quantizeBlockwise(w, { code: Codebook.named("nf4") })).message).toContain(
-        "16 values, expected 256",
-      );
+      for (const [name, size] of [
+        ["dynamic", 256],
+        ["nf3", 8],
+      ] as const) {
+        const code = Codebook.named(name);
+        expect(errorOf(() => quantize4bit(w, { quantType: code })).message).toContain(`${size} values, expected 16`);
+        using wide = quantizeBlockwise(w, { code });
+        expect(errorOf(() => dequantize4bit(wide)).message).toBe(
+          `dequantize4bit: q holds ${code.bits}-bit codes: use dequantizeBlockwise.`,
+        );
+      }
       expect(errorOf(() => quantize4bit(w, { quantType: "nf5" as "nf4" })).message).toContain('quantType is "nf5"');
-      expect(errorOf(() => dequantizeBlockwise(q)).message).toContain("4-bit codes, expected 8: use dequantize4bit");
       expect(errorOf(() => dequantize4bit(q, { dtype: "float64" as "float32" })).message).toContain(
         'dtype is "float64"',
       );

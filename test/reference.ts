@@ -55,17 +55,25 @@ export function quantize(x: ArrayLike<number>, values: Float32Array, blocksize: 
   return { codes, absmax };
 }
 
-/** Codes as they lie in memory: 4-bit ones two to a byte, the first high, an odd count padded with the code of 0. */
+/** Codes as they lie in memory: one string of bits, a byte's highest first, continued with codes of 0 to the last byte's end. */
 export function pack(codes: Uint8Array, values: Float32Array): Uint8Array {
   if (values.length === 256) return codes;
-  const padded = codes.length % 2 ? Uint8Array.of(...codes, coder(values)(0)) : codes;
-  return Uint8Array.from({ length: padded.length / 2 }, (_, i) => (padded[2 * i]! << 4) | padded[2 * i + 1]!);
+  const bits = Math.log2(values.length);
+  const packed = new Uint8Array(Math.ceil((codes.length * bits) / 8));
+  const zero = coder(values)(0);
+  for (let bit = 0; bit < packed.length * 8; bit++) {
+    const code = codes[Math.floor(bit / bits)] ?? zero;
+    packed[bit >> 3]! |= ((code >> (bits - 1 - (bit % bits))) & 1) << (7 - (bit & 7));
+  }
+  return packed;
 }
 
 /** One code from memory. */
 export function unpack(packed: Uint8Array, bits: number, i: number): number {
-  if (bits === 8) return packed[i]!;
-  return i % 2 ? packed[i >> 1]! & 15 : packed[i >> 1]! >> 4;
+  let code = 0;
+  for (let bit = i * bits; bit < (i + 1) * bits; bit++)
+    code = (code << 1) | ((packed[bit >> 3]! >> (7 - (bit & 7))) & 1);
+  return code;
 }
 
 /** y[m, n] = Σk x[m, k] · w[n, k] + bias[n] in float64. */

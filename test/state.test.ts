@@ -1,6 +1,10 @@
 // bitsandbytes' state dicts: read from and written to upstream's own files, and refused when damaged.
-import { describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
+import { inspectCheckpoint } from "../src/checkpoint/inspect.ts";
 import { openSafetensors, type SafetensorsTensor } from "../src/checkpoint/safetensors.ts";
 import {
   findQuantized,
@@ -8,14 +12,28 @@ import {
   parseState,
   type Stored4bit,
   type StoredInt8,
-  specs4bit,
+  specsBlockwise,
 } from "../src/checkpoint/state.ts";
-import { fromStateDict, toStateDict } from "../src/checkpoint/statedict.ts";
-import { BnbError, dequantize4bit, quantize4bit, Tensor } from "../src/index.ts";
+import { fromStateDict, loadWeight, toStateDict } from "../src/checkpoint/statedict.ts";
+import { writeSafetensors } from "../src/checkpoint/writer.ts";
+import {
+  BnbError,
+  Codebook,
+  dequantize4bit,
+  dequantizeBlockwise,
+  type QuantizedTensor,
+  quantize4bit,
+  quantizeBlockwise,
+  Tensor,
+} from "../src/index.ts";
+import { codebooksOfOtherBits, normal, unsorted16 } from "./cases.ts";
+import { errorOf } from "./reference.ts";
 
 const golden = (name: string) => openSafetensors(join(import.meta.dir, `golden/${name}.safetensors`));
 const files = ["nf4_double", "nf4_nodouble", "fp4_nodouble", "nf4_double_bf16storage"];
 const name = "layer.weight";
+const scratch = mkdtempSync(join(tmpdir(), "bnb-state-"));
+afterAll(() => rmSync(scratch, { recursive: true }));
 const dtypes = { F16: "float16", BF16: "bfloat16" } as const;
 
 const bytesOf = (data: ArrayBufferView) => Buffer.from(data.buffer, data.byteOffset, data.byteLength);
@@ -163,12 +181,71 @@ describe("tensors that do not belong together", () => {
 
 test("a storage dtype that does not divide the codes is refused", () => {
   const options = { quantType: "nf4", blocksize: 64, nestedBlocksize: 0 } as const;
-  expect(() => specs4bit("w", [5], { ...options, storage: "bfloat16" })).toThrow(/packs into 3 bytes/);
-  expect(specs4bit("w", [5], { ...options, storage: "uint8" })[0]).toEqual({ name: "w", dtype: "U8", shape: [3, 1] });
+  expect(() => specsBlockwise("w", [5], { ...options, storage: "bfloat16" })).toThrow(/packs into 3 bytes/);
+  expect(specsBlockwise("w", [5], { ...options, storage: "uint8" })[0]).toEqual({
+    name: "w",
+    dtype: "U8",
+    shape: [3, 1],
+  });
 });
 
-test("a codebook that bitsandbytes does not load is not written", () => {
-  using weight = Tensor.from(new Float32Array(64).fill(1), [64]);
-  using q = quantize4bit(weight, { quantType: "af4" });
-  expect(() => toStateDict("w", q)).toThrow(/expected NF4 or FP4/);
+describe("what bitsandbytes has no format for has a state of this library's", () => {
+  const key = "w.quant_state.bunsandbytes__blockwise";
+  const formats: [string, (w: Tensor) => QuantizedTensor][] = [
+    ["AF4", (w) => quantize4bit(w, { quantType: "af4" })],
+    ["4 bits of the user's own", (w) => quantizeBlockwise(w, { code: unsorted16, nested: true })],
+    ["8 bits", (w) => quantizeBlockwise(w, { blocksize: 100 })],
+    ...Object.entries(codebooksOfOtherBits).map(([name, code], i): [string, (w: Tensor) => QuantizedTensor] => [
+      name,
+      (w) => quantizeBlockwise(w, { code, nested: i % 2 === 0 }),
+    ]),
+  ];
+
+  test.each(formats)("%s: to a file and back, every bit", async (_, quantize) => {
+    using weight = Tensor.from(normal(3 * 77), [3, 77]).cast("bfloat16");
+    using q = quantize(weight);
+    const path = join(scratch, "w.safetensors");
+    await writeSafetensors(path, toStateDict("w", q));
+    using checkpoint = openCheckpoint(path);
+    const stored = checkpoint.quantized.get("w")!;
+    expect([stored.format, checkpoint.tensors.has(key)]).toEqual(["blockwise", true]);
+    using back = loadWeight(checkpoint, "w") as QuantizedTensor;
+    expect(`${back}`).toBe(`${q}`);
+    expect(back.code).toEqual(q.code);
+    expect(back.dtype).toBe("bfloat16");
+    expect(back.codes.read()).toEqual(q.codes.read());
+    expect(dequantizeBlockwise(back).read()).toEqual(dequantizeBlockwise(q).read());
+    const [report] = await inspectCheckpoint(path);
+    expect(report!.format).toStartWith(`${q.bits}-bit`);
+  });
+
+  test("it says what a reader needs, and is refused where it is damaged", () => {
+    const state = { quantType: "blockwise", bits: 3, blocksize: 64, dtype: "float32", shape: [3, 77] } as const;
+    const text = '{"quant_type": "blockwise", "bits": 3, "blocksize": 64, "dtype": "float32", "shape": [3, 77]}';
+    expect(new TextDecoder().decode(packState(state))).toBe(text);
+    expect(parseState(key, packState(state))).toEqual(state);
+    const refused = (from: string, to: string) => () =>
+      parseState(key, new TextEncoder().encode(text.replace(from, to)));
+    expect(refused('"bits": 3', '"bits": 9')).toThrow(/bits is 9, expected 2 to 8/);
+    expect(refused('"bits": 3, ', "")).toThrow(/bits is undefined, expected 2 to 8/);
+    expect(refused("64", "100")).toThrow(/blocksize is 100/);
+    expect(refused("blockwise", "nf4")).toThrow(/quant_type is "nf4", expected "blockwise"/);
+  });
+
+  test("codes or a codebook of another width do not belong to it", async () => {
+    using q = quantizeBlockwise(Tensor.from(normal(64), [64]), { code: Codebook.named("nf3") });
+    const path = join(scratch, "damaged.safetensors");
+    const damaged = async (name: string, dtype: "U8" | "F32", length: number) => {
+      const bytes = new Uint8Array(dtype === "U8" ? length : 4 * length);
+      const changed = { name, dtype, shape: [length], bytes };
+      await writeSafetensors(
+        path,
+        toStateDict("w", q).map((part) => (part.name === name ? changed : part)),
+      );
+      using file = openSafetensors(path);
+      return errorOf(() => findQuantized(file.tensors)).message;
+    };
+    expect(await damaged("w", "U8", 32)).toContain("w is U8 [32], expected the 24 bytes of [64]");
+    expect(await damaged("w.quant_map", "F32", 16)).toContain("quant_map is F32 [16], expected F32 [8]");
+  });
 });

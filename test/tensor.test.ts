@@ -251,7 +251,7 @@ describe("the C ABI refuses", () => {
     const calls: [name: string, result: unknown][] = [
       ["device", native.bnb_tensor_zeros(null, 0, null, null)],
       ["tensor", native.bnb_cast(null, 0)],
-      ["tensor", native.bnb_quantize(null, null, null, null)],
+      ["tensor", native.bnb_quantize(null, null, null, null, 0, null)],
       ["quantised", native.bnb_dequantize(null, 0)],
       ["tensor", native.bnb_matmul(null, null, null, 0)],
       ["tensor", native.bnb_matmul_quantized(null, null, null, 0)],
@@ -276,7 +276,7 @@ describe("the C ABI refuses", () => {
     using x = Tensor.from(wave(64), [1, 64], { device: Device.open("cpu") });
     expect(native.bnb_dequantize(x.pointer, 0)).toBeNull();
     expect(last()).toBe("dequantize: q is not a quantised matrix, or was freed");
-    expect(native.bnb_quantize(x.pointer, x.pointer, null, null)).toBeNull();
+    expect(native.bnb_quantize(x.pointer, x.pointer, null, null, 0, null)).toBeNull();
     expect(last()).toContain("code is not a codebook");
   });
 

@@ -1,4 +1,5 @@
 /* Which instruction sets this library has forms for, and which of them this processor can run. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -82,12 +83,24 @@ const struct cpu_forms *cpu_forms_named(const char *isa) {
     return NULL;
 }
 
+const char *bad_isa(void) {
+    static _Thread_local char sentence[256];
+    const char *isa = getenv("BNB_ISA");
+    if (!isa || !*isa || cpu_forms_named(isa)) return NULL;
+    int length = snprintf(sentence, sizeof sentence, "BNB_ISA is \"%.40s\", expected one that this processor has:", isa);
+    for (size_t i = 0; i < sizeof instruction_sets / sizeof *instruction_sets; i++)
+        if (instruction_sets[i].available())
+            length += snprintf(sentence + length, sizeof sentence - (size_t)length, " %s,", instruction_sets[i].forms->isa);
+    snprintf(sentence + length - 1, sizeof sentence - (size_t)length + 1, "; unset it for the first of them");
+    return sentence;
+}
+
 const struct cpu_forms *cpu_forms(void) {
     static const struct cpu_forms *_Atomic chosen; /* two threads that race here find the same */
     const struct cpu_forms *forms = atomic_load_explicit(&chosen, memory_order_acquire);
     if (forms) return forms;
     const char *isa = getenv("BNB_ISA");
-    forms = isa ? cpu_forms_named(isa) : NULL;
+    forms = isa && *isa ? cpu_forms_named(isa) : NULL;
     if (!forms) forms = cpu_forms_named(NULL);
     atomic_store_explicit(&chosen, forms, memory_order_release);
     return forms;

@@ -30,7 +30,7 @@ struct dense {
  * nested_code->values[absmax_codes[b]] * nested_absmax[b / nested_block] + offset. */
 struct coded {
     const struct codes *code;
-    const uint8_t      *codes; /* 4-bit codes two to a byte, the first in the high nibble */
+    const uint8_t      *codes; /* one string of bits, the first bit of a byte its highest */
     size_t              rows, columns, block;
     const float        *absmax;
     const uint8_t      *absmax_codes;
@@ -45,9 +45,14 @@ static inline float scale_of(const struct coded *q, size_t block) {
     return q->nested_code->values[q->absmax_codes[block]] * q->nested_absmax[block / q->nested_block] + q->offset;
 }
 
+/* Code i is the bits [i · k, (i + 1) · k) of the codes, in one byte or two. */
 static inline uint8_t code_at(const struct coded *q, size_t i) {
-    if (q->code->bits == 8) return q->codes[i];
-    return i % 2 ? q->codes[i / 2] & 15 : q->codes[i / 2] >> 4;
+    uint32_t bits = q->code->bits, from = (uint32_t)(i * bits % 8);
+    if (bits == 8) return q->codes[i];
+    const uint8_t *codes = q->codes + i * bits / 8;
+    uint32_t       both = (uint32_t)codes[0] << 8;
+    if (from + bits > 8) both |= codes[1];
+    return both >> (16 - from - bits) & (q->code->size - 1);
 }
 
 static inline float element_of(const struct dense *x, size_t i) {
@@ -72,13 +77,24 @@ static inline void put_element(void *data, bnb_dtype dtype, size_t i, float valu
 }
 
 /* The factor that brings a block into [-1, 1]. Below 1e-38 the reciprocal would overflow: upstream clamps there. */
-static inline float inverse_of(float absmax) { return absmax > 1e-38f ? 1 / absmax : 1e38f; }
+static inline float inverse_of(float absmax) { return __builtin_fabsf(absmax) > 1e-38f ? 1 / absmax : 1e38f; }
 
 struct quantize_job {
     struct dense        x;
     const struct codes *code;
     size_t              block;
     uint8_t            *codes;
+    float              *absmax; /* a NaN or an infinity in a block must make its absmax one of the two */
+    bool                given;  /* absmax holds the scales already; quantised and back, one may be below zero */
+};
+
+/* Finds the scale of each block that the rule of metal/scales_rule.h does. */
+struct scales_job {
+    struct dense        x;
+    const struct codes *code;
+    size_t              block;
+    const float        *importance; /* of the columns; NULL: all are alike */
+    struct scales_args  args;
     float              *absmax; /* a NaN or an infinity in a block must make its absmax one of the two */
 };
 
@@ -233,6 +249,7 @@ static inline float int8_weight(int8_t code, float stats) { return (float)code *
 struct cpu_forms {
     const char *isa;
     void (*quantize)(const void *quantize_job, size_t first_block, size_t last_block);
+    void (*scales)(const void *scales_job, size_t first_block, size_t last_block);
     void (*dequantize)(const void *dequantize_job, size_t first_block, size_t last_block);
     void (*cast)(const void *cast_job, size_t first, size_t last);
     void (*optimizer)(const void *optimizer_job, size_t first_block, size_t last_block);
@@ -253,6 +270,9 @@ const struct cpu_forms *cpu_forms(void);
 /* The table of that name, or the best where it is NULL; NULL where there is none or this processor can't run it. */
 const struct cpu_forms *cpu_forms_named(const char *isa);
 
+/* What is wrong with BNB_ISA, as a sentence; NULL if nothing is. */
+const char *bad_isa(void);
+
 /* ── Threads ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Runs body(job, first, last) over [0, count) in pieces of at least `grain`, on this thread and the pool's; returns
@@ -262,5 +282,8 @@ void parallel_for(size_t count, size_t grain, void (*body)(const void *job, size
 
 /* The threads that parallel_for may use, this one among them: BNB_NUM_THREADS, or the performance cores. */
 uint32_t thread_count(void);
+
+/* What is wrong with BNB_NUM_THREADS, as a sentence; NULL if nothing is. */
+const char *bad_thread_count(void);
 
 #endif

@@ -6,11 +6,18 @@
 #include "simd.h"
 
 #include "quantize.c"
-#include "dequantize.c"
 #include "cast.c"
+#include "kbits.c"
+#include "scales.c"
+#include "dequantize.c"
 #include "optimizer.c"
+#include "matmul_round.c"
 #include "matmul_panel.c"
 #include "matmul_vector.c"
+#include "matmul_vector_int.c"
+#include "matmul_vector8.c"
+#include "matmul_kbits.c"
+#include "matmul_lanes.c"
 #include "matmul.c"
 #include "matmul_backward.c"
 #include "embedding.c"
@@ -25,6 +32,7 @@
 const struct cpu_forms TABLE(ISA) = {
     .isa = NAME_TEXT(ISA),
     .quantize = quantize,
+    .scales = scales,
     .dequantize = dequantize,
     .cast = cast,
     .optimizer = optimizer,

@@ -28,6 +28,7 @@ struct panel_run {
 /* Elements [first, last) of a weight, which is `q`, or `w` where q->code is NULL. */
 static void widen_weights(const struct dense *w, const struct coded *q, size_t first, size_t last, float *y) {
     if (!q->code) widen(w, first, last, y);
+    else if (is_kbits(q->code)) decode_kbits(q, first, last, y);
     else if (q->code->bits == 4) decode(q, 4, first, last, y, BNB_F32, false);
     else decode(q, 8, first, last, y, BNB_F32, false);
 }

@@ -5,10 +5,13 @@
  * before that piece is done. A thread without work spins for a while, as the next call often follows at once, then
  * sleeps. */
 #define _GNU_SOURCE /* sched_getaffinity */
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -141,18 +144,71 @@ void parallel_for(size_t count, size_t grain, void (*body)(const void *job, size
     atomic_flag_clear_explicit(&pool.busy, memory_order_release);
 }
 
+#ifdef __linux__
+/* The processors that one control group's quota is worth; a part of one counts as one. UINT32_MAX where it has none. */
+static uint32_t quota_of(const char *group) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/cpu.max", group);
+    FILE *file = fopen(path, "re");
+    if (!file) return UINT32_MAX;
+    double quota, period; /* of time; the first is "max" where there is no quota */
+    bool   limited = fscanf(file, "%lf %lf", &quota, &period) == 2 && quota > 0 && period > 0 && quota / period < MAX_THREADS;
+    fclose(file);
+    return limited ? (uint32_t)(quota / period + 0.999) : UINT32_MAX;
+}
+
+/* The least quota of this process's control group and those that it is in: a container's limit, usually. */
+static uint32_t quota(void) {
+    char  group[PATH_MAX] = "";
+    FILE *file = fopen("/proc/self/cgroup", "re");
+    if (!file) return UINT32_MAX;
+    bool found = false;
+    while (!found && fgets(group, sizeof group, file)) found = !strncmp(group, "0::/", 4); /* version 2's only line */
+    fclose(file);
+    if (!found) return UINT32_MAX;
+    memmove(group, group + 3, strlen(group + 3) + 1);
+    group[strcspn(group, "\n")] = 0;
+    uint32_t least = quota_of("");
+    for (char *end = group + strlen(group); end > group; end = strrchr(group, '/')) {
+        *end = 0;
+        uint32_t these = quota_of(group);
+        if (these < least) least = these;
+    }
+    return least;
+}
+#endif
+
 static uint32_t processors(void) {
 #ifdef __APPLE__
     int32_t cores = 0;
-    size_t size = sizeof cores;
+    size_t  size = sizeof cores;
     const char *performance = "hw.perflevel0.physicalcpu"; /* absent where all cores are alike */
     if (sysctlbyname(performance, &cores, &size, NULL, 0) == 0 && cores > 0) return (uint32_t)cores;
 #else
     cpu_set_t allowed;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return (uint32_t)CPU_COUNT(&allowed);
+    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
+        uint32_t most = quota(), count = (uint32_t)CPU_COUNT(&allowed);
+        return count < most ? count : most;
+    }
 #endif
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     return online > 0 ? (uint32_t)online : 1;
+}
+
+/* What BNB_NUM_THREADS says; 0 where it says nothing, or nonsense. */
+static uint32_t wanted_threads(const char *text) {
+    char *end;
+    long  number = strtol(text, &end, 10);
+    return *text && !*end && number >= 1 && number <= MAX_THREADS ? (uint32_t)number : 0;
+}
+
+const char *bad_thread_count(void) {
+    static _Thread_local char sentence[160];
+    const char *text = getenv("BNB_NUM_THREADS");
+    if (!text || !*text || wanted_threads(text)) return NULL;
+    snprintf(sentence, sizeof sentence, "BNB_NUM_THREADS is \"%.40s\", expected a whole number from 1 to %d: change it, or unset it for all performance cores",
+             text, MAX_THREADS);
+    return sentence;
 }
 
 uint32_t thread_count(void) {
@@ -160,8 +216,8 @@ uint32_t thread_count(void) {
     uint32_t known = atomic_load_explicit(&threads, memory_order_relaxed);
     if (known) return known;
     const char *wanted = getenv("BNB_NUM_THREADS");
-    long number = wanted ? strtol(wanted, NULL, 10) : 0;
-    known = number > 0 ? (uint32_t)(number < MAX_THREADS ? number : MAX_THREADS) : processors();
+    known = wanted ? wanted_threads(wanted) : 0;
+    if (!known) known = processors();
     if (known > MAX_THREADS) known = MAX_THREADS;
     atomic_store_explicit(&threads, known, memory_order_relaxed);
     return known;

@@ -1,17 +1,23 @@
 /* Blockwise quantising: the absmax of each block, and its elements' nearest codes. */
 #include "simd.h"
 
-/* The thresholds of a codebook of 16 as a search tree of four levels. */
+enum { SCALED_AHEAD = 2048 }; /* elements whose scales are found before any is coded, so that no block waits for its own */
+
+/* The thresholds of a codebook of 16 as a search tree of four levels. Where a search has gone is a number from 0 down, as
+ * a comparison's -1 is added as it is: the two lower levels lie in that order, of which an index sees the low bits. */
 struct tree {
-    float  root;
-    table8 second, third, fourth;
+    float  root, second[2];
+    table4 third;
+    table8 fourth;
 };
 
 INLINE ints below_in_tree(struct tree tree, floats x) {
-    ints below = -(ints)(x > tree.root);
-    below += below - (ints)(x > lookup8(tree.second, below));
-    below += below - (ints)(x > lookup8(tree.third, below));
-    return below + below - (ints)(x > lookup8(tree.fourth, below));
+    ints   path = x > tree.root;
+    floats second = path ? (floats)tree.second[1] : (floats)tree.second[0];
+    path += path + (ints)(x > second);
+    path += path + (ints)(x > lookup4(tree.third, path));
+    path += path + (ints)(x > lookup8(tree.fourth, path));
+    return -path;
 }
 
 /* Among 256 values: the search starts where the bucket of x does. */
@@ -27,21 +33,25 @@ INLINE ints below_in_buckets(const struct codes *code, floats x) {
 /* The same where an entry of the bucket is enough, with the codebook's entry_shift. Where that is for codebooks without
  * negative values, what is below zero counts as zero. */
 INLINE ints below_in_entries(const struct codes *code, int32_t shift, floats x) {
-    if (shift < BUCKET_SHIFT) x = x > 0.0f ? x : (floats)0.0f;
-    const ints least = ENTRY_LEAST, mask = (1 << shift) - 1;
-    ints bits = (ints)x, magnitude = __builtin_elementwise_max(bits & 0x7fffffff, least), sign = bits >> 31;
-    ints entry = (ints)gather((const float *)code->entries, ((magnitude - least) >> shift) + (sign & ENTRY_BUCKETS));
-    ints rank = (entry >> shift) + ((ints)((magnitude & mask) > (entry & mask)) & (sign | 1));
-    return x == 0.0f ? (ints)(int32_t)code->rank_of_zero : rank;
+    const ints least = ENTRY_LEAST, most = 127 << 23, mask = (1 << shift) - 1;
+    ints bits = shift < BUCKET_SHIFT ? (ints)x : (ints)x & 0x7fffffff; /* as integers, negative numbers are below `least` */
+    ints magnitude = __builtin_elementwise_min(__builtin_elementwise_max(bits, least), most);
+    ints negative = shift < BUCKET_SHIFT ? (ints)0 : (ints)(x < code->negative_below);
+    ints index = ((magnitude - least) >> shift) + (negative & ENTRY_BUCKETS);
+    ints entry = (ints)gather((const float *)code->entries, index);
+    return (entry >> shift) + ((ints)((magnitude & mask) > (entry & mask)) & (negative | 1));
 }
 
 /* The largest magnitude of a block. Compared as integers, a NaN is above an infinity, and that above every number. */
 INLINE float absmax_of(const struct dense *x, bnb_dtype dtype, size_t first, size_t count) {
-    ints   largest = 0;
+    ints   largest[VECTORS_OF_32] = {0};
     size_t i = 0;
-    for (; i + WIDTH <= count; i += WIDTH)
-        largest = __builtin_elementwise_max(largest, (ints)load(x->data, dtype, first + i) & 0x7fffffff);
-    uint32_t bits = (uint32_t)__builtin_reduce_max(largest);
+    for (; i + 32 <= count; i += 32)
+#pragma unroll
+        for (int v = 0; v < VECTORS_OF_32; v++)
+            largest[v] = __builtin_elementwise_max(largest[v], (ints)load(x->data, dtype, first + i + (size_t)v * WIDTH) & 0x7fffffff);
+    for (int v = 1; v < VECTORS_OF_32; v++) largest[0] = __builtin_elementwise_max(largest[0], largest[v]);
+    uint32_t bits = (uint32_t)__builtin_reduce_max(largest[0]);
     for (; i < count; i++) {
         uint32_t magnitude = float_bits(element_of(x, first + i)) & 0x7fffffff;
         bits = magnitude > bits ? magnitude : bits;
@@ -49,23 +59,27 @@ INLINE float absmax_of(const struct dense *x, bnb_dtype dtype, size_t first, siz
     return bits_float(bits);
 }
 
-static bool is_ascending(const struct codes *code) {
-    for (uint32_t i = 0; i < code->size; i++)
-        if (code->order[i] != i) return false;
-    return true;
+/* How a codebook is searched. */
+enum code_search { IN_TREE, IN_BUCKETS, IN_ENTRIES, IN_FINER_ENTRIES };
+
+static enum code_search search_of(const struct codes *code) {
+    if (code->bits == 4) return IN_TREE;
+    return code->entry_shift == BUCKET_SHIFT ? IN_ENTRIES : code->entry_shift ? IN_FINER_ENTRIES : IN_BUCKETS;
 }
 
-/* How 8-bit codes are searched; 0 stands for the search in buckets. */
-INLINE ints rank_of(const struct codes *code, int32_t entry_shift, floats x) {
-    return entry_shift ? below_in_entries(code, entry_shift, x) : below_in_buckets(code, x);
-}
-
-/* 32 elements as the ranks of their values in the codebook, the smallest first. */
-INLINE bytes32 ranks_of(const struct codes *code, struct tree tree, int32_t entry_shift, const void *x, bnb_dtype dtype, size_t i, float inverse) {
+/* 32 elements as the ranks of their values in the codebook, the smallest first. A product with the inverse of the largest
+ * magnitude is rounded to 1 at most, so nothing is clamped
+ * where scales are that and no number, or an infinity, is no danger. */
+INLINE bytes32 ranks_of(const struct codes *code, struct tree tree, enum code_search search, bool clamps, const void *x, bnb_dtype dtype, size_t i,
+                        float inverse) {
     ints below[VECTORS_OF_32];
+#pragma unroll
     for (int v = 0; v < VECTORS_OF_32; v++) {
-        floats scaled = clamp(load(x, dtype, i + (size_t)v * WIDTH) * inverse);
-        below[v] = code->bits == 4 ? below_in_tree(tree, scaled) : rank_of(code, entry_shift, scaled);
+        floats scaled = load(x, dtype, i + (size_t)v * WIDTH) * inverse;
+        if (clamps || search == IN_BUCKETS) scaled = clamp(scaled);
+        if (search == IN_TREE) below[v] = below_in_tree(tree, scaled);
+        else if (search == IN_BUCKETS) below[v] = below_in_buckets(code, scaled);
+        else below[v] = below_in_entries(code, search == IN_ENTRIES ? BUCKET_SHIFT : BUCKET_SHIFT - 1, scaled);
     }
     return narrow(below);
 }
@@ -84,35 +98,54 @@ INLINE void put_codes(const struct quantize_job *job, uint32_t bits, bool ascend
     }
 }
 
-INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype, uint32_t bits) {
+/* The elements [i, end) of a block. */
+INLINE void code_block(const struct quantize_job *job, struct tree tree, enum code_search search, bool ascending, bnb_dtype dtype, size_t i, size_t end,
+                       float inverse) {
     const struct codes *code = job->code;
-    const float *t = code->thresholds;
-    const float second[8] = {t[3], t[11]}, third[8] = {t[1], t[5], t[9], t[13]};
-    const float fourth[8] = {t[0], t[2], t[4], t[6], t[8], t[10], t[12], t[14]};
-    struct tree tree = {t[7], table8_of(second), table8_of(third), table8_of(fourth)};
-    bool   ascending = is_ascending(code);
-    int32_t entry_shift = (int32_t)code->entry_shift;
-    size_t total = job->x.rows * job->x.columns;
-    for (size_t block = first; block < last; block++) {
-        size_t i = block * job->block, end = least(i + job->block, total);
-        float absmax = absmax_of(&job->x, dtype, i, end - i), inverse = inverse_of(absmax);
-        job->absmax[block] = absmax;
-        for (; i + 32 <= end; i += 32)
-            put_codes(job, bits, ascending, i, ranks_of(code, tree, entry_shift, job->x.data, dtype, i, inverse), 32);
-        if (i == end) continue;
-        float rest[32] = {0}; /* zeros pad: the spare nibble of an odd count is the code of 0 */
-        for (size_t j = i; j < end; j++) rest[j - i] = element_of(&job->x, j);
-        put_codes(job, bits, ascending, i, ranks_of(code, tree, entry_shift, rest, BNB_F32, 0, inverse), end - i);
+    uint32_t bits = search == IN_TREE ? 4 : 8;
+    for (; i + 32 <= end; i += 32) put_codes(job, bits, ascending, i, ranks_of(code, tree, search, job->given, job->x.data, dtype, i, inverse), 32);
+    if (i == end) return;
+    float rest[32] = {0}; /* zeros pad: the spare nibble of an odd count is the code of 0 */
+    for (size_t j = i; j < end; j++) rest[j - i] = element_of(&job->x, j);
+    put_codes(job, bits, ascending, i, ranks_of(code, tree, search, job->given, rest, BNB_F32, 0, inverse), end - i);
+}
+
+INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype, enum code_search search) {
+    const float *t = job->code->thresholds, third[4] = {t[1], t[13], t[9], t[5]};
+    const float  fourth[8] = {t[0], t[14], t[12], t[10], t[8], t[6], t[4], t[2]};
+    struct tree  tree = {t[7], {t[3], t[11]}, table4_of(third), table8_of(fourth)};
+    bool   ascending = job->code->ascending;
+    size_t total = job->x.rows * job->x.columns, group = most(1, SCALED_AHEAD / job->block);
+    for (; first < last; first += group) {
+        size_t end = least(first + group, last);
+        for (size_t block = first; block < end; block++) {
+            size_t i = block * job->block;
+            if (!job->given) job->absmax[block] = absmax_of(&job->x, dtype, i, least(job->block, total - i));
+        }
+        for (size_t block = first; block < end; block++) {
+            size_t i = block * job->block;
+            code_block(job, tree, search, ascending, dtype, i, least(i + job->block, total), inverse_of(job->absmax[block]));
+        }
     }
 }
 
 INLINE void quantize_dtype(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype) {
-    if (job->code->bits == 4) quantize_blocks(job, first, last, dtype, 4);
-    else quantize_blocks(job, first, last, dtype, 8);
+    switch (search_of(job->code)) {
+    case IN_TREE: quantize_blocks(job, first, last, dtype, IN_TREE); break;
+    case IN_ENTRIES: quantize_blocks(job, first, last, dtype, IN_ENTRIES); break;
+    case IN_FINER_ENTRIES: quantize_blocks(job, first, last, dtype, IN_FINER_ENTRIES); break;
+    default: quantize_blocks(job, first, last, dtype, IN_BUCKETS); break;
+    }
 }
+
+static void quantize_kbits(const struct quantize_job *job, size_t first, size_t last); /* in kbits.c */
 
 static void quantize(const void *quantize_job, size_t first_block, size_t last_block) {
     const struct quantize_job *job = quantize_job;
+    if (is_kbits(job->code)) {
+        quantize_kbits(job, first_block, last_block);
+        return;
+    }
     switch (job->x.dtype) {
     case BNB_F16: quantize_dtype(job, first_block, last_block, BNB_F16); break;
     case BNB_BF16: quantize_dtype(job, first_block, last_block, BNB_BF16); break;

@@ -2,14 +2,24 @@
  * operators on vector types, and only what those cannot say is a function here or in a backend.
  *
  * A backend defines WIDTH, the floats in a register, and:
- *   table8, table16     8 or 16 floats to look up, and table8_of, table16_of, lookup8, lookup16: a lane's index counts by
- *                       its lowest 3 or 4 bits
- *   code_table          16 int16 values to decode 4-bit codes with, code_table_of, decode_shorts and element_in_slot
+ *   table4, 8, 16       so many floats to look up, and table4_of, lookup4 and so on: a lane's index counts by its lowest
+ *                       2, 3 or 4 bits
+ *   float_table         16 floats to decode 4-bit codes with, float_table_of and decode_floats, which gives the eight
+ *                       elements of each lane of codes, in order; unless simd.h's own serve
+ *   code_table          16 int16 values to decode 4-bit codes with, code_table_of and decode_shorts, which gives four
+ *                       vectors of them. Two neighbours are a pair, and pair_in_slot(i) says which pair of the codes the
+ *                       ith is: a lane of codes holds four pairs, whose elements are, in order, those of LANE_ORDER
+ *   regroup             what to do with codes so that decode_shorts leaves the pairs of a lane in that lane of the four,
+ *                       in order, the two where dot2 adds them up
+ *   pair_of             two int16 for each lane, as dot2 takes them after regroup; unless simd.h's own serves
+ *   decode_bytes        the bytes that the second codes of all bytes stand for, in place
  *   lookup_bytes        32 bytes, each the index of one in a table of 16
  *   narrow              32 small integers as bytes, in order
  *   dot2                to each lane, the sum of two products of int16
  *   dot4                to each lane, the sum of four products of int8; only where HAS_DOT4 is 1. The first operand's
  *                       bytes come with DOT4_FLIP applied: where it is 0x80808080 they are unsigned, 128 too large
+ *   small_dot4          the same where there is no dot4 and HAS_SMALL_DOT4 is 1: the first operand's bytes are unsigned, and
+ *                       the first two products and the last two must each add up to an int16
  *   sum, sum4           the lanes of one vector added up, or of each of four
  *   from_f16, to_f16    16-bit floats, rounded to nearest even
  *   fence               makes streamed stores visible to who is told next
@@ -114,10 +124,29 @@ INLINE floats clamp(floats x) {
 #define HAS_DOT4 0
 #endif
 
+#ifndef HAS_FLOAT_TABLE
+typedef table16 float_table;
+INLINE float_table float_table_of(const float values[16]) { return table16_of(values); }
+INLINE void decode_floats(float_table table, words codes, floats out[8]) {
+    for (uint32_t i = 0; i < 8; i++) out[i] = lookup16(table, (ints)(codes >> 4 * (i ^ 1)));
+}
+#endif
+
+#ifndef HAS_SMALL_DOT4
+#define HAS_SMALL_DOT4 0
+#endif
+
+#ifndef HAS_PAIR_OF
+INLINE shorts pair_of(const int16_t x[2]) {
+    uint32_t both;
+    memcpy(&both, x, sizeof both);
+    return (shorts)(words)both;
+}
+#endif
+
 #ifndef GATHERS
 
-/* Each lane's element of a table in memory, loaded one by one: AVX2's instructions take twice as long on Zen 3 (5.7 ns
- * for eight against 2.2), and ten times where they are patched against Downfall. */
+/* Each lane's element of a table in memory, loaded one by one. */
 INLINE floats gather(const float *table, ints index) {
     floats out;
     for (int i = 0; i < WIDTH; i++) out[i] = table[index[i]];
@@ -138,7 +167,7 @@ INLINE floats from_bf16(halves h) { return (floats)(__builtin_convertvector(h, w
 /* As f32_to_bf16 of half.h. */
 INLINE halves to_bf16(floats v) {
     words bits = (words)v, rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-    return __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded, halves);
+    return __builtin_convertvector((ints)(bits & 0x7fffffff) > 0x7f800000 ? bits >> 16 | 0x40 : rounded, halves);
 }
 
 /* WIDTH elements from the ith on, as fp32. The dtype is a constant wherever this is inlined. */
@@ -196,16 +225,54 @@ INLINE floats load_signed_bytes(const int8_t *codes) {
     return __builtin_convertvector(v, floats);
 }
 
-/* The values that WIDTH 8-bit codes stand for. Where gathering means loads one by one, the codes are taken from memory
- * one by one too. */
+/* The values that WIDTH 8-bit codes stand for. Where gathering means loads one by one, the codes come in a word. */
 INLINE floats values_of(const float *values, const uint8_t *codes) {
 #if WIDTH == 16
     return gather(values, load_bytes(codes));
 #else
-    floats out;
-    for (int i = 0; i < WIDTH; i++) out[i] = values[codes[i]];
+    floats   out;
+    uint64_t packed = 0;
+    memcpy(&packed, codes, WIDTH);
+    for (int i = 0; i < WIDTH; i++) out[i] = values[(uint8_t)(packed >> 8 * i)];
     return out;
 #endif
+}
+
+/* Lane i of row j becomes lane j of row i. */
+INLINE void transpose(words row[WIDTH]) {
+#if WIDTH == 8
+#define ZIP_LOW  0, 8, 1, 9, 4, 12, 5, 13 /* within 128 bits, which costs a third of what crossing them does */
+#define ZIP_HIGH 2, 10, 3, 11, 6, 14, 7, 15
+    enum { SIDE = 4, STAGES = 2 };
+#elif WIDTH == 16
+#define ZIP_LOW  0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define ZIP_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+    enum { SIDE = 16, STAGES = 4 };
+#else
+#define ZIP_LOW  0, 4, 1, 5
+#define ZIP_HIGH 2, 6, 3, 7
+    enum { SIDE = 4, STAGES = 2 };
+#endif
+    /* Zipping the rows of one half with those of the other, as often as a side can be halved. */
+    for (int stage = 0; stage < STAGES; stage++) {
+        words zipped[WIDTH];
+        for (int square = 0; square < WIDTH; square += SIDE)
+            for (int i = 0; i < SIDE / 2; i++) {
+                words a = row[square + i], b = row[square + i + SIDE / 2];
+                zipped[square + 2 * i] = __builtin_shufflevector(a, b, ZIP_LOW);
+                zipped[square + 2 * i + 1] = __builtin_shufflevector(a, b, ZIP_HIGH);
+            }
+        memcpy(row, zipped, sizeof zipped);
+    }
+#if WIDTH == 8
+    for (int i = 0; i < 4; i++) {
+        words a = row[i], b = row[i + 4];
+        row[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
+        row[i + 4] = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+#endif
+#undef ZIP_LOW
+#undef ZIP_HIGH
 }
 
 static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }

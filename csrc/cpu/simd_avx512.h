@@ -1,13 +1,16 @@
 /* The AVX-512 backend of simd.h: sixteen floats, with the F, BW, VL and DQ sets, and VNNI where the build has it. */
 #include <immintrin.h>
 
+typedef floats  table4;
 typedef floats  table8;
 typedef floats  table16;
 typedef __m512i code_table; /* 16 int16, twice: bit 4 of an index does not count */
 
+INLINE table4  table4_of(const float *values) { return (floats)_mm512_broadcast_f32x4(_mm_loadu_ps(values)); }
 INLINE table8  table8_of(const float *values) { return (floats)_mm512_broadcast_f32x8(_mm256_loadu_ps(values)); }
 INLINE table16 table16_of(const float *values) { return load_floats(values); }
 
+INLINE floats lookup4(table4 table, ints index) { return (floats)_mm512_permutevar_ps((__m512)table, (__m512i)index); }
 INLINE floats lookup8(table8 table, ints index) { return (floats)_mm512_permutexvar_ps((__m512i)index, (__m512)table); }
 INLINE floats lookup16(table16 table, ints index) { return lookup8(table, index); }
 
@@ -33,16 +36,22 @@ INLINE code_table code_table_of(const int16_t values[16]) {
 }
 
 /* Lane by lane of 32 bits, so that a lane holds eight neighbours: blocks of 64 stay apart. */
-INLINE void decode_shorts(code_table table, const uint8_t *codes, shorts out[4]) {
-    __m512i packed = _mm512_loadu_si512(codes);
+INLINE void decode_shorts(code_table table, words codes, shorts out[4]) {
+    __m512i packed = (__m512i)codes;
     out[0] = (shorts)_mm512_permutexvar_epi16(packed, table);
     out[1] = (shorts)_mm512_permutexvar_epi16(_mm512_srli_epi16(packed, 4), table);
     out[2] = (shorts)_mm512_permutexvar_epi16(_mm512_srli_epi16(packed, 8), table);
     out[3] = (shorts)_mm512_permutexvar_epi16(_mm512_srli_epi16(packed, 12), table);
 }
 
-/* The element of a chunk of codes that decode_shorts puts in out[slot / 32][slot % 32]. */
-INLINE size_t element_in_slot(size_t slot) { return slot % 32 * 4 + (slot / 32 ^ 1); }
+#define LANE_ORDER 1, 5, 0, 4, 3, 7, 2, 6
+INLINE size_t pair_in_slot(size_t slot) { return slot % 16 * 4 + slot / 16; }
+INLINE words  regroup(words codes) { return codes; }
+
+INLINE words decode_bytes(const uint8_t values[16], words codes) {
+    __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)values));
+    return (words)_mm512_shuffle_epi8(table, (__m512i)(codes & 0x0f0f0f0f));
+}
 
 INLINE ints dot2(ints to, shorts a, shorts b) {
 #ifdef __AVX512VNNI__
@@ -58,6 +67,12 @@ INLINE ints dot2(ints to, shorts a, shorts b) {
 #define HAS_DOT4  1
 #define DOT4_FLIP 0x80808080
 INLINE ints dot4(ints to, words a, words b) { return (ints)_mm512_dpbusd_epi32((__m512i)to, (__m512i)a, (__m512i)b); }
+#else
+#define HAS_SMALL_DOT4 1
+INLINE ints small_dot4(ints to, words a, words b) {
+    __m512i pairs = _mm512_maddubs_epi16((__m512i)a, (__m512i)b);
+    return to + (ints)_mm512_madd_epi16(pairs, (__m512i)(shorts)1);
+}
 #endif
 
 INLINE floats4 sum4(floats a, floats b, floats c, floats d) {

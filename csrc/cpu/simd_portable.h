@@ -9,16 +9,19 @@
 
 #if NEON
 
+typedef uint8x16_t   table4;
 typedef uint8x16x2_t table8;
 typedef uint8x16x4_t table16;
 typedef uint8x16x2_t code_table; /* the low bytes of 16 int16, and the high ones */
 
+INLINE table4  table4_of(const float *values) { return vld1q_u8((const uint8_t *)values); }
 INLINE table8  table8_of(const float *values) { return vld1q_u8_x2((const uint8_t *)values); }
 INLINE table16 table16_of(const float *values) { return vld1q_u8_x4((const uint8_t *)values); }
 
 /* The numbers of the four bytes of each lane's float. */
 INLINE uint8x16_t bytes_of(ints index) { return (uint8x16_t)(index * 0x04040404 + 0x03020100); }
 
+INLINE floats lookup4(table4 table, ints index) { return (floats)vqtbl1q_u8(table, bytes_of(index & 3)); }
 INLINE floats lookup8(table8 table, ints index) { return (floats)vqtbl2q_u8(table, bytes_of(index & 7)); }
 INLINE floats lookup16(table16 table, ints index) { return (floats)vqtbl4q_u8(table, bytes_of(index & 15)); }
 
@@ -31,13 +34,35 @@ INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     return out;
 }
 
+#define HAS_FLOAT_TABLE
+typedef uint8x16x4_t float_table; /* the first bytes of 16 floats, the second ones, … */
+
+INLINE float_table float_table_of(const float values[16]) { return vld4q_u8((const uint8_t *)values); }
+
+/* A byte of each float is looked up, then they are put together. */
+INLINE void floats_of_bytes(float_table table, uint8x16_t index, floats *out) {
+    uint8x16_t p[4];
+    for (int i = 0; i < 4; i++) p[i] = vqtbl1q_u8(table.val[i], index);
+    uint16x8_t a = (uint16x8_t)vzip1q_u8(p[0], p[1]), b = (uint16x8_t)vzip2q_u8(p[0], p[1]);
+    uint16x8_t c = (uint16x8_t)vzip1q_u8(p[2], p[3]), d = (uint16x8_t)vzip2q_u8(p[2], p[3]);
+    out[0] = (floats)vzip1q_u16(a, c), out[2] = (floats)vzip2q_u16(a, c);
+    out[4] = (floats)vzip1q_u16(b, d), out[6] = (floats)vzip2q_u16(b, d);
+}
+
+INLINE void decode_floats(float_table table, words codes, floats out[8]) {
+    static const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+    uint8x16_t packed = vqtbl1q_u8((uint8x16_t)codes, vld1q_u8(order));
+    floats_of_bytes(table, vshrq_n_u8(packed, 4), out);
+    floats_of_bytes(table, vandq_u8(packed, vdupq_n_u8(15)), out + 1);
+}
+
 INLINE code_table code_table_of(const int16_t values[16]) {
     uint8x16x2_t split = vld2q_u8((const uint8_t *)values);
     return split;
 }
 
-INLINE void decode_shorts(code_table table, const uint8_t *codes, shorts out[4]) {
-    uint8x16_t packed = vld1q_u8(codes), second = vandq_u8(packed, vdupq_n_u8(15)), first = vshrq_n_u8(packed, 4);
+INLINE void decode_shorts(code_table table, words codes, shorts out[4]) {
+    uint8x16_t packed = (uint8x16_t)codes, second = vandq_u8(packed, vdupq_n_u8(15)), first = vshrq_n_u8(packed, 4);
     uint8x16_t low = vqtbl1q_u8(table.val[0], second), high = vqtbl1q_u8(table.val[1], second);
     out[0] = (shorts)vzip1q_u8(low, high);
     out[1] = (shorts)vzip2q_u8(low, high);
@@ -46,8 +71,24 @@ INLINE void decode_shorts(code_table table, const uint8_t *codes, shorts out[4])
     out[3] = (shorts)vzip2q_u8(low, high);
 }
 
-/* The element of a chunk of codes that decode_shorts puts in out[slot / 8][slot % 8]. */
-INLINE size_t element_in_slot(size_t slot) { return slot / 8 % 2 * 16 + slot % 8 * 2 + (slot < 16); }
+#define LANE_ORDER 1, 3, 5, 7, 0, 2, 4, 6
+INLINE size_t pair_in_slot(size_t slot) {
+    size_t two_bytes = slot / 4 % 2 * 4 + slot % 4;
+    return two_bytes / 2 * 4 + two_bytes % 2 + slot / 8 * 2;
+}
+
+/* The first bytes of all lanes, then the second: each two of a lane are four elements apart, as dot2 takes them. */
+INLINE words regroup(words codes) {
+    static const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+    return (words)vqtbl1q_u8((uint8x16_t)codes, vld1q_u8(order));
+}
+
+#define HAS_PAIR_OF
+INLINE shorts pair_of(const int16_t x[2]) { return (shorts)vcombine_s16(vdup_n_s16(x[0]), vdup_n_s16(x[1])); }
+
+INLINE words decode_bytes(const uint8_t values[16], words codes) {
+    return (words)vqtbl1q_u8(vld1q_u8(values), (uint8x16_t)(codes & 0x0f0f0f0f));
+}
 
 INLINE ints dot2(ints to, shorts a, shorts b) {
     int32x4_t low = vmlal_s16((int32x4_t)to, vget_low_s16((int16x8_t)a), vget_low_s16((int16x8_t)b));
@@ -61,10 +102,12 @@ INLINE halves to_f16(floats v) { return (halves)__builtin_convertvector(v, nativ
 
 #else
 
+typedef const float *table4;
 typedef const float *table8;
 typedef const float *table16;
 typedef const int16_t *code_table;
 
+INLINE table4     table4_of(const float *values) { return values; }
 INLINE table8     table8_of(const float *values) { return values; }
 INLINE table16    table16_of(const float *values) { return values; }
 INLINE code_table code_table_of(const int16_t values[16]) { return values; }
@@ -75,6 +118,7 @@ INLINE floats lookup(const float *table, ints index) {
     return out;
 }
 
+INLINE floats lookup4(table4 table, ints index) { return lookup(table, index & 3); }
 INLINE floats lookup8(table8 table, ints index) { return lookup(table, index & 7); }
 INLINE floats lookup16(table16 table, ints index) { return lookup(table, index & 15); }
 
@@ -84,16 +128,25 @@ INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     return out;
 }
 
-INLINE void decode_shorts(code_table table, const uint8_t *codes, shorts out[4]) {
+INLINE void decode_shorts(code_table table, words codes, shorts out[4]) {
     typedef VECTOR(uint16_t, 2 * WIDTH) packed_codes;
-    packed_codes packed;
-    memcpy(&packed, codes, sizeof packed);
+    packed_codes packed = (packed_codes)codes;
     for (int v = 0; v < 4; v++)
         for (int i = 0; i < 2 * WIDTH; i++) out[v][i] = table[packed[i] >> 4 * v & 15];
 }
 
-/* The element of a chunk of codes that decode_shorts puts in out[slot / (2 * WIDTH)][slot % (2 * WIDTH)]. */
-INLINE size_t element_in_slot(size_t slot) { return slot % (2 * WIDTH) * 4 + (slot / (2 * WIDTH) ^ 1); }
+#define LANE_ORDER 1, 5, 0, 4, 3, 7, 2, 6
+INLINE size_t pair_in_slot(size_t slot) { return slot % WIDTH * 4 + slot / WIDTH; }
+INLINE words  regroup(words codes) { return codes; }
+
+INLINE words decode_bytes(const uint8_t values[16], words codes) {
+    uint8_t from[4 * WIDTH], to[4 * WIDTH];
+    memcpy(from, &codes, sizeof from);
+    for (int i = 0; i < 4 * WIDTH; i++) to[i] = values[from[i] & 15];
+    words out;
+    memcpy(&out, to, sizeof out);
+    return out;
+}
 
 INLINE ints dot2(ints to, shorts a, shorts b) {
     typedef VECTOR(int16_t, WIDTH) half_shorts;

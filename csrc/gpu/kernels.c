@@ -12,11 +12,17 @@ static const char common_h[] = {
 static const char optimizer_rule_h[] = {
 #embed <optimizer_rule.h> suffix(, 0)
 };
+static const char scales_rule_h[] = {
+#embed <scales_rule.h> suffix(, 0)
+};
 static const char cast[] = {
 #embed <cast.metal> suffix(, 0)
 };
 static const char quantize[] = {
 #embed <quantize.metal> suffix(, 0)
+};
+static const char scales[] = {
+#embed <scales.metal> suffix(, 0)
 };
 static const char dequantize[] = {
 #embed <dequantize.metal> suffix(, 0)
@@ -56,12 +62,14 @@ const struct kernel_source kernel_headers[] = {
     {"args.h", args_h},
     {"common.h", common_h},
     {"optimizer_rule.h", optimizer_rule_h},
+    {"scales_rule.h", scales_rule_h},
     {NULL, NULL},
 };
 
 const struct kernel_source kernel_families[] = {
     {"cast", cast},
     {"quantize", quantize},
+    {"scales", scales},
     {"dequantize", dequantize},
     {"compare", compare},
     {"optimizer", optimizer},

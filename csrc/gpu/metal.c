@@ -58,6 +58,13 @@ static bool is_capable(void) {
                   metal.name);
 }
 
+/* Each family does what the ones before it do; 1001 is Apple1. */
+static int find_family(void) {
+    NSInteger family = MTL_GPU_FAMILY_APPLE7;
+    while (family < MTL_GPU_FAMILY_APPLE7 + 32 && MTLDevice_supportsFamily(metal.device, family + 1)) family++;
+    return (int)(family - 1000);
+}
+
 static bool open_device(void) {
     metal.device = find_device();
     if (!metal.device)
@@ -65,6 +72,7 @@ static bool open_device(void) {
                       "use the device \"cpu\"");
     snprintf(metal.name, sizeof metal.name, "%s", NSString_UTF8String(MTLDevice_name(metal.device)));
     if (!is_recent_enough() || !is_capable()) return false;
+    metal.family      = find_family();
     metal.working_set = MTLDevice_recommendedMaxWorkingSetSize(metal.device);
     metal.buffer_max  = MTLDevice_maxBufferLength(metal.device);
     metal.exact       = is_set("BNB_METAL_EXACT");
@@ -82,8 +90,8 @@ static bool metal_open(void) {
 }
 
 static void metal_describe(char *text, size_t size) {
-    snprintf(text, size, "%s, %.1f GB for one process, %s", metal.name, (double)metal.working_set / 1e9,
-             kernels_origin());
+    snprintf(text, size, "%s, GPU family Apple%d, %.1f GB for one process, %.1f GB in one buffer, %s", metal.name,
+             metal.family, (double)metal.working_set / 1e9, (double)metal.buffer_max / 1e9, kernels_origin());
 }
 
 /* ── Launching ──────────────────────────────────────────────────────────────────────────────────────────────────── */

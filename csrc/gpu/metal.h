@@ -49,6 +49,7 @@ struct kernel {
 extern struct metal {
     id     device;
     char   name[128];
+    int    family;                  /* Apple's number of the GPU's generation: 7 for M1 */
     size_t working_set, buffer_max; /* bytes */
     bool   exact;                   /* BNB_METAL_EXACT=1: every allocation is a buffer of its own and of its exact size,
                                        so that a validating Metal sees each access past its end */

@@ -1,6 +1,7 @@
 /* Kernels by name: a library of each family and a pipeline of each kernel, both compiled when they are first used.
  *
- * Where bunsandbytes.metallib stands beside this library, kernels compiled ahead are taken from it. */
+ * Where bunsandbytes-<fingerprint>.metallib stands beside this library, kernels compiled ahead are taken from it: a file
+ * made of other kernels has another name. */
 #define _GNU_SOURCE /* dladdr, open_memstream */
 #include "kernels.h"
 #include "metal.h"
@@ -27,10 +28,15 @@ static char           origin[PATH_MAX + 256] = "kernels compiled from their embe
 
 /* ── Names ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+/* FNV-1a. */
+static uint64_t hash_of(const char *text, size_t length) {
+    uint64_t hash = 0xcbf29ce484222325;
+    for (size_t i = 0; i < length; i++) hash = (hash ^ (uint8_t)text[i]) * 0x100000001b3;
+    return hash;
+}
+
 static struct kernel **bucket_of_name(const char *name, size_t length) {
-    uint32_t hash = 2166136261u;
-    for (size_t i = 0; i < length; i++) hash = (hash ^ (uint8_t)name[i]) * 16777619u;
-    return &kernels[hash % BUCKETS_OF_KERNELS];
+    return &kernels[hash_of(name, length) % BUCKETS_OF_KERNELS];
 }
 
 static bool add_kernels(struct family *family) {
@@ -56,13 +62,22 @@ struct kernel *kernels_find(const char *family, const char *name) {
 
 /* ── Opening ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+/* Of all files that kernels are compiled from, in any order. scripts/metallib.ts works out the same. */
+static uint64_t fingerprint(void) {
+    uint64_t all = 0;
+    for (const struct kernel_source *file = kernel_headers; file->name; file++) all ^= hash_of(file->text, strlen(file->text));
+    for (const struct kernel_source *file = kernel_families; file->name; file++) all ^= hash_of(file->text, strlen(file->text));
+    return all;
+}
+
 static void load_compiled_ahead(void) {
     Dl_info self;
     char    path[PATH_MAX];
     if (!dladdr((const void *)kernels_open, &self)) return;
     const char *slash = strrchr(self.dli_fname, '/');
     int         folder = slash ? (int)(slash - self.dli_fname) : 0;
-    snprintf(path, sizeof path, "%.*s%sbunsandbytes.metallib", folder, self.dli_fname, slash ? "/" : "");
+    snprintf(path, sizeof path, "%.*s%sbunsandbytes-%016llx.metallib", folder, self.dli_fname, slash ? "/" : "",
+             (unsigned long long)fingerprint());
     if (access(path, R_OK)) return;
     id error = NULL, url = NSURL_fileURLWithPath(objc.getClass("NSURL"), objc_string(path));
     compiled_ahead = MTLDevice_newLibraryWithURL_error(metal.device, url, &error);

@@ -25,7 +25,7 @@ static bnb_status launch(const bnb_quantized *q, bnb_tensor *y) {
     struct launch          launch = {
         .family = "dequantize",
         .kernel = "dequantize",
-        .constants = {q->code->codes.bits, y->dtype, q->nested_code != NULL},
+        .constants = {store_of(q->code), y->dtype, q->nested_code != NULL},
         .constant_count = 3,
         .args = &args,
         .args_bytes = sizeof args,

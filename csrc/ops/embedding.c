@@ -77,7 +77,7 @@ static bnb_status launch(const bnb_tensor *indices, const bnb_tensor *w, const b
     struct launch launch = {
         .family = "embedding",
         .kernel = "embedding",
-        .constants = {q ? q->code->codes.bits : (uint32_t)w->dtype, q && q->nested_code, columns % 8 == 0, y->dtype},
+        .constants = {q ? store_of(q->code) : (uint32_t)w->dtype, q && q->nested_code, columns % 8 == 0, y->dtype},
         .constant_count = 4,
         .args = &args,
         .args_bytes = sizeof args,

@@ -32,6 +32,9 @@ bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], st
 
 size_t quantized_bytes(const bnb_quantized *q);
 
+/* How kernels are told that a matrix holds such codes. */
+static inline uint32_t store_of(const bnb_codebook *code) { return STORE_CODE + code->codes.bits; }
+
 /* Which loads fit kernels that take 8 elements of a row at once: WHOLE_… for multiples of 8. */
 static inline uint32_t whole_of(const bnb_quantized *q, const struct scale_args *scales) {
     if (q->columns % 8) return WHOLE_NOT;

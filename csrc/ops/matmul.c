@@ -48,7 +48,7 @@ static bnb_status prepare(const struct product *p, struct matmul_args *args, str
     launch->bindings[7] = binding_of(p->y->buffer);
     launch->binding_count = 8;
     launch->constants[0] = p->x->dtype;
-    launch->constants[1] = p->q ? p->q->code->codes.bits : (uint32_t)p->w->dtype;
+    launch->constants[1] = p->q ? store_of(p->q->code) : (uint32_t)p->w->dtype;
     launch->constants[2] = p->q && p->q->nested_code;
     launch->constants[3] = whole;
     launch->constants[4] = p->bias != NULL;

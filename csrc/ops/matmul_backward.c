@@ -54,7 +54,7 @@ static bnb_status launch(const struct product *p) {
     struct launch launch = {
         .family = "matmul_backward",
         .kernel = side == 64 ? "matmul_backward_64" : "matmul_backward_32",
-        .constants = {p->a->dtype, p->q ? p->q->code->codes.bits : (uint32_t)p->w->dtype, p->q && p->q->nested_code,
+        .constants = {p->a->dtype, p->q ? store_of(p->q->code) : (uint32_t)p->w->dtype, p->q && p->q->nested_code,
                       p->a->columns % 8 == 0, k % 8 == 0, p->transposed, p->y->dtype},
         .constant_count = 7,
         .args = &args,

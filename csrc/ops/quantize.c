@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "launch.h"
+#include "scales.h"
 
 /* ── The plain loop ─────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -21,16 +22,20 @@ static void quantize_plain(const void *argument, size_t first, size_t last) {
     size_t                     elements = job->x.rows * job->x.columns;
     for (size_t block = first; block < last; block++) {
         size_t begin = block * job->block, end = begin + job->block < elements ? begin + job->block : elements;
-        float  absmax = absmax_of(&job->x, begin, end), inverse = inverse_of(absmax);
+        float  absmax = job->given ? job->absmax[block] : absmax_of(&job->x, begin, end), inverse = inverse_of(absmax);
         job->absmax[block] = absmax;
         if (!isfinite(absmax)) continue;
-        for (size_t i = begin; i < end; i++) {
-            uint8_t code = nearest_code(job->code, element_of(&job->x, i) * inverse);
-            if (job->code->bits == 8) job->codes[i] = code;
-            else if (i % 2) job->codes[i / 2] |= code;
-            else job->codes[i / 2] = (uint8_t)(code << 4);
+        /* A block starts with a byte. Past its end come zeros, up to the last byte's. */
+        uint32_t bits = job->code->bits, filled = 0, pending = 0;
+        uint8_t *codes = job->codes + code_bytes(bits, begin);
+        for (size_t i = begin; i < end || filled; i++) {
+            pending = pending << bits | nearest_code(job->code, i < end ? element_of(&job->x, i) * inverse : 0);
+            filled += bits;
+            if (filled < 8) continue;
+            filled -= 8;
+            *codes++ = (uint8_t)(pending >> filled);
+            if (i >= end) break;
         }
-        if (job->code->bits == 4 && end % 2) job->codes[end / 2] |= nearest_code(job->code, 0); /* an odd count is padded with 0 */
     }
 }
 
@@ -60,6 +65,7 @@ struct pass {
     size_t               elements, block;
     bnb_codebook        *code;
     struct buffer       *codes, *absmax;
+    bool                 given; /* absmax holds the scales already */
 };
 
 static bnb_status launch(const struct pass *pass) {
@@ -79,8 +85,8 @@ static bnb_status launch(const struct pass *pass) {
     struct launch launch = {
         .family = "quantize",
         .kernel = tiled ? "quantize" : "quantize_odd",
-        .constants = {pass->dtype, pass->code->codes.bits},
-        .constant_count = 2,
+        .constants = {pass->dtype, store_of(pass->code), pass->given},
+        .constant_count = 3,
         .args = &args,
         .args_bytes = sizeof args,
         .bindings = {binding_of(pass->x), {}, binding_of(pass->codes), binding_of(pass->absmax)},
@@ -105,6 +111,7 @@ static bnb_status quantize(const struct pass *pass) {
         .block = pass->block,
         .codes = buffer_host(pass->codes),
         .absmax = buffer_host(pass->absmax),
+        .given = pass->given,
     });
     return BNB_OK;
 }
@@ -116,19 +123,53 @@ static bnb_status quantize_scales(const struct buffer *scales, size_t blocks, bn
     for (size_t b = 0; b < blocks; b++) sum += absmax[b];
     q->offset = (float)(sum / (double)blocks);
     for (size_t b = 0; b < blocks; b++) absmax[b] -= q->offset;
-    return quantize(&(struct pass){scales, BNB_F32, blocks, q->nested_block, q->nested_code, q->absmax, q->nested_absmax});
+    return quantize(&(struct pass){scales, BNB_F32, blocks, q->nested_block, q->nested_code, q->absmax, q->nested_absmax, false});
 }
 
-static bnb_status run(const bnb_tensor *x, struct buffer *absmax, bnb_quantized *q) {
+/* How the scales are found. */
+struct rule {
+    bnb_scales        scales;
+    const bnb_tensor *importance;
+};
+
+/* The scales come first, are quantised where they are to be, and codes are those for the scales that readers will see. */
+static bnb_status run_least_squares(const bnb_tensor *x, const bnb_tensor *importance, struct buffer *scales, bnb_quantized *q) {
+    size_t     elements = x->rows * x->columns, blocks = ceil_div(elements, q->block);
+    bnb_status status = find_scales(x, q->code, q->block, importance, scales);
+    if (status == BNB_OK) status = check_finite(x, buffer_host(scales), q->block);
+    if (status == BNB_OK && q->nested_code) {
+        status = quantize_scales(scales, blocks, q);
+        if (status) return status;
+        struct coded coded = coded_of(q);
+        float       *host = buffer_host(scales);
+        for (size_t b = 0; b < blocks; b++) host[b] = scale_of(&coded, b);
+    }
+    return status ? status : quantize(&(struct pass){x->buffer, x->dtype, elements, q->block, q->code, q->codes, scales, true});
+}
+
+static bnb_status run(const bnb_tensor *x, struct rule rule, struct buffer *absmax, bnb_quantized *q) {
+    if (rule.scales == BNB_SCALES_LEAST_SQUARES) return run_least_squares(x, rule.importance, absmax, q);
     size_t     elements = x->rows * x->columns;
-    bnb_status status = quantize(&(struct pass){x->buffer, x->dtype, elements, q->block, q->code, q->codes, absmax});
+    bnb_status status = quantize(&(struct pass){x->buffer, x->dtype, elements, q->block, q->code, q->codes, absmax, false});
     if (status == BNB_OK) status = check_finite(x, buffer_host(absmax), q->block);
     return status || !q->nested_code ? status : quantize_scales(absmax, ceil_div(elements, q->block), q);
 }
 
-bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block) {
+static bool is_rule(struct rule rule, const bnb_tensor *x) {
+    if (rule.scales != BNB_SCALES_ABSMAX && rule.scales != BNB_SCALES_LEAST_SQUARES) {
+        fail(BNB_INVALID, "quantize: scales is %d, expected 0 to %d", (int)rule.scales, BNB_SCALES_LEAST_SQUARES);
+        return false;
+    }
+    if (!rule.importance || rule.scales == BNB_SCALES_LEAST_SQUARES) return is_importance(rule.importance, x, "quantize");
+    fail(BNB_INVALID, "quantize: importance is given, but the scales are the largest magnitudes: leave it out, or ask for least squares");
+    return false;
+}
+
+bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block, bnb_scales scales,
+                            const bnb_tensor *importance) {
+    struct rule rule = {scales, importance};
     if (!is_tensor(x, "quantize", "x") || !is_float(x->dtype, "quantize", "x") || !is_codebook(code, "quantize", "code") ||
-        !is_block(code, block, "quantize"))
+        !is_block(code, block, "quantize") || !is_rule(rule, x))
         return NULL;
     bnb_device    *device = x->buffer->device;
     bnb_quantized *q = quantized_new(device, (bnb_codebook *)code, x->rows, x->columns, block, nested_block);
@@ -137,7 +178,7 @@ bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_
     /* Plain scales go where they stay; scales that are quantised in turn are needed only meanwhile. */
     struct buffer *absmax = nested_block ? buffer_new(device, ceil_div(x->rows * x->columns, block) * sizeof(float)) : buffer_share(q->absmax);
     count_operation(device);
-    bnb_status status = absmax ? run(x, absmax, q) : BNB_OUT_OF_MEMORY;
+    bnb_status status = absmax ? run(x, rule, absmax, q) : BNB_OUT_OF_MEMORY;
     buffer_release(absmax);
     if (status == BNB_OK) return q;
     bnb_quantized_free(q);

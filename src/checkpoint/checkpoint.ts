@@ -22,6 +22,7 @@ export class Checkpoint implements Disposable {
   readonly path: string;
   /** Where config.json and the tokenizer lie. */
   readonly directory: string;
+  /** Every tensor as it is stored, by name: parts of quantised weights too. */
   readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
   readonly files: readonly SafetensorsFile[];
   #quantized: Map<string, Stored> | undefined;
@@ -48,6 +49,7 @@ export class Checkpoint implements Disposable {
     return this.#quantized;
   }
 
+  /** Closes every file. Views of tensors have length 0 from here on. */
   close(): void {
     for (const file of this.files) file.close();
   }
@@ -60,6 +62,13 @@ export class Checkpoint implements Disposable {
 /**
  * Opens a checkpoint: a `.safetensors` file, a `.safetensors.index.json`, or a directory that has `model.safetensors`
  * or `model.safetensors.index.json`, in that order, as transformers looks for them.
+ *
+ * @example
+ * ```ts
+ * using model = checkpoint.openCheckpoint("./model-nf4");
+ * model.tensors.size; // → 33
+ * [...model.quantized.values()].filter((weight) => weight.format === "nf4").length; // → 7
+ * ```
  *
  * @throws BnbError naming the file and the tensor, if anything is missing or damaged
  */

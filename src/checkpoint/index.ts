@@ -18,9 +18,11 @@ export {
 export {
   findQuantized,
   type State4bit,
+  type StateBlockwise,
   type StorageDtype,
   type Stored,
   type Stored4bit,
+  type StoredBlockwise,
   type StoredInt8,
 } from "./state.ts";
 export { fromStateDict, loadWeight, type StateDictOptions, toStateDict } from "./statedict.ts";

@@ -31,6 +31,7 @@ export interface WeightError {
   readonly largest: number;
 }
 
+/** Options of {@link inspectCheckpoint}. */
 export interface InspectOptions {
   /** The model before it was quantised: a directory, a safetensors file, or a GGUF file. */
   readonly errorAgainst?: string | undefined;
@@ -49,6 +50,14 @@ interface Opened extends Disposable {
 
 /**
  * Describes every weight of a model. With `errorAgainst`, the weights that are quantised come first, the worst on top.
+ *
+ * @example
+ * ```ts
+ * const [worst] = await checkpoint.inspectCheckpoint("./model-nf4", { errorAgainst: "./model" });
+ * worst?.format; // → "nf4"
+ * worst?.bitsPerWeight; // → 4.6
+ * worst?.error?.relative; // → 0.1
+ * ```
  *
  * @param path a directory, a safetensors file, or a GGUF file
  */
@@ -123,7 +132,8 @@ function plainEntry(tensor: SafetensorsTensor): Entry {
 function formatOf(weight: Stored): string {
   if (weight.format === "int8") return "int8";
   const { blocksize, nested } = weight.state;
-  return `${weight.format}${blocksize === 64 ? "" : `/${blocksize}`}${nested ? "+dq" : ""}`;
+  const format = weight.format === "blockwise" ? `${weight.state.bits}-bit` : weight.format;
+  return `${format}${blocksize === 64 ? "" : `/${blocksize}`}${nested ? "+dq" : ""}`;
 }
 
 function describe(name: string, shape: readonly number[], format: string, bytes: number): WeightReport {
@@ -131,6 +141,7 @@ function describe(name: string, shape: readonly number[], format: string, bytes:
   return { name, shape, format, bytes, bitsPerWeight: elements === 0 ? 0 : (8 * bytes) / elements };
 }
 
+/** What {@link verifyCheckpoint} found. */
 export interface VerifyReport {
   readonly tensors: number;
   /** Quantised weights, by format. */
@@ -142,6 +153,13 @@ export interface VerifyReport {
 /**
  * Checks a checkpoint through: every file's structure, the index, every quantisation state against its tensors,
  * config.json against what is stored, and every float weight, dequantised where need be, for NaN and infinity.
+ *
+ * @example
+ * ```ts
+ * const { quantized, problems } = await checkpoint.verifyCheckpoint("./model-nf4");
+ * quantized; // → { nf4: 7 }
+ * problems; // → []
+ * ```
  *
  * @throws BnbError if the checkpoint is too damaged to be opened
  */

@@ -131,6 +131,15 @@ export class SafetensorsFile implements Disposable {
 /**
  * Opens a safetensors file and checks its header. `using file = openSafetensors(path)` closes it again.
  *
+ * @example
+ * ```ts
+ * using file = checkpoint.openSafetensors("./model/model.safetensors");
+ * const { dtype, shape, values } = file.tensor("model.norm.weight");
+ * dtype; // → "F32"
+ * shape; // → [64]
+ * using norm = Tensor.from(values as Float32Array, shape);
+ * ```
+ *
  * @throws BnbError naming the file and the tensor, if the file breaks a rule of the format; the system's error if it
  * cannot be opened. The file must not be cut short while it is open: the system answers reads of a mapped page that is
  * gone with a signal.

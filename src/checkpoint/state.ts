@@ -25,13 +25,13 @@ export const storageDtypes = {
   float32: "F32",
   float64: "F64",
 } as const satisfies Record<string, SafetensorsDtype>;
+/** A dtype that 4-bit codes may be stored as: upstream's `quant_storage`. */
 export type StorageDtype = keyof typeof storageDtypes;
 
 export type QuantType4bit = "nf4" | "fp4";
 
-/** What the packed JSON of a 4-bit weight says. */
-export interface State4bit {
-  readonly quantType: QuantType4bit;
+/** What the packed JSON of a weight says, whatever its format. */
+interface StateShared {
   readonly blocksize: number;
   /** The dtype that the weight had, and dequantises to. */
   readonly dtype: FloatDtype;
@@ -40,14 +40,28 @@ export interface State4bit {
   readonly nested?: { readonly blocksize: number; readonly offset: number } | undefined;
 }
 
-const statePattern = /^(.*)\.quant_state\.bitsandbytes__(\w+)$/;
+/** What the packed JSON of a 4-bit weight says. */
+export interface State4bit extends StateShared {
+  readonly quantType: QuantType4bit;
+}
+
+/** What it says of a weight that bitsandbytes has no format for: of another width, or with another codebook. */
+export interface StateBlockwise extends StateShared {
+  readonly quantType: "blockwise";
+  /** Bits of a code, 2 to 8. */
+  readonly bits: number;
+}
+
+type State = State4bit | StateBlockwise;
+
+const statePattern = /^(.*)\.quant_state\.(bitsandbytes__\w+|bunsandbytes__blockwise)$/;
 const blocksizes = [32, 64, 128, 256, 512, 1024, 2048, 4096];
 
 /** The longest text that {@link packState} makes besides the shape: a double prints as at most 24 characters. */
 const stateBytesMax = 512;
 
-/** The JSON, byte for byte as bitsandbytes' `QuantState.as_dict(packed=True)` writes it. */
-export function packState(state: State4bit): Uint8Array {
+/** The JSON, for 4-bit weights byte for byte as bitsandbytes' `QuantState.as_dict(packed=True)` writes it. */
+export function packState(state: State): Uint8Array {
   const nested = state.nested && {
     nested_blocksize: state.nested.blocksize,
     nested_dtype: "float32",
@@ -55,6 +69,7 @@ export function packState(state: State4bit): Uint8Array {
   };
   const json: PyValue = {
     quant_type: state.quantType,
+    ...(state.quantType === "blockwise" && { bits: state.bits }),
     blocksize: state.blocksize,
     dtype: state.dtype,
     shape: state.shape,
@@ -64,9 +79,10 @@ export function packState(state: State4bit): Uint8Array {
 }
 
 /** Reads and checks the JSON that `key` holds. @throws BnbError naming the key and the field */
-export function parseState(key: string, bytes: Uint8Array): State4bit {
-  const quantType = statePattern.exec(key)?.[2];
-  if (quantType !== "nf4" && quantType !== "fp4") {
+export function parseState(key: string, bytes: Uint8Array): State {
+  const quantType = statePattern.exec(key)?.[2]?.split("__")[1];
+  const ours = key.endsWith(".bunsandbytes__blockwise");
+  if (quantType !== "nf4" && quantType !== "fp4" && !ours) {
     throw new BnbError(`${key}: the type ${JSON.stringify(quantType)} is unknown; expected nf4 or fp4.`, "unsupported");
   }
   let json: Record<string, unknown>;
@@ -81,38 +97,44 @@ export function parseState(key: string, bytes: Uint8Array): State4bit {
   };
   const { blocksize, dtype, shape } = json;
   need("quant_type", json.quant_type === quantType, JSON.stringify(quantType));
-  need("blocksize", blocksizes.includes(blocksize as number), `one of ${blocksizes.join(", ")}`);
+  const bits = ours ? Number(json.bits) : 4;
+  need("bits", Number.isInteger(bits) && bits >= 2 && bits <= 8, "2 to 8");
+  if (bits === 8) need("blocksize", isCount(blocksize), "a count");
+  else need("blocksize", blocksizes.includes(blocksize as number), `one of ${blocksizes.join(", ")}`);
   need("dtype", Object.hasOwn(floatDtypes, String(dtype)), Object.keys(floatDtypes).join(" or "));
   need("shape", isShape(shape), "a list of positive counts");
-  const parsed = { quantType, blocksize, dtype, shape } as State4bit;
+  const parsed = { quantType, ...(ours && { bits }), blocksize, dtype, shape } as State;
   if (json.nested_blocksize === undefined && json.nested_offset === undefined) return parsed;
-  need("nested_blocksize", Number.isSafeInteger(json.nested_blocksize) && Number(json.nested_blocksize) > 0, "a count");
+  need("nested_blocksize", isCount(json.nested_blocksize), "a count");
   need("nested_dtype", json.nested_dtype === "float32", '"float32"');
   need("nested_offset", Number.isFinite(json.nested_offset), "a finite number");
   return { ...parsed, nested: { blocksize: Number(json.nested_blocksize), offset: Number(json.nested_offset) } };
 }
 
+const isCount = (value: unknown) => Number.isSafeInteger(value) && Number(value) > 0;
+
 function isShape(shape: unknown): boolean {
-  return (
-    Array.isArray(shape) && shape.length > 0 && shape.every((extent) => Number.isSafeInteger(extent) && extent > 0)
-  );
+  return Array.isArray(shape) && shape.length > 0 && shape.every(isCount);
 }
 
-export interface Specs4bitOptions {
-  readonly quantType: QuantType4bit;
+export interface SpecsOptions {
+  readonly quantType: State["quantType"];
+  /** Bits of a code, 4 by default. */
+  readonly bits?: number;
   readonly blocksize: number;
   readonly storage: StorageDtype;
   /** The block of the scales' scales, or 0 where the scales are plain. */
   readonly nestedBlocksize: number;
 }
 
-/** The tensors that a 4-bit weight of a shape becomes. @throws BnbError where the storage dtype does not divide it */
-export function specs4bit(name: string, shape: readonly number[], options: Specs4bitOptions): TensorSpec[] {
+/** The tensors that a weight of a shape becomes. @throws BnbError where the storage dtype does not divide it */
+export function specsBlockwise(name: string, shape: readonly number[], options: SpecsOptions): TensorSpec[] {
+  const { bits = 4 } = options;
   const elements = shape.reduce((product, extent) => product * extent, 1);
   const blocks = Math.ceil(elements / options.blocksize);
   const dtype = storageDtypes[options.storage];
   const unit = tensorBytes(dtype, [1]) as number;
-  const bytes = Math.ceil(elements / 2);
+  const bytes = Math.ceil((elements * bits) / 8);
   if (bytes % unit !== 0) {
     const what = `${name} packs into ${bytes} bytes, which ${options.storage} of ${unit} bytes does not divide`;
     throw new BnbError(`${what}; store it as uint8.`);
@@ -125,23 +147,34 @@ export function specs4bit(name: string, shape: readonly number[], options: Specs
   return [
     { name, dtype, shape: [bytes / unit, 1] },
     { name: `${name}.absmax`, dtype: isNested ? "U8" : "F32", shape: [blocks] },
-    { name: `${name}.quant_map`, dtype: "F32", shape: [16] },
+    { name: `${name}.quant_map`, dtype: "F32", shape: [2 ** bits] },
     ...(isNested ? nested : []),
     { name: stateKey(name, options.quantType), dtype: "U8", shape: { atMost: stateBytesMax + 24 * shape.length } },
   ];
 }
 
-export function stateKey(name: string, quantType: QuantType4bit): string {
-  return `${name}.quant_state.bitsandbytes__${quantType}`;
+/** The last part of the key is the state's own; bitsandbytes looks for its own name, and passes over ours. */
+export function stateKey(name: string, quantType: State["quantType"]): string {
+  return `${name}.quant_state.${quantType === "blockwise" ? "bunsandbytes" : "bitsandbytes"}__${quantType}`;
 }
 
 /** A quantised weight as a checkpoint holds it: its tensors, found and checked against one another. */
-export type Stored = Stored4bit | StoredInt8;
+export type Stored = Stored4bit | StoredBlockwise | StoredInt8;
 
-export interface Stored4bit {
+/** A 4-bit weight of a checkpoint: its state, and the tensors that it is made of. */
+export interface Stored4bit extends StoredParts {
   readonly format: QuantType4bit;
-  readonly name: string;
   readonly state: State4bit;
+}
+
+/** A weight of 2 to 8 bits in our own form of state: the state, and the tensors that it is made of. */
+export interface StoredBlockwise extends StoredParts {
+  readonly format: "blockwise";
+  readonly state: StateBlockwise;
+}
+
+interface StoredParts {
+  readonly name: string;
   readonly codes: SafetensorsTensor;
   readonly absmax: SafetensorsTensor;
   readonly code: SafetensorsTensor;
@@ -151,6 +184,7 @@ export interface Stored4bit {
   readonly parts: readonly SafetensorsTensor[];
 }
 
+/** An int8 weight of a checkpoint: the tensors that it is made of. */
 export interface StoredInt8 {
   readonly format: "int8";
   readonly name: string;
@@ -162,6 +196,12 @@ export interface StoredInt8 {
 /**
  * Finds the quantised weights of a checkpoint.
  *
+ * @example
+ * ```ts
+ * using file = checkpoint.openSafetensors("./model-nf4/model.safetensors");
+ * for (const [name, weight] of checkpoint.findQuantized(file.tensors)) console.log(name, weight.format);
+ * ```
+ *
  * @returns by the weight's name
  * @throws BnbError naming the key that is missing, foreign, damaged, or at odds with the others
  */
@@ -171,7 +211,7 @@ export function findQuantized(tensors: ReadonlyMap<string, SafetensorsTensor>): 
     const name = statePattern.exec(key)?.[1];
     if (name !== undefined) {
       if (found.has(name)) throw new BnbError(`${key}: ${name} has another quantisation state too; quantise again.`);
-      found.set(name, find4bit(tensors, name, key));
+      found.set(name, findBlockwise(tensors, name, key));
     } else if (key === "SCB" || key.endsWith(".SCB")) {
       const weight = `${key.slice(0, -"SCB".length)}weight`;
       found.set(weight, findInt8(tensors, weight, key));
@@ -187,12 +227,16 @@ function checkOrphans(tensors: ReadonlyMap<string, SafetensorsTensor>, found: Re
     const name = /^(.*)\.(?:absmax|quant_map|nested_absmax|nested_quant_map)$/.exec(key)?.[1];
     if (name === undefined || !tensors.has(name) || found.has(name)) continue;
     throw new BnbError(
-      `${key} has no ${name}.quant_state.bitsandbytes__nf4 or __fp4 beside it; quantise the model again.`,
+      `${key} has no ${name}.quant_state.bitsandbytes__nf4 or the like beside it; quantise the model again.`,
     );
   }
 }
 
-function find4bit(tensors: ReadonlyMap<string, SafetensorsTensor>, name: string, key: string): Stored4bit {
+function findBlockwise(
+  tensors: ReadonlyMap<string, SafetensorsTensor>,
+  name: string,
+  key: string,
+): Stored4bit | StoredBlockwise {
   const stateTensor = expectPart(tensors, key, "U8", undefined, key);
   const state = parseState(key, stateTensor.bytes);
   stateTensor.release();
@@ -200,7 +244,8 @@ function find4bit(tensors: ReadonlyMap<string, SafetensorsTensor>, name: string,
   const blocks = Math.ceil(elements / state.blocksize);
   const { nested } = state;
   const codes = expectPart(tensors, name, undefined, undefined, key);
-  const bytes = Math.ceil(elements / 2);
+  const bits = state.quantType === "blockwise" ? state.bits : 4;
+  const bytes = Math.ceil((elements * bits) / 8);
   if (codes.byteLength !== bytes || !(Object.values(storageDtypes) as string[]).includes(codes.dtype)) {
     const has = `${codes.dtype} [${codes.shape.join(", ")}]`;
     throw new BnbError(
@@ -208,12 +253,14 @@ function find4bit(tensors: ReadonlyMap<string, SafetensorsTensor>, name: string,
     );
   }
   const absmax = expectPart(tensors, `${name}.absmax`, nested ? "U8" : "F32", blocks, key);
-  const code = expectPart(tensors, `${name}.quant_map`, "F32", 16, key);
+  const code = expectPart(tensors, `${name}.quant_map`, "F32", 2 ** bits, key);
   const nestedBlocks = nested && Math.ceil(blocks / nested.blocksize);
   const nestedAbsmax = nested && expectPart(tensors, `${name}.nested_absmax`, "F32", nestedBlocks, key);
   const nestedCode = nested && expectPart(tensors, `${name}.nested_quant_map`, "F32", 256, key);
   const parts = [codes, absmax, code, nestedAbsmax, nestedCode, stateTensor].filter((part) => part !== undefined);
-  return { format: state.quantType, name, state, codes, absmax, code, nestedAbsmax, nestedCode, parts };
+  const found = { name, codes, absmax, code, nestedAbsmax, nestedCode, parts };
+  if (state.quantType === "blockwise") return { format: state.quantType, state, ...found };
+  return { format: state.quantType, state, ...found };
 }
 
 function findInt8(tensors: ReadonlyMap<string, SafetensorsTensor>, name: string, key: string): StoredInt8 {

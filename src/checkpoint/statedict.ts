@@ -1,5 +1,5 @@
 // Owns the way between quantised tensors and the tensors of a state dict.
-import { Codebook } from "../codebook.ts";
+import { Codebook, codebookNames } from "../codebook.ts";
 import { currentDevice, type Device } from "../device.ts";
 import type { DType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
@@ -11,27 +11,38 @@ import type { SafetensorsDtype } from "./header.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import {
   packState,
-  type QuantType4bit,
   type StorageDtype,
   type Stored,
   type Stored4bit,
+  type StoredBlockwise,
   type StoredInt8,
-  specs4bit,
+  specsBlockwise,
   specsInt8,
   stateKey,
 } from "./state.ts";
 import type { TensorSource } from "./writer.ts";
 
+/** Options of {@link toStateDict}. */
 export interface StateDictOptions {
   /** The dtype that the codes are written as, upstream's `quant_storage`; `"uint8"` by default. */
   readonly quantStorage?: StorageDtype;
 }
 
 /**
- * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`.
+ * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`. What it
+ * has no format for, other widths than 4 bits and codebooks than NF4 and FP4, has the same tensors under a key of this
+ * library's, and bitsandbytes does not load it.
+ *
+ * @example
+ * ```ts
+ * using w = quantize4bit(Tensor.from(new Float32Array(64 * 64).fill(0.1), [64, 64]));
+ * const tensors = checkpoint.toStateDict("fc.weight", w);
+ * tensors[1]?.name; // → "fc.weight.absmax"
+ * await checkpoint.writeSafetensors("./layer.safetensors", tensors);
+ * ```
  *
  * @param name the weight's name, such as `model.layers.0.mlp.up_proj.weight`
- * @throws BnbError if `q` is not NF4, FP4 or int8, which are all that bitsandbytes loads
+ * @throws BnbError if `quantStorage` does not divide the codes
  */
 export function toStateDict(
   name: string,
@@ -40,21 +51,21 @@ export function toStateDict(
 ): TensorSource[] {
   if (q instanceof Int8Weight) return int8ToStateDict(name, q);
   const { quantStorage: storage = "uint8" } = options;
-  const quantType = quantTypeOf(name, q);
-  const { blocksize, dtype, shape, offset, nestedBlocksize } = q;
+  const { bits, blocksize, dtype, shape, offset, nestedBlocksize } = q;
+  const quantType = q.quantType === "nf4" || q.quantType === "fp4" ? q.quantType : "blockwise";
   const { state2 } = q;
   const nested = state2 && { blocksize: nestedBlocksize, offset };
   const data: Record<string, ArrayBufferView> = {
     [name]: readAndDispose(q.codes),
     [`${name}.absmax`]: readAndDispose(q.absmax),
     [`${name}.quant_map`]: q.code,
-    [stateKey(name, quantType)]: packState({ quantType, blocksize, dtype, shape, nested }),
+    [stateKey(name, quantType)]: packState({ quantType, bits, blocksize, dtype, shape, nested }),
   };
   if (state2) {
     data[`${name}.nested_absmax`] = readAndDispose(state2.absmax);
     data[`${name}.nested_quant_map`] = state2.code;
   }
-  return specs4bit(name, shape, { quantType, blocksize, storage, nestedBlocksize }).map((spec) => {
+  return specsBlockwise(name, shape, { quantType, bits, blocksize, storage, nestedBlocksize }).map((spec) => {
     const bytes = data[spec.name]!;
     return {
       name: spec.name,
@@ -74,18 +85,20 @@ function int8ToStateDict(name: string, w: Int8Weight): TensorSource[] {
   ];
 }
 
-function quantTypeOf(name: string, q: QuantizedTensor): QuantType4bit {
-  const { quantType } = q;
-  if (quantType === "nf4" || quantType === "fp4") return quantType;
-  throw new BnbError(`${name} is ${q}, expected NF4 or FP4: bitsandbytes loads no other.`, "unsupported");
-}
-
 /**
  * The quantised weight that a checkpoint holds, copied to a device.
  *
+ * @example
+ * ```ts
+ * using model = checkpoint.openCheckpoint("./model-nf4");
+ * const stored = model.quantized.get("model.layers.0.mlp.up_proj.weight");
+ * using w = checkpoint.fromStateDict(stored!);
+ * w.shape; // → [128, 64]
+ * ```
+ *
  * @param stored what `findQuantized` found
  */
-export function fromStateDict(stored: Stored4bit, device?: Device): QuantizedTensor;
+export function fromStateDict(stored: Stored4bit | StoredBlockwise, device?: Device): QuantizedTensor;
 export function fromStateDict(stored: StoredInt8, device?: Device): Int8Weight;
 export function fromStateDict(stored: Stored, device?: Device): QuantizedTensor | Int8Weight;
 export function fromStateDict(stored: Stored, device: Device = currentDevice()): QuantizedTensor | Int8Weight {
@@ -93,12 +106,12 @@ export function fromStateDict(stored: Stored, device: Device = currentDevice()):
   const { state } = stored;
   using codes = bytesToTensor(stored.codes, device);
   using absmax = state.nested ? bytesToTensor(stored.absmax, device) : floatsToTensor(stored.absmax, device);
-  const code = codebookOf(stored.format, stored.code);
+  const code = codebookOf(stored.code);
   if (!state.nested) {
     return QuantizedTensor.fromParts({ codes, absmax, code, ...shared(stored) });
   }
   using nestedAbsmax = floatsToTensor(stored.nestedAbsmax!, device);
-  const nested = { ...state.nested, absmax: nestedAbsmax, code: codebookOf("dynamic", stored.nestedCode!) };
+  const nested = { ...state.nested, absmax: nestedAbsmax, code: codebookOf(stored.nestedCode!) };
   return QuantizedTensor.fromParts({ codes, absmax, code, nested, ...shared(stored) });
 }
 
@@ -111,9 +124,11 @@ function int8FromStateDict({ codes, absmax }: StoredInt8, device: Device): Int8W
 /**
  * A weight of a checkpoint on a device: quantised where its state is beside it, else a tensor of its dtype.
  *
+ * @example
  * ```ts
- * using model = checkpoint.openCheckpoint("./Qwen2.5-0.5B-nf4");
+ * using model = checkpoint.openCheckpoint("./model-nf4");
  * using w = checkpoint.loadWeight(model, "model.layers.0.mlp.up_proj.weight");
+ * if (w instanceof QuantizedTensor) w.quantType; // → "nf4"
  * ```
  *
  * @throws BnbError if the checkpoint has no such weight, its state is damaged, or its dtype is none of the library's
@@ -150,13 +165,13 @@ export function tensorSource(name: string, tensor: Tensor): TensorSource {
   return { name, dtype, shape: tensor.shape, bytes: () => tensor.read() };
 }
 
-const shared = ({ state: { blocksize, shape, dtype } }: Stored4bit) => ({ blocksize, shape, dtype });
+const shared = ({ state: { blocksize, shape, dtype } }: Stored4bit | StoredBlockwise) => ({ blocksize, shape, dtype });
 
-/** The named codebook where the file has its values, as nearly always; else one of the file's own. */
-function codebookOf(name: "nf4" | "fp4" | "dynamic", tensor: SafetensorsTensor): Codebook {
+/** The named codebook where the file has one's values, as nearly always; else one of the file's own. */
+function codebookOf(tensor: SafetensorsTensor): Codebook {
   const values = tensor.values as Float32Array;
-  const named = Codebook.named(name);
-  const codebook = values.every((value, index) => value === named.values[index]) ? named : Codebook.from(values);
+  const named = codebookNames.map(Codebook.named).find((codebook) => Bun.deepEquals(codebook.values, values));
+  const codebook = named ?? Codebook.from(values);
   tensor.release();
   return codebook;
 }

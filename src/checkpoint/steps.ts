@@ -4,14 +4,14 @@ import { dtypeCode, type FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { Int8Weight } from "../int8.ts";
 import { native, size } from "../native.ts";
-import { dequantize4bit, quantize4bit } from "../quantize.ts";
+import { dequantizeBlockwise, quantize4bit, type ScalesOptions } from "../quantize.ts";
 import { matrixOf } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 import type { Step } from "./checkpoint.ts";
 import type { GgufTensor } from "./gguf.ts";
 import type { SafetensorsDtype } from "./header.ts";
 import type { SafetensorsTensor, SafetensorsValues } from "./safetensors.ts";
-import { floatDtypes, type QuantType4bit, type StorageDtype, type Stored, specs4bit, specsInt8 } from "./state.ts";
+import { floatDtypes, type QuantType4bit, type StorageDtype, type Stored, specsBlockwise, specsInt8 } from "./state.ts";
 import { fromStateDict, toStateDict } from "./statedict.ts";
 import type { TensorSource } from "./writer.ts";
 
@@ -81,7 +81,7 @@ export function fromStored(stored: Stored, dtype?: FloatDType): Source {
   const to = dtype ?? stored.state.dtype;
   const load = () => {
     using q = fromStateDict(stored);
-    return dequantize4bit(q, { dtype: to });
+    return dequantizeBlockwise(q, { dtype: to });
   };
   return { name, shape: stored.state.shape, dtype: to, format, inputBytes, load };
 }
@@ -120,17 +120,18 @@ export interface Quantize4bitStepOptions {
   readonly quantType: QuantType4bit;
   readonly blocksize: number;
   readonly doubleQuant: boolean;
+  readonly scales: NonNullable<ScalesOptions["scales"]>;
   readonly storage: StorageDtype;
 }
 
 /** Writes a weight as the tensors of a 4-bit state, having rounded it to a dtype first, as transformers does. */
 export function quantize4bitStep(source: Source, dtype: FloatDType, options: Quantize4bitStepOptions): Step {
   const { name, shape, inputBytes } = source;
-  const { quantType, blocksize, doubleQuant, storage } = options;
-  const specs = specs4bit(name, shape, { quantType, blocksize, storage, nestedBlocksize: doubleQuant ? 256 : 0 });
+  const { quantType, blocksize, doubleQuant, scales, storage } = options;
+  const specs = specsBlockwise(name, shape, { quantType, blocksize, storage, nestedBlocksize: doubleQuant ? 256 : 0 });
   const run: Step["run"] = (write) => {
     using tensor = loadAs(source, dtype);
-    using q = quantize4bit(tensor, { quantType, blocksize, compressStatistics: doubleQuant });
+    using q = quantize4bit(tensor, { quantType, blocksize, compressStatistics: doubleQuant, scales });
     writeParts(toStateDict(name, q, { quantStorage: storage }), write);
   };
   return { name, specs, inputBytes, parameters: elements(shape), run };

@@ -3,6 +3,7 @@ import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
+import type { ScalesOptions } from "../quantize.ts";
 import { openCheckpoint, type Step, type WriteOptions, writeCheckpoint } from "./checkpoint.ts";
 import { openGguf } from "./gguf.ts";
 import {
@@ -33,6 +34,7 @@ import {
   type Source,
 } from "./steps.ts";
 
+/** Options of every function that writes a model from another. */
 export interface TransformOptions extends OutputOptions {
   /** The dtype of what is not quantised, and of weights before they are; by default what the model says. */
   readonly dtype?: FloatDType | undefined;
@@ -42,17 +44,21 @@ export interface TransformOptions extends OutputOptions {
   readonly onProgress?: ((progress: Progress) => void) | undefined;
 }
 
+/** Options of {@link quantizeCheckpoint} and {@link convertGguf}, under transformers' names. */
 export interface QuantizeOptions extends TransformOptions {
   /** `"nf4"` by default; `"int8"` is LLM.int8(), a scale a row. */
   readonly quantType?: QuantType;
-  /** Of 4-bit weights, as the next two are: 64 by default. */
+  /** Of 4-bit weights, as the next three are: 64 by default. */
   readonly blocksize?: number;
   readonly doubleQuant?: boolean;
+  /** How the scales are found; `"absmax"`, as bitsandbytes does, by default. */
+  readonly scales?: ScalesOptions["scales"];
   readonly quantStorage?: StorageDtype;
   /** More modules to leave alone, by transformers' rule for `llm_int8_skip_modules`. */
   readonly skip?: readonly string[];
 }
 
+/** How far a transformation is. */
 export interface Progress {
   readonly tensor: string;
   readonly tensors: number;
@@ -78,6 +84,16 @@ export interface TransformReport {
 
 /**
  * Quantises a model's Linear weights, as transformers does with a `BitsAndBytesConfig` and `save_pretrained`.
+ *
+ * @example
+ * ```ts
+ * const report = await checkpoint.quantizeCheckpoint("./model", {
+ *   output: "./quantised",
+ *   doubleQuant: true,
+ *   skip: ["down_proj"],
+ * });
+ * report.weights; // → 6
+ * ```
  *
  * @param input a directory, a safetensors file, or an index
  * @throws BnbError if the model is quantised already, or cannot be read; nothing is left at the output then
@@ -105,6 +121,12 @@ export async function quantizeCheckpoint(input: string, options: QuantizeOptions
 /**
  * Writes a bitsandbytes checkpoint's weights out as floats.
  *
+ * @example
+ * ```ts
+ * const report = await checkpoint.dequantizeCheckpoint("./model-nf4", { output: "./floats", dtype: "bfloat16" });
+ * report.weights; // → 7
+ * ```
+ *
  * @throws BnbError naming the key, if a quantisation state is missing, foreign or damaged
  */
 export async function dequantizeCheckpoint(input: string, options: TransformOptions): Promise<TransformReport> {
@@ -130,6 +152,12 @@ export async function dequantizeCheckpoint(input: string, options: TransformOpti
 /**
  * Makes a Hugging Face model of a GGUF file of a llama or qwen model: its weights as floats (bfloat16 by default), or
  * quantised where `quantType` is given, which has no default here. The tokenizer is not carried over.
+ *
+ * @example
+ * ```ts
+ * const report = await checkpoint.convertGguf("./model.gguf", { output: "./converted", quantType: "nf4" });
+ * report.weights; // → 7
+ * ```
  */
 export async function convertGguf(input: string, options: QuantizeOptions): Promise<TransformReport> {
   using model = await openGguf(input);
@@ -151,11 +179,12 @@ const tokenizerNote =
 
 function quantizeStep(source: Source, dtype: FloatDType | undefined, options: QuantizeOptions): Step {
   const { quantType = "nf4", blocksize = 64, doubleQuant = false, quantStorage: storage = "uint8" } = options;
+  const { scales = "absmax" } = options;
   if (quantType !== "int8")
-    return quantize4bitStep(source, dtype ?? source.dtype, { quantType, blocksize, doubleQuant, storage });
-  if (doubleQuant || blocksize !== 64 || storage !== "uint8")
+    return quantize4bitStep(source, dtype ?? source.dtype, { quantType, blocksize, doubleQuant, scales, storage });
+  if (doubleQuant || blocksize !== 64 || scales !== "absmax" || storage !== "uint8")
     throw new BnbError(
-      "int8 weights have one scale a row: block size, double quantisation and storage are for nf4 and fp4.",
+      "int8 weights have one scale a row: block size, double quantisation, scales and storage are for nf4 and fp4.",
     );
   return quantizeInt8Step(source, dtype ?? source.dtype);
 }

@@ -23,6 +23,7 @@ export interface TensorSpec {
   readonly shape: readonly number[] | { readonly atMost: number };
 }
 
+/** Options of {@link SafetensorsWriter} and {@link writeSafetensors}. */
 export interface SafetensorsOptions {
   /** Text pairs for `__metadata__`; by default `{ format: "pt" }`, which transformers asks for. */
   readonly metadata?: Readonly<Record<string, string>>;
@@ -42,6 +43,18 @@ interface Slot {
  * The layout is that of the `safetensors` library, byte for byte. A vector of open length (`{ atMost }`) must be
  * written before the tensors that follow it, and the header is then padded with more spaces than necessary.
  * `using writer = new SafetensorsWriter(…)` removes the unfinished file unless `commit()` was reached.
+ *
+ * @example
+ * ```ts
+ * const specs = [
+ *   { name: "a", dtype: "F32", shape: [2] },
+ *   { name: "b", dtype: "U8", shape: [3] },
+ * ] as const;
+ * using writer = new checkpoint.SafetensorsWriter("./two.safetensors", specs);
+ * writer.write("b", Uint8Array.of(1, 2, 3));
+ * writer.write("a", Float32Array.of(0.5, 1.5));
+ * writer.commit(); // the file appears now
+ * ```
  */
 export class SafetensorsWriter implements Disposable {
   readonly #staging: Staging;
@@ -196,6 +209,15 @@ export interface TensorSource {
 /**
  * Writes a whole safetensors file atomically. Data given as a function is made when its turn comes, so that only one
  * tensor is in memory at a time; between tensors the event loop turns, so that signals are heard.
+ *
+ * @example
+ * ```ts
+ * await checkpoint.writeSafetensors("./one.safetensors", [
+ *   { name: "w", dtype: "F32", shape: [2, 2], bytes: () => Float32Array.of(1, 2, 3, 4) },
+ * ]);
+ * using file = checkpoint.openSafetensors("./one.safetensors");
+ * file.tensor("w").values; // → [1, 2, 3, 4]
+ * ```
  */
 export async function writeSafetensors(
   path: string,

@@ -2,151 +2,209 @@
 import os from "node:os";
 import { Command, InvalidArgumentError } from "commander";
 import { Bench } from "tinybench";
+import { type BenchCase, layerCases, layerSize } from "../bench/cases.ts";
+import { type Limits, measureReads, shareOfLimit } from "../bench/limits.ts";
+import {
+  type BenchComparison,
+  type BenchRecord,
+  type BenchResult,
+  compareRecords,
+  loadRecord,
+  saveRecord,
+  schema,
+} from "../bench/record.ts";
 import { currentDevice, type Device } from "../device.ts";
-import { Int8Weight, matmul8bit } from "../int8.ts";
-import { linear, matmul4bit } from "../matmul.ts";
-import * as optim from "../optim/index.ts";
-import { Parameter } from "../parameter.ts";
-import { dequantize4bit, dequantizeBlockwise, quantize4bit, quantizeBlockwise } from "../quantize.ts";
-import { Tensor } from "../tensor.ts";
+import { BnbError } from "../error.ts";
 import { version } from "../version.ts";
 import { table } from "./table.ts";
 
-/** The layer: rows and columns of its weight. */
-const [n, k] = [4096, 4096];
-
-/** A case: its name, what it runs, and the bytes it must move and the operations it must do at least. */
-interface Case {
-  readonly name: string;
-  readonly run: () => Disposable | undefined;
-  readonly bytes: number;
-  readonly flops?: number;
+/** What a clone of the repository adds to the command. */
+export interface BenchExtras {
+  /** Cases of every format, run with `--formats`. */
+  readonly formats?: () => readonly BenchCase[];
+  /** Measures the peak of fp32 multiply-adds on so many threads, in GFLOP/s. */
+  readonly peak?: (threads: number) => number;
 }
 
-/** What is measured of a case, in milliseconds and in what that makes a second. */
-interface Measured {
-  readonly name: string;
-  readonly medianMs: number;
-  readonly leastMs: number;
-  readonly gigabytesPerSecond: number;
-  readonly gigaflops?: number;
+interface Flags {
+  readonly time: number;
+  readonly filter?: RegExp;
+  readonly save?: string;
+  readonly compare?: string;
+  readonly tolerance: number;
+  readonly formats?: boolean;
+  readonly json?: boolean;
 }
 
-const uniform = (length: number, scale: number) => Float32Array.from({ length }, () => scale * (2 * Math.random() - 1));
-
-function quantizeCases(w: Tensor<"float32">): Case[] {
-  const bytes = { float: w.byteLength, half: w.byteLength / 2 };
-  const q4 = quantize4bit(w);
-  const q8 = quantizeBlockwise(w, { blocksize: 256 });
-  const int8 = Int8Weight.quantize(w);
-  return [
-    { name: "quantize4bit", run: () => quantize4bit(w), bytes: bytes.float + q4.byteLength },
-    { name: "dequantize4bit to float32", run: () => dequantize4bit(q4), bytes: bytes.float + q4.byteLength },
-    {
-      name: "dequantize4bit to bfloat16",
-      run: () => dequantize4bit(q4, { dtype: "bfloat16" }),
-      bytes: bytes.half + q4.byteLength,
-    },
-    {
-      name: "quantizeBlockwise",
-      run: () => quantizeBlockwise(w, { blocksize: 256 }),
-      bytes: bytes.float + q8.byteLength,
-    },
-    { name: "dequantizeBlockwise", run: () => dequantizeBlockwise(q8), bytes: bytes.float + q8.byteLength },
-    { name: "Int8Weight.quantize", run: () => Int8Weight.quantize(w), bytes: bytes.float + int8.byteLength },
-  ];
-}
-
-function matmulCases(w: Tensor<"float32">): Case[] {
-  const q4 = quantize4bit(w);
-  const nested = quantize4bit(w, { compressStatistics: true });
-  const int8 = Int8Weight.quantize(w);
-  return [1, 4, 32, 512].flatMap((m) => {
-    const x = Tensor.from(uniform(m * k, 1), [m, k]);
-    const half = x.cast("float16");
-    const flops = 2 * m * n * k;
-    const activations = x.byteLength + m * n * 4;
-    const bytes = q4.byteLength + activations;
-    return [
-      { name: `matmul4bit ${m} rows, highest`, run: () => matmul4bit(x, q4), bytes, flops },
-      { name: `matmul4bit ${m} rows, nested scales`, run: () => matmul4bit(x, nested), bytes, flops },
-      { name: `matmul4bit ${m} rows, float16, high`, run: () => matmul4bit(half, q4), bytes, flops },
-      {
-        name: `matmul8bit ${m} rows, float16, threshold 6`,
-        run: () => matmul8bit(half, int8, { threshold: 6 }),
-        bytes: int8.byteLength + half.byteLength + m * n * 2,
-        flops,
-      },
-      { name: `linear ${m} rows, dense float32`, run: () => linear(x, w), bytes: w.byteLength + activations, flops },
-    ];
-  });
-}
-
-function optimizerCases(w: Tensor<"float32">): Case[] {
-  const parameter = new Parameter(w.to(w.device));
-  parameter.grad = Tensor.from(uniform(n * k, 0.01), [n, k]);
-  const classes = [
-    [optim.Adam8bit, 2],
-    [optim.Adam32bit, 8],
-    [optim.Lion8bit, 1],
-    [optim.LAMB8bit, 2],
-  ] as const;
-  return classes.map(([Class, bytesOfStates]) => {
-    const optimizer = new Class([parameter], { lr: 1e-5 });
-    const run = () => {
-      optimizer.step();
-      return undefined;
-    };
-    return { name: `${Class.name} step`, run, bytes: (12 + 2 * bytesOfStates) * n * k };
-  });
-}
-
-async function measure(device: Device, milliseconds: number): Promise<Measured[]> {
-  const w = Tensor.from(uniform(n * k, 0.02), [n, k]);
-  const cases = [...quantizeCases(w), ...matmulCases(w), ...optimizerCases(w)];
-  const bench = new Bench({ time: milliseconds, timestampProvider: "bunNanoseconds" });
-  for (const { name, run } of cases)
+/** Times each case for so many milliseconds at least. */
+export async function measure(
+  cases: readonly BenchCase[],
+  device: Device,
+  milliseconds: number,
+  limits?: Limits,
+): Promise<BenchResult[]> {
+  const results: BenchResult[] = [];
+  for (const { name, make } of cases) {
+    const { run, ...work } = make();
+    const bench = new Bench({
+      time: milliseconds,
+      iterations: 5,
+      warmupTime: milliseconds / 4,
+      warmupIterations: 2,
+      timestampProvider: "bunNanoseconds",
+      throws: true,
+    });
     bench.add(name, () => {
       run()?.[Symbol.dispose]();
       device.wait();
     });
-  await bench.run();
-  return bench.tasks.map((task, i) => {
-    const { name, bytes, flops } = cases[i]!;
-    const { result } = task;
+    await bench.run();
+    const { result } = bench.tasks[0]!;
     if (result.state !== "completed") throw new Error(`${name} did not complete: ${result.state}`);
     const { p50: medianMs, min: leastMs } = result.latency;
-    const gigabytesPerSecond = bytes / medianMs / 1e6;
-    return { name, medianMs, leastMs, gigabytesPerSecond, ...(flops && { gigaflops: flops / medianMs / 1e6 }) };
+    results.push({
+      name,
+      medianMs,
+      leastMs,
+      gigabytesPerSecond: work.bytes / medianMs / 1e6,
+      ...(work.flops && { gigaflops: work.flops / medianMs / 1e6 }),
+      ...(limits && { shareOfLimit: shareOfLimit(limits, work, medianMs) }),
+    });
+  }
+  return results;
+}
+
+/** What the processor can do at most, with as many threads as the operations use. A GPU's limits are not known here. */
+async function limitsOf(device: Device, peak: BenchExtras["peak"]): Promise<Limits | undefined> {
+  if (device.kind !== "cpu") return undefined;
+  const threads = Number.parseInt(device.description, 10); // such as `2 threads, avx2 kernels`
+  return { threads, reads: await measureReads(threads), gigaflops: peak?.(threads) };
+}
+
+function placeOf(device: Device): BenchRecord["place"] {
+  return {
+    processor: os.cpus()[0]?.model.trim() ?? "unknown",
+    processors: os.cpus().length,
+    system: `${os.type()} ${process.arch}`,
+    device: device.kind,
+    "device's description": device.description,
+  };
+}
+
+function printLimits(limits: Limits | undefined): void {
+  if (!limits) {
+    console.log("Limits: those of a GPU are not measured, so that there are no shares of them.");
+    return;
+  }
+  const { reads, gigaflops, threads } = limits;
+  const rates = reads.map((rate) => `${(rate.bytes / 2 ** 20).toFixed(0)} MB ${rate.gigabytesPerSecond.toFixed(1)}`);
+  console.log(`Limits on ${threads} ${threads === 1 ? "thread" : "threads"}: reading, GB/s: ${rates.join(", ")}`);
+  const peak = gigaflops ? `${gigaflops.toFixed(0)} GFLOP/s` : "measured only by `bun run bench` in a clone";
+  console.log(`  fp32 multiply-adds: ${peak}; "of limit" is the share of the slower of the two`);
+}
+
+function printResults(results: readonly BenchResult[]): void {
+  const rows = results.map(({ name, medianMs, leastMs, gigabytesPerSecond, gigaflops, shareOfLimit: share }) => [
+    name,
+    medianMs.toFixed(medianMs < 0.1 ? 5 : 3),
+    leastMs.toFixed(leastMs < 0.1 ? 5 : 3),
+    gigabytesPerSecond.toFixed(1),
+    gigaflops?.toFixed(1) ?? "–",
+    share === undefined ? "–" : `${(100 * share).toFixed(0)} %`,
+  ]);
+  const head = [`weight [${layerSize.n}, ${layerSize.k}]`, "median ms", "least ms", "GB/s", "GFLOP/s", "of limit"];
+  console.log(table([head, ...rows]));
+}
+
+function printComparison({ cases, differences }: BenchComparison, path: string, tolerance: number): void {
+  const time = (ms: number | undefined) => ms?.toFixed(ms < 0.1 ? 5 : 3) ?? "–";
+  const rows = cases.map(({ name, beforeMs, nowMs, ratio, regressed }) => {
+    const remark = regressed ? "slower" : ratio === undefined ? (beforeMs ? "gone" : "new") : "";
+    return [name, time(beforeMs), time(nowMs), ratio?.toFixed(2) ?? "–", remark];
   });
+  console.log(`\nAgainst ${path}, by the least times:`);
+  console.log(table([["case", "before ms", "now ms", "ratio", ""], ...rows]));
+  const slower = cases.filter(({ regressed }) => regressed).length;
+  console.log(`${slower} of ${cases.length} cases are more than ${(100 * tolerance).toFixed(0)} % slower.`);
+  if (!differences.length) return;
+  console.log("These are figures of different places, whose ratios do not tell of the code, and no failure:");
+  for (const difference of differences) console.log(`  ${difference}`);
 }
 
 function positive(text: string): number {
   const value = Number(text);
   if (value > 0) return value;
-  throw new InvalidArgumentError("Expected a number of milliseconds above 0.");
+  throw new InvalidArgumentError("Expected a number above 0.");
 }
 
-export function benchCommand(): Command {
-  return new Command("bench")
+function pattern(text: string): RegExp {
+  try {
+    return new RegExp(text, "i");
+  } catch (error) {
+    throw new InvalidArgumentError(`Expected a regular expression: ${(error as Error).message}.`);
+  }
+}
+
+async function bench(flags: Flags, extras: BenchExtras): Promise<void> {
+  const all = [...layerCases(), ...(flags.formats && extras.formats ? extras.formats() : [])];
+  const cases = all.filter(({ name }) => flags.filter?.test(name) ?? true);
+  if (!cases.length)
+    throw new BnbError(
+      `--filter ${flags.filter!.source} matches no case, expected part of a name such as "${all[0]!.name}".`,
+    );
+  const before = flags.compare === undefined ? undefined : loadRecord(flags.compare);
+  const device = currentDevice();
+  const place = placeOf(device);
+  const print = flags.json ? () => {} : console.log;
+  print(
+    `bunsandbytes ${version} on ${device.kind} (${device.description}); ${place.processor}, ${place.processors} processors`,
+  );
+  const limits = await limitsOf(device, extras.peak);
+  if (!flags.json) printLimits(limits);
+
+  const results = await measure(cases, device, flags.time, limits);
+  const versions = { bunsandbytes: version, bun: Bun.version };
+  const record = {
+    schema,
+    place,
+    versions,
+    date: new Date().toISOString(),
+    ...(limits && { limits }),
+    results,
+  } as const;
+  if (flags.save) saveRecord(flags.save, record);
+  const was = before && { ...before, results: before.results.filter(({ name }) => flags.filter?.test(name) ?? true) };
+  const comparison = was && compareRecords(was, record, flags.tolerance);
+  if (flags.json) console.log(JSON.stringify({ ...record, ...(comparison && { comparison }) }, null, 2));
+  else {
+    printResults(results);
+    if (comparison) printComparison(comparison, flags.compare!, flags.tolerance);
+  }
+  const samePlace = comparison?.differences.length === 0;
+  if (samePlace && comparison.cases.some(({ regressed }) => regressed)) process.exitCode = 1;
+}
+
+export function benchCommand(extras: BenchExtras = {}): Command {
+  const command = new Command("bench")
     .description("Time the operations on a layer of 4096 by 4096, on the current device (BNB_DEVICE chooses another).")
     .option("--time <ms>", "how long to time each case at least", positive, 400)
+    .option("--filter <pattern>", "time only the cases whose names match this regular expression", pattern)
+    .option("--save <file>", "keep the result, to be compared with later")
+    .option("--compare <file>", "print what has changed since the result in this file")
+    .option("--tolerance <share>", "the share by which a case may be slower than before", positive, 0.2)
     .option("--json", "print the result as JSON on standard output")
-    .addHelpText("after", "\nExample:\n  BNB_DEVICE=cpu BNB_NUM_THREADS=1 bunsandbytes bench --time 200")
-    .action(async (flags: { time: number; json?: boolean }) => {
-      const device = currentDevice();
-      const processors = `${os.cpus()[0]?.model.trim()}, ${os.cpus().length} processors`;
-      const machine = `bunsandbytes ${version} on ${device.kind} (${device.description}); ${processors}`;
-      if (!flags.json) console.log(machine);
-      const results = await measure(device, flags.time);
-      if (flags.json) return console.log(JSON.stringify({ machine, results }, null, 2));
-      const rows = results.map(({ name, medianMs, leastMs, gigabytesPerSecond, gigaflops }) => [
-        name,
-        medianMs.toFixed(3),
-        leastMs.toFixed(3),
-        gigabytesPerSecond.toFixed(1),
-        gigaflops?.toFixed(1) ?? "–",
-      ]);
-      console.log(table([[`weight [${n}, ${k}]`, "median ms", "least ms", "GB/s", "GFLOP/s"], ...rows]));
-    });
+    .addHelpText(
+      "after",
+      `
+Exit status 1 tells that a case is slower than in the file to compare with, beyond the tolerance, on the same machine.
+
+Examples:
+  BNB_DEVICE=cpu BNB_NUM_THREADS=1 bunsandbytes bench --time 200
+  bunsandbytes bench --filter "quantize|1 row" --save before.json
+  bunsandbytes bench --filter "quantize|1 row" --compare before.json --tolerance 0.1`,
+    )
+    .action((flags: Flags) => bench(flags, extras));
+  return extras.formats
+    ? command.option("--formats", "time every codebook and block size that is tested, too")
+    : command;
 }

@@ -1,112 +1,111 @@
-// Owns `bunsandbytes doctor`: what is on this machine, why a device is absent, and whether each one computes right.
-import os from "node:os";
+// Owns `bunsandbytes doctor`: what is on this machine, what is wrong with it, and what to do about that. It works, and says
+// why, where the native library can't be opened: nothing that needs the library is imported before it is asked for.
+import { styleText } from "node:util";
 import { Command } from "commander";
-import { compare } from "../compare.ts";
-import { Device, type DeviceReport, devices } from "../device.ts";
-import { libraryPath } from "../library.ts";
-import { linear, matmul4bit } from "../matmul.ts";
-import { dequantize4bit, quantize4bit } from "../quantize.ts";
-import { support } from "../support.ts";
-import { Tensor } from "../tensor.ts";
-import { version } from "../version.ts";
+import { BnbError } from "../error.ts";
+import { bunVersions, version } from "../version.ts";
+import type { DeviceFinding } from "./examine.ts";
+import { type Machine, machine } from "./machine.ts";
 import { table } from "./table.ts";
 
-/** NF4 in blocks of 64 is off by 0.091 on uniform weights; with a million of them chance moves that by little. */
-const errorRange = [0.088, 0.094] as const;
-
-/** A product may differ from the dense product of the same dequantised weight by fp32's rounding only. */
-const productErrorMax = 1e-5;
-
-interface SelfTest {
-  readonly error: number;
-  readonly productError: number;
-  readonly milliseconds: number;
-  readonly sound: boolean;
+/** What doctor finds; `--json` prints it as it is. */
+interface Findings extends Machine {
+  readonly bunsandbytes: string;
+  readonly devices: readonly DeviceFinding[];
+  /** Each a sentence with the next step. */
+  readonly problems: readonly string[];
 }
 
-/** Quantises a weight, multiplies with it, and holds both to what they must be. */
-function selfTest(device: Device): SelfTest {
-  const size = 1024;
-  const uniform = (length: number) => Float32Array.from({ length }, () => 2 * Math.random() - 1);
-  using w = Tensor.from(uniform(size * size), [size, size], { device });
-  using x = Tensor.from(uniform(size), [1, size], { device });
-  const started = performance.now();
-  using q = quantize4bit(w);
-  using y = matmul4bit(x, q, { precision: "highest" });
-  device.wait();
-  const milliseconds = performance.now() - started;
-
-  using back = dequantize4bit(q, { dtype: "float32" });
-  using dense = linear(x, back);
-  const weights = compare(w, back);
-  const products = compare(dense, y);
-  const error = weights.rmsError / weights.rms;
-  const productError = products.rmsError / products.rms;
-  const sound = error > errorRange[0] && error < errorRange[1] && productError < productErrorMax;
-  return { error, productError, milliseconds, sound };
+async function findings(): Promise<Findings> {
+  const problems: string[] = [];
+  if (!Bun.semver.satisfies(Bun.version, bunVersions))
+    problems.push(`Bun ${Bun.version} is not ${bunVersions}, which this library needs: run "bun upgrade".`);
+  const devices = await examined(problems);
+  return { bunsandbytes: version, ...machine(), devices, problems };
 }
 
-function examine(report: DeviceReport) {
-  if (!report.available) return report;
-  const device = Device.open(report.kind);
-  const test = selfTest(device);
-  const lacks = support(device).filter((row) => row.support !== "yes");
-  return { ...report, selfTest: test, lacks, fallbacks: device.fallbacks };
+async function examined(problems: string[]): Promise<DeviceFinding[]> {
+  try {
+    const { examineDevices } = await import("./examine.ts");
+    const { devices, problems: found } = examineDevices();
+    problems.push(...found);
+    return devices;
+  } catch (error) {
+    if (!(error instanceof BnbError)) throw error;
+    problems.push(error.message); // the native library can't be opened
+    return [];
+  }
 }
 
-const environment = () => Object.fromEntries(Object.entries(process.env).filter(([name]) => name.startsWith("BNB_")));
+const style = (format: Parameters<typeof styleText>[0], text: string) =>
+  styleText(format, text, { stream: process.stdout });
 
-function findings() {
-  const [processor] = os.cpus();
-  return {
-    bunsandbytes: version,
-    bun: Bun.version,
-    system: `${os.type()} ${os.release()} ${process.arch}`,
-    processor: processor ? `${processor.model.trim()}, ${os.cpus().length} threads` : "unknown",
-    memoryGB: Number((os.totalmem() / 2 ** 30).toFixed(1)),
-    library: libraryPath(),
-    environment: environment(),
-    devices: devices().map(examine),
-  };
-}
-
-type Findings = ReturnType<typeof findings>;
-
-function print({ devices: reports, environment: variables, ...rest }: Findings): void {
-  for (const [name, value] of Object.entries(rest)) console.log(`${name.padEnd(13)} ${value}`);
-  const set = Object.entries(variables).map(([name, value]) => `${name}=${value}`);
-  console.log(`environment   ${set.join(" ") || "no BNB_ variable is set"}`);
+function print(found: Findings): void {
+  const { processor, processorFeatures, memoryGB, environment } = found;
+  const set = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
+  const rows = [
+    ["bunsandbytes", found.bunsandbytes],
+    ["bun", found.bun],
+    ["system", found.system],
+    ["processor", `${processor}, ${memoryGB} GB; ${processorFeatures.join(" ") || "no features known"}`],
+    ["library", found.library ? `${found.library.path} (${origins[found.library.origin]})` : "none"],
+    ["environment", set.join(" ") || "no BNB_ variable is set"],
+    ...found.devices.map((device) => [device.kind, device.available ? device.description : absence(device.reason)]),
+  ];
+  for (const [name, value] of rows) console.log(`${style("dim", name!.padEnd(12))}  ${value}`);
+  printTests(found.devices);
   console.log();
-  const rows = reports.map((report) => {
-    if (!report.available || !("selfTest" in report)) return [report.kind, "absent", "–", "–", "–"];
-    const { sound, error, productError, milliseconds } = report.selfTest;
-    return [
-      report.kind,
-      sound ? "sound" : "WRONG",
-      error.toFixed(3),
-      productError.toExponential(0),
-      milliseconds.toFixed(1),
-    ];
+  for (const device of found.devices)
+    if (device.available) for (const line of device.fallbacks) console.log(`${device.kind}, on the CPU: ${line}`);
+  for (const problem of found.problems) console.log(`${style("red", "✗")} ${problem}`);
+  if (found.problems.length === 0) console.log(`${style("green", "✓")} No problem found.`);
+  console.log('For a bug report, paste what "bunsandbytes doctor --json" prints.');
+}
+
+const origins = {
+  BNB_LIBRARY: "BNB_LIBRARY names it",
+  package: "the package's own",
+  executable: "embedded in this executable",
+} as const;
+
+/** `Metal is absent: it needs …` beside the device's name. */
+const absence = (reason: string) => reason.replace(/^\w+ is absent: /, "absent: ");
+
+function printTests(devices: readonly DeviceFinding[]): void {
+  const rows = devices.flatMap((device) => {
+    if (!device.available) return [];
+    return device.selfTest.map((test) => [
+      device.kind,
+      test.format,
+      test.sound ? style("green", "sound") : style("red", "WRONG"),
+      test.error.toFixed(4),
+      test.errorExpected.toFixed(4),
+      test.productError === 0 ? "0" : test.productError.toExponential(0),
+      test.gigabytesPerSecond.toFixed(1),
+      test.gigaflops.toFixed(1),
+    ]);
   });
-  console.log(table([["device", "self-test", "NF4 error", "product error", "ms"], ...rows]));
-  console.log();
-  for (const report of reports) console.log(`${report.kind}: ${report.available ? report.description : report.reason}`);
-  for (const report of reports)
-    if ("lacks" in report)
-      for (const row of report.lacks) console.log(`${report.kind}: ${row.operation}, ${row.format}: ${row.support}`);
+  const head = ["device", "format", "self-test", "error", "theory", "product error", "1 row, GB/s", "32 rows, GFLOP/s"];
+  if (rows.length > 0) console.log(`\n${table([head, ...rows])}`);
 }
 
 export function doctorCommand(): Command {
   return new Command("doctor")
-    .description("Show versions, devices and why one is absent, and test each device; --json for a bug report.")
+    .description("Show versions, devices and why one is absent, and test each; --json for a bug report.")
     .option("--json", "print everything as JSON on standard output")
     .addHelpText(
       "after",
-      "\nExit status 1 tells that a device computes wrongly.\n\nExample:\n  bunsandbytes doctor --json",
+      `
+Exit status 1 tells that there is a problem: each ends in what to do. An absent GPU is none, unless BNB_DEVICE asks for it.
+The self-test quantises evenly spread weights [1024, 1024]. error: ‖w − ŵ‖/‖w‖, beside what theory says; product error:
+against the dense product of the same ŵ.
+
+Example:
+  bunsandbytes doctor --json`,
     )
-    .action((flags: { json?: boolean }) => {
-      const found = findings();
-      if (found.devices.some((report) => "selfTest" in report && !report.selfTest.sound)) process.exitCode = 1;
+    .action(async (flags: { json?: boolean }) => {
+      const found = await findings();
+      if (found.problems.length > 0) process.exitCode = 1;
       if (flags.json) console.log(JSON.stringify(found, null, 2));
       else print(found);
     });

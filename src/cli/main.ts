@@ -1,18 +1,9 @@
 #!/usr/bin/env bun
-// Owns the command line: which commands there are, what becomes of an error, and the exit status.
-import { Command, CommanderError } from "commander";
-import { BnbError } from "../error.ts";
+// Owns the command line: which commands there are.
+import { Command } from "commander";
 import { version } from "../version.ts";
-import { benchCommand } from "./bench.ts";
-import { convertCommand } from "./convert.ts";
-import { dequantizeCommand } from "./dequantize.ts";
 import { doctorCommand } from "./doctor.ts";
-import { inspectCommand } from "./inspect.ts";
-import { quantizeCommand } from "./quantize.ts";
-import { verifyCommand } from "./verify.ts";
-
-/** By kind of failure; a signal ends the process as signals do. */
-const exitStatus = { failed: 1, usage: 2, unsupported: 3, out_of_memory: 4, device_lost: 4, invalid: 1 } as const;
+import { runCommand } from "./run.ts";
 
 const program = new Command("bunsandbytes")
   .description("Quantise models to 4 and 8 bits, and read and write what bitsandbytes and transformers do.")
@@ -30,37 +21,15 @@ Exit status: 0 done; 1 the input is damaged, or a check failed; 2 the command wa
   )
   .configureHelp({ showGlobalOptions: true });
 
-const commands = [
-  quantizeCommand,
-  dequantizeCommand,
-  convertCommand,
-  inspectCommand,
-  verifyCommand,
-  doctorCommand,
-  benchCommand,
-];
-for (const command of commands) {
-  program.addCommand(command().exitOverride());
-}
-program.exitOverride();
-
-/** A mistake in the command line, which commander has explained, or help, which it has printed. */
-function endOfParsing(error: CommanderError): number {
-  return error.exitCode === 0 ? 0 : exitStatus.usage;
+/** Every other command needs the native library; where it can't be opened, doctor is there to say so. */
+async function commands(): Promise<Command[]> {
+  const doctor = doctorCommand();
+  if (process.argv[2] === doctor.name()) return [doctor];
+  const { commandsOfLibrary } = await import("./commands.ts");
+  return [...commandsOfLibrary(), doctor];
 }
 
-/** What the user can do something about is one line; anything else is a defect, and keeps its stack. */
-function report(error: unknown): number {
-  const system = error instanceof Error && "syscall" in error;
-  if (!(error instanceof BnbError) && !system) throw error;
-  const code = error instanceof BnbError ? error.code : "failed";
-  if (process.argv.includes("--json")) console.log(JSON.stringify({ error: { code, message: error.message } }));
-  console.error(`bunsandbytes: ${error.message}`);
-  return exitStatus[code];
-}
-
-try {
-  await program.parseAsync();
-} catch (error) {
-  process.exitCode = error instanceof CommanderError ? endOfParsing(error) : report(error);
-}
+await runCommand(async () => {
+  for (const command of await commands()) program.addCommand(command.exitOverride());
+  return program;
+});

@@ -36,11 +36,15 @@ export function withWriting(command: Command, dtypeDefault: string): Command {
     .option("--force", "replace weights, config.json and other files in an output directory that is not empty");
 }
 
+/** What `--scales` takes, and the library's name for it. */
+const scaleRules = { absmax: "absmax", "least-squares": "leastSquares" } as const;
+
 /** Options of the commands that can quantise, as commander gives them. */
 export interface QuantizeFlags extends WriteFlags {
   readonly quantType?: QuantType;
   readonly blocksize: number;
   readonly doubleQuant?: boolean;
+  readonly scales: keyof typeof scaleRules;
   readonly quantStorage: StorageDtype;
   readonly skip?: readonly string[];
 }
@@ -51,6 +55,11 @@ export function withQuantizing(command: Command, quantType: Option): Command {
     .addOption(quantType.choices(["nf4", "fp4", "int8"]))
     .option("--blocksize <n>", "weights that share a scale: a power of two from 32 to 4096", blocksize, 64)
     .option("--double-quant", "quantise the scales too, which saves 0.37 bits a weight at block 64")
+    .addOption(
+      new Option("--scales <rule>", "of 4-bit weights: bitsandbytes' own, or those of the smallest squared error")
+        .choices(Object.keys(scaleRules))
+        .default("absmax"),
+    )
     .addOption(
       new Option("--quant-storage <dtype>", "the dtype that codes are stored as").choices(storages).default("uint8"),
     )
@@ -67,8 +76,9 @@ export function transformOptions(flags: WriteFlags): TransformOptions {
 }
 
 export function quantizeOptions(flags: QuantizeFlags) {
-  const { quantType, blocksize, doubleQuant = false, quantStorage, skip = [] } = flags;
-  return { ...transformOptions(flags), ...(quantType && { quantType }), blocksize, doubleQuant, quantStorage, skip };
+  const { quantType, blocksize, doubleQuant = false, scales, quantStorage, skip = [] } = flags;
+  const quantize = { blocksize, doubleQuant, scales: scaleRules[scales], quantStorage, skip };
+  return { ...transformOptions(flags), ...(quantType && { quantType }), ...quantize };
 }
 
 function collect(value: string, before: readonly string[] = []): string[] {

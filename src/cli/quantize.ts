@@ -12,9 +12,12 @@ export function quantizeCommand(): Command {
       "after",
       `
 Embeddings, norms and the output head stay as they are, as in transformers; --skip leaves more alone.
+With --scales least-squares weights are closer to the original, and bitsandbytes reads them as any others; by default
+they are what bitsandbytes itself would write.
 
 Examples:
   bunsandbytes quantize ./model --output ./model-nf4 --double-quant
+  bunsandbytes quantize ./model --output ./model-nf4 --scales least-squares
   bunsandbytes quantize ./model --output ./model-fp4 --quant-type fp4 --dtype bfloat16 --skip down_proj`,
     );
   const quantType = new Option("--quant-type <type>", "the codebook").default("nf4");

@@ -24,6 +24,17 @@ export interface EmbeddingOptions {
  * A table whose rows are trained, with 32-bit optimizer states whatever the optimizer's own bits are: for embeddings, 8-bit
  * states are unstable (Dettmers et al. 2022, §2.3). Upstream: `nn.Embedding`. Of torch's options, `max_norm` and
  * `scale_grad_by_freq` are left out: the first changes weights in a forward pass, and neither is bitsandbytes' own.
+ *
+ * @example
+ * ```ts
+ * using layer = nn.Embedding.init(1000, 64, { paddingIdx: 0 });
+ * using optimizer = new optim.Adam8bit(layer.parameters(), { lr: 1e-3 }); // its states are in 32 bits here all the same
+ * using indices = Tensor.from(Int32Array.of(7, 7, 0), [3]);
+ * using y = layer.forward(indices);
+ * y.shape; // → [3, 64]
+ * layer.backward(y, indices);
+ * optimizer.step();
+ * ```
  */
 export class Embedding extends Layer {
   /** [numEmbeddings, embeddingDim] */
@@ -88,6 +99,7 @@ export class Embedding extends Layer {
     );
   }
 
+  /** One tensor, `weight`. */
   stateDict(name: string): TensorSource[] {
     return [tensorSource(`${name}.weight`, this.weight.data)];
   }
@@ -96,8 +108,18 @@ export class Embedding extends Layer {
 /**
  * An embedding followed by layer normalisation, in fp32 until the result is rounded to the weight's dtype: what makes
  * training with 8-bit optimizers stable (Dettmers et al. 2022, §2.3). Upstream: `nn.StableEmbedding`.
+ *
+ * @example
+ * ```ts
+ * using layer = nn.StableEmbedding.init(1000, 64);
+ * using indices = Tensor.from(Int32Array.of(7, 3), [1, 2]);
+ * using y = layer.forward(indices);
+ * y.shape; // → [1, 2, 64]
+ * layer.parameters().length; // → 3
+ * ```
  */
 export class StableEmbedding extends Embedding {
+  /** Over embeddingDim columns, trained. */
   readonly norm: LayerNorm;
 
   /** Takes over the weight and the norm, by default a new one on the weight's device. */
@@ -108,6 +130,7 @@ export class StableEmbedding extends Embedding {
     this.norm = norm;
   }
 
+  /** A new table as {@link Embedding.init} makes it, with a new norm. */
   static override init(
     numEmbeddings: number,
     embeddingDim: number,
@@ -116,6 +139,7 @@ export class StableEmbedding extends Embedding {
     return new StableEmbedding(newTable(numEmbeddings, embeddingDim, options), options);
   }
 
+  /** The table and the norm, `norm.weight` and `norm.bias`, that a checkpoint holds under a name. */
   static override load(
     checkpoint: Checkpoint,
     name: string,

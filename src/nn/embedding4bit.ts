@@ -24,6 +24,14 @@ export interface Embedding4bitOptions extends Quantize4bitOptions {
 /**
  * A frozen table of 4 bits an element. Upstream: `nn.Embedding4bit`, which dequantises all of the table where rows are not
  * whole blocks, and refuses to save it; this one does neither.
+ *
+ * @example
+ * ```ts
+ * using layer = new nn.Embedding4bit(Tensor.from(new Float32Array(1000 * 64).fill(0.1), [1000, 64]));
+ * using indices = Tensor.from(Int32Array.of(7, 3), [2]);
+ * using rows = layer.forward(indices);
+ * rows.shape; // → [2, 64]
+ * ```
  */
 export class Embedding4bit extends TableLayer {
   /** [numEmbeddings, embeddingDim] */
@@ -62,13 +70,21 @@ export class Embedding4bit extends TableLayer {
     return embedding(indices, this.weight, { dtype: this.dtype });
   }
 
-  /** The keys of `Linear4bit`'s weight. @throws BnbError (`unsupported`) if the weight is neither NF4 nor FP4 */
+  /** The keys of `Linear4bit`'s weight: bitsandbytes loads NF4 and FP4, and no other codebook. */
   stateDict(name: string): TensorSource[] {
     return toStateDict(`${name}.weight`, this.weight, { quantStorage: this.quantStorage });
   }
 }
 
-/** {@link Embedding4bit} in NF4. Upstream: `nn.EmbeddingNF4`. */
+/**
+ * {@link Embedding4bit} in NF4. Upstream: `nn.EmbeddingNF4`.
+ *
+ * @example
+ * ```ts
+ * using layer = new nn.EmbeddingNF4(Tensor.from(new Float32Array(1000 * 64).fill(0.1), [1000, 64]));
+ * layer.weight.quantType; // → "nf4"
+ * ```
+ */
 export class EmbeddingNF4 extends Embedding4bit {
   constructor(weight: Tensor | QuantizedTensor, options: Omit<Embedding4bitOptions, "quantType"> = {}) {
     super(weight, { ...options, quantType: "nf4" });
@@ -76,7 +92,15 @@ export class EmbeddingNF4 extends Embedding4bit {
   }
 }
 
-/** {@link Embedding4bit} in FP4. Upstream: `nn.EmbeddingFP4`. */
+/**
+ * {@link Embedding4bit} in FP4. Upstream: `nn.EmbeddingFP4`.
+ *
+ * @example
+ * ```ts
+ * using layer = new nn.EmbeddingFP4(Tensor.from(new Float32Array(1000 * 64).fill(0.1), [1000, 64]));
+ * layer.weight.quantType; // → "fp4"
+ * ```
+ */
 export class EmbeddingFP4 extends Embedding4bit {
   constructor(weight: Tensor | QuantizedTensor, options: Omit<Embedding4bitOptions, "quantType"> = {}) {
     super(weight, { ...options, quantType: "fp4" });

@@ -18,6 +18,14 @@ export interface Embedding8bitOptions {
 /**
  * A frozen table in int8 with a scale a row. Upstream: `nn.Embedding8bit`, which refuses to save it; this one is saved as a
  * `Linear8bitLt` is.
+ *
+ * @example
+ * ```ts
+ * using layer = new nn.Embedding8bit(Tensor.from(new Float32Array(1000 * 64).fill(0.1), [1000, 64]));
+ * using indices = Tensor.from(Int32Array.of(7, 3), [2]);
+ * using rows = layer.forward(indices);
+ * rows.read()[0]; // → 0.1
+ * ```
  */
 export class Embedding8bit extends TableLayer {
   /** [numEmbeddings, embeddingDim] */

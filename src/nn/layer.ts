@@ -8,6 +8,15 @@ import type { Tensor } from "../tensor.ts";
 /**
  * A layer owns what it is made of: `using layer = …`, or `dispose()`, frees its weights too, except a dense tensor that it
  * only quantised. A layer keeps nothing of a forward pass: where a gradient needs its input, `backward` takes it again.
+ *
+ * @example
+ * ```ts
+ * const layers: nn.Layer[] = [nn.LayerNorm.init(64), nn.Lora.init(new nn.Linear4bit(Tensor.zeros([64, 64])))];
+ * layers.flatMap((layer) => layer.parameters()).length; // → 4
+ * const tensors = layers.flatMap((layer, i) => layer.stateDict(`layers.${i}`));
+ * tensors.map(({ name }) => name)[2]; // → "layers.1.lora_A.weight"
+ * for (const layer of layers) layer.dispose();
+ * ```
  */
 export abstract class Layer implements Disposable {
   readonly #owned: readonly Disposable[];

@@ -10,7 +10,19 @@ import { accumulate } from "./gradient.ts";
 import { Layer } from "./layer.ts";
 import { loadDense } from "./load.ts";
 
-/** Layer normalisation over the last dimension (Ba et al. 2016). Upstream: `torch.nn.LayerNorm`. */
+/**
+ * Layer normalisation over the last dimension (Ba et al. 2016). Upstream: `torch.nn.LayerNorm`.
+ *
+ * @example
+ * ```ts
+ * using layer = nn.LayerNorm.init(3);
+ * using x = Tensor.from([1, 2, 3], [1, 3]);
+ * using y = layer.forward(x);
+ * y.read(); // → [-1.22, 0, 1.22]
+ * using dx = layer.backward(y, x);
+ * layer.bias.grad?.read(); // → [-1.22, 0, 1.22]
+ * ```
+ */
 export class LayerNorm extends Layer {
   /** [n] */
   readonly weight: Parameter;
@@ -60,6 +72,7 @@ export class LayerNorm extends Layer {
     return dx;
   }
 
+  /** `weight` and `bias`. */
   stateDict(name: string): TensorSource[] {
     return [tensorSource(`${name}.weight`, this.weight.data), tensorSource(`${name}.bias`, this.bias.data)];
   }

@@ -32,10 +32,16 @@ export interface Linear4bitOptions extends Quantize4bitOptions {
  * A linear layer over a frozen weight of 4 bits an element (QLoRA, Dettmers et al. 2023). Upstream: `nn.Linear4bit`, which
  * is made empty and given its weight later; this one is made of its weight.
  *
+ * @example
  * ```ts
+ * using weight = Tensor.from(new Float32Array(128 * 64).fill(0.1), [128, 64]);
+ * const bias = Tensor.from(new Float32Array(128).fill(1)); // the layer's from here on
  * using layer = new nn.Linear4bit(weight, { bias, computeDtype: "bfloat16" }); // NF4, block 64, nested scales
+ * using x = Tensor.from(new Float32Array(64).fill(1), [1, 64]);
  * using y = layer.forward(x);
- * using dx = layer.backward(dy);
+ * y.read()[0]; // → 7
+ * using dx = layer.backward(y);
+ * dx.shape; // → [1, 64]
  * ```
  */
 export class Linear4bit extends LinearLayer {
@@ -98,14 +104,22 @@ export class Linear4bit extends LinearLayer {
     return passIn(this.computeDtype, dy, (gradient) => matmul4bitBackward(gradient, this.weight));
   }
 
-  /** @throws BnbError (`unsupported`) if the weight is neither NF4 nor FP4: bitsandbytes loads no other */
+  /** What {@link toStateDict} gives: bitsandbytes loads NF4 and FP4, and no other codebook. */
   stateDict(name: string): TensorSource[] {
     const weight = toStateDict(`${name}.weight`, this.weight, { quantStorage: this.quantStorage });
     return this.bias ? [...weight, tensorSource(`${name}.bias`, this.bias)] : weight;
   }
 }
 
-/** {@link Linear4bit} in NF4. Upstream: `nn.LinearNF4`. */
+/**
+ * {@link Linear4bit} in NF4. Upstream: `nn.LinearNF4`.
+ *
+ * @example
+ * ```ts
+ * using layer = new nn.LinearNF4(Tensor.zeros([128, 64]));
+ * layer.weight.quantType; // → "nf4"
+ * ```
+ */
 export class LinearNF4 extends Linear4bit {
   constructor(weight: Tensor | QuantizedTensor, options: Omit<Linear4bitOptions, "quantType"> = {}) {
     super(weight, { ...options, quantType: "nf4" });
@@ -113,7 +127,15 @@ export class LinearNF4 extends Linear4bit {
   }
 }
 
-/** {@link Linear4bit} in FP4. Upstream: `nn.LinearFP4`. */
+/**
+ * {@link Linear4bit} in FP4. Upstream: `nn.LinearFP4`.
+ *
+ * @example
+ * ```ts
+ * using layer = new nn.LinearFP4(Tensor.zeros([128, 64]));
+ * layer.weight.quantType; // → "fp4"
+ * ```
+ */
 export class LinearFP4 extends Linear4bit {
   constructor(weight: Tensor | QuantizedTensor, options: Omit<Linear4bitOptions, "quantType"> = {}) {
     super(weight, { ...options, quantType: "fp4" });

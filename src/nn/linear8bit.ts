@@ -23,6 +23,15 @@ export interface Linear8bitLtOptions {
  * A linear layer by LLM.int8() (Dettmers et al. 2022) over a frozen weight. Upstream: `nn.Linear8bitLt` with
  * `has_fp16_weights=False`; the other kind, which trains a dense weight and quantises it in every pass, is left out, for
  * bitsandbytes itself advises adapters over frozen weights.
+ *
+ * @example
+ * ```ts
+ * using weight = Tensor.from(new Float32Array(128 * 64).fill(0.1), [128, 64]);
+ * using layer = new nn.Linear8bitLt(weight, { threshold: 6 });
+ * using x = Tensor.from(new Float32Array(64).fill(1), [1, 64]);
+ * using y = layer.forward(x);
+ * y.read()[0]; // → 6.4
+ * ```
  */
 export class Linear8bitLt extends LinearLayer {
   /** [outFeatures, inFeatures] */

@@ -20,12 +20,16 @@ import { loadDense } from "./load.ts";
  * inFeatures] and B [outFeatures, r] are trained. There is no dropout. Upstream: PEFT's `LoraLayer`, which transformers
  * puts on bitsandbytes' layers; the keys of its adapters are these.
  *
+ * @example
  * ```ts
+ * using weight = Tensor.from(new Float32Array(128 * 64).fill(0.1), [128, 64]);
  * using layer = nn.Lora.init(new nn.Linear4bit(weight), { r: 8, alpha: 16 });
  * using optimizer = new optim.Adam8bit(layer.parameters(), { lr: 1e-3 });
+ * using x = Tensor.from(new Float32Array(64).fill(1), [1, 64]);
  * using y = layer.forward(x);
- * using dx = layer.backward(dy, x);
+ * using dx = layer.backward(y, x); // as if y were the loss's gradient
  * optimizer.step();
+ * optimizer.zeroGrad();
  * ```
  */
 export class Lora extends Layer {

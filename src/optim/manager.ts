@@ -5,13 +5,17 @@ import { type Config, checkConfig } from "./config.ts";
 /**
  * Overrides optimizers' settings for single parameters. Upstream: `optim.GlobalOptimManager`.
  *
- * ```ts
- * const manager = GlobalOptimManager.getInstance();
- * manager.overrideConfig(embedding.weight, { optimBits: 32 }); // whatever the optimizer's own bits are
- * ```
- *
  * Parameters need not be registered first, as upstream asks: they stay the same objects on every device. An override
  * holds from the next step on, but for `optimBits` and `min8bitSize`, which count when a parameter's states are made.
+ *
+ * @example
+ * ```ts
+ * using weight = new Parameter(Tensor.zeros([64, 64]));
+ * const manager = optim.GlobalOptimManager.getInstance();
+ * manager.overrideConfig(weight, { optimBits: 32 }); // whatever the optimizer's own bits are
+ * using optimizer = new optim.Adam8bit([weight], { lr: 1e-3 });
+ * manager.overridesOf(weight); // → { optimBits: 32 }
+ * ```
  */
 export class GlobalOptimManager {
   static readonly #instance = new GlobalOptimManager();

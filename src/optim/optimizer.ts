@@ -47,8 +47,22 @@ export interface StepOptions {
  * never reaches another element. A gradient of zero and no history leaves a parameter exactly where it is.
  *
  * The states are the optimizer's to free: `using optimizer = …`, or `dispose()`, or the collector.
+ *
+ * @example
+ * ```ts
+ * using weight = new Parameter(Tensor.from(new Float32Array(4096).fill(1)));
+ * using bias = new Parameter(Tensor.from([1]));
+ * const groups = [{ params: [weight] }, { params: [bias], weightDecay: 0 }];
+ * using optimizer: optim.Optimizer = new optim.AdamW8bit(groups, { lr: 0.1 });
+ * weight.grad = Tensor.from(new Float32Array(4096).fill(3));
+ * optimizer.step({ gnormScale: 0.5 });
+ * weight.data.read()[0]; // → 0.899
+ * optimizer.stateDict().state[0]?.step; // → 1
+ * optimizer.zeroGrad();
+ * ```
  */
 export class Optimizer implements Disposable {
+  /** Settings stand here, and schedulers write to them. */
   readonly paramGroups: readonly ParamGroup[];
   readonly #name: string;
   readonly #family: Family;

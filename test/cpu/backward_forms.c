@@ -42,7 +42,7 @@ static void test_matmul_backward(void) {
                     .dtype = dtypes[turn++ % 3],
                 });
         EACH(b, books) EACH(p, blocks4) {
-            size_t block = books[b]->bits == 4 ? blocks4[p] : blocks8[p];
+            size_t block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
             check_matmul_backward((struct matmul_backward_job){
                 .a = dense_random(dtypes[d], m, n),
                 .q = coded_random(books[b], n, k, block, turn % 3 == 0),
@@ -77,7 +77,7 @@ static void test_embedding(void) {
         EACH(w, dtypes)
             check_embedding((struct embedding_job){.w = dense_random(dtypes[w], 5, columns[c]), .dtype = dtypes[d]}, 5, columns[c]);
         EACH(b, books) EACH(p, blocks4) {
-            size_t block = books[b]->bits == 4 ? blocks4[p] : blocks8[p];
+            size_t block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
             struct embedding_job job = {.q = coded_random(books[b], 5, columns[c], block, p == 1), .dtype = dtypes[d]};
             check_embedding(job, 5, columns[c]);
         }

@@ -28,6 +28,20 @@ static inline __m512i emulated_permutexvar_epi16(__m512i index, __m512i table) {
     return (__m512i)out;
 }
 
+static inline __m512 emulated_permutevar_ps(__m512 table, __m512i index) {
+    emulated_floats out, from = (emulated_floats)table;
+    emulated_ints   at = (emulated_ints)index;
+    EACH_LANE(16) out[lane] = from[lane / 4 * 4 + (at[lane] & 3)];
+    return (__m512)out;
+}
+
+static inline __m512 emulated_broadcast_f32x4(__m128 four) {
+    LANES(float, 4) from = (LANES(float, 4))four;
+    emulated_floats out;
+    EACH_LANE(16) out[lane] = from[lane % 4];
+    return (__m512)out;
+}
+
 static inline __m512 emulated_broadcast_f32x8(__m256 eight) {
     typedef LANES(float, 8) floats8; /* clang before 20 wants a typedef */
     floats8 from = (floats8)eight;
@@ -75,6 +89,32 @@ static inline __m512i emulated_madd_epi16(__m512i a, __m512i b) {
     return (__m512i)out;
 }
 
+static inline __m512i emulated_broadcast_i32x4(__m128i quarter) {
+    LANES(int32_t, 4) from = (LANES(int32_t, 4))quarter;
+    emulated_ints out;
+    EACH_LANE(16) out[lane] = from[lane % 4];
+    return (__m512i)out;
+}
+
+static inline __m512i emulated_shuffle_epi8(__m512i table, __m512i index) {
+    uint8_t from[64], at[64], out[64];
+    memcpy(from, &table, 64), memcpy(at, &index, 64);
+    EACH_LANE(64) out[lane] = at[lane] & 128 ? 0 : from[lane / 16 * 16 + (at[lane] & 15)];
+    return emulated_loadu_si512(out);
+}
+
+static inline __m512i emulated_maddubs_epi16(__m512i a, __m512i b) {
+    uint8_t x[64];
+    int8_t  y[64];
+    memcpy(x, &a, 64), memcpy(y, &b, 64);
+    emulated_shorts out;
+    EACH_LANE(32) {
+        int sum = x[2 * lane] * y[2 * lane] + x[2 * lane + 1] * y[2 * lane + 1];
+        out[lane] = (int16_t)(sum > INT16_MAX ? INT16_MAX : sum < INT16_MIN ? INT16_MIN : sum);
+    }
+    return (__m512i)out;
+}
+
 static inline float emulated_reduce_add_ps(__m512 v) {
     emulated_floats from = (emulated_floats)v;
     float sum = 0;
@@ -93,6 +133,8 @@ static inline __m256i emulated_cvtps_ph(__m512 v, int rounding) {
 
 #define _mm512_permutexvar_ps emulated_permutexvar_ps
 #define _mm512_permutexvar_epi16 emulated_permutexvar_epi16
+#define _mm512_permutevar_ps emulated_permutevar_ps
+#define _mm512_broadcast_f32x4 emulated_broadcast_f32x4
 #define _mm512_broadcast_f32x8 emulated_broadcast_f32x8
 #define _mm512_broadcast_i64x4 emulated_broadcast_i64x4
 #undef _mm512_i32gather_ps
@@ -103,6 +145,9 @@ static inline __m256i emulated_cvtps_ph(__m512 v, int rounding) {
 #define _mm512_loadu_si512 emulated_loadu_si512
 #define _mm512_srli_epi16 emulated_srli_epi16
 #define _mm512_madd_epi16 emulated_madd_epi16
+#define _mm512_broadcast_i32x4 emulated_broadcast_i32x4
+#define _mm512_shuffle_epi8 emulated_shuffle_epi8
+#define _mm512_maddubs_epi16 emulated_maddubs_epi16
 #define _mm512_reduce_add_ps emulated_reduce_add_ps
 #define _mm512_cvtph_ps emulated_cvtph_ps
 #undef _mm512_cvtps_ph

@@ -1,4 +1,5 @@
-/* Holds one instruction set's forms to the plain rules of codebook.h and forms.h: forms_test <isa>.
+/* Holds one instruction set's forms to the plain rules of codebook.h and forms.h: forms_test <isa>. Or holds the pool of
+ * threads to its own: forms_test pool.
  *
  * Exits with 0 where all is right, 3 where this processor can't run the forms, 1 at the first difference. Inputs end at
  * a page that can't be read, less what forms.h lets a form read; outputs end at one exactly. */
@@ -133,7 +134,9 @@ static void fill_entries(struct codes *codes) {
             if (!entry_of(codes, shift, start + (b << shift), side << 31, &codes->entries[side * buckets + b])) return;
         if (codes->entries[side * buckets] != (below(codes, bits_float(1 | side << 31)) << shift | ((1u << shift) - 1))) return;
     }
-    codes->rank_of_zero = below(codes, 0), codes->entry_shift = shift;
+    bool zero_is_above = below(codes, 0) == below(codes, bits_float(1));
+    if (!zero_is_above && !negative) return;
+    codes->negative_below = zero_is_above ? 0 : bits_float(1), codes->entry_shift = shift;
 }
 
 static struct codes *codes_of(const float *values, uint32_t bits) {
@@ -142,6 +145,8 @@ static struct codes *codes_of(const float *values, uint32_t bits) {
     memcpy(codes->values, values, codes->size * sizeof *values);
     float sorted[256];
     memcpy(sorted, values, codes->size * sizeof *values);
+    codes->ascending = true;
+    for (uint32_t i = 1; i < codes->size; i++) codes->ascending &= values[i - 1] <= values[i];
     qsort(sorted, codes->size, sizeof *sorted, ascending);
     bool used[256] = {0};
     for (uint32_t i = 0; i < codes->size; i++) {
@@ -169,8 +174,8 @@ static const float nf4[16] = {-1, -0.6961928f, -0.52507305f, -0.39491749f, -0.28
 static const float fp4[16] = {0, 0.0052083335f, 0.6666667f, 1, 0.33333334f, 0.5f, 0.16666667f, 0.25f,
                               0, -0.0052083335f, -0.6666667f, -1, -0.33333334f, -0.5f, -0.16666667f, -0.25f};
 
-static struct codes *books[9];
-enum { NF4, FP4, SCATTERED4, FAR4, DYNAMIC, UNSIGNED, SCATTERED8, TINY8, FAR8 };
+static struct codes *books[16];
+enum { NF4, FP4, SCATTERED4, FAR4, DYNAMIC, ZEROS8, STEPPED, UNSIGNED, SCATTERED8, TINY8, FAR8, OTHERS };
 
 static void make_books(void) {
     float values[256];
@@ -189,6 +194,13 @@ static void make_books(void) {
     values[n++] = 0, values[n++] = 1;
     qsort(values, 256, sizeof *values, ascending);
     books[DYNAMIC] = codes_of(values, 8);
+    values[255] = 0; /* a second zero: the threshold between the two is zero */
+    qsort(values, 256, sizeof *values, ascending);
+    books[ZEROS8] = codes_of(values, 8);
+    if (books[ZEROS8]->negative_below == 0 || !books[ZEROS8]->entry_shift) abort();
+    for (int i = 0; i < 256; i++) values[i] = (float)(int8_t)i * 0.007f;
+    books[STEPPED] = codes_of(values, 8);
+    books[STEPPED]->step = 0.007f;
     for (int e = n = 0; e < 7; e++)
         for (int i = 0; i < 2 << e; i++) values[n++] = (0.1f + 0.9f * ((float)i + 0.5f) / (float)(2 << e)) * powf(10, (float)(e - 6));
     values[n++] = 0, values[n++] = 1;
@@ -202,12 +214,17 @@ static void make_books(void) {
     books[TINY8] = codes_of(values, 8);
     for (int i = 0; i < 256; i++) values[i] = uniform() * 5;
     books[FAR8] = codes_of(values, 8);
+    static const uint32_t others[] = {2, 3, 5, 6, 7};
+    EACH(o, others) {
+        for (int i = 0; i < 1 << others[o]; i++) values[i] = uniform() * (o % 2 ? 1 : 1.2f);
+        books[OTHERS + o] = codes_of(values, others[o]);
+    }
 }
 
 /* ── Quantise ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static size_t code_bytes_of(const struct codes *code, size_t count) {
-    return code->bits == 8 ? count : (count + 1) / 2;
+    return (count * code->bits + 7) / 8;
 }
 
 /* Runs the form in two calls, and compares every byte with nearest_code's. */
@@ -216,6 +233,7 @@ static void check_quantize(const struct codes *code, struct dense x, size_t bloc
     struct quantize_job job = {x, code, block, guarded(bytes, 0), guarded(blocks * sizeof(float), 0)};
     forms->quantize(&job, 0, blocks / 2);
     forms->quantize(&job, blocks / 2, blocks);
+    struct coded q = {.code = code, .codes = job.codes};
     for (size_t b = 0; b < blocks; b++) {
         float absmax = 0;
         size_t end = (b + 1) * block < count ? (b + 1) * block : count;
@@ -225,14 +243,15 @@ static void check_quantize(const struct codes *code, struct dense x, size_t bloc
         float inverse = inverse_of(absmax);
         for (size_t i = b * block; i < end; i++) {
             uint8_t right = nearest_code(code, element_of(&x, i) * inverse);
-            uint8_t got = code->bits == 8 ? job.codes[i] : i % 2 ? job.codes[i / 2] & 15 : job.codes[i / 2] >> 4;
+            uint8_t got = code_at(&q, i);
             EXPECT(got == right, "code[%zu] of %zu is %d, not %d: x %a, absmax %a (dtype %d, block %zu)", i, count, got,
                    right, (double)element_of(&x, i), (double)absmax, x.dtype, block);
         }
     }
-    if (code->bits == 4 && count % 2)
-        EXPECT((job.codes[count / 2] & 15) == nearest_code(code, 0), "the spare nibble of %zu codes is not that of 0",
-               count);
+    for (size_t bit = count * code->bits; bit < bytes * 8; bit++) {
+        uint32_t right = nearest_code(code, 0) >> (code->bits - 1 - bit % code->bits) & 1;
+        EXPECT((job.codes[bit / 8] >> (7 - bit % 8) & 1) == right, "spare bit %zu of %zu codes is not of 0's", bit, count);
+    }
 }
 
 static void test_quantize_sizes(void) {
@@ -241,7 +260,7 @@ static void test_quantize_sizes(void) {
                         blocks8[] = {1, 7, 32, 64, 100, 256, 4096, 100'000};
     EACH(b, books) EACH(d, dtypes) EACH(c, counts)
         EACH(k, blocks4) {
-        check_quantize(books[b], dense_random(dtypes[d], 1, counts[c]), books[b]->bits == 4 ? blocks4[k] : blocks8[k]);
+        check_quantize(books[b], dense_random(dtypes[d], 1, counts[c]), books[b]->bits == 8 ? blocks8[k] : blocks4[k]);
         release_all();
         }
 }
@@ -356,10 +375,11 @@ static void test_dequantize(void) {
                         blocks8[] = {1, 7, 64, 100};
     EACH(b, books)
     EACH(d, dtypes) EACH(c, counts) EACH(k, blocks4) for (int nested = 0; nested < 2; nested++) check_dequantize(
-        coded_random(books[b], 1, counts[c], books[b]->bits == 4 ? blocks4[k] : blocks8[k], nested), dtypes[d]);
+        coded_random(books[b], 1, counts[c], books[b]->bits == 8 ? blocks8[k] : blocks4[k], nested), dtypes[d]);
     EACH(d, dtypes) { /* large enough to be streamed */
         check_dequantize(coded_random(books[NF4], 3001, 4096, 64, false), dtypes[d]);
         check_dequantize(coded_random(books[DYNAMIC], 3001, 4096, 256, false), dtypes[d]);
+        check_dequantize(coded_random(books[OTHERS + d], 3001, 4096, 64, false), dtypes[d]);
     }
 }
 
@@ -521,9 +541,19 @@ static double weight_at(const struct matmul_job *job, size_t i) {
     return (double)job->q.code->values[code_at(&job->q, i)] * (double)scale_of(&job->q, i / job->q.block);
 }
 
-/* What y[m, n] should be, and how far off it may be: by the rounding of fp32 sums or, for HIGH, by the half steps that
- * x and the codebook are rounded by. */
+/* The fewest steps from zero to the largest code, and to the largest magnitude of 64 elements of x, that a precision may
+ * round to. Where bytes are multiplied two by two in an int16, MEDIUM has but 64 for x, as its sums are bounded too. */
+static void steps_of(const struct matmul_job *job, double *code_steps, double *x_steps) {
+    bool medium = job->precision == BNB_PRECISION_MEDIUM, few = job->x.rows <= 6;
+    *code_steps = 0.8 * (medium ? 127 : few ? 16383 : 4095);
+    *x_steps = medium ? 64 : few ? 16383 : 8191;
+}
+
+/* What y[m, n] should be, and how far off it may be: by the rounding of fp32 sums or, for HIGH and MEDIUM, by the half
+ * steps that x and the codebook are rounded by. */
 static void product_of(const struct matmul_job *job, size_t m, size_t n, double *right, double *within) {
+    double code_steps, x_steps;
+    steps_of(job, &code_steps, &x_steps);
     size_t columns = job->x.columns;
     double total = 0, magnitudes = 0, steps = 0, largest_code = 0;
     for (size_t c = 0; job->q.code && c < job->q.code->size; c++)
@@ -537,9 +567,8 @@ static void product_of(const struct matmul_job *job, size_t m, size_t n, double 
             double x = (double)element_of(&job->x, m * columns + k), w = weight_at(job, n * columns + k);
             total += x * w, magnitudes += fabs(x * w);
             if (!job->q.code) continue;
-            double step_x = largest * 0.5001 / 16383,
-                   step_w = largest_code * fabs((double)scale_of(&job->q, (n * columns + k) / job->q.block)) * 0.5001 /
-                            16383;
+            double scale = fabs((double)scale_of(&job->q, (n * columns + k) / job->q.block));
+            double step_x = largest * 0.5001 / x_steps, step_w = largest_code * scale * 0.5001 / code_steps;
             steps += fabs(w) * step_x + fabs(x) * step_w + step_x * step_w;
         }
     }
@@ -551,11 +580,13 @@ static void product_of(const struct matmul_job *job, size_t m, size_t n, double 
     *right = total;
 }
 
-static void check_matmul(struct matmul_job job) {
+/* Holds a product to the bounds of a precision, which may be better than what it asks for. */
+static void check_matmul_within(struct matmul_job job, bnb_precision precision) {
     size_t rows = job.x.rows, columns = job.q.code ? job.q.rows : job.w.rows;
     job.y = guarded(rows * columns * size_of(job.x.dtype), 0);
     EXPECT(forms->matmul(&job) == BNB_OK, "failed");
     struct dense y = {job.y, job.x.dtype, rows, columns};
+    job.precision = precision;
     size_t step =
         rows * columns * job.x.columns / 20'000 + 1; /* some of the results: other jobs of this shape see others */
     for (size_t i = random_bits() % step; i < rows * columns; i += step) {
@@ -568,6 +599,8 @@ static void check_matmul(struct matmul_job job) {
     }
     release_all();
 }
+
+static void check_matmul(struct matmul_job job) { check_matmul_within(job, job.precision); }
 
 static const float *bias_of(size_t columns, size_t turn) {
     if (turn % 2) return NULL;
@@ -595,8 +628,8 @@ static void test_matmul(void) {
             check_matmul(job);
         }
         EACH(b, books) EACH(p, blocks4)
-            for (bnb_precision precision = BNB_PRECISION_HIGHEST; precision <= BNB_PRECISION_HIGH; precision++) {
-                size_t block = books[b]->bits == 4 ? blocks4[p] : blocks8[p];
+            for (bnb_precision precision = BNB_PRECISION_HIGHEST; precision <= BNB_PRECISION_MEDIUM; precision++) {
+                size_t block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
                 struct matmul_job job = {
                     .x = dense_random(dtypes[d], m, k), .precision = precision, .bias = bias_of(n, turn++)};
                 job.q = coded_random(books[b], n, k, block, turn % 3 == 0);
@@ -605,43 +638,56 @@ static void test_matmul(void) {
     }
 }
 
-/* The largest products of int16 that there are: they must not leave an int32. */
+/* The largest sums that there are, of all 64 products of a run and of each two: they must not leave an int32 or int16. */
 static void test_matmul_at_the_bound(void) {
-    for (int code = 0; code < 16; code++)
-        for (size_t m = 1; m <= 4; m++) {
-            struct matmul_job job = {.x = dense_random(BNB_F32, m, 256), .precision = BNB_PRECISION_HIGH};
-            for (size_t i = 0; i < m * 256; i++) ((float *)job.x.data)[i] = code % 2 ? 3 : -3;
+    for (uint32_t turn = 0; turn < 16 * 3 * 2; turn++)
+        for (size_t m = 1; m <= 8; m++) {
+            uint32_t code = turn % 16, pattern = turn / 16 % 3;
+            struct matmul_job job = {.x = dense_random(BNB_F32, m, 256),
+                                     .precision = turn < 48 ? BNB_PRECISION_HIGH : BNB_PRECISION_MEDIUM};
+            for (size_t i = 0; i < m * 256; i++) {
+                float large = (code + i / 64) % 2 ? 3 : -3, others[] = {large, 0, large * uniform()};
+                ((float *)job.x.data)[i] = i % 4 < 2 ? large : others[pattern]; /* pairs are two apart */
+            }
             job.q = coded_random(books[code % 4], 5, 256, 64, false);
-            memset((uint8_t *)job.q.codes, code << 4 | code, 5 * 256 / 2);
+            memset((uint8_t *)job.q.codes, (int)(code << 4 | code), 5 * 256 / 2);
             check_matmul(job);
         }
 }
 
-/* What int16 can't stand for takes the exact kernel: a NaN or an infinity shows, a tiny number counts. */
+/* What integers can't stand for takes the exact kernel: a NaN or an infinity shows, a tiny number counts. */
 static void test_matmul_of_odd_numbers(void) {
     static const float odd[] = {NAN, INFINITY, -INFINITY};
-    EACH(v, odd) {
-        struct matmul_job job = {
-            .x = dense_random(BNB_F32, 2, 128), .precision = BNB_PRECISION_HIGH, .y = guarded(2 * 3 * 4, 0)};
-        ((float *)job.x.data)[128 + 77] = odd[v];
-        job.q = coded_random(books[NF4], 3, 128, 64, false);
-        EXPECT(forms->matmul(&job) == BNB_OK, "failed");
-        for (size_t n = 0; n < 3; n++) {
-            float right = (float)weight_at(&job, n * 128 + 77) * odd[v], got = ((float *)job.y)[3 + n];
-            EXPECT(isfinite(((float *)job.y)[n]), "y[0, %zu] took something from another row", n);
-            EXPECT(isnan(right) ? isnan(got) : got == right, "y[1, %zu] is %g, not %g", n, (double)got, (double)right);
+    EACH(v, odd)
+        for (uint32_t turn = 0; turn < 4; turn++) {
+            size_t m = turn % 2 ? 2 : 9, at = (m - 1) * 128 + 77;
+            struct matmul_job job = {.x = dense_random(BNB_F32, m, 128),
+                                     .precision = turn < 2 ? BNB_PRECISION_HIGH : BNB_PRECISION_MEDIUM,
+                                     .y = guarded(m * 3 * sizeof(float), 0)};
+            ((float *)job.x.data)[at] = odd[v];
+            job.q = coded_random(books[NF4], 3, 128, 64, false);
+            EXPECT(forms->matmul(&job) == BNB_OK, "failed");
+            const float *last = (const float *)job.y + (m - 1) * 3;
+            for (size_t n = 0; n < 3; n++) {
+                float right = (float)weight_at(&job, n * 128 + 77) * odd[v], got = last[n];
+                EXPECT(isfinite(((float *)job.y)[n]), "y[0, %zu] took something from another row", n);
+                EXPECT(isnan(right) ? isnan(got) : got == right, "y[%zu, %zu] is %g, not %g", m - 1, n, (double)got,
+                       (double)right);
+            }
+            release_all();
         }
-        release_all();
+    for (uint32_t turn = 0; turn < 4; turn++) {
+        struct matmul_job job = {.x = dense_random(BNB_F32, turn % 2 ? 1 : 9, 128)};
+        for (size_t i = 0; i < job.x.rows * 128; i++) ((float *)job.x.data)[i] *= 1e-36f;
+        job.q = coded_random(books[NF4], 3, 128, 64, false);
+        job.precision = turn < 2 ? BNB_PRECISION_HIGH : BNB_PRECISION_MEDIUM;
+        check_matmul_within(job, BNB_PRECISION_HIGHEST);
     }
-    struct matmul_job job = {.x = dense_random(BNB_F32, 1, 128), .precision = BNB_PRECISION_HIGH};
-    for (int i = 0; i < 128; i++) ((float *)job.x.data)[i] *= 1e-36f;
-    job.q = coded_random(books[NF4], 3, 128, 64, false);
-    job.precision = BNB_PRECISION_HIGHEST;
-    check_matmul(job);
 }
 
 #include "backward_forms.c"
 #include "int8_forms.c"
+#include "scales_forms.c"
 
 /* ── The pool ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -734,14 +780,17 @@ static const struct cpu_forms *forms_named(const char *isa) {
 }
 
 int main(int count, char **arguments) {
-    if (count != 2) return fprintf(stderr, "usage: forms_test <isa>\n"), 2;
-    forms = forms_named(arguments[1]);
+    if (count != 2) return fprintf(stderr, "usage: forms_test <isa>|pool\n"), 2;
+    bool pool = !strcmp(arguments[1], "pool");
+    forms = forms_named(pool ? "plain" : arguments[1]);
     if (!forms) return fprintf(stderr, "this processor has no %s\n", arguments[1]), 3;
+    if (pool) return test_pool(), 0;
     make_books();
     test_quantize_sizes();
     test_quantize_every_threshold();
     test_quantize_extremes();
     test_quantize_shows_nan_and_infinity();
+    test_scales();
     test_dequantize();
     test_cast();
     test_optimizer();
@@ -752,6 +801,5 @@ int main(int count, char **arguments) {
     test_embedding();
     test_int8_quantize();
     test_int8_matmul();
-    test_pool();
     return 0;
 }

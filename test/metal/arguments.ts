@@ -2,7 +2,7 @@
 // struct kernel_codes, and argument structs.
 
 /** How a matrix is stored, in the words of metal/args.h. */
-export const Store = { float32: 0, float16: 1, bfloat16: 2, code4: 4, int32: 5, code8: 8 } as const;
+export const Store = { float32: 0, float16: 1, bfloat16: 2, int32: 5, codes: (bits: number) => 16 + bits } as const;
 
 /** 64 bits as two words, low first. */
 export const wide = (count: number): number[] => [count >>> 0, Math.floor(count / 2 ** 32)];
@@ -46,7 +46,7 @@ const bitsFloat = (bits: number) => new Float32Array(Uint32Array.of(bits).buffer
 
 const known = new WeakMap<Float32Array, Uint8Array<ArrayBuffer>>();
 
-/** struct kernel_codes of a codebook of 16 or 256 values. */
+/** struct kernel_codes of a codebook. */
 export function kernelCodes(values: Float32Array): Uint8Array<ArrayBuffer> {
   const struct = known.get(values) ?? makeCodes(values);
   known.set(values, struct);

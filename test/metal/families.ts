@@ -19,3 +19,23 @@ export function familySource(stem: string): string {
   );
   return `#include <metal_stdlib>\nusing namespace metal;\n${parts.join("\n")}`;
 }
+
+/**
+ * What tells whether a compiled Metal library was made of these files: FNV-1a of each, combined so that order does not
+ * matter, as csrc/gpu/metal_kernels.c does.
+ */
+export function fingerprint(texts: readonly string[]): string {
+  const hash = (text: string) =>
+    Buffer.from(text).reduce(
+      (hash, byte) => BigInt.asUintN(64, (hash ^ BigInt(byte)) * 0x100000001b3n),
+      0xcbf29ce484222325n,
+    );
+  return texts
+    .reduce((all, text) => all ^ hash(text), 0n)
+    .toString(16)
+    .padStart(16, "0");
+}
+
+/** The texts of all files that the product's kernels are made of. */
+export const kernelTexts = (): string[] =>
+  [...headers, ...families.map((stem) => `${stem}.metal`)].map((file) => readFileSync(join(folder, file), "utf8"));

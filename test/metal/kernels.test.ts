@@ -2,11 +2,11 @@
 // worked out in float64 (or in fp32 where bytes must match), fast and with every access checked.
 import { describe, expect, test } from "bun:test";
 import type { FloatDType } from "../../src/index.ts";
-import { codebooks4, codebooks8, floatDTypes, normal } from "../cases.ts";
+import { codebooks4, codebooks8, codebooksOfOtherBits, floatDTypes, normal } from "../cases.ts";
 import * as reference from "../reference.ts";
 import { kernelCodes, nextBelow, Store, searchOrder, shiftOf, wide } from "./arguments.ts";
 import { launch, type Run, runs } from "./launch.ts";
-import { bytesOf, dynamic, load, randomCodes, store, weightsOf } from "./memory.ts";
+import { bytesOf, dynamic, load, randomCodes, store, valuesOf, weightsOf } from "./memory.ts";
 import type { View } from "./simulator.ts";
 
 // ── Casts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -44,8 +44,8 @@ describe.each(runs)("cast, $mode, seed $seed", (run) => {
 
 function quantize(run: Run, x: View, dtype: FloatDType, values: Float32Array, block: number) {
   const count = x.length;
-  const bits = values.length === 256 ? 8 : 4;
-  const codes = new Uint8Array(bits === 8 ? count : Math.ceil(count / 2));
+  const bits = Math.log2(values.length);
+  const codes = new Uint8Array(Math.ceil((count * bits) / 8));
   const absmax = new Float32Array(Math.ceil(count / block));
   const tiled = block >= 8 && block <= 4096 && shiftOf(block) < 32;
   launch(
@@ -53,7 +53,7 @@ function quantize(run: Run, x: View, dtype: FloatDType, values: Float32Array, bl
       ...run,
       family: "quantize",
       kernel: tiled ? "quantize" : "quantize_odd",
-      constants: [Store[dtype], bits],
+      constants: [Store[dtype], Store.codes(bits), 0],
       args: [...wide(count), block, shiftOf(block)],
       buffers: [x, kernelCodes(values), codes, absmax],
       grid: [2, 1, 1],
@@ -93,16 +93,25 @@ describe.each(runs)("quantize, $mode, seed $seed", (run) => {
     }
   });
 
-  test.each(Object.entries({ ...codebooks4, ...codebooks8 }))("%s at every threshold and beside it", (_, codebook) => {
-    const { values } = codebook;
-    const { thresholds } = searchOrder(values);
-    const around = [...thresholds].flatMap((x) => [x, nextBelow(x), -nextBelow(-x)]);
-    // Each block holds a 1, so that it is searched as it stands.
-    const blocks = Math.ceil(around.length / 31);
-    const x = new Float32Array(blocks * 32).fill(1);
-    for (const [i, value] of around.entries()) x[i + Math.floor(i / 31) + 1] = value;
-    expectQuantized(run, x, "float32", values, 32);
+  test.each(Object.entries(codebooksOfOtherBits))("%s", (_, { values }) => {
+    for (const [i, block] of [32, 64, 4096].entries())
+      for (const count of [1, 7, 31, 4097])
+        expectQuantized(run, store(normal(count, block + count), floatDTypes[i]!), floatDTypes[i]!, values, block);
   });
+
+  test.each(Object.entries({ ...codebooks4, ...codebooks8, ...codebooksOfOtherBits }))(
+    "%s at every threshold and beside it",
+    (_, codebook) => {
+      const { values } = codebook;
+      const { thresholds } = searchOrder(values);
+      const around = [...thresholds].flatMap((x) => [x, nextBelow(x), -nextBelow(-x)]);
+      // Each block holds a 1, so that it is searched as it stands.
+      const blocks = Math.ceil(around.length / 31);
+      const x = new Float32Array(blocks * 32).fill(1);
+      for (const [i, value] of around.entries()) x[i + Math.floor(i / 31) + 1] = value;
+      expectQuantized(run, x, "float32", values, 32);
+    },
+  );
 
   test.each([
     { kernel: "quantize", values: codebooks4.nf4!.values, block: 64 },
@@ -125,10 +134,11 @@ describe.each(runs)("dequantize, $mode, seed $seed", (run) => {
     [0, 256, 100].flatMap((nestedBlock) => [
       ...[32, 64, 4096].map((block) => ({ dtype, nestedBlock, bits: 4, block })),
       ...[1, 4, 7, 8, 64, 100].map((block) => ({ dtype, nestedBlock, bits: 8, block })),
+      ...[2, 3, 5, 6, 7].map((bits) => ({ dtype, nestedBlock, bits, block: 32 })),
     ]),
   );
   test.each(cases)("$bits bits to $dtype, block $block, nested $nestedBlock", ({ dtype, nestedBlock, bits, block }) => {
-    const values = bits === 4 ? codebooks4.nf4!.values : codebooks8.linear!.values;
+    const values = valuesOf[bits]!;
     for (const count of [1, 31, 4097, 4160]) {
       const coded = randomCodes(count, values, block, nestedBlock, count);
       const y = store(new Float32Array(count), dtype);
@@ -136,7 +146,7 @@ describe.each(runs)("dequantize, $mode, seed $seed", (run) => {
         ...run,
         family: "dequantize",
         kernel: "dequantize",
-        constants: [bits, Store[dtype], coded.nested],
+        constants: [Store.codes(bits), Store[dtype], coded.nested],
         args: [...wide(count), ...coded.args],
         buffers: [...coded.buffers, y],
         grid: [2, 1, 1],
@@ -154,7 +164,7 @@ interface Product {
   n: number;
   k: number;
   dtype: FloatDType; // of x and y
-  w: FloatDType | { bits: 4 | 8; block: number; nestedBlock: number }; // block 0: a row
+  w: FloatDType | { bits: number; block: number; nestedBlock: number }; // block 0: a row
   bias: boolean;
 }
 
@@ -165,9 +175,7 @@ function product({ m, n, k, dtype, w, bias }: Product) {
   const y = store(new Float32Array(m * n), dtype);
   const dense = typeof w === "string" ? store(normal(n * k, n), w) : undefined;
   const coded =
-    typeof w === "string"
-      ? undefined
-      : randomCodes(n * k, w.bits === 4 ? codebooks4.nf4!.values : dynamic, w.block || k, w.nestedBlock, n);
+    typeof w === "string" ? undefined : randomCodes(n * k, valuesOf[w.bits]!, w.block || k, w.nestedBlock, n);
   const weights = typeof w === "string" ? load(dense!, w) : weightsOf(coded!);
   const numbers = load(x, dtype);
   const blocks = !coded || (coded.block >= 16 && shiftOf(coded.block) < 32);
@@ -176,7 +184,7 @@ function product({ m, n, k, dtype, w, bias }: Product) {
   return {
     ...{ x, y, offsets, scales: whole === 2 ? scales.with(1, 31) : scales },
     weight: coded?.buffers ?? [dense!, dense!, dense!, dense!, dense!],
-    constants: [Store[dtype], typeof w === "string" ? Store[w] : w.bits, coded?.nested ?? 0, whole, +bias],
+    constants: [Store[dtype], typeof w === "string" ? Store[w] : Store.codes(w.bits), coded?.nested ?? 0, whole, +bias],
     want: reference.matmul(numbers, weights, bias ? offsets : undefined, m, n, k),
     magnitude: reference.matmul(numbers.map(Math.abs), weights.map(Math.abs), undefined, m, n, k),
   };
@@ -207,7 +215,13 @@ const nameOf = (w: Product["w"]) =>
     ? w
     : `${w.bits} bits, block ${w.block || "a row"}${w.nestedBlock ? `, nested ${w.nestedBlock}` : ""}`;
 
-const products = floatDTypes.flatMap((dtype) => weightFormats.map((w) => ({ dtype, w, name: nameOf(w) })));
+const products = [
+  ...floatDTypes.flatMap((dtype) => weightFormats.map((w) => ({ dtype, w, name: nameOf(w) }))),
+  ...[2, 3, 5, 6, 7].map((bits, i) => {
+    const w = { bits, block: i % 2 ? 32 : 64, nestedBlock: i % 2 ? 256 : 0 };
+    return { dtype: floatDTypes[i % 3]!, w, name: nameOf(w) };
+  }),
+];
 
 describe.each(runs)("matmul_vector, $mode, seed $seed", (run) => {
   test.each(products)("$dtype by $name", ({ dtype, w }) => {

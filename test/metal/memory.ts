@@ -1,5 +1,5 @@
 // Owns matrices in a kernel's memory: of a dtype, or as random codes with their scales, and the numbers that they stand for.
-import { createDynamicMap, type FloatDType } from "../../src/index.ts";
+import { Codebook, createDynamicMap, createNormalMap, type FloatDType } from "../../src/index.ts";
 import { normal } from "../cases.ts";
 import * as reference from "../reference.ts";
 import { kernelCodes, scaleArguments } from "./arguments.ts";
@@ -22,6 +22,13 @@ export function load(memory: View, dtype: FloatDType): Float32Array<ArrayBuffer>
 export const bytesOf = (view: View) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 
 export const dynamic = createDynamicMap().values;
+
+/** Some codebook of each width. */
+export const valuesOf: Readonly<Record<number, Float32Array>> = {
+  4: Codebook.named("nf4").values,
+  8: dynamic,
+  ...Object.fromEntries([2, 3, 5, 6, 7].map((bits) => [bits, createNormalMap(undefined, true, bits).values])),
+};
 
 /** Random codes with their scales, as kernels get them and as numbers. */
 export interface Coded {

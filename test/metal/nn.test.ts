@@ -2,14 +2,14 @@
 // embeddings, layer norm and sums at ragged sizes against float64, fast and with every access checked.
 import { describe, expect, test } from "bun:test";
 import type { FloatDType } from "../../src/index.ts";
-import { codebooks4, floatDTypes, normal } from "../cases.ts";
+import { floatDTypes, normal } from "../cases.ts";
 import * as reference from "../reference.ts";
 import { Store, shiftOf, wide } from "./arguments.ts";
 import { launch, runs } from "./launch.ts";
-import { bytesOf, dynamic, load, randomCodes, store, weightsOf } from "./memory.ts";
+import { bytesOf, load, randomCodes, store, valuesOf, weightsOf } from "./memory.ts";
 import type { View } from "./simulator.ts";
 
-type Format = FloatDType | { bits: 4 | 8; block: number; nestedBlock: number }; // block 0: a row
+type Format = FloatDType | { bits: number; block: number; nestedBlock: number }; // block 0: a row
 
 const formats: readonly { name: string; format: Format }[] = [
   ...floatDTypes.map((format) => ({ name: format as string, format })),
@@ -17,6 +17,7 @@ const formats: readonly { name: string; format: Format }[] = [
   { name: "4 bits, block 32, nested 256", format: { bits: 4, block: 32, nestedBlock: 256 } },
   { name: "8 bits, block 100", format: { bits: 8, block: 100, nestedBlock: 0 } },
   { name: "8 bits, block a row", format: { bits: 8, block: 0, nestedBlock: 0 } },
+  ...[2, 3, 5, 6, 7].map((bits) => ({ name: `${bits} bits`, format: { bits, block: 32, nestedBlock: 0 } })),
 ];
 
 /** A weight [rows, columns] as kernels take it, and its numbers. */
@@ -28,12 +29,11 @@ function weight(format: Format, rows: number, columns: number) {
     const whole = columns % 8 === 0 ? 1 : 0;
     return { buffers, numbers: load(memory, format), stored: Store[format], nested: 0, whole, args: [0, 0, 0, 0, 0] };
   }
-  const values = format.bits === 4 ? codebooks4.nf4!.values : dynamic;
-  const coded = randomCodes(count, values, format.block || columns, format.nestedBlock, rows);
+  const coded = randomCodes(count, valuesOf[format.bits]!, format.block || columns, format.nestedBlock, rows);
   const { buffers, nested, block, args } = coded;
   const fits = block >= 8 && shiftOf(block) < 32 ? 1 : 0;
   const whole = columns % 8 ? 0 : block === columns ? 2 : fits;
-  return { buffers, numbers: weightsOf(coded), stored: format.bits, nested, whole, args };
+  return { buffers, numbers: weightsOf(coded), stored: Store.codes(format.bits), nested, whole, args };
 }
 
 /** Each element within the error of an fp32 sum of such a magnitude, and of one rounding to the dtype. */

@@ -55,7 +55,7 @@ function step(
   const sums = new Float32Array(2 * (1 + groups));
   const unorm = new Float32Array(1);
   const shared = { ...run, family: "optimizer", args: argumentsOf(kind, p.length, groups, maxUnorm), group: 256 };
-  const stored = states.state1 instanceof Uint8Array ? Store.code8 : Store.float32;
+  const stored = states.state1 instanceof Uint8Array ? Store.codes(8) : Store.float32;
   const stepWith = (trust: number) => {
     const constants = [rules[kind], Store.float32, Store.float32, stored, trust];
     const { state1, absmax1, state2, absmax2 } = states;

@@ -7,7 +7,12 @@ import { $ } from "bun";
 import { type Checkpoint, openCheckpoint } from "../../src/checkpoint/checkpoint.ts";
 import { inspectCheckpoint, verifyCheckpoint } from "../../src/checkpoint/inspect.ts";
 import { findQuantized } from "../../src/checkpoint/state.ts";
-import { convertGguf, type QuantizeOptions, quantizeCheckpoint } from "../../src/checkpoint/transform.ts";
+import {
+  convertGguf,
+  dequantizeCheckpoint,
+  type QuantizeOptions,
+  quantizeCheckpoint,
+} from "../../src/checkpoint/transform.ts";
 import { miniLm, python, smolLm } from "./packages.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-real-"));
@@ -103,6 +108,33 @@ describe.each(variants)("MiniLM in %s", (name, variant, theory) => {
   test.skipIf(!python)("transformers saves the same bytes, and computes the same with ours", async () => {
     await compareWithTransformers("bert", await miniLm(), output, variant);
   });
+});
+
+describe.each(["nf4", "fp4"] as const)("MiniLM in %s with scales of least squares", (quantType) => {
+  test.each([false, true])(
+    "double quant %p: every weight is closer, and bitsandbytes reads what we do",
+    async (doubleQuant) => {
+      const model = await miniLm();
+      const errors = await Promise.all(
+        (["absmax", "leastSquares"] as const).map(async (scales) => {
+          const output = join(scratch, `${quantType}-${scales}-${doubleQuant}`);
+          await quantizeCheckpoint(model, { output, quantType, doubleQuant, scales });
+          expect((await verifyCheckpoint(output)).problems).toEqual([]);
+          const reports = await inspectCheckpoint(output, { errorAgainst: model });
+          return new Map(reports.flatMap(({ name, error }) => (error ? [[name, error.relative] as const] : [])));
+        }),
+      );
+      const [absmax, leastSquares] = errors as [Map<string, number>, Map<string, number>];
+      expect(leastSquares.size).toBe(37);
+      for (const [name, error] of leastSquares) expect(error).toBeLessThan(0.95 * absmax.get(name)!);
+      if (!python) return;
+      const output = join(scratch, `${quantType}-leastSquares-${doubleQuant}`);
+      const dense = `${output}-dense`;
+      await dequantizeCheckpoint(output, { output: dense, dtype: "float32" });
+      const read = await $`${python} ${join(import.meta.dir, "read.py")} ${output} ${dense}`.quiet();
+      expect(JSON.parse(read.stdout.toString().trim().split("\n").at(-1)!)).toEqual({ weights: 37, difference: 0 });
+    },
+  );
 });
 
 describe("SmolLM2, from GGUF", () => {

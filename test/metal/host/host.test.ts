@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fingerprint } from "../families.ts";
 import { fakeMetal, misuses, scenarios } from "./build.ts";
 
 let library = "";
@@ -28,7 +29,12 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
 
   /** A scenario checks itself; the last column is what it prints. */
   const expected: [name: string, env: Record<string, string>, printed?: string][] = [
-    ["describes", {}, "Simulated Apple GPU, 4.3 GB for one process, kernels compiled from their embedded source"],
+    [
+      "describes",
+      {},
+      "Simulated Apple GPU, GPU family Apple9, 4.3 GB for one process, 1.1 GB in one buffer, kernels compiled from their embedded source",
+    ],
+    ["describes", { BNB_FAKE_METAL: "family=1007" }, "GPU family Apple7,"],
     ["describes", { BNB_FAKE_METAL: "default_device=0" }, "Simulated Apple GPU"],
     ["computes", {}],
     ["computes", { BNB_SIM: "check", BNB_SIM_SEED: "7" }],
@@ -82,12 +88,16 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
     expect(stderr).toMatch(/^kernel +runs +total ms +mean us +GB\/s\nadd +130 +[\d.]+ +[\d.]+ +[\d.]+\n$/);
   });
 
-  test("kernels are taken from a bunsandbytes.metallib beside the library", () => {
+  test("kernels are taken from a library that was compiled ahead, but not from one of other kernels", () => {
     const program = join(folder, "scenarios");
     copyFileSync(paths.scenarios, program);
-    const metallib = join(folder, "bunsandbytes.metallib");
-    const text = readFileSync(join(import.meta.dir, "kernels/small.metal"), "utf8");
-    writeFileSync(metallib, `#include <metal_stdlib>\nusing namespace metal;\n${text}`);
+    const texts = ["small", "broken"].map((stem) =>
+      readFileSync(join(import.meta.dir, `kernels/${stem}.metal`), "utf8"),
+    );
+    const metallib = join(folder, `bunsandbytes-${fingerprint(texts)}.metallib`);
+    writeFileSync(join(folder, `bunsandbytes-${fingerprint(texts.slice(1))}.metallib`), "of other kernels");
+    expect(run(program, "describes").stdout).toContain("kernels compiled from their embedded source");
+    writeFileSync(metallib, `#include <metal_stdlib>\nusing namespace metal;\n${texts[0]}`);
     expect(run(program, "describes").stdout).toContain(`kernels from ${metallib}`);
     expect(run(program, "computes")).toEqual({ ended: 0, stdout: "", stderr: "" });
     writeFileSync(metallib, "not a library");

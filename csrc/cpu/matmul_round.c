@@ -1,0 +1,222 @@
+/* Factors rounded to integers: the codebook once for all weights, and x in runs of SCALED elements, each with a scale of
+ * its own. What integers can't stand for is found here, and left to the exact kernels. */
+#include <float.h>
+
+#include "simd.h"
+
+enum { SCALED = 64 }; /* elements of a row of weights that surely have one scale: a block is a multiple */
+
+/* What a kernel multiplies: 32 bits hold one float, two int16 or four int8. */
+enum factor_kind { FLOATS, SHORTS, BYTES };
+
+#if HAS_DOT4
+enum { HAS_BYTES = 1, BYTES_OFFSET = DOT4_FLIP != 0 }; /* whether the codebook's bytes are unsigned */
+INLINE ints dot_bytes(ints to, words w, words x) { return dot4(to, w, x); }
+#elif HAS_SMALL_DOT4
+enum { HAS_BYTES = 1, BYTES_OFFSET = 1 };
+INLINE ints dot_bytes(ints to, words w, words x) { return small_dot4(to, w, x); }
+#else
+enum { HAS_BYTES = 0, BYTES_OFFSET = 0 };
+INLINE ints dot_bytes(ints to, words, words) { return to; } /* for the compiler: no kernel is chosen that calls it */
+#endif
+
+INLINE size_t factor_elements(enum factor_kind kind) { return kind == FLOATS ? 1 : kind == SHORTS ? 2 : 4; }
+
+/* Rows of x as factors: cut into tiles of rows, as even as can be, each laid out step by step, a factor of each of its
+ * rows side by side. A tile of one row is that row. */
+struct tiles {
+    uint32_t *factors;
+    size_t    rows, count;
+    size_t    stride; /* factors of a row */
+};
+
+/* The first row of tile i. */
+INLINE size_t tile_row(const struct tiles *tiles, size_t i) { return tiles->rows * i / tiles->count; }
+
+/* A row's first factor; *step is how far the next is. */
+INLINE uint32_t *row_in_tile(const struct tiles *tiles, size_t row, size_t *step) {
+    size_t tile = ((row + 1) * tiles->count - 1) / tiles->rows, first = tile_row(tiles, tile);
+    *step = tile_row(tiles, tile + 1) - first;
+    return tiles->factors + first * tiles->stride + (row - first);
+}
+
+/* A codebook as integers of at most code_most, for an x of at most x_most. */
+struct rounding {
+    enum factor_kind kind;
+    float   x_most;
+    float   pair_most; /* what the magnitudes of two elements of x, two apart, may add up to; 0: anything */
+    float   step;      /* a code's value is its integer, less the offset, times this */
+    int32_t offset;
+    int16_t shorts[16];
+    uint8_t bytes[16];
+};
+
+INLINE floats round_to_integers(floats v) { return v + 0x1.8p23f - 0x1.8p23f; } /* exact below 2^22; ties to even */
+
+/* The codebook on the grid between 0.8 and 1 times `most` steps to its largest magnitude that it lies closest to: NF4
+ * is half as far off at 112 steps as at 127. */
+static float fit_codes(const float values[16], float most, int16_t codes[16]) {
+    enum { TRIALS = 64 };
+    float largest = 0, steps = most, least_error = FLT_MAX;
+    for (int i = 0; i < 16; i++) largest = __builtin_fmaxf(largest, __builtin_fabsf(values[i]));
+    memset(codes, 0, 16 * sizeof *codes);
+    if (!largest) return 0;
+    for (int trial = 0; trial < TRIALS; trial++) {
+        float tried = most * (1 - (float)trial * (0.2f / TRIALS));
+        floats error = 0;
+        for (int i = 0; i < 16; i += WIDTH) {
+            floats value = load_floats(values + i) / largest, off = round_to_integers(value * tried) / tried - value;
+            error += off * off;
+        }
+        float total = sum(error);
+        if (total < least_error) least_error = total, steps = tried;
+    }
+    for (int i = 0; i < 16; i++) codes[i] = (int16_t)__builtin_rintf(values[i] / largest * steps);
+    return largest / steps;
+}
+
+static struct rounding rounding_of(const struct codes *code, enum factor_kind kind, float code_most, float x_most) {
+    struct rounding to = {.kind = kind, .x_most = x_most};
+    to.step = fit_codes(code->values, code_most, to.shorts);
+    if (kind == SHORTS) return to;
+    int32_t lowest = 0, highest = 0;
+    for (int i = 0; i < 16; i++) {
+        lowest = to.shorts[i] < lowest ? to.shorts[i] : lowest;
+        highest = to.shorts[i] > highest ? to.shorts[i] : highest;
+    }
+    if (BYTES_OFFSET) to.offset = -lowest;
+    for (int i = 0; i < 16; i++) to.bytes[i] = (uint8_t)(to.shorts[i] + to.offset);
+    /* Rounding may add a half to each of the two. */
+    if (HAS_SMALL_DOT4 && highest > lowest) to.pair_most = (float)(INT16_MAX / (highest - lowest) - 1);
+    return to;
+}
+
+/* ── x ──────────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* x as integers, eight by eight elements in the order of LANE_ORDER (SHORTS) or BYTE_ORDER (BYTES). */
+#define BYTE_ORDER 1, 3, 5, 7, 0, 2, 4, 6
+
+struct rounded {
+    struct rounding to;
+    struct tiles x;
+    size_t       scaled; /* runs of a row: zeros stand after the last of x */
+    float       *scales; /* [rows, scaled], times the codebook's step */
+    int32_t     *excess; /* [rows, scaled], what the codebook's offset adds to a run's sum, negative; BYTES only */
+};
+
+struct round_job {
+    struct dense          x;
+    const struct rounded *rounded;
+    size_t                first_row;
+    _Atomic bool         *unfit; /* set where an element is infinite or NaN, or a run's largest too small for a scale */
+};
+
+/* The largest sum of two magnitudes of v that are two apart, in four neighbours. */
+INLINE floats pair_sums(floats magnitudes) {
+#if WIDTH == 16
+    return magnitudes + __builtin_shufflevector(magnitudes, magnitudes, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+#elif WIDTH == 8
+    return magnitudes + __builtin_shufflevector(magnitudes, magnitudes, 2, 3, 0, 1, 6, 7, 4, 5);
+#else
+    return magnitudes + __builtin_shufflevector(magnitudes, magnitudes, 2, 3, 0, 1);
+#endif
+}
+
+typedef VECTOR(int16_t, 8) shorts8;
+typedef VECTOR(int8_t, 8) bytes8;
+
+/* Puts eight integers at `to` in the kernels' order. */
+INLINE void put_eight(enum factor_kind kind, const int16_t from[8], uint32_t *to) {
+    shorts8 v;
+    memcpy(&v, from, sizeof v);
+    if (kind == SHORTS) {
+        v = __builtin_shufflevector(v, v, LANE_ORDER);
+        memcpy(to, &v, sizeof v);
+    } else {
+        v = __builtin_shufflevector(v, v, BYTE_ORDER);
+        bytes8 narrowed = __builtin_convertvector(v, bytes8);
+        memcpy(to, &narrowed, sizeof narrowed);
+    }
+}
+
+/* One run, from element i of x on; false where it is unfit. */
+INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_kind kind, size_t i, uint32_t *to,
+                      float *scale, int32_t *excess) {
+    const struct rounding *rounding = &job->rounded->to;
+    floats v[SCALED / WIDTH], pairs = 0;
+    ints largest = 0; /* magnitudes as integers, in which a NaN is larger than all numbers */
+    for (size_t j = 0; j < SCALED / WIDTH; j++) {
+        v[j] = load(job->x.data, dtype, i + j * WIDTH);
+        ints magnitude = (ints)v[j] & 0x7fffffff;
+        largest = __builtin_elementwise_max(largest, magnitude);
+        if (kind == BYTES && HAS_SMALL_DOT4) pairs = __builtin_elementwise_max(pairs, pair_sums((floats)magnitude));
+    }
+    float absmax = bits_float((uint32_t)__builtin_reduce_max(largest)), step = absmax / rounding->x_most;
+    if (absmax == 0) step = 0;
+    else if (!(absmax >= 1e-25f && absmax <= FLT_MAX / 4)) return false;
+    if (kind == BYTES && rounding->pair_most) {
+        float pair = bits_float((uint32_t)__builtin_reduce_max((ints)pairs)) / rounding->pair_most;
+        step = __builtin_fmaxf(step, pair);
+    }
+    float inverse = step ? 1 / step : 0;
+    int16_t integers[SCALED];
+    ints total = 0;
+    for (size_t j = 0; j < SCALED / WIDTH; j++) {
+        typedef VECTOR(int16_t, WIDTH) half_shorts;
+        ints rounded = __builtin_convertvector(round_to_integers(v[j] * inverse), ints);
+        half_shorts narrowed = __builtin_convertvector(rounded, half_shorts);
+        memcpy(integers + j * WIDTH, &narrowed, sizeof narrowed);
+        total += rounded;
+    }
+    for (size_t j = 0; j < SCALED; j += 8)
+        put_eight(kind, integers + j, to + j / factor_elements(kind));
+    *scale = step * rounding->step;
+    if (kind == BYTES) *excess = -rounding->offset * __builtin_reduce_add(total);
+    return true;
+}
+
+INLINE void round_rows(const struct round_job *job, bnb_dtype dtype, enum factor_kind kind, size_t first, size_t last) {
+    const struct rounded *rounded = job->rounded;
+    size_t factors = SCALED / factor_elements(kind), runs = job->x.columns / SCALED;
+    for (size_t m = first; m < last; m++) {
+        size_t step, from = (job->first_row + m) * job->x.columns;
+        uint32_t *to = row_in_tile(&rounded->x, m, &step), run_factors[SCALED];
+        float *scales = rounded->scales + m * rounded->scaled;
+        int32_t *excess = kind == BYTES ? rounded->excess + m * rounded->scaled : NULL;
+        for (size_t run = 0; run < runs; run++) {
+            int32_t *run_excess = kind == BYTES ? excess + run : NULL;
+            if (!round_run(job, dtype, kind, from + run * SCALED, run_factors, scales + run, run_excess)) {
+                atomic_store_explicit(job->unfit, true, memory_order_relaxed);
+                return;
+            }
+            for (size_t i = 0; i < factors; i++, to += step) *to = run_factors[i];
+        }
+        for (size_t i = runs * factors; i < rounded->x.stride; i++, to += step) *to = 0;
+        for (size_t run = runs; run < rounded->scaled; run++) {
+            scales[run] = 0;
+            if (kind == BYTES) excess[run] = 0;
+        }
+    }
+}
+
+INLINE void round_rows_of(const struct round_job *job, bnb_dtype dtype, size_t first, size_t last) {
+    if (job->rounded->to.kind == SHORTS) round_rows(job, dtype, SHORTS, first, last);
+    else round_rows(job, dtype, BYTES, first, last);
+}
+
+static void round_rows_part(const void *round_job, size_t first, size_t last) {
+    const struct round_job *job = round_job;
+    switch (job->x.dtype) {
+    case BNB_F16: round_rows_of(job, BNB_F16, first, last); break;
+    case BNB_BF16: round_rows_of(job, BNB_BF16, first, last); break;
+    default: round_rows_of(job, BNB_F32, first, last); break;
+    }
+}
+
+/* Rounds rows of x from first_row on, as many as `to` has; false where integers can't stand for one. */
+static bool round_x(const struct dense *x, size_t first_row, const struct rounded *to) {
+    _Atomic bool unfit = false;
+    struct round_job job = {*x, to, first_row, &unfit};
+    parallel_for(to->x.rows, (1 << 15) / x->columns + 1, round_rows_part, &job);
+    return !atomic_load_explicit(&unfit, memory_order_relaxed);
+}

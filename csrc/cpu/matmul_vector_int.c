@@ -1,0 +1,140 @@
+/* Products of a few rows with 4-bit weights in integers, straight from the codes as in matmul_vector.c: HIGH in int16,
+ * MEDIUM in int8. A run's sum is an integer; what runs give is added up in fp32. */
+#include <stdlib.h>
+
+#include "simd.h"
+
+/* Eight products of two int16 add up in a lane. */
+enum { VECTOR_SHORTS_MOST = 16383, VECTOR_BYTES_MOST = 127 };
+
+struct vector_int_run {
+    const struct matmul_job *job;
+    struct rounded x; /* its pairs (SHORTS) or fours (BYTES) in the order in which a chunk of codes gives them */
+};
+
+static bool takes_vector_bytes(const struct matmul_job *job) { return HAS_BYTES && takes_vector(job); }
+
+/* The sums of a chunk of codes with one row of x. */
+INLINE ints chunk_of_shorts(const shorts w[4], const int16_t *x) {
+    ints part = 0;
+    for (size_t v = 0; v < 4; v++) part = dot2(part, w[v], load_shorts(x + v * 2 * WIDTH));
+    return part;
+}
+
+INLINE ints chunk_of_bytes(const words w[2], const int8_t *x) {
+    ints part = dot_bytes((ints)0, w[0], (words)load_ints(x));
+    return dot_bytes(part, w[1], (words)load_ints(x + 4 * WIDTH));
+}
+
+/* products[m][i] = the scale of run `begin + i` of the weights times that of x, and what offsets added is taken off. */
+INLINE void multiply_scales(const struct rounded *x, enum factor_kind kind, const float *scales, size_t begin,
+                            size_t count, size_t rows, float products[VECTOR_ROWS][SEGMENT],
+                            floats totals[VECTOR_ROWS]) {
+    for (size_t m = 0; m < rows; m++)
+        for (size_t i = 0; i < count; i += WIDTH) {
+            size_t at = m * x->scaled + begin + i;
+            floats product = load_floats(scales + i) * load_floats(x->scales + at);
+            store(products[m], BNB_F32, i, product);
+            if (kind == BYTES && BYTES_OFFSET)
+                totals[m] = fma(__builtin_convertvector(load_ints(x->excess + at), floats), product, totals[m]);
+        }
+}
+
+/* A chunk of codes with all rows of x. */
+INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, const uint8_t *codes,
+                           const uint32_t *factors, size_t rows, const float products[VECTOR_ROWS][SEGMENT], size_t chunk,
+                           floats totals[VECTOR_ROWS]) {
+    words packed = (words)load_ints(codes), bytes_of[2];
+    shorts shorts_of[4];
+    __builtin_prefetch(codes + AHEAD);
+    if (kind == SHORTS) {
+        decode_shorts(code_table_of(x->to.shorts), packed, shorts_of);
+    } else {
+        bytes_of[0] = decode_bytes(x->to.bytes, packed);
+        bytes_of[1] = decode_bytes(x->to.bytes, packed >> 4);
+    }
+    for (size_t m = 0; m < rows; m++) {
+        const void *row = factors + m * x->x.stride;
+        ints part = kind == SHORTS ? chunk_of_shorts(shorts_of, row) : chunk_of_bytes(bytes_of, row);
+        totals[m] = fma(__builtin_convertvector(part, floats), chunk_scale(products[m], chunk), totals[m]);
+    }
+}
+
+INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind kind, size_t first, size_t last,
+                              size_t rows) {
+    const struct coded *q = &run->job->q;
+    struct rounded x = run->x; /* a copy, which no store can change */
+    size_t runs = q->columns / SCALED, step = CHUNK / factor_elements(kind);
+    for (size_t n = first; n < last; n++) {
+        floats totals[2][VECTOR_ROWS] = {0};
+        for (size_t begin = 0; begin < runs; begin += SEGMENT) {
+            size_t count = least(SEGMENT, runs - begin), chunks = (count * SCALED + CHUNK - 1) / CHUNK, chunk = 0;
+            float local[SEGMENT], products[VECTOR_ROWS][SEGMENT];
+            const float *scales = scales_at(q, n * runs + begin, count, local);
+            multiply_scales(&x, kind, scales, begin, count, rows, products, totals[0]);
+            const uint8_t *codes = q->codes + (n * runs + begin) * (SCALED / 2);
+            const uint32_t *factors = x.x.factors + begin * SCALED / factor_elements(kind);
+            for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, factors += 2 * step) {
+                multiply_chunk(&x, kind, codes, factors, rows, products, chunk, totals[0]);
+                multiply_chunk(&x, kind, codes + CHUNK / 2, factors + step, rows, products, chunk + 1, totals[rows < 4]);
+            }
+            if (chunk < chunks) multiply_chunk(&x, kind, codes, factors, rows, products, chunk, totals[0]);
+        }
+        put_row(run->job, n, rows, totals);
+    }
+}
+
+INLINE void multiply_integer_rows(const struct vector_int_run *run, enum factor_kind kind, size_t first, size_t last) {
+    switch (run->job->x.rows) {
+    case 1: multiply_integers(run, kind, first, last, 1); break;
+    case 2: multiply_integers(run, kind, first, last, 2); break;
+    case 3: multiply_integers(run, kind, first, last, 3); break;
+    case 4: multiply_integers(run, kind, first, last, 4); break;
+    case 5: multiply_integers(run, kind, first, last, 5); break;
+    default: multiply_integers(run, kind, first, last, 6); break;
+    }
+}
+
+static void multiply_shorts_part(const void *run, size_t first, size_t last) {
+    multiply_integer_rows(run, SHORTS, first, last);
+}
+
+static void multiply_bytes_part(const void *run, size_t first, size_t last) {
+    multiply_integer_rows(run, BYTES, first, last);
+}
+
+/* From the order of rounded rows, lane after lane, to that of chunks, in which lanes lie side by side. */
+static void deal_chunks(const uint32_t *from, enum factor_kind kind, size_t elements, uint32_t *to) {
+    size_t words_of_chunk = kind == SHORTS ? CHUNK / 2 : CHUNK / 4;
+    for (size_t chunk = 0; chunk < elements / CHUNK; chunk++, from += words_of_chunk)
+        for (size_t slot = 0; slot < words_of_chunk; slot++)
+            *to++ = from[kind == SHORTS ? pair_in_slot(slot) : slot % WIDTH * 2 + slot / WIDTH];
+}
+
+static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind kind) {
+    size_t rows = job->x.rows, columns = job->x.columns, elements = round_up(columns, CHUNK);
+    size_t stride = elements / factor_elements(kind), scaled = round_up(elements / SCALED, WIDTH);
+    size_t factors = round_up(rows * stride, 16), scales = round_up(rows * scaled, 16);
+    size_t bytes = 2 * (factors + scales) * sizeof(uint32_t);
+    uint32_t *scratch = aligned_alloc(64, bytes);
+    if (!scratch)
+        return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again",
+                    bytes);
+    float most = kind == SHORTS ? VECTOR_SHORTS_MOST : VECTOR_BYTES_MOST;
+    struct vector_int_run run = {job, {
+        .to = rounding_of(job->q.code, kind, most, most), .x = {scratch + factors, rows, rows, stride}, .scaled = scaled,
+        .scales = (float *)(scratch + 2 * factors), .excess = (int32_t *)(scratch + 2 * factors + scales),
+    }};
+    bool fit = round_x(&job->x, 0, &run.x);
+    if (fit) {
+        deal_chunks(run.x.x.factors, kind, rows * elements, scratch);
+        run.x.x.factors = scratch;
+        parallel_for(job->q.rows, VECTOR_WORK / (columns * rows) + 1,
+                     kind == SHORTS ? multiply_shorts_part : multiply_bytes_part, &run);
+    }
+    free(scratch);
+    return fit ? BNB_OK : BNB_UNSUPPORTED;
+}
+
+static bnb_status matmul_vector_shorts(const struct matmul_job *job) { return run_vector_int(job, SHORTS); }
+static bnb_status matmul_vector_bytes(const struct matmul_job *job) { return run_vector_int(job, BYTES); }

@@ -1,0 +1,48 @@
+// Owns `bun run package`: the npm package as a tarball, with JavaScript, its types, and the native library of every platform.
+import { copyFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import packageJson from "../package.json" with { type: "json" };
+import { buildCommand, builtLibrary, type Platform, platforms } from "./platforms.ts";
+import { root, run, say, stop } from "./run.ts";
+
+/** The tarball's package.json: the clone's, with what tsc wrote in the place of the sources, and the libraries beside it. */
+function manifest() {
+  const { scripts: _scripts, devDependencies: _devDependencies, imports, ...published } = packageJson;
+  const inPackage = (path: string) => path.replace("./zig-out/", "./");
+  return {
+    ...published,
+    exports: { ".": { types: "./src/index.d.ts", default: "./src/index.js" }, "./package.json": "./package.json" },
+    imports: Object.fromEntries(Object.entries(imports).map(([name, path]) => [name, inPackage(path)])),
+    bin: { bunsandbytes: "./src/cli/main.js" },
+  };
+}
+
+/**
+ * Writes the package as `<folder>/bunsandbytes-<version>.tgz`, and gives that path.
+ *
+ * @param included the platforms whose libraries it gets: what is published has them all, a test may need the host's only
+ */
+export function makePackage(folder: string, included: readonly Platform[] = platforms): string {
+  const staging = join(folder, "package");
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(staging, { recursive: true });
+  for (const platform of included) {
+    if (run(buildCommand(platform)) !== 0) stop(`The library for ${platform.name} could not be built.`);
+    const library = join(staging, "lib", platform.name, platform.file);
+    mkdirSync(dirname(library), { recursive: true });
+    copyFileSync(builtLibrary(platform), library);
+  }
+  if (run([`${root}/node_modules/.bin/tsc`, "-p", "tsconfig.package.json", "--outDir", staging]) !== 0)
+    stop("The sources do not compile: the messages are above.");
+  for (const file of ["README.md", "CHANGELOG.md", "LICENSE"]) copyFileSync(`${root}/${file}`, join(staging, file));
+  writeFileSync(join(staging, "package.json"), `${JSON.stringify(manifest(), null, 2)}\n`);
+  const pack = [process.execPath, "pm", "pack", "--quiet", "--ignore-scripts", "--destination", folder];
+  if (run(pack, {}, staging) !== 0) stop("The package could not be packed: the message is above.");
+  return join(folder, `${packageJson.name}-${packageJson.version}.tgz`);
+}
+
+if (import.meta.main) {
+  say(`Building the library for ${platforms.map(({ name }) => name).join(", ")}: two minutes the first time …`);
+  const tarball = makePackage(`${root}/dist`);
+  say(`Wrote ${tarball}, ${(Bun.file(tarball).size / 1e6).toFixed(2)} MB. Publish it with "npm publish ${tarball}".`);
+}

@@ -1,0 +1,13 @@
+// Owns the list of commands that need the native library: all but doctor.
+import type { Command } from "commander";
+import { benchCommand } from "./bench.ts";
+import { convertCommand } from "./convert.ts";
+import { dequantizeCommand } from "./dequantize.ts";
+import { inspectCommand } from "./inspect.ts";
+import { quantizeCommand } from "./quantize.ts";
+import { verifyCommand } from "./verify.ts";
+
+export function commandsOfLibrary(): Command[] {
+  const commands = [quantizeCommand, dequantizeCommand, convertCommand, inspectCommand, verifyCommand, benchCommand];
+  return commands.map((command) => command());
+}

@@ -1,0 +1,192 @@
+// The bench as its users meet it: its record, the comparison of two, and the limits. No time is asserted.
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { layerCases } from "../src/bench/cases.ts";
+import { measureReads, readRate, shareOfLimit } from "../src/bench/limits.ts";
+import { type BenchRecord, compareRecords, loadRecord, saveRecord, schema } from "../src/bench/record.ts";
+
+const scratch = mkdtempSync(join(tmpdir(), "bnb-bench-"));
+afterAll(() => rmSync(scratch, { recursive: true }));
+const main = join(import.meta.dir, "../src/cli/main.ts");
+
+/** A record of these least times, in milliseconds. */
+function recordOf(times: Record<string, number>, place: BenchRecord["place"] = { processor: "one", threads: 1 }) {
+  const results = Object.entries(times).map(([name, leastMs]) => ({
+    name,
+    medianMs: 2 * leastMs,
+    leastMs,
+    gigabytesPerSecond: 1,
+  }));
+  return { schema, place, versions: {}, date: "", results } satisfies BenchRecord;
+}
+
+describe("two records", () => {
+  test("a case has regressed only beyond the tolerance", () => {
+    const { cases, differences } = compareRecords(
+      recordOf({ same: 1, tied: 10, slower: 10, faster: 10 }),
+      recordOf({ same: 1, tied: 11.9, slower: 12.1, faster: 5 }),
+      0.2,
+    );
+    expect(differences).toEqual([]);
+    expect(cases.map(({ name, ratio, regressed }) => [name, ratio, regressed])).toEqual([
+      ["same", 1, false],
+      ["tied", 1.19, false],
+      ["slower", 1.21, true],
+      ["faster", 0.5, false],
+    ]);
+  });
+
+  test("a case that only one of them has is neither slower nor lost", () => {
+    const { cases } = compareRecords(recordOf({ gone: 1 }), recordOf({ new: 2 }), 0.2);
+    expect(cases).toEqual([
+      { name: "gone", beforeMs: 1, regressed: false },
+      { name: "new", nowMs: 2, regressed: false },
+    ]);
+  });
+
+  test("different places are told, each difference by name", () => {
+    const before = recordOf({ a: 1 }, { processor: "one", threads: 1 });
+    const now = recordOf({ a: 1 }, { processor: "one", threads: 2, device: "cpu" });
+    expect(compareRecords(before, now, 0.2).differences).toEqual(["threads: 1, now 2", "device: unknown, now cpu"]);
+  });
+});
+
+describe("a file", () => {
+  const path = join(scratch, "file.json");
+
+  test("gives the record back", () => {
+    const record = recordOf({ a: 1.5 });
+    saveRecord(path, record);
+    expect(loadRecord(path)).toEqual(record);
+  });
+
+  test.each([
+    ["{", /file.json is not JSON, expected a file that bench --save wrote/],
+    ["null", /has schema undefined, expected "bunsandbytes-bench-1"/],
+    ['{"schema": "other"}', /has schema "other", expected "bunsandbytes-bench-1": save it anew/],
+    ['{"schema": "bunsandbytes-bench-1"}', /expected "bunsandbytes-bench-1"/],
+  ])("that holds %p is refused", async (text, message) => {
+    await Bun.write(path, text);
+    expect(() => loadRecord(path)).toThrow(message);
+  });
+});
+
+describe("limits", () => {
+  const limits = {
+    threads: 1,
+    reads: [
+      { bytes: 1e6, gigabytesPerSecond: 100 },
+      { bytes: 8e6, gigabytesPerSecond: 10 },
+    ],
+    gigaflops: 100,
+  };
+
+  test("the rate of a size is that of the next smaller one that was measured", () => {
+    expect([1, 1e6, 7.9e6, 8e6, 1e9].map((bytes) => readRate(limits, bytes))).toEqual([100, 100, 100, 10, 10]);
+  });
+
+  test("a share is of what takes longer, reading or multiplying", () => {
+    expect(shareOfLimit(limits, { bytes: 1e6 }, 0.02)).toBeCloseTo(0.5, 10); // 0.01 ms to read
+    expect(shareOfLimit(limits, { bytes: 1e6, flops: 1e6 }, 0.02)).toBeCloseTo(0.5, 10); // as long to multiply
+    expect(shareOfLimit(limits, { bytes: 1e6, flops: 4e6 }, 0.08)).toBeCloseTo(0.5, 10);
+    expect(shareOfLimit({ ...limits, gigaflops: undefined }, { bytes: 1e6, flops: 4e6 }, 0.04)).toBeCloseTo(0.25, 10);
+  });
+
+  test("reads are measured at every size, by as many threads as are asked for", async () => {
+    const reads = await measureReads(2);
+    expect(reads.map(({ bytes }) => bytes / 2 ** 20)).toEqual([1, 4, 8, 16, 32, 64, 256]);
+    for (const { gigabytesPerSecond } of reads) expect(gigabytesPerSecond).toBeGreaterThan(0);
+  });
+});
+
+test("every case runs, has a name of its own, and counts its work", () => {
+  const cases = layerCases({ n: 96, k: 128 });
+  expect(new Set(cases.map(({ name }) => name)).size).toBe(cases.length);
+  for (const { name, make } of cases) {
+    const { run, bytes, flops } = make();
+    run()?.[Symbol.dispose]();
+    const [, rows] = /(\d+) rows?,/.exec(name) ?? [];
+    if (rows && !name.includes("[64, 64]")) expect(flops).toBe(2 * Number(rows) * 96 * 128);
+    expect(bytes).toBeGreaterThan(64 * 32);
+  }
+});
+
+describe("the command", () => {
+  const saved = join(scratch, "saved.json");
+
+  function bench(...args: string[]) {
+    const command = [process.execPath, main, "bench", "--filter", "\\[64, 64\\]", "--time", "2", ...args];
+    const env = { ...process.env, BNB_DEVICE: "cpu", BNB_NUM_THREADS: "1" };
+    const { exitCode, stdout, stderr } = Bun.spawnSync(command, { env });
+    return { status: exitCode, out: stdout.toString(), err: stderr.toString() };
+  }
+
+  /** The saved record, changed. */
+  async function altered(change: (record: BenchRecord) => BenchRecord): Promise<string> {
+    const path = join(scratch, "altered.json");
+    saveRecord(path, change(loadRecord(saved)));
+    return path;
+  }
+
+  const scaled = (factor: number) => (record: BenchRecord) => ({
+    ...record,
+    results: record.results.map((result) => ({ ...result, leastMs: factor * result.leastMs })),
+  });
+
+  test("prints limits and times, and keeps them with where they were made", () => {
+    const { status, out, err } = bench("--save", saved);
+    expect({ status, err }).toEqual({ status: 0, err: "" });
+    expect(out).toMatch(/^bunsandbytes .* on cpu \(1 thread.*\nLimits on 1 thread: reading, GB\/s: 1 MB \d+\.\d, 4 MB/);
+    expect(out).toMatch(/matmul4bit 1 row, weight \[64, 64\] +0\.\d+ +0\.\d+ +\d+\.\d +\d+\.\d +\d+ %/);
+    const { place, limits, results } = loadRecord(saved);
+    expect(Object.keys(place)).toEqual(["processor", "processors", "system", "device", "device's description"]);
+    expect(limits!.threads).toBe(1);
+    expect(results.map(({ name }) => name)).toEqual(["matmul4bit 1 row, weight [64, 64]"]);
+  });
+
+  test("a regression is exit status 1", async () => {
+    const { status, out } = bench("--compare", await altered(scaled(1e-6)));
+    expect(status).toBe(1);
+    expect(out).toMatch(/slower\n1 of 1 cases are more than 20 % slower\.\n$/);
+  });
+
+  test("a time within the tolerance is not", async () => {
+    const { status, out } = bench("--compare", await altered(scaled(1e-2)), "--tolerance", "1000000");
+    expect(status).toBe(0);
+    expect(out).toContain("0 of 1 cases are more than 100000000 % slower.");
+  });
+
+  test("another machine is told, and no failure", async () => {
+    const path = await altered((record) => ({
+      ...scaled(1e-6)(record),
+      place: { ...record.place, processor: "Apple M9" },
+    }));
+    const { status, out } = bench("--compare", path);
+    expect(status).toBe(0);
+    expect(out).toMatch(/different places, .*\n {2}processor: Apple M9, now /);
+  });
+
+  test("--json prints one JSON value, with the comparison", async () => {
+    const { out } = bench("--json", "--compare", await altered(scaled(1e6)));
+    const { schema: form, results, comparison } = JSON.parse(out);
+    expect(form).toBe(schema);
+    expect(results.length).toBe(1);
+    expect(comparison).toMatchObject({ differences: [], cases: [{ regressed: false }] });
+  });
+
+  test.each([
+    [["--filter", "no such case"], 1, /--filter no such case matches no case/],
+    [["--filter", "("], 2, /Expected a regular expression/],
+    [["--tolerance", "-1"], 2, /Expected a number above 0/],
+    [["--compare", "/does/not/exist.json"], 1, /ENOENT/],
+  ] as [string[], number, RegExp][])("%p is refused in a sentence", (args, status, message) => {
+    const ran = bench(...args);
+    expect({ status: ran.status, told: message.test(ran.err), stack: /\n\s+at /.test(ran.err) }).toEqual({
+      status,
+      told: true,
+      stack: false,
+    });
+  });
+});

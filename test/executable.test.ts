@@ -1,0 +1,223 @@
+// Owns the test that a single-file executable needs nothing beside itself: compiled where the package is installed, and run
+// in bare, hostile and crowded surroundings.
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
+import { chmodSync, copyFileSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { hostPlatform } from "../scripts/platforms.ts";
+import { findQemu } from "../scripts/qemu.ts";
+import { openEmbedded } from "../src/embedded.ts";
+import { Consumer, packed, type Ran, spawn, whole } from "./consumer.ts";
+import { isSigned, parse } from "./macho.ts";
+
+const root = resolve(import.meta.dir, "..");
+const rightOutput = /^Tensor\(float16 \[8, 2048\] on \w+\), 4\.5 bits a weight: off by 9\.\d % of the dense product\n/;
+
+let consumer: Consumer;
+let program: string;
+
+/** Compiles a source of the consumer's folder with `bun build --compile`. */
+function compile(source: string, outfile: string, ...flags: string[]): string {
+  const path = join(consumer.folder, outfile);
+  // With this process's environment, in which Bun finds its cache of the runtimes of other platforms.
+  const command = [process.execPath, "build", "--compile", source, "--outfile", path, ...flags];
+  const { status, err } = consumer.run(command, process.env as Record<string, string>);
+  if (status !== 0) throw new Error(err);
+  return path;
+}
+
+/** A folder beside the program. */
+function folder(name: string, mode: number): string {
+  const path = join(consumer.folder, name);
+  mkdirSync(path);
+  chmodSync(path, mode);
+  return path;
+}
+
+function expectRight({ status, out, err }: Ran): void {
+  expect({ status, err }).toEqual({ status: 0, err: "" });
+  expect(out).toMatch(rightOutput);
+}
+
+beforeAll(() => {
+  consumer = new Consumer(packed());
+  for (const name of ["linear.ts", "quantize.ts"])
+    copyFileSync(`${root}/examples/${name}`, join(consumer.folder, name));
+  const devices =
+    'import { devices } from "bunsandbytes";\nawait import("./linear.ts");\nconsole.log(JSON.stringify(devices()));';
+  writeFileSync(join(consumer.folder, "devices.ts"), devices);
+  program = compile("linear.ts", "linear");
+  chmodSync(consumer.folder, 0o755);
+}, 300_000);
+afterAll(() => consumer[Symbol.dispose]());
+
+test("has one library in it, the one for its platform", () => {
+  const { name, file } = hostPlatform();
+  const library = readFileSync(join(consumer.folder, "node_modules/bunsandbytes/lib", name, file));
+  const bytes = readFileSync(program);
+  const at = bytes.indexOf(library);
+  expect(at).toBeGreaterThan(0);
+  expect(bytes.indexOf("bnb_optimizer_step", at + library.length)).toBe(-1);
+});
+
+test("runs in an empty environment from another folder, without the package", () => {
+  consumer.hidden(() => expectRight(spawn([program], "/")));
+});
+
+test("leaves nothing behind", () => {
+  const temporary = folder("empty", 0o700);
+  expectRight(spawn([program], "/", { TMPDIR: temporary }));
+  expect(readdirSync(temporary)).toEqual([]);
+});
+
+test.each([
+  ["is missing", () => "/no/such/folder"],
+  ["is a file", () => program],
+])("runs where TMPDIR %s", (_, temporary) => {
+  expectRight(spawn([program], "/", { TMPDIR: temporary() }));
+});
+
+test("runs 20 times at once", async () => {
+  const runs = Array.from({ length: 20 }, async () => {
+    const child = Bun.spawn([program], { cwd: "/", env: {}, stderr: "pipe" });
+    const [status, out, err] = await Promise.all([child.exited, child.stdout.text(), child.stderr.text()]);
+    return { status, out, err };
+  });
+  for (const ran of await Promise.all(runs)) expectRight(ran);
+}, 60_000);
+
+// Elsewhere each Worker has a copy of the library, with threads and devices of its own.
+test.skipIf(process.platform !== "linux")("shares one library with its Workers", () => {
+  writeFileSync(
+    join(consumer.folder, "worker.ts"),
+    'import { devices } from "bunsandbytes";\npostMessage(devices().length);',
+  );
+  const source = `import { readFileSync } from "node:fs";
+    import { devices } from "bunsandbytes";
+    const here = devices().length;
+    const workers = Array.from({ length: 4 }, () => new Worker("./worker.ts"));
+    const there = await Promise.all(workers.map((worker) => new Promise((resolve, reject) => {
+      worker.onmessage = ({ data }) => resolve(data);
+      worker.onerror = ({ message }) => reject(new Error(message));
+    })));
+    const mapped = readFileSync("/proc/self/maps", "utf8").matchAll(/ (\\d+) +\\/memfd:libbunsandbytes/g);
+    console.log(there.every((count) => count === here), new Set([...mapped].map(([, inode]) => inode)).size);
+    process.exit();`;
+  writeFileSync(join(consumer.folder, "workers.ts"), source);
+  expect(spawn([compile("workers.ts", "workers", "worker.ts")], "/")).toEqual({ status: 0, out: "true 1\n", err: "" });
+});
+
+test("takes the library that BNB_LIBRARY names before its own", () => {
+  const { status, err } = spawn([program], "/", { BNB_LIBRARY: "/no/such.so" });
+  expect(status).toBe(1);
+  expect(err).toContain("BNB_LIBRARY names /no/such.so, which does not exist. Unset it");
+});
+
+/** A user whom the system does not know: he has no home. */
+const becomeNobody = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"];
+const canBecomeNobody = spawned([...becomeNobody, "true"]);
+
+describe.skipIf(!canBecomeNobody)("as another user, which only root can become", () => {
+  test("runs in a folder that is read-only, with a TMPDIR that is", () => {
+    const readOnly = folder("read-only", 0o555);
+    expectRight(spawn([...becomeNobody, program], readOnly, { TMPDIR: readOnly, PATH: process.env.PATH! }));
+    expect(readdirSync(readOnly)).toEqual([]);
+  });
+});
+
+/** In a mount namespace of its own: TMPDIR may not hold programs, /tmp is read-only, and there is no home. */
+const hostile = `mount -t tmpfs -o noexec tmpfs "$TMPDIR" && mount --rbind /tmp /tmp && mount -o remount,bind,ro /tmp &&
+! touch /tmp/x 2>/dev/null && exec "$PROGRAM"`;
+const canMount = spawned(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]);
+
+test.skipIf(!canMount)("runs from memory where TMPDIR is noexec and no other folder can be written", () => {
+  const TMPDIR = folder("noexec", 0o700);
+  const env = { TMPDIR, PROGRAM: program, HOME: "/no/such", PATH: process.env.PATH! };
+  expectRight(spawn(["unshare", "-rm", "sh", "-c", hostile], "/", env));
+});
+
+describe("where memory is refused, as on a system that has no memfd_create", () => {
+  const embedded = `${root}/LICENSE`;
+  const { TMPDIR } = process.env;
+  afterEach(() => {
+    process.env.TMPDIR = TMPDIR;
+    if (TMPDIR === undefined) delete process.env.TMPDIR;
+  });
+
+  /** Opens the file where it is in a folder, and gives that folder. */
+  function open(path: string): string {
+    if (path.startsWith("/proc/")) throw new Error("refused");
+    expect(readFileSync(path)).toEqual(readFileSync(embedded));
+    expect(statSync(dirname(path)).mode & 0o777).toBe(0o700);
+    return dirname(path);
+  }
+
+  test("it is a folder in TMPDIR, which is gone afterwards", () => {
+    process.env.TMPDIR = folder("temporary", 0o700);
+    expect(dirname(openEmbedded(embedded, open))).toBe(process.env.TMPDIR);
+    expect(readdirSync(process.env.TMPDIR)).toEqual([]);
+  });
+
+  test("it is one in /tmp where TMPDIR is missing", () => {
+    process.env.TMPDIR = "/no/such/folder";
+    expect(dirname(openEmbedded(embedded, open))).toBe("/tmp");
+  });
+
+  test("the home folder comes last, and then what was tried and what to do", () => {
+    const tried: string[] = [];
+    const refuse = (path: string) => {
+      tried.push(path);
+      throw new Error("noexec");
+    };
+    expect(() => openEmbedded(embedded, refuse)).toThrow(/can't be opened: (noexec; )+noexec\. Set TMPDIR to a folder/);
+    expect(dirname(dirname(tried.at(-1)!))).toBe(homedir());
+    expect(new Set(tried).size).toBe(tried.length);
+  });
+});
+
+test.each([["--minify"], ["--bytecode"]])("compiles with %s", (flag) => {
+  const { status, out } = spawn([compile("quantize.ts", `quantize${flag}`, flag)], "/");
+  expect(status).toBe(0);
+  expect(out).toContain("bytes became");
+});
+
+describe.skipIf(!whole)("for other platforms: bun run test:package", () => {
+  test("darwin-arm64: a signed Mach-O file with that platform's library in it", () => {
+    const bytes = readFileSync(compile("linear.ts", "linear-mac", "--target=bun-darwin-arm64"));
+    const file = parse(bytes);
+    expect(file.cpu).toBe(0x0100000c);
+    expect(isSigned(file)).toBe(true);
+    const library = join(consumer.folder, "node_modules/bunsandbytes/lib/darwin-arm64/libbunsandbytes.dylib");
+    expect(bytes.indexOf(readFileSync(library))).toBeGreaterThan(0);
+  }, 300_000);
+
+  const qemu = whole ? findQemu() : undefined;
+
+  describe.skipIf(!qemu)("linux-arm64, emulated", () => {
+    let arm64: string;
+    beforeAll(() => {
+      arm64 = compile("devices.ts", "devices-arm64", "--target=bun-linux-arm64");
+    }, 300_000);
+
+    test.each([
+      ["cortex-a53", "neon"],
+      ["neoverse-n1", "dotprod"],
+    ])(
+      "%s gets the %s kernels, and the right numbers",
+      (cpu, isa) => {
+        const ran = spawn(qemu!.command(cpu, arm64), "/");
+        expectRight(ran);
+        expect(ran.out).toContain(`threads, ${isa} kernels`);
+      },
+      300_000,
+    );
+  });
+});
+
+/** Whether a command can be run here, and succeeds. */
+function spawned(command: string[]): boolean {
+  if (!Bun.which(command[0]!)) return false;
+  const { success, stderr } = Bun.spawnSync(command);
+  if (!success) console.log(`  ${command.join(" ")} is not allowed here: ${stderr.toString().trim()}`);
+  return success;
+}

@@ -1,0 +1,89 @@
+// Owns the test of the search for scales by itself, on the simulator, fast and with every access checked, against its rule;
+// and of quantising by scales that are given.
+import { describe, expect, test } from "bun:test";
+import { codebooks4, codebooks8, codebooksOfOtherBits, floatDTypes, normal } from "../cases.ts";
+import { coder, pack } from "../reference.ts";
+import { leastSquaresScales, rangeOf } from "../scales_reference.ts";
+import { kernelCodes, Store, shiftOf, wide } from "./arguments.ts";
+import { launch, runs } from "./launch.ts";
+import { load, store } from "./memory.ts";
+
+const word = (x: number) => new Uint32Array(Float32Array.of(x).buffer)[0]!;
+const f = Math.fround;
+
+/** First and ratio of struct scales_args. */
+function range(values: Float32Array): number[] {
+  const { first, ratio } = rangeOf(values);
+  return [word(first), word(ratio)];
+}
+
+const books = { ...codebooks4, ...codebooks8, ...codebooksOfOtherBits };
+
+describe.each(runs)("scales, $mode, seed $seed", (run) => {
+  test.each(Object.entries(books))("%s", (_, { values }) => {
+    const blocks = values.length === 256 ? [7, 64, 300] : [32, 64, 256];
+    for (const [i, block] of blocks.entries()) {
+      const [rows, columns] = [3, [45, 31, 70][i]!];
+      const dtype = floatDTypes[i]!;
+      const x = store(normal(rows * columns, block, 3), dtype);
+      const weights = normal(columns, 9).map((w) => (w > 0.9 ? 0 : f(Math.abs(w))));
+      for (const weighed of [0, 1]) {
+        const absmax = new Float32Array(Math.ceil(x.length / block));
+        const args = [...wide(x.length), block, columns, ...range(values)];
+        const buffers = [x, kernelCodes(values), weighed ? weights : absmax, absmax];
+        launch({
+          ...run,
+          ...{ family: "scales", kernel: "scales", constants: [Store[dtype], weighed], args, buffers },
+          ...{ grid: [2, 1, 1], group: 256 },
+        });
+        const want = leastSquaresScales(load(x, dtype), values, block, weighed ? weights : undefined);
+        expect<Float32Array>(absmax).toEqual(want);
+      }
+    }
+  });
+
+  test("a NaN or an infinity shows in its block's scale, and only there", () => {
+    for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+      const x = normal(96, 5).with(49, bad);
+      const absmax = new Float32Array(3);
+      const { values } = codebooks4.nf4!;
+      launch({
+        ...run,
+        ...{ family: "scales", kernel: "scales", constants: [Store.float32, 0], grid: [1, 1, 1], group: 256 },
+        args: [...wide(96), 32, 96, ...range(values)],
+        buffers: [x, kernelCodes(values), absmax, absmax],
+      });
+      expect([...absmax].map(Number.isFinite)).toEqual([true, false, true]);
+    }
+  });
+
+  test.each([
+    ["quantize", 32],
+    ["quantize_odd", 37],
+  ])("%s takes scales that are given, one below zero among them", (kernel, block) => {
+    const { values } = kernel === "quantize" ? codebooks4.nf4! : codebooks8.linear!;
+    const x = normal(100, 3);
+    const scales = Float32Array.of(1.5, -2, 0.75, 1e-39).slice(0, Math.ceil(100 / block));
+    const absmax = scales.slice();
+    const codes = new Uint8Array(values.length === 256 ? 100 : 50);
+    launch(
+      {
+        ...run,
+        ...{ family: "quantize", kernel, constants: [Store.float32, Store.codes(values.length === 256 ? 8 : 4), 1] },
+        args: [...wide(100), block, shiftOf(block)],
+        buffers: [x, kernelCodes(values), codes, absmax],
+        grid: [1, 1, 1],
+        group: 512,
+      },
+      0,
+    );
+    const codeOf = coder(values);
+    const want = Uint8Array.from(x, (value, i) => {
+      const scale = scales[Math.floor(i / block)]!;
+      const inverse = Math.abs(scale) > 1e-38 ? f(1 / scale) : f(1e38);
+      return codeOf(Math.max(-1, Math.min(1, f(value * inverse))));
+    });
+    expect(absmax).toEqual(scales);
+    expect(codes).toEqual(pack(want, values) as Uint8Array<ArrayBuffer>);
+  });
+});

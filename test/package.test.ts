@@ -1,0 +1,125 @@
+// Owns the test that the package works where it is installed: outside the repository, with no zig, by Bun and by npm.
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { rmSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { hostPlatform, platforms } from "../scripts/platforms.ts";
+import { inspectExecutable } from "../src/executable.ts";
+import { findLibrary } from "../src/library.ts";
+import { Consumer, packed, whole } from "./consumer.ts";
+
+const root = resolve(import.meta.dir, "..");
+const readme = await Bun.file(`${root}/README.md`).text();
+const example = /```ts\n([\s\S]*?)```/.exec(readme)![1]!;
+const ownPlatforms = whole ? platforms : [hostPlatform()];
+
+let tarball: string;
+beforeAll(() => {
+  tarball = packed();
+}, 300_000);
+
+test("its size is below 5 MB, with nothing in it but what runs and what explains", async () => {
+  expect(Bun.file(tarball).size).toBeLessThan(5e6);
+  const { stdout } = Bun.spawnSync(["tar", "tzf", tarball]);
+  const files = stdout.toString().trim().split("\n").sort();
+  const code = files.filter((file) => /^package\/src\/[\w/-]+(\.js|\.d\.ts)$/.test(file));
+  const libraries = ownPlatforms.map(({ name, file }) => `package/lib/${name}/${file}`);
+  const texts = ["CHANGELOG.md", "LICENSE", "README.md", "package.json"].map((file) => `package/${file}`);
+  expect(files).toEqual([...code, ...libraries, ...texts].sort());
+  expect(code).toContain("package/src/index.js");
+});
+
+// On demand, since attw is slow: the types are checked below in any case.
+test.skipIf(!whole).each([
+  ["publint", ["--strict"]],
+  ["attw", ["--profile", "esm-only", "--no-color"]], // the package is for Bun, which has one way to resolve
+])("%s finds nothing wrong with it", (linter, options) => {
+  const { exitCode, stdout } = Bun.spawnSync([`${root}/node_modules/.bin/${linter}`, tarball, ...options]);
+  expect({ exitCode, said: stdout.toString() }).toMatchObject({ exitCode: 0 });
+});
+
+const npm = whole ? Bun.which("npm") : null;
+if (!npm) console.log("  installed by Bun alone: by npm too in bun run test:package, where npm is");
+
+describe.each([["bun", [process.execPath, "install"]], ...(npm ? [["npm", [npm, "install"]] as const] : [])] as const)(
+  "installed by %s",
+  (_, install) => {
+    let consumer: Consumer;
+    beforeAll(() => {
+      consumer = new Consumer(tarball, [...install]);
+      writeFileSync(join(consumer.folder, "example.ts"), example);
+    }, 300_000);
+    afterAll(() => consumer[Symbol.dispose]());
+
+    test("the README's example runs, without zig", () => {
+      expect(Bun.which("zig", { PATH: consumer.environment.PATH })).toBeNull();
+      const { status, out, err } = consumer.run([process.execPath, "example.ts"]);
+      expect({ status, err }).toEqual({ status: 0, err: "" });
+      expect(out).toContain("Float32Array(4096)");
+    });
+
+    test("the command line runs, and uses the package's own library", () => {
+      const doctor = consumer.run(["node_modules/.bin/bunsandbytes", "doctor", "--json"]);
+      expect(doctor.err).toBe("");
+      const { library, problems } = JSON.parse(doctor.out);
+      const { name, file } = hostPlatform();
+      expect(library.origin).toBe("package");
+      expect(library.path).toEndWith(`/node_modules/bunsandbytes/lib/${name}/${file}`);
+      expect(library.path).toStartWith(consumer.folder);
+      expect(problems).toEqual([]);
+    });
+
+    test("the README's example has its types, every declaration is sound, and a wrong argument is an error", () => {
+      const files = { "right.ts": example, "wrong.ts": example.replace('"nf4"', '"nf5"') };
+      for (const [name, text] of Object.entries(files)) writeFileSync(join(consumer.folder, name), text);
+      const options = { strict: true, module: "nodenext", target: "esnext", noEmit: true, skipLibCheck: false };
+      const compilerOptions = { ...options, types: ["bun"], exactOptionalPropertyTypes: true };
+      writeFileSync(
+        join(consumer.folder, "tsconfig.json"),
+        JSON.stringify({ compilerOptions, files: Object.keys(files) }),
+      );
+      const { out } = consumer.run([process.execPath, `${root}/node_modules/typescript/bin/tsc`, "--pretty", "false"]);
+      expect(out).toMatch(/^wrong\.ts\(\d+,\d+\): error TS2322: Type '"nf5"' is not assignable .*\n$/);
+    });
+
+    test("what is not exported can't be imported", () => {
+      expect(consumer.run([process.execPath, "-e", 'import "bunsandbytes/src/native.js"']).err).toContain(
+        "Cannot find",
+      );
+    });
+
+    test("every library is for its platform, and whole", () => {
+      const libraries = ownPlatforms.map(({ name, file }) =>
+        inspectExecutable(join(consumer.folder, "node_modules/bunsandbytes/lib", name, file)),
+      );
+      expect(libraries.map(({ platform }) => platform as string)).toEqual(ownPlatforms.map(({ name }) => name));
+      for (const { bytes, bytesPromised } of libraries) expect(bytes).toBeGreaterThanOrEqual(bytesPromised);
+    });
+
+    // Which takes all platforms' libraries, since it may run on any: bun run test:package.
+    test.skipIf(!whole)("a bundle, beside which Bun puts the library, finds it from any folder", () => {
+      const bundle = consumer.run([process.execPath, "build", "--target=bun", "example.ts", "--outdir", "out"]);
+      expect(bundle.status).toBe(0);
+      const { status, out } = consumer.run([
+        process.execPath,
+        "-e",
+        `process.chdir("/"); await import("${consumer.folder}/out/example.js")`,
+      ]);
+      expect(status).toBe(0);
+      expect(out).toContain("Float32Array(4096)");
+    });
+
+    test("without its library the package says what to do", () => {
+      rmSync(join(consumer.folder, "node_modules/bunsandbytes/lib"), { recursive: true });
+      const { status, err } = consumer.run([process.execPath, "-e", 'import "bunsandbytes"']);
+      expect(status).toBe(1);
+      expect(err).toContain("is missing");
+      expect(err).toContain("install the package again");
+    });
+  },
+);
+
+test("here, the library is the one of zig-out", () => {
+  if (process.env.BNB_LIBRARY) return expect(findLibrary().origin).toBe("BNB_LIBRARY");
+  const { name, file } = hostPlatform();
+  expect(findLibrary()).toEqual({ path: `${root}/zig-out/lib/${name}/${file}`, origin: "package" });
+});
