@@ -5,7 +5,9 @@ import { resolve } from "node:path";
 import { fakeMetal } from "./build.ts";
 
 const root = resolve(import.meta.dir, "../../..");
-const all = [...new Bun.Glob("test/**/*.test.ts").scanSync(root)].filter((file) => !/^test\/(metal|faults)\//.test(file));
+const all = [...new Bun.Glob("test/**/*.test.ts").scanSync(root)].filter(
+  (file) => !/^test\/(metal|faults)\//.test(file),
+);
 const given = process.argv.slice(2);
 
 // The checked simulator takes seconds for what a GPU, or the CPU, takes milliseconds.
