@@ -78,6 +78,11 @@ describe.each(files)("%s", (file) => {
   });
 });
 
+test("the README lists every page of docs", () => {
+  const listed = [...textOf("README.md").matchAll(/^- \[(docs\/[\w.]+)\]\(\1\)/gm)].map(([, page]) => page!);
+  expect(listed.sort()).toEqual(scan("docs/*.md"));
+});
+
 test("the examples in the commands' own help have commands and options that are there", () => {
   const lines = scan("src/cli/*.ts").flatMap((file) => textOf(file).split("\n"));
   const examples = lines.filter((line) => /^ +(?:\w+=\S+ )*bunsandbytes [a-z]/.test(line));

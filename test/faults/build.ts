@@ -166,6 +166,8 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
   const hooked = ["-include", `${here}/hook.h`, `--embed-dir=${root}/metal`];
   const baseline = Object.values(isas)[0]![0];
   const cpu = (name: string) => (clang ? `-march=${name}` : `-mcpu=${name.replaceAll("-", "_")}`);
+  // Sanitized they take minutes to compile; test/cpu/forms.test.ts has them so, and the other builds.
+  const formFlags = flavour === "undefined" ? ["-fno-sanitize=undefined"] : [];
   const tested = [
     ...files("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/*.c", "csrc/cpu/{dispatch,pool}.c").map((source) =>
       object(
@@ -176,7 +178,7 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
     ),
     ...Object.entries(isas).map(([isa, [name, flag]]) =>
       flag === undefined || cpuFlags.includes(flag)
-        ? object(`${root}/csrc/cpu/isa.c`, [...hooked, cpu(name), `-DISA=${isa}`], isa)
+        ? object(`${root}/csrc/cpu/isa.c`, [...hooked, cpu(name), `-DISA=${isa}`, ...formFlags], isa)
         : object(`${folder}/generated/absent.c`, [`-I${root}/csrc/cpu`, `-DISA=${isa}`], isa),
     ),
     object(`${here}/hook.c`, []),

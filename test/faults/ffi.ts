@@ -49,7 +49,7 @@ function build(random: Random): void {
     [1, 0],
     [0, 256],
   ] as const)
-    kept.bnb_quantized.push(must(call.bnb_quantize!(kept.bnb_tensor[0], kept.bnb_codebook[code], 64, nested)));
+    kept.bnb_quantized.push(must(call.bnb_quantize!(kept.bnb_tensor[0], kept.bnb_codebook[code], 64, nested, 0, null)));
 }
 
 const sizes = [

@@ -62,8 +62,8 @@ static void keep_loose(enum kind kind, void *handle, bool borrowed) {
 /* One of the world's things of a kind. */
 static void *of_world(const struct world *w, enum kind kind) {
     if (kind == DEVICE) return w->device;
-    if (kind == CODEBOOK) return (bnb_codebook *[]){w->narrow, w->codes256, w->nf4, w->dynamic}[below(4)];
-    if (kind == QUANTIZED) return w->q[below(5)];
+    if (kind == CODEBOOK) return (bnb_codebook *[]){w->codes16, w->codes256, w->codes_other, w->nf4, w->dynamic}[below(5)];
+    if (kind == QUANTIZED) return w->q[below(6)];
     bnb_tensor *const *threes[] = {w->x, w->w, w->dy, w->bias, w->weight, w->p, w->g};
     if (one_in(2)) return threes[below(sizeof threes / sizeof *threes)][below(3)];
     bnb_tensor *single[] = {w->indices,  w->a,        w->b,         w->row_stats, w->column_stats, w->x_column_stats, w->sums,

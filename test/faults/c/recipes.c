@@ -21,6 +21,7 @@
 #define ANY(three)  (three)[below(3)]
 #define FLOAT_DTYPE I(below(3))
 #define PRECISION   I(below(4))
+#define ANY_CODES   (bnb_codebook *[]){world.codes16, world.codes256, world.codes_other}[below(3)]
 #define OPTIONAL(x) (one_in(2) ? (x) : NULL)
 
 EMPTY(bnb_last_status)
@@ -81,8 +82,8 @@ ROW(bnb_tensor_free, P(made_tensor()))
 /* ── Codebooks ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 VALID(bnb_codebook_named) {
-    static const char *const names[] = {"nf4", "fp4", "af4", "dynamic", "dynamic_unsigned", "int8"};
-    GIVE(P(names[below(6)]));
+    static const char *const names[] = {"nf4", "fp4", "af4", "dynamic", "dynamic_unsigned", "int8", "nf2", "nf3", "nf5", "nf6"};
+    GIVE(P(names[below(10)]));
 }
 
 static const float *values(size_t count) {
@@ -97,20 +98,20 @@ VALID(bnb_codebook_from) {
 }
 
 VALID(bnb_codebook_read) {
-    bnb_codebook *codebook = one_in(2) ? world.narrow : world.codes256;
+    bnb_codebook *codebook = ANY_CODES;
     size_t        bytes = bnb_codebook_size(codebook) * sizeof(float);
     GIVE(P(codebook), P(scratch(bytes)), N(bytes));
 }
 
 VALID(bnb_codebook_fp8) {
-    uint32_t exponent = 1 + (uint32_t)below(4), sign = (uint32_t)below(2), precision = (uint32_t)below(8 - sign - exponent);
+    uint32_t exponent = 1 + (uint32_t)below(4), sign = (uint32_t)below(2), precision = 1 + (uint32_t)below(7 - sign - exponent);
     GIVE(I(sign), U(exponent), U(precision), U(exponent + precision + sign));
 }
 
 ROW(bnb_codebook_dynamic, I(below(2)), U(7), U(8))
 ROW(bnb_codebook_linear, I(below(2)), U(2 + below(7)), I(below(2)))
 ROW(bnb_codebook_normal, D(0.9 + 0.09 * ((double)below(100) / 100)), I(below(2)), U(2 + below(7)))
-ROW(bnb_codebook_size, P(world.narrow))
+ROW(bnb_codebook_size, P(world.codes16))
 ROW(bnb_codebook_free, P(bnb_codebook_linear(1, 8, 1)))
 
 /* ── Quantised matrices ─────────────────────────────────────────────────────────────────────────────────────────── */
@@ -122,14 +123,19 @@ ROW(bnb_quantized_columns, P(world.q[1]))
 ROW(bnb_quantized_block, P(world.q[2]))
 ROW(bnb_quantized_nested_block, P(world.q[2]))
 ROW(bnb_quantized_offset, P(world.q[3]))
-ROW(bnb_quantized_free, P(bnb_quantize(world.x[0], world.narrow, 64, 0)))
+ROW(bnb_quantized_free, P(bnb_quantize(world.x[0], world.codes16, 64, 0, BNB_SCALES_ABSMAX, NULL)))
 
 /* ── Operations ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-#define QUANTIZED_W world.q[below(5)]
+#define QUANTIZED_W world.q[below(6)]
 
 ROW(bnb_cast, P(ANY(world.x)), FLOAT_DTYPE)
-ROW(bnb_quantize, P(ANY(world.x)), P(one_in(2) ? world.narrow : world.codes256), N(world.block), N(one_in(2) ? 0 : 1 + below(300)))
+VALID(bnb_quantize) {
+    bool searched = one_in(2);
+    GIVE(P(ANY(world.x)), P(ANY_CODES), N(world.block), N(one_in(2) ? 0 : 1 + below(300)),
+         I(searched ? BNB_SCALES_LEAST_SQUARES : BNB_SCALES_ABSMAX), P(searched ? OPTIONAL(world.x_column_stats) : NULL));
+}
+
 ROW(bnb_dequantize, P(QUANTIZED_W), FLOAT_DTYPE)
 ROW(bnb_matmul, P(ANY(world.x)), P(ANY(world.w)), P(OPTIONAL(ANY(world.bias))), PRECISION)
 ROW(bnb_matmul_quantized, P(ANY(world.x)), P(QUANTIZED_W), P(OPTIONAL(ANY(world.bias))), PRECISION)

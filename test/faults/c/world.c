@@ -119,6 +119,8 @@ void world_build(bool small, bool cold) {
     for (int i = 0; i < 3; i++) world.x[i] = floats((bnb_dtype)i, m, k, 9);
     world.narrow = codebook((size_t)4 << below(6));
     world.codes256 = codebook(256);
+    world.codes_other = codebook((size_t[]){4, 8, 32, 64, 128}[below(5)]);
+    world.x_column_stats = scales(k);
     if (cold) return;
     for (int i = 0; i < 3; i++) {
         world.w[i] = floats((bnb_dtype)i, n, k, 1);
@@ -131,15 +133,15 @@ void world_build(bool small, bool cold) {
     world.b = bytes(BNB_I8, n, k);
     world.row_stats = scales(m);
     world.column_stats = scales(n);
-    world.x_column_stats = scales(k);
     world.sums = integers(m, n, 1 << 20);
     world.outliers = outlier_list(k);
     world.nf4 = must(bnb_codebook_named("nf4"));
     world.dynamic = must(bnb_codebook_named("dynamic"));
-    world.q[0] = must(bnb_quantize(world.w[0], one_in(2) ? world.nf4 : world.narrow, world.block, 0));
-    world.q[1] = must(bnb_quantize(world.w[1], one_in(2) ? world.dynamic : world.codes256, 1 + below(300), 0));
-    world.q[2] = must(bnb_quantize(world.w[2], world.nf4, world.block, 1 + below(300)));
-    world.q[3] = must(bnb_quantize(world.w[0], world.dynamic, world.block, 256));
+    world.q[0] = must(bnb_quantize(world.w[0], one_in(2) ? world.nf4 : world.codes16, world.block, 0, BNB_SCALES_ABSMAX, NULL));
+    world.q[1] = must(bnb_quantize(world.w[1], one_in(2) ? world.dynamic : world.codes256, 1 + below(300), 0, BNB_SCALES_ABSMAX, NULL));
+    world.q[2] = must(bnb_quantize(world.w[2], world.nf4, world.block, 1 + below(300), BNB_SCALES_LEAST_SQUARES, NULL));
+    world.q[3] = must(bnb_quantize(world.w[0], world.dynamic, world.block, 256, BNB_SCALES_ABSMAX, NULL));
+    world.q[5] = must(bnb_quantize(world.w[1], world.codes_other, world.block, one_in(2) ? 0 : 256, BNB_SCALES_ABSMAX, NULL));
     bnb_codebook *int8 = must(bnb_codebook_named("int8"));
     world.q[4] = must(bnb_quantized_from(world.b, n, k, int8, k, world.column_stats, NULL, 0, NULL, 0));
     bnb_codebook_free(int8);
@@ -155,8 +157,8 @@ void world_free(void) {
                             w->state[0], w->state[1], w->state_twice, w->state8[0], w->state8[1],   w->state8_twice,   w->absmax[0], w->absmax[1],
                             w->absmax_twice, w->unorm};
     for (size_t t = 0; t < sizeof single / sizeof *single; t++) bnb_tensor_free(single[t]);
-    for (int i = 0; i < 5; i++) bnb_quantized_free(w->q[i]);
-    bnb_codebook *codebooks[] = {w->narrow, w->codes256, w->nf4, w->dynamic};
-    for (int i = 0; i < 4; i++) bnb_codebook_free(codebooks[i]);
+    for (int i = 0; i < 6; i++) bnb_quantized_free(w->q[i]);
+    bnb_codebook *codebooks[] = {w->codes16, w->codes256, w->codes_other, w->nf4, w->dynamic};
+    for (int i = 0; i < 5; i++) bnb_codebook_free(codebooks[i]);
     world = (struct world){};
 }
