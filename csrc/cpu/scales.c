@@ -120,10 +120,12 @@ INLINE void search_blocks(const struct scales_job *job, size_t first, size_t las
         span.unit = power_of(254 - exponent);
         float unit_largest = largest * span.unit, next = magnitude * span.unit * job->args.first;
         if (span.end - span.begin <= SCALES_STAGED) stage_part(job, span.begin, span.end - span.begin, span.unit, &stage);
-        search best = begin_search(try_scale(job, span, &stage, &codes, bits, unit_largest));
-        for (int i = 0; i < SCALES_TRIED + SCALES_REFINED; i++) {
-            best = consider(best, try_scale(job, span, &stage, &codes, bits, i < SCALES_TRIED ? next : best.refined));
-            next *= job->args.ratio;
+        search best = {0};
+        for (int i = 0; i <= SCALES_TRIED + SCALES_REFINED; i++) { /* one call, because it is inlined at each width */
+            float scale = i == 0 ? unit_largest : i <= SCALES_TRIED ? next : best.refined;
+            trial tried = try_scale(job, span, &stage, &codes, bits, scale);
+            best = i == 0 ? begin_search(tried) : consider(best, tried);
+            if (i > 0) next *= job->args.ratio;
         }
         job->absmax[block] = scale_back(best.scale, unit_largest, largest, power_of(exponent));
     }
