@@ -62,7 +62,7 @@ static void keep_loose(enum kind kind, void *handle, bool borrowed) {
 /* One of the world's things of a kind. */
 static void *of_world(const struct world *w, enum kind kind) {
     if (kind == DEVICE) return w->device;
-    if (kind == CODEBOOK) return (bnb_codebook *[]){w->narrow, w->codes256, w->nf4, w->dynamic}[below(4)];
+    if (kind == CODEBOOK) return (bnb_codebook *[]){w->codes16, w->codes256, w->nf4, w->dynamic}[below(4)];
     if (kind == QUANTIZED) return w->q[below(5)];
     bnb_tensor *const *threes[] = {w->x, w->w, w->dy, w->bias, w->weight, w->p, w->g};
     if (one_in(2)) return threes[below(sizeof threes / sizeof *threes)][below(3)];
