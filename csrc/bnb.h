@@ -3,7 +3,7 @@
  *     bnb_device    *gpu = bnb_device_open("auto");
  *     bnb_codebook  *nf4 = bnb_codebook_named("nf4");
  *     bnb_tensor    *a   = bnb_tensor_from(gpu, BNB_F32, 4096, 4096, weights, 4096ul * 4096 * 4);
- *     bnb_quantized *w   = bnb_quantize(a, nf4, 64, 0);
+ *     bnb_quantized *w   = bnb_quantize(a, nf4, 64, 0, BNB_SCALES_ABSMAX, NULL);
  *     bnb_tensor    *x   = bnb_tensor_from(gpu, BNB_F32, 1, 4096, activations, 4096 * 4);
  *     bnb_tensor    *y   = bnb_matmul_quantized(x, w, NULL, BNB_PRECISION_DEFAULT);
  *     bnb_tensor_read(y, out, 4096 * 4);

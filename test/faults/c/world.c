@@ -117,7 +117,7 @@ void world_build(bool small, bool cold) {
     choose_sizes(small);
     size_t m = world.m, k = world.k, n = world.n;
     for (int i = 0; i < 3; i++) world.x[i] = floats((bnb_dtype)i, m, k, 9);
-    world.narrow = codebook((size_t)4 << below(6));
+    world.codes16 = codebook(16);
     world.codes256 = codebook(256);
     world.codes_other = codebook((size_t[]){4, 8, 32, 64, 128}[below(5)]);
     world.x_column_stats = scales(k);
