@@ -93,7 +93,7 @@ static const float *values(size_t count) {
 }
 
 VALID(bnb_codebook_from) {
-    size_t count = one_in(2) ? 16 : 256;
+    size_t count = (size_t)4 << below(7);
     GIVE(P(values(count)), N(count * sizeof(float)));
 }
 
