@@ -8,32 +8,34 @@ typedef VECTOR(uint16_t, 16) halves16;
 /* 64 codes as 16-bit values, of which low[] and high[] hold the bytes. A byte has two codes, so of each byte four are
  * looked up, then put together: first within 128 bits, as most processors do it. */
 INLINE void decode_halves(const uint8_t low[16], const uint8_t high[16], const uint8_t *codes, halves16 out[4]) {
+#define FOUR(i, n)         i, i + n, i + 1, i + 1 + n, i + 2, i + 2 + n, i + 3, i + 3 + n
 #define ZIP_BYTES(a, b, i) \
-    (halves16) __builtin_shufflevector(a, b, i, i + 32, i + 1, i + 33, i + 2, i + 34, i + 3, i + 35, i + 4, i + 36, i + 5, i + 37, i + 6, i + 38, \
-                                       i + 7, i + 39, i + 16, i + 48, i + 17, i + 49, i + 18, i + 50, i + 19, i + 51, i + 20, i + 52, i + 21, \
-                                       i + 53, i + 22, i + 54, i + 23, i + 55)
-#define ZIP_HALVES(a, b, i) \
-    __builtin_shufflevector(a, b, i, i + 16, i + 1, i + 17, i + 2, i + 18, i + 3, i + 19, i + 8, i + 24, i + 9, i + 25, i + 10, i + 26, i + 11, i + 27)
+    (halves16) __builtin_shufflevector(a, b, FOUR(i, 32), FOUR(i + 4, 32), FOUR(i + 16, 32), FOUR(i + 20, 32))
+#define ZIP_HALVES(a, b, i) __builtin_shufflevector(a, b, FOUR(i, 16), FOUR(i + 8, 16))
     bytes32  packed = load_bytes32(codes), first = packed >> 4, second = packed & 15;
     bytes32  first_low = lookup_bytes(low, first), first_high = lookup_bytes(high, first);
     bytes32  second_low = lookup_bytes(low, second), second_high = lookup_bytes(high, second);
     halves16 a = ZIP_BYTES(first_low, first_high, 0), b = ZIP_BYTES(first_low, first_high, 8);
     halves16 c = ZIP_BYTES(second_low, second_high, 0), d = ZIP_BYTES(second_low, second_high, 8);
-    halves16 ac = ZIP_HALVES(a, c, 0), ac_next = ZIP_HALVES(a, c, 4), bd = ZIP_HALVES(b, d, 0), bd_next = ZIP_HALVES(b, d, 4);
+    halves16 ac = ZIP_HALVES(a, c, 0), ac_next = ZIP_HALVES(a, c, 4);
+    halves16 bd = ZIP_HALVES(b, d, 0), bd_next = ZIP_HALVES(b, d, 4);
     out[0].lo = ac.lo, out[0].hi = ac_next.lo, out[1].lo = bd.lo, out[1].hi = bd_next.lo;
     out[2].lo = ac.hi, out[2].hi = ac_next.hi, out[3].lo = bd.hi, out[3].hi = bd_next.hi;
+#undef FOUR
 #undef ZIP_BYTES
 #undef ZIP_HALVES
 }
 
-/* A run of whole 64s of 4-bit codes, from an even one on, in a 16-bit dtype: what each code stands for under the scale is
- * rounded once, not for each element. */
-INLINE void decode_run_of_halves(const struct coded *q, size_t first, size_t count, float scale, void *y, bnb_dtype dtype, size_t i,
-                                 bool streams) {
+/* A run of whole 64s of 4-bit codes, from an even one on, in a 16-bit dtype: what each code stands for under the scale
+ * is rounded once, not for each element. */
+INLINE void decode_run_of_halves(const struct coded *q, size_t first, size_t count, float scale, void *y,
+                                 bnb_dtype dtype, size_t i, bool streams) {
     uint16_t values[16];
     uint8_t  low[16], high[16];
-    for (size_t code = 0; code < 16; code += WIDTH) store(values, dtype, code, load_floats(q->code->values + code) * scale);
-    for (size_t code = 0; code < 16; code++) low[code] = (uint8_t)values[code], high[code] = (uint8_t)(values[code] >> 8);
+    for (size_t code = 0; code < 16; code += WIDTH)
+        store(values, dtype, code, load_floats(q->code->values + code) * scale);
+    for (size_t code = 0; code < 16; code++)
+        low[code] = (uint8_t)values[code], high[code] = (uint8_t)(values[code] >> 8);
     for (size_t done = 0; done < count; done += 64) {
         halves16 out[4];
         decode_halves(low, high, q->codes + (first + done) / 2, out);

@@ -87,11 +87,12 @@ const char *bad_isa(void) {
     static _Thread_local char sentence[256];
     const char *isa = getenv("BNB_ISA");
     if (!isa || !*isa || cpu_forms_named(isa)) return NULL;
-    int length = snprintf(sentence, sizeof sentence, "BNB_ISA is \"%.40s\", expected one that this processor has:", isa);
+    char *end = sentence, *limit = sentence + sizeof sentence; /* the names are few: all fits */
+    end += snprintf(end, (size_t)(limit - end), "BNB_ISA is \"%.40s\", expected one that this processor has:", isa);
     for (size_t i = 0; i < sizeof instruction_sets / sizeof *instruction_sets; i++)
         if (instruction_sets[i].available())
-            length += snprintf(sentence + length, sizeof sentence - (size_t)length, " %s,", instruction_sets[i].forms->isa);
-    snprintf(sentence + length - 1, sizeof sentence - (size_t)length + 1, "; unset it for the first of them");
+            end += snprintf(end, (size_t)(limit - end), " %s,", instruction_sets[i].forms->isa);
+    snprintf(end - 1, (size_t)(limit - end + 1), "; unset it for the first of them");
     return sentence;
 }
 

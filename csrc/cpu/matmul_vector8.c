@@ -53,11 +53,13 @@ INLINE void multiply_codes8(const struct vector8_run *run, size_t first, size_t 
                     *part = fma(w, load_floats(x + m * columns + v * WIDTH), *part);
                 }
             }
-            for (size_t m = 0; m < rows; m++) totals[m] = fma(parts[m][0] + parts[m][1], (floats)scale, totals[m]);
+            for (size_t m = 0; m < rows; m++)
+                totals[m] = fma(parts[m][0] + parts[m][1], (floats)scale, totals[m]);
         }
         for (size_t m = 0; m < rows; m++) {
             float total = sum(totals[m]);
-            put_element(run->job->y, run->job->x.dtype, m * q->rows + n, run->job->bias ? total + run->job->bias[n] : total);
+            if (run->job->bias) total += run->job->bias[n];
+            put_element(run->job->y, run->job->x.dtype, m * q->rows + n, total);
         }
     }
 }
@@ -86,7 +88,8 @@ static bnb_status matmul_vector8(const struct matmul_job *job) {
         size_t bytes = round_up(count * sizeof *wide, 64);
         run.x = wide = aligned_alloc(64, bytes);
         if (!wide)
-            return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again", bytes);
+            return fail(BNB_OUT_OF_MEMORY,
+                        "matmul: no memory for %zu bytes of working space; free something and try again", bytes);
         widen(&job->x, 0, count, wide);
     }
     parallel_for(job->q.rows, grain, multiply_codes8_rows, &run);

@@ -152,8 +152,9 @@ static uint32_t quota_of(const char *group) {
     FILE *file = fopen(path, "re");
     if (!file) return UINT32_MAX;
     double quota, period; /* of time; the first is "max" where there is no quota */
-    bool   limited = fscanf(file, "%lf %lf", &quota, &period) == 2 && quota > 0 && period > 0 && quota / period < MAX_THREADS;
+    bool   limited = fscanf(file, "%lf %lf", &quota, &period) == 2 && quota > 0 && period > 0;
     fclose(file);
+    if (limited) limited = quota / period < MAX_THREADS;
     return limited ? (uint32_t)(quota / period + 0.999) : UINT32_MAX;
 }
 
@@ -206,7 +207,8 @@ const char *bad_thread_count(void) {
     static _Thread_local char sentence[160];
     const char *text = getenv("BNB_NUM_THREADS");
     if (!text || !*text || wanted_threads(text)) return NULL;
-    snprintf(sentence, sizeof sentence, "BNB_NUM_THREADS is \"%.40s\", expected a whole number from 1 to %d: change it, or unset it for all performance cores",
+    snprintf(sentence, sizeof sentence,
+             "BNB_NUM_THREADS is \"%.40s\", expected a whole number from 1 to %d: change it, or unset it to use all cores",
              text, MAX_THREADS);
     return sentence;
 }

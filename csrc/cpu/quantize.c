@@ -1,10 +1,10 @@
 /* Blockwise quantising: the absmax of each block, and its elements' nearest codes. */
 #include "simd.h"
 
-enum { SCALED_AHEAD = 2048 }; /* elements whose scales are found before any is coded, so that no block waits for its own */
+enum { SCALED_AHEAD = 2048 }; /* elements whose scales are found before any is coded: no block waits for its own */
 
-/* The thresholds of a codebook of 16 as a search tree of four levels. Where a search has gone is a number from 0 down, as
- * a comparison's -1 is added as it is: the two lower levels lie in that order, of which an index sees the low bits. */
+/* The thresholds of a codebook of 16 as a search tree of four levels. Where a search has gone is a number from 0 down,
+ * as a comparison's -1 is added as it is: the two lower levels lie in that order, of which an index sees the low bits. */
 struct tree {
     float  root, second[2];
     table4 third;
@@ -34,7 +34,8 @@ INLINE ints below_in_buckets(const struct codes *code, floats x) {
  * negative values, what is below zero counts as zero. */
 INLINE ints below_in_entries(const struct codes *code, int32_t shift, floats x) {
     const ints least = ENTRY_LEAST, most = 127 << 23, mask = (1 << shift) - 1;
-    ints bits = shift < BUCKET_SHIFT ? (ints)x : (ints)x & 0x7fffffff; /* as integers, negative numbers are below `least` */
+    /* As integers, negative numbers are below `least`. */
+    ints bits = shift < BUCKET_SHIFT ? (ints)x : (ints)x & 0x7fffffff;
     ints magnitude = __builtin_elementwise_min(__builtin_elementwise_max(bits, least), most);
     ints negative = shift < BUCKET_SHIFT ? (ints)0 : (ints)(x < code->negative_below);
     ints index = ((magnitude - least) >> shift) + (negative & ENTRY_BUCKETS);
@@ -67,11 +68,11 @@ static enum code_search search_of(const struct codes *code) {
     return code->entry_shift == BUCKET_SHIFT ? IN_ENTRIES : code->entry_shift ? IN_FINER_ENTRIES : IN_BUCKETS;
 }
 
-/* 32 elements as the ranks of their values in the codebook, the smallest first. A product with the inverse of the largest
- * magnitude is rounded to 1 at most, so nothing is clamped
- * where scales are that and no number, or an infinity, is no danger. */
-INLINE bytes32 ranks_of(const struct codes *code, struct tree tree, enum code_search search, bool clamps, const void *x, bnb_dtype dtype, size_t i,
-                        float inverse) {
+/* 32 elements as the ranks of their values in the codebook, the smallest first. A product with the inverse of the
+ * largest magnitude is rounded to 1 at most: nothing is clamped where scales are that, and searches stand what is no
+ * number. */
+INLINE bytes32 ranks_of(const struct codes *code, struct tree tree, enum code_search search, bool clamps, const void *x,
+                        bnb_dtype dtype, size_t i, float inverse) {
     ints below[VECTORS_OF_32];
 #pragma unroll
     for (int v = 0; v < VECTORS_OF_32; v++) {
@@ -99,23 +100,27 @@ INLINE void put_codes(const struct quantize_job *job, uint32_t bits, bool ascend
 }
 
 /* The elements [i, end) of a block. */
-INLINE void code_block(const struct quantize_job *job, struct tree tree, enum code_search search, bool ascending, bnb_dtype dtype, size_t i, size_t end,
-                       float inverse) {
+INLINE void code_block(const struct quantize_job *job, struct tree tree, enum code_search search, bool ascending,
+                       bnb_dtype dtype, size_t i, size_t end, float inverse) {
     const struct codes *code = job->code;
     uint32_t bits = search == IN_TREE ? 4 : 8;
     for (; i + 32 <= end; i += 32) {
-        const char *ahead = (const char *)job->x.data + (i + SCALED_AHEAD) * (dtype == BNB_F32 ? 4 : 2); /* whose scales are next */
+        /* What scales are found of next is fetched meanwhile. */
+        const char *ahead = (const char *)job->x.data + (i + SCALED_AHEAD) * (dtype == BNB_F32 ? 4 : 2);
         __builtin_prefetch(ahead);
         if (dtype == BNB_F32) __builtin_prefetch(ahead + 64);
-        put_codes(job, bits, ascending, i, ranks_of(code, tree, search, job->given, job->x.data, dtype, i, inverse), 32);
+        bytes32 ranks = ranks_of(code, tree, search, job->given, job->x.data, dtype, i, inverse);
+        put_codes(job, bits, ascending, i, ranks, 32);
     }
     if (i == end) return;
     float rest[32] = {0}; /* zeros pad: the spare nibble of an odd count is the code of 0 */
     for (size_t j = i; j < end; j++) rest[j - i] = element_of(&job->x, j);
-    put_codes(job, bits, ascending, i, ranks_of(code, tree, search, job->given, rest, BNB_F32, 0, inverse), end - i);
+    bytes32 ranks = ranks_of(code, tree, search, job->given, rest, BNB_F32, 0, inverse);
+    put_codes(job, bits, ascending, i, ranks, end - i);
 }
 
-INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype, enum code_search search) {
+INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype,
+                            enum code_search search) {
     const float *t = job->code->thresholds, third[4] = {t[1], t[13], t[9], t[5]};
     const float  fourth[8] = {t[0], t[14], t[12], t[10], t[8], t[6], t[4], t[2]};
     struct tree  tree = {t[7], {t[3], t[11]}, table4_of(third), table8_of(fourth)};
@@ -128,8 +133,8 @@ INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t
             if (!job->given) job->absmax[block] = absmax_of(&job->x, dtype, i, least(job->block, total - i));
         }
         for (size_t block = first; block < end; block++) {
-            size_t i = block * job->block;
-            code_block(job, tree, search, ascending, dtype, i, least(i + job->block, total), inverse_of(job->absmax[block]));
+            size_t i = block * job->block, next = least(i + job->block, total);
+            code_block(job, tree, search, ascending, dtype, i, next, inverse_of(job->absmax[block]));
         }
     }
 }
