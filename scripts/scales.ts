@@ -15,14 +15,14 @@ export const path = `${root}/docs/scales.md`;
 const block = /(<!-- errors -->\n)([\s\S]*?)(<!-- \/errors -->)/;
 
 const formats: [name: string, code: Codebook, blocksizes: number[]][] = [
-  ["nf2", Codebook.named("nf2"), [32, 64]],
-  ["nf3", Codebook.named("nf3"), [32, 64]],
+  ["nf2", Codebook.named("nf2"), [64]],
+  ["nf3", Codebook.named("nf3"), [64]],
   ["nf4", Codebook.named("nf4"), [32, 64, 128, 4096]],
-  ["fp4", Codebook.named("fp4"), [32, 64, 128, 4096]],
+  ["fp4", Codebook.named("fp4"), [64, 128]],
   ["nf6", Codebook.named("nf6"), [64]],
-  ["8-bit dynamic", Codebook.named("dynamic"), [64, 256, 4096]],
-  ["8-bit linear", createLinearMap(), [64, 256, 4096]],
-  ["8-bit fp8 e4m3", createFp8Map(true, 4, 3), [64, 256, 4096]],
+  ["8-bit dynamic", Codebook.named("dynamic"), [64, 256]],
+  ["8-bit linear", createLinearMap(), [64, 256]],
+  ["8-bit fp8 e4m3", createFp8Map(true, 4, 3), [64, 256]],
 ];
 
 /** The error of all weights together, over their size. */

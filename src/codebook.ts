@@ -9,7 +9,7 @@ import { check, type NativePointer, native, size } from "./native.ts";
  */
 export type CodebookName = (typeof codebookNames)[number];
 
-/** @internal Every one of them. */
+/** Every one of them. Not marked as internal: the type above, which is public, is made of it. */
 export const codebookNames = [
   ...(["nf4", "fp4", "af4", "dynamic", "dynamic_unsigned", "int8"] as const),
   ...(["nf2", "nf3", "nf5", "nf6"] as const),

@@ -152,14 +152,13 @@ test("a device that computes wrongly is told with its numbers", () => {
   );
 });
 
-test("an environment that asks for what is not here", () => {
-  expect(problems({ BNB_DEVICE: "cuda", BNB_ISA: "abacus" })).toEqual([
-    expect.stringMatching(/^BNB_DEVICE asks for cuda\. .*use "cpu", or unset BNB_DEVICE\.$/),
-    expect.stringMatching(/^BNB_ISA is "abacus", which this processor lacks or no one knows: unset it/),
-  ]);
-  expect(problems({ BNB_DEVICE: "gpu" })).toEqual([
-    expect.stringMatching(/^BNB_DEVICE is "gpu", expected "metal", "cuda" or "cpu": unset it/),
-  ]);
+test.each([
+  [{ BNB_DEVICE: "cuda" }, /^BNB_DEVICE asks for cuda\. .*use "cpu", or unset BNB_DEVICE\.$/],
+  [{ BNB_DEVICE: "gpu" }, /^BNB_DEVICE is "gpu", expected "metal", "cuda" or "cpu": unset it/],
+  [{ BNB_ISA: "abacus" }, /^BNB_ISA is "abacus", expected one that this processor has: .*; unset it/],
+  [{ BNB_NUM_THREADS: "x", BNB_DEVICE: "cuda" }, /^BNB_NUM_THREADS is "x", expected .* or unset it/],
+] as [Record<string, string>, RegExp][])("an environment that asks for what is not here: %o", (env, sentence) => {
+  expect(problems(env)).toEqual([expect.stringMatching(sentence)]);
 });
 
 // The simulated GPU refuses the first kernel that it is given, and its text is told.

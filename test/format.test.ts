@@ -4,7 +4,16 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { checkpoint, dequantize4bit, Int8Weight, quantize4bit, Tensor } from "../src/index.ts";
+import {
+  checkpoint,
+  createLinearMap,
+  dequantize4bit,
+  dequantizeBlockwise,
+  Int8Weight,
+  quantize4bit,
+  quantizeBlockwise,
+  Tensor,
+} from "../src/index.ts";
 import { weights } from "./models.ts";
 
 type Part = { dtype: string; shape: number[]; bytes: Uint8Array };
@@ -46,9 +55,9 @@ const rounded = {
   bfloat16: (values: number[]) => Uint16Array.from(values, bfloat16),
 };
 
-/** The elements of the 4-bit weight `name`, in its dtype. */
-function read4bit(file: File, name: string) {
-  const key = [...file.keys()].find((key) => key.startsWith(`${name}.quant_state.bitsandbytes__`))!;
+/** The elements of the blockwise weight `name`, in its dtype. */
+function readBlockwise(file: File, name: string) {
+  const key = [...file.keys()].find((key) => key.startsWith(`${name}.quant_state.`))!;
   const state = JSON.parse(Buffer.from(file.get(key)!.bytes).toString());
   const part = (suffix: string) => file.get(`${name}.${suffix}`)!;
   const code = floats(part("quant_map"));
@@ -72,10 +81,13 @@ function read4bit(file: File, name: string) {
   }
 
   const n = state.shape.reduce((product: number, extent: number) => product * extent, 1);
-  const elements = Array.from({ length: n }, (_, i) => {
-    const byte = codes[i >> 1]!;
-    return Math.fround(code[i % 2 ? byte & 15 : byte >> 4]! * scale(Math.floor(i / state.blocksize)));
-  });
+  const bits = state.bits ?? 4;
+  const bit = (at: number) => (codes[at >> 3]! >> (7 - (at & 7))) & 1;
+  const codeAt = (i: number) =>
+    Array.from({ length: bits }, (_, j) => bit(i * bits + j)).reduce((sum, next) => 2 * sum + next, 0);
+  const elements = Array.from({ length: n }, (_, i) =>
+    Math.fround(code[codeAt(i)]! * scale(Math.floor(i / state.blocksize))),
+  );
   return rounded[state.dtype as keyof typeof rounded](elements);
 }
 
@@ -97,7 +109,7 @@ test.each(["nf4_double", "nf4_nodouble", "fp4_nodouble", "nf4_double_bf16storage
   (name) => {
     const golden = (file: string) => readFile(join(import.meta.dir, `golden/${file}.safetensors`));
     const dequantised = golden(`${name}.source`).get("dequant")!.bytes;
-    expect(Buffer.compare(bytesOf(read4bit(golden(name), "layer.weight")), dequantised)).toBe(0);
+    expect(Buffer.compare(bytesOf(readBlockwise(golden(name), "layer.weight")), dequantised)).toBe(0);
   },
 );
 
@@ -111,7 +123,18 @@ describe("what this library writes", () => {
       using q = quantize4bit(w, { blocksize: 32, compressStatistics });
       await checkpoint.writeSafetensors(path, checkpoint.toStateDict("w", q));
       using back = dequantize4bit(q);
-      expect(Buffer.compare(bytesOf(read4bit(readFile(path), "w")), bytesOf(back.read()))).toBe(0);
+      expect(Buffer.compare(bytesOf(readBlockwise(readFile(path), "w")), bytesOf(back.read()))).toBe(0);
+    }
+  });
+
+  test.each([2, 3, 5, 6, 7, 8])("weights of %i bits", async (bits) => {
+    using w = Tensor.from(weights(33 * 7), [33, 7]);
+    using code = createLinearMap(true, bits);
+    for (const nested of [false, true]) {
+      using q = quantizeBlockwise(w, { code, blocksize: 32, nested });
+      await checkpoint.writeSafetensors(path, checkpoint.toStateDict("w", q));
+      using back = dequantizeBlockwise(q);
+      expect(Buffer.compare(bytesOf(readBlockwise(readFile(path), "w")), bytesOf(back.read()))).toBe(0);
     }
   });
 

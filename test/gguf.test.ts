@@ -71,6 +71,16 @@ function write(extra: Record<string, string | number> = {}, list: readonly GgufT
   return path;
 }
 
+/** A header that says how many tensors follow, and ends. */
+function bare(tensorCount: bigint, version = 3): string {
+  const bytes = Buffer.from("GGUF".padEnd(24, "\0"));
+  bytes.writeUInt32LE(version, 4);
+  bytes.writeBigUInt64LE(tensorCount, 8);
+  const path = join(scratch, `${files++}.gguf`);
+  writeFileSync(path, bytes);
+  return path;
+}
+
 describe("files", () => {
   test("a llama gets Hugging Face's names, shapes and config", async () => {
     using model = await openGguf(write());
@@ -199,6 +209,10 @@ describe("files", () => {
     ["no embedding", /has no token_embd.weight/, () => write({}, [tensors[1]!])],
     ["heads that do not divide", /64 rows do not fit 5 heads/, () => write({ "llama.attention.head_count": 5 })],
     ["metadata that is text", /block_count is x, expected a count/, () => write({ "llama.block_count": "x" })],
+    ["a tensor twice", /has the tensor "output_norm.weight" twice/, () => write({}, [...tensors, tensors.at(-1)!])],
+    ["more tensors than bytes", /9999999 items do not fit the file's 24 bytes/, () => bare(9_999_999n)],
+    ["big-endian numbers", /is big-endian; GGUF of version 2 and 3/, () => bare(0n, 3 << 24)],
+    ["another version", /has version 1; GGUF/, () => bare(0n, 1)],
   ];
   test.each(refused.map((row) => [row[0], row] as const))("%s is refused", async (_, [, message, make]) => {
     const path = make();

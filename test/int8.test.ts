@@ -383,6 +383,19 @@ describe.each(testDevices)("on %s", (_, device) => {
           }
     });
 
+    test("a NaN of whatever bits, also where converting changes them", () => {
+      const patterns = { float16: [0x7c01, 0xfdff, 0x7e00], bfloat16: [0x7f81, 0xffbf, 0x7fc0] } as const;
+      for (const dtype of ["float16", "bfloat16"] as const)
+        for (const pattern of patterns[dtype])
+          for (const byColumn of [0, 1]) {
+            const bits = new Uint16Array(3 * 70).fill(0x3c00);
+            bits[100] = pattern;
+            using A = Tensor.from(dtype === "float16" ? new Float16Array(bits.buffer) : bits, [3, 70], { dtype });
+            const stats = () => new Tensor(native.bnb_int8_stats(A.pointer, 0, byColumn), "float32", [1], device);
+            expect(errorOf(stats).message).toMatch(/x\[1, 30\] is -?nan/);
+          }
+    });
+
     test("thresholds that are none", () => {
       for (const threshold of [-1, Number.NaN, Number.POSITIVE_INFINITY]) {
         expect(errorOf(() => int8VectorwiseQuant(x(), { threshold })).message).toContain("expected a finite number");

@@ -30,6 +30,7 @@ test.each(isas.slice(0, -1))(
       isa,
       "test",
       "test/quantize.test.ts",
+      "test/scales.test.ts",
       "test/kbits.test.ts",
       "test/matmul.test.ts",
       "test/matmul_backward.test.ts",

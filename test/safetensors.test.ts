@@ -133,6 +133,13 @@ describe("damage", () => {
     ["an unknown dtype", /"x": dtype "F99" is none of BOOL/, `{"x":${entry("F99", [4], [0, 4])}}`, 4],
     ["a dtype of Object.prototype", /"x": dtype "toString"/, `{"x":${entry("toString", [4], [0, 4])}}`, 4],
     ["a shape that is text", /"x": shape "4" is not a list/, `{"x":${entry("U8", "4", [0, 4])}}`, 4],
+    [
+      "a shape too deep",
+      /not JSON \(lists and objects are nested/,
+      `{"x":${entry("U8", 0, [0, 4]).replace("0,", `${"[".repeat(1e5)}${"]".repeat(1e5)},`)}}`,
+      4,
+    ],
+    ["an endless shape", /of U8 needs 4$|…/, `{"x":${entry("U8", Array(1e5).fill(1), [0, 4])}}`, 4],
     ["a negative extent", /"x": extent -4/, `{"x":${entry("U8", [-4], [0, 4])}}`, 4],
     ["half an extent", /"x": extent 0.5/, `{"x":${entry("U8", [0.5, 8], [0, 4])}}`, 4],
     ["a size that overflows", /"x": shape .* overflows/, `{"x":${entry("U8", [2 ** 40, 2 ** 40], [0, 4])}}`, 4],
@@ -155,6 +162,7 @@ describe("damage", () => {
     expect(() => openSafetensors(path)).toThrow(BnbError);
     expect(() => openSafetensors(path)).toThrow(message);
     expect(() => openSafetensors(path)).toThrow(path);
+    expect(() => openSafetensors(path)).toThrow(/^.{1,2010}$/s);
   });
 
   test("every truncation of a sound file is refused", () => {

@@ -35,13 +35,16 @@ const importanceOf = (columns: number) =>
 
 const books = { ...codebooks4, ...codebooks8, ...codebooksOfOtherBits };
 
-test.skipIf(!testDevices.some(([kind]) => kind === "cpu"))(
+// Once, by the fastest forms: what others find is the same, as the tests below say.
+const measures = testDevices.some(([kind]) => kind === "cpu") && !process.env.BNB_ISA;
+test.skipIf(!measures)(
   "docs/scales.md has the errors that are measured",
   async () => {
     const measured = readErrors(errorTable());
-    expect(measured.length).toBe(23);
+    expect(measured.length).toBe(16);
     expect(readErrors(await Bun.file(path).text())).toEqual(measured);
   },
+  30_000,
 );
 
 describe.each(testDevices)("least squares on %s", (_, device) => {
@@ -50,7 +53,7 @@ describe.each(testDevices)("least squares on %s", (_, device) => {
 
   describe("the rule, to the last bit", () => {
     const cases = Object.entries(books).flatMap(([name, code], i) =>
-      (code.bits === 8 ? [[7, 64][i % 2]!, [100, 1][i % 2]!] : [32, 128]).map((blocksize, j) => ({
+      (code.bits === 8 ? [[7, 64][i % 2]!, [100, i === 4 ? 1 : 33][i % 2]!] : [32, 128]).map((blocksize, j) => ({
         ...{ name, code, blocksize, dtype: floatDTypes[(i + j) % 3]!, weighed: (i + j) % 2 === 1 },
       })),
     );
@@ -241,7 +244,7 @@ describe.each(testDevices)("least squares on %s", (_, device) => {
     ["linear", 64],
   ])("nested scales, %s: codes are those for the scales that readers see, and nearly as good", (name, blocksize) => {
     const code = books[name]!;
-    const x = normal(4000, 7).map((value, i) => value * (1 + (i % 5)));
+    const x = normal(1900, 7).map((value, i) => value * (1 + (i % 5)));
     using tensor = tensorOf(x);
     using plain = quantize(tensor, code, { blocksize, scales: "leastSquares" });
     using q = quantize(tensor, code, { blocksize, scales: "leastSquares", nested: true });

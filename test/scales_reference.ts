@@ -50,8 +50,8 @@ function tryScale(
 /** The scales to try: the first over the largest magnitude, and each over the one before. */
 export function rangeOf(values: Float32Array): { first: number; ratio: number } {
   const bits = Math.log2(values.length);
-  const first = f([0.2, 0.25, 0.3, 0.45, 0.6, 0.8, 0.95][bits - 2]!);
-  return { first, ratio: f(f(f(bits < 6 ? 1.6 : 2) / first) ** (1 / (tried - 1))) };
+  const first = f([0.2, 0.25, 0.3, 0.6, 0.8, 0.9, 0.95][bits - 2]!);
+  return { first, ratio: f(f(f(bits < 5 ? 1.6 : 2) / first) ** (1 / (tried - 1))) };
 }
 
 /** The scale of one block, whose largest weighed magnitude is an ordinary number. */

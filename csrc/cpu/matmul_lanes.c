@@ -1,6 +1,6 @@
 /* Products of many rows of x, in every precision: a lane is a row of the weights. A strip of them is decoded once into
- * vectors of factors of 32 bits (one float, two int16, four int8), and each such vector is multiplied with one factor of
- * x at a time, so that nothing is ever added up across lanes. */
+ * vectors of 32-bit factors (one float, two int16, four int8), and each such vector is multiplied with one factor of x
+ * at a time, so that nothing is ever added up across lanes. */
 #include <stdlib.h>
 
 #include "simd.h"
@@ -10,9 +10,9 @@ enum {
     TILE_ROWS    = REGISTERS == 32 ? 8 : 6, /* the most rows of x of a register tile, */
     TILE_VECTORS = 2,
     LANES        = TILE_VECTORS * WIDTH, /* and its rows of the weights: a strip */
-    FEW_ROWS     = VECTOR_ROWS,          /* up to which kernels that don't decode first are better */
     GROUP_TILES  = 2,                    /* tiles whose x stays in the first cache while a panel passes */
-    BLOCK_ROWS   = 512,                  /* the most rows of x for which a panel's weights are decoded once */
+    BLOCK_ROWS   = 192,                  /* the most for which a panel is decoded once: their factors for it and their
+                                          * sums stay in the second cache too */
     STRIPS       = 64 / LANES,           /* the most of a panel, which stays in the second cache */
     STEPS        = 256,                  /* factors of a weight row in a panel */
     MOST_RUNS    = STEPS * 4 / SCALED,
@@ -67,7 +67,8 @@ struct decoder {
 };
 
 /* Eight codes of each lane as factors, step after step. */
-INLINE void unpack_eight(enum factor_kind kind, const struct decoder *decoder, words codes, floats scale, uint32_t *to) {
+INLINE void unpack_eight(enum factor_kind kind, const struct decoder *decoder, words codes, floats scale,
+                         uint32_t *to) {
     if (kind == FLOATS) {
         floats out[8];
         decode_floats(decoder->floats, codes, out);
@@ -108,7 +109,8 @@ INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, siz
     for (size_t v = 0; v < TILE_VECTORS; v++) {
         const uint8_t *rows[WIDTH];
         uint32_t *to = panel + v * WIDTH;
-        for (size_t i = 0; i < WIDTH; i++) rows[i] = q->codes + (least(n + v * WIDTH + i, q->rows - 1) * q->columns + k) / 2;
+        for (size_t i = 0; i < WIDTH; i++)
+            rows[i] = q->codes + (least(n + v * WIDTH + i, q->rows - 1) * q->columns + k) / 2;
         for (size_t chunk = 0; chunk < depth; chunk += CHUNK) {
             words codes[WIDTH];
             for (size_t i = 0; i < WIDTH; i++) codes[i] = (words)load_ints(rows[i] + chunk / 2);
@@ -173,8 +175,8 @@ INLINE ints multiply_add_factors(enum factor_kind kind, ints to, words w, const 
 }
 
 /* sum_of[m, v] += the products of `steps` factors. */
-INLINE void multiply_steps(enum factor_kind kind, const struct lanes_tile *tile, size_t rows, size_t first, size_t steps,
-                           ints sum_of[TILE_ROWS][TILE_VECTORS]) {
+INLINE void multiply_steps(enum factor_kind kind, const struct lanes_tile *tile, size_t rows, size_t first,
+                           size_t steps, ints sum_of[TILE_ROWS][TILE_VECTORS]) {
     const uint32_t *w = tile->w + first * LANES, *x = tile->x + first * rows;
     for (size_t step = 0; step < steps; step++, w += LANES, x += rows) {
         words b[TILE_VECTORS];
@@ -187,6 +189,8 @@ INLINE void multiply_steps(enum factor_kind kind, const struct lanes_tile *tile,
 
 INLINE void multiply_tile(enum factor_kind kind, const struct lanes_tile *tile, size_t rows) {
     size_t run_steps = kind == FLOATS ? tile->steps : SCALED / factor_elements(kind);
+    for (size_t m = 0; m < rows; m++)
+        for (size_t v = 0; v < TILE_VECTORS; v++) __builtin_prefetch(tile->sums + m * tile->sums_stride + v * WIDTH);
     for (size_t run = 0; run * run_steps < tile->steps; run++) {
         ints sum_of[TILE_ROWS][TILE_VECTORS] = {0};
         if (kind == BYTES && BYTES_OFFSET)
@@ -200,7 +204,8 @@ INLINE void multiply_tile(enum factor_kind kind, const struct lanes_tile *tile, 
                 if (kind == FLOATS) {
                     after = before + (floats)sum_of[m][v];
                 } else {
-                    floats scale = load_floats(tile->w_scales + run * LANES + v * WIDTH) * tile->x_scales[m * tile->scaled + run];
+                    floats scale = load_floats(tile->w_scales + run * LANES + v * WIDTH);
+                    scale *= tile->x_scales[m * tile->scaled + run];
                     after = fma(__builtin_convertvector(sum_of[m][v], floats), scale, before);
                 }
                 store(sums, BNB_F32, 0, after);
@@ -231,7 +236,8 @@ static void run_lanes_tile(enum factor_kind kind, const struct lanes_tile *tile,
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Adds the products of columns [k, k + depth) with a panel to the sums. */
-static void multiply_panel(const struct lanes_run *run, struct lanes_slot *slot, size_t k, size_t depth, size_t strips) {
+static void multiply_panel(const struct lanes_run *run, struct lanes_slot *slot, size_t k, size_t depth,
+                           size_t strips) {
     size_t elements = factor_elements(run->kind), width = run->strips * LANES;
     size_t scaled = run->rounded ? run->rounded->scaled : 0;
     for (size_t group = 0; group < run->x.count; group += GROUP_TILES)
@@ -325,7 +331,8 @@ static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind)
     size_t bytes = (factors + 2 * scales) * sizeof(uint32_t) + threads * slot;
     uint32_t *scratch = aligned_alloc(64, bytes);
     if (!scratch)
-        return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again", bytes);
+        return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again",
+                    bytes);
     struct rounded rounded = {.scaled = scaled};
     rounded.scales = (float *)(scratch + factors), rounded.excess = (int32_t *)(scratch + factors + scales);
     if (kind == SHORTS) rounded.to = rounding_of(job->q.code, SHORTS, LANES_SHORT_CODE, LANES_SHORT_X);

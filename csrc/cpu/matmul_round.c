@@ -1,5 +1,5 @@
-/* Factors rounded to integers: the codebook once for all weights, and x in runs of SCALED elements, each with a scale of
- * its own. What integers can't stand for is found here, and left to the exact kernels. */
+/* Factors rounded to integers: the codebook once for all weights, and x in runs of SCALED elements, each with a scale
+ * of its own. What integers can't stand for is found here, and left to the exact kernels. */
 #include <float.h>
 
 #include "simd.h"
@@ -93,8 +93,8 @@ static struct rounding rounding_of(const struct codes *code, enum factor_kind ki
 
 /* ── x ──────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* x as integers, eight by eight elements in the order of LANE_ORDER (SHORTS) or BYTE_ORDER (BYTES). */
-#define BYTE_ORDER 1, 3, 5, 7, 0, 2, 4, 6
+/* x as integers, eight by eight elements in the order of LANE_ORDER (SHORTS) or OCTET_ORDER (BYTES). */
+#define OCTET_ORDER 1, 3, 5, 7, 0, 2, 4, 6
 
 struct rounded {
     struct rounding to;
@@ -111,10 +111,11 @@ struct round_job {
     _Atomic bool         *unfit; /* set where an element is infinite or NaN, or a run's largest too small for a scale */
 };
 
-/* The largest sum of two magnitudes of v that are two apart, in four neighbours. */
+/* To each, the one added that is two apart from it, in four neighbours. */
 INLINE floats pair_sums(floats magnitudes) {
 #if WIDTH == 16
-    return magnitudes + __builtin_shufflevector(magnitudes, magnitudes, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    return magnitudes +
+           __builtin_shufflevector(magnitudes, magnitudes, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
 #elif WIDTH == 8
     return magnitudes + __builtin_shufflevector(magnitudes, magnitudes, 2, 3, 0, 1, 6, 7, 4, 5);
 #else
@@ -133,7 +134,7 @@ INLINE void put_eight(enum factor_kind kind, const int16_t from[8], uint32_t *to
         v = __builtin_shufflevector(v, v, LANE_ORDER);
         memcpy(to, &v, sizeof v);
     } else {
-        v = __builtin_shufflevector(v, v, BYTE_ORDER);
+        v = __builtin_shufflevector(v, v, OCTET_ORDER);
         bytes8 narrowed = __builtin_convertvector(v, bytes8);
         memcpy(to, &narrowed, sizeof narrowed);
     }

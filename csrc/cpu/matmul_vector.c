@@ -5,7 +5,8 @@
 #include "simd.h"
 
 enum {
-    VECTOR_ROWS = 6,       /* the most rows of x */
+    VECTOR_ROWS = 8,       /* the most rows of x, */
+    FEW_ROWS    = 6,       /* and up to which decoding the weights first is no faster, unless they become bytes */
     SEGMENT     = 64,      /* runs of SCALED weights whose scales are worked out at once */
     VECTOR_WORK = 1 << 17, /* products for which a thread is worth calling: some ten microseconds */
     AHEAD       = 4096,    /* bytes to prefetch ahead */
@@ -17,10 +18,12 @@ struct vector_run {
     const float *x;      /* [rows, stride] */
 };
 
-static bool takes_vector(const struct matmul_job *job) {
-    return job->q.code && job->q.code->bits == 4 && job->x.rows <= VECTOR_ROWS && job->x.columns % SCALED == 0 &&
+static bool takes_vector_of(const struct matmul_job *job, size_t rows) {
+    return job->q.code && job->q.code->bits == 4 && job->x.rows <= rows && job->x.columns % SCALED == 0 &&
            job->q.block % SCALED == 0;
 }
+
+static bool takes_vector(const struct matmul_job *job) { return takes_vector_of(job, FEW_ROWS); }
 
 /* The scales of runs [first, first + count) of SCALED weights, with zeros up to a whole vector. */
 INLINE const float *scales_at(const struct coded *q, size_t first, size_t count, float local[SEGMENT]) {
@@ -42,7 +45,10 @@ INLINE floats chunk_scale(const float *scales, size_t chunk) {
 #endif
 }
 
-/* Row n of w with all rows of x, of which each has two totals, taken by turns so that no sum waits for the one before. */
+/* With few rows of x, chunks take turns at two totals for each, so that no sum waits for the one before. */
+#define TURNS(rows) ((rows) < 4)
+
+/* Row n of w with all rows of x. */
 INLINE void put_row(const struct matmul_job *job, size_t n, size_t rows, floats totals[2][VECTOR_ROWS]) {
     for (size_t m = 0; m < rows; m++) {
         float total = sum(totals[0][m] + totals[1][m]);
@@ -76,9 +82,11 @@ INLINE void multiply_floats(const struct vector_run *run, size_t first, size_t l
             const uint8_t *codes = q->codes + (n * runs + begin) * (SCALED / 2);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, x += 2 * CHUNK) {
                 multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, chunk), totals[0]);
-                multiply_floats_chunk(run, table, codes + CHUNK / 2, x + CHUNK, rows, chunk_scale(scales, chunk + 1), totals[rows < 4]);
+                multiply_floats_chunk(run, table, codes + CHUNK / 2, x + CHUNK, rows, chunk_scale(scales, chunk + 1),
+                                      totals[TURNS(rows)]);
             }
-            if (chunk < chunks) multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, chunk), totals[0]);
+            if (chunk < chunks)
+                multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, chunk), totals[0]);
         }
         put_row(run->job, n, rows, totals);
     }
@@ -92,7 +100,7 @@ static void multiply_floats_rows(const void *vector_run, size_t first, size_t la
     case 3: multiply_floats(run, first, last, 3); break;
     case 4: multiply_floats(run, first, last, 4); break;
     case 5: multiply_floats(run, first, last, 5); break;
-    default: multiply_floats(run, first, last, 6); break;
+    default: multiply_floats(run, first, last, FEW_ROWS); break;
     }
 }
 

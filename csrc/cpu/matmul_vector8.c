@@ -15,6 +15,19 @@ static bool takes_vector8(const struct matmul_job *job) {
            job->q.block % SCALED == 0;
 }
 
+/* As values_of, but the codes come in a word, for here x keeps the load ports busy too. */
+INLINE floats values_of_word(const float *values, const uint8_t *codes) {
+#if WIDTH == 16
+    return values_of(values, codes);
+#else
+    floats   out;
+    uint64_t packed = 0;
+    memcpy(&packed, codes, WIDTH);
+    for (int i = 0; i < WIDTH; i++) out[i] = values[(uint8_t)(packed >> 8 * i)];
+    return out;
+#endif
+}
+
 INLINE void multiply_codes8(const struct vector8_run *run, size_t first, size_t last, size_t rows, bool stepped) {
     const struct coded *q = &run->job->q;
     size_t columns = q->columns, runs = columns / SCALED;
@@ -34,7 +47,7 @@ INLINE void multiply_codes8(const struct vector8_run *run, size_t first, size_t 
 #pragma unroll
             for (size_t v = 0; v < SCALED / WIDTH; v++) {
                 const uint8_t *from = codes + v * WIDTH;
-                floats w = stepped ? load_signed_bytes((const int8_t *)from) : values_of(q->code->values, from);
+                floats w = stepped ? load_signed_bytes((const int8_t *)from) : values_of_word(q->code->values, from);
                 for (size_t m = 0; m < rows; m++) {
                     floats *part = &parts[m][rows == 1 ? v % 2 : 0];
                     *part = fma(w, load_floats(x + m * columns + v * WIDTH), *part);

@@ -12,7 +12,9 @@ struct vector_int_run {
     struct rounded x; /* its pairs (SHORTS) or fours (BYTES) in the order in which a chunk of codes gives them */
 };
 
-static bool takes_vector_bytes(const struct matmul_job *job) { return HAS_BYTES && takes_vector(job); }
+static bool takes_vector_bytes(const struct matmul_job *job) {
+    return HAS_BYTES && takes_vector_of(job, VECTOR_ROWS);
+}
 
 /* The sums of a chunk of codes with one row of x. */
 INLINE ints chunk_of_shorts(const shorts w[4], const int16_t *x) {
@@ -42,8 +44,8 @@ INLINE void multiply_scales(const struct rounded *x, enum factor_kind kind, cons
 
 /* A chunk of codes with all rows of x. */
 INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, const uint8_t *codes,
-                           const uint32_t *factors, size_t rows, const float products[VECTOR_ROWS][SEGMENT], size_t chunk,
-                           floats totals[VECTOR_ROWS]) {
+                           const uint32_t *factors, size_t rows, const float products[VECTOR_ROWS][SEGMENT],
+                           size_t chunk, floats totals[VECTOR_ROWS]) {
     words packed = (words)load_ints(codes), bytes_of[2];
     shorts shorts_of[4];
     __builtin_prefetch(codes + AHEAD);
@@ -76,7 +78,8 @@ INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind
             const uint32_t *factors = x.x.factors + begin * SCALED / factor_elements(kind);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, factors += 2 * step) {
                 multiply_chunk(&x, kind, codes, factors, rows, products, chunk, totals[0]);
-                multiply_chunk(&x, kind, codes + CHUNK / 2, factors + step, rows, products, chunk + 1, totals[rows < 4]);
+                multiply_chunk(&x, kind, codes + CHUNK / 2, factors + step, rows, products, chunk + 1,
+                               totals[TURNS(rows)]);
             }
             if (chunk < chunks) multiply_chunk(&x, kind, codes, factors, rows, products, chunk, totals[0]);
         }
@@ -91,7 +94,9 @@ INLINE void multiply_integer_rows(const struct vector_int_run *run, enum factor_
     case 3: multiply_integers(run, kind, first, last, 3); break;
     case 4: multiply_integers(run, kind, first, last, 4); break;
     case 5: multiply_integers(run, kind, first, last, 5); break;
-    default: multiply_integers(run, kind, first, last, 6); break;
+    case 6: multiply_integers(run, kind, first, last, FEW_ROWS); break;
+    case 7: multiply_integers(run, kind, first, last, 7); break;
+    default: multiply_integers(run, kind, first, last, VECTOR_ROWS); break;
     }
 }
 
@@ -122,7 +127,8 @@ static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind 
                     bytes);
     float most = kind == SHORTS ? VECTOR_SHORTS_MOST : VECTOR_BYTES_MOST;
     struct vector_int_run run = {job, {
-        .to = rounding_of(job->q.code, kind, most, most), .x = {scratch + factors, rows, rows, stride}, .scaled = scaled,
+        .to = rounding_of(job->q.code, kind, most, most),
+        .x = {scratch + factors, rows, rows, stride}, .scaled = scaled,
         .scales = (float *)(scratch + 2 * factors), .excess = (int32_t *)(scratch + 2 * factors + scales),
     }};
     bool fit = round_x(&job->x, 0, &run.x);

@@ -103,7 +103,12 @@ INLINE void code_block(const struct quantize_job *job, struct tree tree, enum co
                        float inverse) {
     const struct codes *code = job->code;
     uint32_t bits = search == IN_TREE ? 4 : 8;
-    for (; i + 32 <= end; i += 32) put_codes(job, bits, ascending, i, ranks_of(code, tree, search, job->given, job->x.data, dtype, i, inverse), 32);
+    for (; i + 32 <= end; i += 32) {
+        const char *ahead = (const char *)job->x.data + (i + SCALED_AHEAD) * (dtype == BNB_F32 ? 4 : 2); /* whose scales are next */
+        __builtin_prefetch(ahead);
+        if (dtype == BNB_F32) __builtin_prefetch(ahead + 64);
+        put_codes(job, bits, ascending, i, ranks_of(code, tree, search, job->given, job->x.data, dtype, i, inverse), 32);
+    }
     if (i == end) return;
     float rest[32] = {0}; /* zeros pad: the spare nibble of an odd count is the code of 0 */
     for (size_t j = i; j < end; j++) rest[j - i] = element_of(&job->x, j);

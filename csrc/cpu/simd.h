@@ -6,11 +6,11 @@
  *                       2, 3 or 4 bits
  *   float_table         16 floats to decode 4-bit codes with, float_table_of and decode_floats, which gives the eight
  *                       elements of each lane of codes, in order; unless simd.h's own serve
- *   code_table          16 int16 values to decode 4-bit codes with, code_table_of and decode_shorts, which gives four
- *                       vectors of them. Two neighbours are a pair, and pair_in_slot(i) says which pair of the codes the
- *                       ith is: a lane of codes holds four pairs, whose elements are, in order, those of LANE_ORDER
- *   regroup             what to do with codes so that decode_shorts leaves the pairs of a lane in that lane of the four,
- *                       in order, the two where dot2 adds them up
+ *   code_table          16 int16 to decode 4-bit codes with, code_table_of and decode_shorts, which gives four vectors
+ *                       of them. Two neighbours are a pair, and pair_in_slot(i) says which pair of the codes the ith is:
+ *                       a lane of codes holds four, whose elements are, in order, those of LANE_ORDER
+ *   regroup             what to do with codes so that decode_shorts leaves the pairs of a lane in that lane of the
+ *                       four, in order, the two where dot2 adds them up
  *   pair_of             two int16 for each lane, as dot2 takes them after regroup; unless simd.h's own serves
  *   decode_bytes        the bytes that the second codes of all bytes stand for, in place
  *   lookup_bytes        32 bytes, each the index of one in a table of 16
@@ -18,8 +18,8 @@
  *   dot2                to each lane, the sum of two products of int16
  *   dot4                to each lane, the sum of four products of int8; only where HAS_DOT4 is 1. The first operand's
  *                       bytes come with DOT4_FLIP applied: where it is 0x80808080 they are unsigned, 128 too large
- *   small_dot4          the same where there is no dot4 and HAS_SMALL_DOT4 is 1: the first operand's bytes are unsigned, and
- *                       the first two products and the last two must each add up to an int16
+ *   small_dot4          the same where there is no dot4 and HAS_SMALL_DOT4 is 1: the first operand's bytes are
+ *                       unsigned, and the first two products and the last two must each add up to an int16
  *   sum, sum4           the lanes of one vector added up, or of each of four
  *   from_f16, to_f16    16-bit floats, rounded to nearest even
  *   fence               makes streamed stores visible to who is told next
@@ -225,15 +225,14 @@ INLINE floats load_signed_bytes(const int8_t *codes) {
     return __builtin_convertvector(v, floats);
 }
 
-/* The values that WIDTH 8-bit codes stand for. Where gathering means loads one by one, the codes come in a word. */
+/* The values that WIDTH 8-bit codes stand for. Where gathering means loads one by one, the codes are taken from memory
+ * one by one too. */
 INLINE floats values_of(const float *values, const uint8_t *codes) {
 #if WIDTH == 16
     return gather(values, load_bytes(codes));
 #else
-    floats   out;
-    uint64_t packed = 0;
-    memcpy(&packed, codes, WIDTH);
-    for (int i = 0; i < WIDTH; i++) out[i] = values[(uint8_t)(packed >> 8 * i)];
+    floats out;
+    for (int i = 0; i < WIDTH; i++) out[i] = values[codes[i]];
     return out;
 #endif
 }

@@ -107,8 +107,8 @@ static struct buffer *weights_of(const bnb_tensor *importance) {
  * to be had by clipping; with many bits, by any scale that happens to fit. From normal and from real weights in blocks up
  * to 4096: what the row misses of the minimum's error is 0.1 % at 4 bits. */
 static void set_range(const struct codes *code, struct scales_args *args) {
-    static const float firsts[] = {[2] = 0.2f, [3] = 0.25f, [4] = 0.3f, [5] = 0.45f, [6] = 0.6f, [7] = 0.8f, [8] = 0.95f};
-    float              first = firsts[code->bits], last = code->bits < 6 ? 1.6f : 2.0f;
+    static const float firsts[] = {[2] = 0.2f, [3] = 0.25f, [4] = 0.3f, [5] = 0.6f, [6] = 0.8f, [7] = 0.9f, [8] = 0.95f};
+    float              first = firsts[code->bits], last = code->bits < 5 ? 1.6f : 2.0f;
     args->first = first;
     args->ratio = (float)pow(last / first, 1.0 / (SCALES_TRIED - 1));
 }

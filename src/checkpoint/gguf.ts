@@ -1,5 +1,6 @@
 // Owns GGUF files: their header, their quantised tensors' sizes, and what they are called in Hugging Face's models.
 import { BnbError } from "../error.ts";
+import { type GgufInfo, type MetadataValue, readGgufHeader } from "./gguf_header.ts";
 import { damaged } from "./header.ts";
 import type { Config } from "./huggingface.ts";
 import { MappedFile, unmap } from "./mapped.ts";
@@ -46,7 +47,7 @@ export interface GgufModel extends Disposable {
   readonly notes: readonly string[];
 }
 
-type Metadata = Readonly<Record<string, unknown>>;
+type Metadata = ReadonlyMap<string, MetadataValue>;
 
 /** The models that can be converted: GGUF's architecture → Hugging Face's. */
 const architectures: Record<string, { readonly model: string; readonly type: string }> = {
@@ -84,25 +85,24 @@ const ropeFactors = "rope_freqs.weight";
  * @throws BnbError naming the architecture, the type or the tensor that cannot be converted, or what is damaged
  */
 export async function openGguf(path: string): Promise<GgufModel> {
-  const header = await parseHeader(path);
-  const metadata: Metadata = { ...header.metadata };
-  const architecture = String(metadata["general.architecture"]);
-  if (!Object.hasOwn(architectures, architecture)) {
-    const known = Object.keys(architectures).join(", ");
-    throw new BnbError(`${path} has architecture ${architecture}; ${known} can be converted.`, "unsupported");
-  }
-  if (Number(metadata["split.count"] ?? 1) > 1) {
-    throw new BnbError(`${path} is one of several; merge them first (llama-gguf-split --merge).`, "unsupported");
-  }
   const file = new MappedFile(path);
   try {
-    const infos = header.tensorInfos.filter((info) => info.name !== ropeFactors);
-    const factors = header.tensorInfos.find((info) => info.name === ropeFactors);
+    const { metadata, tensors: all } = readGgufHeader(file);
+    const architecture = String(metadata.get("general.architecture"));
+    if (!Object.hasOwn(architectures, architecture)) {
+      const known = Object.keys(architectures).join(", ");
+      throw new BnbError(`${path} has architecture ${architecture}; ${known} can be converted.`, "unsupported");
+    }
+    if (Number(metadata.get("split.count") ?? 1) > 1) {
+      throw new BnbError(`${path} is one of several; merge them first (llama-gguf-split --merge).`, "unsupported");
+    }
+    const infos = all.filter((info) => info.name !== ropeFactors);
+    const factors = all.find((info) => info.name === ropeFactors);
     const heads = architecture === "llama" ? headCounts(path, metadata) : undefined;
-    const tensors = infos.map((info) => toTensor(file, info, Number(header.tensorDataOffset), heads));
+    const tensors = infos.map((info) => toTensor(file, info, heads));
     const tied = !tensors.some((tensor) => tensor.name === "lm_head.weight");
     const config = toConfig(path, architecture, metadata, tied, tensors);
-    const scaling = factors && ropeScaling(file, factors, Number(header.tensorDataOffset), config);
+    const scaling = factors && ropeScaling(file, factors, config);
     const notes = factors && !scaling ? [ropeNote] : [];
     const scaled = scaling ? { ...config, rope_scaling: scaling } : config;
     return { path, config: scaled, tensors, notes, [Symbol.dispose]: () => file.close() };
@@ -116,55 +116,32 @@ const ropeNote =
   "The file scales its rotary frequencies (rope_freqs.weight), which config.json must say too: copy `rope_scaling` from the " +
   "original model's config.json, or long texts will suffer.";
 
-async function parseHeader(path: string) {
-  // Loaded here, since it costs 50 ms that nobody else should pay.
-  const { gguf } = await import("@huggingface/gguf");
-  try {
-    return await gguf(path, { allowLocalFile: true });
-  } catch (cause) {
-    if ((cause as NodeJS.ErrnoException).code !== undefined) throw cause;
-    throw damaged(path, `its GGUF header cannot be read (${(cause as Error).message})`);
-  }
-}
-
 function headCounts(path: string, metadata: Metadata): { q: number; k: number } {
   const q = count(path, metadata, "llama.attention.head_count");
   const k =
-    metadata["llama.attention.head_count_kv"] === undefined
+    metadata.get("llama.attention.head_count_kv") === undefined
       ? q
       : count(path, metadata, "llama.attention.head_count_kv");
   return { q, k };
 }
 
-interface Info {
-  readonly name: string;
-  readonly shape: readonly bigint[];
-  readonly dtype: number;
-  readonly offset: bigint;
-}
-
-function toTensor(
-  file: MappedFile,
-  info: Info,
-  dataOffset: number,
-  heads: { q: number; k: number } | undefined,
-): GgufTensor {
-  const type = types[info.dtype];
+function toTensor(file: MappedFile, info: GgufInfo, heads: { q: number; k: number } | undefined): GgufTensor {
+  const type = types[info.type];
   if (!type) {
     const known = Object.values(types).map(({ name }) => name);
     throw new BnbError(
-      `${file.path}: ${info.name} has GGML type ${info.dtype}; ${known.join(", ")} can be read.`,
+      `${file.path}: ${info.name} has GGML type ${info.type}; ${known.join(", ")} can be read.`,
       "unsupported",
     );
   }
-  const shape = info.shape.map(Number).reverse();
+  const shape = info.shape.toReversed();
   const columns = shape.at(-1) ?? 1;
   if (columns % type.block !== 0) {
     throw damaged(file.path, `rows of ${columns} elements are no multiple of ${type.name}'s ${type.block}`, info.name);
   }
   const elements = shape.reduce((product, extent) => product * extent, 1);
   const byteLength = (elements / type.block) * type.bytes;
-  const offset = dataOffset + Number(info.offset);
+  const { offset } = info;
   if (!Number.isSafeInteger(elements) || elements === 0 || !(offset + byteLength <= file.size)) {
     throw damaged(file.path, `its ${byteLength} bytes at ${offset} reach beyond the file's ${file.size}`, info.name);
   }
@@ -183,7 +160,7 @@ function toTensor(
   return {
     name: hfName(file.path, info.name),
     shape,
-    type: info.dtype,
+    type: info.type,
     format: type.name,
     byteLength,
     read,
@@ -226,9 +203,9 @@ function hfName(path: string, name: string): string {
 // ── config.json ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 function count(path: string, metadata: Metadata, key: string): number {
-  const value = Number(metadata[key]);
+  const value = Number(metadata.get(key));
   if (Number.isSafeInteger(value) && value > 0) return value;
-  throw damaged(path, `its metadata ${key} is ${String(metadata[key])}, expected a count`);
+  throw damaged(path, `its metadata ${key} is ${String(metadata.get(key))}, expected a count`);
 }
 
 function toConfig(
@@ -240,7 +217,7 @@ function toConfig(
 ): Config {
   const { model, type } = architectures[architecture]!;
   const own = (key: string) => count(path, metadata, `${architecture}.${key}`);
-  const optional = (key: string) => metadata[`${architecture}.${key}`];
+  const optional = (key: string) => metadata.get(`${architecture}.${key}`);
   const heads = own("attention.head_count");
   const vocabulary = tensors.find((tensor) => tensor.name === "model.embed_tokens.weight");
   if (!vocabulary) throw damaged(path, "it has no token_embd.weight");
@@ -264,7 +241,7 @@ function toConfig(
   if (headSize !== undefined) config.head_dim = Number(headSize);
   if (tensors.some((tensor) => tensor.name.endsWith("q_proj.bias")) && type === "llama") config.attention_bias = true;
   for (const id of ["bos", "eos", "unknown", "padding"] as const) {
-    const token = metadata[`tokenizer.ggml.${id}_token_id`];
+    const token = metadata.get(`tokenizer.ggml.${id}_token_id`);
     const key = { bos: "bos_token_id", eos: "eos_token_id", unknown: "unk_token_id", padding: "pad_token_id" }[id];
     if (token !== undefined) config[key] = Number(token);
   }
@@ -277,10 +254,13 @@ function toConfig(
  *
  * @returns `undefined` if the factors are of another kind
  */
-function ropeScaling(file: MappedFile, info: Info, dataOffset: number, config: Config): Config | undefined {
-  if (info.dtype !== 0 || info.shape.length !== 1) return undefined;
-  const count = Number(info.shape[0]);
-  const factors = new Float32Array(file.read(dataOffset + Number(info.offset), 4 * count).buffer);
+function ropeScaling(file: MappedFile, info: GgufInfo, config: Config): Config | undefined {
+  if (info.type !== 0 || info.shape.length !== 1) return undefined;
+  const count = info.shape[0]!;
+  if (count === 0 || !(info.offset + 4 * count <= file.size)) {
+    throw damaged(file.path, `its ${count} factors at ${info.offset} reach beyond the file's ${file.size}`, info.name);
+  }
+  const factors = new Float32Array(file.read(info.offset, 4 * count).buffer);
   const [low, high, context, factor] = [1, 4, 8192, factors.at(-1)!];
   const theta = (config.rope_theta as PyFloat).value;
   const same = factors.every((value, i) => {

@@ -1,6 +1,6 @@
 // Owns the header of a safetensors file: its dtypes, its order, and the rules that a sound header keeps.
 import { BnbError } from "../error.ts";
-import { parseJson } from "./json.ts";
+import { duplicateKey, parseJson } from "./json.ts";
 
 /**
  * Bits an element, in the order of the `safetensors` library, which lays files out from the last dtype to the first.
@@ -133,22 +133,6 @@ function parseObject(path: string, raw: Uint8Array): Record<string, unknown> {
   const twice = duplicateKey(text);
   if (twice !== undefined) throw damaged(path, `the header has the key ${JSON.stringify(twice)} twice`);
   return json;
-}
-
-/** The first key that stands twice in one object of a valid JSON text; `JSON.parse` keeps the last and says nothing. */
-function duplicateKey(text: string): string | undefined {
-  const open: Set<string>[] = [];
-  for (const [token, literal, colon] of text.matchAll(/("(?:[^"\\]|\\.)*")(\s*:)?|[{}]/g)) {
-    if (token === "{") open.push(new Set());
-    else if (token === "}") open.pop();
-    else if (colon !== undefined) {
-      const key: string = JSON.parse(literal!);
-      const keys = open.at(-1)!;
-      if (keys.has(key)) return key;
-      keys.add(key);
-    }
-  }
-  return undefined;
 }
 
 function parseMetadata(path: string, raw: unknown): Record<string, string> {

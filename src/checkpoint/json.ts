@@ -29,3 +29,30 @@ function endOfString(text: string, start: number): number {
   while (at < text.length && text[at] !== '"') at += text[at] === "\\" ? 2 : 1;
   return at;
 }
+
+/** The first key that stands twice in one object of a valid JSON text; `JSON.parse` keeps the last and says nothing. */
+export function duplicateKey(text: string): string | undefined {
+  const open: Set<string>[] = [];
+  for (let at = 0; at < text.length; at++) {
+    const character = text[at];
+    if (character === "{") open.push(new Set());
+    else if (character === "}") open.pop();
+    else if (character === '"') {
+      const start = at;
+      at = endOfString(text, at);
+      if (!isKey(text, at + 1)) continue;
+      const literal = text.slice(start, at + 1);
+      const key: string = literal.includes("\\") ? JSON.parse(literal) : literal.slice(1, -1);
+      const keys = open.at(-1)!;
+      if (keys.has(key)) return key;
+      keys.add(key);
+    }
+  }
+  return undefined;
+}
+
+/** Whether a colon follows. */
+function isKey(text: string, at: number): boolean {
+  while (at < text.length && " \t\n\r".includes(text[at]!)) at++;
+  return text[at] === ":";
+}

@@ -25,15 +25,16 @@ export interface Examination {
 export function examineDevices(): Examination {
   const problems: string[] = [];
   const found = devices().map((report) => (report.available ? examine(report, problems) : report));
-  const { BNB_DEVICE: wanted = "auto", BNB_ISA: isa } = process.env;
+  // The CPU is absent only where a variable of the environment makes no sense, and then all devices are, for that reason.
+  const cpu = found.find(({ kind }) => kind === "cpu");
+  if (cpu?.available === false) return { devices: found, problems: [`${cpu.reason}.`] };
+
+  const { BNB_DEVICE: wanted = "auto" } = process.env;
   const device = found.find(({ kind }) => kind === wanted);
   if (device && !device.available)
     problems.push(`BNB_DEVICE asks for ${wanted}. ${device.reason}, or unset BNB_DEVICE.`);
   if (!device && wanted !== "auto" && wanted !== "")
     problems.push(`BNB_DEVICE is "${wanted}", expected "metal", "cuda" or "cpu": unset it, or name one of these.`);
-  const cpu = found.find(({ kind }) => kind === "cpu");
-  if (isa && cpu?.available && !cpu.description.includes(`${isa} kernels`))
-    problems.push(`BNB_ISA is "${isa}", which this processor lacks or no one knows: unset it, and the best is taken.`);
   return { devices: found, problems };
 }
 

@@ -1,7 +1,10 @@
 // Owns `bun run test:arm64`, on demand since an emulator is forty times slower: the CPU's forms for arm64, by themselves, on
-// processors that have them and on one that lacks some. The real library under Bun for arm64 is test:package's.
+// processors that have them and on one that lacks some; and the whole library, with suites of operations under Bun for arm64.
 import { beforeAll, describe, expect, test } from "bun:test";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { buildCommand, platformNamed } from "../../scripts/platforms.ts";
 import { findQemu } from "../../scripts/qemu.ts";
+import { root, run } from "../../scripts/run.ts";
 import { absent, buildForms, forms } from "./forms.ts";
 
 /** The first processor that has what a form needs; `max` has all that the emulator knows. */
@@ -11,7 +14,7 @@ const qemu = findQemu();
 
 describe.skipIf(!qemu)("forms_test for arm64, emulated", () => {
   let program: string;
-  const run = (cpu: string, isa: string) => Bun.spawn(qemu!.command(cpu, program, isa), { stderr: "pipe" });
+  const emulate = (cpu: string, isa: string) => Bun.spawn(qemu!.command(cpu, program, isa), { stderr: "pipe" });
 
   beforeAll(async () => {
     // Without the sanitizer, which the run on real processors has: here it makes four minutes of one.
@@ -22,7 +25,7 @@ describe.skipIf(!qemu)("forms_test for arm64, emulated", () => {
   test.concurrent.each(Object.keys(forms.arm64))(
     "%s",
     async (isa) => {
-      const child = run(processors[isa] ?? "max", isa);
+      const child = emulate(processors[isa] ?? "max", isa);
       const [exitCode, stderr] = await Promise.all([child.exited, child.stderr.text()]);
       expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
     },
@@ -30,6 +33,32 @@ describe.skipIf(!qemu)("forms_test for arm64, emulated", () => {
   );
 
   test("a processor without dot products is not given the forms that use them", async () => {
-    expect(await run("cortex-a53", "dotprod").exited).toBe(absent);
+    expect(await emulate("cortex-a53", "dotprod").exited).toBe(absent);
   });
+});
+
+describe.skipIf(!qemu)("Bun for arm64, emulated", () => {
+  const folder = `${root}/.cache/arm64`;
+  const bun = `${folder}/bun`;
+
+  beforeAll(() => {
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(`${folder}/empty.ts`, "");
+    // A single-file executable is its platform's Bun as well, for one that asks it to be.
+    const compile = ["build", "--compile", "--target=bun-linux-arm64", `${folder}/empty.ts`, "--outfile", bun];
+    expect(run([process.execPath, ...compile])).toBe(0);
+    expect(run(buildCommand(platformNamed("linux-arm64")))).toBe(0);
+  }, 600_000);
+
+  test.each(["quantize", "embedding"])(
+    "passes test/%s.test.ts",
+    async (suite) => {
+      const command = qemu!.command("neoverse-n1", bun, "test", "--timeout=600000", `test/${suite}.test.ts`);
+      const child = Bun.spawn(command, { cwd: root, env: { ...process.env, BUN_BE_BUN: "1" }, stderr: "pipe" });
+      const [exitCode, stderr] = await Promise.all([child.exited, child.stderr.text()]);
+      expect({ exitCode, failed: stderr.match(/^\(fail\).*/gm) }).toEqual({ exitCode: 0, failed: null });
+      expect(stderr).toMatch(/^ *[1-9]\d+ pass$/m);
+    },
+    1_200_000,
+  );
 });

@@ -614,7 +614,8 @@ static void test_matmul(void) {
         /* m, n, k */
         {1, 1, 1},     {1, 5, 64},  {1, 33, 128}, {1, 7, 4096},  {1, 3, 4160},  {1, 9, 8256}, {2, 6, 192}, {3, 5, 320},
         {4, 13, 576},  {1, 6, 63},  {1, 6, 33},   {2, 5, 96},    {3, 4, 1},     {4, 4, 513},  {5, 9, 64},  {5, 11, 129},
-        {7, 10, 1100}, {12, 3, 40}, {13, 70, 65}, {25, 66, 520}, {70, 130, 97}, {515, 5, 17},
+        {7, 10, 1100}, {12, 3, 40}, {13, 70, 65}, {25, 66, 520}, {70, 130, 97}, {515, 5, 17}, {6, 5, 128},
+        {7, 5, 64},    {8, 33, 192}, {13, 19, 1152}, {25, 66, 576}, {513, 3, 64},
     };
     static const size_t blocks4[] = {64, 32, 128, 4096}, blocks8[] = {64, 1, 7, 256};
     size_t turn = 0;
@@ -641,7 +642,7 @@ static void test_matmul(void) {
 /* The largest sums that there are, of all 64 products of a run and of each two: they must not leave an int32 or int16. */
 static void test_matmul_at_the_bound(void) {
     for (uint32_t turn = 0; turn < 16 * 3 * 2; turn++)
-        for (size_t m = 1; m <= 8; m++) {
+        for (size_t m = 1; m <= 9; m++) {
             uint32_t code = turn % 16, pattern = turn / 16 % 3;
             struct matmul_job job = {.x = dense_random(BNB_F32, m, 256),
                                      .precision = turn < 48 ? BNB_PRECISION_HIGH : BNB_PRECISION_MEDIUM};

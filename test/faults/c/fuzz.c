@@ -62,7 +62,7 @@ static void keep_loose(enum kind kind, void *handle, bool borrowed) {
 /* One of the world's things of a kind. */
 static void *of_world(const struct world *w, enum kind kind) {
     if (kind == DEVICE) return w->device;
-    if (kind == CODEBOOK) return (bnb_codebook *[]){w->codes16, w->codes256, w->nf4, w->dynamic}[below(4)];
+    if (kind == CODEBOOK) return (bnb_codebook *[]){w->narrow, w->codes256, w->nf4, w->dynamic}[below(4)];
     if (kind == QUANTIZED) return w->q[below(5)];
     bnb_tensor *const *threes[] = {w->x, w->w, w->dy, w->bias, w->weight, w->p, w->g};
     if (one_in(2)) return threes[below(sizeof threes / sizeof *threes)][below(3)];
@@ -181,6 +181,12 @@ static void spoil_contents(void) {
     size_t              bytes = bnb_tensor_rows(tensor) * bnb_tensor_columns(tensor) * sizes[bnb_tensor_dtype(tensor)];
     uint8_t            *data = scratch(bytes);
     if (one_in(3)) memset(data, one_in(2) ? 0xff : 0x7f, bytes);
+    if (one_in(3) && bnb_tensor_read(tensor, data, bytes) == BNB_OK) { /* one element of strange bits among sound ones */
+        static const uint16_t strange[] = {0x7c00, 0x7c01, 0xfdff, 0x7e00, 0x7f80, 0x7f81, 0xffbf, 0x8000, 0x0001, 0x7bff};
+        size_t                size = sizes[bnb_tensor_dtype(tensor)], at = below(bytes / size) * size;
+        uint16_t              bits = strange[below(sizeof strange / sizeof *strange)];
+        memcpy(data + at + (size < 2 ? 0 : size - 2), &bits, size < 2 ? 1 : 2);
+    }
     if (bnb_tensor_write(tensor, data, bytes) != BNB_OK) broken("tensor_write: %s", bnb_last_error());
 }
 

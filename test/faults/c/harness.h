@@ -82,7 +82,7 @@ struct world {
     size_t      m, k, n, block;
     bnb_tensor *x[3], *w[3], *dy[3], *bias[3], *weight[3];
     bnb_tensor *indices, *a, *b, *row_stats, *column_stats, *x_column_stats, *sums, *outliers;
-    bnb_codebook  *codes16, *codes256, *nf4, *dynamic;
+    bnb_codebook  *narrow, *codes256, *nf4, *dynamic;
     bnb_quantized *q[5]; /* of w: 4 bits, 8 bits, both with nested scales, and LLM.int8()'s b */
     bnb_tensor    *p[3], *g[3], *state[2], *state_twice, *state8[2], *state8_twice, *absmax[2], *absmax_twice, *unorm;
 };

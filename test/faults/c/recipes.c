@@ -92,12 +92,12 @@ static const float *values(size_t count) {
 }
 
 VALID(bnb_codebook_from) {
-    size_t count = one_in(2) ? 16 : 256;
+    size_t count = (size_t)4 << below(7);
     GIVE(P(values(count)), N(count * sizeof(float)));
 }
 
 VALID(bnb_codebook_read) {
-    bnb_codebook *codebook = one_in(2) ? world.codes16 : world.codes256;
+    bnb_codebook *codebook = one_in(2) ? world.narrow : world.codes256;
     size_t        bytes = bnb_codebook_size(codebook) * sizeof(float);
     GIVE(P(codebook), P(scratch(bytes)), N(bytes));
 }
@@ -109,8 +109,8 @@ VALID(bnb_codebook_fp8) {
 
 ROW(bnb_codebook_dynamic, I(below(2)), U(7), U(8))
 ROW(bnb_codebook_linear, I(below(2)), U(2 + below(7)), I(below(2)))
-ROW(bnb_codebook_normal, D(0.9 + 0.09 * ((double)below(100) / 100)), I(below(2)))
-ROW(bnb_codebook_size, P(world.codes16))
+ROW(bnb_codebook_normal, D(0.9 + 0.09 * ((double)below(100) / 100)), I(below(2)), U(2 + below(7)))
+ROW(bnb_codebook_size, P(world.narrow))
 ROW(bnb_codebook_free, P(bnb_codebook_linear(1, 8, 1)))
 
 /* ── Quantised matrices ─────────────────────────────────────────────────────────────────────────────────────────── */
@@ -122,14 +122,14 @@ ROW(bnb_quantized_columns, P(world.q[1]))
 ROW(bnb_quantized_block, P(world.q[2]))
 ROW(bnb_quantized_nested_block, P(world.q[2]))
 ROW(bnb_quantized_offset, P(world.q[3]))
-ROW(bnb_quantized_free, P(bnb_quantize(world.x[0], world.codes16, 64, 0)))
+ROW(bnb_quantized_free, P(bnb_quantize(world.x[0], world.narrow, 64, 0)))
 
 /* ── Operations ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 #define QUANTIZED_W world.q[below(5)]
 
 ROW(bnb_cast, P(ANY(world.x)), FLOAT_DTYPE)
-ROW(bnb_quantize, P(ANY(world.x)), P(one_in(2) ? world.codes16 : world.codes256), N(world.block), N(one_in(2) ? 0 : 1 + below(300)))
+ROW(bnb_quantize, P(ANY(world.x)), P(one_in(2) ? world.narrow : world.codes256), N(world.block), N(one_in(2) ? 0 : 1 + below(300)))
 ROW(bnb_dequantize, P(QUANTIZED_W), FLOAT_DTYPE)
 ROW(bnb_matmul, P(ANY(world.x)), P(ANY(world.w)), P(OPTIONAL(ANY(world.bias))), PRECISION)
 ROW(bnb_matmul_quantized, P(ANY(world.x)), P(QUANTIZED_W), P(OPTIONAL(ANY(world.bias))), PRECISION)

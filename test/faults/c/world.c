@@ -117,7 +117,7 @@ void world_build(bool small, bool cold) {
     choose_sizes(small);
     size_t m = world.m, k = world.k, n = world.n;
     for (int i = 0; i < 3; i++) world.x[i] = floats((bnb_dtype)i, m, k, 9);
-    world.codes16 = codebook(16);
+    world.narrow = codebook((size_t)4 << below(6));
     world.codes256 = codebook(256);
     if (cold) return;
     for (int i = 0; i < 3; i++) {
@@ -136,7 +136,7 @@ void world_build(bool small, bool cold) {
     world.outliers = outlier_list(k);
     world.nf4 = must(bnb_codebook_named("nf4"));
     world.dynamic = must(bnb_codebook_named("dynamic"));
-    world.q[0] = must(bnb_quantize(world.w[0], one_in(2) ? world.nf4 : world.codes16, world.block, 0));
+    world.q[0] = must(bnb_quantize(world.w[0], one_in(2) ? world.nf4 : world.narrow, world.block, 0));
     world.q[1] = must(bnb_quantize(world.w[1], one_in(2) ? world.dynamic : world.codes256, 1 + below(300), 0));
     world.q[2] = must(bnb_quantize(world.w[2], world.nf4, world.block, 1 + below(300)));
     world.q[3] = must(bnb_quantize(world.w[0], world.dynamic, world.block, 256));
@@ -156,7 +156,7 @@ void world_free(void) {
                             w->absmax_twice, w->unorm};
     for (size_t t = 0; t < sizeof single / sizeof *single; t++) bnb_tensor_free(single[t]);
     for (int i = 0; i < 5; i++) bnb_quantized_free(w->q[i]);
-    bnb_codebook *codebooks[] = {w->codes16, w->codes256, w->nf4, w->dynamic};
+    bnb_codebook *codebooks[] = {w->narrow, w->codes256, w->nf4, w->dynamic};
     for (int i = 0; i < 4; i++) bnb_codebook_free(codebooks[i]);
     world = (struct world){};
 }

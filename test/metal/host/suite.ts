@@ -1,10 +1,11 @@
 // Owns `bun run test:metal [file…]`: the whole suite, with the simulated GPU as its device and, unless BNB_STRICT=0, no
-// operation left to the CPU. The simulator's own tests, under test/metal/, know no device: `bun run test` has them.
+// operation left to the CPU. What knows no device, such as the simulator's own tests, only `bun run test` has.
 import { resolve } from "node:path";
 import { fakeMetal } from "./build.ts";
 
 const root = resolve(import.meta.dir, "../../..");
-const all = [...new Bun.Glob("test/**/*.test.ts").scanSync(root)].filter((file) => !file.startsWith("test/metal/"));
+const withoutDevice = /^test\/(metal|cpu)\/|^test\/(macho|package|executable)\.test\.ts$/;
+const all = [...new Bun.Glob("test/**/*.test.ts").scanSync(root)].filter((file) => !withoutDevice.test(file));
 const given = process.argv.slice(2);
 
 // The checked simulator takes seconds for what a GPU, or the CPU, takes milliseconds.
