@@ -157,9 +157,9 @@ function print(record: PeerRecord): void {
     );
     console.log(table(productTable(record, count)));
   }
-  console.log("\nThe rest on [4096, 4096], ms (and how many times ours):");
-  console.log(table(otherTable(record)));
-  console.log(`\n${table(targetTable(record))}`);
+  const [others, held] = [otherTable(record), targetTable(record)];
+  if (others.length > 1) console.log(`\nThe rest on [4096, 4096], ms (and how many times ours):\n${table(others)}`);
+  if (held.length > 1) console.log(`\n${table(held)}`);
   for (const sentence of new Set(record.skipped)) console.log(sentence);
 }
 

@@ -157,7 +157,7 @@ async function bench(flags: Flags, extras: BenchExtras): Promise<void> {
   const place = placeOf(device);
   const print = flags.json ? () => {} : console.log;
   print(
-    `bunsandbytes ${version} on ${device.kind} (${device.description}); ${place.processor}, ${place.processors} processors`,
+    `bunsandbytes ${version} on ${device.kind} (${device.description}); ${place.processor}, ${place.processors} processors, load ${os.loadavg()[0]!.toFixed(1)}`,
   );
   const limits = await limitsOf(device, extras.peak);
   if (!flags.json) printLimits(limits);
