@@ -30,7 +30,8 @@ INLINE float sum_lanes(const floats lanes[VECTORS_OF_32]) {
     for (int half = VECTORS_OF_32 / 2; half; half /= 2)
         for (int i = 0; i < half; i++) v[i] += v[i + half];
 #if WIDTH == 16
-    VECTOR(float, 8) eight = v[0].lo + v[0].hi;
+    typedef VECTOR(float, 8) floats8;
+    floats8 eight = v[0].lo + v[0].hi;
     floats4 four = eight.lo + eight.hi;
 #elif WIDTH == 8
     floats4 four = v[0].lo + v[0].hi;

@@ -36,7 +36,8 @@ static inline __m512 emulated_permutevar_ps(__m512 table, __m512i index) {
 }
 
 static inline __m512 emulated_broadcast_f32x4(__m128 four) {
-    LANES(float, 4) from = (LANES(float, 4))four;
+    typedef LANES(float, 4) floats4; /* clang before 20 wants a typedef */
+    floats4 from = (floats4)four;
     emulated_floats out;
     EACH_LANE(16) out[lane] = from[lane % 4];
     return (__m512)out;
@@ -90,7 +91,8 @@ static inline __m512i emulated_madd_epi16(__m512i a, __m512i b) {
 }
 
 static inline __m512i emulated_broadcast_i32x4(__m128i quarter) {
-    LANES(int32_t, 4) from = (LANES(int32_t, 4))quarter;
+    typedef LANES(int32_t, 4) ints4;
+    ints4 from = (ints4)quarter;
     emulated_ints out;
     EACH_LANE(16) out[lane] = from[lane % 4];
     return (__m512i)out;
