@@ -58,7 +58,8 @@ INLINE floats value_near(const struct ranked *codes, uint32_t bits, floats x) {
     return gather(codes->values, shift ? below_in_entries(codes->code, shift, x) : below_in_buckets(codes->code, x));
 }
 
-INLINE void add_part(const struct scales_stage *stage, const struct ranked *codes, uint32_t bits, bool weighed, float scale, struct sums *sums) {
+INLINE void add_part(const struct scales_stage *stage, const struct ranked *codes, uint32_t bits, bool weighed, float scale,
+                     struct sums *sums) {
     float inverse = inverse_of(scale);
     for (int v = 0; v < VECTORS_OF_32; v++) {
         floats errors = sums->errors[v], products = sums->products[v], squares = sums->squares[v];
@@ -82,7 +83,8 @@ struct span {
     float  unit;
 };
 
-INLINE trial try_scale(const struct scales_job *job, struct span span, struct scales_stage *stage, const struct ranked *codes, uint32_t bits, float scale) {
+INLINE trial try_scale(const struct scales_job *job, struct span span, struct scales_stage *stage, const struct ranked *codes,
+                       uint32_t bits, float scale) {
     struct sums sums = {0};
     for (size_t at = span.begin; at < span.end; at += SCALES_STAGED) {
         if (span.end - span.begin > SCALES_STAGED) stage_part(job, at, least(SCALES_STAGED, span.end - at), span.unit, stage);

@@ -132,7 +132,8 @@ static bnb_status launch(const bnb_tensor *x, bnb_codebook *code, const struct s
     return status ? status : x->buffer->device->gpu->launch(&launch);
 }
 
-static bnb_status run(const bnb_tensor *x, bnb_codebook *code, size_t block, const struct buffer *weights, const struct buffer *absmax) {
+static bnb_status run(const bnb_tensor *x, bnb_codebook *code, size_t block, const struct buffer *weights,
+                      const struct buffer *absmax) {
     bnb_device        *device = x->buffer->device;
     size_t             elements = x->rows * x->columns, whole = block < elements ? block : elements;
     struct scales_args args = {(uint32_t)elements, (uint32_t)(elements >> 32), (uint32_t)whole, (uint32_t)x->columns, 0, 0};
@@ -155,7 +156,8 @@ static bnb_status run(const bnb_tensor *x, bnb_codebook *code, size_t block, con
     return BNB_OK;
 }
 
-bnb_status find_scales(const bnb_tensor *x, bnb_codebook *code, size_t block, const bnb_tensor *importance, const struct buffer *absmax) {
+bnb_status find_scales(const bnb_tensor *x, bnb_codebook *code, size_t block, const bnb_tensor *importance,
+                       const struct buffer *absmax) {
     struct buffer *weights = importance ? weights_of(importance) : NULL;
     if (importance && !weights) return bnb_last_status();
     bnb_status status = run(x, code, block, weights, absmax);

@@ -9,6 +9,7 @@ bool is_importance(const bnb_tensor *importance, const bnb_tensor *x, const char
 
 /* absmax[b] = the scale of block b of x, by metal/scales_rule.h; a NaN or an infinity where the block has one. Done when it
  * returns. */
-bnb_status find_scales(const bnb_tensor *x, bnb_codebook *code, size_t block, const bnb_tensor *importance, const struct buffer *absmax);
+bnb_status find_scales(const bnb_tensor *x, bnb_codebook *code, size_t block, const bnb_tensor *importance,
+                       const struct buffer *absmax);
 
 #endif
