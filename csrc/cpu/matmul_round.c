@@ -93,8 +93,8 @@ static struct rounding rounding_of(const struct codes *code, enum factor_kind ki
 
 /* ── x ──────────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* x as integers, eight by eight elements in the order of LANE_ORDER (SHORTS) or BYTE_ORDER (BYTES). */
-#define BYTE_ORDER 1, 3, 5, 7, 0, 2, 4, 6
+/* x as integers, eight by eight elements in the order of LANE_ORDER (SHORTS) or ORDER_OF_BYTES (BYTES). */
+#define ORDER_OF_BYTES 1, 3, 5, 7, 0, 2, 4, 6
 
 struct rounded {
     struct rounding to;
@@ -133,7 +133,7 @@ INLINE void put_eight(enum factor_kind kind, const int16_t from[8], uint32_t *to
         v = __builtin_shufflevector(v, v, LANE_ORDER);
         memcpy(to, &v, sizeof v);
     } else {
-        v = __builtin_shufflevector(v, v, BYTE_ORDER);
+        v = __builtin_shufflevector(v, v, ORDER_OF_BYTES);
         bytes8 narrowed = __builtin_convertvector(v, bytes8);
         memcpy(to, &narrowed, sizeof narrowed);
     }
