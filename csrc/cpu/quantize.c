@@ -20,8 +20,13 @@ INLINE ints below_in_tree(struct tree tree, floats x) {
     return -path;
 }
 
-/* Among 256 values: the search starts where the bucket of x does. */
+/* Among 256 values: the search starts where the bucket of x does, or in the middle where buckets are crowded. */
 INLINE ints below_in_buckets(const struct codes *code, floats x) {
+    if (code->steps > 8) {
+        ints below = 0;
+        for (int half = 128; half; half /= 2) below -= (ints)(x > gather(code->thresholds + half - 1, below)) * half;
+        return below;
+    }
     ints bits = (ints)x, key = (bits & 0x7fffffff) >> BUCKET_SHIFT;
     ints bucket = __builtin_elementwise_max(key, (ints)BUCKET_BASE) - BUCKET_BASE;
     ints negative = bits >> 31 & (int32_t)sizeof code->start[0];
