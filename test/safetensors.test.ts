@@ -174,6 +174,13 @@ describe("damage", () => {
     }
   });
 
+  test("a directory and a pipe, which are no files, are refused and not waited for", () => {
+    const pipe = join(scratch, "pipe");
+    expect(Bun.spawnSync(["mkfifo", pipe]).exitCode).toBe(0);
+    expect(() => openSafetensors(scratch)).toThrow(`${scratch} is a folder, expected a file`);
+    expect(() => openSafetensors(pipe)).toThrow(`${pipe} is no ordinary file`);
+  });
+
   test("what the format allows is read: sub-byte floats, empty tensors, null metadata, padding", () => {
     const header = `{"__metadata__":null,"e":${entry("F32", [0, 3], [0, 0])},"f":${entry("F4", [2, 3], [0, 3])}}\n  `;
     using file = openSafetensors(raw(header, 3));

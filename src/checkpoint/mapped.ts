@@ -17,6 +17,9 @@ export class MappedFile {
 
   constructor(path: string) {
     this.path = path;
+    const found = statSync(path); // ahead of opening, which waits where it is a pipe
+    if (found.isDirectory()) throw new BnbError(`${path} is a folder, expected a file: name one that is in it.`);
+    if (!found.isFile()) throw new BnbError(`${path} is no ordinary file: copy what it gives into one.`);
     this.#descriptor = openSync(path, "r");
     this.size = fstatSync(this.#descriptor).size;
   }
