@@ -8,7 +8,7 @@ export const modulesFolder = `${folder}/javascript`;
 const environment = `${folder}/python`;
 
 /** Python with the peers: `BNB_PYTHON`, which has to have them, or an environment of our own. */
-export const python = process.env.BNB_PYTHON ?? `${environment}/bin/python`;
+export const python = process.env.BNB_PYTHON || `${environment}/bin/python`;
 
 const pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
 
