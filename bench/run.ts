@@ -3,8 +3,8 @@
 import type { BenchCase } from "../src/bench/cases.ts";
 import { benchCommand } from "../src/cli/bench.ts";
 import { runCommand } from "../src/cli/run.ts";
-import { matmul4bit, matmulBlockwise, quantize4bit, quantizeBlockwise, Tensor } from "../src/index.ts";
-import { blocksizes4, blocksizes8, codebooks4, codebooks8, normal } from "../test/cases.ts";
+import { matmulBlockwise, quantizeBlockwise, Tensor } from "../src/index.ts";
+import { blocksizes4, blocksizes8, codebooks4, codebooks8, codebooksOfOtherBits, normal } from "../test/cases.ts";
 import { peak } from "./peak.ts";
 
 const [n, k] = [2048, 2048];
@@ -16,35 +16,30 @@ function formatCases(): BenchCase[] {
     made ??= { w: Tensor.from(normal(n * k), [n, k]), x: Tensor.from(normal(k, 2), [1, k]) };
     return made;
   };
-  const four = Object.entries(codebooks4).flatMap(([name, quantType]) =>
-    blocksizes4.map((blocksize) => ({
-      name,
-      blocksize,
-      quantize: () => quantize4bit(inputs().w, { quantType, blocksize }),
-      matmul: matmul4bit,
-    })),
+  const groups = [
+    [codebooks4, blocksizes4],
+    [codebooksOfOtherBits, blocksizes4],
+    [codebooks8, blocksizes8],
+  ] as const;
+  const formats = groups.flatMap(([codebooks, blocksizes]) =>
+    Object.entries(codebooks).flatMap(([name, code]) => blocksizes.map((blocksize) => ({ name, code, blocksize }))),
   );
-  const eight = Object.entries(codebooks8).flatMap(([name, code]) =>
-    blocksizes8.map((blocksize) => ({
-      name,
-      blocksize,
-      quantize: () => quantizeBlockwise(inputs().w, { code, blocksize }),
-      matmul: matmulBlockwise,
-    })),
-  );
-  return [...four, ...eight].flatMap(({ name, blocksize, quantize, matmul }) => [
-    {
-      name: `format ${name}, block ${blocksize}: quantise`,
-      make: () => ({ bytes: quantize().byteLength + 4 * n * k, run: quantize }),
-    },
-    {
-      name: `format ${name}, block ${blocksize}: matmul 1 row`,
-      make: () => {
-        const q = quantize();
-        return { bytes: q.byteLength + 4 * (n + k), flops: 2 * n * k, run: () => matmul(inputs().x, q) };
+  return formats.flatMap(({ name, code, blocksize }) => {
+    const quantize = () => quantizeBlockwise(inputs().w, { code, blocksize });
+    return [
+      {
+        name: `format ${name}, block ${blocksize}: quantise`,
+        make: () => ({ bytes: quantize().byteLength + 4 * n * k, run: quantize }),
       },
-    },
-  ]);
+      {
+        name: `format ${name}, block ${blocksize}: matmul 1 row`,
+        make: () => {
+          const q = quantize();
+          return { bytes: q.byteLength + 4 * (n + k), flops: 2 * n * k, run: () => matmulBlockwise(inputs().x, q) };
+        },
+      },
+    ];
+  });
 }
 
 await runCommand(() => benchCommand({ formats: formatCases, peak }));

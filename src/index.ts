@@ -21,7 +21,6 @@ export {
   type Int8QuantOptions,
   type Int8Rows,
   type Int8RowsAndColumns,
-  Int8Weight,
   int8DoubleQuant,
   int8LinearMatmul,
   int8MixedScaledMm,
@@ -29,9 +28,8 @@ export {
   int8ScaledMm,
   int8VectorwiseDequant,
   int8VectorwiseQuant,
-  matmul8bit,
-  matmul8bitFp,
 } from "./int8.ts";
+export { Int8Weight, matmul8bit, matmul8bitFp } from "./int8_weight.ts";
 export { type LayerNormGradients, layerNorm, layerNormBackward } from "./layer_norm.ts";
 export { linear, type MatmulOptions, matmul4bit, matmulBlockwise } from "./matmul.ts";
 export {

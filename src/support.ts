@@ -6,7 +6,8 @@ import type { Device } from "./device.ts";
 import type { FloatDType } from "./dtype.ts";
 import { embedding, embeddingBackward } from "./embedding.ts";
 import { BnbError } from "./error.ts";
-import { Int8Weight, int8DoubleQuant, matmul8bit, matmul8bitFp } from "./int8.ts";
+import { int8DoubleQuant } from "./int8.ts";
+import { Int8Weight, matmul8bit, matmul8bitFp } from "./int8_weight.ts";
 import { layerNorm, layerNormBackward } from "./layer_norm.ts";
 import { linear, matmul4bit, matmulBlockwise } from "./matmul.ts";
 import {

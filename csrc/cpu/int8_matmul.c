@@ -230,7 +230,7 @@ static bnb_status int8_matmul(const struct int8_matmul_job *job) {
     slot = round_up(slot, 64);
     size_t bytes = factor_bytes + outlier_bytes + excess_bytes + threads * slot;
     char *scratch = aligned_alloc(64, bytes);
-    if (!scratch) return fail(BNB_OUT_OF_MEMORY, "int8_matmul: no memory for %zu bytes of working space; free something and try again", bytes);
+    if (!scratch) return no_working_space("int8_matmul", bytes);
 
     for (size_t row = 0; row < rows; row += block) {
         _Atomic size_t next = 0;

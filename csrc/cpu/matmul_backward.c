@@ -130,9 +130,7 @@ static bnb_status matmul_backward(const struct matmul_backward_job *job) {
 
     size_t bytes = round_up(threads * sizeof(struct outer_slot), 64);
     run.scratch = aligned_alloc(64, bytes);
-    if (!run.scratch)
-        return fail(BNB_OUT_OF_MEMORY,
-                    "matmul_backward: no memory for %zu bytes of working space; free something and try again", bytes);
+    if (!run.scratch) return no_working_space("matmul_backward", bytes);
     _Atomic size_t next = 0;
     run.next = &next;
     parallel_for(threads, 1, run_outer_slots, &run);

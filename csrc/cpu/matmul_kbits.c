@@ -1,15 +1,8 @@
 /* Products of a few rows with weights of 2, 3, 5, 6 or 7 bits, straight from the codes, in fp32: the weights, which are
  * most of what is read, are read once and in order. */
-#include <stdlib.h>
-
 #include "simd.h"
 
 enum { KBITS_ROWS = 4 /* the most rows of x */ };
-
-struct kbits_run {
-    const struct matmul_job *job;
-    const float *x; /* fp32 [rows, columns] */
-};
 
 /* Rows are whole thirty-twos, and so is every block: no 32 elements have two scales. */
 static bool takes_kbits(const struct matmul_job *job) {
@@ -17,7 +10,7 @@ static bool takes_kbits(const struct matmul_job *job) {
 }
 
 /* sums[m] += x[m, k…] · `count` weights from `codes` on, before their scale. */
-INLINE void multiply_run(const struct kbits_run *run, const uint8_t *codes, uint32_t bits, size_t k, size_t count, size_t rows, floats sums[KBITS_ROWS]) {
+INLINE void multiply_run(const struct ordered_run *run, const uint8_t *codes, uint32_t bits, size_t k, size_t count, size_t rows, floats sums[KBITS_ROWS]) {
     const float *values = run->job->q.code->values, *x[KBITS_ROWS]; /* past the last row, that row again */
     for (size_t m = 0; m < rows; m++) x[m] = run->x + least(m, run->job->x.rows - 1) * run->job->x.columns + k;
     floats other[KBITS_ROWS] = {0}; /* so that a sum does not wait for the one before */
@@ -34,7 +27,7 @@ INLINE void multiply_run(const struct kbits_run *run, const uint8_t *codes, uint
     for (size_t m = 0; m < rows; m++) sums[m] += other[m];
 }
 
-INLINE void multiply_kbits(const struct kbits_run *run, size_t first, size_t last, uint32_t bits, size_t rows) {
+INLINE void multiply_kbits(const struct ordered_run *run, size_t first, size_t last, uint32_t bits, size_t rows) {
     const struct matmul_job *job = run->job;
     const struct coded *q = &job->q;
     for (size_t n = first; n < last; n++) {
@@ -47,21 +40,18 @@ INLINE void multiply_kbits(const struct kbits_run *run, size_t first, size_t las
             float scale = scale_of(q, block);
             for (size_t m = 0; m < rows; m++) totals[m] = fma(sums[m], (floats)scale, totals[m]);
         }
-        for (size_t m = 0; m < job->x.rows; m++) {
-            float total = sum(totals[m]);
-            put_element(job->y, job->x.dtype, m * q->rows + n, job->bias ? total + job->bias[n] : total);
-        }
+        for (size_t m = 0; m < job->x.rows; m++) put_product(job, n, m, totals[m]);
     }
 }
 
 /* Three and two rows are as fast as four. */
-INLINE void multiply_kbits_rows(const struct kbits_run *run, size_t first, size_t last, uint32_t bits) {
+INLINE void multiply_kbits_rows(const struct ordered_run *run, size_t first, size_t last, uint32_t bits) {
     if (run->job->x.rows == 1) multiply_kbits(run, first, last, bits, 1);
     else multiply_kbits(run, first, last, bits, KBITS_ROWS);
 }
 
-static void multiply_kbits_of(const void *kbits_run, size_t first, size_t last) {
-    const struct kbits_run *run = kbits_run;
+static void multiply_kbits_of(const void *ordered_run, size_t first, size_t last) {
+    const struct ordered_run *run = ordered_run;
     switch (run->job->q.code->bits) {
     case 2: multiply_kbits_rows(run, first, last, 2); break;
     case 3: multiply_kbits_rows(run, first, last, 3); break;
@@ -71,15 +61,4 @@ static void multiply_kbits_of(const void *kbits_run, size_t first, size_t last) 
     }
 }
 
-static bnb_status matmul_kbits(const struct matmul_job *job) {
-    size_t count = job->x.rows * job->x.columns, bytes = round_up(count * sizeof(float), 64);
-    float *wide = job->x.dtype == BNB_F32 ? NULL : aligned_alloc(64, bytes);
-    if (job->x.dtype != BNB_F32 && !wide)
-        return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again",
-                    bytes);
-    if (wide) widen(&job->x, 0, count, wide);
-    struct kbits_run run = {job, wide ? wide : job->x.data};
-    parallel_for(job->q.rows, (1 << 17) / count + 1, multiply_kbits_of, &run);
-    free(wide);
-    return BNB_OK;
-}
+static bnb_status matmul_kbits(const struct matmul_job *job) { return run_ordered(job, multiply_kbits_of); }

@@ -47,12 +47,7 @@ static bool takes_lanes(const struct matmul_job *job) {
     return job->x.rows > (job->q.code && job->q.code->bits == 4 ? FEW_ROWS : 2 * TILE_ROWS);
 }
 
-/* Whether each row of weights has one scale for SCALED elements. */
-static bool is_in_runs(const struct matmul_job *job) {
-    return job->q.code && job->q.code->bits == 4 && job->x.columns % SCALED == 0 && job->q.block % SCALED == 0;
-}
-
-static bool takes_lanes_shorts(const struct matmul_job *job) { return takes_lanes(job) && is_in_runs(job); }
+static bool takes_lanes_shorts(const struct matmul_job *job) { return takes_lanes(job) && is_in_runs(job, 4); }
 static bool takes_lanes_bytes(const struct matmul_job *job) { return HAS_BYTES && takes_lanes_shorts(job); }
 
 /* ── Panels ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -330,9 +325,7 @@ static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind)
     size_t slot = round_up(sizeof(struct lanes_slot) + block * strips * LANES * sizeof(float), 64);
     size_t bytes = (factors + 2 * scales) * sizeof(uint32_t) + threads * slot;
     uint32_t *scratch = aligned_alloc(64, bytes);
-    if (!scratch)
-        return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again",
-                    bytes);
+    if (!scratch) return no_working_space("matmul", bytes);
     struct rounded rounded = {.scaled = scaled};
     rounded.scales = (float *)(scratch + factors), rounded.excess = (int32_t *)(scratch + factors + scales);
     if (kind == SHORTS) rounded.to = rounding_of(job->q.code, SHORTS, LANES_SHORT_CODE, LANES_SHORT_X);
@@ -342,7 +335,7 @@ static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind)
         _Atomic size_t next = 0;
         size_t first = rows * i / blocks, count = rows * (i + 1) / blocks - first;
         struct lanes_run run = {
-            .job = job, .kind = kind, .coded = is_in_runs(job), .rounded = kind == FLOATS ? NULL : &rounded,
+            .job = job, .kind = kind, .coded = is_in_runs(job, 4), .rounded = kind == FLOATS ? NULL : &rounded,
             .x = {scratch, count, (count + TILE_ROWS - 1) / TILE_ROWS, stride}, .first_row = first, .strips = strips,
             .scratch = (char *)(scratch + factors + 2 * scales), .slot = slot, .next = &next,
         };

@@ -155,9 +155,7 @@ static bnb_status matmul_panel(const struct matmul_job *job) {
     size_t widened = in_place ? 0 : round_up(block * stride, 16);
     size_t slot = round_up(panel * PANEL_STRIDE + block * PANEL, 16);
     float *scratch = aligned_alloc(64, (widened + threads * slot) * sizeof *scratch);
-    if (!scratch)
-        return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again",
-                    (widened + threads * slot) * sizeof *scratch);
+    if (!scratch) return no_working_space("matmul", (widened + threads * slot) * sizeof *scratch);
     for (size_t row = 0; row < rows; row += block) {
         _Atomic size_t next = 0;
         struct panel_run run = {

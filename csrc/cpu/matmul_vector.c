@@ -18,9 +18,13 @@ struct vector_run {
     const float *x;      /* [rows, stride] */
 };
 
+/* Whether w has codes of so many bits, and one scale for SCALED elements of each row. */
+static bool is_in_runs(const struct matmul_job *job, uint32_t bits) {
+    return job->q.code && job->q.code->bits == bits && job->x.columns % SCALED == 0 && job->q.block % SCALED == 0;
+}
+
 static bool takes_vector_of(const struct matmul_job *job, size_t rows) {
-    return job->q.code && job->q.code->bits == 4 && job->x.rows <= rows && job->x.columns % SCALED == 0 &&
-           job->q.block % SCALED == 0;
+    return is_in_runs(job, 4) && job->x.rows <= rows;
 }
 
 static bool takes_vector(const struct matmul_job *job) { return takes_vector_of(job, FEW_ROWS); }
@@ -48,12 +52,15 @@ INLINE floats chunk_scale(const float *scales, size_t chunk) {
 /* With few rows of x, chunks take turns at two totals for each, so that no sum waits for the one before. */
 #define TURNS(rows) ((rows) < 4)
 
+/* Row n of w with row m of x: what the lanes of a total add up to. */
+INLINE void put_product(const struct matmul_job *job, size_t n, size_t m, floats total) {
+    float product = sum(total);
+    put_element(job->y, job->x.dtype, m * job->q.rows + n, job->bias ? product + job->bias[n] : product);
+}
+
 /* Row n of w with all rows of x. */
 INLINE void put_row(const struct matmul_job *job, size_t n, size_t rows, floats totals[2][VECTOR_ROWS]) {
-    for (size_t m = 0; m < rows; m++) {
-        float total = sum(totals[0][m] + totals[1][m]);
-        put_element(job->y, job->x.dtype, m * job->q.rows + n, job->bias ? total + job->bias[n] : total);
-    }
+    for (size_t m = 0; m < rows; m++) put_product(job, n, m, totals[0][m] + totals[1][m]);
 }
 
 INLINE void multiply_floats_chunk(const struct vector_run *run, float_table table, const uint8_t *codes, const float *x,
@@ -119,12 +126,29 @@ static bnb_status matmul_vector(const struct matmul_job *job) {
     size_t rows = job->x.rows, columns = job->x.columns, stride = round_up(columns, CHUNK);
     size_t bytes = round_up(rows * stride * sizeof(float), 64);
     float *x = aligned_alloc(64, bytes);
-    if (!x)
-        return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again",
-                    bytes);
+    if (!x) return no_working_space("matmul", bytes);
     order_floats(&job->x, stride, x);
     struct vector_run run = {job, stride, x};
     parallel_for(job->q.rows, VECTOR_WORK / (columns * rows) + 1, multiply_floats_rows, &run);
     free(x);
+    return BNB_OK;
+}
+
+/* ── Rows of x in order, for codes of other widths ──────────────────────────────────────────────────────────────── */
+
+struct ordered_run {
+    const struct matmul_job *job;
+    const float *x; /* [rows, columns] */
+};
+
+/* Calls `body` with rows [first, last) of w and an ordered_run. */
+static bnb_status run_ordered(const struct matmul_job *job, void (*body)(const void *run, size_t first, size_t last)) {
+    size_t count = job->x.rows * job->x.columns, bytes = round_up(count * sizeof(float), 64);
+    float *wide = job->x.dtype == BNB_F32 ? NULL : aligned_alloc(64, bytes);
+    if (job->x.dtype != BNB_F32 && !wide) return no_working_space("matmul", bytes);
+    if (wide) widen(&job->x, 0, count, wide);
+    struct ordered_run run = {job, wide ? wide : job->x.data};
+    parallel_for(job->q.rows, VECTOR_WORK / count + 1, body, &run);
+    free(wide);
     return BNB_OK;
 }

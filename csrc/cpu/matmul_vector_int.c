@@ -122,9 +122,7 @@ static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind 
     size_t factors = round_up(rows * stride, 16), scales = round_up(rows * scaled, 16);
     size_t bytes = 2 * (factors + scales) * sizeof(uint32_t);
     uint32_t *scratch = aligned_alloc(64, bytes);
-    if (!scratch)
-        return fail(BNB_OUT_OF_MEMORY, "matmul: no memory for %zu bytes of working space; free something and try again",
-                    bytes);
+    if (!scratch) return no_working_space("matmul", bytes);
     float most = kind == SHORTS ? VECTOR_SHORTS_MOST : VECTOR_BYTES_MOST;
     struct vector_int_run run = {job, {
         .to = rounding_of(job->q.code, kind, most, most),

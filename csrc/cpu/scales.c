@@ -1,7 +1,7 @@
 /* The scales of least squared error. A block is brought to fp32 once, for all the scales that are tried on it. */
 #include "simd.h"
 
-#include "../../metal/scales_rule.h"
+#include "scales.h"
 
 enum { SCALES_STAGED = 4096 };
 
@@ -78,11 +78,6 @@ INLINE void add_part(const struct scales_stage *stage, const struct ranked *code
     }
 }
 
-struct span {
-    size_t begin, end;
-    float  unit;
-};
-
 INLINE trial try_scale(const struct scales_job *job, struct span span, struct scales_stage *stage, const struct ranked *codes,
                        uint32_t bits, float scale) {
     struct sums sums = {0};
@@ -94,15 +89,6 @@ INLINE trial try_scale(const struct scales_job *job, struct span span, struct sc
     return trial_of(scale, sum_lanes(sums.errors), sum_lanes(sums.products), sum_lanes(sums.squares));
 }
 
-/* The block's largest magnitudes, of all and of what weighs anything, as bits. */
-static void find_magnitudes(const struct scales_job *job, size_t begin, size_t end, uint32_t *all, uint32_t *weighed) {
-    for (size_t i = begin; i < end; i++) {
-        uint32_t magnitude = float_bits(element_of(&job->x, i)) & 0x7fffffff;
-        if (magnitude > *all) *all = magnitude;
-        if (magnitude > *weighed && (!job->importance || job->importance[i % job->args.columns] > 0)) *weighed = magnitude;
-    }
-}
-
 INLINE void search_blocks(const struct scales_job *job, size_t first, size_t last, uint32_t bits) {
     const struct codes *code = job->code;
     struct ranked codes = {.code = code};
@@ -110,18 +96,12 @@ INLINE void search_blocks(const struct scales_job *job, size_t first, size_t las
     if (bits < 8) fill_levels(&codes.levels, code);
 
     struct scales_stage stage;
-    size_t total = job->x.rows * job->x.columns;
     for (size_t block = first; block < last; block++) {
-        struct span span = {.begin = block * job->block, .end = least((block + 1) * job->block, total)};
-        uint32_t all = 0, weighed = 0;
-        find_magnitudes(job, span.begin, span.end, &all, &weighed);
-        float largest = bits_float(all), magnitude = bits_float(weighed);
-        job->absmax[block] = largest;
-        if (!is_searched(largest, magnitude)) continue;
+        struct span span = span_of(job, block);
+        job->absmax[block] = span.largest;
+        if (!is_searched(span.largest, span.magnitude)) continue;
 
-        uint32_t exponent = exponent_of(magnitude);
-        span.unit = power_of(254 - exponent);
-        float unit_largest = largest * span.unit, next = magnitude * span.unit * job->args.first;
+        float unit_largest = span.largest * span.unit, next = span.magnitude * span.unit * job->args.first;
         if (span.end - span.begin <= SCALES_STAGED) stage_part(job, span.begin, span.end - span.begin, span.unit, &stage);
         search best = {0};
         for (int i = 0; i <= SCALES_TRIED + SCALES_REFINED; i++) { /* one call, because it is inlined at each width */
@@ -130,7 +110,7 @@ INLINE void search_blocks(const struct scales_job *job, size_t first, size_t las
             best = i == 0 ? begin_search(tried) : consider(best, tried);
             if (i > 0) next *= job->args.ratio;
         }
-        job->absmax[block] = scale_back(best.scale, unit_largest, largest, power_of(exponent));
+        job->absmax[block] = scale_back(best.scale, unit_largest, span.largest, span.power);
     }
 }
 

@@ -278,4 +278,10 @@ static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * 
 static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
+/* Records that an operation has nowhere to work, and returns the code. */
+static bnb_status no_working_space(const char *operation, size_t bytes) {
+    return fail(BNB_OUT_OF_MEMORY, "%s: no memory for %zu bytes of working space; free something and try again", operation,
+                bytes);
+}
+
 #endif

@@ -3,21 +3,10 @@
 
 #include <math.h>
 
+#include "../cpu/scales.h"
 #include "launch.h"
 
-#include "../../metal/scales_rule.h"
-
 /* ── The plain loop ─────────────────────────────────────────────────────────────────────────────────────────────── */
-
-/* A block, and the power of two that brings its magnitude to about 1. */
-struct span {
-    size_t begin, end;
-    float  unit;
-};
-
-static float weight_at(const struct scales_job *job, size_t i) {
-    return job->importance ? job->importance[i % job->args.columns] : 1;
-}
 
 static float sum_lanes(float lanes[SCALES_LANES]) {
     for (size_t half = SCALES_LANES / 2; half; half /= 2)
@@ -41,27 +30,16 @@ static trial try_scale(const struct scales_job *job, struct span span, float sca
 
 static void scales_plain(const void *argument, size_t first, size_t last) {
     const struct scales_job *job = argument;
-    size_t                   elements = job->x.rows * job->x.columns;
     for (size_t block = first; block < last; block++) {
-        struct span span = {.begin = block * job->block};
-        span.end = span.begin + job->block < elements ? span.begin + job->block : elements;
-        uint32_t all = 0, weighed = 0; /* compared as integers, a NaN is above an infinity */
-        for (size_t i = span.begin; i < span.end; i++) {
-            uint32_t magnitude = float_bits(element_of(&job->x, i)) & 0x7fffffff;
-            if (magnitude > all) all = magnitude;
-            if (magnitude > weighed && weight_at(job, i) > 0) weighed = magnitude;
-        }
-        float largest = bits_float(all), magnitude = bits_float(weighed);
-        job->absmax[block] = largest;
-        if (!is_searched(largest, magnitude)) continue;
+        struct span span = span_of(job, block);
+        job->absmax[block] = span.largest;
+        if (!is_searched(span.largest, span.magnitude)) continue;
 
-        uint32_t exponent = exponent_of(magnitude);
-        span.unit = power_of(254 - exponent);
-        float  unit_largest = largest * span.unit, next = magnitude * span.unit * job->args.first;
+        float  unit_largest = span.largest * span.unit, next = span.magnitude * span.unit * job->args.first;
         search best = begin_search(try_scale(job, span, unit_largest));
         for (int i = 0; i < SCALES_TRIED; i++, next *= job->args.ratio) best = consider(best, try_scale(job, span, next));
         for (int i = 0; i < SCALES_REFINED; i++) best = consider(best, try_scale(job, span, best.refined));
-        job->absmax[block] = scale_back(best.scale, unit_largest, largest, power_of(exponent));
+        job->absmax[block] = scale_back(best.scale, unit_largest, span.largest, span.power);
     }
 }
 

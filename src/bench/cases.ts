@@ -1,5 +1,5 @@
 // Owns the cases of `bunsandbytes bench`: each operation on the size of a language model's layer.
-import { Int8Weight, matmul8bit } from "../int8.ts";
+import { Int8Weight, matmul8bit } from "../int8_weight.ts";
 import { linear, matmul4bit } from "../matmul.ts";
 import type { Precision } from "../native.ts";
 import * as optim from "../optim/index.ts";

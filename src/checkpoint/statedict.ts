@@ -3,7 +3,7 @@ import { Codebook, codebookNames } from "../codebook.ts";
 import { currentDevice, type Device } from "../device.ts";
 import type { DType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
-import { Int8Weight } from "../int8.ts";
+import { Int8Weight } from "../int8_weight.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
 import type { Checkpoint } from "./checkpoint.ts";

@@ -2,7 +2,7 @@
 import { currentDevice } from "../device.ts";
 import { dtypeCode, type FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
-import { Int8Weight } from "../int8.ts";
+import { Int8Weight } from "../int8_weight.ts";
 import { native, size } from "../native.ts";
 import { dequantizeBlockwise, quantize4bit, type ScalesOptions } from "../quantize.ts";
 import { matrixOf } from "../shape.ts";

@@ -1,7 +1,7 @@
 // Owns the self-test of a device: whether its results are what theory says, and how fast they come.
 import { compare } from "../compare.ts";
 import type { Device } from "../device.ts";
-import { Int8Weight, matmul8bitFp } from "../int8.ts";
+import { Int8Weight, matmul8bitFp } from "../int8_weight.ts";
 import { linear, matmul4bit, matmulBlockwise } from "../matmul.ts";
 import { dequantize4bit, dequantizeBlockwise, quantize4bit, quantizeBlockwise } from "../quantize.ts";
 import type { QuantizedTensor } from "../quantized.ts";

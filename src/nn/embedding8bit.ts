@@ -4,7 +4,7 @@ import { toStateDict } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
 import { embedding } from "../embedding.ts";
-import { Int8Weight } from "../int8.ts";
+import { Int8Weight } from "../int8_weight.ts";
 import { Tensor, type TensorOptions } from "../tensor.ts";
 import { TableLayer } from "./layer.ts";
 import { loadLayer } from "./load.ts";

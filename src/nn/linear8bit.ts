@@ -4,7 +4,7 @@ import { tensorSource, toStateDict } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
-import { Int8Weight, matmul8bit } from "../int8.ts";
+import { Int8Weight, matmul8bit } from "../int8_weight.ts";
 import { matmulBlockwiseBackward } from "../matmul_backward.ts";
 import type { Tensor, TensorOptions } from "../tensor.ts";
 import { LinearLayer } from "./layer.ts";

@@ -3,7 +3,7 @@ import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { loadWeight } from "../checkpoint/statedict.ts";
 import type { Device } from "../device.ts";
 import { BnbError } from "../error.ts";
-import type { Int8Weight } from "../int8.ts";
+import type { Int8Weight } from "../int8_weight.ts";
 import type { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
 
