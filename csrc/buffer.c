@@ -1,4 +1,5 @@
 /* Memory of devices: counted, shared, and on the CPU kept for reuse. */
+#define _DEFAULT_SOURCE /* madvise */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
