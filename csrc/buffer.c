@@ -52,16 +52,14 @@ static void keep(bnb_device *device, void *memory, size_t capacity) {
 }
 
 static void *host_alloc(bnb_device *device, size_t bytes, size_t *capacity) {
-    if (bytes >= KEEP_FROM) {
-        void *memory = take_kept(device, bytes, capacity);
-        if (memory) return memory;
-    }
+    void *memory = take_kept(device, bytes, capacity);
+    if (memory) return memory;
     *capacity = bytes;
     return aligned_alloc(ALIGNMENT, ceil_div(bytes + READ_SLACK, ALIGNMENT) * ALIGNMENT);
 }
 
 static void host_free(bnb_device *device, void *memory, size_t capacity) {
-    if (capacity >= KEEP_FROM && capacity <= keep_bytes) keep(device, memory, capacity);
+    if (capacity <= keep_bytes) keep(device, memory, capacity);
     else free(memory);
 }
 
@@ -72,10 +70,18 @@ static void count_bytes(bnb_device *device, size_t bytes) {
     while (now > peak && !atomic_compare_exchange_weak(&device->peak, &peak, now)) {}
 }
 
+/* On the CPU, memory that is not kept is one piece with its buffer: aligned_alloc takes several times as long as malloc. */
+static struct buffer *joined_new(size_t bytes) {
+    struct buffer *buffer = malloc(sizeof *buffer + ALIGNMENT + bytes + READ_SLACK);
+    if (buffer) buffer->memory = (void *)(ceil_div((uintptr_t)(buffer + 1), ALIGNMENT) * ALIGNMENT);
+    return buffer;
+}
+
 struct buffer *buffer_new(bnb_device *device, size_t bytes) {
-    struct buffer *buffer = malloc(sizeof *buffer);
-    size_t         capacity = bytes;
-    void          *memory = !buffer ? NULL : device->gpu ? device->gpu->alloc(bytes) : host_alloc(device, bytes, &capacity);
+    bool           joined = !device->gpu && bytes < KEEP_FROM;
+    struct buffer *buffer = joined ? joined_new(bytes) : malloc(sizeof *buffer);
+    size_t         capacity = joined ? 0 : bytes;
+    void          *memory = !buffer ? NULL : joined ? buffer->memory : device->gpu ? device->gpu->alloc(bytes) : host_alloc(device, bytes, &capacity);
     if (!memory) {
         free(buffer);
         if (buffer && device->gpu) return NULL; /* the driver has said how much there is */
@@ -96,7 +102,7 @@ void buffer_release(struct buffer *buffer) {
     if (!buffer || --buffer->refs) return;
     buffer->device->bytes -= buffer->bytes;
     if (buffer->device->gpu) buffer->device->gpu->free(buffer->memory);
-    else host_free(buffer->device, buffer->memory, buffer->capacity);
+    else if (buffer->capacity) host_free(buffer->device, buffer->memory, buffer->capacity);
     free(buffer);
 }
 
