@@ -34,9 +34,13 @@ static bool takes_vector(const struct matmul_job *job) { return takes_vector_of(
 INLINE const float *scales_at(const struct coded *q, size_t first, size_t count, size_t whole, float local[SEGMENT]) {
     if (q->absmax && q->block == SCALED && count % whole == 0) return q->absmax + first;
     size_t runs = q->block / SCALED, block = runs == 1 ? first : first / runs, next = (block + 1) * runs - first;
+    size_t group = group_of(q, block), end = (group + 1) * q->nested_block;
     for (size_t i = 0; i < count; i++) {
-        if (i == next) block++, next += runs;
-        local[i] = scale_of(q, block);
+        if (i == next) {
+            next += runs;
+            if (++block == end) group++, end += q->nested_block;
+        }
+        local[i] = scale_in(q, block, group);
     }
     for (size_t i = count; i % whole; i++) local[i] = 0;
     return local;
@@ -83,16 +87,16 @@ INLINE void multiply_floats_chunk(const struct vector_run *run, float_table tabl
 }
 
 INLINE void multiply_floats(const struct vector_run *run, size_t first, size_t last, size_t rows) {
-    const struct coded *q = &run->job->q;
-    size_t runs = q->columns / SCALED;
-    float_table table = float_table_of(q->code->values);
+    const struct coded q = run->job->q; /* a copy, which no store can change */
+    size_t runs = q.columns / SCALED;
+    float_table table = float_table_of(q.code->values);
     for (size_t n = first; n < last; n++) {
         floats totals[2][VECTOR_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
             size_t count = least(SEGMENT, runs - begin), chunks = (count * SCALED + CHUNK - 1) / CHUNK, chunk = 0;
             float local[SEGMENT];
-            const float *scales = scales_at(q, n * runs + begin, count, CHUNK_SCALES, local), *x = run->x + begin * SCALED;
-            const uint8_t *codes = q->codes + (n * runs + begin) * (SCALED / 2);
+            const float *scales = scales_at(&q, n * runs + begin, count, CHUNK_SCALES, local), *x = run->x + begin * SCALED;
+            const uint8_t *codes = q.codes + (n * runs + begin) * (SCALED / 2);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, x += 2 * CHUNK) {
                 multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, chunk), totals[0]);
                 multiply_floats_chunk(run, table, codes + CHUNK / 2, x + CHUNK, rows, chunk_scale(scales, chunk + 1),
