@@ -2,6 +2,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "internal.h"
 
@@ -9,7 +10,7 @@
 
 /* Fresh memory of the operating system costs a page fault every 4 KB: for a 64 MB result eight times the work of the
  * kernel that fills it. So large pieces are kept, up to a limit, and given to the next that fits well. */
-enum { KEEP_FROM = 64 << 10, KEPT = 32, ALIGNMENT = 64 };
+enum { KEEP_FROM = 64 << 10, KEPT = 32, ALIGNMENT = 64, HUGE_PAGE = 2 << 20 };
 static const size_t keep_bytes = (size_t)256 << 20;
 
 static pthread_mutex_t keeping = PTHREAD_MUTEX_INITIALIZER;
@@ -51,11 +52,22 @@ static void keep(bnb_device *device, void *memory, size_t capacity) {
     while (gone_count) free(gone[--gone_count]);
 }
 
+/* Memory from the operating system, in huge pages where it is large and the system has them on request: a page of 4 KB
+ * holds 128 rows' scales, and each costs a look into the page tables when a weight is read from memory. */
+static void *fresh(size_t bytes) {
+    size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
+    void  *memory = aligned_alloc(alignment, ceil_div(bytes, alignment) * alignment);
+#ifdef MADV_HUGEPAGE
+    if (memory && alignment == HUGE_PAGE) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+    return memory;
+}
+
 static void *host_alloc(bnb_device *device, size_t bytes, size_t *capacity) {
     void *memory = take_kept(device, bytes, capacity);
     if (memory) return memory;
     *capacity = bytes;
-    return aligned_alloc(ALIGNMENT, ceil_div(bytes + READ_SLACK, ALIGNMENT) * ALIGNMENT);
+    return fresh(bytes + READ_SLACK);
 }
 
 static void host_free(bnb_device *device, void *memory, size_t capacity) {

@@ -59,6 +59,11 @@ INLINE floats chunk_scale(const float *scales, size_t chunk) {
 #endif
 }
 
+/* Fetches what follows the next `bytes` of codes by AHEAD. */
+INLINE void fetch_ahead(const uint8_t *codes, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(codes + AHEAD + i);
+}
+
 /* With few rows of x, chunks take turns at two totals for each, so that no sum waits for the one before. */
 #define TURNS(rows) ((rows) < 4)
 
@@ -77,7 +82,6 @@ INLINE void multiply_floats_chunk(const struct vector_run *run, float_table tabl
                                   size_t rows, floats scale, floats totals[VECTOR_ROWS]) {
     floats w[8];
     decode_floats(table, (words)load_ints(codes), w);
-    __builtin_prefetch(codes + AHEAD);
     for (size_t m = 0; m < rows; m++) {
         floats parts[2] = {0};
         for (size_t i = 0; i < 8; i++)
@@ -98,6 +102,7 @@ INLINE void multiply_floats(const struct vector_run *run, size_t first, size_t l
             const float *scales = scales_at(&q, n * runs + begin, count, CHUNK_SCALES, local), *x = run->x + begin * SCALED;
             const uint8_t *codes = q.codes + (n * runs + begin) * (SCALED / 2);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, x += 2 * CHUNK) {
+                fetch_ahead(codes, CHUNK);
                 multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, chunk), totals[0]);
                 multiply_floats_chunk(run, table, codes + CHUNK / 2, x + CHUNK, rows, chunk_scale(scales, chunk + 1),
                                       totals[TURNS(rows)]);
