@@ -82,7 +82,8 @@ static void count_bytes(bnb_device *device, size_t bytes) {
     while (now > peak && !atomic_compare_exchange_weak(&device->peak, &peak, now)) {}
 }
 
-/* On the CPU, memory that is not kept is one piece with its buffer: aligned_alloc takes several times as long as malloc. */
+/* On the CPU, memory too small to be kept is one piece with its buffer: one malloc takes half as long as two allocations,
+ * of which one is aligned. */
 static struct buffer *joined_new(size_t bytes) {
     struct buffer *buffer = malloc(sizeof *buffer + ALIGNMENT + bytes + READ_SLACK);
     if (buffer) buffer->memory = (void *)(ceil_div((uintptr_t)(buffer + 1), ALIGNMENT) * ALIGNMENT);
@@ -93,7 +94,9 @@ struct buffer *buffer_new(bnb_device *device, size_t bytes) {
     bool           joined = !device->gpu && bytes < KEEP_FROM;
     struct buffer *buffer = joined ? joined_new(bytes) : malloc(sizeof *buffer);
     size_t         capacity = joined ? 0 : bytes;
-    void          *memory = !buffer ? NULL : joined ? buffer->memory : device->gpu ? device->gpu->alloc(bytes) : host_alloc(device, bytes, &capacity);
+    void          *memory = NULL;
+    if (joined && buffer) memory = buffer->memory;
+    else if (buffer) memory = device->gpu ? device->gpu->alloc(bytes) : host_alloc(device, bytes, &capacity);
     if (!memory) {
         free(buffer);
         if (buffer && device->gpu) return NULL; /* the driver has said how much there is */

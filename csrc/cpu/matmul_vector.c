@@ -99,7 +99,8 @@ INLINE void multiply_floats(const struct vector_run *run, size_t first, size_t l
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
             size_t count = least(SEGMENT, runs - begin), chunks = (count * SCALED + CHUNK - 1) / CHUNK, chunk = 0;
             float local[SEGMENT];
-            const float *scales = scales_at(&q, n * runs + begin, count, CHUNK_SCALES, local), *x = run->x + begin * SCALED;
+            const float *scales = scales_at(&q, n * runs + begin, count, CHUNK_SCALES, local);
+            const float *x = run->x + begin * SCALED;
             const uint8_t *codes = q.codes + (n * runs + begin) * (SCALED / 2);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, x += 2 * CHUNK) {
                 fetch_ahead(codes, CHUNK);
