@@ -65,16 +65,14 @@ static void *fresh(size_t bytes) {
 }
 
 static void *host_alloc(bnb_device *device, size_t bytes, size_t *capacity) {
-    if (bytes >= KEEP_FROM) {
-        void *memory = take_kept(device, bytes, capacity);
-        if (memory) return memory;
-    }
+    void *memory = take_kept(device, bytes, capacity);
+    if (memory) return memory;
     *capacity = bytes;
     return fresh(bytes + READ_SLACK);
 }
 
 static void host_free(bnb_device *device, void *memory, size_t capacity) {
-    if (capacity >= KEEP_FROM && capacity <= keep_bytes) keep(device, memory, capacity);
+    if (capacity <= keep_bytes) keep(device, memory, capacity);
     else free(memory);
 }
 
@@ -85,10 +83,21 @@ static void count_bytes(bnb_device *device, size_t bytes) {
     while (now > peak && !atomic_compare_exchange_weak(&device->peak, &peak, now)) {}
 }
 
+/* On the CPU, memory too small to be kept is one piece with its buffer: one malloc takes half as long as two allocations,
+ * of which one is aligned. */
+static struct buffer *joined_new(size_t bytes) {
+    struct buffer *buffer = malloc(sizeof *buffer + ALIGNMENT + bytes + READ_SLACK);
+    if (buffer) buffer->memory = (void *)(ceil_div((uintptr_t)(buffer + 1), ALIGNMENT) * ALIGNMENT);
+    return buffer;
+}
+
 struct buffer *buffer_new(bnb_device *device, size_t bytes) {
-    struct buffer *buffer = malloc(sizeof *buffer);
-    size_t         capacity = bytes;
-    void          *memory = !buffer ? NULL : device->gpu ? device->gpu->alloc(bytes) : host_alloc(device, bytes, &capacity);
+    bool           joined = !device->gpu && bytes < KEEP_FROM;
+    struct buffer *buffer = joined ? joined_new(bytes) : malloc(sizeof *buffer);
+    size_t         capacity = joined ? 0 : bytes;
+    void          *memory = NULL;
+    if (joined && buffer) memory = buffer->memory;
+    else if (buffer) memory = device->gpu ? device->gpu->alloc(bytes) : host_alloc(device, bytes, &capacity);
     if (!memory) {
         free(buffer);
         if (buffer && device->gpu) return NULL; /* the driver has said how much there is */
@@ -109,7 +118,7 @@ void buffer_release(struct buffer *buffer) {
     if (!buffer || --buffer->refs) return;
     buffer->device->bytes -= buffer->bytes;
     if (buffer->device->gpu) buffer->device->gpu->free(buffer->memory);
-    else host_free(buffer->device, buffer->memory, buffer->capacity);
+    else if (buffer->capacity) host_free(buffer->device, buffer->memory, buffer->capacity);
     free(buffer);
 }
 

@@ -71,7 +71,7 @@ INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
             size_t count = least(SEGMENT, runs - begin), chunks = (count * SCALED + CHUNK - 1) / CHUNK, chunk = 0;
             float local[SEGMENT], products[VECTOR_ROWS][SEGMENT];
-            const float *scales = scales_at(q, n * runs + begin, count, local);
+            const float *scales = scales_at(q, n * runs + begin, count, WIDTH, local);
             multiply_scales(run, kind, scales, begin, count, rows, products, totals[0]);
             const uint8_t *codes = q->codes + (n * runs + begin) * (SCALED / 2);
             const uint32_t *factors = x.x.factors + begin * SCALED / factor_elements(kind);
@@ -121,7 +121,8 @@ static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind 
     size_t stride = elements / factor_elements(kind), scaled = round_up(elements / SCALED, WIDTH);
     size_t factors = round_up(rows * stride, 16), scales = round_up(rows * scaled, 16);
     size_t bytes = (2 * factors + 3 * scales) * sizeof(uint32_t);
-    uint32_t *scratch = aligned_alloc(64, bytes);
+    alignas(64) uint32_t local[STACK];
+    uint32_t *scratch = bytes <= sizeof local ? local : aligned_alloc(64, bytes);
     if (!scratch) return no_working_space("matmul", bytes);
     float most = kind == SHORTS ? VECTOR_SHORTS_MOST : VECTOR_BYTES_MOST;
     struct vector_int_run run = {.job = job, .x = {
@@ -137,7 +138,7 @@ static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind 
         parallel_for(job->q.rows, VECTOR_WORK / (columns * rows) + 1,
                      kind == SHORTS ? multiply_shorts_part : multiply_bytes_part, &run);
     }
-    free(scratch);
+    if (scratch != local) free(scratch);
     return fit ? BNB_OK : BNB_UNSUPPORTED;
 }
 
