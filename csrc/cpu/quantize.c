@@ -143,13 +143,6 @@ struct search16 {
     bool              has_sixteenths;
 };
 
-static struct search16 search16_of(const float *t) {
-    const float third[4] = {t[1], t[13], t[9], t[5]}, fourth[8] = {t[0], t[14], t[12], t[10], t[8], t[6], t[4], t[2]};
-    struct search16 search = {.tree = {t[7], {t[3], t[11]}, table4_of(third), table8_of(fourth)}};
-    search.has_sixteenths = find_sixteenths(t, &search.sixteenths);
-    return search;
-}
-
 /* 32 elements as the ranks of their values in the codebook, the smallest first. A product with the inverse of the
  * largest magnitude is rounded to 1 at most: nothing is clamped where scales are that, and are numbers. */
 INLINE bytes32 ranks_of(const struct codes *code, struct search16 of16, enum code_search search, bool clamps,
@@ -162,7 +155,7 @@ INLINE bytes32 ranks_of(const struct codes *code, struct search16 of16, enum cod
         scaled[v] = load(x, dtype, i + (size_t)v * WIDTH) * inverse;
         if (clamps || search == IN_BUCKETS) scaled[v] = clamp(scaled[v]);
     }
-    if (search == IN_TREE && of16.has_sixteenths && ranks_in_sixteenths(of16.sixteenths, scaled, &ranks)) return ranks;
+    if (search == IN_TREE && HAS_LOOKUP_BYTES && of16.has_sixteenths && ranks_in_sixteenths(of16.sixteenths, scaled, &ranks)) return ranks;
 #pragma unroll
     for (int v = 0; v < VECTORS_OF_32; v++) {
         if (search == IN_TREE) below[v] = below_in_tree(of16.tree, scaled[v]);
@@ -206,8 +199,13 @@ INLINE void code_block(const struct quantize_job *job, struct search16 of16, enu
     put_codes(job, bits, ascending, i, ranks, end - i);
 }
 
-INLINE void quantize_blocks(const struct quantize_job *job, struct search16 of16, size_t first, size_t last,
-                            bnb_dtype dtype, enum code_search search) {
+INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype,
+                            enum code_search search) {
+    /* Tables may be addresses of these. */
+    const float *t = job->code->thresholds, third[4] = {t[1], t[13], t[9], t[5]};
+    const float  fourth[8] = {t[0], t[14], t[12], t[10], t[8], t[6], t[4], t[2]};
+    struct search16 of16 = {.tree = {t[7], {t[3], t[11]}, table4_of(third), table8_of(fourth)}};
+    if (search == IN_TREE && HAS_LOOKUP_BYTES) of16.has_sixteenths = find_sixteenths(t, &of16.sixteenths);
     bool   ascending = job->code->ascending;
     size_t total = job->x.rows * job->x.columns, group = least(MOST_GROUP, most(1, SCALED_AHEAD / job->block));
     for (; first < last; first += group) {
@@ -228,11 +226,10 @@ INLINE void quantize_blocks(const struct quantize_job *job, struct search16 of16
 
 INLINE void quantize_dtype(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype) {
     const struct codes *code = job->code;
-    struct search16 none = {0};
-    if (code->bits == 4) quantize_blocks(job, search16_of(code->thresholds), first, last, dtype, IN_TREE);
-    else if (!code->entry_shift) quantize_blocks(job, none, first, last, dtype, IN_BUCKETS);
-    else if (code->entry_shift == BUCKET_SHIFT) quantize_blocks(job, none, first, last, dtype, IN_ENTRIES);
-    else quantize_blocks(job, none, first, last, dtype, IN_FINER_ENTRIES);
+    if (code->bits == 4) quantize_blocks(job, first, last, dtype, IN_TREE);
+    else if (!code->entry_shift) quantize_blocks(job, first, last, dtype, IN_BUCKETS);
+    else if (code->entry_shift == BUCKET_SHIFT) quantize_blocks(job, first, last, dtype, IN_ENTRIES);
+    else quantize_blocks(job, first, last, dtype, IN_FINER_ENTRIES);
 }
 
 static void quantize_floats(const struct quantize_job *job, size_t first, size_t last) {

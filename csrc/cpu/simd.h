@@ -13,7 +13,7 @@
  *                       four, in order, the two where dot2 adds them up
  *   pair_of             two int16 for each lane, as dot2 takes them after regroup; unless simd.h's own serves
  *   decode_bytes        the bytes that the second codes of all bytes stand for, in place
- *   lookup_bytes        32 bytes, each the index of one in a table of 16
+ *   lookup_bytes        32 bytes, each the index of one in a table of 16; HAS_LOOKUP_BYTES is 1 where that is quick
  *   narrow              32 small integers as bytes, in order
  *   split               the lowest byte of 32 integers and the one above it, each in order; unless simd.h's own serves
  *   dot2                to each lane, the sum of two products of int16
@@ -119,6 +119,10 @@ INLINE floats clamp(floats x) {
 #include "simd_avx2.h"
 #else
 #include "simd_portable.h"
+#endif
+
+#ifndef HAS_LOOKUP_BYTES
+#define HAS_LOOKUP_BYTES 0
 #endif
 
 #ifndef HAS_DOT4

@@ -42,6 +42,7 @@ INLINE ints gather_bytes(const uint8_t *table, ints index) {
     return out;
 }
 
+#define HAS_LOOKUP_BYTES 1
 INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
     return (bytes32)_mm256_shuffle_epi8(twice, (__m256i)index);

@@ -14,6 +14,7 @@ INLINE floats lookup4(table4 table, ints index) { return (floats)_mm512_permutev
 INLINE floats lookup8(table8 table, ints index) { return (floats)_mm512_permutexvar_ps((__m512i)index, (__m512)table); }
 INLINE floats lookup16(table16 table, ints index) { return lookup8(table, index); }
 
+#define HAS_LOOKUP_BYTES 1
 INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
     return (bytes32)_mm256_shuffle_epi8(twice, (__m256i)index);

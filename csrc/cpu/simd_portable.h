@@ -25,6 +25,7 @@ INLINE floats lookup4(table4 table, ints index) { return (floats)vqtbl1q_u8(tabl
 INLINE floats lookup8(table8 table, ints index) { return (floats)vqtbl2q_u8(table, bytes_of(index & 7)); }
 INLINE floats lookup16(table16 table, ints index) { return (floats)vqtbl4q_u8(table, bytes_of(index & 15)); }
 
+#define HAS_LOOKUP_BYTES 1
 INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     uint8x16_t values = vld1q_u8(table);
     bytes16 low = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.lo),
