@@ -189,6 +189,7 @@ INLINE void multiply_blocks(const struct lanes_tile *tile, size_t rows, size_t f
                             ints sum_of[TILE_ROWS][TILE_VECTORS]) {
     ints block_of[TILE_ROWS][TILE_VECTORS] = {0}; /* [m + half, v]: rows m and m + 1 with half the lanes of v */
     const uint32_t *w = tile->w + first * LANES, *x = tile->x + first * rows;
+#pragma clang loop unroll(disable) /* unrolled, it would hold so many loads at once that they spill */
     for (size_t step = 0; step < steps; step += 2, w += 2 * LANES, x += 2 * rows) {
         words b[2][TILE_VECTORS];
         for (size_t half = 0; half < 2; half++)
