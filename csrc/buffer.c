@@ -1,7 +1,9 @@
 /* Memory of devices: counted, shared, and on the CPU kept for reuse. */
+#define _DEFAULT_SOURCE /* madvise */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "internal.h"
 
@@ -9,7 +11,7 @@
 
 /* Fresh memory of the operating system costs a page fault every 4 KB: for a 64 MB result eight times the work of the
  * kernel that fills it. So large pieces are kept, up to a limit, and given to the next that fits well. */
-enum { KEEP_FROM = 64 << 10, KEPT = 32, ALIGNMENT = 64 };
+enum { KEEP_FROM = 64 << 10, KEPT = 32, ALIGNMENT = 64, HUGE_PAGE = 2 << 20 };
 static const size_t keep_bytes = (size_t)256 << 20;
 
 static pthread_mutex_t keeping = PTHREAD_MUTEX_INITIALIZER;
@@ -51,17 +53,26 @@ static void keep(bnb_device *device, void *memory, size_t capacity) {
     while (gone_count) free(gone[--gone_count]);
 }
 
+/* Memory from the operating system, in huge pages where it is large and the system has them on request: a page of 4 KB
+ * holds 128 rows' scales, and each costs a look into the page tables when a weight is read from memory. */
+static void *fresh(size_t bytes) {
+    size_t alignment = bytes >= HUGE_PAGE ? HUGE_PAGE : ALIGNMENT;
+    void  *memory = aligned_alloc(alignment, ceil_div(bytes, alignment) * alignment);
+#ifdef MADV_HUGEPAGE
+    if (memory && alignment == HUGE_PAGE) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+    return memory;
+}
+
 static void *host_alloc(bnb_device *device, size_t bytes, size_t *capacity) {
-    if (bytes >= KEEP_FROM) {
-        void *memory = take_kept(device, bytes, capacity);
-        if (memory) return memory;
-    }
+    void *memory = take_kept(device, bytes, capacity);
+    if (memory) return memory;
     *capacity = bytes;
-    return aligned_alloc(ALIGNMENT, ceil_div(bytes + READ_SLACK, ALIGNMENT) * ALIGNMENT);
+    return fresh(bytes + READ_SLACK);
 }
 
 static void host_free(bnb_device *device, void *memory, size_t capacity) {
-    if (capacity >= KEEP_FROM && capacity <= keep_bytes) keep(device, memory, capacity);
+    if (capacity <= keep_bytes) keep(device, memory, capacity);
     else free(memory);
 }
 
@@ -72,10 +83,21 @@ static void count_bytes(bnb_device *device, size_t bytes) {
     while (now > peak && !atomic_compare_exchange_weak(&device->peak, &peak, now)) {}
 }
 
+/* On the CPU, memory too small to be kept is one piece with its buffer: one malloc takes half as long as two allocations,
+ * of which one is aligned. */
+static struct buffer *joined_new(size_t bytes) {
+    struct buffer *buffer = malloc(sizeof *buffer + ALIGNMENT + bytes + READ_SLACK);
+    if (buffer) buffer->memory = (void *)(ceil_div((uintptr_t)(buffer + 1), ALIGNMENT) * ALIGNMENT);
+    return buffer;
+}
+
 struct buffer *buffer_new(bnb_device *device, size_t bytes) {
-    struct buffer *buffer = malloc(sizeof *buffer);
-    size_t         capacity = bytes;
-    void          *memory = !buffer ? NULL : device->gpu ? device->gpu->alloc(bytes) : host_alloc(device, bytes, &capacity);
+    bool           joined = !device->gpu && bytes < KEEP_FROM;
+    struct buffer *buffer = joined ? joined_new(bytes) : malloc(sizeof *buffer);
+    size_t         capacity = joined ? 0 : bytes;
+    void          *memory = NULL;
+    if (joined && buffer) memory = buffer->memory;
+    else if (buffer) memory = device->gpu ? device->gpu->alloc(bytes) : host_alloc(device, bytes, &capacity);
     if (!memory) {
         free(buffer);
         if (buffer && device->gpu) return NULL; /* the driver has said how much there is */
@@ -96,7 +118,7 @@ void buffer_release(struct buffer *buffer) {
     if (!buffer || --buffer->refs) return;
     buffer->device->bytes -= buffer->bytes;
     if (buffer->device->gpu) buffer->device->gpu->free(buffer->memory);
-    else host_free(buffer->device, buffer->memory, buffer->capacity);
+    else if (buffer->capacity) host_free(buffer->device, buffer->memory, buffer->capacity);
     free(buffer);
 }
 

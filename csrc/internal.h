@@ -35,7 +35,8 @@ struct buffer {
     _Atomic uint32_t refs;
     bnb_device      *device;
     void            *memory; /* the driver's, or an address on the CPU */
-    size_t           bytes, capacity;
+    size_t           bytes;
+    size_t           capacity; /* of memory from host_alloc; 0 where the memory is part of the buffer's own piece */
 };
 
 struct bnb_tensor {

@@ -119,9 +119,12 @@ function matmulQuantized<D extends FloatDType>(
 
 function resultShape(x: Shape, w: Shape, what: string): Shape {
   if (w.length !== 2) throw new BnbError(`${what}: w is ${format(w)}, expected two dimensions, [n, k].`);
-  if (x.length === 0 || x.at(-1) !== w[1])
+  const last = x.length - 1;
+  if (last < 0 || x[last] !== w[1])
     throw new BnbError(`${what}: x is ${format(x)} and w is ${format(w)}: the last dimensions must match.`);
-  return [...x.slice(0, -1), w[0]!];
+  const y = x.slice();
+  y[last] = w[0]!;
+  return y;
 }
 
 function biasPointer(bias: Tensor | undefined, w: Shape, what: string): NativePointer | null {

@@ -10,6 +10,7 @@ enum {
     SEGMENT     = 64,      /* runs of SCALED weights whose scales are worked out at once */
     VECTOR_WORK = 1 << 17, /* products for which a thread is worth calling: some ten microseconds */
     AHEAD       = 4096,    /* bytes to prefetch ahead */
+    STACK       = 4096,    /* floats of working space that the stack has room for: no call of malloc where x is short */
 };
 
 struct vector_run {
@@ -29,16 +30,25 @@ static bool takes_vector_of(const struct matmul_job *job, size_t rows) {
 
 static bool takes_vector(const struct matmul_job *job) { return takes_vector_of(job, FEW_ROWS); }
 
-/* The scales of runs [first, first + count) of SCALED weights, with zeros up to a whole vector. */
-INLINE const float *scales_at(const struct coded *q, size_t first, size_t count, float local[SEGMENT]) {
-    if (q->absmax && q->block == SCALED && count % WIDTH == 0) return q->absmax + first;
-    size_t runs = q->block / SCALED;
-    for (size_t i = 0; i < count; i++) local[i] = scale_of(q, (first + i) / runs);
-    for (size_t i = count; i < round_up(count, WIDTH); i++) local[i] = 0;
+/* The scales of runs [first, first + count) of SCALED weights, with zeros up to a multiple of `whole`, a constant. */
+INLINE const float *scales_at(const struct coded *q, size_t first, size_t count, size_t whole, float local[SEGMENT]) {
+    if (q->absmax && q->block == SCALED && count % whole == 0) return q->absmax + first;
+    size_t runs = q->block / SCALED, block = runs == 1 ? first : first / runs, next = (block + 1) * runs - first;
+    size_t group = group_of(q, block), end = (group + 1) * q->nested_block;
+    for (size_t i = 0; i < count; i++) {
+        if (i == next) {
+            next += runs;
+            if (++block == end) group++, end += q->nested_block;
+        }
+        local[i] = scale_in(q, block, group);
+    }
+    for (size_t i = count; i % whole; i++) local[i] = 0;
     return local;
 }
 
 /* A chunk's scale, lane by lane: a lane's eight nibbles are neighbours, so a chunk may have two. */
+enum { CHUNK_SCALES = CHUNK > SCALED ? CHUNK / SCALED : 1 };
+
 INLINE floats chunk_scale(const float *scales, size_t chunk) {
 #if WIDTH == 16
     typedef VECTOR(float, 2) floats2;
@@ -47,6 +57,11 @@ INLINE floats chunk_scale(const float *scales, size_t chunk) {
 #else
     return scales[chunk * CHUNK / SCALED];
 #endif
+}
+
+/* Fetches what follows the next `bytes` of codes by AHEAD. */
+INLINE void fetch_ahead(const uint8_t *codes, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(codes + AHEAD + i);
 }
 
 /* With few rows of x, chunks take turns at two totals for each, so that no sum waits for the one before. */
@@ -67,7 +82,6 @@ INLINE void multiply_floats_chunk(const struct vector_run *run, float_table tabl
                                   size_t rows, floats scale, floats totals[VECTOR_ROWS]) {
     floats w[8];
     decode_floats(table, (words)load_ints(codes), w);
-    __builtin_prefetch(codes + AHEAD);
     for (size_t m = 0; m < rows; m++) {
         floats parts[2] = {0};
         for (size_t i = 0; i < 8; i++)
@@ -77,17 +91,19 @@ INLINE void multiply_floats_chunk(const struct vector_run *run, float_table tabl
 }
 
 INLINE void multiply_floats(const struct vector_run *run, size_t first, size_t last, size_t rows) {
-    const struct coded *q = &run->job->q;
-    size_t runs = q->columns / SCALED;
-    float_table table = float_table_of(q->code->values);
+    const struct coded q = run->job->q; /* a copy, which no store can change */
+    size_t runs = q.columns / SCALED;
+    float_table table = float_table_of(q.code->values);
     for (size_t n = first; n < last; n++) {
         floats totals[2][VECTOR_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
             size_t count = least(SEGMENT, runs - begin), chunks = (count * SCALED + CHUNK - 1) / CHUNK, chunk = 0;
             float local[SEGMENT];
-            const float *scales = scales_at(q, n * runs + begin, count, local), *x = run->x + begin * SCALED;
-            const uint8_t *codes = q->codes + (n * runs + begin) * (SCALED / 2);
+            const float *scales = scales_at(&q, n * runs + begin, count, CHUNK_SCALES, local);
+            const float *x = run->x + begin * SCALED;
+            const uint8_t *codes = q.codes + (n * runs + begin) * (SCALED / 2);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, x += 2 * CHUNK) {
+                fetch_ahead(codes, CHUNK);
                 multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, chunk), totals[0]);
                 multiply_floats_chunk(run, table, codes + CHUNK / 2, x + CHUNK, rows, chunk_scale(scales, chunk + 1),
                                       totals[TURNS(rows)]);
@@ -113,24 +129,32 @@ static void multiply_floats_rows(const void *vector_run, size_t first, size_t la
 
 /* x in the order in which a chunk is decoded: the first elements of all lanes, then the second ones. */
 static void order_floats(const struct dense *x, size_t stride, float *to) {
+    ints lanes;
+    for (int lane = 0; lane < WIDTH; lane++) lanes[lane] = lane * 8;
     for (size_t m = 0; m < x->rows; m++)
-        for (size_t chunk = 0; chunk < stride; chunk += CHUNK)
-            for (size_t i = 0; i < 8; i++)
-                for (size_t lane = 0; lane < WIDTH; lane++) {
-                    size_t k = chunk + lane * 8 + i;
-                    *to++ = k < x->columns ? element_of(x, m * x->columns + k) : 0;
-                }
+        for (size_t chunk = 0; chunk < stride; chunk += CHUNK, to += CHUNK) {
+            size_t at = m * x->columns + chunk, count = least(CHUNK, x->columns - chunk);
+            const float *from = (const float *)x->data + at;
+            float local[CHUNK];
+            if (x->dtype != BNB_F32 || count < CHUNK) {
+                widen(x, at, at + count, local);
+                memset(local + count, 0, (CHUNK - count) * sizeof *local);
+                from = local;
+            }
+            for (size_t i = 0; i < 8; i++) store(to, BNB_F32, i * WIDTH, gather(from + i, lanes));
+        }
 }
 
 static bnb_status matmul_vector(const struct matmul_job *job) {
     size_t rows = job->x.rows, columns = job->x.columns, stride = round_up(columns, CHUNK);
     size_t bytes = round_up(rows * stride * sizeof(float), 64);
-    float *x = aligned_alloc(64, bytes);
+    alignas(64) float local[STACK];
+    float *x = bytes <= sizeof local ? local : aligned_alloc(64, bytes);
     if (!x) return no_working_space("matmul", bytes);
     order_floats(&job->x, stride, x);
     struct vector_run run = {job, stride, x};
     parallel_for(job->q.rows, VECTOR_WORK / (columns * rows) + 1, multiply_floats_rows, &run);
-    free(x);
+    if (x != local) free(x);
     return BNB_OK;
 }
 
@@ -144,11 +168,12 @@ struct ordered_run {
 /* Calls `body` with rows [first, last) of w and an ordered_run. */
 static bnb_status run_ordered(const struct matmul_job *job, void (*body)(const void *run, size_t first, size_t last)) {
     size_t count = job->x.rows * job->x.columns, bytes = round_up(count * sizeof(float), 64);
-    float *wide = job->x.dtype == BNB_F32 ? NULL : aligned_alloc(64, bytes);
+    alignas(64) float local[STACK];
+    float *wide = job->x.dtype == BNB_F32 ? NULL : bytes <= sizeof local ? local : aligned_alloc(64, bytes);
     if (job->x.dtype != BNB_F32 && !wide) return no_working_space("matmul", bytes);
     if (wide) widen(&job->x, 0, count, wide);
     struct ordered_run run = {job, wide ? wide : job->x.data};
     parallel_for(job->q.rows, VECTOR_WORK / count + 1, body, &run);
-    free(wide);
+    if (wide != local) free(wide);
     return BNB_OK;
 }

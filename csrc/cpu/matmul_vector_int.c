@@ -10,6 +10,7 @@ enum { VECTOR_SHORTS_MOST = 16383, VECTOR_BYTES_MOST = 127 };
 struct vector_int_run {
     const struct matmul_job *job;
     struct rounded x; /* its pairs (SHORTS) or fours (BYTES) in the order in which a chunk of codes gives them */
+    float *excess;    /* x's, as floats */
 };
 
 static bool takes_vector_bytes(const struct matmul_job *job) {
@@ -29,16 +30,15 @@ INLINE ints chunk_of_bytes(const words w[2], const int8_t *x) {
 }
 
 /* products[m][i] = the scale of run `begin + i` of the weights times that of x, and what offsets added is taken off. */
-INLINE void multiply_scales(const struct rounded *x, enum factor_kind kind, const float *scales, size_t begin,
+INLINE void multiply_scales(const struct vector_int_run *run, enum factor_kind kind, const float *scales, size_t begin,
                             size_t count, size_t rows, float products[VECTOR_ROWS][SEGMENT],
                             floats totals[VECTOR_ROWS]) {
     for (size_t m = 0; m < rows; m++)
         for (size_t i = 0; i < count; i += WIDTH) {
-            size_t at = m * x->scaled + begin + i;
-            floats product = load_floats(scales + i) * load_floats(x->scales + at);
+            size_t at = m * run->x.scaled + begin + i;
+            floats product = load_floats(scales + i) * load_floats(run->x.scales + at);
             store(products[m], BNB_F32, i, product);
-            if (kind == BYTES && BYTES_OFFSET)
-                totals[m] = fma(__builtin_convertvector(load_ints(x->excess + at), floats), product, totals[m]);
+            if (kind == BYTES && BYTES_OFFSET) totals[m] = fma(load_floats(run->excess + at), product, totals[m]);
         }
 }
 
@@ -48,7 +48,6 @@ INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, const
                            size_t chunk, floats totals[VECTOR_ROWS]) {
     words packed = (words)load_ints(codes), bytes_of[2];
     shorts shorts_of[4];
-    __builtin_prefetch(codes + AHEAD);
     if (kind == SHORTS) {
         decode_shorts(code_table_of(x->to.shorts), packed, shorts_of);
     } else {
@@ -72,11 +71,12 @@ INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
             size_t count = least(SEGMENT, runs - begin), chunks = (count * SCALED + CHUNK - 1) / CHUNK, chunk = 0;
             float local[SEGMENT], products[VECTOR_ROWS][SEGMENT];
-            const float *scales = scales_at(q, n * runs + begin, count, local);
-            multiply_scales(&x, kind, scales, begin, count, rows, products, totals[0]);
+            const float *scales = scales_at(q, n * runs + begin, count, WIDTH, local);
+            multiply_scales(run, kind, scales, begin, count, rows, products, totals[0]);
             const uint8_t *codes = q->codes + (n * runs + begin) * (SCALED / 2);
             const uint32_t *factors = x.x.factors + begin * SCALED / factor_elements(kind);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, factors += 2 * step) {
+                fetch_ahead(codes, CHUNK);
                 multiply_chunk(&x, kind, codes, factors, rows, products, chunk, totals[0]);
                 multiply_chunk(&x, kind, codes + CHUNK / 2, factors + step, rows, products, chunk + 1,
                                totals[TURNS(rows)]);
@@ -120,23 +120,25 @@ static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind 
     size_t rows = job->x.rows, columns = job->x.columns, elements = round_up(columns, CHUNK);
     size_t stride = elements / factor_elements(kind), scaled = round_up(elements / SCALED, WIDTH);
     size_t factors = round_up(rows * stride, 16), scales = round_up(rows * scaled, 16);
-    size_t bytes = 2 * (factors + scales) * sizeof(uint32_t);
-    uint32_t *scratch = aligned_alloc(64, bytes);
+    size_t bytes = (2 * factors + 3 * scales) * sizeof(uint32_t);
+    alignas(64) uint32_t local[STACK];
+    uint32_t *scratch = bytes <= sizeof local ? local : aligned_alloc(64, bytes);
     if (!scratch) return no_working_space("matmul", bytes);
     float most = kind == SHORTS ? VECTOR_SHORTS_MOST : VECTOR_BYTES_MOST;
-    struct vector_int_run run = {job, {
+    struct vector_int_run run = {.job = job, .x = {
         .to = rounding_of(job->q.code, kind, most, most),
         .x = {scratch + factors, rows, rows, stride}, .scaled = scaled,
         .scales = (float *)(scratch + 2 * factors), .excess = (int32_t *)(scratch + 2 * factors + scales),
-    }};
+    }, .excess = (float *)(scratch + 2 * factors + 2 * scales)};
     bool fit = round_x(&job->x, 0, &run.x);
     if (fit) {
         deal_chunks(run.x.x.factors, kind, rows * elements, scratch);
         run.x.x.factors = scratch;
+        for (size_t i = 0; kind == BYTES && i < rows * scaled; i++) run.excess[i] = (float)run.x.excess[i];
         parallel_for(job->q.rows, VECTOR_WORK / (columns * rows) + 1,
                      kind == SHORTS ? multiply_shorts_part : multiply_bytes_part, &run);
     }
-    free(scratch);
+    if (scratch != local) free(scratch);
     return fit ? BNB_OK : BNB_UNSUPPORTED;
 }
 

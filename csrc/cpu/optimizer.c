@@ -43,7 +43,7 @@ static void code_moments(const struct optimizer_state *state, size_t block, cons
         .codes = state->codes + block * OPTIMIZER_BLOCK,
         .absmax = state->absmax + block,
     };
-    quantize_dtype(&job, 0, (count + OPTIMIZER_BLOCK - 1) / OPTIMIZER_BLOCK, BNB_F32);
+    quantize_floats(&job, 0, (count + OPTIMIZER_BLOCK - 1) / OPTIMIZER_BLOCK);
 }
 
 INLINE float square_sum(const float *values, size_t count) {

@@ -1,7 +1,12 @@
 /* Blockwise quantising: the absmax of each block, and its elements' nearest codes. */
+#include <float.h>
+
 #include "simd.h"
 
-enum { SCALED_AHEAD = 2048 }; /* elements whose scales are found before any is coded: no block waits for its own */
+enum {
+    SCALED_AHEAD = 2048, /* elements whose scales are found before any is coded: no block waits for its own */
+    MOST_GROUP   = 64,   /* and the most blocks */
+};
 
 /* The thresholds of a codebook of 16 as a search tree of four levels. Where a search has gone is a number from 0 down,
  * as a comparison's -1 is added as it is: the two lower levels lie in that order, of which an index sees the low bits. */
@@ -18,6 +23,69 @@ INLINE ints below_in_tree(struct tree tree, floats x) {
     path += path + (ints)(x > lookup4(tree.third, path));
     path += path + (ints)(x > lookup8(tree.fourth, path));
     return -path;
+}
+
+/* The same search for 32 elements at once, in bytes: x and the thresholds are rounded to 16 bits alike, which leaves their
+ * order, unless two become equal. A sixteenth of the 16-bit numbers is what their highest four bits say; no more than
+ * two thresholds may lie in one. */
+struct sixteenths {
+    uint8_t below[16];             /* thresholds below the sixteenth */
+    uint8_t high[2][16], low[2][16]; /* bytes of those in it: the higher, and the lower with its first bit turned */
+};
+
+enum { FIXED_ONE = 32000, NO_THRESHOLD = INT16_MAX };
+
+/* The lowest 16 bits of each are x in steps of 1 / FIXED_ONE, rounded; of what is no number they are anything. */
+INLINE words fixed_of(floats x) { return (words)fma(x, (floats)FIXED_ONE, (floats)0x1.8p23f); }
+
+/* False where a sixteenth would have too many. */
+static bool find_sixteenths(const float thresholds[16], struct sixteenths *to) {
+    uint32_t fixed[16];
+    for (size_t i = 0; i < 16; i += WIDTH) {
+        words v = fixed_of(clamp(load_floats(thresholds + i)));
+        memcpy(fixed + i, &v, sizeof v);
+    }
+    for (uint32_t nibble = 0; nibble < 16; nibble++) {
+        int32_t first = (int16_t)(nibble << 12), below = 0, inside = 0;
+        int16_t found[2] = {NO_THRESHOLD, NO_THRESHOLD};
+        for (int i = 0; i < 15; i++) {
+            int16_t threshold = thresholds[i] < -1 ? INT16_MIN : (int16_t)fixed[i];
+            if (thresholds[i] >= 1) continue; /* nothing is above */
+            if (threshold < first) below++;
+            else if (threshold - first < 1 << 12 && inside == 2) return false;
+            else if (threshold - first < 1 << 12) found[inside++] = threshold;
+        }
+        to->below[nibble] = (uint8_t)below;
+        for (int i = 0; i < 2; i++) {
+            to->high[i][nibble] = (uint8_t)(found[i] >> 8);
+            to->low[i][nibble] = (uint8_t)found[i] ^ 0x80;
+        }
+    }
+    return true;
+}
+
+typedef VECTOR(int8_t, 32) signed_bytes32;
+
+/* False where x might be equal to a threshold. */
+INLINE bool ranks_in_sixteenths(struct sixteenths in, const floats x[VECTORS_OF_32], bytes32 *ranks) {
+    words   fixed[VECTORS_OF_32];
+    bytes32 low, high, ambiguous = 0;
+#pragma unroll
+    for (int v = 0; v < VECTORS_OF_32; v++) fixed[v] = fixed_of(x[v]);
+    split(fixed, &low, &high);
+    bytes32 nibble = high >> 4;
+    signed_bytes32 h = (signed_bytes32)high, l = (signed_bytes32)(low ^ 0x80);
+    bytes32 below = lookup_bytes(in.below, nibble);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        signed_bytes32 th = (signed_bytes32)lookup_bytes(in.high[i], nibble);
+        signed_bytes32 tl = (signed_bytes32)lookup_bytes(in.low[i], nibble);
+        bytes32 level = (bytes32)(h == th);
+        below -= (bytes32)(h > th) | (level & (bytes32)(l > tl));
+        ambiguous |= level & (bytes32)(l == tl);
+    }
+    *ranks = below;
+    return !__builtin_reduce_or(ambiguous);
 }
 
 /* Among 256 values: the search starts where the bucket of x does, or in the middle where buckets are crowded. */
@@ -38,10 +106,10 @@ INLINE ints below_in_buckets(const struct codes *code, floats x) {
 /* The same where an entry of the bucket is enough, with the codebook's entry_shift. Where that is for codebooks without
  * negative values, what is below zero counts as zero. */
 INLINE ints below_in_entries(const struct codes *code, int32_t shift, floats x) {
-    const ints least = ENTRY_LEAST, most = 127 << 23, mask = (1 << shift) - 1;
+    const ints least = ENTRY_LEAST, mask = (1 << shift) - 1;
     /* As integers, negative numbers are below `least`. */
     ints bits = shift < BUCKET_SHIFT ? (ints)x : (ints)x & 0x7fffffff;
-    ints magnitude = __builtin_elementwise_min(__builtin_elementwise_max(bits, least), most);
+    ints magnitude = __builtin_elementwise_max(bits, least);
     ints negative = shift < BUCKET_SHIFT ? (ints)0 : (ints)(x < code->negative_below);
     ints index = ((magnitude - least) >> shift) + (negative & ENTRY_BUCKETS);
     ints entry = (ints)gather((const float *)code->entries, index);
@@ -68,24 +136,38 @@ INLINE float absmax_of(const struct dense *x, bnb_dtype dtype, size_t first, siz
 /* How a codebook is searched. */
 enum code_search { IN_TREE, IN_BUCKETS, IN_ENTRIES, IN_FINER_ENTRIES };
 
-static enum code_search search_of(const struct codes *code) {
-    if (code->bits == 4) return IN_TREE;
-    return code->entry_shift == BUCKET_SHIFT ? IN_ENTRIES : code->entry_shift ? IN_FINER_ENTRIES : IN_BUCKETS;
+/* A codebook of 16 made ready for both of its searches. */
+struct search16 {
+    struct tree       tree;
+    struct sixteenths sixteenths;
+    bool              has_sixteenths;
+};
+
+static struct search16 search16_of(const float *t) {
+    const float third[4] = {t[1], t[13], t[9], t[5]}, fourth[8] = {t[0], t[14], t[12], t[10], t[8], t[6], t[4], t[2]};
+    struct search16 search = {.tree = {t[7], {t[3], t[11]}, table4_of(third), table8_of(fourth)}};
+    search.has_sixteenths = find_sixteenths(t, &search.sixteenths);
+    return search;
 }
 
 /* 32 elements as the ranks of their values in the codebook, the smallest first. A product with the inverse of the
- * largest magnitude is rounded to 1 at most: nothing is clamped where scales are that, and searches stand what is no
- * number. */
-INLINE bytes32 ranks_of(const struct codes *code, struct tree tree, enum code_search search, bool clamps, const void *x,
-                        bnb_dtype dtype, size_t i, float inverse) {
-    ints below[VECTORS_OF_32];
+ * largest magnitude is rounded to 1 at most: nothing is clamped where scales are that, and are numbers. */
+INLINE bytes32 ranks_of(const struct codes *code, struct search16 of16, enum code_search search, bool clamps,
+                        const void *x, bnb_dtype dtype, size_t i, float inverse) {
+    floats  scaled[VECTORS_OF_32];
+    ints    below[VECTORS_OF_32];
+    bytes32 ranks;
 #pragma unroll
     for (int v = 0; v < VECTORS_OF_32; v++) {
-        floats scaled = load(x, dtype, i + (size_t)v * WIDTH) * inverse;
-        if (clamps || search == IN_BUCKETS) scaled = clamp(scaled);
-        if (search == IN_TREE) below[v] = below_in_tree(tree, scaled);
-        else if (search == IN_BUCKETS) below[v] = below_in_buckets(code, scaled);
-        else below[v] = below_in_entries(code, search == IN_ENTRIES ? BUCKET_SHIFT : BUCKET_SHIFT - 1, scaled);
+        scaled[v] = load(x, dtype, i + (size_t)v * WIDTH) * inverse;
+        if (clamps || search == IN_BUCKETS) scaled[v] = clamp(scaled[v]);
+    }
+    if (search == IN_TREE && of16.has_sixteenths && ranks_in_sixteenths(of16.sixteenths, scaled, &ranks)) return ranks;
+#pragma unroll
+    for (int v = 0; v < VECTORS_OF_32; v++) {
+        if (search == IN_TREE) below[v] = below_in_tree(of16.tree, scaled[v]);
+        else if (search == IN_BUCKETS) below[v] = below_in_buckets(code, scaled[v]);
+        else below[v] = below_in_entries(code, search == IN_ENTRIES ? BUCKET_SHIFT : BUCKET_SHIFT - 1, scaled[v]);
     }
     return narrow(below);
 }
@@ -105,8 +187,8 @@ INLINE void put_codes(const struct quantize_job *job, uint32_t bits, bool ascend
 }
 
 /* The elements [i, end) of a block. */
-INLINE void code_block(const struct quantize_job *job, struct tree tree, enum code_search search, bool ascending,
-                       bnb_dtype dtype, size_t i, size_t end, float inverse) {
+INLINE void code_block(const struct quantize_job *job, struct search16 of16, enum code_search search, bool ascending,
+                       bnb_dtype dtype, size_t i, size_t end, float inverse, bool clamps) {
     const struct codes *code = job->code;
     uint32_t bits = search == IN_TREE ? 4 : 8;
     for (; i + 32 <= end; i += 32) {
@@ -114,43 +196,47 @@ INLINE void code_block(const struct quantize_job *job, struct tree tree, enum co
         const char *ahead = (const char *)job->x.data + (i + SCALED_AHEAD) * (dtype == BNB_F32 ? 4 : 2);
         __builtin_prefetch(ahead);
         if (dtype == BNB_F32) __builtin_prefetch(ahead + 64);
-        bytes32 ranks = ranks_of(code, tree, search, job->given, job->x.data, dtype, i, inverse);
+        bytes32 ranks = ranks_of(code, of16, search, clamps, job->x.data, dtype, i, inverse);
         put_codes(job, bits, ascending, i, ranks, 32);
     }
     if (i == end) return;
     float rest[32] = {0}; /* zeros pad: the spare nibble of an odd count is the code of 0 */
     for (size_t j = i; j < end; j++) rest[j - i] = element_of(&job->x, j);
-    bytes32 ranks = ranks_of(code, tree, search, job->given, rest, BNB_F32, 0, inverse);
+    bytes32 ranks = ranks_of(code, of16, search, clamps, rest, BNB_F32, 0, inverse);
     put_codes(job, bits, ascending, i, ranks, end - i);
 }
 
-INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype,
-                            enum code_search search) {
-    const float *t = job->code->thresholds, third[4] = {t[1], t[13], t[9], t[5]};
-    const float  fourth[8] = {t[0], t[14], t[12], t[10], t[8], t[6], t[4], t[2]};
-    struct tree  tree = {t[7], {t[3], t[11]}, table4_of(third), table8_of(fourth)};
+INLINE void quantize_blocks(const struct quantize_job *job, struct search16 of16, size_t first, size_t last,
+                            bnb_dtype dtype, enum code_search search) {
     bool   ascending = job->code->ascending;
-    size_t total = job->x.rows * job->x.columns, group = most(1, SCALED_AHEAD / job->block);
+    size_t total = job->x.rows * job->x.columns, group = least(MOST_GROUP, most(1, SCALED_AHEAD / job->block));
     for (; first < last; first += group) {
         size_t end = least(first + group, last);
+        float  inverse[MOST_GROUP];
         for (size_t block = first; block < end; block++) {
             size_t i = block * job->block;
             if (!job->given) job->absmax[block] = absmax_of(&job->x, dtype, i, least(job->block, total - i));
         }
+        for (size_t block = first; block < end; block++) inverse[block - first] = inverse_of(job->absmax[block]);
         for (size_t block = first; block < end; block++) {
             size_t i = block * job->block, next = least(i + job->block, total);
-            code_block(job, tree, search, ascending, dtype, i, next, inverse_of(job->absmax[block]));
+            bool clamps = job->given || !(job->absmax[block] <= FLT_MAX);
+            code_block(job, of16, search, ascending, dtype, i, next, inverse[block - first], clamps);
         }
     }
 }
 
 INLINE void quantize_dtype(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype) {
-    switch (search_of(job->code)) {
-    case IN_TREE: quantize_blocks(job, first, last, dtype, IN_TREE); break;
-    case IN_ENTRIES: quantize_blocks(job, first, last, dtype, IN_ENTRIES); break;
-    case IN_FINER_ENTRIES: quantize_blocks(job, first, last, dtype, IN_FINER_ENTRIES); break;
-    default: quantize_blocks(job, first, last, dtype, IN_BUCKETS); break;
-    }
+    const struct codes *code = job->code;
+    struct search16 none = {0};
+    if (code->bits == 4) quantize_blocks(job, search16_of(code->thresholds), first, last, dtype, IN_TREE);
+    else if (!code->entry_shift) quantize_blocks(job, none, first, last, dtype, IN_BUCKETS);
+    else if (code->entry_shift == BUCKET_SHIFT) quantize_blocks(job, none, first, last, dtype, IN_ENTRIES);
+    else quantize_blocks(job, none, first, last, dtype, IN_FINER_ENTRIES);
+}
+
+static void quantize_floats(const struct quantize_job *job, size_t first, size_t last) {
+    quantize_dtype(job, first, last, BNB_F32);
 }
 
 static void quantize_kbits(const struct quantize_job *job, size_t first, size_t last); /* in kbits.c */
@@ -164,6 +250,6 @@ static void quantize(const void *quantize_job, size_t first_block, size_t last_b
     switch (job->x.dtype) {
     case BNB_F16: quantize_dtype(job, first_block, last_block, BNB_F16); break;
     case BNB_BF16: quantize_dtype(job, first_block, last_block, BNB_BF16); break;
-    default: quantize_dtype(job, first_block, last_block, BNB_F32); break;
+    default: quantize_floats(job, first_block, last_block); break;
     }
 }

@@ -15,6 +15,7 @@
  *   decode_bytes        the bytes that the second codes of all bytes stand for, in place
  *   lookup_bytes        32 bytes, each the index of one in a table of 16
  *   narrow              32 small integers as bytes, in order
+ *   split               the lowest byte of 32 integers and the one above it, each in order; unless simd.h's own serves
  *   dot2                to each lane, the sum of two products of int16
  *   dot4                to each lane, the sum of four products of int8; only where HAS_DOT4 is 1. The first operand's
  *                       bytes come with DOT4_FLIP applied: where it is 0x80808080 they are unsigned, 128 too large
@@ -148,6 +149,14 @@ INLINE shorts pair_of(const int16_t x[2]) {
     uint32_t both;
     memcpy(&both, x, sizeof both);
     return (shorts)(words)both;
+}
+#endif
+
+#ifndef HAS_SPLIT
+INLINE void split(const words v[VECTORS_OF_32], bytes32 *low, bytes32 *high) {
+    ints byte[2][VECTORS_OF_32];
+    for (int i = 0; i < VECTORS_OF_32; i++) byte[0][i] = (ints)(v[i] & 255), byte[1][i] = (ints)(v[i] >> 8 & 255);
+    *low = narrow(byte[0]), *high = narrow(byte[1]);
 }
 #endif
 

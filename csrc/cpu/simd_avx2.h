@@ -54,6 +54,16 @@ INLINE bytes32 narrow(const ints q[VECTORS_OF_32]) {
     return (bytes32)_mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
 }
 
+#define HAS_SPLIT
+INLINE void split(const words v[VECTORS_OF_32], bytes32 *low, bytes32 *high) {
+    __m256i both[4], order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0));
+    for (int i = 0; i < 4; i++) both[i] = _mm256_shuffle_epi8((__m256i)v[i], order);
+    __m256i a = _mm256_unpacklo_epi32(both[0], both[1]), b = _mm256_unpacklo_epi32(both[2], both[3]);
+    __m256i whole = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); /* unpacking works within 128 bits */
+    *low = (bytes32)_mm256_permutevar8x32_epi32(_mm256_unpacklo_epi64(a, b), whole);
+    *high = (bytes32)_mm256_permutevar8x32_epi32(_mm256_unpackhi_epi64(a, b), whole);
+}
+
 #define HAS_FLOAT_TABLE
 typedef struct {
     __m256i plane[4]; /* the first bytes of 16 floats, the second ones, …, in both halves of the register */
