@@ -87,13 +87,15 @@ INLINE void int8_tile(const int8_t *const b[TILE_W], const factor *a, size_t str
         }
     }
     for (size_t m = 0; m < rows; m++, sums += INT8_PANEL)
-        add_four(sums, sum4_words((words)sum_of[m][0], (words)sum_of[m][1], (words)sum_of[m][2], (words)sum_of[m][3]), first);
+        add_four(sums,
+                 sum4_words((words)sum_of[m][0], (words)sum_of[m][1], (words)sum_of[m][2], (words)sum_of[m][3]), first);
 }
 
 #if HAS_MMLA
 /* The same for pairs of rows of a, in blocks of 2 × 2. The sum of a block is two: of the first eights of each sixteen
  * codes, and of the second. */
-INLINE void int8_blocks(const int8_t *const b[TILE_W], const factor *a, size_t stride, size_t rows, size_t depth, uint32_t *sums, bool first) {
+INLINE void int8_blocks(const int8_t *const b[TILE_W], const factor *a, size_t stride, size_t rows, size_t depth,
+                        uint32_t *sums, bool first) {
     ints sum_of[TILE_X][TILE_W / 2] = {0}; /* [m + eight, n / 2] */
     for (size_t k = 0; k < depth; k += FACTORS) {
         factors x[TILE_X];
@@ -112,7 +114,8 @@ INLINE void int8_blocks(const int8_t *const b[TILE_W], const factor *a, size_t s
     }
 }
 
-static void run_int8_tile(const int8_t *const b[TILE_W], const factor *a, size_t stride, size_t rows, size_t depth, uint32_t *sums, bool first) {
+static void run_int8_tile(const int8_t *const b[TILE_W], const factor *a, size_t stride, size_t rows, size_t depth,
+                          uint32_t *sums, bool first) {
     size_t paired = rows / 2 * 2;
     switch (paired) {
     case 0: break;

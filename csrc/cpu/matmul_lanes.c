@@ -1,6 +1,7 @@
 /* Products of many rows of x, in every precision: a lane is a row of the weights. A strip of them is decoded once into
  * vectors of 32-bit factors (one float, two int16, four int8), and each such vector is multiplied with one factor of x
- * at a time, so that nothing is ever added up across lanes. Only mmla goes across: by blocks of two lanes and two rows. */
+ * at a time, so that nothing is ever added up across lanes. Only mmla crosses them: its blocks are of two lanes and two
+ * rows of x. */
 #include <stdlib.h>
 
 #include "simd.h"
@@ -155,7 +156,8 @@ static void unpack_strip(const struct lanes_run *run, size_t n, size_t k, size_t
 
 /* What a tile multiplies: a strip of weights with rows of x, over the columns of a panel. */
 struct lanes_tile {
-    const uint32_t *w, *x; /* [step, lane] and [step, row]; or two steps of each lane and row, and of half the lanes first */
+    const uint32_t *w, *x; /* [step, lane] and [step, row]; for mmla, [two steps, half of the lanes of a vector, lane, step]
+                            * and [two steps, row, step] */
     size_t          steps;
     const float    *w_scales;      /* [run, lane]; as the rest for integers alone */
     const float    *x_scales;      /* [row, scaled] */

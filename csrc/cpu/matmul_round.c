@@ -25,8 +25,8 @@ INLINE size_t factor_elements(enum factor_kind kind) { return kind == FLOATS ? 1
 /* How many of a row's factors one multiplication takes: mmla two, of each of two rows. */
 INLINE size_t factors_at_once(enum factor_kind kind) { return kind == BYTES && HAS_MMLA ? 2 : 1; }
 
-/* Rows of x as factors: cut into tiles of rows, as even as can be, each laid out step by step, the factor or two of each
- * of its rows side by side. A tile of one row is that row. */
+/* Rows of x as factors: cut into tiles of rows, as even as can be, each laid out step by step, what is taken at once of
+ * each of its rows side by side. A tile of one row is that row. */
 struct tiles {
     uint32_t *factors;
     size_t    rows, count;

@@ -193,7 +193,8 @@ INLINE ints mmla(ints to, words a, words b) { return (ints)vmmlaq_s32((int32x4_t
 #define HAS_MMLA 1
 INLINE ints mmla(ints to, words a, words b) {
     for (uint32_t step = 0; step < 2; step++) {
-        words first = {a[step], a[step], a[2 + step], a[2 + step]}, second = {b[step], b[2 + step], b[step], b[2 + step]};
+        words first = {a[step], a[step], a[2 + step], a[2 + step]};
+        words second = {b[step], b[2 + step], b[step], b[2 + step]};
         to = dot4(to, first, second);
     }
     return to;
