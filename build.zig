@@ -48,6 +48,7 @@ const x86_isas = [_]Isa{
 const arm_isas = [_]Isa{
     .{ .name = "neon", .cpu = "generic" },
     .{ .name = "dotprod", .cpu = "generic+dotprod" },
+    .{ .name = "i8mm", .cpu = "generic+dotprod+i8mm" },
 };
 
 pub fn build(b: *std.Build) void {

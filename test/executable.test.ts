@@ -203,6 +203,7 @@ describe.skipIf(!whole)("for other platforms: bun run test:package", () => {
     test.each([
       ["cortex-a53", "neon"],
       ["neoverse-n1", "dotprod"],
+      ["max", "i8mm"],
     ])(
       "%s gets the %s kernels, and the right numbers",
       (cpu, isa) => {

@@ -11,7 +11,7 @@ function bun(isa: string, ...args: string[]) {
 }
 
 /** The forms that this processor can run: asked for by name, the library says whether it uses them. */
-const isas = ["plain", "base", "avx2", "avx512", "avx512vnni", "neon", "dotprod"].filter((isa) => {
+const isas = ["plain", "base", "avx2", "avx512", "avx512vnni", "neon", "dotprod", "i8mm"].filter((isa) => {
   const { output } = bun(isa, "-e", 'console.log((await import("./src/index.ts")).Device.open("cpu").description)');
   return output.includes(`, ${isa} kernels`);
 });

@@ -41,20 +41,24 @@ static bool has_avx512vnni(void) {
 
 #else
 
-extern const struct cpu_forms cpu_forms_dotprod, cpu_forms_neon;
+extern const struct cpu_forms cpu_forms_i8mm, cpu_forms_dotprod, cpu_forms_neon;
 
 #ifdef __APPLE__
 #include <sys/sysctl.h>
 
-static bool has_dotprod(void) {
+static bool has_feature(const char *name) {
     int32_t has = 0;
     size_t  size = sizeof has;
-    return sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, NULL, 0) == 0 && has;
+    return sysctlbyname(name, &has, &size, NULL, 0) == 0 && has;
 }
+
+static bool has_dotprod(void) { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+static bool has_i8mm(void) { return has_dotprod() && has_feature("hw.optional.arm.FEAT_I8MM"); }
 #else
 #include <sys/auxv.h>
 
 static bool has_dotprod(void) { return getauxval(AT_HWCAP) & 1 << 20; } /* HWCAP_ASIMDDP */
+static bool has_i8mm(void) { return has_dotprod() && getauxval(AT_HWCAP2) & 1 << 13; } /* HWCAP2_I8MM */
 #endif
 
 #endif
@@ -69,6 +73,7 @@ static const struct {
     {&cpu_forms_avx2, has_avx2},
     {&cpu_forms_base, always},
 #else
+    {&cpu_forms_i8mm, has_i8mm},
     {&cpu_forms_dotprod, has_dotprod},
     {&cpu_forms_neon, always},
 #endif

@@ -32,6 +32,7 @@ INLINE ints    multiply_add(ints to, factors b, factors a) { return dot2(to, b, 
 
 enum {
     INT8_DEPTH = 4096 / sizeof(factor), /* columns that a tile sums before the next tile: its factors stay in the cache */
+    SIDE       = HAS_MMLA ? 2 : 1,      /* rows of a, and of b, in a block: TILE_X and TILE_W are multiples */
     INT8_PANEL = PANEL,                 /* rows of b for which outlier columns are gathered at once */
 };
 
@@ -67,6 +68,13 @@ INLINE words4 sum4_words(words a, words b, words c, words d) {
     return __builtin_shufflevector(ab, cd, 0, 2, 4, 6) + __builtin_shufflevector(ab, cd, 1, 3, 5, 7);
 }
 
+INLINE void add_four(uint32_t *sums, words4 four, bool first) {
+    words4 before;
+    memcpy(&before, sums, sizeof before);
+    if (!first) four += before;
+    memcpy(sums, &four, sizeof four);
+}
+
 /* sums[m, n] of TILE_W rows of b with `rows` rows of a; added to what is there unless these are the first columns. */
 INLINE void int8_tile(const int8_t *const b[TILE_W], const factor *a, size_t stride, size_t rows, size_t depth, uint32_t *sums, bool first) {
     ints sum_of[TILE_X][TILE_W] = {0};
@@ -78,14 +86,46 @@ INLINE void int8_tile(const int8_t *const b[TILE_W], const factor *a, size_t str
             for (size_t m = 0; m < rows; m++) sum_of[m][n] = multiply_add(sum_of[m][n], y, x[m]);
         }
     }
-    for (size_t m = 0; m < rows; m++, sums += INT8_PANEL) {
-        words4 four = sum4_words((words)sum_of[m][0], (words)sum_of[m][1], (words)sum_of[m][2], (words)sum_of[m][3]), before;
-        memcpy(&before, sums, sizeof before);
-        if (!first) four += before;
-        memcpy(sums, &four, sizeof four);
+    for (size_t m = 0; m < rows; m++, sums += INT8_PANEL)
+        add_four(sums,
+                 sum4_words((words)sum_of[m][0], (words)sum_of[m][1], (words)sum_of[m][2], (words)sum_of[m][3]), first);
+}
+
+#if HAS_MMLA
+/* The same for pairs of rows of a, in blocks of 2 × 2. The sum of a block is two: of the first eights of each sixteen
+ * codes, and of the second. */
+INLINE void int8_blocks(const int8_t *const b[TILE_W], const factor *a, size_t stride, size_t rows, size_t depth,
+                        uint32_t *sums, bool first) {
+    ints sum_of[TILE_X][TILE_W / 2] = {0}; /* [m + eight, n / 2] */
+    for (size_t k = 0; k < depth; k += FACTORS) {
+        factors x[TILE_X];
+        for (size_t m = 0; m < rows; m++) x[m] = load_factors(a + m * stride + k);
+        for (size_t n = 0; n < TILE_W; n += 2) {
+            factors y[2] = {load_codes(b[n] + k), load_codes(b[n + 1] + k)};
+            unzip(&y[0], &y[1]);
+            for (size_t m = 0; m < rows; m++) sum_of[m][n / 2] = mmla(sum_of[m][n / 2], y[m % 2], x[m]);
+        }
+    }
+    for (size_t m = 0; m < rows; m += 2, sums += 2 * INT8_PANEL) {
+        words even = (words)(sum_of[m][0] + sum_of[m + 1][0]), odd = (words)(sum_of[m][1] + sum_of[m + 1][1]);
+        unzip(&even, &odd);
+        add_four(sums, even, first);
+        add_four(sums + INT8_PANEL, odd, first);
     }
 }
 
+static void run_int8_tile(const int8_t *const b[TILE_W], const factor *a, size_t stride, size_t rows, size_t depth,
+                          uint32_t *sums, bool first) {
+    size_t paired = rows / 2 * 2;
+    switch (paired) {
+    case 0: break;
+    case 2: int8_blocks(b, a, stride, 2, depth, sums, first); break;
+    case 4: int8_blocks(b, a, stride, 4, depth, sums, first); break;
+    default: int8_blocks(b, a, stride, TILE_X, depth, sums, first); break;
+    }
+    if (rows % 2) int8_tile(b, a + paired * stride, stride, 1, depth, sums + paired * INT8_PANEL, first);
+}
+#else
 static void run_int8_tile(const int8_t *const b[TILE_W], const factor *a, size_t stride, size_t rows, size_t depth, uint32_t *sums, bool first) {
     switch (rows) {
     case 1: int8_tile(b, a, stride, 1, depth, sums, first); break;
@@ -98,6 +138,7 @@ static void run_int8_tile(const int8_t *const b[TILE_W], const factor *a, size_t
     default: int8_tile(b, a, stride, TILE_X, depth, sums, first); break;
     }
 }
+#endif
 
 /* ── The output ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -198,16 +239,27 @@ struct prepare_job {
     float   *outliers;
 };
 
+/* A pair of rows as blocks take them: eight codes of each side by side, those which unzip leaves so of rows of b. */
+static void pair_rows(factor *even, factor *odd, size_t count) {
+    for (size_t k = 0; k < count; k += FACTORS) {
+        words first = (words)load_factors(even + k), second = (words)load_factors(odd + k);
+        unzip(&first, &second);
+        memcpy(even + k, &first, sizeof first);
+        memcpy(odd + k, &second, sizeof second);
+    }
+}
+
 static void prepare_rows(const void *prepare_job, size_t first, size_t last) {
     const struct prepare_job *to = prepare_job;
     const struct int8_run *run = to->run;
     const struct int8_matmul_job *job = run->job;
-    for (size_t m = first; m < last; m++) {
+    for (size_t m = first * SIDE; m < least(last * SIDE, run->rows); m++) {
         const int8_t *from = job->a + (run->first_row + m) * job->columns;
         factor *row = to->a + m * run->stride;
         int32_t sum = 0;
         for (size_t k = 0; k < job->columns; k++) row[k] = from[k], sum += from[k];
         memset(row + job->columns, 0, (run->stride - job->columns) * sizeof *row);
+        if (m % SIDE == 1) pair_rows(row - run->stride, row, run->stride);
         if (to->excess) to->excess[m] = sum * 128;
         if (!job->outlier_count) continue;
         float *outliers = to->outliers + m * run->outlier_stride;
@@ -239,7 +291,7 @@ static bnb_status int8_matmul(const struct int8_matmul_job *job) {
         struct prepare_job prepare = {.run = &run, .a = (factor *)scratch, .outliers = (float *)(scratch + factor_bytes)};
         if (DOT4_FLIP) prepare.excess = (int32_t *)(scratch + factor_bytes + outlier_bytes);
         run.a = prepare.a, run.outliers = prepare.outliers, run.excess = prepare.excess;
-        parallel_for(run.rows, (1 << 16) / stride + 1, prepare_rows, &prepare);
+        parallel_for((run.rows + SIDE - 1) / SIDE, (1 << 16) / stride / SIDE + 1, prepare_rows, &prepare);
         parallel_for(threads, 1, run_int8_slots, &run);
     }
     free(scratch);

@@ -1,6 +1,7 @@
 /* Products of many rows of x, in every precision: a lane is a row of the weights. A strip of them is decoded once into
  * vectors of 32-bit factors (one float, two int16, four int8), and each such vector is multiplied with one factor of x
- * at a time, so that nothing is ever added up across lanes. */
+ * at a time, so that nothing is ever added up across lanes. Only mmla crosses them: its blocks are of two lanes and two
+ * rows of x. */
 #include <stdlib.h>
 
 #include "simd.h"
@@ -73,8 +74,10 @@ INLINE void unpack_eight(enum factor_kind kind, const struct decoder *decoder, w
         decode_shorts(decoder->shorts, regroup(codes), out);
         for (size_t v = 0; v < 4; v++) put_words(to + v * LANES, (words)out[v]);
     } else {
-        put_words(to, decode_bytes(decoder->bytes, codes));
-        put_words(to + LANES, decode_bytes(decoder->bytes, codes >> 4));
+        words first = decode_bytes(decoder->bytes, codes), second = decode_bytes(decoder->bytes, codes >> 4);
+        if (HAS_MMLA) zip(&first, &second); /* both steps of the lower half of the lanes, then of the upper one */
+        put_words(to, first);
+        put_words(to + LANES, second);
     }
 }
 
@@ -153,7 +156,8 @@ static void unpack_strip(const struct lanes_run *run, size_t n, size_t k, size_t
 
 /* What a tile multiplies: a strip of weights with rows of x, over the columns of a panel. */
 struct lanes_tile {
-    const uint32_t *w, *x; /* [step, lane] and [step, row] */
+    const uint32_t *w, *x; /* [step, lane] and [step, row]; for mmla, [two steps, half of the lanes of a vector, lane, step]
+                            * and [two steps, row, step] */
     size_t          steps;
     const float    *w_scales;      /* [run, lane]; as the rest for integers alone */
     const float    *x_scales;      /* [row, scaled] */
@@ -182,6 +186,30 @@ INLINE void multiply_steps(enum factor_kind kind, const struct lanes_tile *tile,
     }
 }
 
+/* The same by blocks, for BYTES alone. An odd row is paired with whatever follows it in memory, for nothing. */
+INLINE void multiply_blocks(const struct lanes_tile *tile, size_t rows, size_t first, size_t steps,
+                            ints sum_of[TILE_ROWS][TILE_VECTORS]) {
+    ints block_of[TILE_ROWS][TILE_VECTORS] = {0}; /* [m + half, v]: rows m and m + 1 with half the lanes of v */
+    const uint32_t *w = tile->w + first * LANES, *x = tile->x + first * rows;
+#pragma clang loop unroll(disable) /* unrolled, it would hold so many loads at once that they spill */
+    for (size_t step = 0; step < steps; step += 2, w += 2 * LANES, x += 2 * rows) {
+        words b[2][TILE_VECTORS];
+        for (size_t half = 0; half < 2; half++)
+            for (size_t v = 0; v < TILE_VECTORS; v++) b[half][v] = (words)load_ints(w + half * LANES + v * WIDTH);
+        for (size_t m = 0; m < rows; m += 2)
+            for (size_t half = 0; half < 2; half++)
+                for (size_t v = 0; v < TILE_VECTORS; v++)
+                    block_of[m + half][v] = mmla(block_of[m + half][v], b[half][v], (words)load_ints(x + 2 * m));
+    }
+    for (size_t m = 0; m < rows; m += 2)
+        for (size_t v = 0; v < TILE_VECTORS; v++) {
+            words row = (words)block_of[m][v], next = (words)block_of[m + 1][v];
+            unzip(&row, &next);
+            sum_of[m][v] += (ints)row;
+            if (m + 1 < rows) sum_of[m + 1][v] += (ints)next;
+        }
+}
+
 INLINE void multiply_tile(enum factor_kind kind, const struct lanes_tile *tile, size_t rows) {
     size_t run_steps = kind == FLOATS ? tile->steps : SCALED / factor_elements(kind);
     for (size_t m = 0; m < rows; m++)
@@ -191,7 +219,8 @@ INLINE void multiply_tile(enum factor_kind kind, const struct lanes_tile *tile, 
         if (kind == BYTES && BYTES_OFFSET)
             for (size_t m = 0; m < rows; m++)
                 for (size_t v = 0; v < TILE_VECTORS; v++) sum_of[m][v] = (ints)tile->excess[m * tile->scaled + run];
-        multiply_steps(kind, tile, rows, run * run_steps, run_steps, sum_of);
+        if (kind == BYTES && HAS_MMLA) multiply_blocks(tile, rows, run * run_steps, run_steps, sum_of);
+        else multiply_steps(kind, tile, rows, run * run_steps, run_steps, sum_of);
         for (size_t m = 0; m < rows; m++)
             for (size_t v = 0; v < TILE_VECTORS; v++) {
                 float *sums = tile->sums + m * tile->sums_stride + v * WIDTH;
@@ -297,7 +326,7 @@ static void deal_floats(const void *lanes_run, size_t first, size_t last) {
     float line[STEPS];
     for (size_t m = first; m < last; m++) {
         size_t step, from = (run->first_row + m) * columns;
-        uint32_t *to = row_in_tile(&run->x, m, &step);
+        uint32_t *to = row_in_tile(&run->x, 1, m, &step);
         for (size_t k = 0; k < columns; k += STEPS) {
             size_t count = least(STEPS, columns - k);
             widen(&run->job->x, from + k, from + k + count, line);

@@ -22,8 +22,11 @@ INLINE ints dot_bytes(ints to, words, words) { return to; } /* for the compiler:
 
 INLINE size_t factor_elements(enum factor_kind kind) { return kind == FLOATS ? 1 : kind == SHORTS ? 2 : 4; }
 
-/* Rows of x as factors: cut into tiles of rows, as even as can be, each laid out step by step, a factor of each of its
- * rows side by side. A tile of one row is that row. */
+/* How many of a row's factors one multiplication takes: mmla two, of each of two rows. */
+INLINE size_t factors_at_once(enum factor_kind kind) { return kind == BYTES && HAS_MMLA ? 2 : 1; }
+
+/* Rows of x as factors: cut into tiles of rows, as even as can be, each laid out step by step, what is taken at once of
+ * each of its rows side by side. A tile of one row is that row. */
 struct tiles {
     uint32_t *factors;
     size_t    rows, count;
@@ -33,11 +36,11 @@ struct tiles {
 /* The first row of tile i. */
 INLINE size_t tile_row(const struct tiles *tiles, size_t i) { return tiles->rows * i / tiles->count; }
 
-/* A row's first factor; *step is how far the next is. */
-INLINE uint32_t *row_in_tile(const struct tiles *tiles, size_t row, size_t *step) {
+/* A row's first factor or two; *step is how far the next are. */
+INLINE uint32_t *row_in_tile(const struct tiles *tiles, size_t at_once, size_t row, size_t *step) {
     size_t tile = ((row + 1) * tiles->count - 1) / tiles->rows, first = tile_row(tiles, tile);
-    *step = tile_row(tiles, tile + 1) - first;
-    return tiles->factors + first * tiles->stride + (row - first);
+    *step = (tile_row(tiles, tile + 1) - first) * at_once;
+    return tiles->factors + first * tiles->stride + (row - first) * at_once;
 }
 
 /* A codebook as integers of at most code_most, for an x of at most x_most. */
@@ -178,10 +181,11 @@ INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_
 
 INLINE void round_rows(const struct round_job *job, bnb_dtype dtype, enum factor_kind kind, size_t first, size_t last) {
     const struct rounded *rounded = job->rounded;
-    size_t factors = SCALED / factor_elements(kind), runs = job->x.columns / SCALED;
+    size_t factors = SCALED / factor_elements(kind), at_once = factors_at_once(kind);
+    size_t runs = job->x.columns / SCALED;
     for (size_t m = first; m < last; m++) {
         size_t step, from = (job->first_row + m) * job->x.columns;
-        uint32_t *to = row_in_tile(&rounded->x, m, &step), run_factors[SCALED];
+        uint32_t *to = row_in_tile(&rounded->x, at_once, m, &step), run_factors[SCALED];
         float *scales = rounded->scales + m * rounded->scaled;
         int32_t *excess = kind == BYTES ? rounded->excess + m * rounded->scaled : NULL;
         for (size_t run = 0; run < runs; run++) {
@@ -190,9 +194,11 @@ INLINE void round_rows(const struct round_job *job, bnb_dtype dtype, enum factor
                 atomic_store_explicit(job->unfit, true, memory_order_relaxed);
                 return;
             }
-            for (size_t i = 0; i < factors; i++, to += step) *to = run_factors[i];
+            for (size_t i = 0; i < factors; i += at_once, to += step)
+                for (size_t j = 0; j < at_once; j++) to[j] = run_factors[i + j];
         }
-        for (size_t i = runs * factors; i < rounded->x.stride; i++, to += step) *to = 0;
+        for (size_t i = runs * factors; i < rounded->x.stride; i += at_once, to += step)
+            for (size_t j = 0; j < at_once; j++) to[j] = 0;
         for (size_t run = runs; run < rounded->scaled; run++) {
             scales[run] = 0;
             if (kind == BYTES) excess[run] = 0;

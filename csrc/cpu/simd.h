@@ -21,6 +21,8 @@
  *                       bytes come with DOT4_FLIP applied: where it is 0x80808080 they are unsigned, 128 too large
  *   small_dot4          the same where there is no dot4 and HAS_SMALL_DOT4 is 1: the first operand's bytes are
  *                       unsigned, and the first two products and the last two must each add up to an int16
+ *   mmla                to lanes 2 i + j of four, the sum of eight products of int8: of one operand's ith eight and the
+ *                       other's jth, flipped as for dot4; only where HAS_MMLA is 1, with vectors of four lanes
  *   sum, sum4           the lanes of one vector added up, or of each of four
  *   from_f16, to_f16    16-bit floats, rounded to nearest even
  *   fence               makes streamed stores visible to who is told next
@@ -42,7 +44,7 @@
 #define WIDTH 4
 #endif
 
-#if defined __AVX512F__ || defined __aarch64__ || WIDTH == 16
+#if defined __AVX512F__ || defined __aarch64__ || defined PORTABLE_WIDTH || WIDTH == 16
 #define REGISTERS 32
 #else
 #define REGISTERS 16
@@ -127,6 +129,11 @@ INLINE floats clamp(floats x) {
 
 #ifndef HAS_DOT4
 #define HAS_DOT4 0
+#endif
+
+#ifndef HAS_MMLA
+#define HAS_MMLA 0
+INLINE ints mmla(ints to, words, words) { return to; } /* for the compiler: nothing calls it */
 #endif
 
 #ifndef HAS_FLOAT_TABLE
@@ -248,6 +255,22 @@ INLINE floats values_of(const float *values, const uint8_t *codes) {
     for (int i = 0; i < WIDTH; i++) out[i] = values[codes[i]];
     return out;
 #endif
+}
+
+/* The lanes of a and b by turns: the lower halves' in a, the upper ones' in b. */
+INLINE void zip(words *a, words *b) {
+    words low, high;
+    low.even = a->lo, low.odd = b->lo;
+    high.even = a->hi, high.odd = b->hi;
+    *a = low, *b = high;
+}
+
+/* The even lanes of a, then of b, in a; the odd ones in b. */
+INLINE void unzip(words *a, words *b) {
+    words even, odd;
+    even.lo = a->even, even.hi = b->even;
+    odd.lo = a->odd, odd.hi = b->odd;
+    *a = even, *b = odd;
 }
 
 /* Lane i of row j becomes lane j of row i. */

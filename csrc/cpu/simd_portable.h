@@ -1,6 +1,7 @@
 /* The backend of simd.h for any width and any processor, with NEON's table lookups where there are some. It serves
- * baseline x86-64 and ARM at four floats; the tests also build it at sixteen, to run AVX-512's paths without it. */
-#if defined __ARM_NEON && WIDTH == 4
+ * baseline x86-64 and ARM at four floats; the tests also build it at sixteen, to run AVX-512's paths without it, and at
+ * four with the matrix instruction that ARM has. */
+#if defined __ARM_NEON && !defined PORTABLE_WIDTH
 #define NEON 1
 #include <arm_neon.h>
 #else
@@ -182,6 +183,21 @@ INLINE ints dot4(ints to, words a, words b) { return (ints)vdotq_s32((int32x4_t)
 #define DOT4_FLIP 0x80808080
 INLINE ints dot4(ints to, words a, words b) {
     for (uint32_t byte = 0; byte < 32; byte += 8) to += (ints)(a >> byte & 255) * ((ints)(b << (24 - byte)) >> 24);
+    return to;
+}
+#endif
+
+#if NEON && defined __ARM_FEATURE_MATMUL_INT8
+#define HAS_MMLA 1
+INLINE ints mmla(ints to, words a, words b) { return (ints)vmmlaq_s32((int32x4_t)to, (int8x16_t)a, (int8x16_t)b); }
+#elif defined PORTABLE_WIDTH && WIDTH == 4
+#define HAS_MMLA 1
+INLINE ints mmla(ints to, words a, words b) {
+    for (uint32_t step = 0; step < 2; step++) {
+        words first = {a[step], a[step], a[2 + step], a[2 + step]};
+        words second = {b[step], b[2 + step], b[step], b[2 + step]};
+        to = dot4(to, first, second);
+    }
     return to;
 }
 #endif

@@ -32,8 +32,11 @@ describe.skipIf(!qemu)("forms_test for arm64, emulated", () => {
     1_200_000,
   );
 
-  test("a processor without dot products is not given the forms that use them", async () => {
-    expect(await emulate("cortex-a53", "dotprod").exited).toBe(absent);
+  test.each([
+    ["cortex-a53", "dotprod"],
+    ["neoverse-n1", "i8mm"],
+  ])("%s lacks what the forms of %s use, and is not given them", async (cpu, isa) => {
+    expect(await emulate(cpu, isa).exited).toBe(absent);
   });
 });
 

@@ -16,11 +16,15 @@ function builtForms(table: string): Record<string, string[]> {
 
 const wide = ["-DPORTABLE_WIDTH=16", "-Wno-psabi"];
 
-/** What ships, and what only tests have: the portable form sixteen floats wide; AVX-512's with its instructions emulated. */
+/**
+ * What ships, and what only tests have: the portable form sixteen floats wide, and four with ARM's matrix instruction;
+ * AVX-512's with its instructions emulated.
+ */
 export const forms: Record<Architecture, Record<string, string[]>> = {
   x64: {
     ...builtForms("x86_isas"),
     wide: ["-mcpu=haswell", ...wide],
+    narrow: ["-mcpu=haswell", "-DPORTABLE_WIDTH=4"],
     emulated: ["-mcpu=haswell", "-include", "test/cpu/emulate_avx512.h", "-Wno-psabi"],
   },
   arm64: { ...builtForms("arm_isas"), wide: ["-mcpu=generic", ...wide] },

@@ -15,10 +15,11 @@
 
 #include "../../csrc/internal.h"
 
-/* What only tests have: the portable backend at sixteen floats, and AVX-512's with its instructions emulated. */
+/* What only tests have: the portable backend at sixteen floats, and at four with ARM's matrix instruction; AVX-512's with
+ * its instructions emulated. */
 extern const struct cpu_forms cpu_forms_wide;
 #ifdef __x86_64__
-extern const struct cpu_forms cpu_forms_emulated;
+extern const struct cpu_forms cpu_forms_narrow, cpu_forms_emulated;
 #endif
 
 static const struct cpu_forms *forms;
@@ -656,6 +657,23 @@ static void test_matmul_at_the_bound(void) {
         }
 }
 
+/* Where sums come from a matrix instruction, every bit of a product is that of the forms that have dot products: the sums
+ * of runs are the same integers, added up in the same order. */
+static void test_matmul_is_that_of_dot_products(const struct cpu_forms *dots) {
+    for (size_t m = 9; m <= 40; m++) {
+        size_t n = 3 + m % 14, k = 64 * (1 + m % 20);
+        struct matmul_job job = {.x = dense_random(dtypes[m % 3], m, k), .precision = BNB_PRECISION_MEDIUM};
+        job.q = coded_random(books[NF4], n, k, 64, m % 2);
+        job.y = guarded(m * n * size_of(job.x.dtype), 0);
+        EXPECT(forms->matmul(&job) == BNB_OK, "failed");
+        const void *y = job.y;
+        job.y = guarded(m * n * size_of(job.x.dtype), 0);
+        EXPECT(dots->matmul(&job) == BNB_OK, "failed");
+        EXPECT(!memcmp(y, job.y, m * n * size_of(job.x.dtype)), "not as %s (m %zu, n %zu, k %zu)", dots->isa, m, n, k);
+        release_all();
+    }
+}
+
 /* What integers can't stand for takes the exact kernel: a NaN or an infinity shows, a tiny number counts. */
 static void test_matmul_of_odd_numbers(void) {
     static const float odd[] = {NAN, INFINITY, -INFINITY};
@@ -775,6 +793,7 @@ static void test_pool(void) {
 static const struct cpu_forms *forms_named(const char *isa) {
     if (!strcmp(isa, "wide")) return &cpu_forms_wide;
 #ifdef __x86_64__
+    if (!strcmp(isa, "narrow")) return &cpu_forms_narrow;
     if (!strcmp(isa, "emulated")) return &cpu_forms_emulated;
 #endif
     return cpu_forms_named(isa);
@@ -797,6 +816,8 @@ int main(int count, char **arguments) {
     test_optimizer();
     test_matmul();
     test_matmul_at_the_bound();
+    if (!strcmp(forms->isa, "i8mm")) test_matmul_is_that_of_dot_products(cpu_forms_named("dotprod"));
+    if (!strcmp(forms->isa, "narrow")) test_matmul_is_that_of_dot_products(&cpu_forms_wide);
     test_matmul_of_odd_numbers();
     test_matmul_backward();
     test_embedding();

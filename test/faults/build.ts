@@ -113,7 +113,7 @@ const isas: Record<string, [cpu: string, flag?: string]> =
         avx512: ["skylake-avx512", "avx512bw"],
         avx512vnni: ["icelake-server", "avx512_vnni"],
       }
-    : { neon: ["generic"], dotprod: ["generic+dotprod", "asimddp"] };
+    : { neon: ["generic"], dotprod: ["generic+dotprod", "asimddp"], i8mm: ["generic+dotprod+i8mm", "i8mm"] };
 const cpuFlags = existsSync("/proc/cpuinfo") ? readFileSync("/proc/cpuinfo", "utf8").split(/\s+/) : [];
 
 const files = (...patterns: string[]) =>
@@ -209,6 +209,7 @@ export async function buildForms(clang: string): Promise<string> {
   const forms = [
     ...Object.entries(isas).map(([isa, [cpu]]) => [isa, `-march=${cpu}`]),
     ["wide", `-march=${Object.values(isas)[1]![0]}`, "-DPORTABLE_WIDTH=16"],
+    ["narrow", "-march=haswell", "-DPORTABLE_WIDTH=4"],
     ["emulated", "-march=haswell", "-include", `${root}/test/cpu/emulate_avx512.h`],
   ] as [string, ...string[]][];
   const objects = await Promise.all(

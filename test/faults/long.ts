@@ -59,7 +59,9 @@ function withAddresses(): Build {
 async function addressForms() {
   const program = await buildForms(needsClang());
   const isas =
-    process.arch === "x64" ? ["base", "avx2", "avx512", "avx512vnni", "wide", "emulated"] : ["neon", "dotprod", "wide"];
+    process.arch === "x64"
+      ? ["base", "avx2", "avx512", "avx512vnni", "wide", "narrow", "emulated"]
+      : ["neon", "dotprod", "i8mm", "wide"];
   const done = await Promise.all(isas.map(async (isa) => [isa, await forms(program, isa)] as const));
   return Object.fromEntries(done.map(([isa, ran]) => [isa, ran ? "clean" : "this processor can't"]));
 }
