@@ -10,7 +10,7 @@ let program: string;
 beforeAll(async () => {
   const checks = ["-fsanitize=undefined", "-fno-sanitize-recover=all", "-ftrivial-auto-var-init=pattern"];
   program = await buildForms(architecture, ...checks);
-}, 300_000);
+}, 900_000);
 
 describe("forms_test", () => {
   test.each([...Object.keys(forms[architecture]), "pool"])(
