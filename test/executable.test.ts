@@ -11,8 +11,9 @@ import { Consumer, packed, type Ran, spawn, whole } from "./consumer.ts";
 import { isSigned, parse } from "./macho.ts";
 
 const root = resolve(import.meta.dir, "..");
-const rightOutput =
-  /^Tensor\(float16 \[8, 2048\] on \w+\), 4\.5 bits a weight: off by (?:8\.[5-9]|9\.\d) % of the dense product\n/;
+const rightOutput = /^Tensor\(float16 \[8, 2048\] on \w+\), 4\.5 bits a weight: off by 9\.\d % of the dense product\n/;
+// With numbers that are new in each run it is 8.9 % now and then.
+const seeded = "let seed = 1;\nMath.random = () => (seed = (seed * 48271) % 2147483647) / 2147483647;\n";
 
 let consumer: Consumer;
 let program: string;
@@ -42,8 +43,8 @@ function expectRight({ status, out, err }: Ran): void {
 
 beforeAll(() => {
   consumer = new Consumer(packed());
-  for (const name of ["linear.ts", "quantize.ts"])
-    copyFileSync(`${root}/examples/${name}`, join(consumer.folder, name));
+  writeFileSync(join(consumer.folder, "linear.ts"), seeded + readFileSync(`${root}/examples/linear.ts`, "utf8"));
+  copyFileSync(`${root}/examples/quantize.ts`, join(consumer.folder, "quantize.ts"));
   const devices =
     'import { devices } from "bunsandbytes";\nawait import("./linear.ts");\nconsole.log(JSON.stringify(devices()));';
   writeFileSync(join(consumer.folder, "devices.ts"), devices);

@@ -46,9 +46,10 @@ INLINE const float *scales_at(const struct coded *q, size_t first, size_t count,
     return local;
 }
 
-/* A chunk's scale, lane by lane: a lane's eight nibbles are neighbours, so a chunk may have two. */
+/* The scales of a chunk: a lane's eight nibbles are neighbours, so there may be two. */
 enum { CHUNK_SCALES = CHUNK > SCALED ? CHUNK / SCALED : 1 };
 
+/* They, lane by lane. */
 INLINE floats chunk_scale(const float *scales, size_t chunk) {
 #if WIDTH == 16
     typedef VECTOR(float, 2) floats2;

@@ -155,7 +155,9 @@ INLINE bytes32 ranks_of(const struct codes *code, struct search16 of16, enum cod
         scaled[v] = load(x, dtype, i + (size_t)v * WIDTH) * inverse;
         if (clamps || search == IN_BUCKETS) scaled[v] = clamp(scaled[v]);
     }
-    if (search == IN_TREE && HAS_LOOKUP_BYTES && of16.has_sixteenths && ranks_in_sixteenths(of16.sixteenths, scaled, &ranks)) return ranks;
+    if (search == IN_TREE && HAS_LOOKUP_BYTES && of16.has_sixteenths &&
+        ranks_in_sixteenths(of16.sixteenths, scaled, &ranks))
+        return ranks;
 #pragma unroll
     for (int v = 0; v < VECTORS_OF_32; v++) {
         if (search == IN_TREE) below[v] = below_in_tree(of16.tree, scaled[v]);
