@@ -5,10 +5,10 @@ constant uint B [[function_constant(1)]];
 constant uint HAS_A [[function_constant(2)]];
 
 // Product and sum are rounded one by one, as the CPU does: in safe math mode Metal fuses within a statement only.
-inline float8 add8(float8 a, float8 b, float scale) {
+inline octet add8(octet a, octet b, float scale) {
     const float4 low = scale * b.low, high = scale * b.high;
-    if (HAS_A == 0) return float8{low, high};
-    return float8{a.low + low, a.high + high};
+    if (HAS_A == 0) return octet{low, high};
+    return octet{a.low + low, a.high + high};
 }
 
 [[host_name("add")]] [[kernel]] void add_elements(constant add_args &args [[buffer(0)]],
@@ -20,7 +20,7 @@ inline float8 add8(float8 a, float8 b, float scale) {
     const ulong count = count_of(args.count_low, args.count_high);
     for (ulong i = ulong(thread_index) * 8; i < count; i += ulong(threads) * 8) {
         const uint valid = within(i, count);
-        float8 v = {float4(0.0f), float4(0.0f)};
+        octet v = {float4(0.0f), float4(0.0f)};
         if (valid == 8) {
             if (HAS_A != 0) v = load8(a, A, i);
             save8(y, A, i, add8(v, load8(b, B, i), args.scale));

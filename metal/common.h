@@ -8,7 +8,7 @@
 #define UNROLL _Pragma("clang loop unroll(full)")
 
 // Eight elements: a whole load or store of 16 bytes in half precision, and of 32 codes' bits.
-struct float8 {
+struct octet {
     float4 low, high;
 };
 
@@ -38,19 +38,19 @@ inline float load(device const uchar *data, uint store, ulong i) {
 }
 
 // Elements i to i + 7, where i is a multiple of 8.
-inline float8 load8(device const uchar *data, uint store, ulong i) {
+inline octet load8(device const uchar *data, uint store, ulong i) {
     if (store == STORE_F32) {
         device const float4 *wide = (device const float4 *)(data + 4 * i);
-        return float8{wide[0], wide[1]};
+        return octet{wide[0], wide[1]};
     }
     const uint4 wide = *(device const uint4 *)(data + 2 * i);
-    if (store == STORE_BF16) return float8{widen_bf16(wide.xy), widen_bf16(wide.zw)};
-    return float8{float4(as_type<half4>(wide.xy)), float4(as_type<half4>(wide.zw))};
+    if (store == STORE_BF16) return octet{widen_bf16(wide.xy), widen_bf16(wide.zw)};
+    return octet{float4(as_type<half4>(wide.xy)), float4(as_type<half4>(wide.zw))};
 }
 
 // The same for any i, of which only the first `count` elements are there; the others are zeros.
-inline float8 load_some(device const uchar *data, uint store, ulong i, uint count) {
-    float8 v = {float4(0.0f), float4(0.0f)};
+inline octet load_some(device const uchar *data, uint store, ulong i, uint count) {
+    octet v = {float4(0.0f), float4(0.0f)};
     UNROLL for (uint j = 0; j < 4; j++) {
         if (j < count) v.low[j] = load(data, store, i + j);
         if (j + 4 < count) v.high[j] = load(data, store, i + j + 4);
@@ -64,7 +64,7 @@ inline void save(device uchar *data, uint store, ulong i, float value) {
     else ((device float *)data)[i] = value;
 }
 
-inline void save8(device uchar *data, uint store, ulong i, float8 v) {
+inline void save8(device uchar *data, uint store, ulong i, octet v) {
     if (store == STORE_F32) {
         device float4 *wide = (device float4 *)(data + 4 * i);
         wide[0] = v.low;
@@ -76,7 +76,7 @@ inline void save8(device uchar *data, uint store, ulong i, float8 v) {
     }
 }
 
-inline void save_some(device uchar *data, uint store, ulong i, uint count, float8 v) {
+inline void save_some(device uchar *data, uint store, ulong i, uint count, octet v) {
     UNROLL for (uint j = 0; j < 4; j++) {
         if (j < count) save(data, store, i + j, v.low[j]);
         if (j + 4 < count) save(data, store, i + j + 4, v.high[j]);
@@ -135,20 +135,20 @@ inline uint2 codes8(thread const weights &w, ulong i) {
 }
 
 // The values of 8 codes, before their scale.
-inline float8 values8(thread const weights &w, uint2 codes) {
+inline octet values8(thread const weights &w, uint2 codes) {
     threadgroup const float *of = w.values;
     if (w.store == STORE_CODE4) {
         const uint c = codes.x; // the first of a byte's two codes is the high one
-        return float8{float4(of[c >> 4 & 15u], of[c & 15u], of[c >> 12 & 15u], of[c >> 8 & 15u]),
+        return octet{float4(of[c >> 4 & 15u], of[c & 15u], of[c >> 12 & 15u], of[c >> 8 & 15u]),
                       float4(of[c >> 20 & 15u], of[c >> 16 & 15u], of[c >> 28], of[c >> 24 & 15u])};
     }
     const uint a = codes.x, b = codes.y;
     if (w.store != STORE_CODE8) {
         const uint bits = bits_of(w.store), mask = size_of(w.store) - 1;
-        return float8{float4(of[a >> 3 * bits], of[a >> 2 * bits & mask], of[a >> bits & mask], of[a & mask]),
+        return octet{float4(of[a >> 3 * bits], of[a >> 2 * bits & mask], of[a >> bits & mask], of[a & mask]),
                       float4(of[b >> 3 * bits], of[b >> 2 * bits & mask], of[b >> bits & mask], of[b & mask])};
     }
-    return float8{float4(of[a & 255u], of[a >> 8 & 255u], of[a >> 16 & 255u], of[a >> 24]),
+    return octet{float4(of[a & 255u], of[a >> 8 & 255u], of[a >> 16 & 255u], of[a >> 24]),
                   float4(of[b & 255u], of[b >> 8 & 255u], of[b >> 16 & 255u], of[b >> 24])};
 }
 
@@ -163,8 +163,8 @@ inline float weight_of(thread const weights &w, ulong i) {
 }
 
 // `count` weights from any i on, then zeros: for rows and blocks that the wide loads don't fit.
-inline float8 gather8(thread const weights &w, ulong i, uint count) {
-    float8 v = {float4(0.0f), float4(0.0f)};
+inline octet gather8(thread const weights &w, ulong i, uint count) {
+    octet v = {float4(0.0f), float4(0.0f)};
     UNROLL for (uint j = 0; j < 4; j++) {
         if (j < count) v.low[j] = weight_of(w, i + j);
         if (j + 4 < count) v.high[j] = weight_of(w, i + j + 4);

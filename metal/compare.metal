@@ -64,8 +64,8 @@ inline sums gather(sums sum, threadgroup float *shared, threadgroup uint *missin
     ulong i = (ulong(group) * COMPARE_THREADS + place) * 8;
     for (; i < count; i += ulong(groups) * COMPARE_THREADS * 8) {
         const uint valid = within(i, count);
-        const float8 as = valid == 8 ? load8(a, A, i) : load_some(a, A, i, valid);
-        const float8 bs = valid == 8 ? load8(b, B, i) : load_some(b, B, i, valid);
+        const octet as = valid == 8 ? load8(a, A, i) : load_some(a, A, i, valid);
+        const octet bs = valid == 8 ? load8(b, B, i) : load_some(b, B, i, valid);
         UNROLL for (uint j = 0; j < 4; j++) {
             add(sum, as.low[j], bs.low[j]);
             add(sum, as.high[j], bs.high[j]);

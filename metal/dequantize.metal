@@ -32,7 +32,7 @@ constant uint NESTED [[function_constant(2)]];
     for (ulong i = ulong(thread_index) * 8; i < count; i += ulong(threads) * 8) {
         const uint valid = within(i, count);
         if (valid == 8 && whole) {
-            float8 v = values8(w, codes8(w, i));
+            octet v = values8(w, codes8(w, i));
             const float scale = scale_of(w, block_of(w, i));
             v.low *= scale;
             v.high *= scale;

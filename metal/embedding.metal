@@ -35,9 +35,9 @@ constant uint Y [[function_constant(3)]];
         } else if (W < STORE_CODE) {
             save8(y, Y, to, load8(data, W, from));
         } else {
-            const float8 v = values8(w, codes8(w, from));
+            const octet v = values8(w, codes8(w, from));
             const float scale = scale_of(w, WHOLE == WHOLE_ROWS ? index : block_of(w, from));
-            save8(y, Y, to, float8{v.low * scale, v.high * scale});
+            save8(y, Y, to, octet{v.low * scale, v.high * scale});
         }
     }
 }
@@ -56,10 +56,10 @@ static_assert(EMBEDDING_THREADS == 256, "embedding fills the codebooks with a va
     for (ulong piece = thread_index; piece < count; piece += threads) {
         const ulong row = piece / pieces;
         const uint column = uint(piece % pieces) * 8, valid = within(column, args.columns);
-        float8 sum = {float4(0.0f), float4(0.0f)};
+        octet sum = {float4(0.0f), float4(0.0f)};
         for (uint i = starts[row]; i < starts[row + 1]; i++) {
             const ulong from = ulong(order[i]) * args.columns + column;
-            const float8 v = WHOLE != 0 ? load8(dy, W, from) : load_some(dy, W, from, valid);
+            const octet v = WHOLE != 0 ? load8(dy, W, from) : load_some(dy, W, from, valid);
             sum.low += v.low;
             sum.high += v.high;
         }

@@ -26,8 +26,8 @@ inline void put(device uchar *y, ulong i, int sum, float added, device const flo
 inline float4 widen(uint codes) { return float4(as_type<char4>(codes)); }
 
 // `count` codes from any i on, then zeros.
-inline float8 some_codes(device const char *codes, ulong i, uint count) {
-    float8 v = {float4(0.0f), float4(0.0f)};
+inline octet some_codes(device const char *codes, ulong i, uint count) {
+    octet v = {float4(0.0f), float4(0.0f)};
     for (uint j = 0; j < 4; j++) {
         if (j < count) v.low[j] = float(codes[i + j]);
         if (j + 4 < count) v.high[j] = float(codes[i + j + 4]);
@@ -35,13 +35,13 @@ inline float8 some_codes(device const char *codes, ulong i, uint count) {
     return v;
 }
 
-inline float8 eight_codes(device const char *codes, ulong i, uint count) {
+inline octet eight_codes(device const char *codes, ulong i, uint count) {
     if (WHOLE == 0) return some_codes(codes, i, count);
     const uint2 pair = *(device const uint2 *)(codes + i);
-    return float8{widen(pair.x), widen(pair.y)};
+    return octet{widen(pair.x), widen(pair.y)};
 }
 
-inline float dot8(float8 a, float8 b) { return dot(a.low, b.low) + dot(a.high, b.high); }
+inline float dot8(octet a, octet b) { return dot(a.low, b.low) + dot(a.high, b.high); }
 
 // ── A few rows of a ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -80,10 +80,10 @@ template <uint VECTORS>
     for (uint k = lane * VECTOR_CHUNK; k < args.k; k += 32 * VECTOR_CHUNK) {
         for (uint at = k; at < k + VECTOR_CHUNK; at += 8) {
             const uint valid = within(at, args.k);
-            float8 as[VECTORS];
+            octet as[VECTORS];
             for (uint v = 0; v < VECTORS; v++) as[v] = eight_codes(a, vector[v] + at, valid);
             for (uint r = 0; r < ROWS; r++) {
-                const float8 bs = eight_codes(b, row[r] + at, valid);
+                const octet bs = eight_codes(b, row[r] + at, valid);
                 for (uint v = 0; v < VECTORS; v++) part[r][v] += dot8(as[v], bs);
             }
         }
@@ -156,10 +156,10 @@ inline void settle(thread simdgroup_float8x8 (&sum)[BLOCKS][BLOCKS], thread int 
 }
 
 // Eight codes of a row from k on, and zeros past the last or where the row isn't there.
-inline float8 bring(device const char *codes, bool there, ulong row, uint k, uint end) {
+inline octet bring(device const char *codes, bool there, ulong row, uint k, uint end) {
     const uint valid = there ? within(k, end) : 0u;
     if (valid > 0) return eight_codes(codes, row + k, valid);
-    return float8{float4(0.0f), float4(0.0f)};
+    return octet{float4(0.0f), float4(0.0f)};
 }
 
 template <uint SIDE>
@@ -200,7 +200,7 @@ template <uint SIDE>
     }
 
     // The next step's codes are under way while this one's are multiplied.
-    float8 a8 = bring(a, has_a, a_row, tile_k, args.k), b8 = bring(b, has_b, b_row, tile_k, args.k);
+    octet a8 = bring(a, has_a, a_row, tile_k, args.k), b8 = bring(b, has_b, b_row, tile_k, args.k);
     for (uint step = 0; step < args.k; step += DEPTH) {
         threadgroup_barrier(mem_flags::mem_threadgroup); // the last step's tiles, or strips, have been read
         a_tile[0] = a8.low;

@@ -11,20 +11,20 @@ constant uint TRANSPOSED [[function_constant(5)]];
 constant uint Y [[function_constant(6)]]; // of y, or STORE_F32 where it holds parts of a split
 
 // `valid` elements of a from i on, and zeros up to 8.
-inline float8 bring_a(device const uchar *a, ulong i, uint valid) {
+inline octet bring_a(device const uchar *a, ulong i, uint valid) {
     if (WHOLE_A == 0) return load_some(a, A, i, valid);
     if (valid > 0) return load8(a, A, i);
-    return float8{float4(0.0f), float4(0.0f)};
+    return octet{float4(0.0f), float4(0.0f)};
 }
 
 // The same of w, whose row that is.
-inline float8 bring_w(thread const weights &w, uint row, ulong i, uint valid) {
+inline octet bring_w(thread const weights &w, uint row, ulong i, uint valid) {
     if (WHOLE_W == 0) return gather8(w, i, valid);
-    if (valid == 0) return float8{float4(0.0f), float4(0.0f)};
+    if (valid == 0) return octet{float4(0.0f), float4(0.0f)};
     if (W < STORE_CODE) return load8(w.data, W, i);
     const float scale = scale_of(w, WHOLE_W == WHOLE_ROWS ? row : block_of(w, i));
-    const float8 v = values8(w, codes8(w, i));
-    return float8{v.low * scale, v.high * scale};
+    const octet v = values8(w, codes8(w, i));
+    return octet{v.low * scale, v.high * scale};
 }
 
 template <uint SIDE>
@@ -76,10 +76,10 @@ template <uint SIDE>
     threadgroup float4 *w_tile = (threadgroup float4 *)(ws + wide_row * WIDE + wide_at);
     for (uint step = first; step < end; step += DEPTH) {
         const uint n = step + wide_row;
-        float8 a8;
+        octet a8;
         if (TRANSPOSED != 0) a8 = bring_a(a, ulong(n) * args.m + m0 + wide_at, n < end ? valid_m : 0u);
         else a8 = bring_a(a, a_row + step + deep_at, has_m ? within(step + deep_at, end) : 0u);
-        const float8 w8 = bring_w(w, n, ulong(n) * args.k + k0 + wide_at, n < end ? valid_k : 0u);
+        const octet w8 = bring_w(w, n, ulong(n) * args.k + k0 + wide_at, n < end ? valid_k : 0u);
         threadgroup_barrier(mem_flags::mem_threadgroup); // the last step's tiles have been read
         a_tile[0] = a8.low;
         a_tile[1] = a8.high;

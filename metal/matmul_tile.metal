@@ -12,22 +12,22 @@ constant uint BIAS [[function_constant(4)]];
 constant uint Y [[function_constant(5)]];      // of y: as x, or STORE_F32 where it holds parts of a split
 
 // Eight elements of a row of x from k on, and zeros past `end` or where the row isn't there.
-inline float8 bring_x(device const uchar *x, bool there, ulong row, uint k, uint end) {
+inline octet bring_x(device const uchar *x, bool there, ulong row, uint k, uint end) {
     const uint valid = there ? within(k, end) : 0u;
     if (WHOLE == 0) return load_some(x, X, row + k, valid);
     if (valid > 0) return load8(x, X, row + k);
-    return float8{float4(0.0f), float4(0.0f)};
+    return octet{float4(0.0f), float4(0.0f)};
 }
 
 // The same of w. The row starts in `block`, at its element `rest`.
-inline float8 bring_w(thread const weights &w, bool there, ulong row, uint block, uint rest, uint k, uint end) {
+inline octet bring_w(thread const weights &w, bool there, ulong row, uint block, uint rest, uint k, uint end) {
     const uint valid = there ? within(k, end) : 0u;
     if (WHOLE == 0) return gather8(w, row + k, valid);
-    if (valid == 0) return float8{float4(0.0f), float4(0.0f)};
+    if (valid == 0) return octet{float4(0.0f), float4(0.0f)};
     if (W < STORE_CODE) return load8(w.data, W, row + k);
     const float scale = scale_of(w, block + ((rest + k) >> w.scales.shift));
-    const float8 v = values8(w, codes8(w, row + k));
-    return float8{v.low * scale, v.high * scale};
+    const octet v = values8(w, codes8(w, row + k));
+    return octet{v.low * scale, v.high * scale};
 }
 
 template <uint SIDE>
@@ -79,8 +79,8 @@ template <uint SIDE>
     // The next step's elements are under way while this one's are multiplied.
     threadgroup float4 *x_tile = (threadgroup float4 *)(xs + tile_row * STRIDE + tile_k);
     threadgroup float4 *w_tile = (threadgroup float4 *)(ws + tile_row * STRIDE + tile_k);
-    float8 x8 = bring_x(x, has_x, x_row, first + tile_k, end);
-    float8 w8 = bring_w(w, has_w, w_row, block, rest, first + tile_k, end);
+    octet x8 = bring_x(x, has_x, x_row, first + tile_k, end);
+    octet w8 = bring_w(w, has_w, w_row, block, rest, first + tile_k, end);
     for (uint step = first; step < end; step += DEPTH) {
         threadgroup_barrier(mem_flags::mem_threadgroup); // the last step's tiles have been read
         x_tile[0] = x8.low;

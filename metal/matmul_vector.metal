@@ -30,7 +30,7 @@ inline uint2 part_of(uint4 codes, uint part) {
     return part == 0 ? codes.xy : codes.zw;
 }
 
-inline float dot8(float8 a, float8 b) { return dot(a.low, b.low) + dot(a.high, b.high); }
+inline float dot8(octet a, octet b) { return dot(a.low, b.low) + dot(a.high, b.high); }
 
 template <uint VECTORS>
 [[kernel]] void matmul_vector(constant matmul_args &args [[buffer(0)]],
@@ -91,11 +91,11 @@ template <uint VECTORS>
         }
         UNROLL for (uint part = 0; part < VECTOR_CHUNK / 8; part++) {
             const uint at = k + 8 * part, valid = within(at, args.k);
-            float8 xs[VECTORS];
+            octet xs[VECTORS];
             UNROLL for (uint v = 0; v < VECTORS; v++)
                 xs[v] = WHOLE != 0 ? load8(x, X, vector[v] + at) : load_some(x, X, vector[v] + at, valid);
             UNROLL for (uint r = 0; r < ROWS; r++) {
-                float8 ws;
+                octet ws;
                 if (WHOLE == 0) ws = gather8(w, row[r] + at, valid);
                 else if (W < STORE_CODE) ws = load8(data, W, row[r] + at);
                 else ws = values8(w, part_of(codes[r], part));

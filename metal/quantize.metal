@@ -5,7 +5,7 @@ constant uint FROM [[function_constant(0)]];
 constant uint CODES [[function_constant(1)]]; // STORE_CODE + bits
 constant uint GIVEN [[function_constant(2)]]; // absmax holds the scales already
 
-inline uint largest_of(float8 v) {
+inline uint largest_of(octet v) {
     uint4 m = max(as_type<uint4>(v.low) & 0x7fffffffu, as_type<uint4>(v.high) & 0x7fffffffu);
     return max(max(m.x, m.y), max(m.z, m.w));
 }
@@ -60,7 +60,7 @@ inline uint below_in(threadgroup const float *thresholds, float x) {
         const ulong i = tile + place * 8;
         const uint valid = within(i, count);
         // What is missing counts as zero, which also pads the last byte of codes with the code of zero.
-        float8 v = valid == 8 ? load8(x, FROM, i) : load_some(x, FROM, i, valid);
+        octet v = valid == 8 ? load8(x, FROM, i) : load_some(x, FROM, i, valid);
 
         uint m = largest_of(v);
         for (uint step = 1; step < min(lanes, 32u); step *= 2) m = max(m, simd_shuffle_xor(m, ushort(step)));

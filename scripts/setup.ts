@@ -1,14 +1,20 @@
 // Owns what a fresh clone needs before anything runs: JavaScript packages, zig, and the native library, each made only
 // where it is missing or stale. Imports nothing but Bun's own modules, since it runs before packages are installed.
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { relative } from "node:path";
 import { buildCommand, builtLibrary, hostPlatform } from "./platforms.ts";
 import { root, run, say, stop } from "./run.ts";
 
 const stamps = `${root}/.cache/setup`;
 
-/** Does a step unless its inputs are as they were when it last succeeded and its result is there. */
+/**
+ * Does a step unless its inputs are as they were when it last succeeded and its result is there. Inputs count by their
+ * contents and their place in the repository, so that a clone that was moved or copied does nothing again.
+ */
 function once(name: string, inputs: string[], result: string, step: () => void): void {
-  const state = Bun.hash(inputs.flatMap(filesIn).map(fingerprint).join("\n")).toString(36);
+  const hash = new Bun.CryptoHasher("sha256");
+  for (const path of inputs.flatMap(filesIn)) hash.update(`${relative(root, path)}\0`).update(readFileSync(path)).update("\0");
+  const state = hash.digest("hex");
   const stamp = `${stamps}/${name}`;
   if (existsSync(result) && existsSync(stamp) && readFileSync(stamp, "utf8") === state) return;
   step();
@@ -22,11 +28,6 @@ function filesIn(path: string): string[] {
     .filter((entry) => entry.isFile())
     .map((entry) => `${entry.parentPath}/${entry.name}`)
     .sort();
-}
-
-function fingerprint(path: string): string {
-  const { size, mtimeMs } = statSync(path);
-  return `${path} ${size} ${mtimeMs}`;
 }
 
 function installPackages(): void {
