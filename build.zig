@@ -30,11 +30,11 @@ const sources = [_][]const u8{
     "cpu/dispatch.c",
     "cpu/pool.c",
     "gpu/kernels.c",
-    "gpu/metal.c",
-    "gpu/metal_kernels.c",
-    "gpu/metal_memory.c",
-    "gpu/metal_objc.c",
-    "gpu/metal_queue.c",
+    "gpu/metal/metal.c",
+    "gpu/metal/pipelines.c",
+    "gpu/metal/memory.c",
+    "gpu/metal/objc.c",
+    "gpu/metal/queue.c",
 };
 
 /// The CPU's forms, compiled once for each instruction set: csrc/cpu/dispatch.c lists the same names, best first.

@@ -49,8 +49,8 @@ struct bnb_tensor {
 struct bnb_codebook {
     enum tag                tag;
     _Atomic uint32_t        refs;
-    struct codes            codes;
-    _Atomic(struct buffer *) uploaded; /* struct kernel_codes of metal/args.h on the GPU, once one has asked for it */
+    struct codebook         book;
+    _Atomic(struct buffer *) uploaded; /* struct kernel_codebook of metal/args.h on the GPU, once one has asked for it */
 };
 
 struct bnb_quantized {

@@ -13,7 +13,11 @@ const stamps = `${root}/.cache/setup`;
  */
 function once(name: string, inputs: string[], result: string, step: () => void): void {
   const hash = new Bun.CryptoHasher("sha256");
-  for (const path of inputs.flatMap(filesIn)) hash.update(`${relative(root, path)}\0`).update(readFileSync(path)).update("\0");
+  for (const path of inputs.flatMap(filesIn))
+    hash
+      .update(`${relative(root, path)}\0`)
+      .update(readFileSync(path))
+      .update("\0");
   const state = hash.digest("hex");
   const stamp = `${stamps}/${name}`;
   if (existsSync(result) && existsSync(stamp) && readFileSync(stamp, "utf8") === state) return;

@@ -169,7 +169,7 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
   // Sanitized they take minutes to compile; test/cpu/forms.test.ts has them so, and the other builds.
   const formFlags = flavour === "undefined" ? ["-fno-sanitize=undefined"] : [];
   const tested = [
-    ...files("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/*.c", "csrc/cpu/{dispatch,pool}.c").map((source) =>
+    ...files("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/**/*.c", "csrc/cpu/{dispatch,pool}.c").map((source) =>
       object(
         source,
         [...hooked, cpu(baseline), ...(source.endsWith("/handle.c") ? ["-DHANDLES"] : [])],

@@ -1,7 +1,8 @@
 // Owns the command by which the fake Metal compiles a kernel's text: `bun compile.ts <file> <fast|check>` prints the path
 // of the library, or what is wrong with the text and exits with 1.
+
+import { TranslateError } from "../../scripts/msl/tokens.ts";
 import { compileToFile, type Mode } from "./simulator.ts";
-import { TranslateError } from "./tokens.ts";
 
 const [file, mode] = process.argv.slice(2);
 if (!file || (mode !== "fast" && mode !== "check")) {

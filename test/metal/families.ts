@@ -22,7 +22,7 @@ export function familySource(stem: string): string {
 
 /**
  * What tells whether a compiled Metal library was made of these files: FNV-1a of each, combined so that order does not
- * matter, as csrc/gpu/metal_kernels.c does.
+ * matter, as csrc/gpu/metal/pipelines.c does.
  */
 export function fingerprint(texts: readonly string[]): string {
   const hash = (text: string) =>

@@ -2,8 +2,8 @@
 
 import { dlopen, FFIType } from "bun:ffi";
 import { existsSync, readFileSync } from "node:fs";
+import { type Dialect, type KernelInfo, translate } from "../../scripts/msl/translate.ts";
 import { cached, compileKernels, type Mode, runtimeLibrary, writeWhole } from "./toolchain.ts";
-import { type Dialect, type KernelInfo, translate } from "./translate.ts";
 
 export type { Mode } from "./toolchain.ts";
 

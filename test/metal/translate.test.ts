@@ -1,8 +1,8 @@
 // Owns the proof that the translator refuses what it must, by name and line, and reports kernels as the host sees them.
 
 import { describe, expect, test } from "bun:test";
+import { TranslateError, translate } from "../../scripts/msl/translate.ts";
 import { compile } from "./simulator.ts";
-import { TranslateError, translate } from "./translate.ts";
 
 const head = "#include <metal_stdlib>\nusing namespace metal;\n";
 const messageOf = (run: () => unknown): string => {

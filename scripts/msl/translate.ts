@@ -1,10 +1,10 @@
 // Owns the translation of a Metal source to C++ as a whole: preprocess, split into tokens, translate, add the table.
 
+import { preprocess } from "./clang.ts";
 import { DeclarationTranslator } from "./declarations.ts";
 import { type Dialect, type KernelInfo, Scope, type Target } from "./scope.ts";
 import { kernelTable } from "./table.ts";
 import { TranslateError, tokenize } from "./tokens.ts";
-import { preprocess } from "./toolchain.ts";
 
 export type { BufferInfo, ConstantInfo, Dialect, KernelInfo } from "./scope.ts";
 export { TranslateError } from "./tokens.ts";
