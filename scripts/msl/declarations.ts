@@ -186,6 +186,7 @@ export class DeclarationTranslator {
     const isEnum = scope.text(i) === "enum";
     const at = isEnum && ["class", "struct"].includes(scope.text(i + 1)) ? i + 2 : i + 1;
     if (scope.tokens[at]!.kind === "word") {
+      scope.checkGlobal(at);
       const name = scope.text(at);
       if (head.names) scope.typeTemplates.add(name) && scope.templates.add(name);
       else scope.declareType(name, false);
@@ -253,6 +254,7 @@ export class DeclarationTranslator {
       else if (scope.text(k) === "decltype") k = closing(scope.tokens, k + 1) + 1;
       else k++;
     }
+    if (scope.text(k) !== "{") scope.checkGlobal(k - 1);
     if (scope.text(k) === "(") return this.function(i, k, attributes, head);
     return this.variable(i, k, head);
   }

@@ -2,6 +2,7 @@
 
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
+import { appleHeader } from "../../scripts/msl/apple.ts";
 import { firstError, zig } from "../../scripts/msl/clang.ts";
 
 const here = import.meta.dir;
@@ -26,6 +27,7 @@ const commonFlags = [
     "-Werror=sometimes-uninitialized",
     "-Werror=vla",
     "-Werror=return-type",
+    "-Werror=c++11-narrowing",
   ],
 ];
 
@@ -135,6 +137,13 @@ export function compileKernels(cpp: string, name: string, mode: Mode): string {
   return path;
 }
 
+/** The folder of apple.h, which lint.h includes. */
+function appleFolder(): string {
+  const path = cached("/apple.h");
+  if (!existsSync(path)) writeWhole(path, appleHeader());
+  return dirname(path);
+}
+
 /** Type-checks what the translator made, without compiling it: C++20 of the target "run", or C++14 of "lint". */
 export function typeCheck(cpp: string, name: string, standard: "c++14" | "c++20"): void {
   const source = cached(`.${standard}.cpp`, cpp);
@@ -150,7 +159,7 @@ export function typeCheck(cpp: string, name: string, standard: "c++14" | "c++20"
       ...flags,
       "-DSIM_IS_CHECKED=false",
     ],
-    ...[`-I${runtime}`, source],
+    ...["-Werror=c++11-narrowing", `-I${runtime}`, `-I${appleFolder()}`, source],
   ]);
   if (!ok) throw firstError(stderr, name, runtime);
 }
