@@ -15,8 +15,11 @@ import {
 /** `"ours"` refuses what the project forbids itself; `"any"` takes what third-party kernels do. */
 export type Dialect = "ours" | "any";
 
-/** `"run"` makes C++ for the runtime; `"lint"` makes C++14 with real address spaces, which is only type-checked. */
-export type Target = "run" | "lint";
+/**
+ * `"run"` makes C++ for the simulator's runtime; `"lint"` makes C++14 with real address spaces, which is only
+ * type-checked; `"cuda"` makes CUDA C++ for zig's clang.
+ */
+export type Target = "run" | "lint" | "cuda";
 
 /** A kernel's buffer parameter. */
 export interface BufferInfo {

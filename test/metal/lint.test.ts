@@ -3,7 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { families, familySource } from "./families.ts";
+import { families, familySource } from "../../scripts/msl/families.ts";
 import { lint } from "./lint.ts";
 import { typeCheck } from "./toolchain.ts";
 
