@@ -8,6 +8,9 @@ import { TranslateError } from "./tokens.ts";
 
 const cache = join(root, ".cache/metal");
 
+/** The headers that translated kernels include for every target: the scalar and vector part of Metal's library. */
+export const libraryFolder = join(root, "scripts/msl/library");
+
 let zigPath: string | undefined;
 
 /** Runs zig and gives its output; `stderr` on failure. */
@@ -22,14 +25,15 @@ export function zig(args: readonly string[], stdin?: string): { ok: boolean; std
   return { ok: exitCode === 0, stdout: stdout.toString(), stderr: stderr.toString() };
 }
 
-/** The first error of clang's output. If it is in a header of the folder `library`, its place is where the kernel used it. */
-export function firstError(stderr: string, name: string, library?: string): TranslateError {
+/** The first error of clang's output. If it is in a header of one of the folders `ours`, its place is where the kernel used it. */
+export function firstError(stderr: string, name: string, ours: readonly string[] = []): TranslateError {
+  const isOurs = (file: string) => ours.some((folder) => file.startsWith(folder));
   const match = /^(.*?):(\d+):\d+: (?:fatal )?error: (.*)$/m.exec(stderr);
   if (!match) return new TranslateError(stderr.trim(), name, 1);
   const [all, file, line, text] = match as unknown as [string, string, string, string];
-  if (!library || !file.startsWith(library)) return new TranslateError(text, file, Number(line));
+  if (!isOurs(file)) return new TranslateError(text, file, Number(line));
   for (const note of stderr.slice(match.index + all.length).matchAll(/^(.*?):(\d+):\d+: note: in instantiation/gm)) {
-    if (!note[1]!.startsWith(library)) return new TranslateError(text, note[1]!, Number(note[2]));
+    if (!isOurs(note[1]!)) return new TranslateError(text, note[1]!, Number(note[2]));
   }
   return new TranslateError(text, file, Number(line));
 }

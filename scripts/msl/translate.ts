@@ -38,7 +38,7 @@ export function translate(
   const scope = new Scope(tokens, dialect, target);
   const declarations = new DeclarationTranslator(scope).translate();
   const { kernels, cpp } = kernelTable(scope, only);
-  const library = target === "lint" ? ["lint.h"] : dialect === "ours" ? ["metal.h"] : ["metal.h", "third_party.h"];
+  const library = target !== "run" ? [`${target}.h`] : dialect === "ours" ? ["metal.h"] : ["metal.h", "third_party.h"];
   const includeLines = library.map((file) => `#include "${file}"\n`).join("");
   return { cpp: `${includeLines}${declarations}\n#line 1 "<simulator>"\n${cpp}`, kernels };
 }

@@ -2,7 +2,8 @@
 
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
-import { firstError, zig } from "../../scripts/msl/clang.ts";
+import { appleHeader } from "../../scripts/msl/apple.ts";
+import { firstError, libraryFolder, zig } from "../../scripts/msl/clang.ts";
 
 const here = import.meta.dir;
 const root = join(here, "../..");
@@ -26,6 +27,7 @@ const commonFlags = [
     "-Werror=sometimes-uninitialized",
     "-Werror=vla",
     "-Werror=return-type",
+    "-Werror=c++11-narrowing",
   ],
 ];
 
@@ -112,7 +114,7 @@ export function runtimeLibrary(): string {
 
 /** The flags for translated C++, with the folder of its headers. */
 export function kernelFlags(mode: Mode): string[] {
-  return [...commonFlags, ...modeFlags[mode], `-I${runtime}`];
+  return [...commonFlags, ...modeFlags[mode], `-I${runtime}`, `-I${libraryFolder}`];
 }
 
 /** Compiles translated C++ to a library of kernels and returns its path. Errors name lines of the .metal file. */
@@ -124,7 +126,7 @@ export function compileKernels(cpp: string, name: string, mode: Mode): string {
   const source = path.replace(/\.so$/, ".cpp");
   writeWhole(source, cpp);
   const compiled = zig(["c++", ...kernelFlags(mode), "-c", source, "-o", `${temporary}.o`]);
-  if (!compiled.ok) throw firstError(compiled.stderr, name, runtime);
+  if (!compiled.ok) throw firstError(compiled.stderr, name, [runtime, libraryFolder]);
   const directory = dirname(library);
   const linked = zig([
     ...["ld.lld", "-shared", `${temporary}.o`, "-o", temporary, `-L${directory}`, "-lsimulator", "-rpath"],
@@ -133,6 +135,13 @@ export function compileKernels(cpp: string, name: string, mode: Mode): string {
   if (!linked.ok) throw new Error(`${name}: the translated kernels do not link:\n${linked.stderr}`);
   renameSync(temporary, path);
   return path;
+}
+
+/** The folder of apple.h, which lint.h includes. */
+function appleFolder(): string {
+  const path = cached("/apple.h");
+  if (!existsSync(path)) writeWhole(path, appleHeader());
+  return dirname(path);
 }
 
 /** Type-checks what the translator made, without compiling it: C++20 of the target "run", or C++14 of "lint". */
@@ -150,7 +159,7 @@ export function typeCheck(cpp: string, name: string, standard: "c++14" | "c++20"
       ...flags,
       "-DSIM_IS_CHECKED=false",
     ],
-    ...[`-I${runtime}`, source],
+    ...[`-I${runtime}`, `-I${libraryFolder}`, `-I${appleFolder()}`, source],
   ]);
-  if (!ok) throw firstError(stderr, name, runtime);
+  if (!ok) throw firstError(stderr, name, [runtime, libraryFolder]);
 }
