@@ -216,19 +216,22 @@ template <uint SIDE>
         settle<BLOCKS>(sum, total, strip, lane);
     }
 
-    // Outlier columns, gathered: a product of floats.
+    // Outlier columns, gathered: a product of floats. Whether there are more is what one thread has seen: if each looked
+    // for itself while the CPU writes to the list, they would part at a barrier.
     if (OUTLIERS != 0) {
+        threadgroup uint more;
         for (uint first = 0; first < args.k; first += DEPTH) {
-            if (uint(outliers[first]) >= args.k) break; // the list's end, to every thread
             threadgroup_barrier(mem_flags::mem_threadgroup);
             for (uint j = 0; j < 8; j++) {
                 const uint o = first + tile_k + j;
                 const uint c = o < args.k ? uint(outliers[o]) : args.k; // past the list's end -1, which is no column either
                 as[tile_row * STRIDE + tile_k + j] = has_a && c < args.k ? load(x, X, a_row + c) : 0.0f;
                 bs[tile_row * STRIDE + tile_k + j] = has_b && c < args.k ? int8_weight(b[b_row + c], column_stats[n0 + tile_row]) : 0.0f;
+                if (tile_row == 0 && tile_k + j == DEPTH - 1) more = c < args.k ? 1u : 0u;
             }
             threadgroup_barrier(mem_flags::mem_threadgroup);
             multiply<BLOCKS>(sum, a_quarter, b_quarter, DEPTH, STRIDE);
+            if (more == 0) break;
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
     }
