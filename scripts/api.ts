@@ -48,7 +48,10 @@ function tagLine(tag: string): string {
 
 /** `{@link name}` as a link to where the page has that name, or as code. */
 function linked(text: string): string {
-  return text.replaceAll(/\{@link ([\w.]+)(?: \| ([^}]*))?\}/g, (_, name: string, shown?: string) => `\`${shown ?? name}\``);
+  return text.replaceAll(
+    /\{@link ([\w.]+)(?: \| ([^}]*))?\}/g,
+    (_, name: string, shown?: string) => `\`${shown ?? name}\``,
+  );
 }
 
 if (import.meta.main) {
