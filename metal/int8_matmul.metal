@@ -181,6 +181,7 @@ template <uint SIDE>
     constexpr uint QUARTER = SIDE / 2;              // a simdgroup's part of the tile, squared
     constexpr uint BLOCKS = QUARTER / 8;
     threadgroup float as[SIDE * STRIDE], bs[SIDE * STRIDE];
+    threadgroup uint more; // whether outliers may follow
 
     const uint tile_row = place / (DEPTH / 8), tile_k = place % (DEPTH / 8) * 8;
     const uint m0 = group.y * SIDE, n0 = group.x * SIDE;
@@ -219,7 +220,6 @@ template <uint SIDE>
     // Outlier columns, gathered: a product of floats. Whether there are more is what one thread has seen: if each looked
     // for itself while the CPU writes to the list, they would part at a barrier.
     if (OUTLIERS != 0) {
-        threadgroup uint more;
         for (uint first = 0; first < args.k; first += DEPTH) {
             threadgroup_barrier(mem_flags::mem_threadgroup);
             for (uint j = 0; j < 8; j++) {

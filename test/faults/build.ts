@@ -180,9 +180,7 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
     ),
     ...isas
       .filter(({ name }) => own.includes(name))
-      .map((isa) =>
-        formsObject([...common, ...hooked, cpu(isa.cpu), `-DISA=${isa.name}`, ...formFlags]),
-      ),
+      .map((isa) => formsObject([...common, ...hooked, cpu(isa.cpu), `-DISA=${isa.name}`, ...formFlags])),
     object(`${here}/hook.c`, []),
   ];
   const harness = [...files("test/faults/c/*.c"), `${folder}/generated/entries.c`]
