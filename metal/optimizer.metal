@@ -133,7 +133,7 @@ inline float2 gather(float2 sums, threadgroup float2 *shared, uint simdgroup, ui
     }
 }
 
-// The norm of the direction, and in sums[0].x what the rate is multiplied by: the trust ratio where it is below 1.
+// The norm of the direction, corrected, and in sums[0].x what the rate is multiplied by: the trust ratio where it is below 1.
 [[host_name("optimizer_trust")]] [[kernel]] void optimizer_trust(constant optimizer_args &args [[buffer(0)]],
                                                                  device float2 *sums [[buffer(1)]],
                                                                  device float *unorm [[buffer(2)]],
@@ -145,7 +145,7 @@ inline float2 gather(float2 sums, threadgroup float2 *shared, uint simdgroup, ui
     for (uint i = place; i < args.parts; i += OPTIMIZER_THREADS) squares += sums[1 + i];
     squares = gather(squares, shared, simdgroup, lane);
     if (place != 0) return;
-    const float most = args.max_unorm * sqrt(squares.x), norm = sqrt(squares.y);
+    const float most = args.max_unorm * sqrt(squares.x), norm = args.correction * sqrt(squares.y);
     unorm[0] = norm;
     sums[0] = float2(norm > most ? most / norm : 1.0f, 0.0f);
 }

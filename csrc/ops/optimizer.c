@@ -24,7 +24,7 @@ struct request {
         const bnb_codebook *code;
     } states[2];
     bnb_tensor *unorm; /* NULL without a trust ratio */
-    float       max_unorm;
+    float       max_unorm, correction; /* as in metal/args.h */
     struct optimizer_rule rule;
 };
 
@@ -100,7 +100,7 @@ static bnb_status apply_trust(const struct request *r, struct optimizer_job *job
     free(job->squares);
     job->squares = NULL;
 
-    float most = r->max_unorm * sqrtf((float)p), norm = sqrtf((float)direction);
+    float most = r->max_unorm * sqrtf((float)p), norm = r->correction * sqrtf((float)direction);
     *(float *)buffer_host(r->unorm->buffer) = norm;
     if (norm > most) job->rate *= most / norm;
     return BNB_OK;
@@ -146,7 +146,7 @@ static bnb_status launch(const struct request *r) {
     bnb_device           *device = r->p->buffer->device;
     size_t                count = count_of(r), bytes = 2 * r->p->buffer->bytes + r->g->buffer->bytes;
     uint32_t              groups = groups_for(count, OPTIMIZER_THREADS / 32 * OPTIMIZER_BLOCK);
-    struct optimizer_args args = {(uint32_t)count, (uint32_t)(count >> 32), groups, r->max_unorm, r->rule};
+    struct optimizer_args args = {(uint32_t)count, (uint32_t)(count >> 32), groups, r->max_unorm, r->correction, r->rule};
     struct launch step = {
         .family = "optimizer",
         .kernel = "optimizer",
@@ -300,6 +300,7 @@ bnb_status bnb_optimizer_step(bnb_optimizer kind, const bnb_hyperparameters *hyp
         .max_unorm = (float)h.max_unorm,
     };
     if (!make_rule(kind, &h, &request.rule) || !is_request(&request)) return BNB_INVALID;
+    request.correction = kind == BNB_OPTIMIZER_ADAM ? request.rule.mix_first : 1;
     count_operation(p->buffer->device);
     return run(&request);
 }
