@@ -7,14 +7,9 @@
 
 #include "bnb.h"
 #include "codebook.h"
+#include "error.h"
 #include "cpu/forms.h"
 #include "gpu/driver.h"
-
-/* ── Errors ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-/* Records a sentence and its code for this thread, and returns the code: `return fail(BNB_INVALID, "…", …);` */
-bnb_status fail(bnb_status status, const char *sentence, ...) __attribute__((format(printf, 2, 3)));
-#define refuse(status, ...) (fail(status, __VA_ARGS__), NULL)
 
 /* ── Handles ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -87,8 +82,6 @@ void           buffer_release(struct buffer *buffer); /* NULL is fine */
 bnb_status     buffer_write(struct buffer *buffer, const void *from, size_t bytes);
 bnb_status     buffer_read(const struct buffer *buffer, void *to, size_t bytes);
 void          *buffer_host(const struct buffer *buffer); /* NULL where the CPU can't address it */
-
-static inline size_t ceil_div(size_t n, size_t by) { return n / by + (n % by != 0); }
 
 size_t      dtype_size(bnb_dtype dtype); /* 0 for what is no dtype */
 const char *dtype_name(bnb_dtype dtype);

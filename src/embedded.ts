@@ -1,6 +1,5 @@
 // Owns opening the native library from inside a single-file executable: the system's loader needs a file, in a place that can
 // be written and that may hold programs.
-import { type CString, dlopen, FFIType } from "bun:ffi";
 import { createHash } from "node:crypto";
 import {
   constants,
@@ -18,6 +17,7 @@ import {
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { BnbError } from "./error.ts";
+import { libc } from "./libc.ts";
 import { version } from "./version.ts";
 
 /**
@@ -131,9 +131,7 @@ function isWhole(path: string, name: string, length: number): boolean {
 }
 
 function memoryFile(name: string, bytes: Uint8Array): number {
-  const libc = dlopen("libc.so.6", { memfd_create: { args: [FFIType.cstring, FFIType.u32], returns: FFIType.i32 } });
-  const closeOnExec = 1;
-  const descriptor = libc.symbols.memfd_create(name as unknown as CString, closeOnExec);
+  const descriptor = libc.memoryFile(name);
   if (descriptor < 0) throw new Error("memfd_create failed");
   writeFileSync(descriptor, bytes);
   return descriptor;

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "../bnb.h"
+#include "../bnb_types.h"
 #include "../codebook.h"
 #include "../../metal/args.h"
 
@@ -18,6 +18,8 @@
 #pragma STDC FP_CONTRACT OFF
 
 enum { READ_SLACK = 64, NESTED_BLOCK = 256 };
+
+static inline size_t ceil_div(size_t n, size_t by) { return n / by + (n % by != 0); }
 
 /* A dense matrix in host memory; dtype f32, f16 or bf16. */
 struct dense {

@@ -2,7 +2,7 @@
  * table is all that the rest of the library sees. */
 #include <stdatomic.h>
 
-#include "../internal.h"
+#include "forms.h"
 #include "simd.h"
 
 #include "quantize-inl.h"
