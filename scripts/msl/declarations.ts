@@ -170,7 +170,9 @@ export class DeclarationTranslator {
     let isKernel = false;
     let maxThreads = "1024";
     // A list may stand between one pair of brackets.
-    const lists = ranges.flatMap(([begin, end]) => splitAtCommas(scope.tokens, begin + 2, end - 2, scope.opensTemplate));
+    const lists = ranges.flatMap(([begin, end]) =>
+      splitAtCommas(scope.tokens, begin + 2, end - 2, scope.opensTemplate),
+    );
     for (const [begin, end] of lists) {
       const word = scope.text(begin);
       if (word === "kernel" && end === begin + 1) isKernel = true;
