@@ -181,6 +181,7 @@ void int8_tile(constant int8_matmul_args &args [[buffer(0)]],
     constexpr uint QUARTER = SIDE / 2;              // a simdgroup's part of the tile, squared
     constexpr uint BLOCKS = QUARTER / 8;
     threadgroup float as[SIDE * STRIDE], bs[SIDE * STRIDE];
+    threadgroup uint more; // whether outliers may follow
 
     const uint tile_row = place / (DEPTH / 8), tile_k = place % (DEPTH / 8) * 8;
     const uint m0 = group.y * SIDE, n0 = group.x * SIDE;
@@ -216,19 +217,21 @@ void int8_tile(constant int8_matmul_args &args [[buffer(0)]],
         settle<BLOCKS>(sum, total, strip, lane);
     }
 
-    // Outlier columns, gathered: a product of floats.
+    // Outlier columns, gathered: a product of floats. Whether there are more is what one thread has seen: if each looked
+    // for itself while the CPU writes to the list, they would part at a barrier.
     if (OUTLIERS != 0) {
         for (uint first = 0; first < args.k; first += DEPTH) {
-            if (uint(outliers[first]) >= args.k) break; // the list's end, to every thread
             threadgroup_barrier(mem_flags::mem_threadgroup);
             UNROLL for (uint j = 0; j < 8; j++) {
                 const uint o = first + tile_k + j;
                 const uint c = o < args.k ? uint(outliers[o]) : args.k; // past the list's end -1, which is no column either
                 as[tile_row * STRIDE + tile_k + j] = has_a && c < args.k ? load(x, X, a_row + c) : 0.0f;
                 bs[tile_row * STRIDE + tile_k + j] = has_b && c < args.k ? int8_weight(b[b_row + c], column_stats[n0 + tile_row]) : 0.0f;
+                if (tile_row == 0 && tile_k + j == DEPTH - 1) more = c < args.k ? 1u : 0u;
             }
             threadgroup_barrier(mem_flags::mem_threadgroup);
             multiply<BLOCKS>(sum, a_quarter, b_quarter, DEPTH, STRIDE);
+            if (more == 0) break;
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
     }
