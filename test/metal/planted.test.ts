@@ -48,6 +48,11 @@ const special: Record<string, RunOptions> = {
   uninitialised_device: { ...plain, fresh: [1] },
   misaligned: { ...plain, buffers: { 0: floats(80), 1: floats(64) } },
   bad_shift: { ...plain, buffers: { 0: new Int32Array(64).fill(1), 1: new Int32Array(64) } },
+  transposed_by_some: { ...plain, group: 32, buffers: { 0: floats(64), 1: floats(64) } },
+  int_overflow: { ...plain, buffers: { 0: new Int32Array(64).fill(1), 1: new Int32Array(64) } },
+  index_overflow: { ...plain, buffers: { 0: new Uint32Array(64).fill(1), 1: new Uint32Array(64) } },
+  size_below_zero: { ...plain, buffers: { 0: new Uint32Array(64).fill(1), 1: new Uint32Array(64) } },
+  negated_least: { ...plain, buffers: { 0: new Int32Array(64).fill(1), 1: new Int32Array(64) } },
   division_by_zero: { ...plain, buffers: { 0: new Int32Array(64), 1: new Int32Array(64) } },
 };
 
