@@ -54,13 +54,14 @@ bnb_device *bnb_device_open(const char *kind) {
     const char *forced = getenv("BNB_DEVICE");
     bool any = !strcmp(kind, "auto");
     if (any && forced && *forced && strcmp(forced, "auto")) kind = forced, any = false;
+    bool mps = !strcmp(kind, "mps"); /* torch's word for metal */
 
     for (bnb_device *device = devices; device < devices + DEVICES; device++) {
-        if (!any && strcmp(kind, device->kind)) continue;
+        if (!any && strcmp(mps ? "metal" : kind, device->kind)) continue;
         bnb_device *opened = open_once(device);
         if (opened || !any) return opened;
     }
-    return refuse(BNB_INVALID, "device_open: kind is \"%s\"%s, expected \"auto\", \"metal\", \"cuda\" or \"cpu\"", kind,
+    return refuse(BNB_INVALID, "device_open: kind is \"%s\"%s, expected \"auto\", \"metal\" (or \"mps\"), \"cuda\" or \"cpu\"", kind,
                   kind == forced ? " (from BNB_DEVICE)" : "");
 }
 
