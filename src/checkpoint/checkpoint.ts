@@ -46,6 +46,11 @@ export class Checkpoint implements Disposable {
     this.tensors = new Map(files.flatMap((file) => [...file.tensors]));
   }
 
+  /** @internal Whether a value is a checkpoint, by a private field. */
+  static is(value: unknown): value is Checkpoint {
+    return typeof value === "object" && value !== null && #quantized in value;
+  }
+
   /** The quantised weights, found at the first use. @throws BnbError as {@link findQuantized} does */
   get quantized(): ReadonlyMap<string, Stored> {
     this.#quantized ??= findQuantized(this.tensors);
