@@ -3,6 +3,7 @@
 import { styleText } from "node:util";
 import { Command } from "commander";
 import { BnbError } from "../error.ts";
+import { namedLibrary } from "../library.ts";
 import { bunVersions, version } from "../version.ts";
 import type { DeviceFinding } from "./examine.ts";
 import { type Machine, machine } from "./machine.ts";
@@ -20,6 +21,12 @@ async function findings(): Promise<Findings> {
   const problems: string[] = [];
   if (!Bun.semver.satisfies(Bun.version, bunVersions))
     problems.push(`Bun ${Bun.version} is not ${bunVersions}, which this library needs: run "bun upgrade".`);
+  const named = process.env.BNB_LIBRARY;
+  if (named && namedLibrary() !== named)
+    problems.push(
+      `BNB_LIBRARY=${named} is not believed: this process was not started with it, so a .env file or code says it. ` +
+        "Set it in the shell, or remove it there.",
+    );
   const devices = await examined(problems);
   return { bunsandbytes: version, ...machine(), devices, problems };
 }
