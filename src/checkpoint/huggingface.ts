@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { BnbError } from "../error.ts";
 import { configBytesMax, fileIn, readText } from "./folder.ts";
 import { damaged, type SafetensorsDtype } from "./header.ts";
+import { isObject } from "./json.ts";
 import { dumps, PyFloat, type PyValue, parsePreserving } from "./pyjson.ts";
 import { writeText } from "./staging.ts";
 import { type FloatDtype, floatDtypes, type StorageDtype } from "./state.ts";
@@ -23,8 +24,20 @@ export function readConfig(directory: string): Config | undefined {
   } catch (cause) {
     throw damaged(path, `it is not JSON (${(cause as Error).message})`);
   }
-  if (json === null || Object.getPrototypeOf(json) !== Object.prototype) throw damaged(path, "it is not an object");
+  if (!isObject(json)) throw damaged(path, "it is not an object");
+  checkTexts(path, json, ["model_type", "dtype", "torch_dtype"]);
+  const quantization = json.quantization_config ?? {};
+  if (!isObject(quantization)) throw damaged(path, "its quantization_config is not an object");
+  checkTexts(path, quantization, ["quant_method", "bnb_4bit_quant_type"]);
   return json as Config;
+}
+
+/** @throws BnbError where one of these keys holds another value than text, or nothing */
+function checkTexts(path: string, object: Readonly<Record<string, unknown>>, keys: readonly string[]): void {
+  for (const key of keys) {
+    const value = object[key] ?? "";
+    if (typeof value !== "string") throw damaged(path, `its ${key} is ${JSON.stringify(value)}, expected text`);
+  }
 }
 
 /** Writes a config.json as transformers does: keys sorted, two spaces, a newline at the end. */
