@@ -4,6 +4,7 @@ import { BnbError } from "../error.ts";
 import { configBytesMax, fileIn, readText } from "./folder.ts";
 import { damaged, type SafetensorsDtype } from "./header.ts";
 import { isObject } from "./json.ts";
+import { modulePattern } from "./pattern.ts";
 import { dumps, PyFloat, type PyValue, parsePreserving } from "./pyjson.ts";
 import { writeText } from "./staging.ts";
 import { type FloatDtype, floatDtypes, type StorageDtype } from "./state.ts";
@@ -154,11 +155,14 @@ export function chooseModules(
   }
   const all = new Map(Array.from(tensors, (tensor) => [tensor.name, tensor]));
   const patterns = skip.length > 0 ? [...new Set(["lm_head", ...skip])] : [];
+  const isSkipped = patterns.map(modulePattern);
+  const fp32 = keptInFp32[type];
+  const isFp32 = fp32 === undefined ? () => false : modulePattern(fp32);
   const weights = new Set<string>();
   const kept = new Map<string, string>();
   for (const { name, dtype, shape } of all.values()) {
     if (shape.length !== 2 || !name.endsWith(".weight")) continue;
-    const reason = whyKept(name.slice(0, -".weight".length), dtype, all, keptInFp32[type], patterns);
+    const reason = whyKept(name.slice(0, -".weight".length), dtype, all, isFp32, isSkipped);
     if (reason === undefined) weights.add(name);
     else kept.set(name, reason);
   }
@@ -173,27 +177,16 @@ function whyKept(
   module: string,
   dtype: SafetensorsDtype,
   all: ReadonlyMap<string, TensorShape>,
-  fp32: string | undefined,
-  patterns: readonly string[],
+  isFp32: (module: string) => boolean,
+  isSkipped: readonly ((module: string) => boolean)[],
 ): string | undefined {
   const last = module.split(".").at(-1)!;
   const isHead = heads.some((head) => module === head || module.endsWith(`.${head}`));
   if (isHead || (last === "score" && !all.has(`${module}.bias`))) return "output head";
   if (embedding.test(last)) return "embedding";
   if (/\.experts\.\d+\./.test(module)) return "expert of a mixture";
-  if (fp32 !== undefined && matches(module, fp32)) return "kept in float32";
-  if (patterns.some((pattern) => matches(module, pattern))) return "skipped";
+  if (isFp32(module)) return "kept in float32";
+  if (isSkipped.some((skips) => skips(module))) return "skipped";
   if (!(Object.values(floatDtypes) as string[]).includes(dtype)) return `stored as ${dtype}`;
   return undefined;
-}
-
-/** transformers' `should_convert_module`, for one pattern. */
-function matches(module: string, pattern: string): boolean {
-  let regex: RegExp;
-  try {
-    regex = new RegExp(`^(?:${pattern})(?:(?<=\\.)|(?=\\.|$))`);
-  } catch (cause) {
-    throw new BnbError(`skip ${JSON.stringify(pattern)} is no regular expression: ${(cause as Error).message}.`);
-  }
-  return module.endsWith(pattern) || regex.test(module);
 }

@@ -31,6 +31,6 @@ async function commands(): Promise<Command[]> {
 }
 
 await runCommand(async () => {
-  for (const command of await commands()) program.addCommand(command.exitOverride());
+  for (const command of await commands()) program.addCommand(command);
   return program;
 });
