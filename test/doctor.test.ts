@@ -144,7 +144,11 @@ describe("a Bun that will not do", () => {
 
 test("a device that computes wrongly is told with its numbers", () => {
   // The activations of int8 products become int8 too, where the self-test asks for fp32.
-  const preload = replacing("src/int8_weight.ts", "matmulBlockwise(x, w.blockwise, options)", "matmul8bit(x, w)");
+  const preload = replacing(
+    "src/int8_weight.ts",
+    "matmulQuantized(me, x, weight, me.options(options))",
+    "matmul8bit(x, w)",
+  );
   expect(problems({}, ["--preload", preload])).toContainEqual(
     expect.stringMatching(
       /^cpu computes int8 wrongly: error 0\.0039 for 0\.0039, product error \de-\d\. Take another device/,

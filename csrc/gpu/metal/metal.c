@@ -1,17 +1,14 @@
 /* Metal through libobjc, in plain C: opens the default GPU of a Mac and enqueues kernels on it. */
 #include "metal.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct metal metal;
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-
-void metal_lock(void) { pthread_mutex_lock(&lock); }
-void metal_unlock(void) { pthread_mutex_unlock(&lock); }
+void metal_lock(void) { lock(LOCK_GPU); }
+void metal_unlock(void) { unlock(LOCK_GPU); }
 
 void *metal_enter(void) {
     metal_lock();

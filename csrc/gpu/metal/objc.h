@@ -33,6 +33,7 @@ enum {
     MTL_GPU_FAMILY_METAL3          = 5001,
     MTL_LANGUAGE_VERSION_3_0       = 3 << 16,
     MTL_MATH_MODE_SAFE             = 0,
+    MTL_MATH_FUNCTIONS_PRECISE     = 1,
     MTL_DATA_TYPE_UINT             = 33,
     MTL_RESOURCE_STORAGE_SHARED    = 0,
     MTL_COMMAND_BUFFER_COMPLETED   = 4,

@@ -115,6 +115,7 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
     ["pool_popped_twice", "this pool is not open on this thread"],
     ["empty_buffer", "0 is not between 1 and maxBufferLength"],
     ["fast_math", "fast math is on"],
+    ["fast_functions", "math functions are fast"],
     ["language_version", "the language version is not set to 3.0"],
     ["commit_twice", "the command buffer was committed before"],
     ["commit_while_encoding", "an encoder of the command buffer is still open"],
