@@ -78,16 +78,20 @@ const absence = (reason: string) => reason.replace(/^\w+ is absent: /, "absent: 
 function printTests(devices: readonly DeviceFinding[]): void {
   const rows = devices.flatMap((device) => {
     if (!device.available) return [];
-    return device.selfTest.map((test) => [
-      device.kind,
-      test.format,
-      test.sound ? styled("green", "sound") : styled("red", "WRONG"),
-      test.error.toFixed(4),
-      test.errorExpected.toFixed(4),
-      test.productError === 0 ? "0" : test.productError.toExponential(0),
-      test.gigabytesPerSecond.toFixed(1),
-      test.gigaflops.toFixed(1),
-    ]);
+    return device.selfTest.map((test) =>
+      test.onCpu
+        ? [device.kind, test.format, styled("yellow", "on the CPU"), "", "", "", "", ""]
+        : [
+            device.kind,
+            test.format,
+            test.sound ? styled("green", "sound") : styled("red", "WRONG"),
+            test.error.toFixed(4),
+            test.errorExpected.toFixed(4),
+            test.productError === 0 ? "0" : test.productError.toExponential(0),
+            test.gigabytesPerSecond.toFixed(1),
+            test.gigaflops.toFixed(1),
+          ],
+    );
   });
   const head = ["device", "format", "self-test", "error", "theory", "product error", "1 row, GB/s", "32 rows, GFLOP/s"];
   if (rows.length > 0) print("", new Printable(table([head, ...rows])));

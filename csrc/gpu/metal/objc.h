@@ -29,6 +29,7 @@ typedef struct {
 
 /* Values of Apple's enumerations. */
 enum {
+    MTL_GPU_FAMILY_APPLE1          = 1001,
     MTL_GPU_FAMILY_APPLE7          = 1007, /* M1 */
     MTL_GPU_FAMILY_METAL3          = 5001,
     MTL_LANGUAGE_VERSION_3_0       = 3 << 16,

@@ -35,6 +35,8 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
       "Simulated Apple GPU, GPU family Apple9, 4.3 GB for one process, 1.1 GB in one buffer, kernels compiled from their embedded source",
     ],
     ["describes", { BNB_FAKE_METAL: "family=1007" }, "GPU family Apple7,"],
+    ["describes", { BNB_FAKE_METAL: "family=1005", BNB_METAL_ANY_FAMILY: "1" }, "GPU family Apple5,"],
+    ["computes", { BNB_FAKE_METAL: "family=1005", BNB_METAL_ANY_FAMILY: "1" }],
     ["describes", { BNB_FAKE_METAL: "default_device=0" }, "Simulated Apple GPU"],
     ["computes", {}],
     ["computes", { BNB_SIM: "check", BNB_SIM_SEED: "7" }],
@@ -72,6 +74,7 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
     ["absent", { BNB_METAL_LIBRARY: "libm.so.6" }, "objc_msgSend was not found in this system's Metal"],
     ["absent", { BNB_FAKE_METAL: "devices=0" }, "macOS shows no GPU to this process"],
     ["absent", { BNB_FAKE_METAL: "family=1006" }, "lacks what an Apple M1 has"],
+    ["absent", { BNB_FAKE_METAL: "family=1005", BNB_METAL_ANY_FAMILY: "0" }, "try BNB_METAL_ANY_FAMILY=1"],
     ["absent", { BNB_FAKE_METAL: "os_version=1300" }, "it needs macOS 13.1 or later, and this is Version 13.0"],
     ["absent", { BNB_FAKE_METAL: "fail_queue=1" }, "gave no command queue"],
   ];
