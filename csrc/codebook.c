@@ -1,7 +1,6 @@
 /* Codebooks: the named ones, bitsandbytes' maps, and how any of them is prepared for quantising. */
 #include <float.h>
 #include <math.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -287,13 +286,13 @@ static struct named {
     {"dynamic_unsigned", make_dynamic_unsigned, NULL}, {"int8", make_int8, NULL}, {"nf2", make_nf2, NULL},
     {"nf3", make_nf3, NULL}, {"nf5", make_nf5, NULL}, {"nf6", make_nf6, NULL},
 };
-static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
 
 static bnb_codebook *make_once(struct named *row) {
-    pthread_mutex_lock(&making);
+    watch_forks(); /* a codebook needs no device */
+    lock(LOCK_MAKING);
     if (!row->made) row->made = row->make();
     bnb_codebook *made = row->made;
-    pthread_mutex_unlock(&making);
+    unlock(LOCK_MAKING);
     return made;
 }
 
