@@ -48,7 +48,11 @@ describe("shards", () => {
       /"x.weight": model-00001\S+ does not have it/,
       (map) => (map["x.weight"] = Object.values(map)[0]!),
     ],
-    ["a file that is missing", /its file none.safetensors is missing/, (map) => (map["x.weight"] = "none.safetensors")],
+    [
+      "a file that is missing",
+      /its file "none.safetensors" is missing/,
+      (map) => (map["x.weight"] = "none.safetensors"),
+    ],
     [
       "a file elsewhere",
       /names the file "..\/llama\/model.safetensors"/,
