@@ -64,11 +64,11 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
     ["marks_what_was_lost", {}],
     ["gives_threadgroup_memory", {}],
     ["gives_threadgroup_memory", { BNB_SIM: "check" }],
-    ["tells_what_a_kernel_did", {}, "before: small.metal:14: bad access: at byte 4160 of buffer 2"],
+    ["tells_what_a_kernel_did", {}, "before: small.metal:15: bad access: at byte 4160 of buffer 2"],
     [
       "tells_what_a_kernel_did",
       { BNB_SIM: "check" },
-      "before: small.metal:14: write out of bounds: 4 bytes at byte 4096",
+      "before: small.metal:15: write out of bounds: 4 bytes at byte 4096",
     ],
     ["serves_two_threads", {}],
     ["leaks_nothing", {}],
