@@ -153,6 +153,7 @@ describe("a launch", () => {
     ["needs the function constant steps (index 3)", { constants: {} }],
     ["nothing is bound at buffer 1 (y)", { buffers: { 0: floats(64) } }],
     ["buffer 2 (shape) holds 4 bytes, but the kernel reads 8", { args: { 2: new Uint32Array(1) } }],
+    ["buffer 1 (y) holds 2 bytes, but the kernel reads 4", { buffers: { 0: floats(64), 1: new Uint16Array(1) } }],
     ["no length is set for threadgroup argument 0 (room)", { threadgroup: {} }],
     ["threadgroup argument 0: 20 bytes, not a multiple of 16", { threadgroup: { 0: 20 } }],
     ["32784 bytes of threadgroup memory, at most 32768", { threadgroup: { 0: 16400 } }],

@@ -41,6 +41,10 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
     ["computes", {}],
     ["computes", { BNB_SIM: "check", BNB_SIM_SEED: "7" }],
     ["computes", { BNB_FAKE_METAL: "math_mode=0" }],
+    ["barriers_follow_from_what_launches_touch", {}],
+    ["keeps_buffers_resident", {}],
+    ["computes", { BNB_FAKE_METAL: "residency=0" }],
+    ["computes", { BNB_METAL_SERIAL: "1" }],
     ["polls_until_idle", {}],
     ["blocks_when_slow", { BNB_FAKE_METAL: "polls=1000000000,wait_milliseconds=5" }],
     ["batches_by_count", {}, "3 commits\n4 commits"],
@@ -137,6 +141,9 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
     ["long_bytes", "5000 bytes, expected 1 to 4096"],
     ["offset_past_the_end", "offset 4096 in a buffer of 4096 bytes"],
     ["freed_too_early", "add: the buffer at 1 was freed before the command buffer that uses it was done"],
+    ["forgotten_barrier", "z was made of y before y was written"],
+    ["not_resident", "add: the buffer at 2 is not in the residency set"],
+    ["freed_while_resident", "a buffer was freed while it is in a residency set"],
     ["too_many_under_way", "64 are under way"],
   ];
 
