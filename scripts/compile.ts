@@ -44,10 +44,14 @@ export function ownInstructionSets(platform: Pick<Platform, "name">): readonly I
 export const formsFlags = (sets: readonly { readonly name: string }[]) => sets.map(({ name }) => `-DFORMS_${name}`);
 
 /**
- * Compiles a platform's library with forms for some instruction sets. zig keeps what it compiled, by contents, so that
+ * Compiles a platform's library with forms for some instruction sets, to `library`. zig keeps what it compiled, by contents, so that
  * only what changed is compiled again.
  */
-export async function compileLibrary(platform: Platform, sets: readonly InstructionSet[]): Promise<void> {
+export async function compileLibrary(
+  platform: Platform,
+  sets: readonly InstructionSet[],
+  library = builtLibrary(platform),
+): Promise<void> {
   const zig = findZig();
   const folder = `${root}/.cache/build/${platform.name}`;
   mkdirSync(folder, { recursive: true });
@@ -67,7 +71,6 @@ export async function compileLibrary(platform: Platform, sets: readonly Instruct
   ];
   await inParallel(objects.map(({ command }) => command));
 
-  const library = builtLibrary(platform);
   mkdirSync(dirname(library), { recursive: true });
   const link = [
     "build-lib",

@@ -5,13 +5,22 @@ import packageJson from "../package.json" with { type: "json" };
 import { buildCommand, builtLibrary, type Platform, platforms } from "./platforms.ts";
 import { root, run, say, stop } from "./run.ts";
 
+/** An export of the clone's as the package has it. */
+function built([name, path]: [string, string]) {
+  const stem = path.replace(/\.ts$/, "");
+  return [name, { types: `${stem}.d.ts`, default: `${stem}.js` }] as const;
+}
+
 /** The tarball's package.json: the clone's, with what tsc wrote in the place of the sources, and the libraries beside it. */
 function manifest() {
   const { scripts: _scripts, devDependencies: _devDependencies, imports, ...published } = packageJson;
   const inPackage = (path: string) => path.replace("./zig-out/", "./");
   return {
     ...published,
-    exports: { ".": { types: "./src/index.d.ts", default: "./src/index.js" }, "./package.json": "./package.json" },
+    exports: {
+      ...Object.fromEntries(Object.entries(packageJson.exports).map(built)),
+      "./package.json": "./package.json",
+    },
     imports: Object.fromEntries(Object.entries(imports).map(([name, path]) => [name, inPackage(path)])),
     bin: { bunsandbytes: "./src/cli/main.js" },
   };
@@ -21,13 +30,14 @@ function manifest() {
  * Writes the package as `<folder>/bunsandbytes-<version>.tgz`, and gives that path.
  *
  * @param included the platforms whose libraries it gets: what is published has them all, a test may need the host's only
+ * @param build whether to build them as they ship first, or to take what setup has built
  */
-export function makePackage(folder: string, included: readonly Platform[] = platforms): string {
+export function makePackage(folder: string, included: readonly Platform[] = platforms, build = true): string {
   const staging = join(folder, "package");
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(staging, { recursive: true });
   for (const platform of included) {
-    if (run(buildCommand(platform)) !== 0) stop(`The library for ${platform.name} could not be built.`);
+    if (build && run(buildCommand(platform)) !== 0) stop(`The library for ${platform.name} could not be built.`);
     const library = join(staging, "lib", platform.name, platform.file);
     mkdirSync(dirname(library), { recursive: true });
     copyFileSync(builtLibrary(platform), library);

@@ -138,7 +138,7 @@ describe("transforming", () => {
     const tensors = [{ name: "fc.weight", dtype: "F32" as const, shape: [64, 64], bytes: bad }];
     await writeSafetensors(join(input, "model.safetensors"), tensors);
     const output = fresh();
-    await expect(quantizeCheckpoint(input, { output })).rejects.toThrow(/fc.weight: quantize: x\[3, 5\] is -?nan/);
+    await expect(quantizeCheckpoint(input, { output })).rejects.toThrow(/fc.weight: quantizeBlockwise: x\[3, 5\] is -?nan/);
     await quantizeCheckpoint(input, { output }).catch(() => {});
     expect(existsSync(output)).toBe(false);
     expect(readdirSync(scratch).filter((name) => name.startsWith("."))).toEqual([]);

@@ -196,7 +196,7 @@ describe.each(testDevices)("on %s", (_, device) => {
       expect(errorOf(() => new nn.Linear8bitLt(weight(), { threshold: -1 })).message).toContain("threshold is -1");
       using int8 = golden("int8");
       expect(errorOf(() => nn.Linear4bit.load(int8, "layer", on)).message).toContain(
-        "layer.weight is Int8Weight([64, 128] on",
+        "which is Int8Weight([64, 128] on",
       );
       using nf4 = golden("nf4_double");
       expect(errorOf(() => nn.Linear8bitLt.load(nf4, "layer", on)).message).toContain("expected Int8Weight or Tensor");

@@ -118,7 +118,7 @@ export async function quantizeCheckpoint(input: string, options: QuantizeOptions
   const leftover = checkPlain(input, checkpoint, config);
   const dtype = options.dtype ?? configDtype(config);
   const choice = chooseModules(checkpoint.tensors.values(), config, options.skip);
-  if (choice.weights.size === 0) throw new BnbError(`${input} has no Linear weights to quantise.`);
+  if (choice.weights.size === 0) throw nothingToDo(input, choice);
   const stored = [...checkpoint.tensors.values()].map((tensor) => floatDtypeOf(tensor.dtype)).find(Boolean)!;
   const wanted = dtype ?? stored;
   const isWide = staysFloat32(config);
@@ -158,6 +158,12 @@ function sizeNotes({ inputBytes, outputBytes }: TransformReport, kept: readonly 
 function formatNotes({ quantType = "nf4" }: QuantizeOptions): string[] {
   if (isTransformersType(quantType)) return [];
   return [`transformers and bitsandbytes have no format ${quantType}: only this library reads the result.`];
+}
+
+function nothingToDo(input: string, { kept }: Choice): BnbError {
+  const [first] = [...kept].filter(([, why]) => !why.startsWith("an embedding") && !why.startsWith("the output head"));
+  const why = first ? `: ${first[0]} and its like are kept (${first[1]})` : "";
+  return new BnbError(`${input} has no Linear weights to quantise${why}.`);
 }
 
 /** @returns what a person should know @throws BnbError for an adapter, or a model that is quantised */

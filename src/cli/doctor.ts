@@ -74,16 +74,20 @@ const absence = (reason: string) => reason.replace(/^\w+ is absent: /, "absent: 
 function printTests(devices: readonly DeviceFinding[]): void {
   const rows = devices.flatMap((device) => {
     if (!device.available) return [];
-    return device.selfTest.map((test) => [
-      device.kind,
-      test.format,
-      test.sound ? style("green", "sound") : style("red", "WRONG"),
-      test.error.toFixed(4),
-      test.errorExpected.toFixed(4),
-      test.productError === 0 ? "0" : test.productError.toExponential(0),
-      test.gigabytesPerSecond.toFixed(1),
-      test.gigaflops.toFixed(1),
-    ]);
+    return device.selfTest.map((test) =>
+      test.onCpu
+        ? [device.kind, test.format, style("yellow", "on the CPU"), "", "", "", "", ""]
+        : [
+            device.kind,
+            test.format,
+            test.sound ? style("green", "sound") : style("red", "WRONG"),
+            test.error.toFixed(4),
+            test.errorExpected.toFixed(4),
+            test.productError === 0 ? "0" : test.productError.toExponential(0),
+            test.gigabytesPerSecond.toFixed(1),
+            test.gigaflops.toFixed(1),
+          ],
+    );
   });
   const head = ["device", "format", "self-test", "error", "theory", "product error", "1 row, GB/s", "32 rows, GFLOP/s"];
   if (rows.length > 0) console.log(`\n${table([head, ...rows])}`);

@@ -36,6 +36,17 @@ describe.skipIf(process.platform !== "linux")("the C entries, under the undefine
     expect(refused).toBeGreaterThan(100);
   });
 
+  test("while another thread rewrites what a call reads, every address stays in its bounds", async () => {
+    const tallies = await harness("undefined", "races", seed, 8000);
+    const raced = Object.values(tallies).filter(({ calls, ok }) => calls > 0 && ok > 0);
+    expect(raced.length).toBeGreaterThan(40);
+  });
+
+  test("a child of a process whose threads are anywhere in the library can use the CPU", async () => {
+    const tallies = await harness("undefined", "forks", seed, 80);
+    expect(Object.values(tallies).reduce((sum, { ok }) => sum + ok, 0)).toBe(80);
+  });
+
   test("through the FFI, nothing that JavaScript can give crashes", async () => {
     const { calls, failed, succeeded } = await ffi(seed, 60, 15_000);
     expect(calls).toBe(15_000);

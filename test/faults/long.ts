@@ -98,6 +98,9 @@ const kinds: Record<string, () => Promise<unknown>> = {
   plain: () => repeat("undefined", "fuzz", 50_000, { BNB_ISA: "plain" }),
   allocations: () => repeat("undefined", "allocations", 2),
   threads: () => repeat("thread", "threads", 20_000),
+  races: () => repeat("undefined", "races", 20_000),
+  "races-plain": () => repeat("undefined", "races", 20_000, { BNB_ISA: "plain" }),
+  fork: () => repeat("undefined", "forks", 300),
   address: () => repeat(withAddresses(), "fuzz", 20_000),
   "address-allocations": () => repeat(withAddresses(), "allocations", 1),
   "address-forms": addressForms,
@@ -108,6 +111,10 @@ const kinds: Record<string, () => Promise<unknown>> = {
   metal: async () => {
     needs(process.platform === "linux" && process.arch === "x64", "the simulated GPU runs on Linux x64 only");
     return await repeat("undefined", "fuzz", 600, simulated());
+  },
+  "races-metal": async () => {
+    needs(process.platform === "linux" && process.arch === "x64", "the simulated GPU runs on Linux x64 only");
+    return await repeat("undefined", "races", 600, simulated());
   },
   ffi: () => ffi(seed, seconds),
   files: () => files(seed, seconds),

@@ -60,7 +60,7 @@ export async function forms(program: string, isa: string): Promise<boolean> {
   return true;
 }
 
-export type Mode = "fuzz" | "threads" | "allocations";
+export type Mode = "fuzz" | "threads" | "allocations" | "races" | "forks";
 
 /** Runs the C harness. @param prefix a program that runs it, such as valgrind */
 export async function harness(

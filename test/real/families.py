@@ -36,7 +36,6 @@ families = {
     "qwen2": (t.Qwen2ForCausalLM, t.Qwen2Config(**llama)),
     "gemma3": (t.Gemma3ForCausalLM, t.Gemma3TextConfig(**llama, head_dim=16)),
     "phi": (t.PhiForCausalLM, t.PhiConfig(**llama)),
-    "falcon": (t.FalconForCausalLM, t.FalconConfig(**small, multi_query=True)),
     "gpt2": (t.GPT2LMHeadModel, t.GPT2Config(**gpt2)),
     "mixtral": (t.MixtralForCausalLM, t.MixtralConfig(**llama, num_local_experts=4)),
     "qwen3moe": (t.Qwen3MoeForCausalLM, t.Qwen3MoeConfig(**moe, num_experts=4, head_dim=16)),
