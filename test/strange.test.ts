@@ -118,13 +118,6 @@ describe("what is no model", () => {
         /is no safetensors file, nor an index of such; name the/,
       );
   });
-
-  test("a model_type that is no text names the file and the key", async () => {
-    const input = await llama({ model_type: { toString: 1 } });
-    await expect(quantizeCheckpoint(input, { output: fresh() })).rejects.toThrow(
-      /config\.json: its model_type is \{"toString": 1\}, expected text/,
-    );
-  });
 });
 
 test("a repository's folder of the Hugging Face cache is its main snapshot", async () => {

@@ -119,7 +119,7 @@ function partsOf(folder: string): string[] {
   if (path === undefined) return [];
   let modules: unknown;
   try {
-    modules = parseJson(readText(path, configBytesMax));
+    modules = parseJson(Buffer.from(readText(path, configBytesMax)));
   } catch (cause) {
     throw damaged(path, `it is not JSON (${(cause as Error).message})`);
   }

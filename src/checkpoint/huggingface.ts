@@ -4,7 +4,9 @@ import { BnbError } from "../error.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { configBytesMax, fileIn, readText } from "./folder.ts";
 import { damaged, type SafetensorsDtype } from "./header.ts";
+import { isObject } from "./json.ts";
 import { isHead, isKnown, isReplaced, judge, type Kind, knownOf, sentenceOf } from "./modules.ts";
+import { modulePattern } from "./pattern.ts";
 import { dumps, PyFloat, type PyValue, parsePreserving } from "./pyjson.ts";
 import { writeText } from "./staging.ts";
 import { type FloatDtype, floatDtypes, type StorageDtype } from "./state.ts";
@@ -25,11 +27,20 @@ export function readConfig(directory: string): Config | undefined {
   } catch (cause) {
     throw damaged(path, `it is not JSON (${(cause as Error).message})`);
   }
-  if (json === null || Object.getPrototypeOf(json) !== Object.prototype) throw damaged(path, "it is not an object");
-  const { model_type: type } = json as Config;
-  if (type !== undefined && type !== null && typeof type !== "string")
-    throw damaged(path, `its model_type is ${dumps(type).slice(0, 100)}, expected text`);
+  if (!isObject(json)) throw damaged(path, "it is not an object");
+  checkTexts(path, json, ["model_type", "dtype", "torch_dtype"]);
+  const quantization = json.quantization_config ?? {};
+  if (!isObject(quantization)) throw damaged(path, "its quantization_config is not an object");
+  checkTexts(path, quantization, ["quant_method", "bnb_4bit_quant_type"]);
   return json as Config;
+}
+
+/** @throws BnbError where one of these keys holds another value than text, or nothing */
+function checkTexts(path: string, object: Readonly<Record<string, unknown>>, keys: readonly string[]): void {
+  for (const key of keys) {
+    const value = object[key] ?? "";
+    if (typeof value !== "string") throw damaged(path, `its ${key} is ${JSON.stringify(value)}, expected text`);
+  }
 }
 
 /** Writes a config.json as transformers does: keys sorted, two spaces, a newline at the end. */
@@ -105,9 +116,6 @@ export function withoutQuantization(config: Config): Config {
   return quantization === undefined || isObject(quantization) ? rest : { ...rest, quantization };
 }
 
-const isObject = (value: PyValue | undefined): value is Config =>
-  value !== null && value !== undefined && Object.getPrototypeOf(value) === Object.prototype;
-
 /** How a config says that its weights are quantised: bitsandbytes' format, or the name of another method. */
 export function quantMethod(config: Config | undefined): string | undefined {
   const said = config?.quantization_config ?? config?.quantization;
@@ -165,6 +173,7 @@ export function chooseModules(
   const kind = kindOf(config);
   const verdicts = judge(shapesOf(all.values()), kind);
   const patterns = skip.length > 0 ? [...new Set(["lm_head", ...skip])] : [];
+  const isSkipped = patterns.map(modulePattern);
   const weights = new Set<string>();
   const transposed = new Set<string>();
   const kept = new Map<string, string>();
@@ -174,7 +183,7 @@ export function chooseModules(
     const { dtype } = all.get(name)!;
     if (isHead(verdict)) named.push(module);
     if (!isReplaced(verdict)) kept.set(name, sentenceOf(verdict));
-    else if (patterns.some((pattern) => matches(module, pattern))) kept.set(name, "skipped");
+    else if (isSkipped.some((skips) => skips(module))) kept.set(name, "skipped");
     else if (!(Object.values(floatDtypes) as string[]).includes(dtype)) kept.set(name, `stored as ${dtype}`);
     else weights.add(name);
     if (verdict === "Conv1D" && weights.has(name)) transposed.add(name);
@@ -255,7 +264,8 @@ export function checkChoice(
   if (!isKnown(kind)) return [];
   const listed = Object(config?.quantization_config).llm_int8_skip_modules as PyValue | undefined;
   const skips = Array.isArray(listed) ? listed.map(String) : undefined;
-  const matched = (module: string) => skips?.some((pattern) => matches(module, pattern)) ?? false;
+  const isSkipped = (skips ?? []).map(modulePattern);
+  const matched = (module: string) => isSkipped.some((matches) => matches(module));
   const headsListed = knownOf(kind).some((known) => known.skips?.every((head) => skips?.includes(head)));
   const wrong: string[] = [];
   const missing: string[] = [];
@@ -273,15 +283,4 @@ export function checkChoice(
       : []),
     ...(missing.length > 0 ? [`Not quantised, but transformers expects it to be: ${some(missing)}.`] : []),
   ];
-}
-
-/** transformers' `should_convert_module`, for one pattern. */
-function matches(module: string, pattern: string): boolean {
-  let regex: RegExp;
-  try {
-    regex = new RegExp(`^(?:${pattern})(?:(?<=\\.)|(?=\\.|$))`);
-  } catch (cause) {
-    throw new BnbError(`skip ${JSON.stringify(pattern)} is no regular expression: ${(cause as Error).message}.`);
-  }
-  return module.endsWith(pattern) || regex.test(module);
 }

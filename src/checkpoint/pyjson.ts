@@ -99,20 +99,7 @@ export function repr(value: number): string {
   return text.includes(".") ? text : `${text}.0`;
 }
 
-/** What Python reads and prints beside JSON, and a number that stands for each while JSON is parsed. */
-const beyondJson = { Infinity: "1e888888881", "-Infinity": "-1e888888881", NaN: "1e888888882" } as const;
-const spelledBack = new Map(Object.entries(beyondJson).map(([spelling, number]) => [number as string, spelling]));
-
-/**
- * Parses JSON as Python's `json.loads` does, `NaN` and infinities too, with every number kept as the file spelled it.
- *
- * @throws SyntaxError where the text is not JSON
- */
+/** Parses JSON as Python reads it, with every number kept as the file spelled it. @throws SyntaxError where it is none */
 export function parsePreserving(text: string): PyValue {
-  const keep = (_key: string, value: unknown, context?: { source?: string }) =>
-    typeof value === "number" ? new PyNumber(spelledBack.get(context!.source!) ?? context!.source!) : value;
-  const inJson = text.replace(/"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b/gs, (token) =>
-    token.startsWith('"') ? token : beyondJson[token as keyof typeof beyondJson],
-  );
-  return parseJson(inJson, keep as (key: string, value: unknown) => unknown) as PyValue;
+  return parseJson(Buffer.from(text), { python: true }, (source) => new PyNumber(source)) as PyValue;
 }

@@ -6,7 +6,7 @@ import { Command } from "commander";
 import { fakeMetal } from "../metal/host/build.ts";
 import { type Build, buildForms, findClang } from "./build.ts";
 import { canMount, interruptEverywhere, quantizeOnto } from "./interrupted.ts";
-import { ffi, files, forms, harness, lifetime, type Mode, scratch, type Tally } from "./runs.ts";
+import { ffi, files, forms, harness, liars, lifetime, type Mode, scratch, type Tally } from "./runs.ts";
 
 const options = new Command("test:faults")
   .description("Feeds the library bad arguments, bad files, and a machine that runs out of memory, disk and luck.")
@@ -117,6 +117,7 @@ const kinds: Record<string, () => Promise<unknown>> = {
     return await repeat("undefined", "races", 600, simulated());
   },
   ffi: () => ffi(seed, seconds),
+  liars: () => liars(seed, seconds),
   files: () => files(seed, seconds),
   interrupted,
   "full-disks": fullDisks,

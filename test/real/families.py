@@ -29,7 +29,7 @@ speech = small | {
     "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4,
 }  # fmt: skip
 text_and_image = {"text_config": small | {"max_position_embeddings": 16}, "vision_config": patches}
-latent = {"q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16}
+latent = {"q_lora_rank": 64, "kv_lora_rank": 64, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16}
 
 families = {
     "llama": (t.LlamaForCausalLM, t.LlamaConfig(**llama)),
