@@ -157,16 +157,17 @@ export function createLinearMap(signed = true, totalBits = 8, addZero = true): C
  */
 export function createFp8Map(signed = true, exponentBits = 5, precisionBits = 2, totalBits = 8): Codebook {
   const me = signatures.fp8;
+  const sign = signOf(me, signed);
   const [exponent, precision] = [
     me.whole(exponentBits, "exponentBits", 1, 7),
     me.whole(precisionBits, "precisionBits", 0, 7),
   ];
   const bits = bitsOf(me, totalBits);
-  if (exponent + precision + Number(signed) !== bits)
+  if (exponent + precision + sign !== bits)
     throw me.fail(
       `exponentBits is ${exponent} and precisionBits ${precision}, which with${signed ? " a" : "out"} sign make no ${bits} bits.`,
     );
-  return Codebook.over(me.made(native.bnb_codebook_fp8(signOf(me, signed), exponent, precision, bits)));
+  return Codebook.over(me.made(native.bnb_codebook_fp8(sign, exponent, precision, bits)));
 }
 
 /**

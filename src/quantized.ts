@@ -99,11 +99,11 @@ export class QuantizedTensor extends Handle {
    */
   static fromParts(parts: QuantizedParts): QuantizedTensor {
     const me = signatures.fromParts;
-    const { codes, absmax, code, blocksize, shape, dtype = "float32", nested } = me.options(parts, "parts");
+    const { codes, absmax, code, blocksize, shape, dtype = "float32", nested } = me.members(parts, "parts");
     const to = me.shape(shape);
     me.code(dtype, "dtype", floatDtypes);
     me.whole(blocksize, "blocksize", 1);
-    const state2 = nested === undefined ? undefined : signatures.nested.options(nested, "nested");
+    const state2 = nested === undefined ? undefined : signatures.nested.members(nested, "nested");
     const pointer = native.bnb_quantized_from(
       me.tensor(codes, "codes"),
       ...matrixOf(to),

@@ -60,7 +60,12 @@ export abstract class Layer implements Disposable {
    *
    * @param name the layer's own, such as `model.layers.0.mlp.up_proj`
    */
-  abstract stateDict(name: string): TensorSource[];
+  stateDict(name: string): TensorSource[] {
+    return this.tensors(new Signature(`${this.constructor.name}.stateDict`).text(name, "name"));
+  }
+
+  /** The layer's tensors under upstream's keys, below a name. */
+  protected abstract tensors(name: string): TensorSource[];
 
   /** Frees the memory; work that still uses it finishes first. Again is harmless. */
   dispose(): void {

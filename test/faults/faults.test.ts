@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { declarations } from "../header.ts";
 import { canMount, interruptEverywhere, quantizeOnto, twoWriters } from "./interrupted.ts";
 import { powerCuts } from "./power.ts";
-import { ffi, files, harness, lifetime, renamed, scratch, type Tally } from "./runs.ts";
+import { ffi, files, harness, liars, lifetime, renamed, scratch, type Tally } from "./runs.ts";
 import { attacks, attackTerminal, type TerminalReport } from "./terminal.ts";
 
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -36,6 +36,12 @@ describe.skipIf(process.platform !== "linux")("the C entries, under the undefine
     expect(lacking(tallies, ({ calls }) => calls > 0)).toEqual([]);
     const refused = Object.values(tallies).reduce((sum, { outOfMemory }) => sum + outOfMemory, 0);
     expect(refused).toBeGreaterThan(100);
+  });
+
+  test("the public functions answer arguments that lie, and none crashes", async () => {
+    const { functions, calls } = await liars(seed, 60, 2);
+    expect(functions).toBeGreaterThan(100);
+    expect(calls).toBe(50 * functions);
   });
 
   test("while another thread rewrites what a call reads, every address stays in its bounds", async () => {

@@ -7,7 +7,7 @@ import { fakeMetal } from "../metal/host/build.ts";
 import { type Build, buildForms, findClang } from "./build.ts";
 import { canMount, interruptEverywhere, quantizeOnto, twoWriters } from "./interrupted.ts";
 import { type PowerReport, powerCuts } from "./power.ts";
-import { ffi, files, forms, harness, lifetime, type Mode, renamed, scratch, type Tally } from "./runs.ts";
+import { ffi, files, forms, harness, liars, lifetime, type Mode, renamed, scratch, type Tally } from "./runs.ts";
 import { attacks, attackTerminal, type TerminalReport } from "./terminal.ts";
 
 const options = new Command("test:faults")
@@ -135,6 +135,7 @@ const kinds: Record<string, () => Promise<unknown>> = {
     return await repeat("undefined", "races", 600, simulated());
   },
   ffi: () => ffi(seed, seconds),
+  liars: () => liars(seed, seconds),
   files: () => files(seed, seconds),
   interrupted: () => interruptEverywhere(folder("interrupted")),
   "two-writers": () => twoWriters(folder("two-writers")),

@@ -117,6 +117,17 @@ export async function ffi(seed: number, seconds: number, count?: number): Promis
   return await script("ffi.ts", [note, seed, seconds, ...(count ? [count] : [])], { BNB_LIBRARY: library });
 }
 
+export interface LiarsReport {
+  readonly functions: number;
+  readonly calls: number;
+}
+
+/** Calls the public functions with arguments that lie. */
+export async function liars(seed: number, seconds: number, rounds?: number): Promise<LiarsReport> {
+  const { library } = await build("undefined");
+  return await script("liars.ts", [note, seed, seconds, ...(rounds ? [rounds] : [])], { BNB_LIBRARY: library });
+}
+
 export interface FilesReport {
   readonly count: number;
   readonly tried: Readonly<
