@@ -1,6 +1,7 @@
 // Codebooks: the values that codes stand for, named, computed as bitsandbytes does, or given by the user.
 import { arrayLength } from "./dtype.ts";
 import { Handle } from "./handle.ts";
+import { formatValues, inspect } from "./inspect.ts";
 import { type NativePointer, native, size } from "./native.ts";
 import { Signature } from "./signature.ts";
 import { floatsOf } from "./values.ts";
@@ -85,6 +86,15 @@ export class Codebook extends Handle {
     return this.#values.slice();
   }
 
+  override toString(): string {
+    return `Codebook(${this.codebookName ?? `${2 ** this.bits} values`})`;
+  }
+
+  /** What console.log shows. */
+  [inspect](): string {
+    return this.disposed ? "Codebook disposed" : `${this} ${formatValues(this.values, [2 ** this.bits])}`;
+  }
+
   /** Bits of a code: 2 to 8. */
   get bits(): number {
     return Math.log2(Number(native.bnb_codebook_size(this.pointer)));
@@ -157,16 +167,17 @@ export function createLinearMap(signed = true, totalBits = 8, addZero = true): C
  */
 export function createFp8Map(signed = true, exponentBits = 5, precisionBits = 2, totalBits = 8): Codebook {
   const me = signatures.fp8;
+  const sign = signOf(me, signed);
   const [exponent, precision] = [
     me.whole(exponentBits, "exponentBits", 1, 7),
     me.whole(precisionBits, "precisionBits", 0, 7),
   ];
   const bits = bitsOf(me, totalBits);
-  if (exponent + precision + Number(signed) !== bits)
+  if (exponent + precision + sign !== bits)
     throw me.fail(
       `exponentBits is ${exponent} and precisionBits ${precision}, which with${signed ? " a" : "out"} sign make no ${bits} bits.`,
     );
-  return Codebook.over(me.made(native.bnb_codebook_fp8(signOf(me, signed), exponent, precision, bits)));
+  return Codebook.over(me.made(native.bnb_codebook_fp8(sign, exponent, precision, bits)));
 }
 
 /**

@@ -1,8 +1,8 @@
 // Blockwise quantisation and its inverse. Checks, kernels and fallbacks are in csrc/ops/quantize.c and dequantize.c.
 import { Codebook } from "./codebook.ts";
 import type { FloatDType } from "./dtype.ts";
-import { floatDtypes, native, scaleRules, size } from "./native.ts";
-import { QuantizedTensor, type QuantType } from "./quantized.ts";
+import { floatDtypes, type NativePointer, native, scaleRules, size } from "./native.ts";
+import { QuantizedTensor, type QuantType, quantTypes } from "./quantized.ts";
 import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
@@ -77,15 +77,21 @@ export function quantize4bitAs(
   options: Quantize4bitOptions,
   argument = "x",
 ): QuantizedTensor {
+  const plan = plan4bit(me, options);
+  me.tensor(x, argument);
+  return quantize(me, x, plan);
+}
+
+/** @internal What {@link quantize4bit} is asked for by its options, each of them checked. */
+export function plan4bit(me: Signature, options: Quantize4bitOptions): Plan {
   const { quantType = "nf4", blocksize = 64, compressStatistics = false, scales, importance } = options;
   const code =
     typeof quantType === "string" ? Codebook.named(me.choice(quantType, "quantType", quantTypes)) : quantType;
-  const nested = me.boolean(compressStatistics, "compressStatistics");
-  me.tensor(x, argument);
   me.codebook(code, "quantType");
   if (code.bits !== 4)
     throw me.fail(`quantType has ${2 ** code.bits} values, expected 16: use quantizeBlockwise for other widths.`);
-  return quantize(me, x, code, blocksize, nested, { scales, importance });
+  const nested = me.boolean(compressStatistics, "compressStatistics");
+  return { code, blocksize: me.whole(blocksize, "blocksize", 1), nested, ...searchOf(me, { scales, importance }) };
 }
 
 /**
@@ -110,32 +116,34 @@ export function quantizeBlockwise(x: Tensor, options: QuantizeBlockwiseOptions =
   const me = signatures.quantizeBlockwise;
   const { code = Codebook.named("dynamic"), nested = false, blocksize, scales, importance } = me.options(options);
   me.codebook(code, "code");
-  const block = blocksize === undefined ? (code.bits === 8 ? 4096 : 64) : blocksize;
-  return quantize(me, x, code, block, me.boolean(nested, "nested"), { scales, importance });
+  const block = blocksize === undefined ? (code.bits === 8 ? 4096 : 64) : me.whole(blocksize, "blocksize", 1);
+  const search = searchOf(me, { scales, importance });
+  me.tensor(x, "x");
+  return quantize(me, x, { code, blocksize: block, nested: me.boolean(nested, "nested"), ...search });
 }
 
-const quantTypes: readonly QuantType[] = ["nf4", "fp4", "af4"];
+/** @internal How a tensor is quantised: options that were checked. */
+export interface Plan {
+  readonly code: Codebook;
+  readonly blocksize: number;
+  readonly nested: boolean;
+  readonly rule: number;
+  readonly importance: NativePointer | null;
+}
 
-function quantize(
-  me: Signature,
-  x: Tensor,
-  code: Codebook,
-  blocksize: number,
-  nested: boolean,
-  { scales = "absmax", importance }: ScalesOptions,
-): QuantizedTensor {
+/** How scales are found. */
+function searchOf(me: Signature, { scales = "absmax", importance }: ScalesOptions): Pick<Plan, "rule" | "importance"> {
   const rule = me.code(scales, "scales", scaleRules);
-  if (importance !== undefined && scales !== "leastSquares")
+  const pointer = me.tensorIf(importance, "importance");
+  if (pointer !== null && scales !== "leastSquares")
     throw me.fail('importance is given, but scales is "absmax": leave it out, or ask for "leastSquares".');
+  return { rule, importance: pointer };
+}
+
+function quantize(me: Signature, x: Tensor, { code, blocksize, nested, rule, importance }: Plan): QuantizedTensor {
   const scalesBlock = nested ? nestedBlocksize : 0;
-  const pointer = native.bnb_quantize(
-    me.tensor(x, "x"),
-    me.codebook(code, "code"),
-    size(me.whole(blocksize, "blocksize", 1)),
-    size(scalesBlock),
-    rule,
-    me.tensorIf(importance, "importance"),
-  );
+  const handles = [me.tensor(x, "x"), me.codebook(code, "code")] as const;
+  const pointer = native.bnb_quantize(...handles, size(blocksize), size(scalesBlock), rule, importance);
   return new QuantizedTensor(me.made(pointer), x.shape, x.dtype as FloatDType, x.device, code, blocksize, scalesBlock);
 }
 

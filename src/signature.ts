@@ -44,6 +44,19 @@ const listed = (names: readonly string[]) =>
 /** `"a", "b" or "c"` */
 const oneOf = (choices: readonly string[]) => listed(choices.map((choice) => JSON.stringify(choice)));
 
+/** Whether a value can be taken for an object of options: it is none of the kinds that have another meaning. */
+export function isOptions(value: unknown): value is object {
+  return (
+    typeof value === "object" &&
+    Object.prototype.toString.call(value) === "[object Object]" &&
+    NativeObject.kindOf(value) === undefined
+  );
+}
+
+/** Whether a value is a number that a 32-bit float can hold, if not exactly. */
+export const isFloat = (value: unknown): value is number =>
+  typeof value === "number" && Number.isFinite(Math.fround(value));
+
 /** What else a signature says beside the function's name. */
 interface Words {
   /** The members of the function's options object. */
@@ -147,26 +160,29 @@ export class Signature {
   }
 
   /** An object of options, of which none is unknown. Left out, there are none. */
-  options<T extends object>(value: T | undefined, argument = "options"): T {
-    if (value === undefined) return {} as T;
+  options<T extends object>(value: T | undefined): T {
+    return value === undefined ? ({} as T) : this.members(value, "options");
+  }
+
+  /** An object of which no member is unknown. */
+  members<T extends object>(value: T, argument: string): T {
     const names = this.#options;
-    const isPlain = typeof value === "object" && Object.prototype.toString.call(value) === "[object Object]";
-    if (!isPlain || NativeObject.kindOf(value)) throw this.wrong(argument, value, `an object of ${names.join(", ")}`);
+    if (!isOptions(value)) throw this.wrong(argument, value, `an object of ${names.join(", ")}`);
     for (const name in value)
       if (!names.includes(name))
         throw this.fail(`${argument} has no ${name.slice(0, quotedMax)}, expected ${names.join(", ") || "none"}.`);
     return value;
   }
 
+  /** A number that is finite as a 32-bit float too, as the library takes most. */
   finite(value: unknown, argument: string): number {
-    if (typeof value !== "number" || !Number.isFinite(value)) throw this.wrong(argument, value, "a finite number");
+    if (!isFloat(value)) throw this.wrong(argument, value, "a finite number");
     return value;
   }
 
   /** A finite number that is not negative. */
   notNegative(value: unknown, argument: string): number {
-    if (typeof value !== "number" || !(value >= 0 && value < Number.POSITIVE_INFINITY))
-      throw this.wrong(argument, value, "a finite number of at least 0");
+    if (!isFloat(value) || value < 0) throw this.wrong(argument, value, "a finite number of at least 0");
     return value;
   }
 

@@ -144,7 +144,7 @@ describe.each(testDevices)("on %s", (_, device) => {
       expect(errorOf(() => new nn.Linear4bit(weight(), { bias: random([64]) })).message).toContain("expected [24]");
       expect(errorOf(() => new nn.Linear4bit(quantizeBlockwise(weight()))).message).toContain("expected 4-bit codes");
       using model = golden("nf4_double");
-      expect(errorOf(() => nn.Linear4bit.load(model, "other", on)).message).toContain('no weight "other.weight"');
+      expect(errorOf(() => nn.Linear4bit.load(model, "other", on)).message).toContain('name leads to "other.weight"');
     });
   });
 

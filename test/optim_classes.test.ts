@@ -283,7 +283,7 @@ describe("is refused, with a sentence", () => {
     optimizer.paramGroups[0]!.lr = Number.NaN;
     expect(message(() => optimizer.step())).toContain("lr is NaN");
     optimizer.paramGroups[0]!.lr = 1e300;
-    expect(message(() => optimizer.step())).toContain("beyond the range of float32");
+    expect(message(() => optimizer.step())).toContain("lr is 1e+300, expected a finite number");
     optimizer.paramGroups[0]!.lr = 1e-3;
     expect(message(() => optimizer.step({ gnormScale: Number.NaN }))).toContain("gnormScale is NaN");
     expect(optimizer.stateDict().state[0]!.step).toBe(0);

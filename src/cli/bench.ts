@@ -18,6 +18,7 @@ import { currentDevice, type Device, type DeviceKind } from "../device.ts";
 import { BnbError } from "../error.ts";
 import { version } from "../version.ts";
 import { benchDevices, deviceList } from "./bench_devices.ts";
+import { Printable, print, printJson } from "./print.ts";
 import { table } from "./table.ts";
 
 /** What a clone of the repository adds to the command. */
@@ -59,14 +60,14 @@ function placeOf(device: Device): BenchRecord["place"] {
 
 function printLimits(limits: Limits | undefined): void {
   if (!limits) {
-    console.log("Limits: those of a GPU are not measured, so that there are no shares of them.");
+    print("Limits: those of a GPU are not measured, so that there are no shares of them.");
     return;
   }
   const { reads, gigaflops, threads } = limits;
   const rates = reads.map((rate) => `${(rate.bytes / 2 ** 20).toFixed(0)} MB ${rate.gigabytesPerSecond.toFixed(1)}`);
-  console.log(`Limits on ${threads} ${threads === 1 ? "thread" : "threads"}: reading, GB/s: ${rates.join(", ")}`);
+  print(`Limits on ${threads} ${threads === 1 ? "thread" : "threads"}: reading, GB/s: ${rates.join(", ")}`);
   const peak = gigaflops ? `${gigaflops.toFixed(0)} GFLOP/s` : "measured only by `bun run bench` in a clone";
-  console.log(`  fp32 multiply-adds: ${peak}; "of limit" is the share of the slower of the two`);
+  print(`  fp32 multiply-adds: ${peak}; "of limit" is the share of the slower of the two`);
 }
 
 function printResults(results: readonly BenchResult[]): void {
@@ -93,7 +94,7 @@ function printResults(results: readonly BenchResult[]): void {
     "of limit",
     ...energy,
   ];
-  console.log(table([head, ...rows]));
+  print(new Printable(table([head, ...rows])));
 }
 
 function printComparison({ cases, differences }: BenchComparison, path: string, tolerance: number): void {
@@ -102,13 +103,13 @@ function printComparison({ cases, differences }: BenchComparison, path: string, 
     const remark = regressed ? "slower" : ratio === undefined ? (beforeMs ? "gone" : "new") : "";
     return [name, time(beforeMs), time(nowMs), ratio?.toFixed(2) ?? "–", remark];
   });
-  console.log(`\nAgainst ${path}, by the least times:`);
-  console.log(table([["case", "before ms", "now ms", "ratio", ""], ...rows]));
+  print("", `Against ${path}, by the least times:`);
+  print(new Printable(table([["case", "before ms", "now ms", "ratio", ""], ...rows])));
   const slower = cases.filter(({ regressed }) => regressed).length;
-  console.log(`${slower} of ${cases.length} cases are more than ${(100 * tolerance).toFixed(0)} % slower.`);
+  print(`${slower} of ${cases.length} cases are more than ${(100 * tolerance).toFixed(0)} % slower.`);
   if (!differences.length) return;
-  console.log("These are figures of different places, whose ratios do not tell of the code, and no failure:");
-  for (const difference of differences) console.log(`  ${difference}`);
+  print("These are figures of different places, whose ratios do not tell of the code, and no failure:");
+  for (const difference of differences) print(`  ${difference}`);
 }
 
 function positive(text: string): number {
@@ -138,8 +139,8 @@ async function bench(flags: Flags, extras: BenchExtras): Promise<void> {
   const before = flags.compare === undefined ? undefined : loadRecord(flags.compare);
   const device = currentDevice();
   const place = placeOf(device);
-  const print = flags.json ? () => {} : console.log;
-  print(
+  const say = flags.json ? () => {} : print;
+  say(
     `bunsandbytes ${version} on ${device.kind} (${device.description}); ${place.processor}, ${place.processors} processors, load ${os.loadavg()[0]!.toFixed(1)}`,
   );
   const limits = await limitsOf(device, extras.peak);
@@ -159,7 +160,7 @@ async function bench(flags: Flags, extras: BenchExtras): Promise<void> {
   if (flags.save) saveRecord(flags.save, record);
   const was = before && { ...before, results: before.results.filter(({ name }) => flags.filter?.test(name) ?? true) };
   const comparison = was && compareRecords(was, record, flags.tolerance);
-  if (flags.json) console.log(JSON.stringify({ ...record, ...(comparison && { comparison }) }, null, 2));
+  if (flags.json) printJson({ ...record, ...(comparison && { comparison }) }, 2);
   else {
     printResults(results);
     if (comparison) printComparison(comparison, flags.compare!, flags.tolerance);

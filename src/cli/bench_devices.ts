@@ -5,6 +5,7 @@ import { measure } from "../bench/measure.ts";
 import type { BenchResult } from "../bench/record.ts";
 import { currentDevice, type DeviceKind, devices, setDevice } from "../device.ts";
 import { BnbError } from "../error.ts";
+import { Printable, print, printJson } from "./print.ts";
 import { table } from "./table.ts";
 
 const kinds: readonly DeviceKind[] = ["cpu", "metal", "cuda"];
@@ -35,8 +36,8 @@ export async function benchDevices(
   } finally {
     setDevice(before);
   }
-  if (json) return console.log(JSON.stringify({ absent, devices: Object.fromEntries(columns) }, null, 2));
-  for (const reason of absent) console.log(reason);
+  if (json) return printJson({ absent, devices: Object.fromEntries(columns) }, 2);
+  for (const reason of absent) print(reason);
   printColumns([...columns]);
 }
 
@@ -49,6 +50,6 @@ function printColumns(columns: [DeviceKind, BenchResult[]][]): void {
     ...others.flatMap(([, results]) => [ms(results[i]!.leastMs), `${(leastMs / results[i]!.leastMs).toFixed(2)}×`]),
   ]);
   const head = ["least ms", first, ...others.flatMap(([kind]) => [kind, `${kind}: speed-up`])];
-  console.log(table([head, ...rows]));
-  if (!others.length) console.log(`Only ${first} is here, so that there is nothing to set beside it.`);
+  print(new Printable(table([head, ...rows])));
+  if (!others.length) print(`Only ${first} is here, so that there is nothing to set beside it.`);
 }

@@ -7,9 +7,10 @@ import { gather, scatter } from "../embedding.ts";
 import { floatDtypes } from "../native.ts";
 import { GlobalOptimManager } from "../optim/index.ts";
 import { Parameter } from "../parameter.ts";
+import { format, sameShape } from "../shape.ts";
 import { Signature } from "../signature.ts";
 import { Tensor, type TensorOptions } from "../tensor.ts";
-import { accumulate, type InitOptions, initOf, initOptions, uniform } from "./gradient.ts";
+import { accumulate, checkDrawn, type InitOptions, initOf, initOptions, uniform } from "./gradient.ts";
 import { Layer, type Part } from "./layer.ts";
 import { LayerNorm } from "./layer_norm.ts";
 import { checkWeight } from "./linear4bit.ts";
@@ -45,7 +46,7 @@ export class Embedding extends Layer {
   /** Takes over the weight, [numEmbeddings, embeddingDim]. @throws BnbError if it is no table, or has no row paddingIdx */
   constructor(weight: Tensor, options: EmbeddingOptions = {}) {
     super();
-    const me = signatures.embedding;
+    const me = signatures.embedding.as(new.target.name);
     const { paddingIdx } = me.options(options);
     const [rows] = checkTable(me, weight);
     if (paddingIdx !== undefined) me.whole(paddingIdx, "paddingIdx", 0, rows - 1);
@@ -102,7 +103,7 @@ export class Embedding extends Layer {
   }
 
   /** One tensor, `weight`. */
-  stateDict(name: string): TensorSource[] {
+  protected tensors(name: string): TensorSource[] {
     return [tensorSource(`${name}.weight`, this.weight.data)];
   }
 }
@@ -129,7 +130,7 @@ export class StableEmbedding extends Embedding {
     const me = signatures.stable;
     const { norm: given, paddingIdx } = me.options(options);
     const [, columns] = checkTable(me, weight);
-    if (given !== undefined) me.object(given, "norm", { name: "LayerNorm", is: (value) => value instanceof LayerNorm });
+    if (given !== undefined) checkNorm(me, given, columns);
     super(weight, { paddingIdx });
     this.norm = given ?? LayerNorm.init(columns, { device: weight.device });
   }
@@ -157,8 +158,9 @@ export class StableEmbedding extends Embedding {
   ): StableEmbedding {
     const me = signatures.stableLoad;
     const { device, paddingIdx } = me.options(options);
-    const norm = LayerNorm.load(checkpoint, `${me.text(name, "name")}.norm`, { device });
-    return new StableEmbedding(loadDense(me, checkpoint, `${name}.weight`, device), { paddingIdx, norm });
+    const table = loadDense(me, checkpoint, `${me.text(name, "name")}.weight`, device);
+    const norm = LayerNorm.load(checkpoint, `${name}.norm`, { device });
+    return new StableEmbedding(table, { paddingIdx, norm });
   }
 
   override forward(indices: Tensor<"int32">): Tensor<FloatDType> {
@@ -172,7 +174,11 @@ export class StableEmbedding extends Embedding {
 
   /** Adds to the gradients of the weight and of the norm. */
   override backward(dy: Tensor<FloatDType>, indices: Tensor<"int32">): void {
-    using rows = this.#rows(signatures.stableBackward, indices);
+    const me = signatures.stableBackward;
+    using rows = this.#rows(me, indices);
+    me.tensor(dy, "dy");
+    if (!sameShape(dy.shape, rows.shape)) throw me.fail(`dy is ${format(dy.shape)}, expected ${format(rows.shape)}.`);
+    me.code(dy.dtype, "dy's dtype", floatDtypes);
     using dRows = this.norm.backward(dy, rows);
     super.backward(dRows, indices);
   }
@@ -181,9 +187,15 @@ export class StableEmbedding extends Embedding {
     return gather(me, indices, this.weight.data, { dtype: "float32" });
   }
 
-  override stateDict(name: string): TensorSource[] {
-    return [...super.stateDict(name), ...this.norm.stateDict(`${name}.norm`)];
+  protected override tensors(name: string): TensorSource[] {
+    return [...super.tensors(name), ...this.norm.stateDict(`${name}.norm`)];
   }
+}
+
+function checkNorm(me: Signature, norm: LayerNorm, columns: number): void {
+  me.object(norm, "norm", { name: "LayerNorm", is: (value) => Layer.is(value) && value instanceof LayerNorm });
+  if (norm.weight.data.size !== columns)
+    throw me.fail(`norm is for ${norm.weight.data.size} columns, but weight has ${columns}.`);
 }
 
 function checkTable(me: Signature, weight: Tensor): [rows: number, columns: number] {
@@ -200,6 +212,7 @@ function newTable(
   options: InitOptions,
 ): Tensor<FloatDType> {
   const shape = [me.whole(numEmbeddings, "numEmbeddings", 1), me.whole(embeddingDim, "embeddingDim", 1)] as const;
+  checkDrawn(me, numEmbeddings, embeddingDim, "numEmbeddings and embeddingDim");
   if (paddingIdx !== undefined) me.whole(paddingIdx, "paddingIdx", 0, numEmbeddings - 1);
   const table = uniform(shape, Math.sqrt(6 / (numEmbeddings + embeddingDim)), initOf(me, options));
   if (paddingIdx === undefined) return table;

@@ -48,7 +48,7 @@ export class Embedding4bit extends TableLayer {
    */
   constructor(weight: Tensor | QuantizedTensor, options: Embedding4bitOptions = {}) {
     super();
-    const me = signatures.embedding;
+    const me = signatures.embedding.as(new.target.name);
     const { dtype, quantStorage = "uint8", ...quantize } = me.options(options);
     if (dtype !== undefined) me.code(dtype, "dtype", floatDtypes);
     checkStorage(me, quantStorage);
@@ -90,7 +90,7 @@ export class Embedding4bit extends TableLayer {
   }
 
   /** The keys of `Linear4bit`'s weight: bitsandbytes loads NF4 and FP4, and no other codebook. */
-  stateDict(name: string): TensorSource[] {
+  protected tensors(name: string): TensorSource[] {
     return toStateDict(`${name}.weight`, this.weight, { quantStorage: this.quantStorage });
   }
 }
@@ -106,7 +106,7 @@ export class Embedding4bit extends TableLayer {
  */
 export class EmbeddingNF4 extends Embedding4bit {
   constructor(weight: Tensor | QuantizedTensor, options: Omit<Embedding4bitOptions, "quantType"> = {}) {
-    super(weight, { ...options, quantType: "nf4" });
+    super(weight, withType("EmbeddingNF4", options, "nf4"));
     checkType(this.weight, "nf4", "EmbeddingNF4");
   }
 }
@@ -122,14 +122,20 @@ export class EmbeddingNF4 extends Embedding4bit {
  */
 export class EmbeddingFP4 extends Embedding4bit {
   constructor(weight: Tensor | QuantizedTensor, options: Omit<Embedding4bitOptions, "quantType"> = {}) {
-    super(weight, { ...options, quantType: "fp4" });
+    super(weight, withType("EmbeddingFP4", options, "fp4"));
     checkType(this.weight, "fp4", "EmbeddingFP4");
   }
+}
+
+/** The options of a class whose type is given. */
+function withType(what: string, given: Omit<Embedding4bitOptions, "quantType">, quantType: "nf4" | "fp4") {
+  return { ...signatures.typed.as(what).options(given), quantType };
 }
 
 const options = ["dtype", "quantStorage", ...quantize4bitOptions];
 const signatures = {
   embedding: new Signature("Embedding4bit", { options, native: { x: "weight" } }),
+  typed: new Signature("EmbeddingNF4", { options: options.filter((name) => name !== "quantType") }),
   init: new Signature("Embedding4bit.init", { options: [...options, "device", "seed"] }),
   load: new Signature("Embedding4bit.load", { options: [...options, "device"] }),
   forward: new Signature("Embedding4bit.forward"),

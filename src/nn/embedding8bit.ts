@@ -82,7 +82,7 @@ export class Embedding8bit extends TableLayer {
   }
 
   /** The keys of `Linear8bitLt`'s weight. */
-  stateDict(name: string): TensorSource[] {
+  protected tensors(name: string): TensorSource[] {
     return toStateDict(`${name}.weight`, this.weight);
   }
 }

@@ -62,6 +62,14 @@ function evenly(seed: number): () => number {
   };
 }
 
+/** Checks that numbers can be drawn for a table: they are drawn in JavaScript, whose arrays have an end. */
+export function checkDrawn(me: Signature, rows: number, columns: number, names: string): void {
+  if (rows * columns > drawnMax)
+    throw me.fail(`${names} are ${rows} and ${columns}, more than 2^32 numbers: make the weight yourself.`);
+}
+
+const drawnMax = 2 ** 32;
+
 function drawn(shape: Shape, draw: () => number, { dtype = "float32", device }: InitOptions): Tensor<FloatDType> {
   const values = new Float32Array(sizeOf(shape));
   for (let i = 0; i < values.length; i++) values[i] = draw();
@@ -77,6 +85,7 @@ export function uniform(shape: Shape, bound: number, options: InitOptions = {}):
 /** Normally distributed rows of a table [rows, columns], of mean 0 and variance 1 (Box and Muller 1958). */
 export function newRows(me: Signature, rows: number, columns: number, options: InitOptions): Tensor<FloatDType> {
   const shape = [me.whole(rows, "numEmbeddings", 1), me.whole(columns, "embeddingDim", 1)];
+  checkDrawn(me, rows, columns, "numEmbeddings and embeddingDim");
   const init = initOf(me, options);
   const next = evenly(init.seed!);
   return drawn(shape, () => Math.sqrt(-2 * Math.log(1 - next())) * Math.cos(2 * Math.PI * next()), init);

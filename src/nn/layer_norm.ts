@@ -95,7 +95,7 @@ export class LayerNorm extends Layer {
   }
 
   /** `weight` and `bias`. */
-  stateDict(name: string): TensorSource[] {
+  protected tensors(name: string): TensorSource[] {
     return [tensorSource(`${name}.weight`, this.weight.data), tensorSource(`${name}.bias`, this.bias.data)];
   }
 }

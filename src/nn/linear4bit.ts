@@ -1,18 +1,18 @@
 // Linear4bit: a linear layer over a frozen weight of 4 bits an element.
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
-import type { StorageDtype } from "../checkpoint/state.ts";
+import { type StorageDtype, storageDtypes } from "../checkpoint/state.ts";
 import { tensorSource, toStateDict } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
 import { matmulQuantized } from "../matmul.ts";
 import { quantizedBackward } from "../matmul_backward.ts";
 import { floatDtypes, type Precision } from "../native.ts";
-import { type Quantize4bitOptions, quantize4bitAs, quantize4bitOptions } from "../quantize.ts";
+import { plan4bit, type Quantize4bitOptions, quantize4bitAs, quantize4bitOptions } from "../quantize.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { format } from "../shape.ts";
 import { Signature } from "../signature.ts";
 import type { Tensor, TensorOptions } from "../tensor.ts";
-import { type InitOptions, initOf, initOptions, passIn, uniform } from "./gradient.ts";
+import { checkDrawn, type InitOptions, initOf, initOptions, passIn, uniform } from "./gradient.ts";
 import { LinearLayer } from "./layer.ts";
 import { loadBias, loadLayer } from "./load.ts";
 
@@ -59,7 +59,7 @@ export class Linear4bit extends LinearLayer {
    */
   constructor(weight: Tensor | QuantizedTensor, options: Linear4bitOptions = {}) {
     super();
-    const me = signatures.linear4bit;
+    const me = signatures.linear4bit.as(new.target.name);
     const { bias, computeDtype, quantStorage = "uint8", precision, ...quantize } = me.options(options);
     const codes = codes4bit(me, weight, { compressStatistics: true, ...quantize });
     checkBias(me, bias, codes.shape[0]!);
@@ -118,7 +118,7 @@ export class Linear4bit extends LinearLayer {
   }
 
   /** What {@link toStateDict} gives: bitsandbytes loads NF4 and FP4, and no other codebook. */
-  stateDict(name: string): TensorSource[] {
+  protected tensors(name: string): TensorSource[] {
     const weight = toStateDict(`${name}.weight`, this.weight, { quantStorage: this.quantStorage });
     return this.bias ? [...weight, tensorSource(`${name}.bias`, this.bias)] : weight;
   }
@@ -135,7 +135,7 @@ export class Linear4bit extends LinearLayer {
  */
 export class LinearNF4 extends Linear4bit {
   constructor(weight: Tensor | QuantizedTensor, options: Omit<Linear4bitOptions, "quantType"> = {}) {
-    super(weight, { ...options, quantType: "nf4" });
+    super(weight, withType("LinearNF4", options, "nf4"));
     checkType(this.weight, "nf4", "LinearNF4");
   }
 }
@@ -151,9 +151,14 @@ export class LinearNF4 extends Linear4bit {
  */
 export class LinearFP4 extends Linear4bit {
   constructor(weight: Tensor | QuantizedTensor, options: Omit<Linear4bitOptions, "quantType"> = {}) {
-    super(weight, { ...options, quantType: "fp4" });
+    super(weight, withType("LinearFP4", options, "fp4"));
     checkType(this.weight, "fp4", "LinearFP4");
   }
+}
+
+/** The options of a class whose type is given. */
+function withType(what: string, given: Omit<Linear4bitOptions, "quantType">, quantType: "nf4" | "fp4") {
+  return { ...signatures.typed.as(what).options(given), quantType };
 }
 
 /** Checks that a quantised weight that a class was given has the class's type. */
@@ -171,7 +176,7 @@ export function checkBias(me: Signature, bias: Tensor | undefined, outFeatures: 
 
 /** Checks the dtype that codes are written as. */
 export function checkStorage(me: Signature, quantStorage: StorageDtype): void {
-  me.choice(quantStorage, "quantStorage", ["uint8", "float16", "bfloat16", "float32"]);
+  me.choice(quantStorage, "quantStorage", Object.keys(storageDtypes));
 }
 
 /** The two dimensions of a layer's weight. @throws BnbError if it has another number of them */
@@ -188,6 +193,7 @@ export function checkWeight(
 /** A layer's weight in 4 bits: one that is quantised already, which is taken over, or a dense one quantised. */
 export function codes4bit(me: Signature, weight: unknown, options: Quantize4bitOptions): QuantizedTensor {
   const kind = me.kind(weight, "weight", ["Tensor", "QuantizedTensor"]);
+  plan4bit(me, options); // of a weight that is quantised already too: an illegal option is one either way
   checkWeight(me, weight as Tensor | QuantizedTensor);
   const codes =
     kind === "Tensor" ? quantize4bitAs(me, weight as Tensor, options, "weight") : (weight as QuantizedTensor);
@@ -203,12 +209,14 @@ export function newWeight(
   options: InitOptions,
 ): Tensor<FloatDType> {
   const shape = [me.whole(outFeatures, "outFeatures", 1), me.whole(inFeatures, "inFeatures", 1)];
+  checkDrawn(me, outFeatures, inFeatures, "outFeatures and inFeatures");
   return uniform(shape, 1 / Math.sqrt(inFeatures), initOf(me, options));
 }
 
 const options = ["bias", "computeDtype", "quantStorage", "precision", ...quantize4bitOptions];
 const signatures = {
   linear4bit: new Signature("Linear4bit", { options, native: { x: "weight" } }),
+  typed: new Signature("LinearNF4", { options: options.filter((name) => name !== "quantType") }),
   init: new Signature("Linear4bit.init", { options: [...options, ...initOptions] }),
   load: new Signature("Linear4bit.load", { options: [...options.slice(1), "device"] }),
   forward: new Signature("Linear4bit.forward"),

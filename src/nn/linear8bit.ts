@@ -97,7 +97,7 @@ export class Linear8bitLt extends LinearLayer {
   }
 
   /** Upstream's keys: `weight`, `SCB`, `weight_format` and `bias`. */
-  stateDict(name: string): TensorSource[] {
+  protected tensors(name: string): TensorSource[] {
     const weight = toStateDict(`${name}.weight`, this.weight);
     return this.bias ? [...weight, tensorSource(`${name}.bias`, this.bias)] : weight;
   }

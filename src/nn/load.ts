@@ -14,9 +14,16 @@ type Where = Device | DeviceName | undefined;
 type Kind<T> = abstract new (...parameters: never) => T;
 
 /** A weight of a checkpoint that is of one of these classes. @throws BnbError if there is none, or it is of another */
-function loadKind<T>(me: Signature, checkpoint: Checkpoint, name: string, device: Where, ...kinds: Kind<T>[]): T {
-  me.object(checkpoint, "checkpoint", Checkpoints);
-  me.text(name, "name");
+export function loadKind<T>(
+  me: Signature,
+  checkpoint: Checkpoint,
+  name: string,
+  device: Where,
+  ...kinds: Kind<T>[]
+): T {
+  me.object(checkpoint, "checkpoint", Checkpoint);
+  if (!checkpoint.quantized.has(me.text(name, "name")) && !checkpoint.tensors.has(name))
+    throw me.fail(`name leads to ${JSON.stringify(name)}, which ${checkpoint.path} has not.`);
   const weight = loadWeight(checkpoint, name, device === undefined ? currentDevice() : deviceOf(me, device));
   const kind = kinds.find((kind) => weight instanceof kind);
   if (kind) return weight as T;
@@ -53,6 +60,3 @@ export function loadDense(me: Signature, checkpoint: Checkpoint, name: string, d
 export function loadBias(me: Signature, checkpoint: Checkpoint, name: string, device: Where): Tensor | undefined {
   return checkpoint.tensors.has(`${name}.bias`) ? loadDense(me, checkpoint, `${name}.bias`, device) : undefined;
 }
-
-/** The class of checkpoints, as {@link Signature.object} asks for one. */
-const Checkpoints = { name: "Checkpoint", is: (value: unknown): value is Checkpoint => value instanceof Checkpoint };

@@ -6,11 +6,12 @@ import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
 import { linear } from "../matmul.ts";
 import { linearBackward, linearBackwardWeight } from "../matmul_backward.ts";
+import { floatDtypes } from "../native.ts";
 import { Parameter } from "../parameter.ts";
-import { format } from "../shape.ts";
+import { format, sameShape } from "../shape.ts";
 import { Signature } from "../signature.ts";
 import { Tensor } from "../tensor.ts";
-import { accumulate, type InitOptions, initOf, passIn, uniform } from "./gradient.ts";
+import { accumulate, checkDrawn, type InitOptions, initOf, passIn, uniform } from "./gradient.ts";
 import { Layer, LinearLayer, type Part } from "./layer.ts";
 import { checkWeight } from "./linear4bit.ts";
 import { loadDense } from "./load.ts";
@@ -74,6 +75,7 @@ export class Lora extends Layer {
     const { r = 8, alpha, ...rest } = me.options(options);
     const { inFeatures, outFeatures, device } = me.object(base, "base", linearLayers);
     me.whole(r, "r", 1);
+    checkDrawn(me, r, inFeatures, "r and the base's inFeatures");
     if (alpha !== undefined) me.finite(alpha, "alpha");
     const init = initOf(me, { ...rest, device });
     const A = uniform([r, inFeatures], 1 / Math.sqrt(inFeatures), init);
@@ -100,7 +102,7 @@ export class Lora extends Layer {
 
   /** [..., outFeatures] of x [..., inFeatures], in x's dtype; the adapter computes in its own. */
   forward<D extends FloatDType>(x: Tensor<D>): Tensor<D> {
-    signatures.forward.tensor(x, "x");
+    checkInput(signatures.forward, x, "x", this.base.inFeatures);
     using y = this.base.forward(x);
     using delta = passIn(this.#dtype, x, (input) => {
       using h = linear(input, this.A.data);
@@ -116,8 +118,11 @@ export class Lora extends Layer {
    * @returns the gradient of x, in dy's dtype
    */
   backward<D extends FloatDType>(dy: Tensor<D>, x: Tensor<FloatDType>): Tensor<D> {
-    signatures.backward.tensor(dy, "dy");
-    signatures.backward.tensor(x, "x");
+    const me = signatures.backward;
+    checkInput(me, dy, "dy", this.base.outFeatures);
+    checkInput(me, x, "x", this.base.inFeatures);
+    if (!sameShape(dy.shape.slice(0, -1), x.shape.slice(0, -1)))
+      throw me.fail(`dy is ${format(dy.shape)} and x is ${format(x.shape)}: all dimensions but the last must match.`);
     using dx = this.base.backward(dy);
     using delta = passIn(this.#dtype, dy, (gradient) => {
       using input = x.cast(gradient.dtype);
@@ -132,13 +137,20 @@ export class Lora extends Layer {
   }
 
   /** The adapter's tensors only: the base has a state dict of its own. */
-  stateDict(name: string): TensorSource[] {
+  protected tensors(name: string): TensorSource[] {
     return [tensorSource(`${name}.lora_A.weight`, this.A.data), tensorSource(`${name}.lora_B.weight`, this.B.data)];
   }
 
   get #dtype(): FloatDType {
     return this.A.data.dtype as FloatDType;
   }
+}
+
+/** Checks what a pass is given: a float tensor [..., columns]. */
+function checkInput(me: Signature, x: Tensor, argument: string, columns: number): void {
+  me.tensor(x, argument);
+  me.code(x.dtype, `${argument}'s dtype`, floatDtypes);
+  if (x.shape.at(-1) !== columns) throw me.fail(`${argument} is ${format(x.shape)}, expected [..., ${columns}].`);
 }
 
 const linearLayers = {

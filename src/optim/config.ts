@@ -1,8 +1,7 @@
 // What an optimizer can be told for a group of parameters, or for one of them: names, defaults and checks.
 import { BnbError } from "../error.ts";
-import { NativeObject } from "../handle.ts";
 import type { optimizers } from "../native.ts";
-import { show } from "../signature.ts";
+import { isFloat, isOptions, show } from "../signature.ts";
 
 /** Every setting of a parameter group. Settings that an optimizer's rule does not have stand at their defaults. */
 export interface Config {
@@ -63,7 +62,7 @@ export interface Family {
 
 /** The settings among options: an object, of which nothing else is taken. */
 function entriesOf(what: string, options: unknown, argument: string): [name: string, value: unknown][] {
-  if (typeof options !== "object" || options === null || Array.isArray(options) || NativeObject.kindOf(options))
+  if (!isOptions(options))
     throw new BnbError(`${what}: ${argument} is ${show(options)}, expected an object of settings.`);
   return Object.entries(options);
 }
@@ -89,8 +88,11 @@ export function applyOptions(what: string, family: Family, config: Config, optio
     if (Object.hasOwn(only, name)) {
       if (value !== only[name])
         throw new BnbError(`${what}: ${name} is ${show(value)}, but only ${show(only[name])} is there.`, "unsupported");
-    } else if (name === beta1) applied.betas = [value, 0];
-    else if ([...settings, ...everyones].includes(name as keyof Config)) applied[name] = value;
+    } else if (name === beta1) {
+      if (!isBeta(value))
+        throw new BnbError(`${what}: ${name} is ${show(value)}, expected a number of at least 0 and less than 1.`);
+      applied.betas = [value, 0];
+    } else if ([...settings, ...everyones].includes(name as keyof Config)) applied[name] = value;
     else if (name !== "isPaged" || !family.paged) {
       const known = [...settings, ...everyones, beta1, ...Object.keys(only), ...(family.paged ? ["isPaged"] : [])];
       throw new BnbError(`${what}: options has no ${name}, expected one of ${known.filter(Boolean).join(", ")}.`);
@@ -109,11 +111,10 @@ export function checkConfig(what: string, config: Partial<Config>): void {
   }
 }
 
-const isNumber = (value: unknown): value is number => typeof value === "number" && Number.isFinite(value);
-const notNegative = { holds: (v: unknown) => isNumber(v) && v >= 0, expected: "a finite number of at least 0" };
-const isBeta = (v: unknown) => isNumber(v) && v >= 0 && v < 1;
+const notNegative = { holds: (v: unknown) => isFloat(v) && v >= 0, expected: "a finite number of at least 0" };
+const isBeta = (v: unknown) => isFloat(v) && v >= 0 && v < 1;
 const steps = {
-  holds: (v: unknown) => v === null || (isNumber(v) && v > 0),
+  holds: (v: unknown) => v === null || (isFloat(v) && v > 0),
   expected: "a positive count of steps, or null",
 };
 
@@ -125,7 +126,7 @@ const rules: Record<keyof Config, { holds(value: unknown): boolean; expected: st
   },
   eps: notNegative,
   weightDecay: notNegative,
-  alpha: { holds: isNumber, expected: "a finite number" },
+  alpha: { holds: isFloat, expected: "a finite number" },
   tAlpha: steps,
   tBeta3: steps,
   optimBits: { holds: (v) => v === 8 || v === 32, expected: "8 or 32" },
@@ -133,3 +134,27 @@ const rules: Record<keyof Config, { holds(value: unknown): boolean; expected: st
   maxUnorm: notNegative,
   skipZeros: { holds: (v) => typeof v === "boolean", expected: "true or false" },
 };
+
+/** Options of every optimizer, of the whole or of a group; {@link Config} says what each is. */
+export type CommonOptions = Partial<Pick<Config, "lr" | "weightDecay" | "min8bitSize" | "skipZeros">>;
+
+/** The option of the classes that have no bits in their name: 8 or 32, which is the default. */
+export type BitsOption = Partial<Pick<Config, "optimBits">>;
+
+/**
+ * The option of the classes that bitsandbytes can page: it and the Paged classes are taken, and nothing needs to be done.
+ * Paging moves states out of a GPU's own memory and back. Here states lie in memory that GPU and CPU share, which the
+ * operating system pages already.
+ */
+export interface PagedOption {
+  isPaged?: boolean;
+}
+
+/** A family whose classes have no bits in their name: they are an option. */
+export const ofAnyBits = (family: Family): Family => ({ ...family, settings: [...family.settings, "optimBits"] });
+
+/** A family with states of these bits. */
+export const ofBits = (family: Family, optimBits: 8 | 32): Family => ({
+  ...family,
+  defaults: { ...family.defaults, optimBits },
+});

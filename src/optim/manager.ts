@@ -39,16 +39,23 @@ export class GlobalOptimManager {
 
   /** What holds for a parameter; undefined where nothing was overridden. */
   overridesOf(parameter: Parameter): Partial<Config> | undefined {
-    return this.#overrides.get(parameter);
+    return this.#overrides.get(of.object(parameter, "parameter", Parameter));
   }
 }
 
 const me = new Signature("GlobalOptimManager.overrideConfig");
+const of = new Signature("GlobalOptimManager.overridesOf");
+
+/** Whether a value can hold parameters: typed arrays, which hold numbers, can't, nor what stands for one. */
+export function isIterable(value: unknown): value is Iterable<unknown> {
+  if (typeof value !== "object" || value === null) return false;
+  const iterator: unknown = Reflect.get(value, Symbol.iterator);
+  return typeof iterator === "function" && iterator !== Uint8Array.prototype[Symbol.iterator];
+}
 
 /** Parameters as a list. @throws BnbError if it is no iterable, or holds something else */
 export function listOf(me: Signature, parameters: Iterable<Parameter>, argument: string): Parameter[] {
-  if (typeof parameters !== "object" || parameters === null || !(Symbol.iterator in parameters))
-    throw me.wrong(argument, parameters, "Parameters in an array");
+  if (!isIterable(parameters)) throw me.wrong(argument, parameters, "Parameters in an array");
   const list = [...parameters];
   for (const [index, parameter] of list.entries()) me.object(parameter, `${argument}[${index}]`, Parameter);
   return list;

@@ -2,10 +2,10 @@
 import { type Device, type DeviceName, deviceOf } from "../device.ts";
 import { hyperparameters, native, optimizers } from "../native.ts";
 import { Parameter } from "../parameter.ts";
-import { Signature, show } from "../signature.ts";
+import { isOptions, Signature, show } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import { applyOptions, type Config, checkConfig, defaultsOf, type Family } from "./config.ts";
-import { GlobalOptimManager, listOf } from "./manager.ts";
+import { GlobalOptimManager, isIterable, listOf } from "./manager.ts";
 import { ParameterState, type StateEntry } from "./state.ts";
 
 /** Parameters with settings in common. Schedulers may write to the settings between steps. */
@@ -237,9 +237,8 @@ export class Optimizer implements Disposable {
 type GroupOptions = { params: Iterable<Parameter> };
 
 function groupsOf(me: Signature, params: Params<object>): GroupOptions[] {
-  if (typeof params !== "object" || params === null || !(Symbol.iterator in params))
-    throw me.wrong("params", params, "Parameters in an array, or groups { params, … }");
-  const all = [...params] as unknown[];
+  if (!isIterable(params)) throw me.wrong("params", params, "Parameters in an array, or groups { params, … }");
+  const all: unknown[] = [...params];
   const groups = all.filter((one) => !Parameter.is(one));
   if (groups.length === 0) return [{ params: all as Parameter[] }];
   const wrong = groups.findIndex((one) => typeof one !== "object" || one === null || !("params" in one));
@@ -250,11 +249,11 @@ function groupsOf(me: Signature, params: Params<object>): GroupOptions[] {
 
 /** The groups of a state dict that has the form of one. */
 function savedGroups(me: Signature, dict: OptimizerStateDict): SavedGroup[] {
-  const isObject = (value: unknown) => typeof value === "object" && value !== null;
-  if (!isObject(dict) || !isObject(dict.state) || !Array.isArray(dict.param_groups))
-    throw me.wrong("dict", dict, "a state dict { state, param_groups }");
+  if (!isOptions(dict)) throw me.wrong("dict", dict, "a state dict { state, param_groups }");
+  if (!isOptions(dict.state)) throw me.wrong("dict.state", dict.state, "states by the numbers of parameters");
+  if (!Array.isArray(dict.param_groups)) throw me.wrong("dict.param_groups", dict.param_groups, "an array of groups");
   for (const group of dict.param_groups)
-    if (!isObject(group) || !Array.isArray(group.params))
+    if (!isOptions(group) || !Array.isArray(group.params))
       throw me.wrong("dict.param_groups", dict.param_groups, "groups { params, lr, … }");
   return dict.param_groups;
 }
@@ -278,3 +277,9 @@ function settingsOf(saved: SavedGroup): Partial<Config> {
   const given = { lr, betas, eps, weightDecay, alpha, tAlpha, tBeta3 };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }
+
+/** A class of optimizers. Options may be left out where none is required. */
+export type OptimizerClass<Options> = new (
+  params: Params<Options>,
+  ...options: object extends Options ? [options?: Options] : [options: Options]
+) => Optimizer;
