@@ -12,7 +12,7 @@ import { Tensor } from "../tensor.ts";
 import type { Step } from "./checkpoint.ts";
 import type { GgufTensor } from "./gguf.ts";
 import type { SafetensorsDtype } from "./header.ts";
-import type { QuantType } from "./huggingface.ts";
+import type { StoredQuantType } from "./huggingface.ts";
 import { ggufPieces, type Pieces, plainPieces, storedPieces } from "./pieces.ts";
 import type { SafetensorsTensor, SafetensorsValues } from "./safetensors.ts";
 import { floatDtypes, type StorageDtype, type Stored, specsBlockwise, specsInt8 } from "./state.ts";
@@ -139,7 +139,7 @@ export function keepStep(tensor: SafetensorsTensor, dtype: FloatDType | undefine
 }
 
 export interface QuantizeStepOptions {
-  readonly quantType: Exclude<QuantType, "int8">;
+  readonly quantType: Exclude<StoredQuantType, "int8">;
   readonly blocksize: number;
   readonly doubleQuant: boolean;
   readonly scales: NonNullable<ScalesOptions["scales"]>;
@@ -165,7 +165,7 @@ export function quantizeBlockwiseStep(source: Source, dtype: FloatDType, options
 let sevenBits: Codebook | undefined;
 
 /** The codebook of a format; of 7 bits, which no name is kept for, the normal float. */
-function codebookOf(quantType: Exclude<QuantType, "int8">): Codebook {
+function codebookOf(quantType: Exclude<StoredQuantType, "int8">): Codebook {
   if (quantType !== "nf7") return Codebook.named(quantType);
   sevenBits ??= createNormalMap(undefined, true, 7);
   return sevenBits;
