@@ -32,11 +32,11 @@ static bool takes_vector_of(const struct matmul_job *job, size_t rows) {
 
 static bool takes_vector(const struct matmul_job *job) { return takes_vector_of(job, FEW_ROWS); }
 
-/* WIDTH scales from a block on; those past the last block may be anything. */
-INLINE floats block_scales(const struct coded *q, size_t block) {
+/* WIDTH scales from a block on, which lies in a group of nested scales; those past the last block may be anything. */
+INLINE floats block_scales(const struct coded *q, size_t block, size_t group) {
     if (q->absmax) return load_floats(q->absmax + block);
-    size_t group = block / q->nested_block, end = (group + 1) * q->nested_block;
     floats value = values_of(q->nested_code->values, q->absmax_codes + block), factor = q->nested_absmax[group];
+    size_t end = (group + 1) * q->nested_block;
     if (block + WIDTH > end) {
         size_t last = (q->rows * q->columns - 1) / q->block / q->nested_block;
         for (size_t i = end - block; i < WIDTH; i++) factor[i] = q->nested_absmax[least((block + i) / q->nested_block, last)];
@@ -51,8 +51,11 @@ INLINE const float *scales_at(const struct coded *q, size_t length, size_t first
     if (q->absmax && shift == 0 && count % whole == 0) return q->absmax + first;
     ints lane;
     for (int i = 0; i < WIDTH; i++) lane[i] = i;
+    size_t group = group_of(q, first >> shift);
     for (size_t i = 0; i < count; i += WIDTH) {
-        floats scales = block_scales(q, (first + i) >> shift);
+        size_t block = (first + i) >> shift;
+        while (!q->absmax && block >= (group + 1) * q->nested_block) group++;
+        floats scales = block_scales(q, block, group);
         if (shift) { /* no more than half of them are used, and one */
             float of_blocks[16] = {0};
             memcpy(of_blocks, &scales, sizeof scales);
