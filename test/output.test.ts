@@ -186,6 +186,7 @@ describe("what is the user's", () => {
     const mine = ["notes.txt", ".git", "onnx/mine.txt", "onnx/deep/x"];
     for (const name of mine) fs.writeFileSync(join(output, name), name);
     fs.chmodSync(join(output, "notes.txt"), 0o600);
+    fs.chmodSync(join(output, "onnx/deep"), 0o500);
     fs.symlinkSync("../elsewhere", join(output, "link"));
     const before = mine.map((name) => fs.statSync(join(output, name)).ino);
     const { notes } = await write(output, "new", { force: true, input: model });
