@@ -172,6 +172,7 @@ async function attempt(target: Target, size: number): Promise<void> {
   } catch (error) {
     if (!(error instanceof BnbError)) throw error;
     check(error.message.length < 20_000, `the sentence has ${error.message.length} characters`);
+    check(error.message.includes(folder), `the sentence names no file: ${error.message}`);
     tried[target.name]!.refused++;
     sentences.add(kindOf(error.message));
   }
