@@ -29,9 +29,9 @@ export interface StateDictOptions {
 }
 
 /**
- * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`. What it
- * has no format for, other widths than 4 bits and codebooks than NF4 and FP4, has the same tensors under a key of this
- * library's, and bitsandbytes does not load it.
+ * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`. What
+ * it has no format for, other widths than 4 bits and codebooks than NF4 and FP4, has the same tensors under a key of
+ * this library's, and bitsandbytes does not load it.
  *
  * @example
  * ```ts
