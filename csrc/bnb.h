@@ -72,7 +72,8 @@ typedef struct bnb_hyperparameters {
     double alpha;                   /* the share of AdEMAMix's slow average */
     double eps, weight_decay;
     double gnorm_scale; /* gradients are multiplied by it */
-    double max_unorm;   /* above 0: where ‖direction‖ > max_unorm × ‖p‖, the step is scaled down by their quotient */
+    double max_unorm;   /* above 0: where ‖direction‖ > max_unorm × ‖p‖, the step is scaled down by their quotient; Adam's
+                         * direction is m̂ / (√v̂ + eps), of corrected moments, as LAMB's paper has it */
     double skip_zeros;  /* not 0: elements whose gradient is zero are left as they are */
     double step;        /* counted from 1, for bias correction */
 } bnb_hyperparameters;

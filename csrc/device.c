@@ -10,10 +10,9 @@
 static const struct kind {
     const char          *name;
     const struct driver *driver;
-    const char          *absent; /* why the kind can't be had, where nothing needs to be tried to know */
 } kinds[] = {
     {.name = "metal", .driver = &metal_driver},
-    {.name = "cuda", .absent = "bunsandbytes has no CUDA driver yet: use \"cpu\""},
+    {.name = "cuda", .driver = &cuda_driver},
     {.name = "cpu"},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
@@ -32,7 +31,6 @@ static struct entry {
 
 static bool try_open(bnb_device *device, const struct kind *kind, uint32_t index) {
     device->tag = TAG_DEVICE;
-    if (kind->absent) return fail(BNB_UNSUPPORTED, "%s is absent: %s", kind->name, kind->absent), false;
     if (kind->driver) {
         device->driver = kind->driver;
         device->gpu = kind->driver->open(index);

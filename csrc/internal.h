@@ -41,11 +41,13 @@ struct bnb_tensor {
     struct buffer *buffer;
 };
 
+enum { UPLOADS_MOST = 8 };
+
 struct bnb_codebook {
     enum tag                tag;
     _Atomic uint32_t        refs;
     struct codebook         book;
-    _Atomic(struct buffer *) uploaded; /* struct kernel_codebook of metal/args.h on the GPU, once one has asked for it */
+    _Atomic(struct buffer *) uploaded[UPLOADS_MOST]; /* struct kernel_codebook of metal/args.h on each GPU that has asked for it */
 };
 
 struct bnb_quantized {

@@ -143,9 +143,10 @@ struct optimizer_args {
     uint32_t              count_low, count_high; // elements of the parameter
     uint32_t              parts;                 // threadgroups that leave sums of squares
     float                 max_unorm;
+    float                 correction; // a direction is this times longer than the rule's: Adam's moments are averages from zero
     struct optimizer_rule rule;
 };
-static_assert(sizeof(struct optimizer_args) == 76, "host and kernels must lay out struct optimizer_args alike");
+static_assert(sizeof(struct optimizer_args) == 80, "host and kernels must lay out struct optimizer_args alike");
 
 struct int8_quantize_args {
     uint32_t rows, columns;

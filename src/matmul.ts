@@ -11,12 +11,13 @@ export interface MatmulOptions {
   /** Added to every row of the product: one element for each row of the weight, any float dtype. */
   bias?: Tensor | undefined;
   /**
-   * How exact the product is at least; less is faster on a CPU. What it may be off by, as the root mean square of the
-   * error over that of the result, with normally distributed activations and 4-bit weights:
+   * How exact the product is at least; less is faster on a CPU. What it is off by, as the root mean square of the error
+   * over that of the result, whatever the signs of activations are and however long their rows:
    *
    * - `"highest"`: products in fp32, 2e-7 to 1e-6.
-   * - `"high"`: activations, in runs of 64, and codebook as int16: 2e-4, and 1e-4 where x has up to six rows.
-   * - `"medium"`: the same as int8: 1e-2.
+   * - `"high"`: activations, in runs of 64, and codebook as int16: 2e-4, and up to 5e-4 where some activations are a
+   *   hundred times as large as the rest, or weights far from normally distributed.
+   * - `"medium"`: the same as int8: 1e-2, and up to 3e-2.
    *
    * Activations that integers can't stand for (an infinity, NaN, or a run whose largest is below 1e-25), blocks or rows
    * that are no multiple of 64, and weights of other than 4 bits are multiplied in fp32 whatever this says.

@@ -1,5 +1,5 @@
-// The folder that a model is written into, as a transaction: what is refused before any work, what stays of the user's, what
-// becomes of other writers and of what they left behind.
+// The folder that a model is written into, as a transaction: what is refused before any work, what stays of the
+// user's, what becomes of other writers and of what they left behind.
 import { afterAll, afterEach, describe, expect, test } from "bun:test";
 import fs from "node:fs";
 import { hostname, tmpdir } from "node:os";
@@ -186,6 +186,7 @@ describe("what is the user's", () => {
     const mine = ["notes.txt", ".git", "onnx/mine.txt", "onnx/deep/x"];
     for (const name of mine) fs.writeFileSync(join(output, name), name);
     fs.chmodSync(join(output, "notes.txt"), 0o600);
+    fs.chmodSync(join(output, "onnx/deep"), 0o500);
     fs.symlinkSync("../elsewhere", join(output, "link"));
     const before = mine.map((name) => fs.statSync(join(output, name)).ino);
     const { notes } = await write(output, "new", { force: true, input: model });
@@ -361,7 +362,8 @@ describe("where the folder can't be exchanged", () => {
           await quantizeCheckpoint(${JSON.stringify(model)}, { output, quantType, force: true });
           console.log(output, JSON.stringify((await verifyCheckpoint(output)).quantized));
         }
-      console.log([".", "disk", "bound", "disk/model"].flatMap((x) => fs.readdirSync(x)).filter((name) => name.endsWith(".tmp")).length);`;
+      const names = [".", "disk", "bound", "disk/model"].flatMap((folder) => fs.readdirSync(folder));
+      console.log(names.filter((name) => name.endsWith(".tmp")).length);`;
     const mounts = 'mount -t tmpfs tmpfs disk && mount --bind real bound && exec "$@"';
     const command = ["unshare", "-Urm", "sh", "-c", mounts, "sh", process.execPath, "-e", program];
     const { stdout, stderr } = Bun.spawnSync(command, { cwd: folder });

@@ -1,4 +1,5 @@
-// What the command prints: nothing that a terminal would obey, all of it or an error, and no stack where a pipe is closed.
+// What the command prints: nothing that a terminal would obey, all of it or an error, and no stack where a pipe is
+// closed.
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";

@@ -235,12 +235,12 @@ describe("devices", () => {
 
   test.each([
     ["tpu", 'kind is "tpu" (from BNB_DEVICE)'],
-    ["cuda", "cuda is absent: "],
+    ["cuda", "CUDA is absent: "],
   ])("BNB_DEVICE=%s is an error when first used, not a silent fallback", (kind, message) => {
     const script = 'import { Tensor } from "./src/index.ts"; Tensor.zeros([1]);';
     const run = Bun.spawnSync([process.execPath, "-e", script], {
       cwd: `${import.meta.dir}/..`,
-      env: { ...process.env, BNB_DEVICE: kind },
+      env: { ...process.env, BNB_DEVICE: kind, BNB_CUDA_LIBRARY: "/nowhere.so" },
     });
     expect(run.exitCode).toBe(1);
     expect(run.stderr.toString()).toContain(message);

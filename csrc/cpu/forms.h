@@ -248,9 +248,11 @@ static inline int8_t int8_code(float x, float factor, float threshold) {
     return (int8_t)(code + 0x1.8p23f - 0x1.8p23f);
 }
 
-/* The constant is upstream's, who mean 1 / 127² and are off by 2e-5 of it. */
+/* 1 / 127², as on upstream's GPUs; its CPU code has lost a digit, and is off by 2e-5 of it. */
+static const float INT8_UNIT = 6.2000124e-5f;
+
 static inline float int8_value(int32_t sum, float row_stats, float column_stats) {
-    return (float)sum * (row_stats * column_stats) * 6.200124e-5f;
+    return (float)sum * (row_stats * column_stats) * INT8_UNIT;
 }
 
 /* Upstream's constant for 1 / 127. */

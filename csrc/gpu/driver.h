@@ -37,6 +37,7 @@ struct launch {
     uint32_t       groups[3];    /* threadgroups in the grid */
     uint32_t       threads;      /* threads in a threadgroup: a multiple of 32 */
     uint32_t       shared_bytes; /* of threadgroup memory that the kernel takes as [[threadgroup(0)]]; a multiple of 16 */
+    bnb_precision  precision;    /* of a whole product: what it may be off by; portable kernels are as exact as any asks */
     size_t         bytes_moved;  /* read and written, for profiles and for deciding when to commit */
 };
 
@@ -76,6 +77,6 @@ struct driver {
     bnb_status (*wait)(void *gpu); /* DEVICE_LOST where work has failed since the last time: told once */
 };
 
-extern const struct driver metal_driver;
+extern const struct driver metal_driver, cuda_driver;
 
 #endif

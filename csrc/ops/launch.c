@@ -22,15 +22,30 @@ static struct buffer *upload(const struct codebook *book, bnb_device *device) {
     return NULL;
 }
 
-bnb_status bind_codebook(bnb_codebook *codebook, bnb_device *device, struct binding *binding) {
-    struct buffer *buffer = codebook->uploaded;
-    if (!buffer) {
-        struct buffer *made = upload(&codebook->book, device);
-        if (!made) return bnb_last_status();
-        if (atomic_compare_exchange_strong(&codebook->uploaded, &buffer, made)) buffer = made;
-        else buffer_release(made); /* another thread was first */
+/* The GPU's place among those that have one: its own, or the first that is empty, or past the last. */
+static int place_of(bnb_codebook *codebook, const bnb_device *device) {
+    int place = 0;
+    for (; place < UPLOADS_MOST; place++) {
+        const struct buffer *buffer = codebook->uploaded[place];
+        if (!buffer || buffer->device == device) break;
     }
-    if (buffer->device != device) return fail(BNB_UNSUPPORTED, "the codebook is in use on %s", buffer->device->name);
+    return place;
+}
+
+bnb_status bind_codebook(bnb_codebook *codebook, bnb_device *device, struct binding *binding) {
+    struct buffer *buffer = NULL, *made = NULL;
+    while (!buffer || buffer->device != device) { /* again where another thread's GPU took the place */
+        int place = place_of(codebook, device);
+        if (place == UPLOADS_MOST) {
+            buffer_release(made);
+            return fail(BNB_UNSUPPORTED, "the codebook is in use on %d GPUs already", UPLOADS_MOST);
+        }
+        buffer = codebook->uploaded[place];
+        if (buffer) continue;
+        if (!made && !(made = upload(&codebook->book, device))) return bnb_last_status();
+        if (atomic_compare_exchange_strong(&codebook->uploaded[place], &buffer, made)) buffer = made, made = NULL;
+    }
+    buffer_release(made); /* another thread was first */
     *binding = reads(buffer);
     return BNB_OK;
 }

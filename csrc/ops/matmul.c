@@ -57,6 +57,7 @@ static bnb_status prepare(const struct product *p, struct matmul_args *args, str
     launch->args = args;
     launch->args_bytes = sizeof *args;
     launch->family = "matmul";
+    launch->precision = p->precision;
     launch->bytes_moved = p->x->buffer->bytes + p->y->buffer->bytes;
     launch->bytes_moved += p->q ? quantized_bytes(p->q) : p->w->buffer->bytes;
     return BNB_OK;

@@ -61,6 +61,7 @@ static bnb_status launch(const void *request) {
     struct matmul_args  args = {.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k, .split = (uint32_t)n};
     struct launch launch = {
         .family = "matmul_backward",
+        .precision = p->y->dtype == BNB_F32 ? BNB_PRECISION_HIGHEST : BNB_PRECISION_HIGH, /* as of forward products */
         .constants = {p->a->dtype, p->q ? store_of(p->q->code) : (uint32_t)p->w->dtype, p->q && p->q->nested_code,
                       p->a->columns % 8 == 0, k % 8 == 0, p->transposed, p->y->dtype},
         .constant_count = 7,

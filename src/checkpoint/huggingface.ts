@@ -29,18 +29,18 @@ export function readConfig(directory: string): Config | undefined {
     throw damaged(path, `it is not JSON (${(cause as Error).message})`);
   }
   if (!isObject(json)) throw damaged(path, "it is not an object");
-  checkTexts(path, json, ["model_type", "dtype", "torch_dtype"]);
+  checkTexts(path, json as Config, ["model_type", "dtype", "torch_dtype"]);
   const quantization = json.quantization_config ?? {};
   if (!isObject(quantization)) throw damaged(path, "its quantization_config is not an object");
-  checkTexts(path, quantization, ["quant_method", "bnb_4bit_quant_type"]);
+  checkTexts(path, quantization as Config, ["quant_method", "bnb_4bit_quant_type"]);
   return json as Config;
 }
 
 /** @throws BnbError where one of these keys holds another value than text, or nothing */
-function checkTexts(path: string, object: Readonly<Record<string, unknown>>, keys: readonly string[]): void {
+function checkTexts(path: string, object: Readonly<Record<string, PyValue>>, keys: readonly string[]): void {
   for (const key of keys) {
     const value = object[key] ?? "";
-    if (typeof value !== "string") throw damaged(path, `its ${key} is ${JSON.stringify(value)}, expected text`);
+    if (typeof value !== "string") throw damaged(path, `its ${key} is ${dumps(value)}, expected text`);
   }
 }
 

@@ -44,8 +44,9 @@ export class MappedFile {
   }
 
   /**
-   * Maps what was opened. Bun maps by name, and under this one another file may be by now, whose data would be read with
-   * this one's header; Linux has a name for what a descriptor holds, and elsewhere the two are compared, before and after.
+   * Maps what was opened. Bun maps by name, and under this one another file may be by now, whose data would be read
+   * with this one's header; Linux has a name for what a descriptor holds, and elsewhere the two are compared, before
+   * and after.
    */
   #map(offset: number, length: number): Uint8Array {
     const options = { shared: false, offset, size: length };

@@ -1,5 +1,5 @@
-// Owns the second step of writing: what is made lies in a work folder beside its target, on the same file system, locked and
-// journalled, until it is whole and durable; without a commit nothing of it stays.
+// Owns the second step of writing: what is made lies in a work folder beside its target, on the same file system,
+// locked and journalled, until it is whole and durable; without a commit nothing of it stays.
 import { randomBytes } from "node:crypto";
 import fs from "node:fs";
 import { basename, dirname, join, relative, resolve } from "node:path";
@@ -18,8 +18,8 @@ const stemBytesMax = 120;
  * A file or folder that is being made at `path`, which the caller creates; `commit` of {@link StagedFile} or of
  * `commit.ts` gives it its name.
  *
- * What was not committed is removed when the object is disposed, when the process exits, and when a signal ends it. What
- * a crash leaves is removed by the next process that writes to the same target.
+ * What was not committed is removed when the object is disposed, when the process exits, and when a signal ends it.
+ * What a crash leaves is removed by the next process that writes to the same target.
  */
 export class Staging implements Disposable {
   readonly target: string;

@@ -6,7 +6,7 @@ import { BnbError } from "../error.ts";
 import { Int8Weight } from "../int8_weight.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
-import type { Checkpoint } from "./checkpoint.ts";
+import { type Checkpoint, within } from "./checkpoint.ts";
 import type { SafetensorsDtype } from "./header.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import {
@@ -29,9 +29,9 @@ export interface StateDictOptions {
 }
 
 /**
- * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`. What it
- * has no format for, other widths than 4 bits and codebooks than NF4 and FP4, has the same tensors under a key of this
- * library's, and bitsandbytes does not load it.
+ * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`. What
+ * it has no format for, other widths than 4 bits and codebooks than NF4 and FP4, has the same tensors under a key of
+ * this library's, and bitsandbytes does not load it.
  *
  * @example
  * ```ts
@@ -106,7 +106,7 @@ export function fromStateDict(stored: Stored, device: Device = currentDevice()):
   const { state } = stored;
   using codes = bytesToTensor(stored.codes, device);
   using absmax = state.nested ? bytesToTensor(stored.absmax, device) : floatsToTensor(stored.absmax, device);
-  const code = codebookOf(stored.code);
+  const code = storedCodebook(stored);
   if (!state.nested) {
     return QuantizedTensor.fromParts({ codes, absmax, code, ...shared(stored) });
   }
@@ -139,9 +139,14 @@ export function loadWeight(
   device = currentDevice(),
 ): Tensor | QuantizedTensor | Int8Weight {
   const stored = checkpoint.quantized.get(name);
-  if (stored) return fromStateDict(stored, device);
+  if (stored) return within(checkpoint.path, () => fromStateDict(stored, device));
   const tensor = checkpoint.tensors.get(name);
   if (!tensor) throw new BnbError(`${checkpoint.path} has no weight ${JSON.stringify(name)}.`);
+  return within(checkpoint.path, () => dense(tensor, device));
+}
+
+function dense(tensor: SafetensorsTensor, device: Device): Tensor {
+  const { name } = tensor;
   const dtype = dtypes[tensor.dtype];
   if (!dtype)
     throw new BnbError(`${name} is ${tensor.dtype}, expected ${Object.keys(dtypes).join(", ")}.`, "unsupported");
@@ -166,6 +171,25 @@ export function tensorSource(name: string, tensor: Tensor): TensorSource {
 }
 
 const shared = ({ state: { blocksize, shape, dtype } }: Stored4bit | StoredBlockwise) => ({ blocksize, shape, dtype });
+
+/** As much as torch's versions differ in the values of one codebook. */
+const codeTolerance = 1e-6;
+
+/**
+ * The codebook of a stored weight, or of its scales.
+ *
+ * @throws BnbError where a 4-bit weight has another one than its type's: bitsandbytes does not look at it
+ */
+export function storedCodebook(stored: Stored4bit | StoredBlockwise, part = stored.code): Codebook {
+  if (part !== stored.code || stored.format === "blockwise") return codebookOf(part);
+  const named = Codebook.named(stored.format);
+  const values = part.values as Float32Array;
+  const isItself = named.values.every((value, i) => Math.abs(value - values[i]!) <= codeTolerance);
+  part.release();
+  if (isItself) return named;
+  const advice = "bitsandbytes would read the weight by that all the same, and so as another: quantise the model again";
+  throw new BnbError(`${part.name} is not the codebook of ${stored.format}; ${advice}.`);
+}
 
 /** The named codebook where the file has one's values, as nearly always; else one of the file's own. */
 function codebookOf(tensor: SafetensorsTensor): Codebook {

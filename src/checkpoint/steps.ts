@@ -13,6 +13,7 @@ import type { Step } from "./checkpoint.ts";
 import type { GgufTensor } from "./gguf.ts";
 import type { SafetensorsDtype } from "./header.ts";
 import type { StoredQuantType } from "./huggingface.ts";
+import { ggufPieces, type Pieces, plainPieces, storedPieces } from "./pieces.ts";
 import type { SafetensorsTensor, SafetensorsValues } from "./safetensors.ts";
 import { floatDtypes, type StorageDtype, type Stored, specsBlockwise, specsInt8 } from "./state.ts";
 import { fromStateDict, toStateDict } from "./statedict.ts";
@@ -30,6 +31,8 @@ export interface Source {
   readonly inputBytes: number;
   /** A tensor of the weight; the caller disposes of it. */
   load(): Tensor<FloatDType>;
+  /** The same in pieces, unless it can only be had whole. */
+  readonly pieces?: Pieces | undefined;
 }
 
 /** The library's dtype for a safetensors one, where there is one for weights. */
@@ -48,7 +51,8 @@ export function fromSafetensors(tensor: SafetensorsTensor): Source {
     tensor.release();
     return made;
   };
-  return { name: tensor.name, shape: tensor.shape, dtype, format: tensor.dtype, inputBytes: tensor.byteLength, load };
+  const { name, shape, byteLength: inputBytes } = tensor;
+  return { name, shape, dtype, format: tensor.dtype, inputBytes, load, pieces: plainPieces(tensor, dtype) };
 }
 
 function upload(values: SafetensorsValues, shape: readonly number[], dtype: FloatDType): Tensor<FloatDType> {
@@ -67,10 +71,12 @@ export function fromGguf(tensor: GgufTensor, dtype: FloatDType): Source {
     tensor.release(bytes);
     return made;
   };
-  return { name, shape, dtype, format, inputBytes: tensor.byteLength, load };
+  return { name, shape, dtype, format, inputBytes: tensor.byteLength, load, pieces: ggufPieces(tensor, dtype) };
 }
 
-/** A quantised weight of a checkpoint, dequantised: to the dtype that it had, of which int8 keeps no record, or float16. */
+/**
+ * A quantised weight of a checkpoint, dequantised: to the dtype that it had, of which int8 keeps no record, or float16.
+ */
 export function fromStored(stored: Stored, dtype?: FloatDType): Source {
   const inputBytes = stored.parts.reduce((sum, part) => sum + part.byteLength, 0);
   const { name, format } = stored;
@@ -80,14 +86,14 @@ export function fromStored(stored: Stored, dtype?: FloatDType): Source {
       using w = fromStateDict(stored);
       return w.dequantize({ dtype: to });
     };
-    return { name, shape: stored.codes.shape, dtype: to, format, inputBytes, load };
+    return { name, shape: stored.codes.shape, dtype: to, format, inputBytes, load, pieces: storedPieces(stored, to) };
   }
   const to = dtype ?? stored.state.dtype;
   const load = () => {
     using q = fromStateDict(stored);
     return dequantizeBlockwise(q, { dtype: to });
   };
-  return { name, shape: stored.state.shape, dtype: to, format, inputBytes, load };
+  return { name, shape: stored.state.shape, dtype: to, format, inputBytes, load, pieces: storedPieces(stored, to) };
 }
 
 /** A matrix that is stored by columns, as one by rows, or the other way round. */
@@ -101,7 +107,7 @@ export function transposedSource(source: Source): Source {
       source.dtype,
     );
   };
-  return { ...source, shape: [columns, rows], load };
+  return { ...source, shape: [columns, rows], load, pieces: undefined };
 }
 
 const elements = (shape: readonly number[]) => shape.reduce((product, extent) => product * extent, 1);
@@ -167,7 +173,10 @@ function codebookOf(quantType: Exclude<StoredQuantType, "int8">): Codebook {
   return sevenBits;
 }
 
-/** Writes a weight as the tensors of int8, having rounded it to a dtype first, and then to float16, as transformers does. */
+/**
+ * Writes a weight as the tensors of int8, having rounded it to a dtype first, and then to float16, as transformers
+ * does.
+ */
 export function quantizeInt8Step(source: Source, dtype: FloatDType): Step {
   const { name, shape, inputBytes } = source;
   const run: Step["run"] = (write) => {

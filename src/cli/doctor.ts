@@ -1,5 +1,6 @@
-// Owns `bunsandbytes doctor`: what is on this machine, what is wrong with it, and what to do about that. It works, and says
-// why, where the native library can't be opened: nothing that needs the library is imported before it is asked for.
+// Owns `bunsandbytes doctor`: what is on this machine, what is wrong with it, and what to do about that. It works, and
+// says why, where the native library can't be opened: nothing that needs the library is imported before it is asked
+// for.
 import { Command } from "commander";
 import { BnbError } from "../error.ts";
 import { namedLibrary } from "../library.ts";

@@ -25,7 +25,8 @@ export interface Examination {
 export function examineDevices(): Examination {
   const problems: string[] = [];
   const found = devices().map((report) => (report.available ? examine(report, problems) : report));
-  // The CPU is absent only where a variable of the environment makes no sense, and then all devices are, for that reason.
+  // The CPU is absent only where a variable of the environment makes no sense, and then all devices are, for that
+  // reason.
   const cpu = found.find(({ kind }) => kind === "cpu");
   if (cpu?.available === false) return { devices: found, problems: [`${cpu.reason}.`] };
 

@@ -1,5 +1,5 @@
-// Owns what happens to a model that is being written when the process is killed, the disk is full, or another process writes
-// to the same place: each time, what is under the output's name is whole or absent, and another run succeeds.
+// Owns what happens to a model that is being written when the process is killed, the disk is full, or another process
+// writes to the same place: each time, what is under the output's name is whole or absent, and another run succeeds.
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.ts";
@@ -126,7 +126,9 @@ export interface TwoReport {
   readonly outcomes: Record<string, number>;
 }
 
-/** Runs another writer, from its beginning to its end, at every `stride`-th call of one that writes to the same place. */
+/**
+ * Runs another writer, from its beginning to its end, at every `stride`-th call of one that writes to the same place.
+ */
 export async function twoWriters(folder: string, stride = 1): Promise<TwoReport> {
   const report: TwoReport = { pairs: 0, outcomes: {} };
   for (const force of [false, true])

@@ -1,11 +1,12 @@
-// Owns `bun run test:faults`: the long form of the fault suite, with every sanitizer that this machine has. It prints what
-// it tried, and what it could not; each run can be had again by its seed.
+// Owns `bun run test:faults`: the long form of the fault suite, with every sanitizer that this machine has. It prints
+// what it tried, and what it could not; each run can be had again by its seed.
 import { mkdtempSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
 import { fakeMetal } from "../metal/host/build.ts";
 import { type Build, buildForms, findClang } from "./build.ts";
 import { canMount, interruptEverywhere, quantizeOnto, twoWriters } from "./interrupted.ts";
+import { memory } from "./memory.ts";
 import { type PowerReport, powerCuts } from "./power.ts";
 import { ffi, files, forms, harness, liars, lifetime, type Mode, renamed, scratch, type Tally } from "./runs.ts";
 import { attacks, attackTerminal, type TerminalReport } from "./terminal.ts";
@@ -15,8 +16,9 @@ const options = new Command("test:faults")
   .option("--seconds <n>", "how long each kind of fault is tried", Number, 60)
   .option("--seed <n>", "where the random numbers begin", Number, Date.now() % 1_000_000)
   .option("--only <names>", "kinds to try, by commas", (text: string) => text.split(","))
+  .option("--list", "print the kinds as JSON, and try none")
   .parse()
-  .opts<{ seconds: number; seed: number; only?: string[] }>();
+  .opts<{ seconds: number; seed: number; only?: string[]; list?: boolean }>();
 const { seconds, seed } = options;
 
 /** Thrown by what can't be tried here: the sentence says why. */
@@ -142,6 +144,7 @@ const kinds: Record<string, () => Promise<unknown>> = {
   "power-cut": powerCut,
   renamed: () => renamed(seconds),
   terminal,
+  memory: () => memory(folder("memory")),
   "full-disks": fullDisks,
   dispose: () => lifetime("dispose", 100_000 * seconds),
   collect: () => lifetime("collect", 50 * seconds),
@@ -149,6 +152,10 @@ const kinds: Record<string, () => Promise<unknown>> = {
   terminate: () => lifetime("terminate", 10 * seconds),
 };
 
+if (options.list) {
+  console.log(JSON.stringify(Object.keys(kinds)));
+  process.exit();
+}
 console.log(`Seed ${seed}, ${seconds} s a kind. Again: bun run test:faults --seed ${seed} --seconds ${seconds}`);
 let failures = 0;
 for (const [name, run] of Object.entries(kinds)) {
