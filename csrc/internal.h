@@ -65,6 +65,7 @@ struct bnb_quantized {
 
 /* Memory for a handle, cleared but for its tag; NULL where there is none, with no failure recorded. */
 void *handle_new(enum tag tag, size_t size);
+bool  handle_claim(const void *handle); /* true for the one who may free it: what opens every free */
 void  handle_free(void *handle);
 
 /* The checks that open every entry. Each records its failure, naming the function and the argument. */
