@@ -21,6 +21,7 @@ struct bnb_device {
     char                 name[32]; /* its kind, and the place of a further GPU: "cuda:1" */
     const struct driver *driver;   /* NULL on the CPU */
     void                *gpu;      /* what the driver's functions are given */
+    struct sizes         sizes;    /* the driver's, unless bnb_device_size has set others */
     char                 description[256];
     _Atomic size_t       bytes, peak, cached, operations, fallbacks;
 };

@@ -19,6 +19,7 @@ export const symbols = {
   bnb_device_describe: { args: [ptr], returns: cstring },
   bnb_device_wait: { args: [ptr], returns: i32 },
   bnb_device_idle: { args: [ptr], returns: i32 },
+  bnb_device_size: { args: [ptr, i32, f64], returns: f64 },
   bnb_device_counter: { args: [ptr, i32], returns: f64 },
   bnb_device_fallbacks: { args: [ptr], returns: cstring },
 

@@ -27,7 +27,7 @@ function ffiType(declaration: string, isResult: boolean): FFIType {
   if (/^int32_t\b/.test(type)) return FFIType.i32;
   if (/^float\b/.test(type)) return FFIType.f32;
   if (/^double\b/.test(type)) return FFIType.f64;
-  if (/^bnb_(status|dtype|precision|scales|part|counter|optimizer)\b/.test(type)) return FFIType.i32;
+  if (/^bnb_(status|dtype|precision|scales|part|counter|size|optimizer)\b/.test(type)) return FFIType.i32;
   throw new Error(`bnb.h uses a type that the ABI has no row for: ${declaration}`);
 }
 
