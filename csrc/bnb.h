@@ -120,7 +120,6 @@ typedef enum {
     BNB_SIZE_BYTE_TABLE = 3,
     BNB_SIZE_TILES_WANTED = 4,
     BNB_SIZE_SPLIT_LEAST = 5,
-    BNB_SIZES = 6, /* how many there are */
 } bnb_size;
 
 /* Sets one, unless the value is negative, and gives what it is now; -1 where it can't. Not while other threads multiply. */

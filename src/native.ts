@@ -94,6 +94,16 @@ export const parts = { codes: 0, absmax: 1, code: 2, nestedAbsmax: 3, nestedCode
 export const optimizers = { adam: 0, ademamix: 1, momentum: 2, lion: 3, rmsprop: 4, adagrad: 5 } as const;
 export const counters = { bytes: 0, peak: 1, cached: 2, operations: 3, fallbacks: 4 } as const;
 
+/** Where a GPU's products change from one kernel to the next. */
+export const sizes = {
+  vectorsMost: 0,
+  skinnyMost: 1,
+  wideVectors: 2,
+  byteTable: 3,
+  tilesWanted: 4,
+  splitLeast: 5,
+} as const;
+
 /** The members of `bnb_hyperparameters`, all doubles, in their order: an array of doubles is one. */
 export const hyperparameters = [
   "lr",
