@@ -12,6 +12,7 @@ import {
   parts,
   precisions,
   scaleRules,
+  sizes,
   symbols,
 } from "../src/native.ts";
 import { declarations, enumMembers, header } from "./header.ts";
@@ -74,6 +75,7 @@ describe("enums", () => {
     ["bnb_scales", "BNB_SCALES_", scaleRules],
     ["bnb_part", "BNB_PART_", parts],
     ["bnb_counter", "BNB_COUNTER_", counters],
+    ["bnb_size", "BNB_SIZE_", sizes],
     ["bnb_optimizer", "BNB_OPTIMIZER_", optimizers],
   ])("%s", (name, prefix, table) => {
     expect(table as unknown).toEqual(enumOf(name, prefix));
