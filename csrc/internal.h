@@ -56,11 +56,15 @@ struct bnb_quantized {
     size_t         rows, columns, block;
     bnb_codebook  *code;
     struct buffer *codes;
-    struct buffer *absmax; /* f32, or u8 codes where nested_code is set: */
+    struct buffer *absmax; /* of absmax_dtype: f32, f16 or bf16; or u8 codes where nested_code is set: */
+    bnb_dtype      absmax_dtype;
     bnb_codebook  *nested_code;
     struct buffer *nested_absmax;
     size_t         nested_block;
     float          offset;
+    struct buffer *nested_offsets; /* f32, of each nested block, instead of `offset`; or NULL */
+    struct buffer *offsets;        /* of each block, of offsets_dtype; or NULL */
+    bnb_dtype      offsets_dtype;
 };
 
 /* Memory for a handle, cleared but for its tag; NULL where there is none, with no failure recorded. */

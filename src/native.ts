@@ -45,7 +45,7 @@ export const symbols = {
   bnb_codebook_read: { args: [ptr, ptr, usize], returns: i32 },
   bnb_codebook_free: { args: [ptr], returns: nothing },
 
-  bnb_quantized_from: { args: [ptr, usize, usize, ptr, usize, ptr, ptr, usize, ptr, f32], returns: ptr },
+  bnb_quantized_from: { args: [ptr, usize, usize, ptr, usize, ptr, ptr, ptr, usize, ptr, f32, ptr], returns: ptr },
   bnb_quantized_part: { args: [ptr, i32], returns: ptr },
   bnb_quantized_rows: { args: [ptr], returns: u64 },
   bnb_quantized_columns: { args: [ptr], returns: u64 },
@@ -90,7 +90,15 @@ export const floatDtypes = { float32: dtypes.float32, float16: dtypes.float16, b
 export const namedPrecisions = { highest: 1, high: 2, medium: 3 } as const;
 export const precisions = { default: 0, ...namedPrecisions } as const;
 export const scaleRules = { absmax: 0, leastSquares: 1 } as const;
-export const parts = { codes: 0, absmax: 1, code: 2, nestedAbsmax: 3, nestedCode: 4 } as const;
+export const parts = {
+  codes: 0,
+  absmax: 1,
+  code: 2,
+  nestedAbsmax: 3,
+  nestedCode: 4,
+  offsets: 5,
+  nestedOffsets: 6,
+} as const;
 export const optimizers = { adam: 0, ademamix: 1, momentum: 2, lion: 3, rmsprop: 4, adagrad: 5 } as const;
 export const counters = { bytes: 0, peak: 1, cached: 2, operations: 3, fallbacks: 4 } as const;
 
