@@ -4,10 +4,19 @@ import { benchCommand } from "./bench.ts";
 import { convertCommand } from "./convert.ts";
 import { dequantizeCommand } from "./dequantize.ts";
 import { inspectCommand } from "./inspect.ts";
+import { mergeCommand } from "./merge.ts";
 import { quantizeCommand } from "./quantize.ts";
 import { verifyCommand } from "./verify.ts";
 
 export function commandsOfLibrary(): Command[] {
-  const commands = [quantizeCommand, dequantizeCommand, convertCommand, inspectCommand, verifyCommand, benchCommand];
+  const commands = [
+    quantizeCommand,
+    dequantizeCommand,
+    convertCommand,
+    mergeCommand,
+    inspectCommand,
+    verifyCommand,
+    benchCommand,
+  ];
   return commands.map((command) => command());
 }
