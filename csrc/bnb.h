@@ -111,6 +111,20 @@ BNB_API bnb_status bnb_device_wait(bnb_device *device);
 /* 1 where nothing is under way, else 0. Never waits. */
 BNB_API int32_t bnb_device_idle(bnb_device *device);
 
+/* Where a GPU's products change from one kernel to the next: csrc/gpu/driver.h says what each means. Results differ in their
+ * last bits only. */
+typedef enum {
+    BNB_SIZE_VECTORS_MOST = 0,
+    BNB_SIZE_SKINNY_MOST = 1,
+    BNB_SIZE_WIDE_VECTORS = 2,
+    BNB_SIZE_BYTE_TABLE = 3,
+    BNB_SIZE_TILES_WANTED = 4,
+    BNB_SIZE_SPLIT_LEAST = 5,
+} bnb_size;
+
+/* Sets one, unless the value is negative, and gives what it is now; -1 where it can't. Not while other threads multiply. */
+BNB_API double bnb_device_size(bnb_device *device, bnb_size size, double value);
+
 BNB_API double bnb_device_counter(const bnb_device *device, bnb_counter counter);
 
 /* What fell back to the CPU so far, a line for each operation and reason; "" where nothing did. The text belongs to the

@@ -21,6 +21,7 @@ struct bnb_device {
     char                 name[32]; /* its kind, and the place of a further GPU: "cuda:1" */
     const struct driver *driver;   /* NULL on the CPU */
     void                *gpu;      /* what the driver's functions are given */
+    struct sizes         sizes;    /* the driver's, unless bnb_device_size has set others */
     char                 description[256];
     _Atomic size_t       bytes, peak, cached, operations, fallbacks;
 };
@@ -64,6 +65,7 @@ struct bnb_quantized {
 
 /* Memory for a handle, cleared but for its tag; NULL where there is none, with no failure recorded. */
 void *handle_new(enum tag tag, size_t size);
+bool  handle_claim(const void *handle); /* true for the one who may free it: what opens every free */
 void  handle_free(void *handle);
 
 /* The checks that open every entry. Each records its failure, naming the function and the argument. */

@@ -30,7 +30,7 @@ bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows
 }
 
 void bnb_quantized_free(bnb_quantized *q) {
-    if (!q || !is_quantized(q, "quantized_free", "quantized")) return;
+    if (!q || !is_quantized(q, "quantized_free", "quantized") || !handle_claim(q)) return;
     buffer_release(q->codes);
     buffer_release(q->absmax);
     buffer_release(q->nested_absmax);

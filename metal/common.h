@@ -57,7 +57,14 @@ inline octet load8(device const uchar *data, uint store, ulong i) {
     return octet{float4(as_type<half4>(wide.xy)), float4(as_type<half4>(wide.zw))};
 }
 
-// The same for any i, of which only the first `count` elements are there; the others are zeros.
+// Elements i to i + 3, where i is a multiple of 4.
+inline float4 load4(device const uchar *data, uint store, ulong i) {
+    if (store == STORE_F32) return *(device const float4 *)(data + 4 * i);
+    const uint2 wide = *(device const uint2 *)(data + 2 * i);
+    return store == STORE_BF16 ? widen_bf16(wide) : float4(as_type<half4>(wide));
+}
+
+// Elements i to i + 7 for any i, of which only the first `count` elements are there; the others are zeros.
 inline octet load_some(device const uchar *data, uint store, ulong i, uint count) {
     octet v = {float4(0.0f), float4(0.0f)};
     UNROLL for (uint j = 0; j < 4; j++) {
@@ -180,11 +187,14 @@ inline octet gather8(thread const weights &w, ulong i, uint count) {
     return v;
 }
 
-// The sum with eight products added, each rounded once.
-inline float add_dot8(float sum, octet a, octet b) {
-    UNROLL for (uint j = 0; j < 4; j++) sum = fma(a.low[j], b.low[j], sum);
-    UNROLL for (uint j = 0; j < 4; j++) sum = fma(a.high[j], b.high[j], sum);
+// The sum with products added, each rounded once.
+inline float add_dot4(float sum, float4 a, float4 b) {
+    UNROLL for (uint j = 0; j < 4; j++) sum = fma(a[j], b[j], sum);
     return sum;
+}
+
+inline float add_dot8(float sum, octet a, octet b) {
+    return add_dot4(add_dot4(sum, a.low, b.low), a.high, b.high);
 }
 
 // How many of the 8 elements from `at` on come before `end`.

@@ -104,7 +104,7 @@ export class QuantizedTensor extends Handle {
   static fromParts(parts: QuantizedParts): QuantizedTensor {
     const me = signatures.fromParts;
     const { codes, absmax, code, blocksize, shape, dtype = "float32", nested } = me.members(parts, "parts");
-    const to = me.shape(shape);
+    const to = me.shape(shape, "shape", 1);
     me.code(dtype, "dtype", floatDtypes);
     me.whole(blocksize, "blocksize", 1);
     const state2 = nested === undefined ? undefined : signatures.nested.members(nested, "nested");

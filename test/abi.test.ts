@@ -12,6 +12,7 @@ import {
   parts,
   precisions,
   scaleRules,
+  sizes,
   symbols,
 } from "../src/native.ts";
 import { declarations, enumMembers, header } from "./header.ts";
@@ -27,7 +28,7 @@ function ffiType(declaration: string, isResult: boolean): FFIType {
   if (/^int32_t\b/.test(type)) return FFIType.i32;
   if (/^float\b/.test(type)) return FFIType.f32;
   if (/^double\b/.test(type)) return FFIType.f64;
-  if (/^bnb_(status|dtype|precision|scales|part|counter|optimizer)\b/.test(type)) return FFIType.i32;
+  if (/^bnb_(status|dtype|precision|scales|part|counter|size|optimizer)\b/.test(type)) return FFIType.i32;
   throw new Error(`bnb.h uses a type that the ABI has no row for: ${declaration}`);
 }
 
@@ -74,6 +75,7 @@ describe("enums", () => {
     ["bnb_scales", "BNB_SCALES_", scaleRules],
     ["bnb_part", "BNB_PART_", parts],
     ["bnb_counter", "BNB_COUNTER_", counters],
+    ["bnb_size", "BNB_SIZE_", sizes],
     ["bnb_optimizer", "BNB_OPTIMIZER_", optimizers],
   ])("%s", (name, prefix, table) => {
     expect(table as unknown).toEqual(enumOf(name, prefix));

@@ -3,6 +3,7 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { table } from "../src/cli/table.ts";
 import { BnbError } from "../src/error.ts";
 import { printable, printableLines } from "../src/printable.ts";
 
@@ -27,6 +28,11 @@ describe("the escape", () => {
   test("is applied to every error of the library, whose lines stay", () => {
     expect(new BnbError("\u001b]0;owned\u0007 is\nno name").message).toBe("\\u001b]0;owned\\u0007 is\nno name");
   });
+});
+
+test("a table has as many rows as there are", () => {
+  const rows = Array.from({ length: 300_000 }, (_, row) => [`tensor ${row}`, String(row)]);
+  expect(table([["name", "number"], ...rows]).split("\n").length).toBe(300_002);
 });
 
 test("the command writes by print.ts only", () => {

@@ -47,7 +47,7 @@ static inline uint32_t whole_of(const bnb_quantized *q, const struct scale_layou
     return scales->shift >= 3 && scales->shift < 32 ? WHOLE_BLOCKS : WHOLE_NOT;
 }
 
-/* The rows of x that a vector kernel takes at once. */
+/* The rows of x that a vector kernel of int8 takes at once. */
 static inline uint32_t vectors_of(size_t rows) { return rows == 1 ? 1 : rows == 2 ? 2 : 4; }
 
 /* The side of the tiles of an output. */

@@ -63,12 +63,27 @@ static bnb_status prepare(const struct product *p, struct matmul_args *args, str
     return BNB_OK;
 }
 
+/* One row of x may meet 8 rows of w a simdgroup: it is read from the cache half as often. */
+static bool is_wide(const struct product *p, const struct sizes *sizes) {
+    bool is_small = p->q && p->q->code->book.bits <= 4; /* of larger codes the registers would not hold so many */
+    return p->x->rows == 1 && is_small && sizes->wide_vectors >= (p->x->dtype == BNB_F32 ? 1 : 2);
+}
+
 static bnb_status launch_vector(const struct product *p, const struct matmul_args *args, struct launch *launch) {
-    uint32_t vectors = vectors_of(args->m);
+    static const struct {
+        uint32_t    vectors;
+        const char *kernel;
+    } kernels[] = {{1, "matmul_vector_1"}, {2, "matmul_vector_2"}, {4, "matmul_vector_4"}, {8, "matmul_vector_8"}};
+    const struct sizes *sizes = &p->y->buffer->device->sizes;
+    size_t              at = 0;
+    while (at + 1 < sizeof kernels / sizeof *kernels && kernels[at].vectors < args->m) at++;
+    bool wide = is_wide(p, sizes);
     launch->family = "matmul_vector";
-    launch->kernel = vectors == 1 ? "matmul_vector_1" : vectors == 2 ? "matmul_vector_2" : "matmul_vector_4";
-    launch->groups[0] = (uint32_t)ceil_div(args->n, VECTOR_COLUMNS);
-    launch->groups[1] = (uint32_t)ceil_div(args->m, vectors);
+    launch->kernel = wide ? "matmul_vector_1_wide" : kernels[at].kernel;
+    launch->groups[0] = (uint32_t)ceil_div(args->n, wide ? 2 * VECTOR_COLUMNS : VECTOR_COLUMNS);
+    launch->groups[1] = (uint32_t)ceil_div(args->m, kernels[at].vectors);
+    launch->constants[5] = sizes->byte_table && launch->constants[1] == STORE_CODE4 && launch->constants[3] != WHOLE_NOT;
+    launch->constant_count = 6;
     launch->groups[2] = 1;
     launch->threads = VECTOR_THREADS;
     return enqueue(p->y->buffer->device, launch);
@@ -76,15 +91,16 @@ static bnb_status launch_vector(const struct product *p, const struct matmul_arg
 
 static bnb_status launch_tile(const struct product *p, struct matmul_args *args, struct launch *launch) {
     bnb_device         *device = p->y->buffer->device;
-    const struct sizes *sizes = &device->driver->sizes;
-    uint32_t            side = side_of(sizes, args->m, args->n);
-    args->split = split_of(sizes, args->k, ceil_div(args->m, side) * ceil_div(args->n, side));
+    const struct sizes *sizes = &device->sizes;
+    bool                skinny = args->m <= 16 && args->m <= sizes->skinny_most;
+    uint32_t            side = skinny ? 64 : side_of(sizes, args->m, args->n), rows = skinny ? 16 : side;
+    args->split = split_of(sizes, args->k, ceil_div(args->m, rows) * ceil_div(args->n, side));
     uint32_t splits = (uint32_t)ceil_div(args->k, args->split);
 
     launch->family = "matmul_tile";
-    launch->kernel = side == 64 ? "matmul_tile_64" : "matmul_tile_32";
+    launch->kernel = skinny ? "matmul_tile_16" : side == 64 ? "matmul_tile_64" : "matmul_tile_32";
     launch->groups[0] = (uint32_t)ceil_div(args->n, side);
-    launch->groups[1] = (uint32_t)ceil_div(args->m, side);
+    launch->groups[1] = (uint32_t)ceil_div(args->m, rows);
     launch->groups[2] = splits;
     launch->threads = TILE_THREADS;
     launch->constants[5] = p->x->dtype;
@@ -109,7 +125,7 @@ static bnb_status launch(const void *request) {
     struct launch         launch = {};
     bnb_status            status = prepare(p, &args, &launch);
     if (status || (status = serve(device, &launch)) != BNB_UNSUPPORTED) return status;
-    return args.m <= device->driver->sizes.vectors_most ? launch_vector(p, &args, &launch) : launch_tile(p, &args, &launch);
+    return args.m <= device->sizes.vectors_most ? launch_vector(p, &args, &launch) : launch_tile(p, &args, &launch);
 }
 
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */

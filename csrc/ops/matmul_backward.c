@@ -56,7 +56,7 @@ static bnb_status launch(const void *request) {
     if (m > INT32_MAX || n > INT32_MAX || k > INT32_MAX)
         return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
     bnb_device         *device = p->y->buffer->device;
-    const struct sizes *sizes = &device->driver->sizes;
+    const struct sizes *sizes = &device->sizes;
     uint32_t            side = side_of(sizes, m, k);
     struct matmul_args  args = {.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k, .split = (uint32_t)n};
     struct launch launch = {

@@ -149,6 +149,7 @@ const kinds: Record<string, () => Promise<unknown>> = {
   dispose: () => lifetime("dispose", 100_000 * seconds),
   collect: () => lifetime("collect", 50 * seconds),
   workers: () => lifetime("workers", 10 * seconds),
+  terminate: () => lifetime("terminate", 10 * seconds),
 };
 
 if (options.list) {

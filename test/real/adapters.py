@@ -76,7 +76,7 @@ def compare(folder, ours):
 
 def load(base, adapter):
     model = PeftModel.from_pretrained(t.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter)
-    scalings = {name: module.scaling["default"] for name, module in model.named_modules() if hasattr(module, "scaling")}
+    scalings = {name: module.scaling["default"] for name, module in model.named_modules() if isinstance(getattr(module, "scaling", None), dict)}
     print(json.dumps({name.removeprefix("base_model.model."): value for name, value in scalings.items() if value}))
 
 
