@@ -122,17 +122,23 @@ void buffer_release(struct buffer *buffer) {
     free(buffer);
 }
 
-bnb_status buffer_write(struct buffer *buffer, const void *from, size_t bytes) {
-    if (buffer->device->gpu) return buffer->device->gpu->write(buffer->memory, 0, from, bytes);
-    memcpy(buffer->memory, from, bytes);
+bnb_status buffer_write_at(struct buffer *buffer, size_t offset, const void *from, size_t bytes) {
+    if (buffer->device->gpu) return buffer->device->gpu->write(buffer->memory, offset, from, bytes);
+    memcpy((char *)buffer->memory + offset, from, bytes);
     return BNB_OK;
 }
 
-bnb_status buffer_read(const struct buffer *buffer, void *to, size_t bytes) {
-    if (buffer->device->gpu) return buffer->device->gpu->read(buffer->memory, 0, to, bytes);
-    memcpy(to, buffer->memory, bytes);
+bnb_status buffer_read_at(const struct buffer *buffer, size_t offset, void *to, size_t bytes) {
+    if (buffer->device->gpu) return buffer->device->gpu->read(buffer->memory, offset, to, bytes);
+    memcpy(to, (char *)buffer->memory + offset, bytes);
     return BNB_OK;
 }
+
+bnb_status buffer_write(struct buffer *buffer, const void *from, size_t bytes) {
+    return buffer_write_at(buffer, 0, from, bytes);
+}
+
+bnb_status buffer_read(const struct buffer *buffer, void *to, size_t bytes) { return buffer_read_at(buffer, 0, to, bytes); }
 
 void *buffer_host(const struct buffer *buffer) {
     return buffer->device->gpu ? buffer->device->gpu->host(buffer->memory) : buffer->memory;

@@ -18,9 +18,16 @@ static struct kind {
     pthread_mutex_t lock;
     struct freed   *oldest, *newest;
     size_t          count;
-} tensors = {.lock = PTHREAD_MUTEX_INITIALIZER}, codebooks = {.lock = PTHREAD_MUTEX_INITIALIZER}, quantized = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} tensors = {.lock = PTHREAD_MUTEX_INITIALIZER}, codebooks = {.lock = PTHREAD_MUTEX_INITIALIZER}, quantized = {.lock = PTHREAD_MUTEX_INITIALIZER}, caches = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-static struct kind *kind_of(enum tag tag) { return tag == TAG_TENSOR ? &tensors : tag == TAG_CODEBOOK ? &codebooks : &quantized; }
+static struct kind *kind_of(enum tag tag) {
+    switch (tag) {
+    case TAG_TENSOR: return &tensors;
+    case TAG_CODEBOOK: return &codebooks;
+    case TAG_CACHE: return &caches;
+    default: return &quantized;
+    }
+}
 
 static void *oldest_of(struct kind *kind) {
     pthread_mutex_lock(&kind->lock);

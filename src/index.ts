@@ -1,7 +1,9 @@
 // Owns what the package exports: bitsandbytes' vocabulary for Bun. Examples in docstrings need no more than these names
 // imported, and test/docs.test.ts runs each and checks what its `// → value` comments say.
 
+export { type ActivateOptions, type Activation, activate } from "./activate.ts";
 export { add, scale } from "./add.ts";
+export { type AttentionOptions, attention, type CacheDType, KvCache, type KvCacheOptions } from "./attention.ts";
 export * as checkpoint from "./checkpoint/index.ts";
 export {
   Codebook,
@@ -30,6 +32,7 @@ export {
   int8VectorwiseQuant,
 } from "./int8.ts";
 export { Int8Weight, matmul8bit, matmul8bitFp } from "./int8_weight.ts";
+export { joinRows } from "./join.ts";
 export { type LayerNormGradients, layerNorm, layerNormBackward } from "./layer_norm.ts";
 export { linear, type MatmulOptions, matmul4bit, matmulBlockwise } from "./matmul.ts";
 export {
@@ -54,6 +57,8 @@ export {
   type ScalesOptions,
 } from "./quantize.ts";
 export { type NestedScales, type QuantizedParts, QuantizedTensor, type QuantType } from "./quantized.ts";
+export { type RmsNormOptions, rmsNorm } from "./rms_norm.ts";
 export type { Shape } from "./shape.ts";
 export { Tensor, type TensorOptions } from "./tensor.ts";
+export { type Largest, route, scatterAdd, topK } from "./topk.ts";
 export { version } from "./version.ts";

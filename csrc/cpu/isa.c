@@ -21,6 +21,9 @@
 #include "matmul.c"
 #include "matmul_backward.c"
 #include "embedding.c"
+#include "rms_norm.c"
+#include "activate.c"
+#include "attention.c"
 #include "int8_quantize.c"
 #include "int8_matmul.c"
 
@@ -37,6 +40,9 @@ const struct cpu_forms TABLE(ISA) = {
     .cast = cast,
     .optimizer = optimizer,
     .embedding = embedding,
+    .rms_norm = rms_norm,
+    .activate = activate,
+    .attention = attention,
     .matmul = matmul,
     .matmul_backward = matmul_backward,
     .int8_outliers = int8_outliers,
