@@ -1,6 +1,6 @@
 // Owns attention and the cache of keys and values. Checks, kernels and fallbacks are in csrc/ops/attention.c and cache.c.
 import { currentDevice, type Device } from "./device.ts";
-import { type FloatDType, dtypeCode } from "./dtype.ts";
+import { dtypeCode, type FloatDType } from "./dtype.ts";
 import { BnbError } from "./error.ts";
 import { Handle } from "./handle.ts";
 import { attentionOptions, check, type NativePointer, native, size } from "./native.ts";

@@ -46,5 +46,13 @@ function joinTwo(a: Tensor | QuantizedTensor, b: Tensor | QuantizedTensor): Tens
   if (!(a instanceof QuantizedTensor) || !(b instanceof QuantizedTensor))
     throw new BnbError(`joinRows: ${a} and ${b} are not of one kind, expected dense or quantised weights alone.`);
   const code = a.quantType ? Codebook.named(a.quantType) : Codebook.from(a.code);
-  return new QuantizedTensor(native.bnb_quantized_join(a.pointer, b.pointer), shape, a.dtype, a.device, code, a.blocksize, 0);
+  return new QuantizedTensor(
+    native.bnb_quantized_join(a.pointer, b.pointer),
+    shape,
+    a.dtype,
+    a.device,
+    code,
+    a.blocksize,
+    0,
+  );
 }

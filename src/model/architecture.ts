@@ -75,13 +75,7 @@ export interface ExpertNames {
  * Where norms stand. `before…` is taken of what goes in. `after…` of what comes out, before it is added to the stream.
  * `sum…` of the stream when it has been added, as BERT has it.
  */
-export type NormPlace =
-  | "beforeAttention"
-  | "afterAttention"
-  | "sumAttention"
-  | "beforeMlp"
-  | "afterMlp"
-  | "sumMlp";
+export type NormPlace = "beforeAttention" | "afterAttention" | "sumAttention" | "beforeMlp" | "afterMlp" | "sumMlp";
 
 /** Everything that the decoder and the encoder need to know about a model. */
 export interface Architecture {
@@ -118,6 +112,10 @@ export interface Architecture {
   readonly firstPosition: number;
   /** Buckets of MPNet's relative positions. */
   readonly relativeBuckets: number;
-  readonly tokens: { readonly bos: number | undefined; readonly eos: readonly number[]; readonly pad: number | undefined };
+  readonly tokens: {
+    readonly bos: number | undefined;
+    readonly eos: readonly number[];
+    readonly pad: number | undefined;
+  };
   readonly names: ModuleNames;
 }

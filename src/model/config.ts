@@ -1,6 +1,7 @@
 // Owns config.json: what transformers writes for any family becomes one Architecture record, or is refused by name.
-import { BnbError } from "../error.ts";
+
 import type { Activation } from "../activate.ts";
+import { BnbError } from "../error.ts";
 import type { Architecture, LayerSpec, RopeSpec } from "./architecture.ts";
 import { type Family, families } from "./families.ts";
 
@@ -149,7 +150,10 @@ function refuseVariants(fields: Fields, type: string): void {
   for (const [key, isRefused] of refusals) {
     const value = fields.get(key);
     if (value !== undefined && isRefused(value))
-      throw new BnbError(`${fields.path}: ${key} is ${JSON.stringify(value)}, which is not supported for ${type}.`, "unsupported");
+      throw new BnbError(
+        `${fields.path}: ${key} is ${JSON.stringify(value)}, which is not supported for ${type}.`,
+        "unsupported",
+      );
   }
 }
 
@@ -213,9 +217,15 @@ function layersOf(fields: Fields, type: string, family: Family, headDim: number)
   const unrotated = fields.numbers("no_rope_layers"); // SmolLM3: 1 where positions are rotated
   const dense = fields.numbers("mlp_only_layers") ?? [];
   const step = fields.count("decoder_sparse_step", 1);
-  const ropes = new Map(["full_attention", "sliding_attention"].map((kind) => [kind, ropeOf(fields, kind, family, headDim)]));
+  const ropes = new Map(
+    ["full_attention", "sliding_attention"].map((kind) => [kind, ropeOf(fields, kind, family, headDim)]),
+  );
   return Array.from({ length: count }, (_, i) => {
-    const kind = types ? layerType(fields, types, i) : slides(type, i, pattern, window, maxWindowLayers) ? "sliding_attention" : "full_attention";
+    const kind = types
+      ? layerType(fields, types, i)
+      : slides(type, i, pattern, window, maxWindowLayers)
+        ? "sliding_attention"
+        : "full_attention";
     return {
       window: kind === "sliding_attention" ? window : undefined,
       rope: unrotated && unrotated[i] === 0 ? undefined : ropes.get(kind),
@@ -235,7 +245,13 @@ function layerType(fields: Fields, types: readonly unknown[], i: number): "full_
 }
 
 /** Whether a layer has a window where the config has no list of types. */
-function slides(type: string, layer: number, pattern: number, window: number | undefined, maxWindowLayers: number): boolean {
+function slides(
+  type: string,
+  layer: number,
+  pattern: number,
+  window: number | undefined,
+  maxWindowLayers: number,
+): boolean {
   if (window === undefined) return false;
   if (type === "gemma2" || type.startsWith("gemma3")) return (layer + 1) % pattern !== 0;
   if (type === "modernbert") return layer % pattern !== 0;
@@ -258,23 +274,36 @@ const ropeTypes = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"]
 function ropeOf(fields: Fields, layerType: string, family: Family, headDim: number): RopeSpec | undefined {
   if (family.names.positions) return undefined;
   const all = fields.object("rope_parameters");
-  const local = layerType === "sliding_attention" ? fields.get("rope_local_base_freq") ?? fields.get("local_rope_theta") : undefined;
+  const local =
+    layerType === "sliding_attention"
+      ? (fields.get("rope_local_base_freq") ?? fields.get("local_rope_theta"))
+      : undefined;
   const scaling = local === undefined ? fields.object("rope_scaling") : undefined;
   const own = all?.object(layerType) ?? all ?? scaling ?? new Fields({}, fields.path);
-  const theta = own.number("rope_theta", Number(local ?? fields.get("global_rope_theta") ?? fields.number("rope_theta", family.defaultTheta ?? 10000)));
+  const theta = own.number(
+    "rope_theta",
+    Number(local ?? fields.get("global_rope_theta") ?? fields.number("rope_theta", family.defaultTheta ?? 10000)),
+  );
   const share = own.number("partial_rotary_factor", fields.number("partial_rotary_factor", 1));
   const name = own.text("rope_type") ?? own.text("type") ?? "default";
   const type = ropeTypes.find((type) => type === (name === "su" ? "longrope" : name));
   if (!type)
-    throw new BnbError(`${fields.path}: rope_type is ${JSON.stringify(name)}, expected ${ropeTypes.join(", ")}.`, "unsupported");
+    throw new BnbError(
+      `${fields.path}: rope_type is ${JSON.stringify(name)}, expected ${ropeTypes.join(", ")}.`,
+      "unsupported",
+    );
   return describeRope(fields, own, type, theta, Math.floor(headDim * share));
 }
 
 function describeRope(fields: Fields, own: Fields, type: RopeSpec["type"], theta: number, rotated: number): RopeSpec {
   const positions = fields.count("max_position_embeddings");
-  const originalPositions = own.count("original_max_position_embeddings", fields.count("original_max_position_embeddings", positions));
+  const originalPositions = own.count(
+    "original_max_position_embeddings",
+    fields.count("original_max_position_embeddings", positions),
+  );
   const factor = own.number("factor", positions / originalPositions);
-  if (rotated < 2 || rotated % 2) throw fields.wrong("partial_rotary_factor", rotated, "an even number of columns of a head");
+  if (rotated < 2 || rotated % 2)
+    throw fields.wrong("partial_rotary_factor", rotated, "an even number of columns of a head");
   const [shortFactors, longFactors] = [own.numbers("short_factor") ?? [], own.numbers("long_factor") ?? []];
   for (const [key, list] of Object.entries({ short_factor: shortFactors, long_factor: longFactors }))
     if (type === "longrope" && list.length !== rotated / 2) throw own.wrong(key, list, `${rotated / 2} numbers`);

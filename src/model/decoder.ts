@@ -10,7 +10,7 @@ import { joinRows } from "../join.ts";
 import type { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
 import type { Architecture } from "./architecture.ts";
-import { Norm, type Rows, Stack, Stream } from "./stack.ts";
+import { Norm, type Rows, type Stack, Stream } from "./stack.ts";
 import type { Linear, Loader } from "./weights.ts";
 
 /** What one step does with one sequence. */
@@ -34,7 +34,7 @@ export class Decoder implements Disposable {
   readonly #norm: Norm;
   readonly #head: Linear;
 
-  constructor(loader: Loader, architecture: Architecture, device: Device, onLayer: (index: number) => void) {
+  constructor(loader: Loader, architecture: Architecture, device: Device, stack: Stack) {
     const { names } = architecture;
     this.architecture = architecture;
     this.device = device;
@@ -43,7 +43,7 @@ export class Decoder implements Disposable {
       throw new BnbError(
         `${names.embedding} has ${this.#embedding.shape[0]} rows, expected the ${architecture.vocabulary} of vocab_size.`,
       );
-    this.#stack = new Stack(loader, architecture, device, onLayer);
+    this.#stack = stack;
     this.#norm = new Norm(loader, names.finalNorm!, architecture.norm);
     const tied = architecture.tied && !loader.has(names.head!);
     const table = tied ? this.#embedding : loader.table(names.head!);
@@ -75,7 +75,10 @@ export class Decoder implements Disposable {
     const long = segments.filter(isLong);
     if (long.length === 0 || long.length === segments.length) return yield* this.#pass(segments, cache);
     // One table serves all rows of a pass.
-    const first = yield* this.#pass(segments.filter((segment) => !isLong(segment)), cache);
+    const first = yield* this.#pass(
+      segments.filter((segment) => !isLong(segment)),
+      cache,
+    );
     const second = yield* this.#pass(long, cache);
     return inOrder(segments, isLong, first, second);
   }
@@ -109,15 +112,13 @@ export class Decoder implements Disposable {
   #rowsOf(segments: readonly Segment[], cache: KvCache): Rows {
     const windows = new Set(this.architecture.layers.map(({ window }) => window));
     const seen = new Map(
-      [...windows].map((window) => [window, Tensor.from(seenBy(segments, window), [count(segments), 4], { device: this.device })]),
+      [...windows].map((window) => [
+        window,
+        Tensor.from(seenBy(segments, window), [count(segments), 4], { device: this.device }),
+      ]),
     );
     const positions = Math.max(...segments.map(({ start, ids }) => start + ids.length));
     return { seen, positions, cache, bias: undefined };
-  }
-
-  /** Bytes of weights in memory. */
-  get byteLength(): number {
-    return 0;
   }
 
   [Symbol.dispose](): void {

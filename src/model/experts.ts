@@ -59,7 +59,8 @@ export class Experts implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const part of [this.#router, ...this.#experts, this.#shared?.gate, this.#shared?.mlp]) part?.[Symbol.dispose]();
+    for (const part of [this.#router, ...this.#experts, this.#shared?.gate, this.#shared?.mlp])
+      part?.[Symbol.dispose]();
   }
 }
 
@@ -72,8 +73,8 @@ interface Sent {
 function byExpert(indices: Int32Array, values: Float32Array, perToken: number): [expert: number, sent: Sent][] {
   const sent = new Map<number, Sent>();
   for (const [i, expert] of indices.entries()) {
-    let to = sent.get(expert);
-    if (!to) sent.set(expert, (to = { rows: [], weights: [] }));
+    const to = sent.get(expert) ?? { rows: [], weights: [] };
+    sent.set(expert, to);
     to.rows.push(Math.floor(i / perToken));
     to.weights.push(values[i]!);
   }

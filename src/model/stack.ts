@@ -158,17 +158,34 @@ export class Mlp implements Disposable {
 /** All layers of a model on a device. */
 export class Stack implements Disposable {
   readonly #architecture: Architecture;
-  readonly #layers: Layer[] = [];
+  readonly #layers: readonly Layer[];
   readonly #ropes = new Map<RopeSpec, RopeTable>();
 
-  constructor(loader: Loader, architecture: Architecture, device: Device, onLayer: (index: number) => void) {
+  private constructor(architecture: Architecture, layers: readonly Layer[], device: Device) {
     this.#architecture = architecture;
-    for (const index of architecture.layers.keys()) {
-      this.#layers.push(new Layer(loader, architecture, index));
-      onLayer(index);
-      const { rope } = architecture.layers[index]!;
+    this.#layers = layers;
+    for (const { rope } of architecture.layers)
       if (rope && !this.#ropes.has(rope)) this.#ropes.set(rope, new RopeTable(rope, device));
+  }
+
+  /** Layer by layer; `onLayer` may wait, or stop it by throwing. */
+  static async load(
+    loader: Loader,
+    architecture: Architecture,
+    device: Device,
+    onLayer: (index: number) => Promise<void>,
+  ): Promise<Stack> {
+    const layers: Layer[] = [];
+    try {
+      for (const index of architecture.layers.keys()) {
+        layers.push(new Layer(loader, architecture, index));
+        await onLayer(index);
+      }
+    } catch (error) {
+      for (const layer of layers) layer[Symbol.dispose]();
+      throw error;
     }
+    return new Stack(architecture, layers, device);
   }
 
   /** Whether a text of so many tokens turns its positions by other angles than a shorter one. */

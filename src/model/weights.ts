@@ -99,7 +99,9 @@ function product<D extends FloatDType>(
 ): Tensor<D> {
   if (weight instanceof Int8Weight) return matmul8bit(x, weight, { bias, threshold });
   if (weight instanceof Tensor) return linear(x, weight, { bias });
-  return weight.bits === 4 ? matmul4bit(x, weight, { bias, precision }) : matmulBlockwise(x, weight, { bias, precision });
+  return weight.bits === 4
+    ? matmul4bit(x, weight, { bias, precision })
+    : matmulBlockwise(x, weight, { bias, precision });
 }
 
 /** One weight of several, which it takes over; undefined where they are of different kinds, and left as they are. */
@@ -120,7 +122,10 @@ function areAlike(weights: readonly QuantizedTensor[]): boolean {
   const { bits, quantType, blocksize } = weights[0]!;
   return weights.every(
     (weight) =>
-      weight.bits === bits && weight.quantType === quantType && weight.blocksize === blocksize && weight.size % blocksize === 0,
+      weight.bits === bits &&
+      weight.quantType === quantType &&
+      weight.blocksize === blocksize &&
+      weight.size % blocksize === 0,
   );
 }
 
@@ -157,12 +162,7 @@ export class Loader {
   readonly #root: string;
   readonly #options: LoaderOptions;
 
-  constructor(
-    source: WeightSource,
-    device: Device,
-    root: string,
-    options: LoaderOptions,
-  ) {
+  constructor(source: WeightSource, device: Device, root: string, options: LoaderOptions) {
     this.#source = source;
     this.#device = device;
     this.#root = root;

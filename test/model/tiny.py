@@ -87,6 +87,31 @@ MODELS = {
 }
 
 
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_tokenizer(folder):
+    """Bytes for tokens, as many as a vocabulary of 64 holds: enough for English, an accent and a face of four bytes."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+    special = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    characters = "abcdefghijklmnopqrstuvwxyz0123456789ĠĊ.,!?':-_BHTW"  # Ġ is a space and Ċ a newline in such vocabularies
+    characters += "Ã©" + "ðŁĻĤ"  # the bytes of é and of 🙂
+    vocabulary = {token: i for i, token in enumerate([*special, *characters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    config = dict(bos_token="<s>", eos_token="</s>", pad_token="<pad>", chat_template=TEMPLATE)
+    config |= dict(clean_up_tokenization_spaces=False, tokenizer_class="PreTrainedTokenizerFast")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
 def make(name, folder):
     class_name, options = MODELS[name]
     config = getattr(transformers, class_name)(**options)
@@ -105,6 +130,8 @@ def make(name, folder):
     result = output.logits if decoder else output.last_hidden_state
     shutil.rmtree(folder, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(folder)
+    if name == "llama":
+        make_tokenizer(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     expected = {"ids": ids.to(torch.int32), "logits" if decoder else "hidden": result.float().contiguous()}
     save_file(expected, folder / "expected.safetensors")
