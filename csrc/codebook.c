@@ -13,78 +13,78 @@
 /* ── Preparing ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* The order of the values, smallest first; equal ones keep theirs. It decides what FP4's two zeros stand for. */
-static void sort_codes(struct codes *codes) {
-    for (uint32_t i = 0; i < codes->size; i++) {
+static void sort_codes(struct codebook *book) {
+    for (uint32_t i = 0; i < book->size; i++) {
         uint32_t at = i;
-        for (; at && codes->values[codes->order[at - 1]] > codes->values[i]; at--) codes->order[at] = codes->order[at - 1];
-        codes->order[at] = (uint8_t)i;
+        for (; at && book->values[book->order[at - 1]] > book->values[i]; at--) book->order[at] = book->order[at - 1];
+        book->order[at] = (uint8_t)i;
     }
-    codes->ascending = true;
-    for (uint32_t i = 0; i < codes->size; i++) codes->ascending &= codes->order[i] == i;
+    book->ascending = true;
+    for (uint32_t i = 0; i < book->size; i++) book->ascending &= book->order[i] == i;
 }
 
 /* Between two values the midpoint in fp32 decides. At the midpoint itself 8-bit codes take the even index (bitsandbytes'
  * CUDA dQuantize), narrower ones the smaller value (its default quantize_4bit). */
-static void set_thresholds(struct codes *codes) {
-    for (uint32_t i = 0; i + 1 < codes->size; i++) {
-        float below = codes->values[codes->order[i]], above = codes->values[codes->order[i + 1]];
-        float middle = codes->bits == 8 ? (below + above) * 0.5f : (below + above) / 2;
-        bool  upper_at_tie = codes->bits == 8 && i % 2 && below < above;
-        codes->thresholds[i] = upper_at_tie ? nextafterf(middle, -INFINITY) : middle;
+static void set_thresholds(struct codebook *book) {
+    for (uint32_t i = 0; i + 1 < book->size; i++) {
+        float below = book->values[book->order[i]], above = book->values[book->order[i + 1]];
+        float middle = book->bits == 8 ? (below + above) * 0.5f : (below + above) / 2;
+        bool  upper_at_tie = book->bits == 8 && i % 2 && below < above;
+        book->thresholds[i] = upper_at_tie ? nextafterf(middle, -INFINITY) : middle;
     }
-    codes->thresholds[codes->size - 1] = INFINITY;
+    book->thresholds[book->size - 1] = INFINITY;
 }
 
-static uint32_t thresholds_below(const struct codes *codes, float x) {
+static uint32_t thresholds_below(const struct codebook *book, float x) {
     uint32_t below = 0;
-    while (below < codes->size - 1 && x > codes->thresholds[below]) below++;
+    while (below < book->size - 1 && x > book->thresholds[below]) below++;
     return below;
 }
 
 /* Each bucket's magnitudes run from `least` to `most`; on the negative side the smallest value is -most. */
-static void set_buckets(struct codes *codes) {
+static void set_buckets(struct codebook *book) {
     for (uint32_t bucket = 0; bucket < BUCKETS; bucket++) {
         float least = bucket ? bits_float((bucket + BUCKET_BASE) << BUCKET_SHIFT) : 0;
         float most = bucket == BUCKETS - 1 ? 1 : bits_float(((bucket + BUCKET_BASE + 1) << BUCKET_SHIFT) - 1);
         for (int sign = 0; sign < 2; sign++) {
-            uint32_t first = thresholds_below(codes, sign ? -most : least), last = thresholds_below(codes, sign ? -least : most);
-            codes->start[sign][bucket] = (uint8_t)first;
-            if (last - first > codes->steps) codes->steps = last - first;
+            uint32_t first = thresholds_below(book, sign ? -most : least), last = thresholds_below(book, sign ? -least : most);
+            book->start[sign][bucket] = (uint8_t)first;
+            if (last - first > book->steps) book->steps = last - first;
         }
     }
 }
 
 /* With such a codebook a code is decoded by arithmetic, which is faster than looking it up. */
-static void set_step(struct codes *codes) {
-    codes->step = codes->bits == 8 ? codes->values[1] : 0;
-    for (uint32_t code = 0; code < codes->size; code++)
-        if (codes->values[code] != (float)(int8_t)code * codes->step) codes->step = 0;
+static void set_step(struct codebook *book) {
+    book->step = book->bits == 8 ? book->values[1] : 0;
+    for (uint32_t code = 0; code < book->size; code++)
+        if (book->values[code] != (float)(int8_t)code * book->step) book->step = 0;
 }
 
 /* The entry of the bucket that starts at `least`, on the side of `sign`; false where one can't say it all. */
-static bool set_entry(const struct codes *codes, uint32_t shift, uint32_t least, uint32_t sign, uint32_t *entry) {
+static bool set_entry(const struct codebook *book, uint32_t shift, uint32_t least, uint32_t sign, uint32_t *entry) {
     uint32_t mask = (1u << shift) - 1, limit = mask;
-    uint32_t first = thresholds_below(codes, bits_float(least | sign)), last = thresholds_below(codes, bits_float(least | mask | sign));
-    if (last > first) limit = float_bits(codes->thresholds[first]) & mask;
-    if (last < first) limit = (float_bits(codes->thresholds[last]) & mask) - 1;
+    uint32_t first = thresholds_below(book, bits_float(least | sign)), last = thresholds_below(book, bits_float(least | mask | sign));
+    if (last > first) limit = float_bits(book->thresholds[first]) & mask;
+    if (last < first) limit = (float_bits(book->thresholds[last]) & mask) - 1;
     *entry = first << shift | limit;
     return last <= first + 1 && first <= last + 1;
 }
 
-static void set_entries(struct codes *codes) {
-    bool     negative = codes->values[codes->order[0]] < 0;
+static void set_entries(struct codebook *book) {
+    bool     negative = book->values[book->order[0]] < 0;
     uint32_t shift = negative ? BUCKET_SHIFT : BUCKET_SHIFT - 1, buckets = negative ? ENTRY_BUCKETS : 2 * ENTRY_BUCKETS - 1;
     for (uint32_t i = 0; i < (negative ? 2 : 1) * buckets; i++) {
         uint32_t least = ENTRY_LEAST + (i % buckets << shift), sign = i < buckets ? 0 : 1u << 31;
-        if (!set_entry(codes, shift, least, sign, &codes->entries[i])) return;
+        if (!set_entry(book, shift, least, sign, &book->entries[i])) return;
     }
     /* What is smaller than all buckets, but for 0 itself, shares the first, which must hold no threshold then. */
-    uint32_t mask = (1u << shift) - 1, above = thresholds_below(codes, bits_float(1)), under = thresholds_below(codes, -bits_float(1));
-    if (codes->entries[0] != (above << shift | mask) || (negative && codes->entries[buckets] != (under << shift | mask))) return;
-    uint32_t zero = thresholds_below(codes, 0);
+    uint32_t mask = (1u << shift) - 1, above = thresholds_below(book, bits_float(1)), under = thresholds_below(book, -bits_float(1));
+    if (book->entries[0] != (above << shift | mask) || (negative && book->entries[buckets] != (under << shift | mask))) return;
+    uint32_t zero = thresholds_below(book, 0);
     if (zero != above && (!negative || zero != under)) return;
-    codes->negative_below = zero == above ? 0 : bits_float(1);
-    codes->entry_shift = shift;
+    book->negative_below = zero == above ? 0 : bits_float(1);
+    book->entry_shift = shift;
 }
 
 /* Of a power of two of values, from 4 to 256. One count is the caller's. */
@@ -92,14 +92,14 @@ static bnb_codebook *codebook_new(const float *values, size_t size) {
     bnb_codebook *codebook = handle_new(TAG_CODEBOOK, sizeof *codebook);
     if (!codebook) return refuse(BNB_OUT_OF_MEMORY, "no memory for a codebook");
     codebook->refs = 1;
-    struct codes *codes = &codebook->codes;
-    codes->size = (uint32_t)size;
-    codes->bits = (uint32_t)__builtin_ctzll(size);
-    memcpy(codes->values, values, size * sizeof *values);
-    sort_codes(codes);
-    set_thresholds(codes);
-    if (codes->bits == 8) set_buckets(codes), set_entries(codes);
-    set_step(codes);
+    struct codebook *book = &codebook->book;
+    book->size = (uint32_t)size;
+    book->bits = (uint32_t)__builtin_ctzll(size);
+    memcpy(book->values, values, size * sizeof *values);
+    sort_codes(book);
+    set_thresholds(book);
+    if (book->bits == 8) set_buckets(book), set_entries(book);
+    set_step(book);
     return codebook;
 }
 
@@ -125,15 +125,15 @@ bnb_codebook *bnb_codebook_from(const float *values, size_t bytes) {
 }
 
 size_t bnb_codebook_size(const bnb_codebook *codebook) {
-    return is_codebook(codebook, "codebook_size", "codebook") ? codebook->codes.size : 0;
+    return is_codebook(codebook, "codebook_size", "codebook") ? codebook->book.size : 0;
 }
 
 bnb_status bnb_codebook_read(const bnb_codebook *codebook, float *values, size_t bytes) {
     if (!is_codebook(codebook, "codebook_read", "codebook")) return BNB_INVALID;
     if (!values) return fail(BNB_INVALID, "codebook_read: values is NULL");
-    if (bytes != codebook->codes.size * sizeof *values)
-        return fail(BNB_INVALID, "codebook_read: values has %zu bytes, expected %zu", bytes, codebook->codes.size * sizeof *values);
-    memcpy(values, codebook->codes.values, bytes);
+    if (bytes != codebook->book.size * sizeof *values)
+        return fail(BNB_INVALID, "codebook_read: values has %zu bytes, expected %zu", bytes, codebook->book.size * sizeof *values);
+    memcpy(values, codebook->book.values, bytes);
     return BNB_OK;
 }
 

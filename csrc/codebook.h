@@ -15,7 +15,7 @@ enum { ENTRY_LEAST = (127 - 32) << 23, ENTRY_BUCKETS = (32 << 6) + 1 };
 
 /* A value's code is order[count of thresholds strictly below it]. Which of two values that are as near wins is in the
  * thresholds: a midpoint that belongs to the upper value is stored one step down. */
-struct codes {
+struct codebook {
     uint32_t bits, size;      /* size = 2^bits, bits from 2 to 8 */
     float    values[256];     /* by code */
     float    step;            /* where values[code] is (int8_t)code * step, else 0 */
@@ -40,7 +40,7 @@ struct codes {
 };
 
 /* Codes of the widths between and beside 4 and 8 have kernels in common. */
-static inline bool is_kbits(const struct codes *codes) { return codes->bits != 4 && codes->bits != 8; }
+static inline bool is_kbits(const struct codebook *book) { return book->bits != 4 && book->bits != 8; }
 
 /* The bucket of a magnitude, given as the bits of a float of at most 1 with the sign cleared. */
 static inline uint32_t bucket_of(uint32_t magnitude) {
@@ -49,12 +49,12 @@ static inline uint32_t bucket_of(uint32_t magnitude) {
 }
 
 /* The code of x, which must not be NaN and is clamped to [-1, 1]: the plain form that every other is held to. */
-static inline uint8_t nearest_code(const struct codes *codes, float x) {
+static inline uint8_t nearest_code(const struct codebook *book, float x) {
     x = x < -1 ? -1 : x > 1 ? 1 : x;
     uint32_t below = 0;
-    for (uint32_t half = codes->size / 2; half; half /= 2)
-        if (x > codes->thresholds[below + half - 1]) below += half;
-    return codes->order[below];
+    for (uint32_t half = book->size / 2; half; half /= 2)
+        if (x > book->thresholds[below + half - 1]) below += half;
+    return book->order[below];
 }
 
 #endif

@@ -7,14 +7,9 @@
 
 #include "bnb.h"
 #include "codebook.h"
+#include "error.h"
 #include "cpu/forms.h"
 #include "gpu/driver.h"
-
-/* ── Errors ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-/* Records a sentence and its code for this thread, and returns the code: `return fail(BNB_INVALID, "…", …);` */
-bnb_status fail(bnb_status status, const char *sentence, ...) __attribute__((format(printf, 2, 3)));
-#define refuse(status, ...) (fail(status, __VA_ARGS__), NULL)
 
 /* ── Handles ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -49,8 +44,8 @@ struct bnb_tensor {
 struct bnb_codebook {
     enum tag                tag;
     _Atomic uint32_t        refs;
-    struct codes            codes;
-    _Atomic(struct buffer *) uploaded; /* struct kernel_codes of metal/args.h on the GPU, once one has asked for it */
+    struct codebook         book;
+    _Atomic(struct buffer *) uploaded; /* struct kernel_codebook of metal/args.h on the GPU, once one has asked for it */
 };
 
 struct bnb_quantized {
@@ -100,8 +95,6 @@ bnb_status     buffer_read(const struct buffer *buffer, void *to, size_t bytes);
 bnb_status     buffer_write_at(struct buffer *buffer, size_t offset, const void *from, size_t bytes);
 bnb_status     buffer_read_at(const struct buffer *buffer, size_t offset, void *to, size_t bytes);
 void          *buffer_host(const struct buffer *buffer); /* NULL where the CPU can't address it */
-
-static inline size_t ceil_div(size_t n, size_t by) { return n / by + (n % by != 0); }
 
 size_t      dtype_size(bnb_dtype dtype); /* 0 for what is no dtype */
 const char *dtype_name(bnb_dtype dtype);

@@ -15,7 +15,7 @@ bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows
     q->code = codebook_share(code);
 
     size_t blocks = ceil_div(rows * columns, block);
-    q->codes = buffer_new(device, code_bytes(code->codes.bits, rows * columns));
+    q->codes = buffer_new(device, code_bytes(code->book.bits, rows * columns));
     q->absmax = q->codes ? buffer_new(device, nested_block ? blocks : blocks * sizeof(float)) : NULL;
     bool made = q->absmax;
     if (made && nested_block) {
@@ -58,12 +58,12 @@ bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t c
     const bnb_device *device = codes->buffer->device;
     size_t            blocks = ceil_div(rows * columns, block);
     bool              nested = nested_code;
-    if (!is_part(codes, BNB_U8, code_bytes(code->codes.bits, rows * columns), device, "codes") ||
+    if (!is_part(codes, BNB_U8, code_bytes(code->book.bits, rows * columns), device, "codes") ||
         !is_part(absmax, nested ? BNB_U8 : BNB_F32, blocks, device, "absmax"))
         return NULL;
     if (nested) {
         if (!is_codebook(nested_code, "quantized_from", "nested_code")) return NULL;
-        if (nested_code->codes.bits != 8) return refuse(BNB_INVALID, "quantized_from: nested_code has %u values, expected 256", nested_code->codes.size);
+        if (nested_code->book.bits != 8) return refuse(BNB_INVALID, "quantized_from: nested_code has %u values, expected 256", nested_code->book.size);
         if (!nested_block) return refuse(BNB_INVALID, "quantized_from: nested_blocksize is 0, expected a positive number");
         if (!isfinite(offset)) return refuse(BNB_INVALID, "quantized_from: offset is %g, expected a finite number", offset);
         if (!is_part(nested_absmax, BNB_F32, ceil_div(blocks, nested_block), device, "nested_absmax")) return NULL;
@@ -88,7 +88,7 @@ bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t c
 /* ── Asking ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static bnb_tensor *values_of(const bnb_codebook *code, bnb_device *device) {
-    return bnb_tensor_from(device, BNB_F32, 1, code->codes.size, code->codes.values, code->codes.size * sizeof(float));
+    return bnb_tensor_from(device, BNB_F32, 1, code->book.size, code->book.values, code->book.size * sizeof(float));
 }
 
 bnb_tensor *bnb_quantized_part(const bnb_quantized *q, bnb_part part) {
@@ -96,7 +96,7 @@ bnb_tensor *bnb_quantized_part(const bnb_quantized *q, bnb_part part) {
     bnb_device *device = q->codes->device;
     size_t      blocks = ceil_div(q->rows * q->columns, q->block);
     switch (part) {
-    case BNB_PART_CODES: return tensor_over(q->codes, BNB_U8, 1, code_bytes(q->code->codes.bits, q->rows * q->columns));
+    case BNB_PART_CODES: return tensor_over(q->codes, BNB_U8, 1, code_bytes(q->code->book.bits, q->rows * q->columns));
     case BNB_PART_ABSMAX: return tensor_over(q->absmax, q->nested_code ? BNB_U8 : BNB_F32, 1, blocks);
     case BNB_PART_CODE: return values_of(q->code, device);
     case BNB_PART_NESTED_ABSMAX:
@@ -116,14 +116,14 @@ float  bnb_quantized_offset(const bnb_quantized *q) { return is_quantized(q, "qu
 
 struct coded coded_of(const bnb_quantized *q) {
     return (struct coded){
-        .code = &q->code->codes,
+        .code = &q->code->book,
         .codes = buffer_host(q->codes),
         .rows = q->rows,
         .columns = q->columns,
         .block = q->block,
         .absmax = q->nested_code ? NULL : buffer_host(q->absmax),
         .absmax_codes = q->nested_code ? buffer_host(q->absmax) : NULL,
-        .nested_code = q->nested_code ? &q->nested_code->codes : NULL,
+        .nested_code = q->nested_code ? &q->nested_code->book : NULL,
         .nested_absmax = q->nested_code ? buffer_host(q->nested_absmax) : NULL,
         .nested_block = q->nested_block,
         .offset = q->offset,

@@ -35,14 +35,14 @@ enum {
 // csrc/codebook.h explains the parts. A magnitude's bucket is its bits >> CODES_BUCKET_SHIFT, less CODES_BUCKET_BASE.
 enum { CODES_BUCKET_SHIFT = 17, CODES_BUCKET_BASE = (127 - 24) * 64, CODES_STARTS = 1540 };
 
-struct kernel_codes {
+struct kernel_codebook {
     float    values[256];
     float    thresholds[256];
     uint8_t  order[256];
     uint8_t  start[2 * CODES_STARTS]; // of the positive, then of the negative buckets
     uint32_t steps, size;
 };
-static_assert(sizeof(struct kernel_codes) == 5392, "host and kernels must lay out struct kernel_codes alike");
+static_assert(sizeof(struct kernel_codebook) == 5392, "host and kernels must lay out struct kernel_codebook alike");
 
 // A count of 64 bits is two words.
 struct cast_args {
@@ -65,16 +65,16 @@ struct scales_args {
 static_assert(sizeof(struct scales_args) == 24, "host and kernels must lay out struct scales_args alike");
 
 // Where an element's scale is. Scales are counted in 32 bits: 2^32 of them belong to 64 GB of codes at least.
-struct scale_args {
+struct scale_layout {
     uint32_t block, shift; // as above
     uint32_t nested_block, nested_shift;
     float    offset;
 };
-static_assert(sizeof(struct scale_args) == 20, "host and kernels must lay out struct scale_args alike");
+static_assert(sizeof(struct scale_layout) == 20, "host and kernels must lay out struct scale_layout alike");
 
 struct dequantize_args {
     uint32_t          count_low, count_high;
-    struct scale_args scales;
+    struct scale_layout scales;
 };
 static_assert(sizeof(struct dequantize_args) == 28, "host and kernels must lay out struct dequantize_args alike");
 
@@ -82,7 +82,7 @@ static_assert(sizeof(struct dequantize_args) == 28, "host and kernels must lay o
 struct matmul_args {
     uint32_t          m, n, k;
     uint32_t          split; // the part of the sum that a tile takes: all of it, or a multiple of TILE_DEPTH
-    struct scale_args scales;
+    struct scale_layout scales;
 };
 static_assert(sizeof(struct matmul_args) == 36, "host and kernels must lay out struct matmul_args alike");
 
@@ -102,7 +102,7 @@ static_assert(sizeof(struct add_args) == 12, "host and kernels must lay out stru
 // Rows of y, or of a table's gradient.
 struct embedding_args {
     uint32_t          rows_low, rows_high, columns;
-    struct scale_args scales;
+    struct scale_layout scales;
 };
 static_assert(sizeof(struct embedding_args) == 32, "host and kernels must lay out struct embedding_args alike");
 

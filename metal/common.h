@@ -90,7 +90,7 @@ inline void save_some(device uchar *data, uint store, ulong i, uint count, octet
 struct weights {
     uint store;
     bool nested;
-    scale_args scales;
+    scale_layout scales;
     device const uchar *data;
     device const uchar *absmax; // floats, or codes of the nested codebook
     device const float *nested_absmax;

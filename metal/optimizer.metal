@@ -15,7 +15,7 @@ struct tables {
     uchar order[256], start[2 * CODES_STARTS];
 };
 
-inline void copy_tables(constant kernel_codes &code, threadgroup tables &to, uint place) {
+inline void copy_tables(constant kernel_codebook &code, threadgroup tables &to, uint place) {
     for (uint j = place; j < 256; j += OPTIMIZER_THREADS) {
         to.values[j] = code.values[j];
         to.thresholds[j] = code.thresholds[j];
@@ -72,10 +72,10 @@ inline float2 gather(float2 sums, threadgroup float2 *shared, uint simdgroup, ui
                                                      device const uchar *g [[buffer(2)]],
                                                      device uchar *state1 [[buffer(3)]],
                                                      device float *absmax1 [[buffer(4)]],
-                                                     constant kernel_codes &code1 [[buffer(5)]],
+                                                     constant kernel_codebook &code1 [[buffer(5)]],
                                                      device uchar *state2 [[buffer(6)]],
                                                      device float *absmax2 [[buffer(7)]],
-                                                     constant kernel_codes &code2 [[buffer(8)]],
+                                                     constant kernel_codebook &code2 [[buffer(8)]],
                                                      device float2 *sums [[buffer(9)]],
                                                      uint group [[threadgroup_position_in_grid]],
                                                      uint groups [[threadgroups_per_grid]],

@@ -35,7 +35,7 @@ inline uint below_in(threadgroup const float *thresholds, float x) {
 // thread 8, which it loads and writes at once; a block's maximum is gathered across lanes, then across simdgroups.
 [[host_name("quantize")]] [[kernel]] void quantize(constant quantize_args &args [[buffer(0)]],
                                                    device const uchar *x [[buffer(1)]],
-                                                   constant kernel_codes &code [[buffer(2)]],
+                                                   constant kernel_codebook &code [[buffer(2)]],
                                                    device uchar *codes [[buffer(3)]],
                                                    device float *absmax [[buffer(4)]],
                                                    uint group [[threadgroup_position_in_grid]],
@@ -108,7 +108,7 @@ inline uint below_in(threadgroup const float *thresholds, float x) {
 // 8-bit codes with blocks of any other size: a simdgroup a block, an element a lane, read twice.
 [[host_name("quantize_odd")]] [[kernel]] void quantize_odd(constant quantize_args &args [[buffer(0)]],
                                                            device const uchar *x [[buffer(1)]],
-                                                           constant kernel_codes &code [[buffer(2)]],
+                                                           constant kernel_codebook &code [[buffer(2)]],
                                                            device uchar *codes [[buffer(3)]],
                                                            device float *absmax [[buffer(4)]],
                                                            uint group [[threadgroup_position_in_grid]],

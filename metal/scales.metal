@@ -57,7 +57,7 @@ inline trial try_scale(thread const block_of_x &block, thread const table &codes
 
 [[host_name("scales")]] [[kernel]] void scales(constant scales_args &args [[buffer(0)]],
                                                device const uchar *x [[buffer(1)]],
-                                               constant kernel_codes &code [[buffer(2)]],
+                                               constant kernel_codebook &code [[buffer(2)]],
                                                device const float *importance [[buffer(3)]],
                                                device float *absmax [[buffer(4)]],
                                                uint group [[threadgroup_position_in_grid]],

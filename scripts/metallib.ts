@@ -4,7 +4,7 @@
 // it. Compiling ahead also shows that Apple's compiler accepts every kernel, on a Mac whose GPU can't run them.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { families, familySource, fingerprint, kernelTexts } from "../test/metal/families.ts";
+import { families, familySource, fingerprint, kernelTexts } from "./msl/families.ts";
 import { builtLibrary, hostPlatform } from "./platforms.ts";
 import { output, root, run, stop } from "./run.ts";
 

@@ -21,13 +21,14 @@ function manifest() {
  * Writes the package as `<folder>/bunsandbytes-<version>.tgz`, and gives that path.
  *
  * @param included the platforms whose libraries it gets: what is published has them all, a test may need the host's only
+ * @param build whether to build them as they ship first, or to take what setup has built
  */
-export function makePackage(folder: string, included: readonly Platform[] = platforms): string {
+export function makePackage(folder: string, included: readonly Platform[] = platforms, build = true): string {
   const staging = join(folder, "package");
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(staging, { recursive: true });
   for (const platform of included) {
-    if (run(buildCommand(platform)) !== 0) stop(`The library for ${platform.name} could not be built.`);
+    if (build && run(buildCommand(platform)) !== 0) stop(`The library for ${platform.name} could not be built.`);
     const library = join(staging, "lib", platform.name, platform.file);
     mkdirSync(dirname(library), { recursive: true });
     copyFileSync(builtLibrary(platform), library);

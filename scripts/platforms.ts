@@ -28,12 +28,12 @@ export function hostPlatform(): Platform {
   return platformNamed(`${process.platform}-${process.arch}`);
 }
 
-/** The command that builds a platform's library. The host's is built like any other, so that what is tested is what ships. */
+/** The command that builds a platform's library as it ships. */
 export function buildCommand({ target }: Platform): string[] {
   return [findZig(), "build", "--release=fast", `-Dtarget=${target}`];
 }
 
-/** Where {@link buildCommand} puts a platform's library. */
+/** Where a platform's library lies, by whichever way it was built. */
 export function builtLibrary({ name, file }: Platform): string {
   return `${root}/zig-out/lib/${name}/${file}`;
 }

@@ -1,25 +1,39 @@
-// Owns opening the native library from inside a single-file executable: the system's loader needs a file, for as long as it
-// loads, in a place that can be written and that may hold programs.
-import { type CString, dlopen, FFIType } from "bun:ffi";
-import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, writeFileSync } from "node:fs";
+// Owns opening the native library from inside a single-file executable: the system's loader needs a file, in a place that can
+// be written and that may hold programs.
+import { createHash } from "node:crypto";
+import {
+  constants,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { BnbError } from "./error.ts";
+import { libc } from "./libc.ts";
 import { version } from "./version.ts";
 
 /**
- * Gives an embedded file a path for as long as `open` runs, and returns what that returns. No file is left behind, and no
- * other user can put a file of his own in its place.
+ * Gives an embedded file a path that the system's loader can open, and returns what `open` does with it. No other user can
+ * put a file of his own in its place.
  *
- * Bun does the same by itself, but in one folder only, where the file stays; and that folder may be missing, read-only, or
- * mounted `noexec`. Here every place is tried in turn: memory on Linux, which needs no folder and takes the least time, then
- * the folders for temporary files, then the home folder.
+ * Bun does the same by itself, but in one folder only, which may be missing, read-only, or mounted `noexec`. Here every place
+ * is tried in turn: memory on Linux, which leaves no file behind and takes the least time, then the folders for temporary
+ * files, then the home folder. There the file stays, so that the Workers of this process, and the next one, load the same.
  *
  * @throws BnbError (`unsupported`) if every place fails, with what each one's failure was
  */
 export function openEmbedded<T>(embedded: string, open: (path: string) => T): T {
   const bytes = readFileSync(embedded);
-  const folders = [tmpdir, () => "/tmp", homedir]; // homedir fails for a user whom the system does not know
+  const folders = [tmpdir, homedir]; // homedir fails for a user whom the system does not know
+  if (tmpdir() !== "/tmp") folders.splice(1, 0, () => "/tmp");
   const places = folders.map((folder) => () => inFolder(folder(), bytes, open));
   if (process.platform === "linux") places.unshift(() => inMemory(bytes, open));
 
@@ -38,15 +52,61 @@ export function openEmbedded<T>(embedded: string, open: (path: string) => T): T 
   );
 }
 
-/** In a folder of its own that only this user can enter. The system keeps what it has loaded when the file is gone. */
+/**
+ * In a folder that only this user can enter, under a name that tells the contents. It is the same file for all who open it:
+ * of another one the system would load a second copy, with queues, pools and limits of its own, as a Worker that wrote its
+ * own would have.
+ */
 function inFolder<T>(parent: string, bytes: Uint8Array, open: (path: string) => T): T {
-  const folder = mkdtempSync(join(parent, ".bunsandbytes-"));
+  const folder = join(parent, `.bunsandbytes-${process.getuid?.()}`);
+  ownFolder(folder);
+  const path = join(folder, `libbunsandbytes-${version}-${digest(bytes).slice(0, 16)}`);
+  const made = settle(path, bytes);
   try {
-    const path = join(folder, "libbunsandbytes");
-    writeFileSync(path, bytes, { mode: 0o500 });
     return open(path);
+  } catch (error) {
+    if (made) rmSync(path, { force: true }); // the place may not hold programs
+    throw error;
+  }
+}
+
+const digest = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
+
+/** Makes the folder, or sees that the one that is there is this user's alone. */
+function ownFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { mode: 0o700 });
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+  }
+  const { uid, mode } = lstatSync(folder);
+  const isOwn = (mode & constants.S_IFMT) === constants.S_IFDIR && uid === process.getuid?.() && (mode & 0o077) === 0;
+  if (!isOwn) throw new Error(`${folder} is not a folder that this user alone can enter`);
+}
+
+/** Puts the file in its place, whole or not at all, unless it stands there; whether it had to be written. */
+function settle(path: string, bytes: Uint8Array): boolean {
+  if (isIntact(path, bytes)) return false;
+  const partial = `${path}.${crypto.randomUUID()}`;
+  try {
+    writeFileSync(partial, bytes, { mode: 0o500, flag: "wx" });
+    try {
+      linkSync(partial, path); // another thread that was first keeps its file, for it may be loaded already
+    } catch {
+      if (isIntact(path, bytes)) return false;
+      renameSync(partial, path); // over one that was damaged, or where there are no links
+    }
+    return true;
   } finally {
-    rmSync(folder, { recursive: true });
+    rmSync(partial, { force: true });
+  }
+}
+
+function isIntact(path: string, bytes: Uint8Array): boolean {
+  try {
+    return lstatSync(path).isFile() && digest(readFileSync(path)) === digest(bytes);
+  } catch {
+    return false; // it is not there, or can't be read
   }
 }
 
@@ -71,9 +131,7 @@ function isWhole(path: string, name: string, length: number): boolean {
 }
 
 function memoryFile(name: string, bytes: Uint8Array): number {
-  const libc = dlopen("libc.so.6", { memfd_create: { args: [FFIType.cstring, FFIType.u32], returns: FFIType.i32 } });
-  const closeOnExec = 1;
-  const descriptor = libc.symbols.memfd_create(name as unknown as CString, closeOnExec);
+  const descriptor = libc.memoryFile(name);
   if (descriptor < 0) throw new Error("memfd_create failed");
   writeFileSync(descriptor, bytes);
   return descriptor;

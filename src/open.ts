@@ -42,17 +42,28 @@ function load<const Symbols extends Record<string, FFIFunction>>(path: string, s
   try {
     return dlopen(path, symbols);
   } catch (cause) {
-    const { message } = cause as Error;
-    if (message.includes("requires the JIT"))
-      throw refusal(
-        "Bun runs without its JIT, which calls into native code need. Unset BUN_JSC_useJIT; a hardened app on macOS needs " +
-          "the entitlement com.apple.security.cs.allow-jit.",
-        cause,
-      );
-    const missing = /Symbol "(\w+)" not found/.exec(message)?.[1];
-    if (missing) throw otherVersion(path, `it lacks ${missing}`);
-    throw refusal(`The system does not load ${path}: ${message}. ${remedy()}`, cause);
+    throw refusedByLoader(path, cause as Error);
   }
+}
+
+/** What the system's loader said, as a sentence with the next step. */
+export function refusedByLoader(path: string, cause: Error): BnbError {
+  const { message } = cause;
+  if (message.includes("requires the JIT"))
+    return refusal(
+      "Bun runs without its JIT, which calls into native code need. Unset BUN_JSC_useJIT; a hardened app on macOS needs " +
+        "the entitlement com.apple.security.cs.allow-jit.",
+      cause,
+    );
+  if (/different Team IDs|library validation/i.test(message))
+    return refusal(
+      `macOS does not load ${path} into this signed program: ${message}. Sign the program with the entitlement ` +
+        "com.apple.security.cs.disable-library-validation: docs/executables.md has the whole list.",
+      cause,
+    );
+  const missing = /Symbol "(\w+)" not found/.exec(message)?.[1];
+  if (missing) return otherVersion(path, `it lacks ${missing}`);
+  return refusal(`The system does not load ${path}: ${message}. ${remedy()}`, cause);
 }
 
 function otherVersion(path: string, how: string): BnbError {

@@ -74,5 +74,5 @@ export class Consumer implements Disposable {
 
 /** The package's tarball, in a folder of the repository that is ignored. */
 export function packed(): string {
-  return makePackage(join(root, ".cache/package"), whole ? platforms : [hostPlatform()]);
+  return makePackage(join(root, ".cache/package"), whole ? platforms : [hostPlatform()], whole);
 }

@@ -1,7 +1,9 @@
 // Owns the reading of csrc/bnb.h: every function with its parameters, and every enum, for the tests that hold to it.
 
-/** The header's text without its comments. */
-export const header = (await Bun.file(`${import.meta.dir}/../csrc/bnb.h`).text()).replace(/\/\*[\s\S]*?\*\//g, "");
+const files = ["bnb_types.h", "bnb.h"].map((name) => Bun.file(`${import.meta.dir}/../csrc/${name}`).text());
+
+/** The header's text, with the enums that it includes, without comments. */
+export const header = (await Promise.all(files)).join("\n").replace(/\/\*[\s\S]*?\*\//g, "");
 
 export interface Parameter {
   /** As declared, such as `const bnb_tensor *`. */

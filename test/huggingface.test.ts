@@ -3,8 +3,8 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { otherFiles } from "../src/checkpoint/folder.ts";
 import {
-  carryOver,
   chooseModules,
   quantMethod,
   readConfig,
@@ -174,9 +174,8 @@ test("tokenizer, licence and folders come along; weights, config and hidden file
   await llamaDirectory(from);
   writeFileSync(join(from, "model.safetensors.index.json"), "{}");
   mkdirSync(join(from, "blobs"));
-  writeFileSync(join(scratch, "merges"), "a b");
-  symlinkSync(join(scratch, "merges"), join(from, "merges.txt"));
-  const to = join(scratch, "to");
-  mkdirSync(to);
-  expect(carryOver(from, to)).toEqual(["merges.txt", "onnx/README.md", "tokenizer.json"]);
+  writeFileSync(join(from, "blobs/merges"), "a b");
+  symlinkSync("blobs/merges", join(from, "merges.txt"));
+  const names = otherFiles(from).map(({ name }) => name);
+  expect(names).toEqual(["blobs/merges", "merges.txt", "onnx/README.md", "tokenizer.json"]);
 });

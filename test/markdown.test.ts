@@ -63,7 +63,7 @@ describe.each(files)("%s", (file) => {
     const folders = /^(?:src|csrc|metal|test|docs|examples|scripts|bench|\.ci|\.github)\/[\w./*{},-]+$/;
     const paths = code.flatMap((span) => span.split(/[\s,:]+/)).filter((word) => folders.test(word));
     const missing = paths.filter(
-      (path) => !/\/x\.[\w.]+$/.test(path) && !existsSync(join(root, path)) && !scan(path).length,
+      (path) => !/\/x[.-][\w.]+$/.test(path) && !existsSync(join(root, path)) && !scan(path).length,
     );
     expect(missing).toEqual([]);
   });

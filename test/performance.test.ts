@@ -9,7 +9,7 @@ test("docs/performance.md has the figures of bench/results: bun run bench:docume
 });
 
 test("docs/performance.md lists the CPU's kernels in the order in which they are tried", async () => {
-  const source = await Bun.file(`${import.meta.dir}/../csrc/cpu/matmul.c`).text();
+  const source = await Bun.file(`${import.meta.dir}/../csrc/cpu/matmul-inl.h`).text();
   const kernels = [...source.matchAll(/\{BNB_PRECISION_(\w+), \w+, (\w+)\}/g)].map(([, precision, name]) => [
     name,
     precision!.toLowerCase(),

@@ -1,4 +1,5 @@
-/* Which instruction sets this library has forms for, and which of them this processor can run. */
+/* Which instruction sets this library has forms for, and which of them this processor can run. The build defines
+ * FORMS_<name> for each set of csrc/sources.json that it compiles. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,19 +23,19 @@ static uint32_t saved_registers(void) {
     return a;
 }
 
-static bool has_avx2(void) {
+[[maybe_unused]] static bool has_avx2(void) {
     uint32_t a, b, c, d, needs = bit_FMA | bit_F16C | bit_AVX;
     if ((saved_registers() & 0x6) != 0x6 || !__get_cpuid(1, &a, &b, &c, &d) || (c & needs) != needs) return false;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & bit_AVX2;
 }
 
-static bool has_avx512(void) {
+[[maybe_unused]] static bool has_avx512(void) {
     uint32_t a, b, c, d, needs = bit_AVX512F | bit_AVX512BW | bit_AVX512VL | bit_AVX512DQ | bit_AVX512CD;
     if (!has_avx2() || (saved_registers() & 0xe6) != 0xe6) return false;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & needs) == needs;
 }
 
-static bool has_avx512vnni(void) {
+[[maybe_unused]] static bool has_avx512vnni(void) {
     uint32_t a, b, c, d;
     return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && c & bit_AVX512VNNI;
 }
@@ -52,13 +53,13 @@ static bool has_feature(const char *name) {
     return sysctlbyname(name, &has, &size, NULL, 0) == 0 && has;
 }
 
-static bool has_dotprod(void) { return has_feature("hw.optional.arm.FEAT_DotProd"); }
-static bool has_i8mm(void) { return has_dotprod() && has_feature("hw.optional.arm.FEAT_I8MM"); }
+[[maybe_unused]] static bool has_dotprod(void) { return has_feature("hw.optional.arm.FEAT_DotProd"); }
+[[maybe_unused]] static bool has_i8mm(void) { return has_dotprod() && has_feature("hw.optional.arm.FEAT_I8MM"); }
 #else
 #include <sys/auxv.h>
 
-static bool has_dotprod(void) { return getauxval(AT_HWCAP) & 1 << 20; } /* HWCAP_ASIMDDP */
-static bool has_i8mm(void) { return has_dotprod() && getauxval(AT_HWCAP2) & 1 << 13; } /* HWCAP2_I8MM */
+[[maybe_unused]] static bool has_dotprod(void) { return getauxval(AT_HWCAP) & 1 << 20; } /* HWCAP_ASIMDDP */
+[[maybe_unused]] static bool has_i8mm(void) { return has_dotprod() && getauxval(AT_HWCAP2) & 1 << 13; } /* HWCAP2_I8MM */
 #endif
 
 #endif
@@ -68,14 +69,28 @@ static const struct {
     bool (*available)(void);
 } instruction_sets[] = { /* best first */
 #ifdef __x86_64__
+#ifdef FORMS_avx512vnni
     {&cpu_forms_avx512vnni, has_avx512vnni},
+#endif
+#ifdef FORMS_avx512
     {&cpu_forms_avx512, has_avx512},
+#endif
+#ifdef FORMS_avx2
     {&cpu_forms_avx2, has_avx2},
+#endif
+#ifdef FORMS_base
     {&cpu_forms_base, always},
+#endif
 #else
+#ifdef FORMS_i8mm
     {&cpu_forms_i8mm, has_i8mm},
+#endif
+#ifdef FORMS_dotprod
     {&cpu_forms_dotprod, has_dotprod},
+#endif
+#ifdef FORMS_neon
     {&cpu_forms_neon, always},
+#endif
 #endif
     {&plain, always},
 };

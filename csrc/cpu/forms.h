@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "../bnb.h"
+#include "../bnb_types.h"
 #include "../codebook.h"
 #include "../../metal/args.h"
 
@@ -18,6 +18,8 @@
 #pragma STDC FP_CONTRACT OFF
 
 enum { READ_SLACK = 64, NESTED_BLOCK = 256 };
+
+static inline size_t ceil_div(size_t n, size_t by) { return n / by + (n % by != 0); }
 
 /* A dense matrix in host memory; dtype f32, f16 or bf16. */
 struct dense {
@@ -29,12 +31,12 @@ struct dense {
 /* A quantised matrix in host memory. Its scales are absmax[b] or, where absmax is NULL,
  * nested_code->values[absmax_codes[b]] * nested_absmax[b / nested_block] + offset. */
 struct coded {
-    const struct codes *code;
+    const struct codebook *code;
     const uint8_t      *codes; /* one string of bits, the first bit of a byte its highest */
     size_t              rows, columns, block;
     const float        *absmax;
     const uint8_t      *absmax_codes;
-    const struct codes *nested_code;
+    const struct codebook *nested_code;
     const float        *nested_absmax;
     size_t              nested_block;
     float               offset;
@@ -87,7 +89,7 @@ static inline float inverse_of(float absmax) { return __builtin_fabsf(absmax) > 
 
 struct quantize_job {
     struct dense        x;
-    const struct codes *code;
+    const struct codebook *code;
     size_t              block;
     uint8_t            *codes;
     float              *absmax; /* a NaN or an infinity in a block must make its absmax one of the two */
@@ -97,7 +99,7 @@ struct quantize_job {
 /* Finds the scale of each block that the rule of metal/scales_rule.h does. */
 struct scales_job {
     struct dense        x;
-    const struct codes *code;
+    const struct codebook *code;
     size_t              block;
     const float        *importance; /* of the columns; NULL: all are alike */
     struct scales_args  args;
@@ -212,7 +214,7 @@ struct optimizer_state {
     float              *values; /* NULL where there are codes */
     uint8_t            *codes;
     float              *absmax;
-    const struct codes *code;
+    const struct codebook *code;
 };
 
 struct squares {

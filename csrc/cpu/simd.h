@@ -32,6 +32,7 @@
 
 #include <string.h>
 
+#include "../error.h"
 #include "forms.h"
 
 #if defined PORTABLE_WIDTH

@@ -43,7 +43,7 @@ static bnb_status scales_to(const bnb_quantized *q, struct buffer *to, size_t of
         status = buffer_read(q->absmax, codes, blocks);
         if (status == BNB_OK) status = buffer_read(q->nested_absmax, outer, q->nested_absmax->bytes);
         for (size_t i = 0; i < blocks && status == BNB_OK; i++)
-            scales[i] = q->nested_code->codes.values[codes[i]] * outer[i / q->nested_block] + q->offset;
+            scales[i] = q->nested_code->book.values[codes[i]] * outer[i / q->nested_block] + q->offset;
         if (status == BNB_OK) status = buffer_write_at(to, offset, scales, blocks * sizeof *scales);
     }
     free(codes), free(outer), free(scales);
@@ -55,7 +55,7 @@ static bool are_joinable(const bnb_quantized *a, const bnb_quantized *b) {
         !on_device(b->codes, a->codes->device, "quantized_join", "b") ||
         !is_shape(a->rows + b->rows, a->columns, "quantized_join", "the result"))
         return false;
-    const struct codes *first = &a->code->codes, *second = &b->code->codes;
+    const struct codebook *first = &a->code->book, *second = &b->code->book;
     bool same_values = first->size == second->size && !memcmp(first->values, second->values, first->size * sizeof *first->values);
     if (a->columns != b->columns || a->block != b->block || !same_values)
         return fail(BNB_INVALID, "quantized_join: a is [%zu, %zu] in blocks of %zu and b [%zu, %zu] in blocks of %zu%s: columns, blocks and codebooks must match",

@@ -8,14 +8,14 @@ static_assert((int)STORE_F32 == BNB_F32 && (int)STORE_F16 == BNB_F16 && (int)STO
               "kernels know dtypes by these numbers");
 static_assert((int)CODES_BUCKET_SHIFT == BUCKET_SHIFT && (int)CODES_BUCKET_BASE == BUCKET_BASE,
               "kernels look codes up in the same buckets");
-static_assert(sizeof ((struct codes *)0)->start[0] == CODES_STARTS, "kernels look codes up in the same buckets");
+static_assert(sizeof ((struct codebook *)0)->start[0] == CODES_STARTS, "kernels look codes up in the same buckets");
 
-static struct buffer *upload(const struct codes *codes, bnb_device *device) {
-    struct kernel_codes copy = {.steps = codes->steps, .size = codes->size};
-    memcpy(copy.values, codes->values, sizeof copy.values);
-    memcpy(copy.thresholds, codes->thresholds, sizeof copy.thresholds);
-    memcpy(copy.order, codes->order, sizeof copy.order);
-    memcpy(copy.start, codes->start, sizeof copy.start);
+static struct buffer *upload(const struct codebook *book, bnb_device *device) {
+    struct kernel_codebook copy = {.steps = book->steps, .size = book->size};
+    memcpy(copy.values, book->values, sizeof copy.values);
+    memcpy(copy.thresholds, book->thresholds, sizeof copy.thresholds);
+    memcpy(copy.order, book->order, sizeof copy.order);
+    memcpy(copy.start, book->start, sizeof copy.start);
     struct buffer *buffer = buffer_new(device, sizeof copy);
     if (!buffer || buffer_write(buffer, &copy, sizeof copy) == BNB_OK) return buffer;
     buffer_release(buffer);
@@ -25,7 +25,7 @@ static struct buffer *upload(const struct codes *codes, bnb_device *device) {
 bnb_status bind_codebook(bnb_codebook *codebook, bnb_device *device, struct binding *binding) {
     struct buffer *buffer = codebook->uploaded;
     if (!buffer) {
-        struct buffer *made = upload(&codebook->codes, device);
+        struct buffer *made = upload(&codebook->book, device);
         if (!made) return bnb_last_status();
         if (atomic_compare_exchange_strong(&codebook->uploaded, &buffer, made)) buffer = made;
         else buffer_release(made); /* another thread was first */
@@ -35,14 +35,14 @@ bnb_status bind_codebook(bnb_codebook *codebook, bnb_device *device, struct bind
     return BNB_OK;
 }
 
-bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct scale_args *scales) {
+bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct scale_layout *scales) {
     bnb_device *device = q->codes->device;
     size_t      elements = q->rows * q->columns;
     if (ceil_div(elements, q->block) > UINT32_MAX) return fail(BNB_UNSUPPORTED, "more than 2^32 blocks");
     if (q->block > UINT32_MAX || q->nested_block > UINT32_MAX)
         return fail(BNB_UNSUPPORTED, "a block of more than 2^32 elements");
 
-    *scales = (struct scale_args){.block = (uint32_t)q->block, .shift = shift_of(q->block), .offset = q->offset};
+    *scales = (struct scale_layout){.block = (uint32_t)q->block, .shift = shift_of(q->block), .offset = q->offset};
     bindings[0] = binding_of(q->codes);
     bindings[1] = bindings[2] = binding_of(q->absmax);
     bnb_status status = bind_codebook(q->code, device, &bindings[3]);

@@ -28,15 +28,15 @@ bnb_status bind_codebook(bnb_codebook *codebook, bnb_device *device, struct bind
 
 /* Binds codes, absmax, nested absmax, codebook and nested codebook, in this order; where there is no nested part its
  * place takes another, which the kernel won't touch. UNSUPPORTED where a size is beyond the kernels' 32 bits. */
-bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct scale_args *scales);
+bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct scale_layout *scales);
 
 size_t quantized_bytes(const bnb_quantized *q);
 
 /* How kernels are told that a matrix holds such codes. */
-static inline uint32_t store_of(const bnb_codebook *code) { return STORE_CODE + code->codes.bits; }
+static inline uint32_t store_of(const bnb_codebook *code) { return STORE_CODE + code->book.bits; }
 
 /* Which loads fit kernels that take 8 elements of a row at once: WHOLE_… for multiples of 8. */
-static inline uint32_t whole_of(const bnb_quantized *q, const struct scale_args *scales) {
+static inline uint32_t whole_of(const bnb_quantized *q, const struct scale_layout *scales) {
     if (q->columns % 8) return WHOLE_NOT;
     if (q->block == q->columns) return WHOLE_ROWS;
     return scales->shift >= 3 && scales->shift < 32 ? WHOLE_BLOCKS : WHOLE_NOT;

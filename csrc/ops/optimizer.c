@@ -84,7 +84,7 @@ static struct optimizer_state host_state(const struct request_state *from, size_
     return (struct optimizer_state){
         .codes = (uint8_t *)buffer_host(from->state->buffer) + first_element,
         .absmax = (float *)buffer_host(from->absmax->buffer) + first_block,
-        .code = &from->code->codes,
+        .code = &from->code->book,
     };
 }
 
@@ -265,7 +265,7 @@ static bool is_state(const struct request *r, const struct request_state *state,
     if (!fits(state->absmax, BNB_F32, times * ceil_div(count_of(r), OPTIMIZER_BLOCK), device, names[1]) ||
         !is_codebook(state->code, "optimizer_step", names[2]))
         return false;
-    if (state->code->codes.bits == 8) return true;
+    if (state->code->book.bits == 8) return true;
     fail(BNB_INVALID, "optimizer_step: %s has 16 values, expected 256", names[2]);
     return false;
 }

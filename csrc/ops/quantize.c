@@ -107,7 +107,7 @@ static bnb_status quantize(const struct pass *pass) {
     if (status != BNB_UNSUPPORTED || fall_back(device, "quantize") != BNB_OK) return status;
     quantize_host(&(struct quantize_job){
         .x = {buffer_host(pass->x), pass->dtype, 1, pass->elements},
-        .code = &pass->code->codes,
+        .code = &pass->code->book,
         .block = pass->block,
         .codes = buffer_host(pass->codes),
         .absmax = buffer_host(pass->absmax),

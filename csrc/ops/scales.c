@@ -84,7 +84,7 @@ static struct buffer *weights_of(const bnb_tensor *importance) {
 /* Where the error may have its minimum, over the largest magnitude: the fewer bits, and the larger the block, the more is
  * to be had by clipping; with many bits, by any scale that happens to fit. From normal and from real weights in blocks up
  * to 4096: what the row misses of the minimum's error is 0.1 % at 4 bits. */
-static void set_range(const struct codes *code, struct scales_args *args) {
+static void set_range(const struct codebook *code, struct scales_args *args) {
     static const float firsts[] = {[2] = 0.2f, [3] = 0.25f, [4] = 0.3f, [5] = 0.6f, [6] = 0.8f, [7] = 0.9f, [8] = 0.95f};
     float              first = firsts[code->bits], last = code->bits < 5 ? 1.6f : 2.0f;
     args->first = first;
@@ -115,7 +115,7 @@ static bnb_status run(const bnb_tensor *x, bnb_codebook *code, size_t block, con
     bnb_device        *device = x->buffer->device;
     size_t             elements = x->rows * x->columns, whole = block < elements ? block : elements;
     struct scales_args args = {(uint32_t)elements, (uint32_t)(elements >> 32), (uint32_t)whole, (uint32_t)x->columns, 0, 0};
-    set_range(&code->codes, &args);
+    set_range(&code->book, &args);
     bnb_status status = BNB_UNSUPPORTED;
     if (device->gpu && (whole > UINT32_MAX || x->columns > UINT32_MAX)) fail(status, "a block or a row of more than 2^32 elements");
     else if (device->gpu) status = launch(x, code, &args, weights, absmax);
@@ -124,7 +124,7 @@ static bnb_status run(const bnb_tensor *x, bnb_codebook *code, size_t block, con
 
     struct scales_job job = {
         .x = dense_of(x),
-        .code = &code->codes,
+        .code = &code->book,
         .block = block,
         .importance = weights ? buffer_host(weights) : NULL,
         .args = args,

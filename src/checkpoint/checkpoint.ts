@@ -1,17 +1,20 @@
 // Owns checkpoints as a whole: opens one or many safetensors files as one set of tensors, and writes such sets.
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { BnbError } from "../error.ts";
-import { damaged } from "./header.ts";
+import { fileIn, readText } from "./folder.ts";
+import { damaged, headerBytesMax } from "./header.ts";
 import { parseJson } from "./json.ts";
 import { dumps } from "./pyjson.ts";
 import { openSafetensors, type SafetensorsFile, type SafetensorsTensor } from "./safetensors.ts";
-import { sync } from "./staging.ts";
+import { writeText } from "./staging.ts";
 import { findQuantized, type Stored } from "./state.ts";
 import { SafetensorsWriter, specBytes, type TensorSpec } from "./writer.ts";
 
 const singleName = "model.safetensors";
 const indexName = "model.safetensors.index.json";
+/** As much as a header may have, for it says less of each tensor. */
+const indexBytesMax = headerBytesMax;
 
 /** transformers' own default; a shard is larger only where one module is. */
 export const shardBytesDefault = 50e9;
@@ -99,7 +102,8 @@ function weightsPath(path: string): string {
     throw new BnbError(`${path} is a GGUF file; convert it first (\`bunsandbytes convert\`).`);
   if (!statSync(path).isDirectory()) return path;
   for (const name of [singleName, indexName]) {
-    if (existsSync(join(path, name))) return join(path, name);
+    const file = fileIn(path, name);
+    if (file !== undefined) return file;
   }
   const others = readdirSync(path).filter((name) => /\.(safetensors|gguf|bin|pth?)$/.test(name));
   const advice = others.some((name) => name.endsWith(".gguf"))
@@ -111,9 +115,10 @@ function weightsPath(path: string): string {
 
 /** An index as tensor name → file name. */
 function readIndex(path: string): Map<string, string> {
+  const text = readText(path, indexBytesMax);
   let map: unknown;
   try {
-    map = Object(parseJson(readFileSync(path, "utf8"))).weight_map;
+    map = Object(parseJson(text)).weight_map;
   } catch (cause) {
     throw damaged(path, `it is not JSON (${(cause as Error).message})`);
   }
@@ -123,7 +128,7 @@ function readIndex(path: string): Map<string, string> {
     if (typeof file !== "string" || basename(file) !== file) {
       throw damaged(path, `it names the file ${JSON.stringify(file)}, expected one beside the index`, name);
     }
-    if (!existsSync(join(dirname(path), file))) throw damaged(path, `its file ${file} is missing`, name);
+    if (fileIn(dirname(path), file) === undefined) throw damaged(path, `its file ${file} is missing`, name);
   }
   return index;
 }
@@ -207,8 +212,7 @@ function writeIndex(path: string, map: [string, string][], steps: readonly Step[
     metadata: { total_parameters: parameters, total_size: totalBytes },
     weight_map: Object.fromEntries(map),
   };
-  writeFileSync(path, `${dumps(index, { indent: 2, sortKeys: true })}\n`);
-  sync(path);
+  writeText(path, `${dumps(index, { indent: 2, sortKeys: true })}\n`);
 }
 
 function shardName(number: number, count: number): string {

@@ -1,10 +1,10 @@
-// Owns what a Hugging Face directory holds beside the weights: config.json, the choice of modules, other files.
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+// Owns what a Hugging Face directory holds beside the weights: config.json and the choice of modules.
 import { join } from "node:path";
 import { BnbError } from "../error.ts";
+import { configBytesMax, fileIn, readText } from "./folder.ts";
 import { damaged, type SafetensorsDtype } from "./header.ts";
 import { dumps, PyFloat, type PyValue, parsePreserving } from "./pyjson.ts";
-import { sync } from "./staging.ts";
+import { writeText } from "./staging.ts";
 import { type FloatDtype, floatDtypes, type StorageDtype } from "./state.ts";
 
 /** A config.json; numbers are kept as the file spells them. */
@@ -14,11 +14,12 @@ const configName = "config.json";
 
 /** A directory's config.json, or `undefined` if it has none. @throws BnbError if it is not a JSON object */
 export function readConfig(directory: string): Config | undefined {
-  const path = join(directory, configName);
-  if (!existsSync(path)) return undefined;
+  const path = fileIn(directory, configName);
+  if (path === undefined) return undefined;
+  const text = readText(path, configBytesMax);
   let json: PyValue;
   try {
-    json = parsePreserving(readFileSync(path, "utf8"));
+    json = parsePreserving(text);
   } catch (cause) {
     throw damaged(path, `it is not JSON (${(cause as Error).message})`);
   }
@@ -28,9 +29,7 @@ export function readConfig(directory: string): Config | undefined {
 
 /** Writes a config.json as transformers does: keys sorted, two spaces, a newline at the end. */
 export function writeConfig(directory: string, config: Config): void {
-  const path = join(directory, configName);
-  writeFileSync(path, `${dumps(config, { indent: 2, sortKeys: true })}\n`);
-  sync(path);
+  writeText(join(directory, configName), `${dumps(config, { indent: 2, sortKeys: true })}\n`);
 }
 
 /** The dtype that a config names, under transformers 5's key or the older one. */
@@ -184,32 +183,4 @@ function matches(module: string, pattern: string): boolean {
     throw new BnbError(`skip ${JSON.stringify(pattern)} is no regular expression: ${(cause as Error).message}.`);
   }
   return module.endsWith(pattern) || regex.test(module);
-}
-
-// ── Other files ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-const weightsFile =
-  /\.(safetensors|safetensors\.index\.json|bin|bin\.index\.json|pth?|gguf|h5|msgpack|onnx|ot|tflite)$/;
-
-/**
- * Copies a model directory's other files (tokenizer, templates, licence, model card, …): everything except weights in
- * any format, config.json, and hidden entries.
- *
- * @returns the paths copied, relative to the directory
- */
-export function carryOver(from: string, to: string, prefix = ""): string[] {
-  const copied: string[] = [];
-  for (const name of readdirSync(join(from, prefix)).sort()) {
-    const path = join(prefix, name);
-    if (name.startsWith(".") || path === configName || weightsFile.test(name)) continue;
-    if (statSync(join(from, path)).isDirectory()) {
-      copied.push(...carryOver(from, to, path));
-      continue;
-    }
-    mkdirSync(join(to, prefix), { recursive: true });
-    copyFileSync(join(from, path), join(to, path));
-    sync(join(to, path));
-    copied.push(path);
-  }
-  return copied;
 }

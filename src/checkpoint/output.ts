@@ -1,52 +1,60 @@
-// Owns the directory that a checkpoint is written into: whether it may be, and that it appears whole or not at all.
-import { existsSync, mkdirSync, readdirSync, realpathSync, rmSync, statSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
-import { BnbError } from "../error.ts";
+// Owns the folder that a model is written into, as a transaction: planned, staged, committed. Every writer of one goes
+// through it.
+import fs from "node:fs";
+import { dirname, join } from "node:path";
 import { isWeightsName } from "./checkpoint.ts";
-import { Staging } from "./staging.ts";
+import { commitFolder } from "./commit.ts";
+import { type OtherFile, openRegular } from "./folder.ts";
+import { type OutputJob, type OutputOptions, planOutput } from "./plan.ts";
+import { about, Staging, syncTree } from "./staging.ts";
 
-export interface OutputOptions {
-  /** Where to write. It must not exist, or be empty, unless `force`. */
-  readonly output: string;
-  /** Replace the weights, config.json and other files of the same names that are there. */
-  readonly force?: boolean | undefined;
+/** What came with the files that were made. */
+export interface OutputReport {
+  /** Files of the input that came along, relative to the folder. */
+  readonly carried: readonly string[];
+  /** What a person should know. */
+  readonly notes: readonly string[];
 }
 
 /**
- * Fills a directory beside the target and then puts it in the target's place.
+ * Fills a folder beside the target and then puts it in the target's place.
  *
- * @param input the directory of a checkpoint that is read meanwhile, which the output must not replace
- * @param fill gets the directory to write into
+ * @param job what will be written, as far as it is known before
+ * @param fill gets the folder to write into: files by `SafetensorsWriter` or `writeText`
+ * @throws BnbError before any work for all that can be foreseen; nothing is left at the output then
  */
 export async function intoDirectory<T>(
-  { output, force = false }: OutputOptions,
-  input: string | undefined,
+  options: OutputOptions,
+  job: OutputJob,
   fill: (directory: string) => Promise<T>,
-): Promise<T> {
-  checkTarget(output, force, input);
-  mkdirSync(dirname(resolve(output)), { recursive: true });
-  using staging = new Staging(output);
-  mkdirSync(staging.path);
+): Promise<T & OutputReport> {
+  const plan = planOutput(options, job);
+  using staging = new Staging(plan);
+  fs.mkdirSync(staging.path);
   const result = await fill(staging.path);
-  if (existsSync(output)) removeWeights(output);
-  staging.commit(isWeightsName);
-  return result;
+  for (const file of plan.carried) carry(file, staging);
+  syncTree(staging.path);
+  const notes = commitFolder(staging, plan, { isWeights: isWeightsName });
+  return { ...result, carried: plan.carried.map(({ name }) => name), notes: [...staging.notes, ...notes] };
 }
 
-function checkTarget(output: string, force: boolean, input: string | undefined): void {
-  if (!existsSync(output)) return;
-  if (!statSync(output).isDirectory()) throw new BnbError(`output ${output} is a file, expected a directory.`);
-  if (input !== undefined && realpathSync(output) === realpathSync(input)) {
-    throw new BnbError(`output ${output} is where the input is; choose another directory.`);
-  }
-  if (readdirSync(output).length > 0 && !force) {
-    throw new BnbError(`output ${output} is not empty; choose another directory, or replace its files with --force.`);
-  }
-}
-
-/** Shards of the checkpoint that was here would mix with the new ones. */
-function removeWeights(directory: string): void {
-  for (const name of readdirSync(directory)) {
-    if (isWeightsName(name)) rmSync(join(directory, name));
+/** Copies a file into the stage, unless one of that name was made. */
+function carry({ name, path, mode }: OtherFile, staging: Staging): void {
+  const to = join(staging.path, name);
+  if (fs.existsSync(to)) return;
+  fs.mkdirSync(dirname(to), { recursive: true });
+  staging.wrote(to);
+  const from = openRegular(path);
+  const descriptor = fs.openSync(to, "wx", mode);
+  try {
+    const chunk = new Uint8Array(1 << 20);
+    for (let got = fs.readSync(from, chunk); got > 0; got = fs.readSync(from, chunk))
+      for (let done = 0; done < got; ) done += fs.writeSync(descriptor, chunk, done, got - done);
+    fs.fsyncSync(descriptor);
+  } catch (error) {
+    throw about(error, to);
+  } finally {
+    fs.closeSync(from);
+    fs.closeSync(descriptor);
   }
 }

@@ -9,7 +9,6 @@ import { openGguf } from "./gguf.ts";
 import {
   type Choice,
   type Config,
-  carryOver,
   chooseModules,
   configDtype,
   type QuantType,
@@ -20,7 +19,8 @@ import {
   withQuantization,
   writeConfig,
 } from "./huggingface.ts";
-import { intoDirectory, type OutputOptions } from "./output.ts";
+import { intoDirectory } from "./output.ts";
+import type { OutputOptions } from "./plan.ts";
 import { floatDtypes, type StorageDtype } from "./state.ts";
 import {
   castStep,
@@ -33,6 +33,7 @@ import {
   quantizeInt8Step,
   type Source,
 } from "./steps.ts";
+import { specBytes } from "./writer.ts";
 
 /** Options of every function that writes a model from another. */
 export interface TransformOptions extends OutputOptions {
@@ -206,7 +207,7 @@ function expertNotes({ kept }: Choice): string[] {
 }
 
 async function write(
-  source: { readonly path: string; readonly directory?: string },
+  source: { readonly path: string },
   steps: Step[],
   config: Config | undefined,
   weights: number,
@@ -214,15 +215,19 @@ async function write(
   options: TransformOptions,
 ): Promise<TransformReport> {
   const inputBytes = steps.reduce((sum, step) => sum + step.inputBytes, 0);
-  const written = await intoDirectory(options, source.directory, async (directory) => {
-    await writeCheckpoint(directory, steps, writeOptions(steps.length, inputBytes, options));
-    const outputBytes = bytesIn(directory);
-    const carried = statSync(source.path).isDirectory() ? carryOver(source.path, directory) : [];
-    if (config) writeConfig(directory, config);
-    return { outputBytes, carried };
-  });
+  const bytes = steps.reduce((sum, { specs }) => sum + specs.reduce((all, spec) => all + specBytes(spec), 0), 0);
+  const { notes: found, ...written } = await intoDirectory(
+    options,
+    { input: source.path, bytes },
+    async (directory) => {
+      await writeCheckpoint(directory, steps, writeOptions(steps.length, inputBytes, options));
+      const outputBytes = bytesIn(directory);
+      if (config) writeConfig(directory, config);
+      return { outputBytes };
+    },
+  );
   const kept = steps.length - weights;
-  return { output: options.output, weights, kept, inputBytes, ...written, notes };
+  return { output: options.output, weights, kept, inputBytes, ...written, notes: [...notes, ...found] };
 }
 
 function writeOptions(tensorsTotal: number, inputBytesTotal: number, options: TransformOptions): WriteOptions {

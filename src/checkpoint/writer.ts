@@ -1,5 +1,5 @@
 // Owns writing safetensors files: tensors arrive one at a time, and the file appears whole or not at all.
-import { closeSync, fsyncSync, openSync, writeSync } from "node:fs";
+import fs from "node:fs";
 import { BnbError } from "../error.ts";
 import {
   byLayout,
@@ -10,7 +10,7 @@ import {
   type SafetensorsDtype,
   tensorBytes,
 } from "./header.ts";
-import { Staging } from "./staging.ts";
+import { about, StagedFile } from "./staging.ts";
 
 /** One write call takes at most this, below what macOS (2 GiB) and Linux take at once. */
 const writeBytesMax = 2 ** 28;
@@ -57,7 +57,7 @@ interface Slot {
  * ```
  */
 export class SafetensorsWriter implements Disposable {
-  readonly #staging: Staging;
+  readonly #file: StagedFile;
   readonly #metadata: Readonly<Record<string, string>>;
   readonly #slots: Slot[];
   readonly #index: Map<string, number>;
@@ -80,11 +80,11 @@ export class SafetensorsWriter implements Disposable {
     if (this.#headerBytes > headerBytesMax) {
       throw new BnbError(`tensors needs a header of ${this.#headerBytes} bytes, above the limit; write several files.`);
     }
-    this.#staging = new Staging(path);
+    this.#file = new StagedFile(path);
     try {
-      this.#descriptor = openSync(this.#staging.path, "wx");
+      this.#descriptor = fs.openSync(this.#file.path, "wx");
     } catch (error) {
-      this.#staging[Symbol.dispose]();
+      this.#file[Symbol.dispose]();
       throw error;
     }
   }
@@ -119,19 +119,19 @@ export class SafetensorsWriter implements Disposable {
     prefix.writeBigUInt64LE(BigInt(this.#headerBytes), 0);
     prefix.write(this.#headerText(), 8);
     this.#put(prefix, 0);
-    fsyncSync(this.#descriptor);
+    fs.fsyncSync(this.#descriptor);
     this.#close();
-    this.#staging.commit();
+    this.#file.commit();
   }
 
   /** Removes the file, unless it was committed. */
   [Symbol.dispose](): void {
     this.#close();
-    this.#staging[Symbol.dispose]();
+    this.#file[Symbol.dispose]();
   }
 
   #close(): void {
-    if (this.#open) closeSync(this.#descriptor);
+    if (this.#open) fs.closeSync(this.#descriptor);
     this.#open = false;
   }
 
@@ -165,11 +165,9 @@ export class SafetensorsWriter implements Disposable {
     while (done < bytes.length) {
       const length = Math.min(bytes.length - done, writeBytesMax);
       try {
-        done += writeSync(this.#descriptor, bytes, done, length, position + done);
+        done += fs.writeSync(this.#descriptor, bytes, done, length, position + done);
       } catch (error) {
-        // A full disk, mostly; the system's message does not say which file it was.
-        (error as Error).message += ` (${this.#staging.target})`;
-        throw error;
+        throw about(error, this.#file.target);
       }
     }
   }

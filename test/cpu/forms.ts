@@ -1,18 +1,14 @@
-// Owns the build of forms_test.c: the CPU's forms by themselves, for this processor or another, each in build.zig's options.
-import { mkdirSync, readFileSync } from "node:fs";
+// The build of forms_test.c: the CPU's forms by themselves, for this processor or another, each as it ships.
+import { mkdirSync } from "node:fs";
+import { formsFlags, sources } from "../../scripts/compile.ts";
 import { root } from "../../scripts/run.ts";
 import { findZig } from "../../scripts/zig.ts";
 
 export type Architecture = "x64" | "arm64";
 
-const buildFile = readFileSync(`${root}/build.zig`, "utf8");
-
-/** The instruction sets of a table in build.zig, under their names: what zig is to compile them for. */
-function builtForms(table: string): Record<string, string[]> {
-  const rows = new RegExp(`const ${table} = \\[_\\]Isa\\{([\\s\\S]*?)\\n\\};`).exec(buildFile)![1]!;
-  const names = [...rows.matchAll(/\.name = "(\w+)", \.cpu = "([^"]+)"/g)];
-  return Object.fromEntries(names.map(([, name, cpu]) => [name!, [`-mcpu=${cpu}`]]));
-}
+/** What ships, under its names: what zig is to compile it for. */
+const shipped = (architecture: Architecture) =>
+  Object.fromEntries(sources.instructionSets[architecture].map(({ name, cpu }) => [name, [`-mcpu=${cpu}`]]));
 
 const wide = ["-DPORTABLE_WIDTH=16", "-Wno-psabi"];
 
@@ -22,12 +18,12 @@ const wide = ["-DPORTABLE_WIDTH=16", "-Wno-psabi"];
  */
 export const forms: Record<Architecture, Record<string, string[]>> = {
   x64: {
-    ...builtForms("x86_isas"),
+    ...shipped("x64"),
     wide: ["-mcpu=haswell", ...wide],
     narrow: ["-mcpu=haswell", "-DPORTABLE_WIDTH=4"],
     emulated: ["-mcpu=haswell", "-include", "test/cpu/emulate_avx512.h", "-Wno-psabi"],
   },
-  arm64: { ...builtForms("arm_isas"), wide: ["-mcpu=generic", ...wide] },
+  arm64: { ...shipped("arm64"), wide: ["-mcpu=generic", ...wide] },
 };
 
 /** What forms_test exits with where the processor can't run a form. */
@@ -50,7 +46,8 @@ export async function buildForms(architecture: Architecture, ...flags: string[])
     return object;
   });
   const program = `${folder}/forms_test`;
-  const sources = ["csrc/cpu/dispatch.c", "csrc/cpu/pool.c", "test/cpu/forms_test.c"];
-  await zig(...flags, ...(await Promise.all(objects)), ...sources, "-lm", "-lpthread", "-o", program);
+  const units = ["csrc/cpu/dispatch.c", "csrc/cpu/pool.c", "test/cpu/forms_test.c"];
+  const tables = formsFlags(sources.instructionSets[architecture]);
+  await zig(...flags, ...tables, ...(await Promise.all(objects)), ...units, "-lm", "-lpthread", "-o", program);
   return program;
 }

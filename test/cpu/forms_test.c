@@ -108,14 +108,14 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static uint32_t below(const struct codes *codes, float x) {
+static uint32_t below(const struct codebook *codes, float x) {
     uint32_t count = 0;
     while (count < codes->size - 1 && x > codes->thresholds[count]) count++;
     return count;
 }
 
 /* The last magnitude of a bucket that has the rank of its first, by bisection; false where a third rank follows. */
-static bool entry_of(const struct codes *codes, uint32_t shift, uint32_t least, uint32_t sign, uint32_t *entry) {
+static bool entry_of(const struct codebook *codes, uint32_t shift, uint32_t least, uint32_t sign, uint32_t *entry) {
     uint32_t rank = below(codes, bits_float(least | sign)), low = 0, high = 1u << shift;
     while (high - low > 1) {
         uint32_t middle = (low + high) / 2;
@@ -127,7 +127,7 @@ static bool entry_of(const struct codes *codes, uint32_t shift, uint32_t least, 
     return high == 1u << shift || last == (sign ? rank - 1 : rank + 1);
 }
 
-static void fill_entries(struct codes *codes) {
+static void fill_entries(struct codebook *codes) {
     bool     negative = codes->values[codes->order[0]] < 0;
     uint32_t shift = negative ? 17 : 16, buckets = (32u << (23 - shift)) + 1, start = 95u << 23;
     for (uint32_t side = 0; side < (negative ? 2u : 1u); side++) {
@@ -140,8 +140,8 @@ static void fill_entries(struct codes *codes) {
     codes->negative_below = zero_is_above ? 0 : bits_float(1), codes->entry_shift = shift;
 }
 
-static struct codes *codes_of(const float *values, uint32_t bits) {
-    struct codes *codes = calloc(1, sizeof *codes);
+static struct codebook *codes_of(const float *values, uint32_t bits) {
+    struct codebook *codes = calloc(1, sizeof *codes);
     codes->bits = bits, codes->size = 1u << bits;
     memcpy(codes->values, values, codes->size * sizeof *values);
     float sorted[256];
@@ -175,7 +175,7 @@ static const float nf4[16] = {-1, -0.6961928f, -0.52507305f, -0.39491749f, -0.28
 static const float fp4[16] = {0, 0.0052083335f, 0.6666667f, 1, 0.33333334f, 0.5f, 0.16666667f, 0.25f,
                               0, -0.0052083335f, -0.6666667f, -1, -0.33333334f, -0.5f, -0.16666667f, -0.25f};
 
-static struct codes *books[16];
+static struct codebook *books[16];
 enum { NF4, FP4, SCATTERED4, FAR4, DYNAMIC, ZEROS8, STEPPED, UNSIGNED, SCATTERED8, TINY8, FAR8, OTHERS };
 
 static void make_books(void) {
@@ -224,12 +224,12 @@ static void make_books(void) {
 
 /* ── Quantise ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static size_t code_bytes_of(const struct codes *code, size_t count) {
+static size_t code_bytes_of(const struct codebook *code, size_t count) {
     return (count * code->bits + 7) / 8;
 }
 
 /* Runs the form in two calls, and compares every byte with nearest_code's. */
-static void check_quantize(const struct codes *code, struct dense x, size_t block) {
+static void check_quantize(const struct codebook *code, struct dense x, size_t block) {
     size_t count = x.rows * x.columns, blocks = (count + block - 1) / block, bytes = code_bytes_of(code, count);
     struct quantize_job job = {x, code, block, guarded(bytes, 0), guarded(blocks * sizeof(float), 0)};
     forms->quantize(&job, 0, blocks / 2);
@@ -267,7 +267,7 @@ static void test_quantize_sizes(void) {
 }
 
 /* A block of 4096 whose absmax is 1, so that its elements are compared as they are. */
-static void flush_block(const struct codes *code, float block[4096], size_t *used) {
+static void flush_block(const struct codebook *code, float block[4096], size_t *used) {
     if (*used == 1) return;
     block[0] = 1;
     memset(block + *used, 0, (4096 - *used) * sizeof *block);
@@ -330,7 +330,7 @@ static void test_quantize_shows_nan_and_infinity(void) {
 
 /* ── Dequantise and cast ────────────────────────────────────────────────────────────────────────────────────────── */
 
-static struct coded coded_random(const struct codes *code, size_t rows, size_t columns, size_t block, bool nested) {
+static struct coded coded_random(const struct codebook *code, size_t rows, size_t columns, size_t block, bool nested) {
     size_t count = rows * columns, blocks = (count + block - 1) / block, bytes = code_bytes_of(code, count);
     uint8_t *codes = guarded(bytes, READ_SLACK);
     for (size_t i = 0; i < bytes; i++) codes[i] = (uint8_t)(random_bits() >> 32);
@@ -443,7 +443,7 @@ static const struct optimizer_rule a_rule = {
 };
 
 /* A state of `count` elements that ends at memory which can't be touched, and a copy of it as floats. */
-static struct optimizer_state state_random(const struct codes *code, bool coded, size_t count, float *floats) {
+static struct optimizer_state state_random(const struct codebook *code, bool coded, size_t count, float *floats) {
     struct optimizer_state state = {.values = coded ? NULL : guarded(count * sizeof(float), READ_SLACK)};
     if (coded) {
         size_t blocks = (count + OPTIMIZER_BLOCK - 1) / OPTIMIZER_BLOCK;

@@ -7,7 +7,7 @@ static float add_lanes(float sums[SCALES_LANES]) {
     return sums[0];
 }
 
-static trial try_one_scale(const struct codes *code, const float *x, const float *weights, size_t count, float scale) {
+static trial try_one_scale(const struct codebook *code, const float *x, const float *weights, size_t count, float scale) {
     float sums[3][SCALES_LANES] = {0}, inverse = inverse_of(scale);
     for (size_t i = 0; i < count; i++) {
         float value = code->values[nearest_code(code, x[i] * inverse)], error = x[i] - value * scale;
@@ -37,7 +37,7 @@ static float right_scale(const struct scales_job *job, float *x, const float *we
     return scale_back(best.scale, absmax * unit, absmax, power_of(exponent));
 }
 
-static void check_scales(const struct codes *code, struct dense x, const float *importance, size_t block) {
+static void check_scales(const struct codebook *code, struct dense x, const float *importance, size_t block) {
     static float part[9001], weights[9001];
     size_t       count = x.rows * x.columns, blocks = (count + block - 1) / block;
     struct scales_job job = {

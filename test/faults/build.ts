@@ -1,6 +1,8 @@
 // Owns the builds of the fault harness: the table of entries made from bnb.h, and the library under one sanitizer or none.
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
+import { formsFlags, instructionSets, ownInstructionSets } from "../../scripts/compile.ts";
+import { hostPlatform } from "../../scripts/platforms.ts";
 import { root as scripts } from "../../scripts/run.ts";
 import { findZig } from "../../scripts/zig.ts";
 import { type Declaration, declarations, enumMembers, type Parameter } from "../header.ts";
@@ -104,27 +106,15 @@ const flavours: Record<Build, readonly string[]> = {
   plain: ["-O1", "-fno-sanitize=all"],
 };
 
-/** As in build.zig, with the CPU's flag where not all have it. What this one can't run is not built, for it takes long. */
-const isas: Record<string, [cpu: string, flag?: string]> =
-  process.arch === "x64"
-    ? {
-        base: ["x86-64"],
-        avx2: ["haswell", "avx2"],
-        avx512: ["skylake-avx512", "avx512bw"],
-        avx512vnni: ["icelake-server", "avx512_vnni"],
-      }
-    : { neon: ["generic"], dotprod: ["generic+dotprod", "asimddp"], i8mm: ["generic+dotprod+i8mm", "i8mm"] };
-const cpuFlags = existsSync("/proc/cpuinfo") ? readFileSync("/proc/cpuinfo", "utf8").split(/\s+/) : [];
+/** What ships, under the names that clang has for processors. What this one can't run is not built, for it takes long. */
+const isas = instructionSets(hostPlatform()).map(({ name, cpu }) => ({
+  name,
+  cpu: cpu.replace("x86_64", "x86-64").replaceAll("_avx", "-avx"),
+}));
+const own = ownInstructionSets(hostPlatform()).map(({ name }) => name);
 
 const files = (...patterns: string[]) =>
   patterns.flatMap((pattern) => [...new Bun.Glob(pattern).scanSync(root)].sort()).map((file) => join(root, file));
-
-/** A table of forms in the place of those that this machine can't run. */
-const absent = `#include "forms.h"
-#define JOIN(name) cpu_forms_##name
-#define TABLE(name) JOIN(name)
-const struct cpu_forms TABLE(ISA) = {.isa = "plain"};
-`;
 
 /** Clang of the system, with AddressSanitizer's runtime, which zig does not bring; undefined where there is none. */
 export function findClang(): string | undefined {
@@ -154,7 +144,6 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
   mkdirSync(`${folder}/generated`, { recursive: true });
   writeFileSync(`${folder}/generated/recipes.h`, recipes);
   writeFileSync(`${folder}/generated/entries.c`, table);
-  writeFileSync(`${folder}/generated/absent.c`, absent);
 
   const clang = flavour === "address" ? findClang() : undefined;
   const compiler = clang ? [clang, "-std=gnu23"] : [findZig(), "cc", "-std=gnu23"];
@@ -164,26 +153,27 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
     return `${folder}/${name}.o`;
   };
   const hooked = ["-include", `${here}/hook.h`, `--embed-dir=${root}/metal`];
-  const baseline = Object.values(isas)[0]![0];
+  const baseline = isas.at(-1)!.cpu;
   const cpu = (name: string) => (clang ? `-march=${name}` : `-mcpu=${name.replaceAll("-", "_")}`);
   // Sanitized they take minutes to compile; test/cpu/forms.test.ts has them so, and the other builds.
   const formFlags = flavour === "undefined" ? ["-fno-sanitize=undefined"] : [];
+  const tables = formsFlags(isas.filter(({ name }) => own.includes(name)));
   const tested = [
-    ...files("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/*.c", "csrc/cpu/{dispatch,pool}.c").map((source) =>
+    ...files("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/**/*.c", "csrc/cpu/{dispatch,pool}.c").map((source) =>
       object(
         source,
-        [...hooked, cpu(baseline), ...(source.endsWith("/handle.c") ? ["-DHANDLES"] : [])],
+        [...hooked, cpu(baseline), ...tables, ...(source.endsWith("/handle.c") ? ["-DHANDLES"] : [])],
         source.slice(`${root}/csrc/`.length).replaceAll("/", "-"),
       ),
     ),
-    ...Object.entries(isas).map(([isa, [name, flag]]) =>
-      flag === undefined || cpuFlags.includes(flag)
-        ? object(`${root}/csrc/cpu/isa.c`, [...hooked, cpu(name), `-DISA=${isa}`, ...formFlags], isa)
-        : object(`${folder}/generated/absent.c`, [`-I${root}/csrc/cpu`, `-DISA=${isa}`], isa),
-    ),
+    ...isas
+      .filter(({ name }) => own.includes(name))
+      .map((isa) =>
+        object(`${root}/csrc/cpu/isa.c`, [...hooked, cpu(isa.cpu), `-DISA=${isa.name}`, ...formFlags], isa.name),
+      ),
     object(`${here}/hook.c`, []),
   ];
-  const own = [...files("test/faults/c/*.c"), `${folder}/generated/entries.c`]
+  const harness = [...files("test/faults/c/*.c"), `${folder}/generated/entries.c`]
     .filter((source) => !source.endsWith("hook.c"))
     .map((source) => object(source, [`-I${here}`, `-I${folder}/generated`]));
   let linked = await Promise.all(tested);
@@ -192,7 +182,7 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
     linked = [paths.library, `-Wl,-rpath,${folder}`];
   }
   const temporary = `${paths.harness}.${process.pid}`;
-  await compile([...common, ...(await Promise.all(own)), ...linked, "-lm", "-ldl", "-o", temporary]);
+  await compile([...common, ...(await Promise.all(harness)), ...linked, "-lm", "-ldl", "-o", temporary]);
   renameSync(temporary, paths.harness);
   return paths;
 }
@@ -207,8 +197,8 @@ export async function buildForms(clang: string): Promise<string> {
   mkdirSync(folder, { recursive: true });
   const common = [clang, "-std=gnu23", "-g", "-w", "-pthread", "-fno-math-errno", ...flavours.address];
   const forms = [
-    ...Object.entries(isas).map(([isa, [cpu]]) => [isa, `-march=${cpu}`]),
-    ["wide", `-march=${Object.values(isas)[1]![0]}`, "-DPORTABLE_WIDTH=16"],
+    ...isas.map(({ name, cpu }) => [name, `-march=${cpu}`]),
+    ["wide", `-march=${isas.at(-2)!.cpu}`, "-DPORTABLE_WIDTH=16"],
     ["narrow", "-march=haswell", "-DPORTABLE_WIDTH=4"],
     ["emulated", "-march=haswell", "-include", `${root}/test/cpu/emulate_avx512.h`],
   ] as [string, ...string[]][];
@@ -219,8 +209,8 @@ export async function buildForms(clang: string): Promise<string> {
       return to;
     }),
   );
-  const sources = files("csrc/cpu/{dispatch,pool}.c", "test/cpu/forms_test.c");
-  await compile([...common, ...objects, ...sources, "-lm", "-o", path]);
+  const units = files("csrc/cpu/{dispatch,pool}.c", "test/cpu/forms_test.c");
+  await compile([...common, ...formsFlags(isas), ...objects, ...units, "-lm", "-o", path]);
   return path;
 }
 

@@ -1,5 +1,5 @@
 // Owns what a host hands to the kernels of metal/, made here from the definitions and not by csrc/: codebooks as
-// struct kernel_codes, and argument structs.
+// struct kernel_codebook, and argument structs.
 
 /** How a matrix is stored, in the words of metal/args.h. */
 export const Store = { float32: 0, float16: 1, bfloat16: 2, int32: 5, codes: (bits: number) => 16 + bits } as const;
@@ -17,7 +17,7 @@ export interface ScaleArguments {
   offset?: number;
 }
 
-/** Words of struct scale_args. */
+/** Words of struct scale_layout. */
 export function scaleArguments({ block, nestedBlock = 0, offset = 0 }: ScaleArguments): number[] {
   const bits = new Uint32Array(Float32Array.of(offset).buffer)[0]!;
   return [block, shiftOf(block), nestedBlock, nestedBlock ? shiftOf(nestedBlock) : 0, bits];
@@ -46,7 +46,7 @@ const bitsFloat = (bits: number) => new Float32Array(Uint32Array.of(bits).buffer
 
 const known = new WeakMap<Float32Array, Uint8Array<ArrayBuffer>>();
 
-/** struct kernel_codes of a codebook. */
+/** struct kernel_codebook of a codebook. */
 export function kernelCodes(values: Float32Array): Uint8Array<ArrayBuffer> {
   const struct = known.get(values) ?? makeCodes(values);
   known.set(values, struct);

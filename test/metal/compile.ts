@@ -1,7 +1,8 @@
 // Owns the command by which the fake Metal compiles a kernel's text: `bun compile.ts <file> <fast|check>` prints the path
 // of the library, or what is wrong with the text and exits with 1.
-import { compileToFile, type Mode } from "./simulator.ts";
-import { TranslateError } from "./tokens.ts";
+
+import { TranslateError } from "../../scripts/msl/tokens.ts";
+import { compileToFile } from "./simulator.ts";
 
 const [file, mode] = process.argv.slice(2);
 if (!file || (mode !== "fast" && mode !== "check")) {
@@ -9,7 +10,8 @@ if (!file || (mode !== "fast" && mode !== "check")) {
   process.exit(2);
 }
 try {
-  console.log(compileToFile(await Bun.file(file).text(), { mode: mode satisfies Mode, name: "program_source" }).path);
+  const options = { mode, name: "program_source", linted: true } as const;
+  console.log(compileToFile(await Bun.file(file).text(), options).path);
 } catch (error) {
   if (!(error instanceof TranslateError)) throw error;
   console.log(error.message);

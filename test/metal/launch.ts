@@ -1,5 +1,5 @@
 // Owns running one kernel of metal/ by itself on the simulator, as csrc/gpu/driver.h says.
-import { familySource } from "./families.ts";
+import { familySource } from "../../scripts/msl/families.ts";
 import { compile, type MetalLibrary, type Mode, type View } from "./simulator.ts";
 
 /** How the simulator runs kernels. */

@@ -1,7 +1,7 @@
 // Owns the lint: whether a Metal source holds together as C++14 when its address spaces are real.
 
+import { translate } from "../../scripts/msl/translate.ts";
 import { typeCheck } from "./toolchain.ts";
-import { translate } from "./translate.ts";
 
 /**
  * Type-checks a source with `device`, `constant` and `threadgroup` as clang address spaces, which the simulator erases.

@@ -37,7 +37,7 @@ export interface Coded {
   block: number;
   scale: Float32Array;
   buffers: readonly View[]; // codes, absmax, nested absmax, codebook, nested codebook
-  args: readonly number[]; // struct scale_args
+  args: readonly number[]; // struct scale_layout
   nested: number;
 }
 

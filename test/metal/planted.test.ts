@@ -3,8 +3,8 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { TranslateError } from "../../scripts/msl/translate.ts";
 import { compile, KernelError, type Mode, type RunOptions } from "./simulator.ts";
-import { TranslateError } from "./translate.ts";
 
 const read = (name: string) => readFileSync(join(import.meta.dir, "planted", name), "utf8");
 const faults = read("faults.metal");

@@ -2,8 +2,9 @@
 
 import { dlopen, FFIType } from "bun:ffi";
 import { existsSync, readFileSync } from "node:fs";
+import { type Dialect, type KernelInfo, translate } from "../../scripts/msl/translate.ts";
+import { lint } from "./lint.ts";
 import { cached, compileKernels, type Mode, runtimeLibrary, writeWhole } from "./toolchain.ts";
-import { type Dialect, type KernelInfo, translate } from "./translate.ts";
 
 export type { Mode } from "./toolchain.ts";
 
@@ -165,16 +166,19 @@ export interface CompileOptions {
   readonly includes?: readonly string[];
   /** Host names of the kernels to compile, out of sources that hold hundreds; all if not given. */
   readonly only?: readonly string[];
+  /** Refuses what the lint refuses too, as Apple's compiler would. */
+  readonly linted?: boolean;
 }
 
 /** Translates and compiles a source, or finds it compiled, and says where the library is and what kernels it holds. */
 export function compileToFile(source: string, options: CompileOptions = {}): { path: string; kernels: KernelInfo[] } {
-  const { mode = "fast", name = "source.metal", dialect = "ours", includes = [], only } = options;
-  const manifest = cached(".json", source, mode, name, dialect, ...includes, "only", ...(only ?? []));
+  const { mode = "fast", name = "source.metal", dialect = "ours", includes = [], only, linted = false } = options;
+  const manifest = cached(".json", source, mode, name, dialect, `${linted}`, ...includes, "only", ...(only ?? []));
   if (existsSync(manifest)) {
     const known = JSON.parse(readFileSync(manifest, "utf8"));
     if (existsSync(known.path)) return known;
   }
+  if (linted) lint(source, name);
   const { cpp, kernels } = translate(source, name, { dialect, includes, ...(only ? { only } : {}) });
   const compiled = { path: compileKernels(cpp, name, mode), kernels: [...kernels] };
   writeWhole(manifest, JSON.stringify(compiled));

@@ -1,81 +1,18 @@
-// Owns the calls of zig's clang: preprocessing, compiling and linking translated kernels, and the cache of the results.
+// Owns the calls of zig's clang that compile and link translated kernels, and the cache of the results.
 
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
-import { findZig } from "../../scripts/zig.ts";
-import { TranslateError } from "./tokens.ts";
+import { appleHeader } from "../../scripts/msl/apple.ts";
+import { firstError, libraryFolder, zig } from "../../scripts/msl/clang.ts";
 
 const here = import.meta.dir;
 const root = join(here, "../..");
 const runtime = join(here, "runtime");
+const translator = join(root, "scripts/msl");
 const cache = join(root, ".cache/metal");
 
 /** `"fast"`: optimised, buffers between guard pages. `"check"`: every access is followed. */
 export type Mode = "fast" | "check";
-
-let zigPath: string | undefined;
-
-/** Runs zig and gives its output; `stderr` on failure. */
-export function zig(args: readonly string[], stdin?: string): { ok: boolean; stdout: string; stderr: string } {
-  zigPath ??= findZig();
-  const { exitCode, stdout, stderr } = Bun.spawnSync([zigPath, ...args], {
-    stdin: stdin === undefined ? null : Buffer.from(stdin),
-    env: { ...process.env, ZIG_LOCAL_CACHE_DIR: join(cache, "zig") },
-    stdout: "pipe",
-    stderr: "pipe",
-  });
-  return { ok: exitCode === 0, stdout: stdout.toString(), stderr: stderr.toString() };
-}
-
-/** The first error of clang's output. If it is in the simulator's headers, its place is where the kernel used them. */
-function firstError(stderr: string, name: string): TranslateError {
-  const match = /^(.*?):(\d+):\d+: (?:fatal )?error: (.*)$/m.exec(stderr);
-  if (!match) return new TranslateError(stderr.trim(), name, 1);
-  const [all, file, line, text] = match as unknown as [string, string, string, string];
-  if (!file.startsWith(runtime)) return new TranslateError(text, file, Number(line));
-  for (const note of stderr.slice(match.index + all.length).matchAll(/^(.*?):(\d+):\d+: note: in instantiation/gm)) {
-    if (!note[1]!.startsWith(runtime)) return new TranslateError(text, note[1]!, Number(note[2]));
-  }
-  return new TranslateError(text, file, Number(line));
-}
-
-/** Metal's own headers by name: including one is allowed, and gives nothing, for all of Metal's names are known already. */
-const metalHeaders = [
-  "metal_stdlib",
-  "metal_simdgroup",
-  "metal_simdgroup_matrix",
-  "metal_atomic",
-  "metal_math",
-  "metal_integer",
-];
-
-/** Runs the C preprocessor; the result keeps line markers. */
-export function preprocess(source: string, name: string, version: number, includes: readonly string[] = []): string {
-  const headers = join(cache, "headers");
-  if (!existsSync(join(headers, metalHeaders.at(-1)!))) {
-    mkdirSync(headers, { recursive: true });
-    for (const header of metalHeaders) writeFileSync(join(headers, header), "");
-  }
-  const marked = `#line 1 "${name}"\n${source}`;
-  const defines = ["-D__METAL__=1", `-D__METAL_VERSION__=${version}`, "-U__x86_64__"];
-  const paths = [headers, ...includes].map((path) => `-I${path}`);
-  const args = [
-    "c++",
-    "-E",
-    "-x",
-    "c++",
-    "-std=c++14",
-    "-nostdinc",
-    "-nostdinc++",
-    "-fno-sanitize=all",
-    ...defines,
-    ...paths,
-    "-",
-  ];
-  const { ok, stdout, stderr } = zig(args, marked);
-  if (!ok) throw firstError(stderr, name);
-  return stdout;
-}
 
 const undefinedChecks =
   "alignment,array-bounds,local-bounds,shift-exponent,integer-divide-by-zero,float-cast-overflow,unreachable,return";
@@ -90,6 +27,7 @@ const commonFlags = [
     "-Werror=sometimes-uninitialized",
     "-Werror=vla",
     "-Werror=return-type",
+    "-Werror=c++11-narrowing",
   ],
 ];
 
@@ -123,12 +61,10 @@ function toolchain(): string {
   if (toolchainKey) return toolchainKey;
   const hash = new Bun.CryptoHasher("sha256");
   hash.update(zig(["version"]).stdout);
-  for (const file of readdirSync(here)
-    .filter((name) => name.endsWith(".ts") && !name.endsWith(".test.ts"))
-    .sort()) {
-    hash.update(readFileSync(join(here, file)));
-  }
-  for (const file of listFiles(runtime)) hash.update(readFileSync(join(runtime, file)));
+  const own = readdirSync(here).filter((name) => name.endsWith(".ts") && !name.endsWith(".test.ts"));
+  for (const file of own.sort()) hash.update(readFileSync(join(here, file)));
+  for (const folder of [translator, runtime])
+    for (const file of listFiles(folder)) hash.update(readFileSync(join(folder, file)));
   toolchainKey = hash.digest("hex").slice(0, 16);
   return toolchainKey;
 }
@@ -178,7 +114,7 @@ export function runtimeLibrary(): string {
 
 /** The flags for translated C++, with the folder of its headers. */
 export function kernelFlags(mode: Mode): string[] {
-  return [...commonFlags, ...modeFlags[mode], `-I${runtime}`];
+  return [...commonFlags, ...modeFlags[mode], `-I${runtime}`, `-I${libraryFolder}`];
 }
 
 /** Compiles translated C++ to a library of kernels and returns its path. Errors name lines of the .metal file. */
@@ -190,7 +126,7 @@ export function compileKernels(cpp: string, name: string, mode: Mode): string {
   const source = path.replace(/\.so$/, ".cpp");
   writeWhole(source, cpp);
   const compiled = zig(["c++", ...kernelFlags(mode), "-c", source, "-o", `${temporary}.o`]);
-  if (!compiled.ok) throw firstError(compiled.stderr, name);
+  if (!compiled.ok) throw firstError(compiled.stderr, name, [runtime, libraryFolder]);
   const directory = dirname(library);
   const linked = zig([
     ...["ld.lld", "-shared", `${temporary}.o`, "-o", temporary, `-L${directory}`, "-lsimulator", "-rpath"],
@@ -199,6 +135,13 @@ export function compileKernels(cpp: string, name: string, mode: Mode): string {
   if (!linked.ok) throw new Error(`${name}: the translated kernels do not link:\n${linked.stderr}`);
   renameSync(temporary, path);
   return path;
+}
+
+/** The folder of apple.h, which lint.h includes. */
+function appleFolder(): string {
+  const path = cached("/apple.h");
+  if (!existsSync(path)) writeWhole(path, appleHeader());
+  return dirname(path);
 }
 
 /** Type-checks what the translator made, without compiling it: C++20 of the target "run", or C++14 of "lint". */
@@ -216,7 +159,7 @@ export function typeCheck(cpp: string, name: string, standard: "c++14" | "c++20"
       ...flags,
       "-DSIM_IS_CHECKED=false",
     ],
-    ...[`-I${runtime}`, source],
+    ...[`-I${runtime}`, `-I${libraryFolder}`, `-I${appleFolder()}`, source],
   ]);
-  if (!ok) throw firstError(stderr, name);
+  if (!ok) throw firstError(stderr, name, [runtime, libraryFolder]);
 }

@@ -1,8 +1,8 @@
 // Owns the proof that the translator refuses what it must, by name and line, and reports kernels as the host sees them.
 
 import { describe, expect, test } from "bun:test";
+import { TranslateError, translate } from "../../scripts/msl/translate.ts";
 import { compile } from "./simulator.ts";
-import { TranslateError, translate } from "./translate.ts";
 
 const head = "#include <metal_stdlib>\nusing namespace metal;\n";
 const messageOf = (run: () => unknown): string => {
@@ -189,6 +189,12 @@ describe("the translator refuses", () => {
       "differ in components",
     ],
     [
+      "a place without components beside one that has some",
+      "kernel void k(uint2 i [[thread_position_in_grid]], uint n [[threads_per_grid]]) {}",
+      3,
+      "uint2 i and uint n differ in components",
+    ],
+    [
       "a buffer index twice",
       "kernel void k(device float *x [[buffer(0)]], device float *y [[buffer(0)]]) {}",
       3,
@@ -284,6 +290,12 @@ describe("the translator refuses", () => {
     ["a vector for a scalar", inBody("o[i] = float(float2(1.0f));"), 4, "vector"],
     ["an implicit conversion of vectors", inBody("float4 v = int4(1);"), 4, "cannot initialize"],
     ["a min of mixed types", inBody("o[i] = min(o[i], 1);"), 4, "no matching function for call to 'min'"],
+    [
+      "narrowing in braces",
+      `struct Pair { float a, b; };\n${inBody("Pair q = {o[i], i}; o[i] = q.a;")}`,
+      5,
+      "cannot be narrowed",
+    ],
     ["a variable-length array", inBody("float s[i];"), 4, "variable length array"],
     [
       "a fragment loaded from memory of another type",

@@ -1,7 +1,8 @@
 // Owns the build of the fake Metal and of the programs that test the driver on it.
 import { existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { cached, runtimeLibrary, zig } from "../toolchain.ts";
+import { zig } from "../../../scripts/msl/clang.ts";
+import { cached, runtimeLibrary } from "../toolchain.ts";
 
 const root = resolve(import.meta.dir, "../../..");
 const flags = ["-std=c23", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-fvisibility=hidden"];
@@ -34,11 +35,11 @@ export function fakeMetal(): string {
 /** Every rule of the driver, one a run: the driver itself, with kernels of its own. */
 export function scenarios(): string {
   const sources = ["scenarios.c", "families.c"].map((file) => join(import.meta.dir, file));
-  return build("scenarios", [...sources, ...files("csrc/gpu", "metal*.c")], ["-rdynamic"]);
+  return build("scenarios", [...sources, ...files("csrc/gpu/metal", "*.c")], ["-rdynamic"]);
 }
 
 /** Every rule of the fake Metal, broken one a run. */
 export function misuses(): string {
   const sources = ["misuses.c", "families.c"].map((file) => join(import.meta.dir, file));
-  return build("misuses", [...sources, join(root, "csrc/gpu/metal_objc.c")], []);
+  return build("misuses", [...sources, join(root, "csrc/gpu/metal/objc.c")], []);
 }

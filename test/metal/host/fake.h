@@ -1,6 +1,6 @@
 /* What the files of the fake Metal share: objects, violations, and the faults that a test can inject.
  *
- * The driver of csrc/gpu/metal*.c runs unchanged on top of this library, which stands in for libobjc, Foundation and
+ * The driver of csrc/gpu/metal/ runs unchanged on top of this library, which stands in for libobjc, Foundation and
  * Metal. It is stricter than Apple's: where Metal would misbehave later, or only under its validation layer, the process
  * says what rule was broken and aborts. */
 #ifndef FAKE_METAL_H
@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "../../../csrc/gpu/metal_objc.h"
+#include "../../../csrc/gpu/metal/objc.h"
 
 #define EXPORT __attribute__((visibility("default")))
 

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fingerprint } from "../families.ts";
+import { fingerprint } from "../../../scripts/msl/families.ts";
 import { fakeMetal, misuses, scenarios } from "./build.ts";
 
 let library = "";

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "../../../csrc/gpu/kernels.h"
-#include "../../../csrc/gpu/metal_objc.h"
+#include "../../../csrc/gpu/metal/objc.h"
 
 static void *pool;
 static id    device, queue;

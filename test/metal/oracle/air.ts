@@ -3,9 +3,10 @@
 
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, relative } from "node:path";
+import { zig } from "../../../scripts/msl/clang.ts";
+import type { BufferInfo } from "../../../scripts/msl/translate.ts";
 import { type MetalLibrary, openLibrary } from "../simulator.ts";
-import { cached, kernelFlags, runtimeLibrary, zig } from "../toolchain.ts";
-import type { BufferInfo } from "../translate.ts";
+import { cached, kernelFlags, runtimeLibrary } from "../toolchain.ts";
 
 function must(what: string, args: string[]): void {
   const { ok, stderr } = zig(args);

@@ -4,9 +4,9 @@
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { translate } from "../../../scripts/msl/translate.ts";
 import { compile, type RunOptions } from "../simulator.ts";
 import { typeCheck } from "../toolchain.ts";
-import { translate } from "../translate.ts";
 import { crates } from "./download.ts";
 
 const root = join(crates({ "llama-cpp-sys-2": "0.1.161" })["llama-cpp-sys-2"]!, "llama.cpp/ggml/src");

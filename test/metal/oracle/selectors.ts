@@ -1,4 +1,4 @@
-// Holds csrc/gpu/metal_selectors.h to Apple's interface, as two others wrote it down: the objc2 crates, which are
+// Holds csrc/gpu/metal/selectors.h to Apple's interface, as two others wrote it down: the objc2 crates, which are
 // generated from Apple's headers, have every method with its types; Apple's own metal-cpp has the selectors' names.
 //
 // Run by `bun run test:oracle`, never by `bun test`: it downloads.
@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { crates, wheel } from "./download.ts";
 
-const gpu = resolve(import.meta.dir, "../../../csrc/gpu");
+const gpu = resolve(import.meta.dir, "../../../csrc/gpu/metal");
 
 interface Method {
   class: string;
@@ -34,7 +34,7 @@ const cTypes: Record<string, string> = {
 };
 
 function ourMethods(): Method[] {
-  const text = readFileSync(join(gpu, "metal_selectors.h"), "utf8")
+  const text = readFileSync(join(gpu, "selectors.h"), "utf8")
     .split("#define")[2]!
     .replaceAll(/\s*\\\n\s*/g, " ");
   const rows = text.matchAll(/METHOD\((\w+), (\w+), "([^"]+)", ([^)]+)\)/g);
@@ -43,7 +43,7 @@ function ourMethods(): Method[] {
     selector: selector!,
     types: types!.split(",").map((type) => {
       const known = cTypes[type.trim()];
-      if (!known) throw new Error(`metal_selectors.h: ${selector} has the type ${type}, which this test does not know`);
+      if (!known) throw new Error(`selectors.h: ${selector} has the type ${type}, which this test does not know`);
       return known;
     }),
   }));
@@ -150,7 +150,7 @@ const constants: [string, string][] = [
 ];
 
 test.each(constants)("%s has Apple's value", (name, rust) => {
-  const header = readFileSync(join(gpu, "metal_objc.h"), "utf8");
+  const header = readFileSync(join(gpu, "objc.h"), "utf8");
   const value = header.match(new RegExp(`\\b${name} += ([^,]+),`))?.[1];
   const theirValue = rust.match(/Self\((.*)\);/)?.[1];
   expect(sources.some((text) => text.includes(rust))).toBe(true);

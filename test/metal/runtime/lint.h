@@ -33,6 +33,13 @@ typedef _Float16 half;
 
 #include "metal/limits.h"
 
+#define LINT_VECTORS(element)                                                                                          \
+    typedef element element##2 __attribute__((ext_vector_type(2)));                                                    \
+    typedef element element##3 __attribute__((ext_vector_type(3)));                                                    \
+    typedef element element##4 __attribute__((ext_vector_type(4)));
+LINT_VECTORS(float) LINT_VECTORS(half) LINT_VECTORS(char) LINT_VECTORS(uchar) LINT_VECTORS(short) LINT_VECTORS(ushort)
+LINT_VECTORS(int) LINT_VECTORS(uint) LINT_VECTORS(long) LINT_VECTORS(ulong) LINT_VECTORS(bool)
+
 namespace metal {
 
 template <class T, int N> using vec = T __attribute__((ext_vector_type(N)));
@@ -74,26 +81,8 @@ mem_flags operator|(mem_flags, mem_flags);
 void threadgroup_barrier(mem_flags);
 void simdgroup_barrier(mem_flags);
 
-// Functions that give what their first argument is.
-#define LINT_SAME(name) template <class T, class... More> T name(T, More...);
-LINT_SAME(fabs) LINT_SAME(ceil) LINT_SAME(floor) LINT_SAME(trunc) LINT_SAME(round) LINT_SAME(rint) LINT_SAME(sqrt)
-LINT_SAME(rsqrt) LINT_SAME(exp) LINT_SAME(exp2) LINT_SAME(exp10) LINT_SAME(log) LINT_SAME(log2) LINT_SAME(log10)
-LINT_SAME(sin) LINT_SAME(cos) LINT_SAME(tan) LINT_SAME(asin) LINT_SAME(acos) LINT_SAME(atan) LINT_SAME(sinh)
-LINT_SAME(cosh) LINT_SAME(tanh) LINT_SAME(atan2) LINT_SAME(pow) LINT_SAME(powr) LINT_SAME(fmod) LINT_SAME(fmin)
-LINT_SAME(fmax) LINT_SAME(copysign) LINT_SAME(min) LINT_SAME(max) LINT_SAME(clamp) LINT_SAME(saturate) LINT_SAME(fma)
-LINT_SAME(fract) LINT_SAME(divide) LINT_SAME(mix) LINT_SAME(abs) LINT_SAME(sign) LINT_SAME(ldexp) LINT_SAME(select)
-LINT_SAME(popcount) LINT_SAME(reverse_bits) LINT_SAME(clz) LINT_SAME(ctz) LINT_SAME(rotate) LINT_SAME(extract_bits)
-LINT_SAME(mulhi) LINT_SAME(simd_sum) LINT_SAME(simd_product) LINT_SAME(simd_min) LINT_SAME(simd_max)
-LINT_SAME(simd_and) LINT_SAME(simd_or) LINT_SAME(simd_xor) LINT_SAME(simd_prefix_inclusive_sum)
-LINT_SAME(simd_prefix_exclusive_sum) LINT_SAME(simd_shuffle) LINT_SAME(simd_broadcast) LINT_SAME(simd_broadcast_first)
-LINT_SAME(simd_shuffle_xor) LINT_SAME(simd_shuffle_down) LINT_SAME(simd_shuffle_up) LINT_SAME(quad_shuffle)
-LINT_SAME(quad_broadcast) LINT_SAME(quad_shuffle_xor) LINT_SAME(quad_sum) LINT_SAME(quad_min) LINT_SAME(quad_max)
-#undef LINT_SAME
-template <class T, int N> T dot(vec<T, N>, vec<T, N>);
-template <class T> bool isnan(T);
-template <class T> bool isinf(T);
-template <class T> bool isfinite(T);
-template <class T> bool signbit(T);
+// Conditions are vectors of integers here, as a comparison of vectors makes them in C++.
+template <class T, class C> T select(T, T, C);
 template <class C> bool any(C);
 template <class C> bool all(C);
 bool simd_any(bool);
@@ -140,16 +129,8 @@ typedef atomic<uint> atomic_uint;
     template <class T> T atomic_fetch_max_explicit(space atomic<T> *, T, memory_order);
 LINT_SPACES(LINT_ATOMIC)
 
-namespace precise { using namespace metal; }
-namespace fast { using namespace metal; }
-
 } // namespace metal
 
-#define LINT_VECTORS(element)                                                                                          \
-    typedef element element##2 __attribute__((ext_vector_type(2)));                                                    \
-    typedef element element##3 __attribute__((ext_vector_type(3)));                                                    \
-    typedef element element##4 __attribute__((ext_vector_type(4)));
-LINT_VECTORS(float) LINT_VECTORS(half) LINT_VECTORS(char) LINT_VECTORS(uchar) LINT_VECTORS(short) LINT_VECTORS(ushort)
-LINT_VECTORS(int) LINT_VECTORS(uint) LINT_VECTORS(long) LINT_VECTORS(ulong) LINT_VECTORS(bool)
+#include "apple.h" // made from scripts/msl/apple.ts
 
 using metal::as_type;

@@ -1,10 +1,10 @@
 // Owns the translation of a Metal source to C++ as a whole: preprocess, split into tokens, translate, add the table.
 
+import { preprocess } from "./clang.ts";
 import { DeclarationTranslator } from "./declarations.ts";
 import { type Dialect, type KernelInfo, Scope, type Target } from "./scope.ts";
 import { kernelTable } from "./table.ts";
 import { TranslateError, tokenize } from "./tokens.ts";
-import { preprocess } from "./toolchain.ts";
 
 export type { BufferInfo, ConstantInfo, Dialect, KernelInfo } from "./scope.ts";
 export { TranslateError } from "./tokens.ts";
@@ -38,7 +38,7 @@ export function translate(
   const scope = new Scope(tokens, dialect, target);
   const declarations = new DeclarationTranslator(scope).translate();
   const { kernels, cpp } = kernelTable(scope, only);
-  const library = target === "lint" ? ["lint.h"] : dialect === "ours" ? ["metal.h"] : ["metal.h", "third_party.h"];
+  const library = target !== "run" ? [`${target}.h`] : dialect === "ours" ? ["metal.h"] : ["metal.h", "third_party.h"];
   const includeLines = library.map((file) => `#include "${file}"\n`).join("");
   return { cpp: `${includeLines}${declarations}\n#line 1 "<simulator>"\n${cpp}`, kernels };
 }

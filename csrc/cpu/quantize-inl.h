@@ -89,7 +89,7 @@ INLINE bool ranks_in_sixteenths(struct sixteenths in, const floats x[VECTORS_OF_
 }
 
 /* Among 256 values: the search starts where the bucket of x does, or in the middle where buckets are crowded. */
-INLINE ints below_in_buckets(const struct codes *code, floats x) {
+INLINE ints below_in_buckets(const struct codebook *code, floats x) {
     if (code->steps > 8) {
         ints below = 0;
         for (int half = 128; half; half /= 2) below -= (ints)(x > gather(code->thresholds + half - 1, below)) * half;
@@ -105,7 +105,7 @@ INLINE ints below_in_buckets(const struct codes *code, floats x) {
 
 /* The same where an entry of the bucket is enough, with the codebook's entry_shift. Where that is for codebooks without
  * negative values, what is below zero counts as zero. */
-INLINE ints below_in_entries(const struct codes *code, int32_t shift, floats x) {
+INLINE ints below_in_entries(const struct codebook *code, int32_t shift, floats x) {
     const ints least = ENTRY_LEAST, mask = (1 << shift) - 1;
     /* As integers, negative numbers are below `least`. */
     ints bits = shift < BUCKET_SHIFT ? (ints)x : (ints)x & 0x7fffffff;
@@ -145,7 +145,7 @@ struct search16 {
 
 /* 32 elements as the ranks of their values in the codebook, the smallest first. A product with the inverse of the
  * largest magnitude is rounded to 1 at most: nothing is clamped where scales are that, and are numbers. */
-INLINE bytes32 ranks_of(const struct codes *code, struct search16 of16, enum code_search search, bool clamps,
+INLINE bytes32 ranks_of(const struct codebook *code, struct search16 of16, enum code_search search, bool clamps,
                         const void *x, bnb_dtype dtype, size_t i, float inverse) {
     floats  scaled[VECTORS_OF_32];
     ints    below[VECTORS_OF_32];
@@ -184,7 +184,7 @@ INLINE void put_codes(const struct quantize_job *job, uint32_t bits, bool ascend
 /* The elements [i, end) of a block. */
 INLINE void code_block(const struct quantize_job *job, struct search16 of16, enum code_search search, bool ascending,
                        bnb_dtype dtype, size_t i, size_t end, float inverse, bool clamps) {
-    const struct codes *code = job->code;
+    const struct codebook *code = job->code;
     uint32_t bits = search == IN_TREE ? 4 : 8;
     for (; i + 32 <= end; i += 32) {
         /* What scales are found of next is fetched meanwhile. */
@@ -227,7 +227,7 @@ INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t
 }
 
 INLINE void quantize_dtype(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype) {
-    const struct codes *code = job->code;
+    const struct codebook *code = job->code;
     if (code->bits == 4) quantize_blocks(job, first, last, dtype, IN_TREE);
     else if (!code->entry_shift) quantize_blocks(job, first, last, dtype, IN_BUCKETS);
     else if (code->entry_shift == BUCKET_SHIFT) quantize_blocks(job, first, last, dtype, IN_ENTRIES);

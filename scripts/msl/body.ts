@@ -1,5 +1,6 @@
 // Owns the translation of what stands inside declarations: expressions, statements, types, and what they must not hold.
 
+import { sharedVariable } from "./cuda.ts";
 import type { Scope, TypeInfo } from "./scope.ts";
 import { closing, closingAngle, isAttribute, splitAtCommas, textOf } from "./tokens.ts";
 import { addressSpaces, refusedPatterns, refusedWords } from "./vocabulary.ts";
@@ -316,6 +317,7 @@ export class BodyTranslator {
       return `typedef ${type} ${named}${dimensions}; threadgroup ${named} &${name} = *(threadgroup ${named} *)0;`;
     }
     const id = this.variables++;
+    if (this.scope.target === "cuda") return sharedVariable(id, name, type, dimensions);
     return (
       `struct sim_name_${id} { static constexpr const char *text() { return "${name}"; } }; ` +
       `typedef ${type} sim_type_${id}${dimensions}; ` +

@@ -14,7 +14,7 @@ struct scales_stage {
 
 /* The codebook in the order of its values. */
 struct ranked {
-    const struct codes *code;
+    const struct codebook *code;
     struct levels       levels; /* of less than 256 values */
     float               values[256];
 };
@@ -90,7 +90,7 @@ INLINE trial try_scale(const struct scales_job *job, struct span span, struct sc
 }
 
 INLINE void search_blocks(const struct scales_job *job, size_t first, size_t last, uint32_t bits) {
-    const struct codes *code = job->code;
+    const struct codebook *code = job->code;
     struct ranked codes = {.code = code};
     for (uint32_t rank = 0; rank < code->size; rank++) codes.values[rank] = code->values[code->order[rank]];
     if (bits < 8) fill_levels(&codes.levels, code);

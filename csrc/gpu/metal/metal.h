@@ -1,19 +1,19 @@
 /* What the files of the Metal driver share: its state, and the functions of one file that another calls.
  *
  *   metal.c          opening, describing, launching: the driver's table
- *   metal_queue.c    command buffers: batching, waiting, failures, profiles
- *   metal_memory.c   buffers and their reuse
- *   metal_kernels.c  libraries and pipelines, compiled when first used
- *   metal_objc.c     the Objective-C runtime
+ *   queue.c          command buffers: batching, waiting, failures, profiles
+ *   memory.c         buffers and their reuse
+ *   pipelines.c      libraries and pipelines, compiled when first used
+ *   objc.c           the Objective-C runtime
  *
  * Every function of the driver's table opens with metal_enter and closes with metal_leave: one lock, and an autorelease
  * pool. The others are called in between. */
 #ifndef BNB_METAL_H
 #define BNB_METAL_H
 
-#include "../internal.h"
-#include "driver.h"
-#include "metal_objc.h"
+#include "../../internal.h"
+#include "../driver.h"
+#include "objc.h"
 
 /* Metal's buffer and where the CPU sees it. Freed memory is kept for reuse, and not touched while work may use it. */
 struct memory {

@@ -132,7 +132,7 @@ struct levels {
     float at[128 + 8];
 };
 
-INLINE void fill_levels(struct levels *levels, const struct codes *code) {
+INLINE void fill_levels(struct levels *levels, const struct codebook *code) {
     for (uint32_t level = 1; level < code->size; level *= 2) {
         uint32_t step = code->size / level;
         for (uint32_t i = 0; i < level; i++) levels->at[level + i] = code->thresholds[i * step + step / 2 - 1];
@@ -158,7 +158,7 @@ INLINE uint64_t close_up(uint64_t codes, uint32_t bits) {
 }
 
 /* Writes the codes of 32 ranks, of which `count` are elements; what else the last byte holds are ranks too. */
-INLINE void put_kbits(const struct codes *code, uint32_t bits, bool ascending, uint8_t *codes, bytes32 ranks, size_t count) {
+INLINE void put_kbits(const struct codebook *code, uint32_t bits, bool ascending, uint8_t *codes, bytes32 ranks, size_t count) {
     uint8_t in_bytes[32], packed[4 * 7 + 8];
     memcpy(in_bytes, &ranks, sizeof in_bytes);
     for (size_t i = 0; i < 32 && !ascending; i++) in_bytes[i] = code->order[in_bytes[i]];
@@ -172,7 +172,7 @@ INLINE void put_kbits(const struct codes *code, uint32_t bits, bool ascending, u
 }
 
 /* A block of `count` elements, of which x has whole thirty-twos. */
-INLINE void quantize_block_of(const struct codes *code, uint32_t bits, bool ascending, const struct levels *levels, const float *x,
+INLINE void quantize_block_of(const struct codebook *code, uint32_t bits, bool ascending, const struct levels *levels, const float *x,
                               size_t count, float inverse, uint8_t *codes) {
     for (size_t i = 0; i < count; i += 32, codes += 4 * bits) {
         ints below[VECTORS_OF_32];
@@ -183,7 +183,7 @@ INLINE void quantize_block_of(const struct codes *code, uint32_t bits, bool asce
 }
 
 static void quantize_kbits(const struct quantize_job *job, size_t first, size_t last) {
-    const struct codes *code = job->code;
+    const struct codebook *code = job->code;
     struct levels levels;
     fill_levels(&levels, code);
     bool ascending = code->ascending;

@@ -1,5 +1,7 @@
 // Owns the words of Metal that the translator knows, and those that it refuses, with the reason.
 
+import { reservedTypes } from "./apple.ts";
+
 const elements = ["bool", "char", "uchar", "short", "ushort", "int", "uint", "long", "ulong", "half", "float"];
 
 /** Vector types with their number of components. */
@@ -87,6 +89,10 @@ export const constantTypes: ReadonlyMap<string, number> = new Map([
 
 /** Words that no kernel of ours may use, and why. */
 export const refusedWords: ReadonlyMap<string, string> = new Map([
+  ...reservedTypes.map((type): [string, string] => [
+    type,
+    "Apple's <metal_stdlib> keeps the name for itself; take another",
+  ]),
   ["double", "Metal has no double precision"],
   ["bfloat", "bfloat needs Metal 3.1; hold bf16 as ushort and widen it by a shift"],
   ...["long3", "long4", "ulong3", "ulong4"].map((type): [string, string] => [

@@ -1,5 +1,6 @@
 // Owns what the translator learns while it reads a source: declared types, functions, constants and kernels.
 
+import { metalNames } from "./apple.ts";
 import { closingAngle, type Token, TranslateError } from "./tokens.ts";
 import {
   addressSpaces,
@@ -14,8 +15,11 @@ import {
 /** `"ours"` refuses what the project forbids itself; `"any"` takes what third-party kernels do. */
 export type Dialect = "ours" | "any";
 
-/** `"run"` makes C++ for the runtime; `"lint"` makes C++14 with real address spaces, which is only type-checked. */
-export type Target = "run" | "lint";
+/**
+ * `"run"` makes C++ for the simulator's runtime; `"lint"` makes C++14 with real address spaces, which is only
+ * type-checked; `"cuda"` makes CUDA C++ for zig's clang.
+ */
+export type Target = "run" | "lint" | "cuda";
 
 /** A kernel's buffer parameter. */
 export interface BufferInfo {
@@ -112,6 +116,13 @@ export class Scope {
   /** Whether the `<` at `i` opens template arguments. */
   readonly opensTemplate = (i: number): boolean =>
     this.text(i) === "<" && (this.templates.has(this.text(i - 1)) || this.text(i - 1) === "template");
+
+  /** Refuses a global of ours under a name of Metal's, which `using namespace metal` would make ambiguous. */
+  checkGlobal(i: number): void {
+    const name = this.text(i);
+    if (this.dialect === "ours" && metalNames.has(name))
+      this.refuse(i, `${name} is a name of Metal's own, among which Apple's compiler could not choose; take another`);
+  }
 
   declareType(name: string, convertible: boolean): void {
     this.types.add(name);

@@ -1,4 +1,4 @@
-/* Objective-C from plain C: the types, and a typed function for every message of metal_selectors.h.
+/* Objective-C from plain C: the types, and a typed function for every message of selectors.h.
  *
  *     id queue = MTLDevice_newCommandQueue(device);      is      id queue = [device newCommandQueue];
  *
@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "metal_selectors.h"
+#include "selectors.h"
 
 typedef struct objc_object   *id;
 typedef struct objc_selector *SEL;

@@ -1,28 +1,38 @@
-// Owns the product's kernel families as the host gives them to Metal: the shared headers, then one family's text.
+// Owns the product's kernel families as the host gives them to Metal: the shared headers, then one family's text. Those of
+// cuda/ are in the same language, with a few words more, and go to CUDA only.
 
-import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { basename, join } from "node:path";
 
 const folder = join(import.meta.dir, "../../metal");
+const cudaFolder = join(import.meta.dir, "../../cuda");
 const embedded = readFileSync(join(import.meta.dir, "../../csrc/gpu/kernels.c"), "utf8");
 const headers = [...embedded.matchAll(/^#embed <(\w+\.h)>/gm)].map(([, file]) => file!);
 
+const stemsIn = (from: string) =>
+  (existsSync(from) ? readdirSync(from) : [])
+    .filter((file) => file.endsWith(".metal"))
+    .map((file) => file.slice(0, -".metal".length))
+    .sort();
+
 /** The stems of metal/*.metal. */
-export const families = readdirSync(folder)
-  .filter((file) => file.endsWith(".metal"))
-  .map((file) => file.slice(0, -".metal".length));
+export const families = stemsIn(folder);
+
+/** The stems of cuda/*.metal, which are no stems of metal/. */
+export const cudaFamilies = stemsIn(cudaFolder);
 
 /** A family's whole source; places in it are named by `#line`. */
 export function familySource(stem: string): string {
-  const parts = [...headers, `${stem}.metal`].map(
-    (file) => `#line 1 "${file}"\n${readFileSync(join(folder, file), "utf8")}`,
+  const own = cudaFamilies.includes(stem) ? join(cudaFolder, `${stem}.metal`) : join(folder, `${stem}.metal`);
+  const parts = [...headers.map((file) => join(folder, file)), own].map(
+    (path) => `#line 1 "${basename(path)}"\n${readFileSync(path, "utf8")}`,
   );
   return `#include <metal_stdlib>\nusing namespace metal;\n${parts.join("\n")}`;
 }
 
 /**
  * What tells whether a compiled Metal library was made of these files: FNV-1a of each, combined so that order does not
- * matter, as csrc/gpu/metal_kernels.c does.
+ * matter, as csrc/gpu/metal/pipelines.c does.
  */
 export function fingerprint(texts: readonly string[]): string {
   const hash = (text: string) =>

@@ -1,10 +1,11 @@
 // Owns what follows the translated declarations: which kernels there are under which host name, and the runtime's table.
 
+import { cudaEntry } from "./cuda.ts";
 import type { BufferInfo, KernelFunction, KernelInfo, Parameter, Scope } from "./scope.ts";
 import { TranslateError } from "./tokens.ts";
 
 /** A kernel under its host name: a plain one, or an instance of a template. */
-interface Entry {
+export interface Entry {
   readonly hostName: string;
   readonly kernel: KernelFunction;
   readonly templateArguments: string;
@@ -71,7 +72,9 @@ export function kernelTable(scope: Scope, only?: readonly string[]): { kernels: 
     threadgroup: kernel.parameters.filter((p) => p.kind === "threadgroup"),
     constants: constantsOf(scope, kernel.name),
   }));
-  return { kernels, cpp: scope.target === "lint" ? instances(entries) : registration(scope, entries, kernels) };
+  if (scope.target === "lint") return { kernels, cpp: instances(entries) };
+  if (scope.target === "cuda") return { kernels, cpp: entries.map(cudaEntry).join("\n") };
+  return { kernels, cpp: registration(scope, entries, kernels) };
 }
 
 const functionOf = ({ kernel, templateArguments }: Entry) => `&${kernel.name}${templateArguments}`;

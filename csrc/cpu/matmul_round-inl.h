@@ -78,7 +78,7 @@ static float fit_codes(const float values[16], float most, int16_t codes[16]) {
     return largest / steps;
 }
 
-static struct rounding rounding_of(const struct codes *code, enum factor_kind kind, float code_most, float x_most) {
+static struct rounding rounding_of(const struct codebook *code, enum factor_kind kind, float code_most, float x_most) {
     struct rounding to = {.kind = kind, .x_most = x_most};
     to.step = fit_codes(code->values, code_most, to.shorts);
     if (kind == SHORTS) return to;

@@ -91,10 +91,10 @@ function implied(
   return { word, index };
 }
 
-/** Metal wants the same number of components in all parameters that tell places in the grid, if they are vectors. */
+/** Metal wants the same number of components in all parameters that tell places in the grid; one for all is safe. */
 function checkGridTypes(scope: Scope, open: number, found: readonly Found[]): void {
-  const vectors = found.filter((f) => f.isGrid && /[23]$/.test(f.type));
-  const sizes = new Set(vectors.map((f) => f.type.at(-1)));
+  const vectors = found.filter((f) => f.isGrid);
+  const sizes = new Set(vectors.map((f) => /[23]$/.exec(f.type)?.[0]));
   if (sizes.size > 1) {
     scope.refuse(
       open,

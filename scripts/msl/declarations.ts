@@ -1,6 +1,7 @@
 // Owns the translation of declarations: namespaces, templates, structs, globals, functions and kernels, in order.
 
 import { BodyTranslator, linesOf, type Place } from "./body.ts";
+import { derivedConstant, patchedConstant } from "./cuda.ts";
 import { parseParameters } from "./kernel.ts";
 import type { Scope } from "./scope.ts";
 import { closing, closingAngle, isAttribute, splitAtCommas, textOf } from "./tokens.ts";
@@ -186,6 +187,7 @@ export class DeclarationTranslator {
     const isEnum = scope.text(i) === "enum";
     const at = isEnum && ["class", "struct"].includes(scope.text(i + 1)) ? i + 2 : i + 1;
     if (scope.tokens[at]!.kind === "word") {
+      scope.checkGlobal(at);
       const name = scope.text(at);
       if (head.names) scope.typeTemplates.add(name) && scope.templates.add(name);
       else scope.declareType(name, false);
@@ -253,6 +255,7 @@ export class DeclarationTranslator {
       else if (scope.text(k) === "decltype") k = closing(scope.tokens, k + 1) + 1;
       else k++;
     }
+    if (scope.text(k) !== "{") scope.checkGlobal(k - 1);
     if (scope.text(k) === "(") return this.function(i, k, attributes, head);
     return this.variable(i, k, head);
   }
@@ -281,7 +284,11 @@ export class DeclarationTranslator {
       if (other.index === value) scope.refuse(i, `the function constants ${other.name} and ${name} have one index`);
     }
     scope.functionConstants.set(name, { index: value, name, type, bytes });
-    this.out += `${scope.tokens[i]!.before}static ${type} ${name}; static bool sim_defined_${name};`;
+    const declared =
+      scope.target === "cuda"
+        ? patchedConstant(value, name)
+        : `static ${type} ${name}; static bool sim_defined_${name};`;
+    this.out += scope.tokens[i]!.before + declared;
     this.drop(i + 1, stop + 1);
     return stop + 1;
   }
@@ -302,18 +309,19 @@ export class DeclarationTranslator {
     const initialiser = scope.text(stop) === "=" ? this.body(stop + 1, semicolon, { kind: "declaration", words }) : "";
     const name = scope.text(stop - 1);
     const isDerived = [...words].some((word) => scope.functionConstants.has(word) || scope.derived.has(word));
-    if (isDerived && scope.target === "run") {
+    if (isDerived && scope.target !== "lint") {
       const type = this.body(k, stop - 1).trim();
       if (specifiers.includes("constexpr"))
         scope.refuse(i, `${name} depends on a function constant and cannot be constexpr`);
       scope.derived.set(name, initialiser.replace(/\s+/g, " ").trim());
       scope.uses.set(name, words);
-      this.out += `${head.text}${scope.tokens[i]!.before}static ${type} ${name};`;
+      const declared = scope.target === "cuda" ? derivedConstant(name, type, initialiser) : `static ${type} ${name};`;
+      this.out += head.text + scope.tokens[i]!.before + declared;
       this.drop(i + 1, semicolon + 1);
       return semicolon + 1;
     }
-    const kept = scope.target === "lint" ? "constant" : "const";
-    const declared = specifiers.includes("constexpr") ? `${kept} constexpr` : kept;
+    const kept = scope.target === "lint" ? "constant" : scope.target === "cuda" ? "constexpr" : "const";
+    const declared = specifiers.includes("constexpr") && kept !== "constexpr" ? `${kept} constexpr` : kept;
     this.out += `${head.text}${scope.tokens[i]!.before}static ${declared}`;
     this.drop(i + 1, k);
     this.out += this.body(k, semicolon + 1);

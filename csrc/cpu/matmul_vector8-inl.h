@@ -63,7 +63,7 @@ INLINE void multiply_codes8_by(const struct ordered_run *run, size_t first, size
 
 static void multiply_codes8_rows(const void *ordered_run, size_t first, size_t last) {
     const struct ordered_run *run = ordered_run;
-    const struct codes *code = run->job->q.code;
+    const struct codebook *code = run->job->q.code;
     if (code->step) multiply_codes8_by(run, first, last, true);
     else multiply_codes8_by(run, first, last, false);
 }

@@ -1,5 +1,5 @@
 /* Loads the Objective-C runtime and Metal, which no header and no library of Apple's is needed for at build time. */
-#include "metal_objc.h"
+#include "objc.h"
 
 #include <dlfcn.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
  * Where bunsandbytes-<fingerprint>.metallib stands beside this library, kernels compiled ahead are taken from it: a file
  * made of other kernels has another name. */
 #define _GNU_SOURCE /* dladdr, open_memstream */
-#include "kernels.h"
+#include "../kernels.h"
 #include "metal.h"
 
 #include <dlfcn.h>

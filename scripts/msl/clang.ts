@@ -1,0 +1,77 @@
+// The calls of zig's clang that translating takes: the preprocessor, and what its errors mean for the kernel's author.
+
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { root } from "../run.ts";
+import { findZig } from "../zig.ts";
+import { TranslateError } from "./tokens.ts";
+
+const cache = join(root, ".cache/metal");
+
+/** The headers that translated kernels include for every target: the scalar and vector part of Metal's library. */
+export const libraryFolder = join(root, "scripts/msl/library");
+
+let zigPath: string | undefined;
+
+/** Runs zig and gives its output; `stderr` on failure. */
+export function zig(args: readonly string[], stdin?: string): { ok: boolean; stdout: string; stderr: string } {
+  zigPath ??= findZig();
+  const { exitCode, stdout, stderr } = Bun.spawnSync([zigPath, ...args], {
+    stdin: stdin === undefined ? null : Buffer.from(stdin),
+    env: { ...process.env, ZIG_LOCAL_CACHE_DIR: join(cache, "zig") },
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  return { ok: exitCode === 0, stdout: stdout.toString(), stderr: stderr.toString() };
+}
+
+/** The first error of clang's output. If it is in a header of one of the folders `ours`, its place is where the kernel used it. */
+export function firstError(stderr: string, name: string, ours: readonly string[] = []): TranslateError {
+  const isOurs = (file: string) => ours.some((folder) => file.startsWith(folder));
+  const match = /^(.*?):(\d+):\d+: (?:fatal )?error: (.*)$/m.exec(stderr);
+  if (!match) return new TranslateError(stderr.trim(), name, 1);
+  const [all, file, line, text] = match as unknown as [string, string, string, string];
+  if (!isOurs(file)) return new TranslateError(text, file, Number(line));
+  for (const note of stderr.slice(match.index + all.length).matchAll(/^(.*?):(\d+):\d+: note: in instantiation/gm)) {
+    if (!isOurs(note[1]!)) return new TranslateError(text, note[1]!, Number(note[2]));
+  }
+  return new TranslateError(text, file, Number(line));
+}
+
+/** Metal's own headers by name: including one is allowed, and gives nothing, for all of Metal's names are known already. */
+const metalHeaders = [
+  "metal_stdlib",
+  "metal_simdgroup",
+  "metal_simdgroup_matrix",
+  "metal_atomic",
+  "metal_math",
+  "metal_integer",
+];
+
+/** Runs the C preprocessor; the result keeps line markers. */
+export function preprocess(source: string, name: string, version: number, includes: readonly string[] = []): string {
+  const headers = join(cache, "headers");
+  if (!existsSync(join(headers, metalHeaders.at(-1)!))) {
+    mkdirSync(headers, { recursive: true });
+    for (const header of metalHeaders) writeFileSync(join(headers, header), "");
+  }
+  const marked = `#line 1 "${name}"\n${source}`;
+  const defines = ["-D__METAL__=1", `-D__METAL_VERSION__=${version}`, "-U__x86_64__"];
+  const paths = [headers, ...includes].map((path) => `-I${path}`);
+  const args = [
+    "c++",
+    "-E",
+    "-x",
+    "c++",
+    "-std=c++14",
+    "-nostdinc",
+    "-nostdinc++",
+    "-fno-sanitize=all",
+    ...defines,
+    ...paths,
+    "-",
+  ];
+  const { ok, stdout, stderr } = zig(args, marked);
+  if (!ok) throw firstError(stderr, name);
+  return stdout;
+}

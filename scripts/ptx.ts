@@ -1,0 +1,128 @@
+// Owns the CUDA kernels' text: metal/ and cuda/ translated to CUDA C++, compiled to PTX by zig's clang with nothing of
+// NVIDIA's, and packed into one file that the library embeds. Imports no packages: setup needs it.
+//
+// The pack is a row of texts, each after a line `// bnb <family> <kernel> <architecture> <bytes of the text>`. In a text
+// BNB0, BNB1, … stand for the function constants and BNB_THREADS for a threadgroup's threads: csrc/gpu/cuda/kernels.c
+// replaces them.
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { dirname, join } from "node:path";
+import { libraryFolder } from "./msl/clang.ts";
+import { cudaFamilies, families, familySource } from "./msl/families.ts";
+import { translate } from "./msl/translate.ts";
+import { root, say, stop } from "./run.ts";
+import { findZig, zigVersion } from "./zig.ts";
+
+const cache = join(root, ".cache/ptx");
+
+/** Where the pack is put, for `zig build -Dptx=…`. */
+export const packPath = join(cache, "kernels.ptx");
+
+/** What the pack is made of. */
+export const packInputs = ["metal", "cuda", "scripts/msl", "scripts/ptx.ts", "scripts/zig.ts"].map((path) =>
+  join(root, path),
+);
+
+/** What a text is compiled for: any GPU from this architecture on, or those of Hopper alone. */
+const architectures = { sm_80: "ptx74", sm_90a: "ptx80" } as const;
+type Architecture = keyof typeof architectures;
+
+const flags = [
+  ...["clang", "-x", "cuda", "--cuda-device-only", "-nocudainc", "-nocudalib", "-nostdinc", "-std=c++20", "-O3"],
+  ...["-ffp-contract=on", "-ferror-limit=5", "-Wno-everything", "-S", `-I${libraryFolder}`],
+];
+
+/** A kernel's C++ on its way to PTX. */
+interface Source {
+  readonly family: string;
+  readonly kernel: string;
+  readonly architecture: Architecture;
+  readonly cpp: string;
+}
+
+function translated(family: string): Source[] {
+  const source = familySource(family);
+  const { kernels } = translate(source, family, { target: "cuda" });
+  return kernels.map(({ name }) => ({
+    family,
+    kernel: name,
+    architecture: "sm_80",
+    cpp: translate(source, family, { target: "cuda", only: [name] }).cpp,
+  }));
+}
+
+/** The kernels of cuda/*.cu, which are CUDA C++ as they stand: one a file, named as it. */
+function handWritten(): Source[] {
+  const folder = join(root, "cuda");
+  const files = existsSync(folder) ? readdirSync(folder).filter((file) => file.endsWith(".cu")) : [];
+  return files.sort().flatMap((file) => {
+    const cpp = readFileSync(join(folder, file), "utf8");
+    const family = file.slice(0, -".cu".length);
+    const names = [...cpp.matchAll(/^KERNEL\((\w+),/gm)].map(([, name]) => name!);
+    return names.map(
+      (kernel): Source => ({ family, kernel, architecture: "sm_90a", cpp: `#define ONLY_${kernel}\n${cpp}` }),
+    );
+  });
+}
+
+function headers(): string {
+  const files = readdirSync(libraryFolder, { recursive: true, encoding: "utf8" }).filter((file) => file.endsWith(".h"));
+  return files
+    .sort()
+    .map((file) => readFileSync(join(libraryFolder, file), "utf8"))
+    .join("\0");
+}
+
+/** The driver's words in the place of what clang wrote. */
+function withWords(ptx: string): string {
+  const threads = ptx.replace(/^\.maxntid 1024(, 1, 1)?$/m, ".maxntid BNB_THREADS, 1, 1");
+  if (!threads.includes("BNB_THREADS"))
+    throw new Error("the PTX has no .maxntid: clang writes it otherwise than expected");
+  return threads;
+}
+
+async function compile(source: Source, library: string): Promise<string> {
+  const { family, kernel, architecture, cpp } = source;
+  const key = [zigVersion, flags.join(" "), architecture, library, cpp, String(withWords)].join("\0");
+  const hash = new Bun.CryptoHasher("sha256").update(key).digest("hex").slice(0, 24);
+  const path = join(cache, `${hash}.ptx`);
+  if (existsSync(path)) return readFileSync(path, "utf8");
+  const cu = join(cache, `${hash}.cu`);
+  const partial = `${path}.${process.pid}`;
+  writeFileSync(cu, cpp);
+  const target = [`--cuda-gpu-arch=${architecture}`, `--cuda-feature=+${architectures[architecture]}`];
+  const clang = Bun.spawn([findZig(), ...flags, ...target, cu, "-o", partial], { stderr: "pipe", stdout: "ignore" });
+  const [status, message] = await Promise.all([clang.exited, new Response(clang.stderr).text()]);
+  if (status !== 0) stop(`The kernel ${kernel} of ${family} could not be compiled to PTX:\n${message}`);
+  writeFileSync(partial, withWords(readFileSync(partial, "utf8")));
+  renameSync(partial, path);
+  return readFileSync(path, "utf8");
+}
+
+/** Makes the pack; what was compiled before is taken from .cache/ptx. */
+export async function makePack(): Promise<void> {
+  mkdirSync(cache, { recursive: true });
+  const sources = [...[...families, ...cudaFamilies].flatMap(translated), ...handWritten()];
+  const library = headers();
+  const texts: string[] = [];
+  let next = 0;
+  const work = async () => {
+    for (let at = next++; at < sources.length; at = next++) texts[at] = await compile(sources[at]!, library);
+  };
+  await Promise.all(Array.from({ length: Math.max(1, availableParallelism() - 1) }, work));
+  const rows = sources.map(({ family, kernel, architecture }, at) => {
+    const text = `// constants ${Array.from({ length: 8 }, (_, i) => `BNB${i}`).join(" ")}\n${texts[at]}`;
+    return `// bnb ${family} ${kernel} ${architecture} ${Buffer.byteLength(text)}\n${text}`;
+  });
+  const partial = `${packPath}.${process.pid}`;
+  mkdirSync(dirname(partial), { recursive: true });
+  writeFileSync(partial, rows.join(""));
+  renameSync(partial, packPath);
+}
+
+if (import.meta.main) {
+  const started = performance.now();
+  await makePack();
+  const megabytes = Bun.file(packPath).size / 1e6;
+  say(`Wrote ${packPath}, ${megabytes.toFixed(2)} MB, in ${((performance.now() - started) / 1000).toFixed(1)} s.`);
+}
