@@ -42,6 +42,21 @@ export {
   matmul4bitBackward,
   matmulBlockwiseBackward,
 } from "./matmul_backward.ts";
+export { Chat, type ChatOptions } from "./model/chat.ts";
+export type { FinishReason, GeneratedToken, GenerateOptions, Usage } from "./model/generation.ts";
+export {
+  type Completion,
+  type EmbedOptions,
+  type LoadOptions,
+  Model,
+  type ModelGenerateOptions,
+  TextGeneration,
+} from "./model/model.ts";
+export type { Pooling, PoolingMode } from "./model/pooling.ts";
+export type { SamplingOptions, TokenLogprob } from "./model/sample.ts";
+export { Session, type SessionOptions } from "./model/session.ts";
+export { type ChatTemplateOptions, type Message, Tokenizer } from "./model/tokenizer.ts";
+export type { QuantizeOnLoad } from "./model/weights.ts";
 export type { Precision } from "./native.ts";
 export * as nn from "./nn/index.ts";
 export * as optim from "./optim/index.ts";
