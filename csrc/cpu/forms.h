@@ -175,8 +175,6 @@ struct stored_heads {
     const float *scales; /* of i8 */
 };
 
-enum { ROW_SLOT, ROW_POSITION, ROW_FIRST, ROW_LAST, ROW_FIELDS }; /* of bnb_attention's rows */
-
 struct attention_job {
     size_t              rows, heads, kv_heads, d;
     const int32_t      *at;      /* [rows, ROW_FIELDS] */

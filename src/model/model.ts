@@ -58,6 +58,16 @@ const batchTokens = 1024;
 
 /**
  * A text that a model writes: iterate over it for its pieces, or await {@link text}.
+ *
+ * @example
+ * ```ts
+ * using model = await Model.load("./tiny-llama");
+ * const generation = model.generate("Hello", { maxTokens: 3, logprobs: 2 });
+ * const text = await generation.text();
+ * generation.finishReason; // → "length"
+ * generation.ids.length; // → 3
+ * generation.logprobs[0]?.top.length; // → 2
+ * ```
  */
 export class TextGeneration implements AsyncIterable<string> {
   readonly #make: () => { generation: Generation; done: () => void };

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { BnbError } from "../error.ts";
 import { readJson, readJsonList } from "./folder.ts";
 
+/** The mean of all vectors, the first one, the last one, or the largest of each column. */
 export type PoolingMode = "mean" | "cls" | "last" | "max";
 
 /** How a text's token vectors become one. */
