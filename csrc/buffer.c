@@ -1,6 +1,5 @@
 /* Memory of devices: counted, shared, and on the CPU kept for reuse. */
 #define _DEFAULT_SOURCE /* madvise */
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,7 +13,7 @@
 enum { KEEP_FROM = 64 << 10, KEPT = 32, ALIGNMENT = 64, HUGE_PAGE = 2 << 20 };
 static const size_t keep_bytes = (size_t)256 << 20;
 
-static pthread_mutex_t keeping = PTHREAD_MUTEX_INITIALIZER;
+/* Behind LOCK_KEEPING. */
 static struct kept {
     void  *memory;
     size_t capacity;
@@ -24,7 +23,7 @@ static size_t kept_count, kept_total;
 /* The newest kept piece that holds `bytes` and wastes less than a quarter; NULL where there is none. */
 static void *take_kept(bnb_device *device, size_t bytes, size_t *capacity) {
     void *memory = NULL;
-    pthread_mutex_lock(&keeping);
+    lock(LOCK_KEEPING);
     for (size_t i = kept_count; i-- > 0;) {
         if (kept[i].capacity < bytes || kept[i].capacity - bytes > bytes / 4) continue;
         memory = kept[i].memory;
@@ -33,7 +32,7 @@ static void *take_kept(bnb_device *device, size_t bytes, size_t *capacity) {
         device->cached = kept_total -= *capacity;
         break;
     }
-    pthread_mutex_unlock(&keeping);
+    unlock(LOCK_KEEPING);
     return memory;
 }
 
@@ -41,7 +40,7 @@ static void *take_kept(bnb_device *device, size_t bytes, size_t *capacity) {
 static void keep(bnb_device *device, void *memory, size_t capacity) {
     void  *gone[KEPT];
     size_t gone_count = 0;
-    pthread_mutex_lock(&keeping);
+    lock(LOCK_KEEPING);
     while (kept_count && (kept_count == KEPT || kept_total + capacity > keep_bytes)) {
         gone[gone_count++] = kept[0].memory;
         kept_total -= kept[0].capacity;
@@ -49,7 +48,7 @@ static void keep(bnb_device *device, void *memory, size_t capacity) {
     }
     kept[kept_count++] = (struct kept){memory, capacity};
     device->cached = kept_total += capacity;
-    pthread_mutex_unlock(&keeping);
+    unlock(LOCK_KEEPING);
     while (gone_count) free(gone[--gone_count]);
 }
 

@@ -1,5 +1,4 @@
 /* Which processors are here, best first, why one is not, and what each has done so far. */
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +17,7 @@ const char *bnb_device_kind(uint32_t index) { return index < DEVICES ? devices[i
 
 /* ── Opening ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
+/* Behind LOCK_OPENING. */
 static enum { UNTRIED, OPEN, ABSENT } states[DEVICES];
 static char reasons[DEVICES][1024];
 
@@ -37,30 +36,41 @@ static bool try_open(bnb_device *device) {
 /* Opens a device once; an absent one stays absent, for the reason it had the first time. */
 static bnb_device *open_once(bnb_device *device) {
     size_t index = (size_t)(device - devices);
-    pthread_mutex_lock(&opening);
+    lock(LOCK_OPENING);
     if (states[index] == UNTRIED) {
         states[index] = try_open(device) ? OPEN : ABSENT;
         if (states[index] == ABSENT) snprintf(reasons[index], sizeof reasons[index], "%s", bnb_last_error());
     }
     bool open = states[index] == OPEN;
-    pthread_mutex_unlock(&opening);
+    unlock(LOCK_OPENING);
     return open ? device : refuse(BNB_UNSUPPORTED, "%s", reasons[index]);
+}
+
+void forget_gpus(void) {
+    for (int i = 0; i < DEVICES; i++) {
+        if (!devices[i].gpu || states[i] != OPEN) continue;
+        states[i] = ABSENT;
+        snprintf(reasons[i], sizeof reasons[i],
+                 "%s was opened before this process was forked off, and no GPU can be shared so: use \"cpu\", or start a process anew", devices[i].kind);
+    }
 }
 
 bnb_device *bnb_device_open(const char *kind) {
     if (!kind) return refuse(BNB_INVALID, "device_open: kind is NULL, expected \"auto\", \"metal\", \"cuda\" or \"cpu\"");
+    watch_forks();
     const char *wrong = bad_isa() ? bad_isa() : bad_thread_count(); /* the CPU's, which a GPU may fall back to */
     if (wrong) return refuse(BNB_INVALID, "%s", wrong);
     const char *forced = getenv("BNB_DEVICE");
     bool any = !strcmp(kind, "auto");
     if (any && forced && *forced && strcmp(forced, "auto")) kind = forced, any = false;
+    bool mps = !strcmp(kind, "mps"); /* torch's word for metal */
 
     for (bnb_device *device = devices; device < devices + DEVICES; device++) {
-        if (!any && strcmp(kind, device->kind)) continue;
+        if (!any && strcmp(mps ? "metal" : kind, device->kind)) continue;
         bnb_device *opened = open_once(device);
         if (opened || !any) return opened;
     }
-    return refuse(BNB_INVALID, "device_open: kind is \"%s\"%s, expected \"auto\", \"metal\", \"cuda\" or \"cpu\"", kind,
+    return refuse(BNB_INVALID, "device_open: kind is \"%s\"%s, expected \"auto\", \"metal\" (or \"mps\"), \"cuda\" or \"cpu\"", kind,
                   kind == forced ? " (from BNB_DEVICE)" : "");
 }
 
@@ -98,24 +108,24 @@ double bnb_device_counter(const bnb_device *device, bnb_counter counter) {
 
 void count_operation(bnb_device *device) { device->operations++; }
 
-/* There are few operations and few reasons, so that a handful of rows serves for the life of the process. */
+/* There are few operations and few reasons, so that a handful of rows serves for the life of the process. Behind
+ * LOCK_COUNTING. */
 static struct fallback {
     bnb_device *device;
     const char *operation;
     char        reason[512];
     size_t      times;
 } fallbacks[64];
-static pthread_mutex_t counting = PTHREAD_MUTEX_INITIALIZER;
 
 static void name_fallback(bnb_device *device, const char *operation, const char *reason) {
-    pthread_mutex_lock(&counting);
+    lock(LOCK_COUNTING);
     for (struct fallback *row = fallbacks; row < fallbacks + sizeof fallbacks / sizeof *fallbacks; row++) {
         if (row->times && (row->device != device || strcmp(row->operation, operation) || strcmp(row->reason, reason))) continue;
         *row = (struct fallback){.device = device, .operation = operation, .times = row->times + 1};
         snprintf(row->reason, sizeof row->reason, "%s", reason);
         break;
     }
-    pthread_mutex_unlock(&counting);
+    unlock(LOCK_COUNTING);
 }
 
 bnb_status fall_back(bnb_device *device, const char *operation) {
@@ -136,10 +146,10 @@ const char *bnb_device_fallbacks(bnb_device *device) {
     if (!is_device(device, "device_fallbacks")) return NULL;
     size_t length = 0;
     *text = 0;
-    pthread_mutex_lock(&counting);
+    lock(LOCK_COUNTING);
     for (struct fallback *row = fallbacks; row < fallbacks + sizeof fallbacks / sizeof *fallbacks && row->times; row++)
         if (row->device == device && length < sizeof text)
             length += (size_t)snprintf(text + length, sizeof text - length, "%s: %s (%zu times)\n", row->operation, row->reason, row->times);
-    pthread_mutex_unlock(&counting);
+    unlock(LOCK_COUNTING);
     return text;
 }

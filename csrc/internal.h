@@ -85,6 +85,20 @@ bool is_shape(size_t rows, size_t columns, const char *function, const char *arg
 bool is_block(const bnb_codebook *code, size_t block, const char *function);
 bool on_device(const struct buffer *buffer, const bnb_device *device, const char *function, const char *argument);
 
+/* ── Locks ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* In the order in which one thread may take them. What is behind each stands where it is used. */
+enum lock { LOCK_OPENING, LOCK_MAKING, LOCK_GPU, LOCK_COUNTING, LOCK_KEEPING, LOCK_TENSORS, LOCK_CODEBOOKS, LOCK_QUANTIZED, LOCK_CACHES, LOCKS };
+
+void lock(enum lock which);
+void unlock(enum lock which);
+
+/* Sees to it, once, that a child of this process can use the CPU: called by whatever comes before all other use. */
+void watch_forks(void);
+
+/* Called in a child, with all locks held: what its parent had opened of GPUs is not the child's. */
+void forget_gpus(void);
+
 /* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 struct buffer *buffer_new(bnb_device *device, size_t bytes); /* NULL and an error; not cleared */

@@ -5,13 +5,22 @@ import packageJson from "../package.json" with { type: "json" };
 import { buildCommand, builtLibrary, type Platform, platforms } from "./platforms.ts";
 import { root, run, say, stop } from "./run.ts";
 
+/** An export of the clone's as the package has it. */
+function built([name, path]: [string, string]) {
+  const stem = path.replace(/\.ts$/, "");
+  return [name, { types: `${stem}.d.ts`, default: `${stem}.js` }] as const;
+}
+
 /** The tarball's package.json: the clone's, with what tsc wrote in the place of the sources, and the libraries beside it. */
 function manifest() {
   const { scripts: _scripts, devDependencies: _devDependencies, imports, ...published } = packageJson;
   const inPackage = (path: string) => path.replace("./zig-out/", "./");
   return {
     ...published,
-    exports: { ".": { types: "./src/index.d.ts", default: "./src/index.js" }, "./package.json": "./package.json" },
+    exports: {
+      ...Object.fromEntries(Object.entries(packageJson.exports).map(built)),
+      "./package.json": "./package.json",
+    },
     imports: Object.fromEntries(Object.entries(imports).map(([name, path]) => [name, inPackage(path)])),
     bin: { bunsandbytes: "./src/cli/main.js" },
   };

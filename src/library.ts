@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { BnbError } from "./error.ts";
+import { libc } from "./libc.ts";
 
 /** A native library, and how it was found. */
 export interface LibraryFile {
@@ -15,12 +16,21 @@ export interface LibraryFile {
 }
 
 /**
+ * What `BNB_LIBRARY` says, if this process was started with it. Bun puts into process.env what a `.env` file of the current
+ * folder says, and that may be the folder of a model from a stranger, whose code must not run.
+ */
+export function namedLibrary(): string | undefined {
+  const { BNB_LIBRARY } = process.env;
+  return BNB_LIBRARY && libc.startedWith("BNB_LIBRARY") === BNB_LIBRARY ? BNB_LIBRARY : undefined;
+}
+
+/**
  * The native library: what `BNB_LIBRARY` in the environment names, else the one for this platform that came with this code.
  *
  * @throws BnbError (`unsupported`) if there is none, with the next step
  */
 export function findLibrary(): LibraryFile {
-  const forced = process.env.BNB_LIBRARY;
+  const forced = namedLibrary();
   if (forced) {
     const path = resolve(forced);
     if (existsSync(path)) return { path, origin: "BNB_LIBRARY" };

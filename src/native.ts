@@ -1,4 +1,4 @@
-// Owns the C ABI as Bun sees it: csrc/bnb.h, one row for each function. test/abi.test.ts holds the two together.
+// The C ABI as Bun sees it: csrc/bnb.h, one row for each function. test/abi.test.ts holds the two together.
 import { type CString, FFIType, type Pointer } from "bun:ffi";
 import { BnbError, statuses } from "./error.ts";
 import { openLibrary } from "./open.ts";
@@ -99,6 +99,7 @@ export const symbols = {
 
 /** The enums of bnb.h, under the names that TypeScript uses. */
 export const dtypes = { float32: 0, float16: 1, bfloat16: 2, int8: 3, uint8: 4, int32: 5 } as const;
+export const floatDtypes = { float32: dtypes.float32, float16: dtypes.float16, bfloat16: dtypes.bfloat16 } as const;
 export const precisions = { default: 0, highest: 1, high: 2, medium: 3 } as const;
 export const scaleRules = { absmax: 0, leastSquares: 1 } as const;
 export const parts = { codes: 0, absmax: 1, code: 2, nestedAbsmax: 3, nestedCode: 4 } as const;
@@ -137,11 +138,6 @@ export const native = openLibrary(symbols);
 export function lastError(): BnbError {
   const status = statuses[native.bnb_last_status()];
   return new BnbError(text(native.bnb_last_error()), status === "ok" ? "invalid" : status);
-}
-
-/** Throws the library's last failure unless `status` is OK. */
-export function check(status: number): void {
-  if (status !== 0) throw lastError();
 }
 
 /** A JavaScript string of what a function returned as `const char *`. */

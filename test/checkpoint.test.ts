@@ -48,7 +48,11 @@ describe("shards", () => {
       /"x.weight": model-00001\S+ does not have it/,
       (map) => (map["x.weight"] = Object.values(map)[0]!),
     ],
-    ["a file that is missing", /its file none.safetensors is missing/, (map) => (map["x.weight"] = "none.safetensors")],
+    [
+      "a file that is missing",
+      /its file "none.safetensors" is missing/,
+      (map) => (map["x.weight"] = "none.safetensors"),
+    ],
     [
       "a file elsewhere",
       /names the file "..\/llama\/model.safetensors"/,
@@ -138,7 +142,7 @@ describe("transforming", () => {
     const tensors = [{ name: "fc.weight", dtype: "F32" as const, shape: [64, 64], bytes: bad }];
     await writeSafetensors(join(input, "model.safetensors"), tensors);
     const output = fresh();
-    await expect(quantizeCheckpoint(input, { output })).rejects.toThrow(/fc.weight: quantize: x\[3, 5\] is -?nan/);
+    await expect(quantizeCheckpoint(input, { output })).rejects.toThrow(/fc.weight: quantize4bit: x\[3, 5\] is -?nan/);
     await quantizeCheckpoint(input, { output }).catch(() => {});
     expect(existsSync(output)).toBe(false);
     expect(readdirSync(scratch).filter((name) => name.startsWith("."))).toEqual([]);

@@ -31,6 +31,11 @@ let program: string;
 
 /** Compiles a source of the consumer's folder with `bun build --compile`. */
 function compile(source: string, outfile: string, ...flags: string[]): string {
+  const safe = ["--no-compile-autoload-dotenv", "--no-compile-autoload-bunfig"];
+  return compileAs(source, outfile, [...safe, ...flags]);
+}
+
+function compileAs(source: string, outfile: string, flags: readonly string[]): string {
   const path = join(consumer.folder, outfile);
   // With this process's environment, in which Bun finds its cache of the runtimes of other platforms.
   const command = [process.execPath, "build", "--compile", source, "--outfile", path, ...flags];
@@ -124,6 +129,17 @@ test("takes the library that BNB_LIBRARY names before its own", () => {
   const { status, err } = spawn([program], "/", { BNB_LIBRARY: "/no/such.so" });
   expect(status).toBe(1);
   expect(err).toContain("BNB_LIBRARY names /no/such.so, which does not exist. Unset it");
+});
+
+test("runs no code of the folder in which it is started, nor does one that was compiled without the options for that", () => {
+  const stranger = folder("stranger", 0o700);
+  writeFileSync(join(stranger, "model.so"), "no library");
+  writeFileSync(join(stranger, ".env"), "BNB_LIBRARY=./model.so\nBNB_DEVICE=none\n");
+  writeFileSync(join(stranger, "preload.js"), "console.log('preloaded');");
+  writeFileSync(join(stranger, "bunfig.toml"), 'preload = ["./preload.js"]\n');
+  expectRight(spawn([program], stranger));
+  rmSync(join(stranger, "bunfig.toml")); // which only the options keep Bun from
+  expectRight(spawn([compileAs("linear.ts", "unsafe", [])], stranger));
 });
 
 /** A user whom the system does not know: he has no home. */

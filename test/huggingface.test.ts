@@ -114,6 +114,41 @@ describe("modules", () => {
   });
 });
 
+describe("skip", () => {
+  const names = ["model.layers.10.mlp.up_proj.weight", `${"a".repeat(60)}!.weight`];
+  test.each([
+    "(a+)+",
+    "(a|a)*b",
+    "(a|aa)+$",
+    "([a-z]+)*",
+    ".*.*.*.*x",
+    "(?=a+)a",
+    "(a)\\1",
+    "a{60}",
+    "(a?){30}",
+    "(?:a?b?)+",
+    "a?".repeat(30),
+  ])("%s, which can take for ever, is refused", (pattern) => {
+    expect(() => chosen(names, {}, [pattern])).toThrow(/skip .* which can take for ever: give several simpler ones/);
+  });
+
+  test.each([
+    "model.layers.10",
+    "layers\\.\\d+\\.mlp",
+    "model.*up_proj",
+    "model\\.(layers|blocks)\\.1?0",
+    "[a(b*]+",
+    "(?:up|down)_proj",
+  ])("%s is taken", (pattern) => {
+    expect(() => chosen(names, {}, [pattern])).not.toThrow();
+  });
+
+  test("what is no regular expression is named, and so is a name beyond all measure", () => {
+    expect(() => chosen(names, {}, ["("])).toThrow(/skip "\(" is no regular expression/);
+    expect(() => chosen([`${"a".repeat(501)}.weight`], {}, ["b"])).toThrow(/a name of 501 characters/);
+  });
+});
+
 describe("config.json", () => {
   const quantization = {
     quantType: "nf4",

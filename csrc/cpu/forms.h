@@ -351,6 +351,9 @@ const char *bad_isa(void);
 void parallel_for(size_t count, size_t grain, void (*body)(const void *job, size_t first, size_t last),
                   const void *job);
 
+/* Called in a child: it has none of its parent's threads, and its first parallel_for makes new ones. */
+void forget_threads(void);
+
 /* The threads that parallel_for may use, this one among them: BNB_NUM_THREADS, or the performance cores. */
 uint32_t thread_count(void);
 

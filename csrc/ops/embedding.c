@@ -64,8 +64,8 @@ static bool are_indices(const bnb_tensor *indices) {
 
 /* ── Forward ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* The table is `w`, or `q` where w is NULL. */
-static bnb_status launch(const bnb_tensor *indices, const bnb_tensor *w, const bnb_quantized *q, bnb_tensor *y) {
+/* The table is `w`, or `q` where w is NULL; `indices` are uploaded from those that were checked. */
+static bnb_status launch_with(const struct buffer *indices, const bnb_tensor *w, const bnb_quantized *q, bnb_tensor *y) {
     size_t columns = y->columns;
     if (columns > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a row of 2^32 elements or more");
     size_t pieces = y->rows * ceil_div(columns, 8);
@@ -81,7 +81,7 @@ static bnb_status launch(const bnb_tensor *indices, const bnb_tensor *w, const b
         .constant_count = 4,
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {binding_of(indices->buffer), [6] = binding_of(y->buffer)},
+        .bindings = {binding_of(indices), [6] = binding_of(y->buffer)},
         .binding_count = 7,
         .groups = {groups_for(pieces, EMBEDDING_THREADS), 1, 1},
         .threads = EMBEDDING_THREADS,
@@ -95,6 +95,16 @@ static bnb_status launch(const bnb_tensor *indices, const bnb_tensor *w, const b
         for (int i = 1; i < 6; i++) launch.bindings[i] = binding_of(w->buffer);
     }
     return y->buffer->device->gpu->launch(&launch);
+}
+
+/* The GPU gets the copy: the tensor's memory may be shared with a thread that writes to it. */
+static bnb_status launch(const int32_t *indices, const bnb_tensor *w, const bnb_quantized *q, bnb_tensor *y) {
+    struct buffer *uploaded = buffer_new(y->buffer->device, y->rows * sizeof *indices);
+    if (!uploaded) return bnb_last_status();
+    bnb_status status = buffer_write(uploaded, indices, y->rows * sizeof *indices);
+    if (status == BNB_OK) status = launch_with(uploaded, w, q, y);
+    buffer_release(uploaded); /* the driver keeps it until the work is done */
+    return status;
 }
 
 static void embedding_host(const int32_t *indices, const bnb_tensor *w, const bnb_quantized *q, bnb_tensor *y) {
@@ -116,7 +126,7 @@ static bnb_tensor *embedding(const bnb_tensor *indices, const bnb_tensor *w, con
     if (!copy) return NULL;
     bnb_tensor *y = tensor_new(device, dtype, count, columns);
     count_operation(device);
-    bnb_status status = !y ? BNB_OUT_OF_MEMORY : device->gpu ? launch(indices, w, q, y) : BNB_UNSUPPORTED;
+    bnb_status status = !y ? BNB_OUT_OF_MEMORY : device->gpu ? launch(copy, w, q, y) : BNB_UNSUPPORTED;
     if (status == BNB_UNSUPPORTED && (status = fall_back(device, "embedding")) == BNB_OK) embedding_host(copy, w, q, y);
     free(copy);
     if (status == BNB_OK) return y;

@@ -115,6 +115,7 @@ static struct int8_output output_to(const struct product *p) {
 }
 
 static bnb_status matmul_host(const struct product *p) {
+    int32_t *outliers = NULL;
     struct int8_matmul_job job = {
         .a = buffer_host(p->a->buffer),
         .b = buffer_host(p->b->buffer),
@@ -124,12 +125,14 @@ static bnb_status matmul_host(const struct product *p) {
     };
     if (p->outliers) {
         job.x = dense_of(p->x);
-        job.outliers = buffer_host(p->outliers->buffer);
-        job.outlier_count = int8_count_outliers(job.outliers, job.columns);
+        job.outliers = outliers = int8_copy_outliers(p->outliers->buffer, job.columns, &job.outlier_count);
+        if (!outliers) return BNB_OUT_OF_MEMORY;
     }
-    if (cpu_forms()->int8_matmul) return cpu_forms()->int8_matmul(&job);
-    parallel_for(p->y->columns, 1, matmul_plain, &job);
-    return BNB_OK;
+    bnb_status status = BNB_OK;
+    if (cpu_forms()->int8_matmul) status = cpu_forms()->int8_matmul(&job);
+    else parallel_for(p->y->columns, 1, matmul_plain, &job);
+    free(outliers);
+    return status;
 }
 
 static bnb_status mm_dequant_host(const struct product *p) {

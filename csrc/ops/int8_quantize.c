@@ -1,5 +1,6 @@
 /* LLM.int8()'s quantising and dequantising: the checks, the launches and the plain loops. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "int8.h"
@@ -154,10 +155,13 @@ static bnb_status launch_dequantize(const bnb_tensor *codes, const bnb_tensor *s
 
 /* ── Outliers ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-size_t int8_count_outliers(const int32_t *list, size_t columns) {
-    size_t count = 0;
-    while (count < columns && list[count] >= 0 && (size_t)list[count] < columns) count++;
-    return count;
+int32_t *int8_copy_outliers(const struct buffer *list, size_t columns, size_t *count) {
+    int32_t *copy = malloc(columns * sizeof *copy);
+    if (!copy) return refuse(BNB_OUT_OF_MEMORY, "no memory for a list of %zu outlier columns: free something and try again", columns);
+    memcpy(copy, buffer_host(list), columns * sizeof *copy);
+    *count = 0;
+    while (*count < columns && copy[*count] >= 0 && (size_t)copy[*count] < columns) ++*count;
+    return copy;
 }
 
 static void list_outliers_host(const bnb_tensor *x, float threshold, const bnb_tensor *outliers) {
@@ -207,7 +211,8 @@ bnb_tensor *bnb_int8_outliers(const bnb_tensor *x, float threshold) {
 
 /* ── Quantising ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static void quantize_host(const struct int8_pass *pass) {
+static bnb_status quantize_host(const struct int8_pass *pass) {
+    int32_t                 *outliers = NULL;
     struct int8_quantize_job job = {
         .x = dense_of(pass->x),
         .threshold = pass->threshold ? pass->threshold : NAN,
@@ -216,8 +221,8 @@ static void quantize_host(const struct int8_pass *pass) {
         .codes = pass->codes ? buffer_host(pass->codes->buffer) : NULL,
     };
     if (pass->outliers) {
-        job.outliers = buffer_host(pass->outliers->buffer);
-        job.outlier_count = int8_count_outliers(job.outliers, job.x.columns);
+        job.outliers = outliers = int8_copy_outliers(pass->outliers->buffer, job.x.columns, &job.outlier_count);
+        if (!outliers) return BNB_OUT_OF_MEMORY;
     }
     size_t rows_grain = ceil_div(1 << 15, job.x.columns), columns_grain = ceil_div(1 << 15, job.x.rows) + 512; /* runs of memory */
     if (!pass->by_column) {
@@ -226,14 +231,15 @@ static void quantize_host(const struct int8_pass *pass) {
         if (job.finds) parallel_for(job.x.columns, columns_grain, column_stats_plain, &job);
         if (job.codes) parallel_for(job.x.rows, rows_grain, column_codes_plain, &job);
     }
+    free(outliers);
+    return BNB_OK;
 }
 
 bnb_status int8_quantize(const struct int8_pass *pass) {
     bnb_device *device = pass->x->buffer->device;
     bnb_status  status = device->gpu ? launch_pass(pass) : BNB_UNSUPPORTED;
     if (status != BNB_UNSUPPORTED || fall_back(device, "int8_quantize") != BNB_OK) return status;
-    quantize_host(pass);
-    return BNB_OK;
+    return quantize_host(pass);
 }
 
 /* Says where the first NaN or infinity is that shows in the stats, if one does. */

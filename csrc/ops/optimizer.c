@@ -205,7 +205,6 @@ static bool is_hyperparameter(const char *name, double value, double least, doub
 }
 
 static bool are_hyperparameters(const bnb_hyperparameters *h) {
-    if (!h) return fail(BNB_INVALID, "optimizer_step: hyperparameters is NULL"), false;
     return is_hyperparameter("lr", h->lr, 0, INFINITY) && is_hyperparameter("beta1", h->beta1, 0, 1) &&
            is_hyperparameter("beta2", h->beta2, 0, 1) && is_hyperparameter("beta3", h->beta3, 0, 1) &&
            is_hyperparameter("alpha", h->alpha, -DBL_MAX, INFINITY) && is_hyperparameter("eps", h->eps, 0, INFINITY) &&
@@ -289,16 +288,18 @@ bnb_status bnb_optimizer_step(bnb_optimizer kind, const bnb_hyperparameters *hyp
                               bnb_tensor *absmax2, const bnb_codebook *code2, bnb_tensor *unorm) {
     if ((unsigned)kind > BNB_OPTIMIZER_ADAGRAD)
         return fail(BNB_INVALID, "optimizer_step: kind is %d, expected 0 to %d", (int)kind, BNB_OPTIMIZER_ADAGRAD);
-    if (!are_hyperparameters(hyperparameters)) return BNB_INVALID;
+    if (!hyperparameters) return fail(BNB_INVALID, "optimizer_step: hyperparameters is NULL");
+    const bnb_hyperparameters h = *hyperparameters; /* another thread may be writing to the caller's */
+    if (!are_hyperparameters(&h)) return BNB_INVALID;
     struct request request = {
         .kind = kind,
         .p = p,
         .g = g,
         .states = {{state1, absmax1, code1}, {state2, absmax2, code2}},
         .unorm = unorm,
-        .max_unorm = (float)hyperparameters->max_unorm,
+        .max_unorm = (float)h.max_unorm,
     };
-    if (!make_rule(kind, hyperparameters, &request.rule) || !is_request(&request)) return BNB_INVALID;
+    if (!make_rule(kind, &h, &request.rule) || !is_request(&request)) return BNB_INVALID;
     count_operation(p->buffer->device);
     return run(&request);
 }

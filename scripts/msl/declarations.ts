@@ -169,15 +169,19 @@ export class DeclarationTranslator {
     let hostName: string | undefined;
     let isKernel = false;
     let maxThreads = "1024";
-    for (const [begin, end] of ranges) {
-      const word = scope.text(begin + 2);
-      if (word === "kernel" && end - begin === 5) isKernel = true;
+    // A list may stand between one pair of brackets.
+    const lists = ranges.flatMap(([begin, end]) =>
+      splitAtCommas(scope.tokens, begin + 2, end - 2, scope.opensTemplate),
+    );
+    for (const [begin, end] of lists) {
+      const word = scope.text(begin);
+      if (word === "kernel" && end === begin + 1) isKernel = true;
       else if (word === "host_name") {
         hostName = "";
-        for (let k = begin + 4; k < end - 3; k++) hostName += JSON.parse(scope.text(k));
+        for (let k = begin + 2; k < end - 1; k++) hostName += JSON.parse(scope.text(k));
       } else if (word === "max_total_threads_per_threadgroup") {
-        maxThreads = this.body(begin + 4, end - 3).trim();
-      } else scope.refuse(begin, `the attribute ${textOf(scope.tokens, begin, end)}`);
+        maxThreads = this.body(begin + 2, end - 1).trim();
+      } else scope.refuse(begin, `the attribute [[${textOf(scope.tokens, begin, end)}]]`);
     }
     return { hostName, isKernel, maxThreads };
   }

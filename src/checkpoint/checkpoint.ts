@@ -4,7 +4,7 @@ import { basename, dirname, join } from "node:path";
 import { BnbError } from "../error.ts";
 import { fileIn, readText } from "./folder.ts";
 import { damaged, headerBytesMax } from "./header.ts";
-import { parseJson } from "./json.ts";
+import { isObject, parseJson } from "./json.ts";
 import { dumps } from "./pyjson.ts";
 import { openSafetensors, type SafetensorsFile, type SafetensorsTensor } from "./safetensors.ts";
 import { writeText } from "./staging.ts";
@@ -44,6 +44,11 @@ export class Checkpoint implements Disposable {
       }
     }
     this.tensors = new Map(files.flatMap((file) => [...file.tensors]));
+  }
+
+  /** @internal Whether a value is a checkpoint, by a private field. */
+  static is(value: unknown): value is Checkpoint {
+    return typeof value === "object" && value !== null && #quantized in value;
   }
 
   /** The quantised weights, found at the first use. @throws BnbError as {@link findQuantized} does */
@@ -116,19 +121,24 @@ function weightsPath(path: string): string {
 /** An index as tensor name → file name. */
 function readIndex(path: string): Map<string, string> {
   const text = readText(path, indexBytesMax);
-  let map: unknown;
+  let json: unknown;
   try {
-    map = Object(parseJson(text)).weight_map;
+    json = parseJson(Buffer.from(text), { python: true });
   } catch (cause) {
     throw damaged(path, `it is not JSON (${(cause as Error).message})`);
   }
-  if (typeof map !== "object" || map === null) throw damaged(path, "it has no weight_map");
-  const index = new Map(Object.entries(map));
-  for (const [name, file] of index) {
+  const map = isObject(json) ? json.weight_map : undefined;
+  if (!isObject(map)) throw damaged(path, "it has no weight_map");
+  const index = new Map<string, string>();
+  const files = new Set<string>();
+  for (const [name, file] of Object.entries(map)) {
     if (typeof file !== "string" || basename(file) !== file) {
       throw damaged(path, `it names the file ${JSON.stringify(file)}, expected one beside the index`, name);
     }
-    if (fileIn(dirname(path), file) === undefined) throw damaged(path, `its file ${file} is missing`, name);
+    if (!files.has(file) && fileIn(dirname(path), file) === undefined)
+      throw damaged(path, `its file ${JSON.stringify(file)} is missing`, name);
+    files.add(file);
+    index.set(name, file);
   }
   return index;
 }

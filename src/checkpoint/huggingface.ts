@@ -3,6 +3,8 @@ import { join } from "node:path";
 import { BnbError } from "../error.ts";
 import { configBytesMax, fileIn, readText } from "./folder.ts";
 import { damaged, type SafetensorsDtype } from "./header.ts";
+import { isObject } from "./json.ts";
+import { modulePattern } from "./pattern.ts";
 import { dumps, PyFloat, type PyValue, parsePreserving } from "./pyjson.ts";
 import { writeText } from "./staging.ts";
 import { type FloatDtype, floatDtypes, type StorageDtype } from "./state.ts";
@@ -23,8 +25,20 @@ export function readConfig(directory: string): Config | undefined {
   } catch (cause) {
     throw damaged(path, `it is not JSON (${(cause as Error).message})`);
   }
-  if (json === null || Object.getPrototypeOf(json) !== Object.prototype) throw damaged(path, "it is not an object");
+  if (!isObject(json)) throw damaged(path, "it is not an object");
+  checkTexts(path, json, ["model_type", "dtype", "torch_dtype"]);
+  const quantization = json.quantization_config ?? {};
+  if (!isObject(quantization)) throw damaged(path, "its quantization_config is not an object");
+  checkTexts(path, quantization, ["quant_method", "bnb_4bit_quant_type"]);
   return json as Config;
+}
+
+/** @throws BnbError where one of these keys holds another value than text, or nothing */
+function checkTexts(path: string, object: Readonly<Record<string, unknown>>, keys: readonly string[]): void {
+  for (const key of keys) {
+    const value = object[key] ?? "";
+    if (typeof value !== "string") throw damaged(path, `its ${key} is ${JSON.stringify(value)}, expected text`);
+  }
 }
 
 /** Writes a config.json as transformers does: keys sorted, two spaces, a newline at the end. */
@@ -141,11 +155,14 @@ export function chooseModules(
   }
   const all = new Map(Array.from(tensors, (tensor) => [tensor.name, tensor]));
   const patterns = skip.length > 0 ? [...new Set(["lm_head", ...skip])] : [];
+  const isSkipped = patterns.map(modulePattern);
+  const fp32 = keptInFp32[type];
+  const isFp32 = fp32 === undefined ? () => false : modulePattern(fp32);
   const weights = new Set<string>();
   const kept = new Map<string, string>();
   for (const { name, dtype, shape } of all.values()) {
     if (shape.length !== 2 || !name.endsWith(".weight")) continue;
-    const reason = whyKept(name.slice(0, -".weight".length), dtype, all, keptInFp32[type], patterns);
+    const reason = whyKept(name.slice(0, -".weight".length), dtype, all, isFp32, isSkipped);
     if (reason === undefined) weights.add(name);
     else kept.set(name, reason);
   }
@@ -160,27 +177,16 @@ function whyKept(
   module: string,
   dtype: SafetensorsDtype,
   all: ReadonlyMap<string, TensorShape>,
-  fp32: string | undefined,
-  patterns: readonly string[],
+  isFp32: (module: string) => boolean,
+  isSkipped: readonly ((module: string) => boolean)[],
 ): string | undefined {
   const last = module.split(".").at(-1)!;
   const isHead = heads.some((head) => module === head || module.endsWith(`.${head}`));
   if (isHead || (last === "score" && !all.has(`${module}.bias`))) return "output head";
   if (embedding.test(last)) return "embedding";
   if (/\.experts\.\d+\./.test(module)) return "expert of a mixture";
-  if (fp32 !== undefined && matches(module, fp32)) return "kept in float32";
-  if (patterns.some((pattern) => matches(module, pattern))) return "skipped";
+  if (isFp32(module)) return "kept in float32";
+  if (isSkipped.some((skips) => skips(module))) return "skipped";
   if (!(Object.values(floatDtypes) as string[]).includes(dtype)) return `stored as ${dtype}`;
   return undefined;
-}
-
-/** transformers' `should_convert_module`, for one pattern. */
-function matches(module: string, pattern: string): boolean {
-  let regex: RegExp;
-  try {
-    regex = new RegExp(`^(?:${pattern})(?:(?<=\\.)|(?=\\.|$))`);
-  } catch (cause) {
-    throw new BnbError(`skip ${JSON.stringify(pattern)} is no regular expression: ${(cause as Error).message}.`);
-  }
-  return module.endsWith(pattern) || regex.test(module);
 }

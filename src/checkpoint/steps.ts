@@ -1,11 +1,12 @@
 // Owns the pieces of work that checkpoints are made by: where a weight comes from, and what is written for it.
 import { currentDevice } from "../device.ts";
-import { dtypeCode, type FloatDType } from "../dtype.ts";
+import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { Int8Weight } from "../int8_weight.ts";
-import { native, size } from "../native.ts";
+import { dtypes, native, size } from "../native.ts";
 import { dequantizeBlockwise, quantize4bit, type ScalesOptions } from "../quantize.ts";
 import { matrixOf } from "../shape.ts";
+import { Signature } from "../signature.ts";
 import { Tensor } from "../tensor.ts";
 import type { Step } from "./checkpoint.ts";
 import type { GgufTensor } from "./gguf.ts";
@@ -57,9 +58,9 @@ export function fromGguf(tensor: GgufTensor, dtype: FloatDType): Source {
   const load = () => {
     const device = currentDevice();
     const bytes = tensor.read();
-    const blocks = [bytes, size(bytes.length), dtypeCode(dtype, name)] as const;
+    const blocks = [bytes, size(bytes.length), dtypes[dtype]] as const;
     const pointer = native.bnb_tensor_from_gguf(device.pointer, tensor.type, ...matrixOf(shape), ...blocks);
-    const made = new Tensor(pointer, dtype, shape, device);
+    const made = new Tensor(new Signature(name).made(pointer), dtype, shape, device);
     tensor.release(bytes);
     return made;
   };

@@ -130,6 +130,18 @@ async function compile(command: string[]): Promise<void> {
   if (status !== 0) throw new Error(`${command.join(" ")}\n${stderr}`);
 }
 
+/** One instruction set's forms. They take longest, and change less often than the rest: compiled again only with them. */
+async function formsObject(command: string[]): Promise<string> {
+  const inputs = files("csrc/cpu/*", "csrc/*.h", "metal/*.h", "test/faults/c/hook.h");
+  const hash = Bun.hash(command.join(" ") + inputs.map((file) => readFileSync(file, "utf8")).join("\0")).toString(36);
+  const path = `${cache}/forms-${hash}.o`;
+  if (existsSync(path)) return path;
+  const temporary = `${path}.${process.pid}`;
+  await compile([...command, "-c", `${root}/csrc/cpu/isa.c`, "-o", temporary]);
+  renameSync(temporary, path);
+  return path;
+}
+
 /**
  * Builds the harness, and the library that it tests: for `"undefined"` a shared library that Bun can load too. All is
  * compiled again where a source has changed.
@@ -170,9 +182,7 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
     ),
     ...isas
       .filter(({ name }) => own.includes(name))
-      .map((isa) =>
-        object(`${root}/csrc/cpu/isa.c`, [...hooked, cpu(isa.cpu), `-DISA=${isa.name}`, ...formFlags], isa.name),
-      ),
+      .map((isa) => formsObject([...common, ...hooked, cpu(isa.cpu), `-DISA=${isa.name}`, ...formFlags])),
     object(`${here}/hook.c`, []),
   ];
   const harness = [...files("test/faults/c/*.c"), `${folder}/generated/entries.c`]

@@ -4,7 +4,7 @@ import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { declarations } from "../header.ts";
 import { canMount, interruptEverywhere, quantizeOnto } from "./interrupted.ts";
-import { ffi, files, harness, lifetime, scratch, type Tally } from "./runs.ts";
+import { ffi, files, harness, liars, lifetime, scratch, type Tally } from "./runs.ts";
 
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
@@ -34,6 +34,23 @@ describe.skipIf(process.platform !== "linux")("the C entries, under the undefine
     expect(lacking(tallies, ({ calls }) => calls > 0)).toEqual([]);
     const refused = Object.values(tallies).reduce((sum, { outOfMemory }) => sum + outOfMemory, 0);
     expect(refused).toBeGreaterThan(100);
+  });
+
+  test("the public functions answer arguments that lie, and none crashes", async () => {
+    const { functions, calls } = await liars(seed, 60, 2);
+    expect(functions).toBeGreaterThan(100);
+    expect(calls).toBe(50 * functions);
+  });
+
+  test("while another thread rewrites what a call reads, every address stays in its bounds", async () => {
+    const tallies = await harness("undefined", "races", seed, 8000);
+    const raced = Object.values(tallies).filter(({ calls, ok }) => calls > 0 && ok > 0);
+    expect(raced.length).toBeGreaterThan(40);
+  });
+
+  test("a child of a process whose threads are anywhere in the library can use the CPU", async () => {
+    const tallies = await harness("undefined", "forks", seed, 80);
+    expect(Object.values(tallies).reduce((sum, { ok }) => sum + ok, 0)).toBe(80);
   });
 
   test("through the FFI, nothing that JavaScript can give crashes", async () => {

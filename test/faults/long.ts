@@ -6,7 +6,7 @@ import { Command } from "commander";
 import { fakeMetal } from "../metal/host/build.ts";
 import { type Build, buildForms, findClang } from "./build.ts";
 import { canMount, interruptEverywhere, quantizeOnto } from "./interrupted.ts";
-import { ffi, files, forms, harness, lifetime, type Mode, scratch, type Tally } from "./runs.ts";
+import { ffi, files, forms, harness, liars, lifetime, type Mode, scratch, type Tally } from "./runs.ts";
 
 const options = new Command("test:faults")
   .description("Feeds the library bad arguments, bad files, and a machine that runs out of memory, disk and luck.")
@@ -98,6 +98,9 @@ const kinds: Record<string, () => Promise<unknown>> = {
   plain: () => repeat("undefined", "fuzz", 50_000, { BNB_ISA: "plain" }),
   allocations: () => repeat("undefined", "allocations", 2),
   threads: () => repeat("thread", "threads", 20_000),
+  races: () => repeat("undefined", "races", 20_000),
+  "races-plain": () => repeat("undefined", "races", 20_000, { BNB_ISA: "plain" }),
+  fork: () => repeat("undefined", "forks", 300),
   address: () => repeat(withAddresses(), "fuzz", 20_000),
   "address-allocations": () => repeat(withAddresses(), "allocations", 1),
   "address-forms": addressForms,
@@ -109,7 +112,12 @@ const kinds: Record<string, () => Promise<unknown>> = {
     needs(process.platform === "linux" && process.arch === "x64", "the simulated GPU runs on Linux x64 only");
     return await repeat("undefined", "fuzz", 600, simulated());
   },
+  "races-metal": async () => {
+    needs(process.platform === "linux" && process.arch === "x64", "the simulated GPU runs on Linux x64 only");
+    return await repeat("undefined", "races", 600, simulated());
+  },
   ffi: () => ffi(seed, seconds),
+  liars: () => liars(seed, seconds),
   files: () => files(seed, seconds),
   interrupted,
   "full-disks": fullDisks,

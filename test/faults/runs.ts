@@ -60,7 +60,7 @@ export async function forms(program: string, isa: string): Promise<boolean> {
   return true;
 }
 
-export type Mode = "fuzz" | "threads" | "allocations";
+export type Mode = "fuzz" | "threads" | "allocations" | "races" | "forks";
 
 /** Runs the C harness. @param prefix a program that runs it, such as valgrind */
 export async function harness(
@@ -114,6 +114,17 @@ export interface FfiReport {
 export async function ffi(seed: number, seconds: number, count?: number): Promise<FfiReport> {
   const { library } = await build("undefined");
   return await script("ffi.ts", [note, seed, seconds, ...(count ? [count] : [])], { BNB_LIBRARY: library });
+}
+
+export interface LiarsReport {
+  readonly functions: number;
+  readonly calls: number;
+}
+
+/** Calls the public functions with arguments that lie. */
+export async function liars(seed: number, seconds: number, rounds?: number): Promise<LiarsReport> {
+  const { library } = await build("undefined");
+  return await script("liars.ts", [note, seed, seconds, ...(rounds ? [rounds] : [])], { BNB_LIBRARY: library });
 }
 
 export interface FilesReport {

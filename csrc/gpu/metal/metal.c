@@ -1,17 +1,14 @@
 /* Metal through libobjc, in plain C: opens the default GPU of a Mac and enqueues kernels on it. */
 #include "metal.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct metal metal;
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-
-void metal_lock(void) { pthread_mutex_lock(&lock); }
-void metal_unlock(void) { pthread_mutex_unlock(&lock); }
+void metal_lock(void) { lock(LOCK_GPU); }
+void metal_unlock(void) { unlock(LOCK_GPU); }
 
 void *metal_enter(void) {
     metal_lock();
@@ -49,19 +46,20 @@ static bool is_recent_enough(void) {
     return ABSENT("it needs macOS 13.1 or later, and this is %s; update macOS, or use the device \"cpu\"", version);
 }
 
+/* The GPU that virtual Macs show says Apple5, and yet runs kernels of simdgroups on the chip beneath. */
 static bool is_capable(void) {
-    if (MTLDevice_supportsFamily(metal.device, MTL_GPU_FAMILY_APPLE7) &&
-        MTLDevice_supportsFamily(metal.device, MTL_GPU_FAMILY_METAL3))
+    if (is_set("BNB_METAL_ANY_FAMILY") || (MTLDevice_supportsFamily(metal.device, MTL_GPU_FAMILY_APPLE7) &&
+                                           MTLDevice_supportsFamily(metal.device, MTL_GPU_FAMILY_METAL3)))
         return true;
-    return ABSENT("\"%s\" lacks what an Apple M1 has (GPU family Apple7, Metal 3), as the GPUs of Intel Macs and of "
-                  "virtual machines do; use the device \"cpu\"",
+    return ABSENT("\"%s\" lacks what an Apple M1 has (GPU family Apple7, Metal 3), as the GPUs of Intel Macs do; use the "
+                  "device \"cpu\", or, in a virtual Mac on Apple Silicon, try BNB_METAL_ANY_FAMILY=1",
                   metal.name);
 }
 
 /* Each family does what the ones before it do; 1001 is Apple1. */
 static int find_family(void) {
-    NSInteger family = MTL_GPU_FAMILY_APPLE7;
-    while (family < MTL_GPU_FAMILY_APPLE7 + 32 && MTLDevice_supportsFamily(metal.device, family + 1)) family++;
+    NSInteger family = MTL_GPU_FAMILY_APPLE1;
+    while (family < MTL_GPU_FAMILY_APPLE1 + 64 && MTLDevice_supportsFamily(metal.device, family + 1)) family++;
     return (int)(family - 1000);
 }
 

@@ -3,7 +3,6 @@
 
 #include "metal.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -34,6 +34,7 @@
            id *)                                                                                                       \
     METHOD(MTLCompileOptions, setLanguageVersion, "setLanguageVersion:", void, NSUInteger)                             \
     METHOD(MTLCompileOptions, setMathMode, "setMathMode:", void, NSInteger)                                            \
+    METHOD(MTLCompileOptions, setMathFloatingPointFunctions, "setMathFloatingPointFunctions:", void, NSInteger)        \
     METHOD(MTLCompileOptions, setFastMathEnabled, "setFastMathEnabled:", void, bool)                                   \
     METHOD(MTLLibrary, newFunctionWithName, "newFunctionWithName:", id, id)                                            \
     METHOD(MTLLibrary, newFunctionWithName_constantValues_error, "newFunctionWithName:constantValues:error:", id, id,  \

@@ -129,13 +129,13 @@ static int bind(sim_launch *launch, const struct dispatch *dispatch) {
 static const char *run(const struct dispatch *dispatch) {
     static char text[4096];
     sim_launch *launch = sim_launch_new(dispatch->pipeline->kernel);
-    const char *seed   = getenv("BNB_SIM_SEED");
+    const char *seed   = getenv("BNB_SIM_SEED"), *flush = getenv("BNB_SIM_FLUSH");
     int         errors = !launch ? -1 : bind(launch, dispatch);
     if (!errors)
         errors = sim_run(launch, (uint32_t)dispatch->grid.width, (uint32_t)dispatch->grid.height,
                          (uint32_t)dispatch->grid.depth, (uint32_t)dispatch->group.width,
                          (uint32_t)dispatch->group.height, (uint32_t)dispatch->group.depth,
-                         seed ? (uint32_t)atol(seed) : 0, 0);
+                         seed ? (uint32_t)atol(seed) : 0, flush && !strcmp(flush, "0") ? 0 : SIM_RUN_FLUSH);
     counters.runs++;
     sim_launch_free(launch);
     if (!errors) return NULL;

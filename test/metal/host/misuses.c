@@ -14,6 +14,7 @@ static id pipeline(void) {
     id error = NULL, options = NSObject_new(objc.getClass("MTLCompileOptions"));
     MTLCompileOptions_setLanguageVersion(options, MTL_LANGUAGE_VERSION_3_0);
     MTLCompileOptions_setMathMode(options, MTL_MATH_MODE_SAFE);
+    MTLCompileOptions_setMathFloatingPointFunctions(options, MTL_MATH_FUNCTIONS_PRECISE);
     char text[8192];
     snprintf(text, sizeof text, "#include <metal_stdlib>\nusing namespace metal;\n%s", kernel_families[0].text);
     id library  = MTLDevice_newLibraryWithSource_options_error(device, objc_string(text), options, &error);
@@ -79,9 +80,17 @@ static void fast_math(void) {
     MTLDevice_newLibraryWithSource_options_error(device, objc_string(""), options, NULL);
 }
 
+static void fast_functions(void) {
+    id options = NSObject_new(objc.getClass("MTLCompileOptions"));
+    MTLCompileOptions_setMathMode(options, MTL_MATH_MODE_SAFE);
+    MTLCompileOptions_setLanguageVersion(options, MTL_LANGUAGE_VERSION_3_0);
+    MTLDevice_newLibraryWithSource_options_error(device, objc_string(""), options, NULL);
+}
+
 static void language_version(void) {
     id options = NSObject_new(objc.getClass("MTLCompileOptions"));
-    MTLCompileOptions_setFastMathEnabled(options, false);
+    MTLCompileOptions_setMathMode(options, MTL_MATH_MODE_SAFE);
+    MTLCompileOptions_setMathFloatingPointFunctions(options, MTL_MATH_FUNCTIONS_PRECISE);
     MTLDevice_newLibraryWithSource_options_error(device, objc_string(""), options, NULL);
 }
 
@@ -181,6 +190,7 @@ static const struct {
     MISUSE(pool_popped_twice),
     MISUSE(empty_buffer),
     MISUSE(fast_math),
+    MISUSE(fast_functions),
     MISUSE(language_version),
     MISUSE(commit_twice),
     MISUSE(commit_while_encoding),

@@ -11,7 +11,7 @@
 #include "../../../csrc/gpu/driver.h"
 #include "../../../csrc/internal.h"
 
-/* ── Stand-ins for csrc/error.c, and for the fake's counters ────────────────────────────────────────────────────── */
+/* ── Stand-ins for csrc/error.c and csrc/lock.c, and for the fake's counters ────────────────────────────────────────────────────── */
 
 static _Thread_local bnb_status last_status;
 static _Thread_local char       last_error[2048];
@@ -23,6 +23,11 @@ bnb_status fail(bnb_status status, const char *sentence, ...) {
     va_end(values);
     return last_status = status;
 }
+
+static pthread_mutex_t locks[LOCKS];
+
+void lock(enum lock which) { pthread_mutex_lock(&locks[which]); }
+void unlock(enum lock which) { pthread_mutex_unlock(&locks[which]); }
 
 bnb_status  bnb_last_status(void) { return last_status; }
 const char *bnb_last_error(void) { return last_error; }

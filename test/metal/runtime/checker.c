@@ -371,6 +371,15 @@ void __ubsan_handle_shift_out_of_bounds(source_location *l, void *, void *) {
     undefined(l, "bad shift", "the distance is negative or not below the number of bits");
 }
 
+#define OVERFLOW(name, ...)                                                                                    \
+    void __ubsan_handle_##name##_overflow(source_location *l, __VA_ARGS__) {                                   \
+        undefined(l, "integer overflow", "the result does not fit: widen an operand, or say what may be lost"); \
+    }
+OVERFLOW(add, void *, void *)
+OVERFLOW(sub, void *, void *)
+OVERFLOW(mul, void *, void *)
+OVERFLOW(negate, void *)
+
 void __ubsan_handle_divrem_overflow(source_location *l, void *, void *) {
     undefined(l, "integer division", "by zero, or of the least integer by -1");
     threads_abandon();

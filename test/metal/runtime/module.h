@@ -94,6 +94,10 @@ void sim_simdgroup_barrier(sim_u32 flags, sim_site site);
 // Publishes `bytes` of `in`, waits for the simdgroup, combines, and copies the slot of lane `source` to `out`.
 sim_u32 sim_exchange(const void *in, void *out, sim_u32 bytes, int source, sim_combine combine, sim_site site);
 void sim_report_different_tiles(sim_site site);
+// For simdgroup operations whose arguments leave the result undefined; `what` is the end of a sentence.
+void sim_report_lanes(sim_site site, const char *what);
+// The order in which reductions take the lanes, and products of matrices their terms: a permutation of 32.
+const unsigned char *sim_lane_order(void);
 void *sim_threadgroup_variable(const sim_variable *variable);
 
 #ifdef __cplusplus

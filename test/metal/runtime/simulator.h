@@ -59,10 +59,12 @@ int sim_launch_bytes(sim_launch *launch, uint32_t index, const void *bytes, size
 int sim_launch_threadgroup(sim_launch *launch, uint32_t index, size_t bytes);
 int sim_launch_constant(sim_launch *launch, uint32_t index, const void *value, size_t bytes);
 
-// SIM_RUN_LAX lets simdgroup operations run with the lanes that are left, as third-party kernels expect.
-enum { SIM_RUN_LAX = 1 };
+// SIM_RUN_LAX lets simdgroup operations run with the lanes that are left, as third-party kernels expect. SIM_RUN_FLUSH
+// takes subnormal numbers of fp32 for zeros, as Apple's GPUs do.
+enum { SIM_RUN_LAX = 1, SIM_RUN_FLUSH = 2 };
 
-// Runs grid threadgroups of group threads. Seed 0 runs threads and threadgroups in order; others shuffle both.
+// Runs grid threadgroups of group threads. Seed 0 runs threads, threadgroups and the sums of lanes in order; others shuffle
+// all three.
 // Returns the number of errors (0: the launch is good); their text is sim_errors().
 int sim_run(sim_launch *launch, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z, uint32_t group_x, uint32_t group_y,
             uint32_t group_z, uint32_t seed, uint32_t flags);
