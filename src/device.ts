@@ -6,8 +6,8 @@ import { Signature } from "./signature.ts";
 /** What can compute. Where none is named, the first of these that is present is used, or the one that `BNB_DEVICE` names. */
 export type DeviceKind = "metal" | "cuda" | "cpu";
 
-/** What a device can be asked for by: its kind, torch's word for metal, or the best one here. */
-export type DeviceName = DeviceKind | "mps" | "auto";
+/** What a device can be asked for by: its kind, a second GPU's place ("cuda:1"), torch's word for metal, or the best one here. */
+export type DeviceName = DeviceKind | `${DeviceKind}:${number}` | "mps" | "auto";
 
 const deviceNames: readonly DeviceName[] = ["auto", "metal", "mps", "cuda", "cpu"];
 
@@ -51,7 +51,8 @@ export class Device extends NativeObject {
 
   /** @internal The device that an argument names. */
   static named(me: Signature, name: unknown, argument: string): Device {
-    const kind = me.choice(name, argument, deviceNames);
+    const further = typeof name === "string" && /^\w+:\d{1,3}$/.test(name) ? name : undefined; // a second GPU, "cuda:1"
+    const kind = further ?? me.choice(name, argument, deviceNames);
     return Device.#over(me.made(native.bnb_device_open(kind)));
   }
 

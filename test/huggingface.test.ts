@@ -30,8 +30,8 @@ describe("modules", () => {
     expect([...weights].length).toBe(7);
     expect([...weights].every((name) => name.includes("_proj"))).toBe(true);
     expect(Object.fromEntries(kept)).toEqual({
-      "lm_head.weight": "output head",
-      "model.embed_tokens.weight": "embedding",
+      "lm_head.weight": "the output head, which transformers keeps",
+      "model.embed_tokens.weight": "an embedding, which bitsandbytes does not replace",
     });
     expect(skipModules).toBeUndefined();
   });
@@ -105,11 +105,8 @@ describe("modules", () => {
     expect(chooseModules(names.map(matrix), {}, ["fc1"]).skipModules).toEqual(["fc1", "lm_head"]);
   });
 
-  test("T5 keeps wo; GPT-2's transposed weights are refused; a bad pattern is named", () => {
+  test("T5 keeps wo; a bad pattern is named", () => {
     expect(chosen(["a.wi.weight", "a.wo.weight"], { model_type: "t5" })).toEqual(["a.wi"]);
-    expect(() => chosen(["h.0.c_attn.weight"], { model_type: "gpt2" })).toThrow(
-      /gpt2 models store Linear weights transposed/,
-    );
     expect(() => chosen(["a.weight"], {}, ["("])).toThrow(/skip "\(" is no regular expression/);
   });
 });

@@ -141,6 +141,7 @@ struct matmul_backward_job {
 /* y[i, :] = the row indices[i] of the table, which is `q`, or `w` where q.code is NULL. */
 struct embedding_job {
     const int32_t *indices;
+    size_t         count; /* of indices */
     struct dense   w;
     struct coded   q;
     void          *y;
@@ -154,7 +155,7 @@ struct rms_norm_job {
     struct dense residual; /* data is NULL where there is none */
     float        scale;
     const float *weight; /* [d] */
-    size_t       d;
+    size_t       runs, d;
     float        offset, eps;
     void        *y;
 };
@@ -261,7 +262,7 @@ struct int8_quantize_job {
 
 struct int8_dequantize_job {
     const int8_t *codes;
-    size_t        columns;
+    size_t        rows, columns;
     const float  *stats; /* of the rows */
     void         *y;
     bnb_dtype     dtype;
@@ -279,6 +280,7 @@ struct int8_output {
 
 struct int8_mm_dequant_job {
     const int32_t     *sums;
+    size_t             rows;
     struct int8_output to;
 };
 

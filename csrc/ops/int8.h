@@ -22,7 +22,7 @@ bnb_status int8_list_outliers(const bnb_tensor *x, float threshold, const bnb_te
 
 /* A copy of the columns that a list in host memory holds, up to the first place that names none: each is read once, for
  * another thread may be writing. NULL and an error where there is no memory; the caller frees it. */
-int32_t *int8_copy_outliers(const struct buffer *list, size_t columns, size_t *count);
+int32_t *int8_copy_outliers(const int32_t *list, size_t columns, size_t *count);
 
 /* The checks of arguments that several entries take. Each records its failure. */
 bool is_threshold(float threshold, const char *function);

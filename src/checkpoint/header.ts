@@ -33,6 +33,11 @@ const bits = {
 /** A dtype as a safetensors header spells it. */
 export type SafetensorsDtype = keyof typeof bits;
 
+/** Whether tensors of a dtype stand behind those of another in a file. */
+export function liesBehind(dtype: SafetensorsDtype, other: SafetensorsDtype): boolean {
+  return order.get(dtype)! < order.get(other)!;
+}
+
 const order = new Map(Object.keys(bits).map((dtype, index) => [dtype as SafetensorsDtype, index]));
 
 /** What a header says of one tensor; `start` and `end` count bytes from the end of the header. */

@@ -3,10 +3,10 @@ import { compare } from "../compare.ts";
 import { BnbError } from "../error.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import { type GgufModel, openGguf } from "./gguf.ts";
-import { quantMethod, readConfig } from "./huggingface.ts";
+import { checkChoice, originalShapes, quantMethod, readConfig, storedByColumns } from "./huggingface.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import type { Stored } from "./state.ts";
-import { floatDtypeOf, fromGguf, fromSafetensors, fromStored, type Source } from "./steps.ts";
+import { floatDtypeOf, fromGguf, fromSafetensors, fromStored, type Source, transposedSource } from "./steps.ts";
 
 /** One weight of a model, as it is stored. */
 export interface WeightReport {
@@ -113,15 +113,19 @@ function openedCheckpoint(checkpoint: Checkpoint): Opened {
   const stored = checkpoint.quantized;
   const parts = new Set([...stored.values()].flatMap((weight) => weight.parts.map((part) => part.name)));
   const plain = [...checkpoint.tensors.values()].filter((tensor) => !parts.has(tensor.name));
-  const entries = [...[...stored.values()].map(storedEntry), ...plain.map(plainEntry)];
+  const isColumns = storedByColumns(checkpoint, readConfig(checkpoint.directory));
+  const quantized = Array.from(stored.values(), (weight) => storedEntry(weight, isColumns(weight.name)));
+  const entries = [...quantized, ...plain.map(plainEntry)];
   entries.sort((a, b) => Buffer.compare(Buffer.from(a.report.name), Buffer.from(b.report.name)));
   return { entries, [Symbol.dispose]: () => checkpoint.close() };
 }
 
-function storedEntry(weight: Stored): Entry {
+/** @param isColumns whether the original has the weight by columns, which it is compared with */
+function storedEntry(weight: Stored, isColumns: boolean): Entry {
   const bytes = weight.parts.reduce((sum, part) => sum + part.byteLength, 0);
   const source = fromStored(weight, "float32");
-  return { source, report: describe(weight.name, source.shape, formatOf(weight), bytes) };
+  const report = describe(weight.name, source.shape, formatOf(weight), bytes);
+  return { source: isColumns ? transposedSource(source) : source, report };
 }
 
 function plainEntry(tensor: SafetensorsTensor): Entry {
@@ -143,6 +147,7 @@ function describe(name: string, shape: readonly number[], format: string, bytes:
 
 /** What {@link verifyCheckpoint} found. */
 export interface VerifyReport {
+  /** The model's, a quantised weight as one. */
   readonly tensors: number;
   /** Quantised weights, by format. */
   readonly quantized: Readonly<Record<string, number>>;
@@ -179,7 +184,7 @@ export async function verifyCheckpoint(
     options.onProgress?.(done + 1, opened.entries.length);
     await new Promise(setImmediate);
   }
-  return { tensors: checkpoint.tensors.size, quantized, problems };
+  return { tensors: opened.entries.length, quantized, problems };
 }
 
 function nonFinite(source: Source): number {
@@ -197,7 +202,9 @@ function checkConfig(checkpoint: Checkpoint, quantized: Readonly<Record<string, 
     return [`config.json has no quantization_config, but weights are ${stored}: transformers would not load them.`];
   }
   const others = formats.filter((format) => format !== says);
-  if (others.length === 0 && (says === undefined || formats.length > 0)) return [];
+  if (says === undefined) return [];
+  if (others.length === 0 && formats.length > 0)
+    return checkChoice(originalShapes(checkpoint), config, new Set(checkpoint.quantized.keys()));
   return [`config.json says that weights are ${says}, but ${formats.join(" and ") || "none"} are stored.`];
 }
 

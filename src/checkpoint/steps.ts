@@ -1,19 +1,22 @@
 // Owns the pieces of work that checkpoints are made by: where a weight comes from, and what is written for it.
+import { Codebook, createNormalMap } from "../codebook.ts";
 import { currentDevice } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { Int8Weight } from "../int8_weight.ts";
 import { dtypes, native, size } from "../native.ts";
-import { dequantizeBlockwise, quantize4bit, type ScalesOptions } from "../quantize.ts";
+import { dequantizeBlockwise, quantizeBlockwise, type ScalesOptions } from "../quantize.ts";
 import { matrixOf } from "../shape.ts";
 import { Signature } from "../signature.ts";
 import { Tensor } from "../tensor.ts";
 import type { Step } from "./checkpoint.ts";
 import type { GgufTensor } from "./gguf.ts";
 import type { SafetensorsDtype } from "./header.ts";
+import type { QuantType } from "./huggingface.ts";
 import type { SafetensorsTensor, SafetensorsValues } from "./safetensors.ts";
-import { floatDtypes, type QuantType4bit, type StorageDtype, type Stored, specsBlockwise, specsInt8 } from "./state.ts";
+import { floatDtypes, type StorageDtype, type Stored, specsBlockwise, specsInt8 } from "./state.ts";
 import { fromStateDict, toStateDict } from "./statedict.ts";
+import { transposed } from "./transpose.ts";
 import type { TensorSource } from "./writer.ts";
 
 /** A float weight that can be had as a tensor, from whatever it is stored as. */
@@ -87,6 +90,20 @@ export function fromStored(stored: Stored, dtype?: FloatDType): Source {
   return { name, shape: stored.state.shape, dtype: to, format, inputBytes, load };
 }
 
+/** A matrix that is stored by columns, as one by rows, or the other way round. */
+export function transposedSource(source: Source): Source {
+  const [rows, columns] = matrixOf(source.shape) as readonly [number, number];
+  const load = () => {
+    using tensor = source.load();
+    return upload(
+      transposed(tensor.read() as Float32Array, [Number(rows), Number(columns)]),
+      [columns, rows],
+      source.dtype,
+    );
+  };
+  return { ...source, shape: [columns, rows], load };
+}
+
 const elements = (shape: readonly number[]) => shape.reduce((product, extent) => product * extent, 1);
 
 /** Writes a tensor as it is. */
@@ -117,25 +134,37 @@ export function keepStep(tensor: SafetensorsTensor, dtype: FloatDType | undefine
   return castStep(fromSafetensors(tensor), dtype);
 }
 
-export interface Quantize4bitStepOptions {
-  readonly quantType: QuantType4bit;
+export interface QuantizeStepOptions {
+  readonly quantType: Exclude<QuantType, "int8">;
   readonly blocksize: number;
   readonly doubleQuant: boolean;
   readonly scales: NonNullable<ScalesOptions["scales"]>;
   readonly storage: StorageDtype;
 }
 
-/** Writes a weight as the tensors of a 4-bit state, having rounded it to a dtype first, as transformers does. */
-export function quantize4bitStep(source: Source, dtype: FloatDType, options: Quantize4bitStepOptions): Step {
+/** Writes a weight as the tensors of a codebook's state, having rounded it to a dtype first, as transformers does. */
+export function quantizeBlockwiseStep(source: Source, dtype: FloatDType, options: QuantizeStepOptions): Step {
   const { name, shape, inputBytes } = source;
-  const { quantType, blocksize, doubleQuant, scales, storage } = options;
-  const specs = specsBlockwise(name, shape, { quantType, blocksize, storage, nestedBlocksize: doubleQuant ? 256 : 0 });
+  const { blocksize, doubleQuant, scales, storage } = options;
+  const code = codebookOf(options.quantType);
+  const quantType = options.quantType === "nf4" || options.quantType === "fp4" ? options.quantType : "blockwise";
+  const nestedBlocksize = doubleQuant ? 256 : 0;
+  const specs = specsBlockwise(name, shape, { quantType, bits: code.bits, blocksize, storage, nestedBlocksize });
   const run: Step["run"] = (write) => {
     using tensor = loadAs(source, dtype);
-    using q = quantize4bit(tensor, { quantType, blocksize, compressStatistics: doubleQuant, scales });
+    using q = quantizeBlockwise(tensor, { code, blocksize, nested: doubleQuant, scales });
     writeParts(toStateDict(name, q, { quantStorage: storage }), write);
   };
   return { name, specs, inputBytes, parameters: elements(shape), run };
+}
+
+let sevenBits: Codebook | undefined;
+
+/** The codebook of a format; of 7 bits, which no name is kept for, the normal float. */
+function codebookOf(quantType: Exclude<QuantType, "int8">): Codebook {
+  if (quantType !== "nf7") return Codebook.named(quantType);
+  sevenBits ??= createNormalMap(undefined, true, 7);
+  return sevenBits;
 }
 
 /** Writes a weight as the tensors of int8, having rounded it to a dtype first, and then to float16, as transformers does. */

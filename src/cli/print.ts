@@ -40,11 +40,17 @@ export function printJson(value: unknown, indent?: number): void {
   write(process.stdout.fd, `${printableLines(JSON.stringify(value, null, indent))}\n`);
 }
 
-/** For commander: help as it is, complaints, which quote what was typed, escaped. */
+/** A complaint of commander's, of several lines, which quotes what was typed: that stays on one. */
+function complaint(text: string): string {
+  const typed = process.argv.slice(2).filter((argument) => argument.includes("\n"));
+  return printableLines(typed.reduce((rest, argument) => rest.replaceAll(argument, printable(argument)), text));
+}
+
+/** For commander: help as it is, complaints escaped. */
 export const output = {
   writeOut: (text: string) => write(process.stdout.fd, text),
   writeErr: (text: string) => write(process.stderr.fd, text),
-  outputError: (text: string, put: (text: string) => void) => put(printableLines(text)),
+  outputError: (text: string, put: (text: string) => void) => put(complaint(text)),
 };
 
 /** A stream that can't be written to. */

@@ -225,15 +225,3 @@ export async function buildForms(clang: string): Promise<string> {
   await compile([...common, ...formsFlags(isas), ...objects, ...units, "-lm", "-o", path]);
   return path;
 }
-
-/** Builds the library that fails a process's calls, for LD_PRELOAD, and gives its path. */
-export async function compileShim(): Promise<string> {
-  const source = `${here}/preload/shim.c`;
-  const path = `${cache}/shim-${Bun.hash(readFileSync(source)).toString(36)}.so`;
-  if (existsSync(path)) return path;
-  mkdirSync(cache, { recursive: true });
-  const temporary = `${path}.${process.pid}`;
-  await compile([findZig(), "cc", "-shared", "-fPIC", "-O1", source, "-o", temporary]);
-  renameSync(temporary, path);
-  return path;
-}

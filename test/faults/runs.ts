@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Build, build } from "./build.ts";
+import type { RenamedReport } from "./renamed.ts";
 
 export const scratch = mkdtempSync(join(tmpdir(), "bnb-faults-"));
 process.on("exit", () => rmSync(scratch, { recursive: true, force: true }));
@@ -148,4 +149,9 @@ export async function files(seed: number, seconds: number, count?: number): Prom
 /** Puts lifetimes under stress. */
 export function lifetime(mode: "dispose" | "collect" | "workers", count: number): Promise<Record<string, number>> {
   return script("lifetime.ts", [mode, count]);
+}
+
+/** Opens files that are renamed over meanwhile. */
+export function renamed(seconds: number): Promise<RenamedReport> {
+  return script("renamed.ts", [mkdtempSync(join(scratch, "renamed-")), seconds]);
 }

@@ -78,16 +78,18 @@ static bool open_device(void) {
     return queue_open() && kernels_open();
 }
 
-static bool metal_open(void) {
+/* An Apple chip has one GPU. */
+static void *metal_open(uint32_t index) {
+    if (index) return refuse(BNB_UNSUPPORTED, "metal:%u is absent: an Apple chip has one GPU; use the device \"metal\"", index);
     const char *missing = objc_load();
-    if (missing) return ABSENT("%s; use the device \"cpu\"", missing);
+    if (missing) return ABSENT("%s; use the device \"cpu\"", missing), NULL;
     void *pool   = metal_enter();
     bool  opened = open_device();
     metal_leave(pool);
-    return opened;
+    return opened ? &metal : NULL;
 }
 
-static void metal_describe(char *text, size_t size) {
+static void metal_describe(void *, char *text, size_t size) {
     snprintf(text, size, "%s, GPU family Apple%d, %.1f GB for one process, %.1f GB in one buffer, %s", metal.name,
              metal.family, (double)metal.working_set / 1e9, (double)metal.buffer_max / 1e9, kernels_origin());
 }
@@ -102,6 +104,8 @@ static bnb_status check(const struct launch *launch) {
     if (!launch->threads || launch->threads % 32 || !launch->groups[0] || !launch->groups[1] || !launch->groups[2])
         return fail(BNB_INVALID, "%s: %u threads in %u × %u × %u groups are no grid", launch->kernel, launch->threads,
                     launch->groups[0], launch->groups[1], launch->groups[2]);
+    if (launch->shared_bytes % 16)
+        return fail(BNB_INVALID, "%s: %u bytes of threadgroup memory, expected a multiple of 16", launch->kernel, launch->shared_bytes);
     return BNB_OK;
 }
 
@@ -113,13 +117,29 @@ static void encode(id encoder, uint64_t batch, const struct pipeline *pipeline, 
         struct memory *memory = launch->bindings[i].memory;
         MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, memory ? memory->buffer : NULL,
                                                           launch->bindings[i].offset, i + 1);
-        if (memory) memory->used = batch;
+        if (!memory) continue;
+        memory->used = batch;
+        if (!(launch->bindings[i].access & WRITES)) continue;
+        memory->written = batch;
+        if (launch->bindings[i].access == WRITES) memory->lost = false;
     }
+    if (launch->shared_bytes)
+        MTLComputeCommandEncoder_setThreadgroupMemoryLength_atIndex(encoder, launch->shared_bytes, 0);
     MTLComputeCommandEncoder_dispatchThreadgroups_threadsPerThreadgroup(
         encoder, (MTLSize){launch->groups[0], launch->groups[1], launch->groups[2]}, (MTLSize){launch->threads, 1, 1});
 }
 
+/* Whether a batch has failed that was to write what this launch reads. */
+static bool reads_what_is_lost(const struct launch *launch) {
+    for (uint32_t i = 0; i < launch->binding_count; i++) {
+        const struct memory *memory = launch->bindings[i].memory;
+        if (memory && memory->lost && launch->bindings[i].access & READS) return true;
+    }
+    return false;
+}
+
 static bnb_status enqueue(const struct launch *launch) {
+    if (reads_what_is_lost(launch)) return queue_tell_lost();
     struct kernel *kernel = kernels_find(launch->family, launch->kernel);
     if (!kernel)
         return fail(BNB_UNSUPPORTED, "metal/%s.metal has no kernel %s", launch->family, launch->kernel);
@@ -136,7 +156,7 @@ static bnb_status enqueue(const struct launch *launch) {
     return BNB_OK;
 }
 
-static bnb_status metal_launch(const struct launch *launch) {
+static bnb_status metal_launch(void *, const struct launch *launch) {
     bnb_status status = check(launch);
     if (status != BNB_OK) return status;
     void *pool = metal_enter();
@@ -145,26 +165,30 @@ static bnb_status metal_launch(const struct launch *launch) {
     return status;
 }
 
-static bnb_status metal_wait(void) {
+static bnb_status metal_wait(void *) {
     void      *pool   = metal_enter();
     bnb_status status = queue_wait_all();
     metal_leave(pool);
     return status;
 }
 
-static bool metal_idle(void) {
+static bool metal_idle(void *) {
     void *pool = metal_enter();
     bool  idle = queue_idle();
     metal_leave(pool);
     return idle;
 }
 
+/* Vectors and tiles cross over between 10 and 13 rows on an M3 Max in MLX (ml-explore/mlx, pull request 3863). */
 const struct driver metal_driver = {
+    .kind     = "metal",
+    .sizes    = {.vectors_most = 8, .tiles_wanted = 256, .split_least = 512},
     .open     = metal_open,
     .describe = metal_describe,
     .alloc    = metal_alloc,
     .free     = metal_free,
     .host     = metal_host,
+    .ready    = metal_ready,
     .write    = metal_write,
     .read     = metal_read,
     .cached   = metal_cached,

@@ -20,8 +20,10 @@ struct memory {
     id             buffer;
     void          *address;
     size_t         bytes;
-    uint64_t       used; /* the last batch that binds it */
-    struct memory *next;
+    uint64_t       used, written; /* the last batch that binds it, and that writes it */
+    bool           lost;          /* a batch that was to write it has failed */
+    struct memory *next;          /* in its bin, once freed */
+    struct memory *older, *newer; /* of all there are */
 };
 
 /* A kernel made ready for one set of function constants, or the reason why that failed. */
@@ -70,18 +72,21 @@ void        queue_encoded(struct kernel *kernel, size_t bytes_moved);
 void        queue_retire(void);          /* takes note of what is done; never waits */
 uint64_t    queue_completed(void);       /* batches up to this one are done */
 void        queue_drain(void);           /* waits for everything, and leaves failures to be told */
-bnb_status  queue_wait(uint64_t batch);  /* for it and all before it; tells of a failed one, once */
-bnb_status  queue_wait_all(void);
+void        queue_wait(uint64_t batch);  /* for it and all before it */
+bnb_status  queue_wait_all(void);        /* tells of a failed one, once */
+bnb_status  queue_tell_lost(void);       /* that what is wanted was to be computed by a batch that has failed */
 bool        queue_idle(void);
 
 /* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-void      *metal_alloc(size_t bytes);
-void       metal_free(void *memory);
-void      *metal_host(void *memory);
-bnb_status metal_write(void *memory, size_t offset, const void *from, size_t bytes);
-bnb_status metal_read(void *memory, size_t offset, void *to, size_t bytes);
-size_t     metal_cached(void);
+void      *metal_alloc(void *gpu, size_t bytes);
+void       metal_free(void *gpu, void *memory);
+void      *metal_host(void *gpu, void *memory);
+bnb_status metal_ready(void *gpu, void *memory, enum access access);
+bnb_status metal_write(void *gpu, void *memory, size_t offset, const void *from, size_t bytes);
+bnb_status metal_read(void *gpu, void *memory, size_t offset, void *to, size_t bytes);
+size_t     metal_cached(void *gpu);
+void       memory_lose(uint64_t batch); /* what this batch or a later one was to write is lost: it has failed */
 
 /* ── Kernels ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 

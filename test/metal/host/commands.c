@@ -32,6 +32,7 @@ struct dispatch {
     struct pipeline_state *pipeline;
     struct bound           bound[BINDINGS];
     MTLSize                grid, group;
+    size_t                 shared; /* of threadgroup memory at index 0 */
     struct dispatch       *next;
 };
 
@@ -52,6 +53,7 @@ struct encoder {
     struct command_buffer *buffer;
     struct pipeline_state *pipeline;
     struct bound           bound[BINDINGS];
+    size_t                 shared;
     bool                   ended;
 };
 
@@ -118,6 +120,7 @@ static int bind(sim_launch *launch, const struct dispatch *dispatch) {
         status = sim_launch_buffer(launch, i, (char *)bound->buffer->memory + bound->offset,
                                    bound->buffer->bytes - bound->offset, 0);
     }
+    if (dispatch->shared && !status) status = sim_launch_threadgroup(launch, 0, dispatch->shared);
     const struct constants *constants = &dispatch->pipeline->constants;
     for (uint32_t i = 0; i < 32 && !status; i++)
         if (constants->defined >> i & 1)
@@ -260,6 +263,13 @@ void fake_MTLComputeCommandEncoder_setBytes_length_atIndex(id self, SEL, const v
     memcpy(bound->bytes, bytes, length);
 }
 
+void fake_MTLComputeCommandEncoder_setThreadgroupMemoryLength_atIndex(id self, SEL, NSUInteger length, NSUInteger index) {
+    struct encoder *encoder = open_encoder(self, "setThreadgroupMemoryLength:");
+    if (index || !length || length % 16 || length > SIM_MAX_THREADGROUP_BYTES)
+        violation("setThreadgroupMemoryLength: %lu bytes at index %lu, expected a multiple of 16 up to 32768 at 0", length, index);
+    encoder->shared = length;
+}
+
 static void check_dispatch(const struct encoder *encoder, MTLSize grid, MTLSize group) {
     if (!encoder->pipeline) violation("dispatchThreadgroups: no pipeline is set");
     const sim_kernel *kernel  = encoder->pipeline->kernel;
@@ -272,6 +282,8 @@ static void check_dispatch(const struct encoder *encoder, MTLSize grid, MTLSize 
     for (uint32_t i = 0; i < BINDINGS; i++)
         if (sim_kernel_buffers(kernel) >> i & 1 && !encoder->bound[i].buffer && !encoder->bound[i].bytes)
             violation("%s: nothing was bound at buffer %u for this dispatch", name, i);
+    if (sim_kernel_threadgroup_arguments(kernel) & 1 && !encoder->shared)
+        violation("%s: no threadgroup memory was given for this dispatch", name);
 }
 
 /* Metal keeps what was bound for the next dispatch; the fake forgets it, so that nobody leans on another's bindings. */
@@ -281,9 +293,10 @@ void fake_MTLComputeCommandEncoder_dispatchThreadgroups_threadsPerThreadgroup(id
     check_dispatch(encoder, grid, group);
     struct dispatch *dispatch = malloc(sizeof *dispatch);
     if (!dispatch) violation("the host has no memory left");
-    *dispatch = (struct dispatch){.pipeline = keep(encoder->pipeline), .grid = grid, .group = group};
+    *dispatch = (struct dispatch){.pipeline = keep(encoder->pipeline), .grid = grid, .group = group, .shared = encoder->shared};
     memcpy(dispatch->bound, encoder->bound, sizeof dispatch->bound);
     memset(encoder->bound, 0, sizeof encoder->bound);
+    encoder->shared = 0;
     *encoder->buffer->end = dispatch;
     encoder->buffer->end  = &dispatch->next;
     counters.dispatches++;

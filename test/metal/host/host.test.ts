@@ -61,6 +61,9 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
     ["refuses_greedy_kernels", {}],
     ["refuses_bad_launches", {}],
     ["tells_once_that_work_was_lost", {}],
+    ["marks_what_was_lost", {}],
+    ["gives_threadgroup_memory", {}],
+    ["gives_threadgroup_memory", { BNB_SIM: "check" }],
     ["tells_what_a_kernel_did", {}, "before: small.metal:14: bad access: at byte 4160 of buffer 2"],
     [
       "tells_what_a_kernel_did",

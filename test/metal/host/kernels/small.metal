@@ -14,6 +14,15 @@ constant uint BEYOND [[function_constant(0)]];
     if (i < args.count + BEYOND) y[i] = x[i < args.count ? i : 0] + args.value;
 }
 
+// Threadgroup memory that the host sizes: y[i] = value + count - 1 - i, by way of it.
+[[host_name("shared")]] [[kernel]] void shared(constant small_args &args [[buffer(0)]], device float *y [[buffer(1)]],
+                                               threadgroup float *values [[threadgroup(0)]],
+                                               uint i [[thread_index_in_threadgroup]]) {
+    values[i] = args.value + float(i);
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    if (i < args.count) y[i] = values[args.count - 1 - i];
+}
+
 // More threadgroup memory than an Apple GPU has.
 [[host_name("greedy")]] [[kernel]] void greedy(constant small_args &args [[buffer(0)]], device float *y [[buffer(1)]],
                                                uint i [[thread_index_in_threadgroup]]) {
