@@ -1,7 +1,7 @@
 // Owns the tests of activations and gates, against float64.
 import { describe, expect, test } from "bun:test";
 import { type Activation, activate, type FloatDType, Tensor } from "../src/index.ts";
-import { floatDTypes, modelDevices, normal, wave } from "./cases.ts";
+import { floatDTypes, testDevices, normal, wave } from "./cases.ts";
 import { errorOf, relativeError } from "./reference.ts";
 
 const tolerance: Record<FloatDType, number> = { float32: 1e-6, float16: 4e-4, bfloat16: 3e-3 };
@@ -37,7 +37,7 @@ const functions: Record<Activation, (x: number) => number> = {
 
 const kinds = Object.keys(functions) as Activation[];
 
-describe.each(modelDevices)("on %s", (_, device) => {
+describe.each(testDevices)("on %s", (_, device) => {
   describe.each(kinds)("%s", (kind) => {
     test.each(shapes)("x [%d, %d], plain, in halves, and with another tensor", (rows, columns) => {
       for (const dtype of floatDTypes) {

@@ -1,7 +1,7 @@
 // Owns the tests of attention and of its cache, against float64.
 import { describe, expect, test } from "bun:test";
 import { type AttentionOptions, attention, type Device, KvCache, Tensor } from "../src/index.ts";
-import { floatDTypes, modelDevices, normal, wave } from "./cases.ts";
+import { floatDTypes, testDevices, normal, wave } from "./cases.ts";
 import { errorOf, relativeError } from "./reference.ts";
 
 interface Case {
@@ -80,7 +80,7 @@ const cases: [string, Case][] = [
   ["two texts in one pass", { heads: 4, kvHeads: 4, d: 8, rows: [...causal(19, 1), ...causal(40, 0)] }],
 ];
 
-describe.each(modelDevices)("on %s", (_, device) => {
+describe.each(testDevices)("on %s", (_, device) => {
   const make = (of: Case, seed = 1) => {
     const { heads, kvHeads, d, rows } = of;
     const [q, k] = [normal(rows.length * heads * d, seed), normal(rows.length * kvHeads * d, seed + 1)];

@@ -20,9 +20,6 @@ export const testDevices: [kind: string, device: Device][] = (
     : devices().flatMap((report) => (report.available ? [Device.open(report.kind)] : []))
 ).map((device) => [device.kind, device]);
 
-/** Those that serve whole models by themselves: GPUs have kernels for them that are not launched yet. */
-export const modelDevices = testDevices.filter(([kind]) => kind === "cpu");
-
 export const floatDTypes: readonly FloatDType[] = ["float32", "float16", "bfloat16"];
 
 /** Sixteen values in no order, with a repeated one and no zero: what only a general quantiser gets right. */

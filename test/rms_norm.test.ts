@@ -1,7 +1,7 @@
 // Owns the tests of RMS normalisation, against float64.
 import { describe, expect, test } from "bun:test";
 import { type FloatDType, rmsNorm, Tensor } from "../src/index.ts";
-import { floatDTypes, modelDevices, normal, wave } from "./cases.ts";
+import { floatDTypes, testDevices, normal, wave } from "./cases.ts";
 import { errorOf, relativeError, round } from "./reference.ts";
 
 const tolerance: Record<FloatDType, number> = { float32: 1e-6, float16: 4e-4, bfloat16: 3e-3 };
@@ -25,7 +25,7 @@ function reference(x: Float32Array, weight: Float32Array, eps: number, offset: n
   return y;
 }
 
-describe.each(modelDevices)("on %s", (_, device) => {
+describe.each(testDevices)("on %s", (_, device) => {
   test.each(shapes)("x [%d, %d] in runs of %d", (rows, columns, d) => {
     for (const dtype of floatDTypes)
       for (const other of floatDTypes) {

@@ -1,7 +1,7 @@
 // Owns the tests of top-k, of routing to experts, and of what experts give back.
 import { describe, expect, test } from "bun:test";
 import { route, scatterAdd, Tensor, topK } from "../src/index.ts";
-import { floatDTypes, modelDevices, normal, wave } from "./cases.ts";
+import { floatDTypes, testDevices, normal, wave } from "./cases.ts";
 import { errorOf, relativeError } from "./reference.ts";
 
 const shapes: [rows: number, columns: number, count: number][] = [
@@ -19,7 +19,7 @@ function sorted(row: Float32Array, count: number): number[] {
   return [...row.keys()].sort((a, b) => key(b) - key(a) || a - b).slice(0, count);
 }
 
-describe.each(modelDevices)("on %s", (_, device) => {
+describe.each(testDevices)("on %s", (_, device) => {
   test.each(shapes)("the largest of x [%d, %d], %d of each row", (rows, columns, count) => {
     for (const dtype of floatDTypes) {
       using x = Tensor.from(normal(rows * columns, 7), [rows, columns], { device }).cast(dtype);

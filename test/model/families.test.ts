@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Device, Model } from "../../src/index.ts";
 import { families } from "../../src/model/families.ts";
-import { modelDevices } from "../cases.ts";
+import { testDevices } from "../cases.ts";
 import { difference, expectedOf, rejection, tiny, tinyNames } from "./fixtures.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-families-"));
@@ -28,7 +28,7 @@ test("every family that is known has a tiny model", () => {
   expect(new Set(tinyNames.map(modelType))).toEqual(new Set(Object.keys(families).map((name) => same[name] ?? name)));
 });
 
-describe.each(modelDevices)("on %s", (_, device) => {
+describe.each(testDevices)("on %s", (_, device) => {
   describe.each(decoders)("%s", (name) => {
     test("logits of whole texts are transformers'", async () => {
       using model = await load(name, device);
