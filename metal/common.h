@@ -8,6 +8,11 @@
 // its version. Where it is wanted kernels say fma; elsewhere each operation is rounded by itself, as on every other device.
 #pragma METAL fp contract(off)
 
+// A piece of threadgroup memory that only this simdgroup touches.
+#ifndef OWN_SLICE
+#define OWN_SLICE(slice, elements) slice
+#endif
+
 // Before a loop over an array that must live in registers: a compiler that leaves it a loop would put it in memory.
 #define UNROLL _Pragma("clang loop unroll(full)")
 

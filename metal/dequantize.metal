@@ -22,7 +22,7 @@ void dequantize(constant dequantize_args &args [[buffer(0)]],
     threadgroup float nested_values[256];
 
     const uint size = size_of(CODES);
-    threadgroup float *slice = values + simdgroup * size; // a simdgroup's own: shared tables were measured slower
+    threadgroup float *slice = OWN_SLICE(values + simdgroup * size, size); // a simdgroup's own: shared tables were measured slower
     for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
     if (NESTED != 0) nested_values[place] = nested_code->values[place];
     threadgroup_barrier(mem_flags::mem_threadgroup);

@@ -52,7 +52,7 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
     // A slice of the codebook for each simdgroup: on an M4, a slice costs 9 % over no codebook at all, a table that
     // simdgroups share 49 %, one in constant memory 30 to 56 % (trymirai/uzu, pull request 448).
     const uint size = W >= STORE_CODE ? size_of(W) : 0u;
-    threadgroup float *slice = values + simdgroup * size;
+    threadgroup float *slice = OWN_SLICE(values + simdgroup * size, size);
     if (W >= STORE_CODE) {
         for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
         if (NESTED != 0)

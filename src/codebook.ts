@@ -1,6 +1,7 @@
 // Codebooks: the values that codes stand for, named, computed as bitsandbytes does, or given by the user.
 import { arrayLength } from "./dtype.ts";
 import { Handle } from "./handle.ts";
+import { formatValues, inspect } from "./inspect.ts";
 import { type NativePointer, native, size } from "./native.ts";
 import { Signature } from "./signature.ts";
 import { floatsOf } from "./values.ts";
@@ -83,6 +84,15 @@ export class Codebook extends Handle {
       signatures.values.check(native.bnb_codebook_read(this.pointer, this.#values, size(this.#values.byteLength)));
     }
     return this.#values.slice();
+  }
+
+  override toString(): string {
+    return `Codebook(${this.codebookName ?? `${2 ** this.bits} values`})`;
+  }
+
+  /** What console.log shows. */
+  [inspect](): string {
+    return this.disposed ? "Codebook disposed" : `${this} ${formatValues(this.values, [2 ** this.bits])}`;
   }
 
   /** Bits of a code: 2 to 8. */

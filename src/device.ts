@@ -1,5 +1,6 @@
 // Devices: which are here, why one is not, which one is current, and what each has done so far.
 import { NativeObject } from "./handle.ts";
+import { inspect } from "./inspect.ts";
 import { counters, lastError, type NativePointer, native, text } from "./native.ts";
 import { Signature } from "./signature.ts";
 
@@ -7,9 +8,10 @@ import { Signature } from "./signature.ts";
 export type DeviceKind = "metal" | "cuda" | "cpu";
 
 /** What a device can be asked for by: its kind, a second GPU's place ("cuda:1"), torch's word for metal, or the best one here. */
-export type DeviceName = DeviceKind | `${DeviceKind}:${number}` | "mps" | "auto";
+export type DeviceName = [...typeof deviceNames, `${DeviceKind}:${number}`][number];
 
-const deviceNames: readonly DeviceName[] = ["auto", "metal", "mps", "cuda", "cpu"];
+/** Every one of them: an array, so that tsc names the choices where one is wrong. */
+export const deviceNames = ["auto", "metal", "mps", "cuda", "cpu"] as const;
 
 /** A kind of device, and either what is here or why it is not. */
 export type DeviceReport =
@@ -51,7 +53,7 @@ export class Device extends NativeObject {
 
   /** @internal The device that an argument names. */
   static named(me: Signature, name: unknown, argument: string): Device {
-    const further = typeof name === "string" && /^\w+:\d{1,3}$/.test(name) ? name : undefined; // a second GPU, "cuda:1"
+    const further = typeof name === "string" && /^(metal|cuda|cpu):\d{1,3}$/.test(name) ? name : undefined; // a second GPU, "cuda:1"
     const kind = further ?? me.choice(name, argument, deviceNames);
     return Device.#over(me.made(native.bnb_device_open(kind)));
   }
@@ -100,6 +102,11 @@ export class Device extends NativeObject {
 
   override toString(): string {
     return this.kind;
+  }
+
+  /** What console.log shows. */
+  [inspect](): string {
+    return `Device(${this.kind}: ${this.description})`;
   }
 
   /** Its kind. */

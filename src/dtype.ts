@@ -1,11 +1,11 @@
 // Element types: their names, sizes, and the typed arrays that hold them in JavaScript.
-import type { dtypes } from "./native.ts";
+import type { dtypes, floatDtypes } from "./native.ts";
 
 /** An element type, by torch's name. */
 export type DType = keyof typeof dtypes;
 
 /** The element types that operations compute with. */
-export type FloatDType = "float32" | "float16" | "bfloat16";
+export type FloatDType = keyof typeof floatDtypes;
 
 /** The typed array that holds each element type; bfloat16 is held as its bit patterns. */
 export interface ArrayOf {

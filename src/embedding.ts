@@ -1,11 +1,10 @@
 // Rows of tables by their indices. Checks, kernels and fallbacks are in csrc/ops/embedding.c.
 import type { FloatDType } from "./dtype.ts";
-import { Int8Weight } from "./int8_weight.ts";
 import { dtypes, floatDtypes, native, size } from "./native.ts";
-import type { QuantizedTensor } from "./quantized.ts";
 import { format, sameShape } from "./shape.ts";
 import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
+import { handleOf, type Weight } from "./weight.ts";
 
 /**
  * The rows of a table that `indices` name. Of a quantised table only these are dequantised. Upstream:
@@ -27,7 +26,7 @@ import { Tensor } from "./tensor.ts";
  */
 export function embedding<D extends FloatDType>(
   indices: Tensor<"int32">,
-  w: Tensor | QuantizedTensor | Int8Weight,
+  w: Weight,
   options: { dtype?: D | undefined } = {},
 ): Tensor<D> {
   const me = signatures.embedding;
@@ -38,12 +37,12 @@ export function embedding<D extends FloatDType>(
 export function gather<D extends FloatDType>(
   me: Signature,
   indices: Tensor<"int32">,
-  given: Tensor | QuantizedTensor | Int8Weight,
+  given: Weight,
   options: { dtype?: D | undefined },
 ): Tensor<D> {
   const rows = me.tensor(indices, "indices");
-  const w = Int8Weight.is(given) ? given.blockwise : given;
-  const quantized = me.kind(w, "w", ["Tensor", "QuantizedTensor"], ["Int8Weight"]) === "QuantizedTensor";
+  const w = handleOf(me, given);
+  const quantized = "bits" in w;
   const table = quantized ? me.quantized(w, "w") : me.tensor(w, "w");
   const { dtype } = options;
   const code = dtype === undefined ? dtypes[w.dtype] : me.code(dtype, "dtype", floatDtypes);

@@ -3,6 +3,7 @@
 import { Codebook } from "./codebook.ts";
 import { type Device, type DeviceName, deviceOf } from "./device.ts";
 import type { FloatDType } from "./dtype.ts";
+import { inspect } from "./inspect.ts";
 import { dequantizeRows, type Int8QuantOptions, quantizeRows } from "./int8.ts";
 import { biasPointer, type MatmulOptions, matmulQuantized, resultShape } from "./matmul.ts";
 import { native } from "./native.ts";
@@ -135,6 +136,11 @@ export class Int8Weight implements Disposable {
 
   toString(): string {
     return `Int8Weight(${format(this.shape)} on ${this.device})`;
+  }
+
+  /** What console.log shows. */
+  [inspect](): string {
+    return String(this);
   }
 }
 

@@ -1,6 +1,6 @@
 // Owns the way to the native library: which file it is on this platform, and what to say when it is missing.
 import { existsSync } from "node:fs";
-import { resolve } from "node:path";
+import { dirname, resolve } from "node:path";
 import { BnbError } from "./error.ts";
 import { libc } from "./libc.ts";
 
@@ -37,8 +37,20 @@ export function findLibrary(): LibraryFile {
     throw missing(`BNB_LIBRARY names ${path}, which does not exist. Unset it, or give the path of libbunsandbytes.`);
   }
   // A bundle that is no executable names the library relative to itself, where the system would look in the working directory.
-  const path = resolve(import.meta.dir, ownLibrary());
+  const own = ownLibrary();
+  const paths = [thisFolder(), import.meta.dir].map((folder) => resolve(folder, own));
+  const path = paths.find((path) => existsSync(path)) ?? paths[0]!;
   return { path, origin: path.startsWith("/$bunfs/") ? "executable" : "package" };
+}
+
+/**
+ * The folder of the file that runs. In a bundle as CommonJS, and so with `--bytecode`, Bun writes down import.meta.dir as
+ * it was where the bundle was made (oven-sh/bun#39715); a stack knows better.
+ */
+function thisFolder(): string {
+  const frame = new Error().stack?.split("\n")[1] ?? "";
+  const file = /^ +at (?:.*\()?(\/.+?):\d+:\d+\)?$/.exec(frame)?.[1];
+  return file ? dirname(file) : import.meta.dir;
 }
 
 /**

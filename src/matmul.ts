@@ -1,6 +1,6 @@
 // Matrix products with quantised and dense weights. Checks, kernels and fallbacks are in csrc/ops/matmul.c.
 import type { FloatDType } from "./dtype.ts";
-import { type NativePointer, native, type Precision, precisions } from "./native.ts";
+import { type NativePointer, namedPrecisions, native, type Precision, precisions } from "./native.ts";
 import type { QuantizedTensor } from "./quantized.ts";
 import { format, type Shape } from "./shape.ts";
 import { Signature } from "./signature.ts";
@@ -147,8 +147,6 @@ export function biasPointer(me: Signature, bias: Tensor | undefined, w: Shape): 
 function precisionCode(me: Signature, precision: Precision | undefined): number {
   return precision === undefined ? precisions.default : me.code(precision, "precision", namedPrecisions);
 }
-
-const { default: _, ...namedPrecisions } = precisions;
 
 const options = ["bias", "precision"];
 const signatures = {

@@ -63,7 +63,11 @@ export function matmulBlockwiseBackward<D extends FloatDType>(dy: Tensor<D>, w: 
  * @throws BnbError if the shapes, dtypes or devices do not fit
  */
 export function linearBackward<D extends FloatDType>(dy: Tensor<D>, w: Tensor): Tensor<D> {
-  const me = signatures.linear;
+  return denseBackward(signatures.linear, dy, w);
+}
+
+/** @internal {@link linearBackward} under another function's name. */
+export function denseBackward<D extends FloatDType>(me: Signature, dy: Tensor<D>, w: Tensor): Tensor<D> {
   const [left, right] = [me.tensor(dy, "dy"), me.tensor(w, "w")];
   const shape = gradientShape(me, dy.shape, w.shape);
   return new Tensor(me.made(native.bnb_matmul_backward(left, right)), dy.dtype, shape, dy.device);

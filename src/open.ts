@@ -52,6 +52,12 @@ export function refusedByLoader(path: string, cause: Error): BnbError {
   const { message } = cause;
   const jitless = withoutJit(cause);
   if (jitless) return jitless;
+  if (/^Error (loading shared library|relocating)/m.test(message))
+    return refusal(
+      `${path} needs glibc, and the C library here is musl, as on Alpine: ${message}. Use a system with glibc, such as ` +
+        "the image oven/bun:debian.",
+      cause,
+    );
   if (/different Team IDs|library validation/i.test(message))
     return refusal(
       `macOS does not load ${path} into this signed program: ${message}. Sign the program with the entitlement ` +

@@ -1,5 +1,6 @@
 // What is trained: a tensor and its gradient.
 import { type Device, type DeviceName, deviceOf } from "./device.ts";
+import { inspect } from "./inspect.ts";
 import { Signature } from "./signature.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -47,6 +48,15 @@ export class Parameter implements Disposable {
     data.dispose();
     grad?.dispose();
     return this;
+  }
+
+  toString(): string {
+    return `Parameter(${this.data})`;
+  }
+
+  /** What console.log shows. */
+  [inspect](): string {
+    return String(this);
   }
 
   /** Frees the tensor and its gradient. */

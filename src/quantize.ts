@@ -2,7 +2,7 @@
 import { Codebook } from "./codebook.ts";
 import type { FloatDType } from "./dtype.ts";
 import { floatDtypes, type NativePointer, native, scaleRules, size } from "./native.ts";
-import { QuantizedTensor, type QuantType } from "./quantized.ts";
+import { QuantizedTensor, type QuantType, quantTypes } from "./quantized.ts";
 import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
@@ -121,8 +121,6 @@ export function quantizeBlockwise(x: Tensor, options: QuantizeBlockwiseOptions =
   me.tensor(x, "x");
   return quantize(me, x, { code, blocksize: block, nested: me.boolean(nested, "nested"), ...search });
 }
-
-const quantTypes: readonly QuantType[] = ["nf4", "fp4", "af4"];
 
 /** @internal How a tensor is quantised: options that were checked. */
 export interface Plan {

@@ -3,6 +3,7 @@ import { Codebook } from "./codebook.ts";
 import { type Device, type DeviceName, deviceOf } from "./device.ts";
 import { dtypeBytes, type FloatDType } from "./dtype.ts";
 import { Handle } from "./handle.ts";
+import { inspect } from "./inspect.ts";
 import { type MatmulOptions, matmulQuantized } from "./matmul.ts";
 import { floatDtypes, type NativePointer, native, parts as numbers, size } from "./native.ts";
 import { format, matrixOf, type Shape, sizeOf } from "./shape.ts";
@@ -10,7 +11,10 @@ import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /** The 4-bit codebooks that bitsandbytes and this library know by name. */
-export type QuantType = "nf4" | "fp4" | "af4";
+export type QuantType = (typeof quantTypes)[number];
+
+/** Every one of them: an array, so that tsc names the choices where one is wrong. */
+export const quantTypes = ["nf4", "fp4", "af4"] as const;
 
 /** What stands for the scales where they are quantised too: upstream's `QuantState.state2` and `offset`. */
 export interface NestedScales {
@@ -233,6 +237,17 @@ export class QuantizedTensor extends Handle {
   override toString(): string {
     const nested = this.nested ? ", nested" : "";
     return `QuantizedTensor(${this.quantType ?? `${this.bits}-bit`} ${format(this.#shape)}, blocksize ${this.blocksize}${nested}, on ${this.device})`;
+  }
+
+  /** What JSON.stringify shows: what the tensor is. Its codes are not among it, nor any address. */
+  toJSON(): { quantType: QuantType | undefined; bits: number; shape: Shape; blocksize: number; device: string } {
+    const { quantType, bits, shape, blocksize, device } = this;
+    return { quantType, bits, shape, blocksize, device: device.kind };
+  }
+
+  /** What console.log shows. */
+  [inspect](): string {
+    return this.disposed ? `${this} disposed` : String(this);
   }
 }
 

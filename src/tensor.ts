@@ -12,6 +12,7 @@ import {
   type TensorValues,
 } from "./dtype.ts";
 import { Handle } from "./handle.ts";
+import { formatValues, inspect } from "./inspect.ts";
 import { dtypes, floatDtypes, type NativePointer, native, size } from "./native.ts";
 import { format, matrixOf, type Shape, sizeOf } from "./shape.ts";
 import { Signature, show } from "./signature.ts";
@@ -66,11 +67,6 @@ export class Tensor<D extends DType = DType> extends Handle {
     options?: TensorOptions & { dtype?: undefined },
   ): Tensor<DTypeOf<A>>;
   static from(values: NestedNumbers, shape?: Shape, options?: TensorOptions & { dtype?: undefined }): Tensor<"float32">;
-  static from<D extends DType>(
-    values: NestedNumbers,
-    shape: Shape | undefined,
-    options: TensorOptions & { dtype: D },
-  ): Tensor<D>;
   static from<D extends FloatDType>(
     values: Float32Array,
     shape: Shape | undefined,
@@ -78,6 +74,11 @@ export class Tensor<D extends DType = DType> extends Handle {
   ): Tensor<D>;
   static from<D extends DType>(
     values: ArrayOf[D],
+    shape: Shape | undefined,
+    options: TensorOptions & { dtype: D },
+  ): Tensor<D>;
+  static from<D extends DType>(
+    values: NestedNumbers,
     shape: Shape | undefined,
     options: TensorOptions & { dtype: D },
   ): Tensor<D>;
@@ -218,6 +219,20 @@ export class Tensor<D extends DType = DType> extends Handle {
 
   override toString(): string {
     return `Tensor(${this.dtype} ${format(this.#shape)} on ${this.device})`;
+  }
+
+  /** What JSON.stringify shows: what the tensor is. Its values are not among it, nor any address. */
+  toJSON(): { dtype: D; shape: Shape; device: string } {
+    return { dtype: this.dtype, shape: this.shape, device: this.device.kind };
+  }
+
+  /** What console.log shows: what the tensor is, and its values, or the first and last of them. Waits as read() does. */
+  [inspect](): string {
+    if (this.disposed) return `${this} disposed`;
+    const isFloat = Object.hasOwn(floatDtypes, this.dtype);
+    const values = isFloat ? this.readFloat32() : (this.read() as Int32Array);
+    const text = formatValues(values, this.#shape);
+    return `${this}${text.includes("\n") ? "\n" : " "}${text}`;
   }
 }
 

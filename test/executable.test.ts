@@ -57,8 +57,8 @@ function expectRight({ status, out, err }: Ran): void {
   expect(out).toMatch(rightOutput);
 }
 
-beforeAll(() => {
-  consumer = new Consumer(packed());
+beforeAll(async () => {
+  consumer = new Consumer(await packed());
   writeFileSync(join(consumer.folder, "linear.ts"), seeded + readFileSync(`${root}/examples/linear.ts`, "utf8"));
   copyFileSync(`${root}/examples/quantize.ts`, join(consumer.folder, "quantize.ts"));
   const devices =
@@ -255,6 +255,16 @@ test("macOS' refusal of a library signed by another team names the entitlement, 
   expect(entitlement).toBe("com.apple.security.cs.disable-library-validation");
   const page = readFileSync(join(root, /docs\/\w+\.md/.exec(message)![0]), "utf8");
   expect(page).toContain(`<key>${entitlement}</key>\n  <true/>`);
+});
+
+test.each([
+  "Error loading shared library ld-linux-x86-64.so.2: No such file or directory (needed by /tmp/libbunsandbytes.so)",
+  "Error relocating /tmp/libbunsandbytes.so: __memcpy_chk: symbol not found",
+])("musl's refusal, as of Alpine, says that glibc is needed: %s", (said) => {
+  const { message, code } = refusedByLoader("/tmp/libbunsandbytes.so", new Error(said));
+  expect(code).toBe("unsupported");
+  expect(message).toContain("needs glibc");
+  expect(message).toContain("oven/bun:debian");
 });
 
 test.each([["--minify"], ["--bytecode"]])("compiles with %s", (flag) => {

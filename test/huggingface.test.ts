@@ -198,6 +198,24 @@ describe("config.json", () => {
       expect(() => readConfig(scratch)).toThrow(join(scratch, "config.json"));
     }
     expect(dumps(parsePreserving("[1.50]"))).toBe("[1.50]");
+    for (const config of [
+      '{"model_type": {"toString": 1}}',
+      '{"dtype": ["float16"]}',
+      '{"quantization_config": {"quant_method": []}}',
+    ]) {
+      writeFileSync(join(scratch, "config.json"), config);
+      expect(() => readConfig(scratch)).toThrow(/config.json: its \w+ is .*, expected text/);
+    }
+    writeFileSync(join(scratch, "config.json"), '{"quantization_config": "nf4"}');
+    expect(() => readConfig(scratch)).toThrow(/its quantization_config is not an object/);
+  });
+
+  test("Infinity, NaN and numbers beyond doubles are read, and written again, as Python does", () => {
+    const text = '{"a": [Infinity, -Infinity, NaN, 1e400], "b": "NaN"}';
+    writeFileSync(join(scratch, "config.json"), text);
+    expect(dumps(readConfig(scratch)!)).toBe(text);
+    for (const bad of ["infinity", "+Infinity", "-NaN", "Infinityx", "nan"])
+      expect(() => parsePreserving(`{"a": ${bad}}`)).toThrow(SyntaxError);
   });
 });
 

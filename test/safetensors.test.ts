@@ -292,6 +292,11 @@ describe("writing", () => {
     expect(() => make({ ...x, name: "__metadata__" })).toThrow(/the format's own/);
     expect(() => make({ ...x, dtype: "float32" })).toThrow(/dtype "float32"/);
     expect(() => make({ ...x, shape: [-1] })).toThrow(/extent -1/);
+    expect(() => make({ ...x, name: "\ud800" })).toThrow(/tensor "\\ud800": this name is no text that a reader takes/);
+    expect(() => make({ ...x, name: 1 })).toThrow(/tensor 1: this name is no text/);
+    const withMetadata = (metadata: object) => () => new SafetensorsWriter(fresh(), [], { metadata } as never);
+    expect(withMetadata({ a: 1 })).toThrow(/metadata "a" is 1, expected text/);
+    expect(withMetadata({ a: "\udc00" })).toThrow(/metadata "a" has half of a surrogate pair/);
     using writer = make(x);
     expect(() => writer.write("y", Uint8Array.of(1))).toThrow(/"y" was not announced/);
     expect(() => writer.write("x", Uint8Array.of(1))).toThrow(/"x" has 1 bytes of data, but it was announced with 2/);

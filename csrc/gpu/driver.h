@@ -32,7 +32,7 @@ struct launch {
     uint32_t       constant_count;
     const void    *args; /* a struct of metal/args.h of at most 4096 bytes, bound at buffer 0 */
     size_t         args_bytes;
-    struct binding bindings[MAX_BINDINGS]; /* bound from buffer 1 on; NULL memory leaves an index unbound */
+    struct binding bindings[MAX_BINDINGS]; /* bound from buffer 1 on; NULL memory is UNUSED */
     uint32_t       binding_count;
     uint32_t       groups[3];    /* threadgroups in the grid */
     uint32_t       threads;      /* threads in a threadgroup: a multiple of 32 */

@@ -163,12 +163,12 @@ export class DeclarationTranslator {
   private attributes(ranges: readonly (readonly [number, number])[]): {
     hostName: string | undefined;
     isKernel: boolean;
-    maxThreads: string;
+    maxThreads: string | undefined;
   } {
     const { scope } = this;
     let hostName: string | undefined;
     let isKernel = false;
-    let maxThreads = "1024";
+    let maxThreads: string | undefined;
     // A list may stand between one pair of brackets.
     const lists = ranges.flatMap(([begin, end]) =>
       splitAtCommas(scope.tokens, begin + 2, end - 2, scope.opensTemplate),
@@ -399,7 +399,13 @@ export class DeclarationTranslator {
     open: number,
     close: number,
     after: number,
-    k: { name: string; hostName: string | undefined; maxThreads: string; attributes: [number, number][]; head: Head },
+    k: {
+      name: string;
+      hostName: string | undefined;
+      maxThreads: string | undefined;
+      attributes: [number, number][];
+      head: Head;
+    },
   ): number {
     const { scope } = this;
     if (scope.kernels.has(k.name)) scope.refuse(i, `two kernels are named ${k.name}`);

@@ -1,5 +1,6 @@
 // Owns what a Hugging Face directory holds beside the weights: config.json and the choice of modules.
 import { join } from "node:path";
+import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { configBytesMax, fileIn, readText } from "./folder.ts";
@@ -9,7 +10,7 @@ import { isHead, isKnown, isReplaced, judge, type Kind, knownOf, sentenceOf } fr
 import { modulePattern } from "./pattern.ts";
 import { dumps, PyFloat, type PyValue, parsePreserving } from "./pyjson.ts";
 import { writeText } from "./staging.ts";
-import { type FloatDtype, floatDtypes, type StorageDtype } from "./state.ts";
+import { floatDtypes, type StorageDtype } from "./state.ts";
 
 /** A config.json; numbers are kept as the file spells them. */
 export type Config = { readonly [key: string]: PyValue };
@@ -28,18 +29,18 @@ export function readConfig(directory: string): Config | undefined {
     throw damaged(path, `it is not JSON (${(cause as Error).message})`);
   }
   if (!isObject(json)) throw damaged(path, "it is not an object");
-  checkTexts(path, json, ["model_type", "dtype", "torch_dtype"]);
+  checkTexts(path, json as Config, ["model_type", "dtype", "torch_dtype"]);
   const quantization = json.quantization_config ?? {};
   if (!isObject(quantization)) throw damaged(path, "its quantization_config is not an object");
-  checkTexts(path, quantization, ["quant_method", "bnb_4bit_quant_type"]);
+  checkTexts(path, quantization as Config, ["quant_method", "bnb_4bit_quant_type"]);
   return json as Config;
 }
 
 /** @throws BnbError where one of these keys holds another value than text, or nothing */
-function checkTexts(path: string, object: Readonly<Record<string, unknown>>, keys: readonly string[]): void {
+function checkTexts(path: string, object: Readonly<Record<string, PyValue>>, keys: readonly string[]): void {
   for (const key of keys) {
     const value = object[key] ?? "";
-    if (typeof value !== "string") throw damaged(path, `its ${key} is ${JSON.stringify(value)}, expected text`);
+    if (typeof value !== "string") throw damaged(path, `its ${key} is ${dumps(value)}, expected text`);
   }
 }
 
@@ -49,13 +50,13 @@ export function writeConfig(directory: string, config: Config): void {
 }
 
 /** The dtype that a config names, under transformers 5's key or the older one. */
-export function configDtype(config: Config | undefined): FloatDtype | undefined {
+export function configDtype(config: Config | undefined): FloatDType | undefined {
   const dtype = config?.dtype ?? config?.torch_dtype;
-  return Object.hasOwn(floatDtypes, String(dtype)) ? (dtype as FloatDtype) : undefined;
+  return Object.hasOwn(floatDtypes, String(dtype)) ? (dtype as FloatDType) : undefined;
 }
 
 /** The config with its dtype set, under the key that it uses already. */
-export function withDtype(config: Config, dtype: FloatDtype): Config {
+export function withDtype(config: Config, dtype: FloatDType): Config {
   const key = "torch_dtype" in config && !("dtype" in config) ? "torch_dtype" : "dtype";
   return { ...config, [key]: dtype };
 }
@@ -66,9 +67,9 @@ export type TransformersType = "nf4" | "fp4" | "int8";
 /** Formats that weights can be quantised to: transformers', and codebooks that only this library reads. */
 export const quantTypes = ["nf4", "fp4", "int8", "af4", "nf2", "nf3", "nf5", "nf6", "nf7", "dynamic"] as const;
 
-export type QuantType = (typeof quantTypes)[number];
+export type StoredQuantType = (typeof quantTypes)[number];
 
-export function isTransformersType(quantType: QuantType): quantType is TransformersType {
+export function isTransformersType(quantType: StoredQuantType): quantType is TransformersType {
   return quantType === "nf4" || quantType === "fp4" || quantType === "int8";
 }
 
@@ -76,7 +77,7 @@ export function isTransformersType(quantType: QuantType): quantType is Transform
 export interface QuantizationConfig {
   readonly quantType: TransformersType;
   readonly doubleQuant: boolean;
-  readonly computeDtype: FloatDtype;
+  readonly computeDtype: FloatDType;
   readonly storage: StorageDtype;
   /** `undefined` lets transformers choose, as {@link chooseModules} does. */
   readonly skipModules: readonly string[] | undefined;
@@ -106,7 +107,7 @@ export function withQuantization(config: Config, quantization: QuantizationConfi
 }
 
 /** The config of a model in a format that transformers does not know, under a name that it refuses. */
-export function withOwnQuantization(config: Config, quantType: QuantType, blocksize: number): Config {
+export function withOwnQuantization(config: Config, quantType: StoredQuantType, blocksize: number): Config {
   return { ...config, quantization_config: { blocksize, quant_method: "bunsandbytes", quant_type: quantType } };
 }
 
@@ -240,7 +241,7 @@ export function storedByColumns(
 }
 
 /** Whether transformers keeps a tensor in float32 when a model gets another dtype. */
-export function staysFloat32(config: Config | undefined): (name: string, dtype: FloatDtype) => boolean {
+export function staysFloat32(config: Config | undefined): (name: string, dtype: FloatDType) => boolean {
   const known = knownOf(kindOf(config));
   const patterns = (key: "float32" | "float32Always") =>
     [...new Set(known.flatMap((one) => one[key] ?? []))].map((part) => new RegExp(part.replaceAll("*", ".*")));

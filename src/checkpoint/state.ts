@@ -1,4 +1,5 @@
 // Owns bitsandbytes' state-dict keys: which tensors make up a quantised weight, and how they must agree.
+import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { type SafetensorsDtype, tensorBytes } from "./header.ts";
 import { isObject, parseJson } from "./json.ts";
@@ -11,7 +12,6 @@ export const floatDtypes = { float32: "F32", float16: "F16", bfloat16: "BF16" } 
   string,
   SafetensorsDtype
 >;
-export type FloatDtype = keyof typeof floatDtypes;
 
 /**
  * Dtypes that 4-bit codes may be stored as; the bytes are the same, but FSDP wants them to look like the model's
@@ -34,7 +34,7 @@ export type QuantType4bit = "nf4" | "fp4";
 interface StateShared {
   readonly blocksize: number;
   /** The dtype that the weight had, and dequantises to. */
-  readonly dtype: FloatDtype;
+  readonly dtype: FloatDType;
   readonly shape: readonly number[];
   /** Present where the scales are quantised too. */
   readonly nested?: { readonly blocksize: number; readonly offset: number } | undefined;

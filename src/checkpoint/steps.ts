@@ -12,7 +12,8 @@ import { Tensor } from "../tensor.ts";
 import type { Step } from "./checkpoint.ts";
 import type { GgufTensor } from "./gguf.ts";
 import type { SafetensorsDtype } from "./header.ts";
-import type { QuantType } from "./huggingface.ts";
+import type { StoredQuantType } from "./huggingface.ts";
+import { ggufPieces, type Pieces, plainPieces, storedPieces } from "./pieces.ts";
 import type { SafetensorsTensor, SafetensorsValues } from "./safetensors.ts";
 import { floatDtypes, type StorageDtype, type Stored, specsBlockwise, specsInt8 } from "./state.ts";
 import { fromStateDict, toStateDict } from "./statedict.ts";
@@ -30,6 +31,8 @@ export interface Source {
   readonly inputBytes: number;
   /** A tensor of the weight; the caller disposes of it. */
   load(): Tensor<FloatDType>;
+  /** The same in pieces, unless it can only be had whole. */
+  readonly pieces?: Pieces | undefined;
 }
 
 /** The library's dtype for a safetensors one, where there is one for weights. */
@@ -48,7 +51,8 @@ export function fromSafetensors(tensor: SafetensorsTensor): Source {
     tensor.release();
     return made;
   };
-  return { name: tensor.name, shape: tensor.shape, dtype, format: tensor.dtype, inputBytes: tensor.byteLength, load };
+  const { name, shape, byteLength: inputBytes } = tensor;
+  return { name, shape, dtype, format: tensor.dtype, inputBytes, load, pieces: plainPieces(tensor, dtype) };
 }
 
 function upload(values: SafetensorsValues, shape: readonly number[], dtype: FloatDType): Tensor<FloatDType> {
@@ -67,7 +71,7 @@ export function fromGguf(tensor: GgufTensor, dtype: FloatDType): Source {
     tensor.release(bytes);
     return made;
   };
-  return { name, shape, dtype, format, inputBytes: tensor.byteLength, load };
+  return { name, shape, dtype, format, inputBytes: tensor.byteLength, load, pieces: ggufPieces(tensor, dtype) };
 }
 
 /** A quantised weight of a checkpoint, dequantised: to the dtype that it had, of which int8 keeps no record, or float16. */
@@ -80,14 +84,14 @@ export function fromStored(stored: Stored, dtype?: FloatDType): Source {
       using w = fromStateDict(stored);
       return w.dequantize({ dtype: to });
     };
-    return { name, shape: stored.codes.shape, dtype: to, format, inputBytes, load };
+    return { name, shape: stored.codes.shape, dtype: to, format, inputBytes, load, pieces: storedPieces(stored, to) };
   }
   const to = dtype ?? stored.state.dtype;
   const load = () => {
     using q = fromStateDict(stored);
     return dequantizeBlockwise(q, { dtype: to });
   };
-  return { name, shape: stored.state.shape, dtype: to, format, inputBytes, load };
+  return { name, shape: stored.state.shape, dtype: to, format, inputBytes, load, pieces: storedPieces(stored, to) };
 }
 
 /** A matrix that is stored by columns, as one by rows, or the other way round. */
@@ -101,7 +105,7 @@ export function transposedSource(source: Source): Source {
       source.dtype,
     );
   };
-  return { ...source, shape: [columns, rows], load };
+  return { ...source, shape: [columns, rows], load, pieces: undefined };
 }
 
 const elements = (shape: readonly number[]) => shape.reduce((product, extent) => product * extent, 1);
@@ -135,7 +139,7 @@ export function keepStep(tensor: SafetensorsTensor, dtype: FloatDType | undefine
 }
 
 export interface QuantizeStepOptions {
-  readonly quantType: Exclude<QuantType, "int8">;
+  readonly quantType: Exclude<StoredQuantType, "int8">;
   readonly blocksize: number;
   readonly doubleQuant: boolean;
   readonly scales: NonNullable<ScalesOptions["scales"]>;
@@ -161,7 +165,7 @@ export function quantizeBlockwiseStep(source: Source, dtype: FloatDType, options
 let sevenBits: Codebook | undefined;
 
 /** The codebook of a format; of 7 bits, which no name is kept for, the normal float. */
-function codebookOf(quantType: Exclude<QuantType, "int8">): Codebook {
+function codebookOf(quantType: Exclude<StoredQuantType, "int8">): Codebook {
   if (quantType !== "nf7") return Codebook.named(quantType);
   sevenBits ??= createNormalMap(undefined, true, 7);
   return sevenBits;

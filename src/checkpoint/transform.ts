@@ -14,9 +14,9 @@ import {
   hasForeignCodes,
   isTransformersType,
   kindOf,
-  type QuantType,
   quantMethod,
   readConfig,
+  type StoredQuantType,
   staysFloat32,
   storedByColumns,
   withDtype,
@@ -59,7 +59,7 @@ export interface QuantizeOptions extends TransformOptions {
    * `"nf4"` by default. transformers loads that, `"fp4"`, and `"int8"`, which is LLM.int8(), a scale a row; only this library
    * the others: AF4, normal float of 2, 3, 5, 6 and 7 bits, and the dynamic map of 8.
    */
-  readonly quantType?: QuantType;
+  readonly quantType?: StoredQuantType;
   /** Of all but `"int8"`, as the next three are: 64 by default. */
   readonly blocksize?: number;
   readonly doubleQuant?: boolean;

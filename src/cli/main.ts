@@ -17,7 +17,7 @@ Examples:
   bunsandbytes inspect ./Qwen2.5-0.5B-nf4 --error-against ./Qwen2.5-0.5B
   bunsandbytes convert model.Q4_K_M.gguf --output ./model --quant-type nf4
 
-Exit status: 0 done; 1 the input is damaged, or a check failed; 2 the command was not understood; 3 not supported;
+Exit status: 0 done; 1 not done, or a check failed; 2 the command was not understood; 3 not supported;
 4 the device failed or has no memory left.`,
   )
   .configureHelp({ showGlobalOptions: true });

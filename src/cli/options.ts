@@ -1,7 +1,7 @@
 // Owns the options that commands share, and how their values are read.
 import { basename, resolve } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { type QuantType, quantTypes } from "../checkpoint/huggingface.ts";
+import { quantTypes, type StoredQuantType } from "../checkpoint/huggingface.ts";
 import type { StorageDtype } from "../checkpoint/state.ts";
 import type { TransformOptions } from "../checkpoint/transform.ts";
 import type { FloatDType } from "../dtype.ts";
@@ -42,7 +42,7 @@ const scaleRules = { absmax: "absmax", "least-squares": "leastSquares" } as cons
 
 /** Options of the commands that can quantise, as commander gives them. */
 export interface QuantizeFlags extends WriteFlags {
-  readonly quantType?: QuantType;
+  readonly quantType?: StoredQuantType;
   readonly blocksize: number;
   readonly doubleQuant?: boolean;
   readonly scales: keyof typeof scaleRules;

@@ -2,6 +2,7 @@
 import type { TensorSource } from "../checkpoint/writer.ts";
 import { type Device, type DeviceName, deviceOf } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
+import { inspect } from "../inspect.ts";
 import { Parameter } from "../parameter.ts";
 import { Signature } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
@@ -66,6 +67,18 @@ export abstract class Layer implements Disposable {
 
   /** The layer's tensors under upstream's keys, below a name. */
   protected abstract tensors(name: string): TensorSource[];
+
+  /** `Embedding4bit(weight: QuantizedTensor(…))` */
+  toString(): string {
+    return `${this.constructor.name}(${this.#parts()
+      .map(([name, part]) => `${name}: ${part}`)
+      .join(", ")})`;
+  }
+
+  /** What console.log shows. */
+  [inspect](): string {
+    return String(this);
+  }
 
   /** Frees the memory; work that still uses it finishes first. Again is harmless. */
   dispose(): void {

@@ -1,6 +1,6 @@
 // Linear4bit: a linear layer over a frozen weight of 4 bits an element.
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
-import type { StorageDtype } from "../checkpoint/state.ts";
+import { type StorageDtype, storageDtypes } from "../checkpoint/state.ts";
 import { tensorSource, toStateDict } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
@@ -176,7 +176,7 @@ export function checkBias(me: Signature, bias: Tensor | undefined, outFeatures: 
 
 /** Checks the dtype that codes are written as. */
 export function checkStorage(me: Signature, quantStorage: StorageDtype): void {
-  me.choice(quantStorage, "quantStorage", ["uint8", "float16", "bfloat16", "float32"]);
+  me.choice(quantStorage, "quantStorage", Object.keys(storageDtypes));
 }
 
 /** The two dimensions of a layer's weight. @throws BnbError if it has another number of them */

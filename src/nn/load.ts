@@ -14,7 +14,13 @@ type Where = Device | DeviceName | undefined;
 type Kind<T> = abstract new (...parameters: never) => T;
 
 /** A weight of a checkpoint that is of one of these classes. @throws BnbError if there is none, or it is of another */
-function loadKind<T>(me: Signature, checkpoint: Checkpoint, name: string, device: Where, ...kinds: Kind<T>[]): T {
+export function loadKind<T>(
+  me: Signature,
+  checkpoint: Checkpoint,
+  name: string,
+  device: Where,
+  ...kinds: Kind<T>[]
+): T {
   me.object(checkpoint, "checkpoint", Checkpoint);
   if (!checkpoint.quantized.has(me.text(name, "name")) && !checkpoint.tensors.has(name))
     throw me.fail(`name leads to ${JSON.stringify(name)}, which ${checkpoint.path} has not.`);

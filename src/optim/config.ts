@@ -131,3 +131,27 @@ const rules: Record<keyof Config, { holds(value: unknown): boolean; expected: st
   maxUnorm: notNegative,
   skipZeros: { holds: (v) => typeof v === "boolean", expected: "true or false" },
 };
+
+/** Options of every optimizer, of the whole or of a group; {@link Config} says what each is. */
+export type CommonOptions = Partial<Pick<Config, "lr" | "weightDecay" | "min8bitSize" | "skipZeros">>;
+
+/** The option of the classes that have no bits in their name: 8 or 32, which is the default. */
+export type BitsOption = Partial<Pick<Config, "optimBits">>;
+
+/**
+ * The option of the classes that bitsandbytes can page: it and the Paged classes are taken, and nothing needs to be done.
+ * Paging moves states out of a GPU's own memory and back. Here states lie in memory that GPU and CPU share, which the
+ * operating system pages already.
+ */
+export interface PagedOption {
+  isPaged?: boolean;
+}
+
+/** A family whose classes have no bits in their name: they are an option. */
+export const ofAnyBits = (family: Family): Family => ({ ...family, settings: [...family.settings, "optimBits"] });
+
+/** A family with states of these bits. */
+export const ofBits = (family: Family, optimBits: 8 | 32): Family => ({
+  ...family,
+  defaults: { ...family.defaults, optimBits },
+});

@@ -277,3 +277,9 @@ function settingsOf(saved: SavedGroup): Partial<Config> {
   const given = { lr, betas, eps, weightDecay, alpha, tAlpha, tBeta3 };
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }
+
+/** A class of optimizers. Options may be left out where none is required. */
+export type OptimizerClass<Options> = new (
+  params: Params<Options>,
+  ...options: object extends Options ? [options?: Options] : [options: Options]
+) => Optimizer;

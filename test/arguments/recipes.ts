@@ -142,6 +142,8 @@ const recipes: Record<string, () => Call> = {
 
   matmul4bit: () => ({ args: [x(), w4(), products()] }),
   matmulBlockwise: () => ({ args: [x(), quantizeBlockwise(floats(32, 64)), products()] }),
+  matmul: () => ({ args: [x(), w8(), products()] }),
+  matmulBackward: () => ({ args: [dy(), w4()] }),
   linear: () => ({ args: [x(), floats(32, 64), products()] }),
   matmul4bitBackward: () => ({ args: [dy(), w4()] }),
   matmulBlockwiseBackward: () => ({ args: [dy(), w4()] }),
@@ -225,6 +227,12 @@ const recipes: Record<string, () => Call> = {
   }),
   "Linear4bit.forward": () => ({ on: linear4bit(), args: [x()] }),
   "Linear4bit.backward": () => ({ on: linear4bit(), args: [dy()] }),
+  Linear: () => ({ args: [floats(32, 64), { bias: floats(32), precision: "high" }] }),
+  "Linear.forward": () => ({ on: new nn.Linear(floats(32, 64)), args: [x()] }),
+  "Linear.backward": () => ({ on: new nn.Linear(floats(32, 64)), args: [dy()] }),
+  loadLinear: () => ({
+    args: [opened, "four", { device: device(), computeDtype: "float16", precision: "high", threshold: 6 }],
+  }),
   LinearNF4: () => ({ args: [floats(32, 64), { bias: floats(32), computeDtype: "float16" }] }),
   LinearFP4: () => ({ args: [floats(32, 64), { bias: floats(32), computeDtype: "float16" }] }),
   Linear8bitLt: () => ({ args: [floats(32, 64), { bias: floats(32), threshold: 6 }] }),

@@ -4,6 +4,7 @@ import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { declarations } from "../header.ts";
 import { canMount, interruptEverywhere, quantizeOnto, twoWriters } from "./interrupted.ts";
+import { memory } from "./memory.ts";
 import { powerCuts } from "./power.ts";
 import { ffi, files, harness, liars, lifetime, renamed, scratch, type Tally } from "./runs.ts";
 import { attacks, attackTerminal, type TerminalReport } from "./terminal.ts";
@@ -111,6 +112,17 @@ test("nothing that a terminal would obey comes out of any command", async () => 
   await attackTerminal(folder("terminal"), attacks.join(""), report);
   expect(report.runs).toBeGreaterThan(40);
   expect(report.characters).toBeGreaterThan(10_000);
+});
+
+test("each command takes at most twice its file's size of memory", async () => {
+  const report = await memory(folder("memory"));
+  expect(Object.keys(report).map((job) => job.split(" ")[0])).toContainValues([
+    "verify",
+    "inspect",
+    "quantize",
+    "convert",
+  ]);
+  for (const [native] of Object.values(report)) expect(native).toBeLessThan(1);
 });
 
 describe("lifetimes", () => {

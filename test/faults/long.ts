@@ -6,6 +6,7 @@ import { Command } from "commander";
 import { fakeMetal } from "../metal/host/build.ts";
 import { type Build, buildForms, findClang } from "./build.ts";
 import { canMount, interruptEverywhere, quantizeOnto, twoWriters } from "./interrupted.ts";
+import { memory } from "./memory.ts";
 import { type PowerReport, powerCuts } from "./power.ts";
 import { ffi, files, forms, harness, liars, lifetime, type Mode, renamed, scratch, type Tally } from "./runs.ts";
 import { attacks, attackTerminal, type TerminalReport } from "./terminal.ts";
@@ -142,6 +143,7 @@ const kinds: Record<string, () => Promise<unknown>> = {
   "power-cut": powerCut,
   renamed: () => renamed(seconds),
   terminal,
+  memory: () => memory(folder("memory")),
   "full-disks": fullDisks,
   dispose: () => lifetime("dispose", 100_000 * seconds),
   collect: () => lifetime("collect", 50 * seconds),

@@ -6,7 +6,7 @@ import { codebooks4, codebooks8, codebooksOfOtherBits, floatDTypes, normal } fro
 import * as reference from "../reference.ts";
 import { kernelCodes, nextBelow, Store, searchOrder, shiftOf, wide } from "./arguments.ts";
 import { launch, type Run, runs } from "./launch.ts";
-import { bytesOf, dynamic, load, randomCodes, store, valuesOf, weightsOf } from "./memory.ts";
+import { bytesOf, dynamic, load, randomCodes, store, unused, valuesOf, weightsOf } from "./memory.ts";
 import type { View } from "./simulator.ts";
 
 // ── Casts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -214,7 +214,7 @@ function product({ m, n, k, dtype, w, bias }: Product) {
   const scales = coded?.args ?? [0, 0, 0, 0, 0];
   return {
     ...{ x, y, offsets, scales: whole === 2 ? scales.with(1, 31) : scales },
-    weight: coded?.buffers ?? [dense!, dense!, dense!, dense!, dense!],
+    weight: coded?.buffers ?? [dense!, ...unused],
     constants: [Store[dtype], typeof w === "string" ? Store[w] : Store.codes(w.bits), coded?.nested ?? 0, whole, +bias],
     want: reference.matmul(numbers, weights, bias ? offsets : undefined, m, n, k),
     magnitude: reference.matmul(numbers.map(Math.abs), weights.map(Math.abs), undefined, m, n, k),

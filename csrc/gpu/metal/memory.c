@@ -57,6 +57,7 @@ static void drop_cached(void) {
             }
             *at = memory->next;
             pool.cached -= memory->bytes;
+            residency_remove(memory->buffer);
             NSObject_release(memory->buffer);
             forget(memory);
         }
@@ -87,6 +88,7 @@ static struct memory *create(size_t capacity) {
         return NULL;
     }
     memory->address = MTLBuffer_contents(memory->buffer);
+    residency_add(memory->buffer);
     memory->older   = pool.newest;
     if (pool.newest) pool.newest->newer = memory;
     return pool.newest = memory;

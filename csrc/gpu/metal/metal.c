@@ -7,6 +7,9 @@
 
 struct metal metal;
 
+/* More than any struct that a kernel points to: Metal's validation holds what is bound to that size, looked at or not. */
+enum { NOTHING_BYTES = 8192 };
+
 void metal_lock(void) { lock(LOCK_GPU); }
 void metal_unlock(void) { unlock(LOCK_GPU); }
 
@@ -75,6 +78,11 @@ static bool open_device(void) {
     metal.buffer_max  = MTLDevice_maxBufferLength(metal.device);
     metal.exact       = is_set("BNB_METAL_EXACT");
     metal.profiling   = is_set("BNB_PROFILE");
+    metal.serial      = is_set("BNB_METAL_SERIAL");
+    metal.nothing     = MTLDevice_newBufferWithLength_options(metal.device, NOTHING_BYTES, MTL_RESOURCE_STORAGE_SHARED);
+    if (!metal.nothing) return ABSENT("%s gave no memory, not even a page; restart the system", metal.name);
+    residency_open();
+    residency_add(metal.nothing);
     return queue_open() && kernels_open();
 }
 
@@ -109,20 +117,40 @@ static bnb_status check(const struct launch *launch) {
     return BNB_OK;
 }
 
+/* Whether a launch must wait for those since the last barrier: it reads what they write, or writes what they touch. */
+static bool must_wait(const struct launch *launch) {
+    uint64_t phase = queue_phase();
+    for (uint32_t i = 0; i < launch->binding_count; i++) {
+        const struct memory *memory = launch->bindings[i].memory;
+        enum access          access = launch->bindings[i].access;
+        if (!memory || access == UNUSED) continue;
+        if (memory->written_in == phase || (access & WRITES && memory->read_in == phase)) return true;
+    }
+    return false;
+}
+
+/* A place that the kernel won't look at gets memory that nobody else touches. */
+static void bind(id encoder, uint64_t batch, const struct binding *binding, uint32_t index) {
+    struct memory *memory = binding->memory;
+    if (!memory || binding->access == UNUSED) {
+        MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, metal.nothing, 0, index);
+        return;
+    }
+    MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, memory->buffer, binding->offset, index);
+    memory->used = batch;
+    if (binding->access & READS) memory->read_in = queue_phase();
+    if (!(binding->access & WRITES)) return;
+    memory->written    = batch;
+    memory->written_in = queue_phase();
+    if (binding->access == WRITES) memory->lost = false;
+}
+
 static void encode(id encoder, uint64_t batch, const struct pipeline *pipeline, const struct launch *launch) {
+    if (metal.serial || must_wait(launch)) queue_barrier();
     MTLComputeCommandEncoder_setComputePipelineState(encoder, pipeline->state);
     if (launch->args_bytes)
         MTLComputeCommandEncoder_setBytes_length_atIndex(encoder, launch->args, launch->args_bytes, 0);
-    for (uint32_t i = 0; i < launch->binding_count; i++) {
-        struct memory *memory = launch->bindings[i].memory;
-        MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, memory ? memory->buffer : NULL,
-                                                          launch->bindings[i].offset, i + 1);
-        if (!memory) continue;
-        memory->used = batch;
-        if (!(launch->bindings[i].access & WRITES)) continue;
-        memory->written = batch;
-        if (launch->bindings[i].access == WRITES) memory->lost = false;
-    }
+    for (uint32_t i = 0; i < launch->binding_count; i++) bind(encoder, batch, &launch->bindings[i], i + 1);
     if (launch->shared_bytes)
         MTLComputeCommandEncoder_setThreadgroupMemoryLength_atIndex(encoder, launch->shared_bytes, 0);
     MTLComputeCommandEncoder_dispatchThreadgroups_threadsPerThreadgroup(

@@ -21,6 +21,7 @@ struct batch {
 static struct {
     id           queue, encoder; /* the encoder is nil while no batch is open */
     struct batch open;
+    uint64_t     phase;          /* of launches between two barriers, which may run at once */
     uint32_t     operations, operations_max;
     size_t       bytes_max;
     struct batch pending[PENDING_MAX]; /* a ring of what was committed */
@@ -48,6 +49,7 @@ static void print_profile(void) {
 bool queue_open(void) {
     work.queue = MTLDevice_newCommandQueue(metal.device);
     if (!work.queue) return fail(BNB_UNSUPPORTED, "Metal is absent: %s gave no command queue", metal.name), false;
+    residency_attach(work.queue);
     choose_limits();
     if (metal.profiling) {
         atexit(print_profile);
@@ -63,6 +65,7 @@ static void commit(void) {
     MTLComputeCommandEncoder_endEncoding(work.encoder);
     NSObject_release(work.encoder);
     work.encoder = NULL;
+    residency_settle();
     MTLCommandBuffer_commit(work.open.buffer);
     work.pending[(work.first + work.count++) % PENDING_MAX] = work.open;
 }
@@ -93,6 +96,7 @@ static void renew_queue(void) {
     id queue = MTLDevice_newCommandQueue(metal.device);
     if (!queue) return; /* perhaps the next time */
     NSObject_release(work.queue);
+    residency_attach(queue);
     work.queue  = queue;
     work.broken = false;
 }
@@ -103,15 +107,23 @@ id queue_encoder(uint64_t *batch) {
     if (!work.encoder) {
         /* The memory that a batch binds is kept by us until it is done, so that Metal need not retain it too. */
         id buffer  = MTLCommandQueue_commandBufferWithUnretainedReferences(work.queue);
-        id encoder = buffer ? MTLCommandBuffer_computeCommandEncoder(buffer) : NULL;
+        id encoder = buffer ? MTLCommandBuffer_computeCommandEncoderWithDispatchType(buffer, MTL_DISPATCH_TYPE_CONCURRENT) : NULL;
         if (!encoder) return refuse(BNB_DEVICE_LOST, "Metal gave no command buffer on %s; try again", metal.name);
         work.encoder    = NSObject_retain(encoder);
         work.open       = (struct batch){.buffer = NSObject_retain(buffer), .number = work.open.number + 1};
         work.operations = 0;
+        work.phase++; /* Metal itself orders what command buffers do to a buffer */
     }
     *batch = work.open.number;
     return work.encoder;
 }
+
+void queue_barrier(void) {
+    MTLComputeCommandEncoder_memoryBarrierWithScope(work.encoder, MTL_BARRIER_SCOPE_BUFFERS);
+    work.phase++;
+}
+
+uint64_t queue_phase(void) { return work.phase; }
 
 void queue_encoded(struct kernel *kernel, size_t bytes_moved) {
     work.open.kernel = kernel;

@@ -28,6 +28,7 @@
     METHOD(MTLDevice, maxBufferLength, "maxBufferLength", NSUInteger)                                                  \
     METHOD(MTLDevice, newCommandQueue, "newCommandQueue", id)                                                          \
     METHOD(MTLDevice, newBufferWithLength_options, "newBufferWithLength:options:", id, NSUInteger, NSUInteger)         \
+    METHOD(MTLDevice, newResidencySetWithDescriptor_error, "newResidencySetWithDescriptor:error:", id, id, id *)       \
     METHOD(MTLDevice, newLibraryWithSource_options_error, "newLibraryWithSource:options:error:", id, id, id, id *)     \
     METHOD(MTLDevice, newLibraryWithURL_error, "newLibraryWithURL:error:", id, id, id *)                               \
     METHOD(MTLDevice, newComputePipelineStateWithFunction_error, "newComputePipelineStateWithFunction:error:", id, id, \
@@ -43,8 +44,14 @@
            const void *, NSUInteger, NSUInteger)                                                                       \
     METHOD(MTLComputePipelineState, maxTotalThreadsPerThreadgroup, "maxTotalThreadsPerThreadgroup", NSUInteger)        \
     METHOD(MTLBuffer, contents, "contents", void *)                                                                    \
+    METHOD(MTLResidencySet, addAllocation, "addAllocation:", void, id)                                                 \
+    METHOD(MTLResidencySet, removeAllocation, "removeAllocation:", void, id)                                           \
+    METHOD(MTLResidencySet, commit, "commit", void)                                                                    \
+    METHOD(MTLResidencySet, requestResidency, "requestResidency", void)                                                \
+    METHOD(MTLCommandQueue, addResidencySet, "addResidencySet:", void, id)                                             \
     METHOD(MTLCommandQueue, commandBufferWithUnretainedReferences, "commandBufferWithUnretainedReferences", id)        \
-    METHOD(MTLCommandBuffer, computeCommandEncoder, "computeCommandEncoder", id)                                       \
+    METHOD(MTLCommandBuffer, computeCommandEncoderWithDispatchType, "computeCommandEncoderWithDispatchType:", id,      \
+           NSUInteger)                                                                                                 \
     METHOD(MTLCommandBuffer, commit, "commit", void)                                                                   \
     METHOD(MTLCommandBuffer, waitUntilCompleted, "waitUntilCompleted", void)                                           \
     METHOD(MTLCommandBuffer, status, "status", NSUInteger)                                                             \
@@ -60,6 +67,7 @@
            NSUInteger, NSUInteger)                                                                                     \
     METHOD(MTLComputeCommandEncoder, dispatchThreadgroups_threadsPerThreadgroup,                                       \
            "dispatchThreadgroups:threadsPerThreadgroup:", void, MTLSize, MTLSize)                                      \
+    METHOD(MTLComputeCommandEncoder, memoryBarrierWithScope, "memoryBarrierWithScope:", void, NSUInteger)              \
     METHOD(MTLComputeCommandEncoder, endEncoding, "endEncoding", void)
 
 #endif

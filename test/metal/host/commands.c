@@ -1,5 +1,6 @@
 /* The fake queue, command buffers and encoders.
  *
+ * Of a concurrent encoder, what stands between two barriers runs last things first: who forgets a barrier reads too early.
  * What is committed runs when it is waited for, or when its status was asked for often enough: so a host that reads
  * results without waiting sees poison. Command buffers of a queue run in the order in which they were committed. */
 #include "fake.h"
@@ -19,6 +20,7 @@ struct queue {
     struct command_buffer *first, *last; /* committed, and not yet run */
     _Atomic long           uncompleted;
     bool                   broken; /* by a failure: Metal then refuses what comes after it */
+    bool                   kept;   /* a residency set is attached: what runs must be in it */
 };
 
 struct bound {
@@ -32,6 +34,8 @@ struct dispatch {
     struct pipeline_state *pipeline;
     struct bound           bound[BINDINGS];
     MTLSize                grid, group;
+    uint32_t               segment; /* of those that may run at once */
+    bool                   kept;    /* by a queue with a residency set */
     size_t                 shared; /* of threadgroup memory at index 0 */
     struct dispatch       *next;
 };
@@ -54,7 +58,8 @@ struct encoder {
     struct pipeline_state *pipeline;
     struct bound           bound[BINDINGS];
     size_t                 shared;
-    bool                   ended;
+    bool                   ended, concurrent;
+    uint32_t               segment;
 };
 
 static pthread_mutex_t running = PTHREAD_MUTEX_INITIALIZER;
@@ -100,6 +105,53 @@ void fake_MTLCommandBuffer_commit(id self, SEL) {
     pthread_mutex_unlock(&running);
 }
 
+/* ── Residency ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct residency_set {
+    struct objc_object     object;
+    struct device_buffer **buffers;
+    size_t                 count;
+};
+
+id fake_MTLDevice_newResidencySetWithDescriptor_error(id, SEL, id descriptor, id *) {
+    expect(descriptor, MTLResidencySetDescriptor, "newResidencySetWithDescriptor:");
+    return object_new(MTLResidencySet, sizeof(struct residency_set));
+}
+
+void destroy_residency_set(id set) { free(((struct residency_set *)set)->buffers); }
+
+void fake_MTLResidencySet_addAllocation(id self, SEL, id given) {
+    struct residency_set *set    = (struct residency_set *)self;
+    struct device_buffer *buffer = expect(given, MTLBuffer, "addAllocation:");
+    if (buffer->in_set) violation("addAllocation: the buffer is in the set already");
+    set->buffers = realloc(set->buffers, (set->count + 1) * sizeof *set->buffers);
+    if (!set->buffers) violation("the host has no memory left");
+    set->buffers[set->count++] = buffer;
+    buffer->in_set             = true;
+}
+
+void fake_MTLResidencySet_removeAllocation(id self, SEL, id given) {
+    struct residency_set *set    = (struct residency_set *)self;
+    struct device_buffer *buffer = expect(given, MTLBuffer, "removeAllocation:");
+    if (!buffer->in_set) violation("removeAllocation: the buffer is not in the set");
+    size_t at = 0;
+    while (set->buffers[at] != buffer) at++;
+    set->buffers[at] = set->buffers[--set->count];
+    buffer->in_set = buffer->resident = false;
+}
+
+void fake_MTLResidencySet_commit(id self, SEL) {
+    struct residency_set *set = (struct residency_set *)self;
+    for (size_t i = 0; i < set->count; i++) set->buffers[i]->resident = true;
+}
+
+void fake_MTLResidencySet_requestResidency(id, SEL) { counters.residency_requests++; }
+
+void fake_MTLCommandQueue_addResidencySet(id self, SEL, id set) {
+    expect(set, MTLResidencySet, "addResidencySet:");
+    ((struct queue *)self)->kept = true;
+}
+
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static double now(void) {
@@ -114,6 +166,9 @@ static int bind(sim_launch *launch, const struct dispatch *dispatch) {
         const struct bound *bound = &dispatch->bound[i];
         if (bound->bytes) status = sim_launch_bytes(launch, i, bound->bytes, bound->count);
         if (!bound->buffer) continue;
+        if (dispatch->kept && !bound->buffer->resident)
+            violation("%s: the buffer at %u is not in the residency set as it was last committed",
+                      sim_kernel_name(dispatch->pipeline->kernel), i);
         if (bound->buffer->object.references <= 0)
             violation("%s: the buffer at %u was freed before the command buffer that uses it was done",
                       sim_kernel_name(dispatch->pipeline->kernel), i);
@@ -147,6 +202,23 @@ static const char *run(const struct dispatch *dispatch) {
     return text;
 }
 
+/* Puts the dispatches of each segment into the opposite order. */
+static struct dispatch *turn_segments(struct dispatch *first) {
+    struct dispatch *turned = NULL, **end = &turned;
+    while (first) {
+        struct dispatch *segment = NULL, *last = first;
+        for (uint32_t number = first->segment; first && first->segment == number;) {
+            struct dispatch *next = first->next;
+            first->next = segment;
+            segment     = first;
+            first       = next;
+        }
+        *end = segment;
+        end  = &last->next;
+    }
+    return turned;
+}
+
 static void run_all(struct command_buffer *buffer) {
     const char *error = NULL;
     buffer->start     = now();
@@ -155,7 +227,7 @@ static void run_all(struct command_buffer *buffer) {
                 "(00000004:kIOGPUCommandBufferCallbackErrorSubmissionsIgnored)";
     else if (buffer->doomed)
         error = "Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout)";
-    for (struct dispatch *dispatch = buffer->dispatches, *next; dispatch; dispatch = next) {
+    for (struct dispatch *dispatch = turn_segments(buffer->dispatches), *next; dispatch; dispatch = next) {
         if (!error) error = run(dispatch);
         for (uint32_t i = 0; i < BINDINGS; i++) free(dispatch->bound[i].bytes);
         drop(dispatch->pipeline);
@@ -210,13 +282,15 @@ double fake_MTLCommandBuffer_GPUEndTime(id self, SEL) { return ((struct command_
 
 /* ── Encoders ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-id fake_MTLCommandBuffer_computeCommandEncoder(id self, SEL) {
+id fake_MTLCommandBuffer_computeCommandEncoderWithDispatchType(id self, SEL, NSUInteger type) {
     struct command_buffer *buffer = (struct command_buffer *)self;
     if (buffer->committed) violation("computeCommandEncoder: the command buffer was committed");
     if (buffer->encoding) violation("computeCommandEncoder: another encoder of the command buffer is open");
+    if (type > MTL_DISPATCH_TYPE_CONCURRENT) violation("computeCommandEncoder: %lu is no dispatch type", type);
     buffer->encoding        = true;
     struct encoder *encoder = object_new(MTLComputeCommandEncoder, sizeof *encoder);
     encoder->buffer         = keep(buffer);
+    encoder->concurrent     = type == MTL_DISPATCH_TYPE_CONCURRENT;
     return autorelease(encoder);
 }
 
@@ -297,9 +371,19 @@ void fake_MTLComputeCommandEncoder_dispatchThreadgroups_threadsPerThreadgroup(id
     memcpy(dispatch->bound, encoder->bound, sizeof dispatch->bound);
     memset(encoder->bound, 0, sizeof encoder->bound);
     encoder->shared = 0;
+    dispatch->segment     = encoder->segment;
+    dispatch->kept        = encoder->buffer->queue->kept;
+    if (!encoder->concurrent) encoder->segment++;
     *encoder->buffer->end = dispatch;
     encoder->buffer->end  = &dispatch->next;
     counters.dispatches++;
+}
+
+void fake_MTLComputeCommandEncoder_memoryBarrierWithScope(id self, SEL, NSUInteger scope) {
+    struct encoder *encoder = open_encoder(self, "memoryBarrierWithScope:");
+    if (scope != MTL_BARRIER_SCOPE_BUFFERS) violation("memoryBarrierWithScope: %lu, expected that of buffers", scope);
+    encoder->segment++;
+    counters.barriers++;
 }
 
 void fake_MTLComputeCommandEncoder_endEncoding(id self, SEL) {

@@ -40,7 +40,10 @@ id fake_MTLDevice_newBufferWithLength_options(id, SEL, NSUInteger length, NSUInt
 }
 
 void *fake_MTLBuffer_contents(id self, SEL) { return ((struct device_buffer *)self)->memory; }
-void  destroy_buffer(id buffer) { sim_release(((struct device_buffer *)buffer)->memory); }
+void  destroy_buffer(id buffer) {
+    if (((struct device_buffer *)buffer)->in_set) violation("a buffer was freed while it is in a residency set");
+    sim_release(((struct device_buffer *)buffer)->memory);
+}
 
 /* ── Libraries ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -57,6 +60,7 @@ struct library {
 
 id fake_NSObject_new(id self, SEL) {
     if (self->class == MTLCompileOptions) return object_new(self->class, sizeof(struct compile_options));
+    if (self->class == MTLResidencySetDescriptor) return object_new(self->class, sizeof(struct objc_object));
     if (self->class == MTLFunctionConstantValues) return object_new(self->class, sizeof(struct constants));
     violation("+[%s new]: the fake makes none", class_names[self->class]);
 }

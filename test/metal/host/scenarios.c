@@ -36,6 +36,10 @@ static long (*count)(const char *name);
 static void (*set)(const char *fault, long value);
 static const char *(*report)(void);
 
+/* But the one that is bound where a kernel looks at nothing. */
+static long buffers_made(void) { return count("buffers") - 1; }
+static long buffers_alive(void) { return count("MTLBuffer") - 1; }
+
 #define CHECK(condition)                                                                                               \
     do {                                                                                                               \
         if (!(condition)) {                                                                                            \
@@ -121,6 +125,31 @@ static void computes(void) {
     CHECK(gpu->read(one, y, 0, found, sizeof found) == BNB_OK && found[15] == 3 && found[16] == 4);
 }
 
+/* Launches run at once until one reads what another writes, or writes what another touches. The fake runs them last things
+ * first, so a barrier that was forgotten shows in the numbers. */
+static void barriers_follow_from_what_launches_touch(void) {
+    open_gpu();
+    void *a = alloc_ones(), *b = alloc_ones(), *c = gpu->alloc(one, BYTES), *d = gpu->alloc(one, BYTES);
+    CHECK(add(a, c, 1, 0, 0) == BNB_OK && add(b, d, 2, 0, 0) == BNB_OK && count("barriers") == 0);
+    CHECK(add(c, b, 4, 0, 0) == BNB_OK && count("barriers") == 1);  /* reads c; and writes b, which was read */
+    CHECK(add(d, a, 8, 0, 0) == BNB_OK && count("barriers") == 1);  /* has nothing in common with that one */
+    CHECK(add(a, a, 16, 0, 0) == BNB_OK && count("barriers") == 2); /* in place, after it was written */
+    CHECK(add(b, d, 32, 0, 0) == BNB_OK && count("barriers") == 2); /* d was read before the barrier */
+    CHECK(add(a, d, 64, 0, 0) == BNB_OK && count("barriers") == 3); /* written twice */
+    CHECK(holds(c, 2) && holds(b, 6) && holds(a, 27) && holds(d, 91));
+}
+
+/* What macOS is asked to keep: all buffers, told of before the work that uses them is sent. */
+static void keeps_buffers_resident(void) {
+    open_gpu();
+    void *x = alloc_ones(), *y = gpu->alloc(one, BYTES);
+    CHECK(count("residency_requests") == 0);
+    CHECK(add(x, y, 1, 0, 0) == BNB_OK && holds(y, 2) && count("residency_requests") == 1);
+    CHECK(add(x, y, 2, 0, 0) == BNB_OK && holds(y, 3) && count("residency_requests") == 1); /* nothing is new */
+    void *z = gpu->alloc(one, BYTES);
+    CHECK(add(y, z, 1, 0, 0) == BNB_OK && holds(z, 4) && count("residency_requests") == 2);
+}
+
 static void polls_until_idle(void) {
     open_gpu();
     void *x = alloc_ones(), *y = gpu->alloc(one, BYTES);
@@ -179,14 +208,14 @@ static void reuses_memory_after_its_work(void) {
     gpu->free(one, x);
     CHECK(gpu->cached(one) >= 2 * BYTES);
     void *fresh = gpu->alloc(one, BYTES);
-    CHECK(fresh && fresh != x && fresh != y && count("buffers") == 4);
+    CHECK(fresh && fresh != x && fresh != y && buffers_made() == 4);
     CHECK(holds(z, 3));
     void *again = gpu->alloc(one, BYTES), *other = gpu->alloc(one, BYTES);
-    CHECK((again == x || again == y) && (other == x || other == y) && again != other && count("buffers") == 4);
+    CHECK((again == x || again == y) && (other == x || other == y) && again != other && buffers_made() == 4);
     CHECK(gpu->cached(one) == 0);
     void *small = gpu->alloc(one, 8); /* of another size, so not out of what is kept */
     gpu->free(one, again);
-    CHECK(small && count("buffers") == 5 && gpu->alloc(one, BYTES / 4) && count("buffers") == 6);
+    CHECK(small && buffers_made() == 5 && gpu->alloc(one, BYTES / 4) && buffers_made() == 6);
 }
 
 /* What the forms of csrc/cpu/ may do when they stand in for a kernel. */
@@ -204,7 +233,7 @@ static void gives_exact_buffers(void) {
     void *x = alloc_ones(), *y = gpu->alloc(one, BYTES);
     CHECK(add(x, y, 1, 0, 0) == BNB_OK && holds(y, 2));
     gpu->free(one, x);
-    CHECK(gpu->alloc(one, BYTES) && count("buffers") == 3 && count("MTLBuffer") == 2 && gpu->cached(one) == 0);
+    CHECK(gpu->alloc(one, BYTES) && buffers_made() == 3 && buffers_alive() == 2 && gpu->cached(one) == 0);
     CHECK(add(y, y, 1, 1, 0) == BNB_OK && gpu->wait(one) == BNB_DEVICE_LOST); /* a float past the end */
     CHECK(strstr(last_error, "add"));
 }
@@ -234,7 +263,7 @@ static void waits_for_memory(void) {
 static void survives_a_failed_allocation(void) {
     open_gpu();
     set("fail_alloc", 1); /* it asks again, after it gave back what it kept */
-    CHECK(gpu->alloc(one, BYTES) && count("buffers") == 1);
+    CHECK(gpu->alloc(one, BYTES) && buffers_made() == 1);
 }
 
 static void passes_on_compile_errors(void) {
@@ -387,7 +416,7 @@ static void serves_two_threads(void) {
     pthread_t threads[2];
     for (int i = 0; i < 2; i++) CHECK(!pthread_create(&threads[i], NULL, work_on_a_thread, NULL));
     for (int i = 0; i < 2; i++) CHECK(!pthread_join(threads[i], NULL));
-    CHECK(gpu->wait(one) == BNB_OK && count("runs") == 800 && count("buffers") < 200 && count("compiles") == 1);
+    CHECK(gpu->wait(one) == BNB_OK && count("runs") == 800 && buffers_made() < 200 && count("compiles") == 1);
 }
 
 /* Open devices are not closed; all else comes to an end. */
@@ -409,7 +438,7 @@ static const struct {
     void (*run)(void);
 } scenarios[] = {
 #define SCENARIO(name) {#name, name}
-    SCENARIO(describes), SCENARIO(computes), SCENARIO(polls_until_idle), SCENARIO(blocks_when_slow),
+    SCENARIO(describes), SCENARIO(computes), SCENARIO(barriers_follow_from_what_launches_touch), SCENARIO(keeps_buffers_resident), SCENARIO(polls_until_idle), SCENARIO(blocks_when_slow),
     SCENARIO(batches_by_count), SCENARIO(batches_by_bytes), SCENARIO(waits_for_no_later_work),
     SCENARIO(bounds_what_is_pending), SCENARIO(reuses_memory_after_its_work),
     SCENARIO(lets_the_cpu_read_past_the_end), SCENARIO(gives_exact_buffers), SCENARIO(refuses_too_much_memory),

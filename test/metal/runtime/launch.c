@@ -182,11 +182,12 @@ static void flush_subnormals(bool on) {
 }
 
 static int check_sizes(const sim_kernel *kernel, const uint32_t grid[3], const uint32_t group[3]) {
+    uint32_t most = kernel->entry->max_threads ? kernel->entry->max_threads : SIM_MAX_THREADS;
     uint64_t threads = (uint64_t)group[0] * group[1] * group[2], groups = (uint64_t)grid[0] * grid[1] * grid[2];
     if (group[0] > SIM_MAX_THREADS || group[1] > SIM_MAX_THREADS || group[2] > SIM_MAX_THREADS || threads == 0 ||
-        threads > kernel->entry->max_threads) {
+        threads > most) {
         return report_failure("kernel %s: a threadgroup of %u x %u x %u threads, 1 to %u are allowed",
-                              kernel->entry->name, group[0], group[1], group[2], kernel->entry->max_threads);
+                              kernel->entry->name, group[0], group[1], group[2], most);
     }
     if (groups == 0)
         return report_failure("kernel %s: an empty grid of %u x %u x %u threadgroups", kernel->entry->name, grid[0],
@@ -246,7 +247,9 @@ const sim_kernel *sim_library_kernel(const sim_library *library, const char *hos
 }
 
 const char *sim_kernel_name(const sim_kernel *kernel) { return kernel->entry->name; }
-uint32_t sim_kernel_max_threads(const sim_kernel *kernel) { return kernel->entry->max_threads; }
+uint32_t sim_kernel_max_threads(const sim_kernel *kernel) {
+    return kernel->entry->max_threads ? kernel->entry->max_threads : SIM_UNDECLARED_THREADS;
+}
 size_t sim_kernel_threadgroup_bytes(const sim_kernel *kernel) { return kernel->threadgroup_bytes; }
 uint32_t sim_kernel_buffers(const sim_kernel *kernel) { return parameter_mask(kernel, SIM_PARAMETER_BUFFER); }
 uint32_t sim_kernel_threadgroup_arguments(const sim_kernel *kernel) {

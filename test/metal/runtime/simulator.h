@@ -13,6 +13,7 @@ typedef struct sim_launch sim_launch;
 
 enum {
     SIM_MAX_THREADS = 1024,
+    SIM_UNDECLARED_THREADS = 384,
     SIM_MAX_THREADGROUP_BYTES = 32768,
     SIM_MAX_BUFFERS = 31,
     SIM_THREADGROUP_ALIGNMENT = 16
@@ -29,6 +30,8 @@ const sim_kernel *sim_library_kernel_at(const sim_library *library, uint32_t pos
 const sim_kernel *sim_library_kernel(const sim_library *library, const char *host_name);
 
 const char *sim_kernel_name(const sim_kernel *kernel);
+// As maxTotalThreadsPerThreadgroup: what the kernel declares. Of one that declares nothing a GPU decides by its registers, and
+// may leave it as few as SIM_UNDECLARED_THREADS.
 uint32_t sim_kernel_max_threads(const sim_kernel *kernel);
 // Bytes of threadgroup memory that the kernel declares itself, as staticThreadgroupMemoryLength.
 size_t sim_kernel_threadgroup_bytes(const sim_kernel *kernel);

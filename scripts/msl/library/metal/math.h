@@ -96,7 +96,7 @@ SIM_FORMS
 inline namespace fast {
 template <class T> SIM_INLINE T sim_rounded(T x) {
     if constexpr (sim::vector<T>) {
-        for (int i = 0; i < sim::size<T>; i++) x[i] = sim_rounded(x[i]);
+        SIM_EACH for (int i = 0; i < sim::size<T>; i++) x[i] = sim_rounded(x[i]);
     } else if constexpr (is_same_v<T, float>) {
         const uint bits = as_type<uint>(x), magnitude = bits & 0x7fffffffu;
         if (magnitude != 0 && magnitude < 0x7f800000u) x = as_type<float>(bits ^ 1u);
@@ -126,13 +126,13 @@ template <class T> SIM_INLINE T abs(T x) {
 }
 template <sim::scalar T> SIM_INLINE T sign(T x) { return x > T(0) ? T(1) : x < T(0) ? T(-1) : x == x ? x : T(0); }
 template <sim::vector T> SIM_INLINE T sign(T x) {
-    for (int i = 0; i < sim::size<T>; i++) x[i] = sign(x[i]);
+    SIM_EACH for (int i = 0; i < sim::size<T>; i++) x[i] = sign(x[i]);
     return x;
 }
 template <sim::scalar T> SIM_INLINE T ldexp(T x, int e) { return (T)__builtin_ldexpf((float)x, e); }
 template <sim::vector T> SIM_INLINE sim::element<T> dot(T x, T y) {
     sim::element<T> sum = x[0] * y[0];
-    for (int i = 1; i < sim::size<T>; i++) sum += x[i] * y[i];
+    SIM_EACH for (int i = 1; i < sim::size<T>; i++) sum += x[i] * y[i];
     return sum;
 }
 
@@ -146,18 +146,18 @@ template <sim::scalar T> SIM_INLINE T select(T no, T yes, bool condition) { retu
 template <sim::vector T, sim::vector C> SIM_INLINE T select(T no, T yes, C condition) {
     static_assert(sim::size<T> == sim::size<C>, "select takes a condition for each element");
     T result;
-    for (int i = 0; i < sim::size<T>; i++) result[i] = condition[i] ? yes[i] : no[i];
+    SIM_EACH for (int i = 0; i < sim::size<T>; i++) result[i] = condition[i] ? yes[i] : no[i];
     return result;
 }
 template <sim::vector T> SIM_INLINE T select(T no, T yes, bool condition) { return condition ? yes : no; }
 template <sim::vector C> SIM_INLINE bool any(C condition) {
     bool found = false;
-    for (int i = 0; i < sim::size<C>; i++) found |= condition[i] != 0;
+    SIM_EACH for (int i = 0; i < sim::size<C>; i++) found |= condition[i] != 0;
     return found;
 }
 template <sim::vector C> SIM_INLINE bool all(C condition) {
     bool holds = true;
-    for (int i = 0; i < sim::size<C>; i++) holds &= condition[i] != 0;
+    SIM_EACH for (int i = 0; i < sim::size<C>; i++) holds &= condition[i] != 0;
     return holds;
 }
 

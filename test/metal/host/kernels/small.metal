@@ -9,8 +9,9 @@ struct small_args {
 constant uint BEYOND [[function_constant(0)]];
 
 // y = x + value
-[[host_name("add")]] [[kernel]] void add(constant small_args &args [[buffer(0)]], device const float *x [[buffer(1)]],
-                                         device float *y [[buffer(2)]], uint i [[thread_position_in_grid]]) {
+[[host_name("add")]] [[kernel, max_total_threads_per_threadgroup(1024)]]
+void add(constant small_args &args [[buffer(0)]], device const float *x [[buffer(1)]], device float *y [[buffer(2)]],
+         uint i [[thread_position_in_grid]]) {
     if (i < args.count + BEYOND) y[i] = x[i < args.count ? i : 0] + args.value;
 }
 

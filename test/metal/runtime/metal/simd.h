@@ -113,6 +113,11 @@ SIM_INLINE int neighbour(int lane) { return lane < 0 || lane >= SIM_LANES ? SIM_
 
 namespace metal {
 
+template <class T> SIM_INLINE T *own_slice(T *at, uint elements) {
+    sim_own_slice(at, elements * sizeof(T));
+    return at;
+}
+
 #define SIM_REDUCTION(name, expression)                                      \
     struct sim_##name {                                                      \
         template <class T> static T of(T a, T b) { return (T)(expression); } \
