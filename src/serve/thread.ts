@@ -1,0 +1,134 @@
+// A model's thread as the connections see it: what is asked goes over as messages, and comes back as streams and promises.
+import type { FinishReason, Usage } from "../model/generation.ts";
+import type { EngineState } from "./engine.ts";
+import { fromHost, HttpError } from "./errors.ts";
+import type { FromHost, HostOptions, ListedChoice, ModelInfo, TextRequest, ToHost } from "./protocol.ts";
+
+/** A piece of a text, or its end. */
+export type TextEvent =
+  | { readonly text: string; readonly logprobs: readonly ListedChoice[] }
+  | { readonly reason: FinishReason; readonly usage: Usage };
+
+/** What waits for an answer from the thread. */
+interface Waiting {
+  take(message: FromHost): void;
+  fail(error: HttpError): void;
+}
+
+export class ModelThread {
+  readonly info: ModelInfo;
+  readonly #worker: Worker;
+  readonly #waiting: Map<number, Waiting>;
+  #next = 0;
+
+  private constructor(worker: Worker, info: ModelInfo, waiting: Map<number, Waiting>) {
+    this.#worker = worker;
+    this.info = info;
+    this.#waiting = waiting;
+  }
+
+  /** Starts a thread, and loads the model in it. @throws HttpError if that fails */
+  static start(options: HostOptions): Promise<ModelThread> {
+    const worker = new Worker(workerUrl());
+    const waiting = new Map<number, Waiting>();
+    const { promise, resolve, reject } = Promise.withResolvers<ModelThread>();
+    const failAll = (error: HttpError) => {
+      reject(error);
+      for (const one of waiting.values()) one.fail(error);
+      waiting.clear();
+    };
+    worker.onmessage = ({ data }: MessageEvent<FromHost>) => {
+      if (data.type === "ready") return resolve(new ModelThread(worker, data.info, waiting));
+      if (data.type === "error") {
+        const error = fromHost(data.error);
+        if (data.id === undefined) return failAll(error);
+        waiting.get(data.id)?.fail(error);
+        waiting.delete(data.id);
+        return;
+      }
+      waiting.get(data.id)?.take(data);
+      if (data.type !== "text") waiting.delete(data.id);
+    };
+    worker.onerror = ({ message }) => failAll(new HttpError(500, `The model's thread failed: ${message}`));
+    worker.postMessage(options);
+    return promise;
+  }
+
+  /** A text as it grows. Who stops iterating, or whose signal says so, ends it. */
+  async *text(request: TextRequest, signal: AbortSignal): AsyncGenerator<TextEvent, void, void> {
+    const id = this.#next++;
+    const events: TextEvent[] = [];
+    let failure: unknown;
+    let ended = false;
+    let wake = () => {};
+    const stop = () => {
+      failure ??= signal.reason;
+      wake();
+    };
+    this.#waiting.set(id, {
+      take: (message) => {
+        if (message.type === "text") events.push({ text: message.text, logprobs: message.logprobs });
+        else if (message.type === "end") events.push({ reason: message.reason, usage: message.usage });
+        ended ||= message.type === "end";
+        wake();
+      },
+      fail: (error) => {
+        failure = error;
+        ended = true;
+        wake();
+      },
+    });
+    signal.addEventListener("abort", stop, { once: true });
+    try {
+      signal.throwIfAborted();
+      this.#say({ type: "text", id, request });
+      for (;;) {
+        if (events.length === 0 && failure === undefined)
+          await new Promise<void>((resolve) => {
+            wake = resolve;
+          });
+        if (failure !== undefined) throw failure;
+        const event = events.shift()!;
+        yield event;
+        if ("reason" in event) return;
+      }
+    } finally {
+      signal.removeEventListener("abort", stop);
+      this.#waiting.delete(id);
+      if (!ended) this.#say({ type: "cancel", id });
+    }
+  }
+
+  async embed(inputs: readonly (string | readonly number[])[]): Promise<{ vectors: Float32Array[]; tokens: number }> {
+    const answer = await this.#ask((id) => ({ type: "embed", id, inputs }));
+    return answer as Extract<FromHost, { type: "embeddings" }>;
+  }
+
+  /** What is going on; undefined for an encoder. */
+  async state(): Promise<EngineState | undefined> {
+    return ((await this.#ask((id) => ({ type: "state", id }))) as Extract<FromHost, { type: "state" }>).state;
+  }
+
+  /** Waits for what runs, then ends the thread. */
+  async stop(): Promise<void> {
+    await this.#ask((id) => ({ type: "drain", id })).catch(() => {});
+    this.#worker.terminate();
+  }
+
+  #ask(message: (id: number) => ToHost): Promise<FromHost> {
+    const id = this.#next++;
+    const { promise, resolve, reject } = Promise.withResolvers<FromHost>();
+    this.#waiting.set(id, { take: resolve, fail: reject });
+    this.#say(message(id));
+    return promise;
+  }
+
+  #say(message: ToHost): void {
+    this.#worker.postMessage(message);
+  }
+}
+
+/** The Worker's module: beside this one, or in an executable that has it as a second entry. */
+function workerUrl(): string {
+  return new URL(import.meta.path.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url).href;
+}
