@@ -1,8 +1,8 @@
 // Texts as they grow, as answers in OpenAI's form: whole, or as a stream of events.
 import type { Usage } from "../model/generation.ts";
+import type { TextEvent } from "./events.ts";
 import type { ListedChoice, ListedToken, TextRequest, ToolStyle } from "./protocol.ts";
 import type { Asked } from "./requests.ts";
-import type { TextEvent } from "./thread.ts";
 import { mayBeCall, readCalls, type ToolCall } from "./tools.ts";
 
 export type Kind = "chat" | "completion";

@@ -3,13 +3,14 @@ import { timingSafeEqual } from "node:crypto";
 import { BnbError } from "../error.ts";
 import { chunks, type Kind, merged, whole } from "./answers.ts";
 import { HttpError } from "./errors.ts";
+import type { TextEvent } from "./events.ts";
 import { Metrics } from "./metrics.ts";
 import { Models, type ServedModel } from "./models.ts";
 import { page } from "./page.ts";
 import type { TextRequest } from "./protocol.ts";
 import { type Body, object, string } from "./read.ts";
 import { chatRequest, completionRequest, embeddingRequest } from "./requests.ts";
-import type { ModelThread, TextEvent } from "./thread.ts";
+import type { ModelThread } from "./thread.ts";
 
 export type { ServedModel } from "./models.ts";
 

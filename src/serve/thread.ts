@@ -1,13 +1,8 @@
 // A model's thread as the connections see it: what is asked goes over as messages, and comes back as streams and promises.
-import type { FinishReason, Usage } from "../model/generation.ts";
 import type { EngineState } from "./engine.ts";
 import { fromHost, HttpError } from "./errors.ts";
-import type { FromHost, HostOptions, ListedChoice, ModelInfo, TextRequest, ToHost } from "./protocol.ts";
-
-/** A piece of a text, or its end. */
-export type TextEvent =
-  | { readonly text: string; readonly logprobs: readonly ListedChoice[] }
-  | { readonly reason: FinishReason; readonly usage: Usage };
+import { type TextEvent, TextEvents } from "./events.ts";
+import type { FromHost, HostOptions, ModelInfo, TextRequest, ToHost } from "./protocol.ts";
 
 /** What waits for an answer from the thread. */
 interface Waiting {
@@ -57,45 +52,20 @@ export class ModelThread {
   /** A text as it grows. Who stops iterating, or whose signal says so, ends it. */
   async *text(request: TextRequest, signal: AbortSignal): AsyncGenerator<TextEvent, void, void> {
     const id = this.#next++;
-    const events: TextEvent[] = [];
-    let failure: unknown;
-    let ended = false;
-    let wake = () => {};
-    const stop = () => {
-      failure ??= signal.reason;
-      wake();
-    };
+    const events = new TextEvents();
     this.#waiting.set(id, {
       take: (message) => {
         if (message.type === "text") events.push({ text: message.text, logprobs: message.logprobs });
         else if (message.type === "end") events.push({ reason: message.reason, usage: message.usage });
-        ended ||= message.type === "end";
-        wake();
       },
-      fail: (error) => {
-        failure = error;
-        ended = true;
-        wake();
-      },
+      fail: (error) => events.fail(error),
     });
-    signal.addEventListener("abort", stop, { once: true });
     try {
-      signal.throwIfAborted();
       this.#say({ type: "text", id, request });
-      for (;;) {
-        if (events.length === 0 && failure === undefined)
-          await new Promise<void>((resolve) => {
-            wake = resolve;
-          });
-        if (failure !== undefined) throw failure;
-        const event = events.shift()!;
-        yield event;
-        if ("reason" in event) return;
-      }
+      yield* events.read(signal);
     } finally {
-      signal.removeEventListener("abort", stop);
       this.#waiting.delete(id);
-      if (!ended) this.#say({ type: "cancel", id });
+      if (!events.ended) this.#say({ type: "cancel", id });
     }
   }
 
