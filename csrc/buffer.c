@@ -1,6 +1,5 @@
 /* Memory of devices: counted, shared, and on the CPU kept for reuse. */
 #define _DEFAULT_SOURCE /* madvise */
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,7 +13,7 @@
 enum { KEEP_FROM = 64 << 10, KEPT = 32, ALIGNMENT = 64, HUGE_PAGE = 2 << 20 };
 static const size_t keep_bytes = (size_t)256 << 20;
 
-static pthread_mutex_t keeping = PTHREAD_MUTEX_INITIALIZER;
+/* Behind LOCK_KEEPING. */
 static struct kept {
     void  *memory;
     size_t capacity;
@@ -24,7 +23,7 @@ static size_t kept_count, kept_total;
 /* The newest kept piece that holds `bytes` and wastes less than a quarter; NULL where there is none. */
 static void *take_kept(bnb_device *device, size_t bytes, size_t *capacity) {
     void *memory = NULL;
-    pthread_mutex_lock(&keeping);
+    lock(LOCK_KEEPING);
     for (size_t i = kept_count; i-- > 0;) {
         if (kept[i].capacity < bytes || kept[i].capacity - bytes > bytes / 4) continue;
         memory = kept[i].memory;
@@ -33,7 +32,7 @@ static void *take_kept(bnb_device *device, size_t bytes, size_t *capacity) {
         device->cached = kept_total -= *capacity;
         break;
     }
-    pthread_mutex_unlock(&keeping);
+    unlock(LOCK_KEEPING);
     return memory;
 }
 
@@ -41,7 +40,7 @@ static void *take_kept(bnb_device *device, size_t bytes, size_t *capacity) {
 static void keep(bnb_device *device, void *memory, size_t capacity) {
     void  *gone[KEPT];
     size_t gone_count = 0;
-    pthread_mutex_lock(&keeping);
+    lock(LOCK_KEEPING);
     while (kept_count && (kept_count == KEPT || kept_total + capacity > keep_bytes)) {
         gone[gone_count++] = kept[0].memory;
         kept_total -= kept[0].capacity;
@@ -49,7 +48,7 @@ static void keep(bnb_device *device, void *memory, size_t capacity) {
     }
     kept[kept_count++] = (struct kept){memory, capacity};
     device->cached = kept_total += capacity;
-    pthread_mutex_unlock(&keeping);
+    unlock(LOCK_KEEPING);
     while (gone_count) free(gone[--gone_count]);
 }
 
@@ -92,17 +91,17 @@ static struct buffer *joined_new(size_t bytes) {
 }
 
 struct buffer *buffer_new(bnb_device *device, size_t bytes) {
-    bool           joined = !device->gpu && bytes < KEEP_FROM;
+    bool           joined = !device->driver && bytes < KEEP_FROM;
     struct buffer *buffer = joined ? joined_new(bytes) : malloc(sizeof *buffer);
     size_t         capacity = joined ? 0 : bytes;
     void          *memory = NULL;
     if (joined && buffer) memory = buffer->memory;
-    else if (buffer) memory = device->gpu ? device->gpu->alloc(bytes) : host_alloc(device, bytes, &capacity);
+    else if (buffer) memory = device->driver ? device->driver->alloc(device->gpu, bytes) : host_alloc(device, bytes, &capacity);
     if (!memory) {
         free(buffer);
-        if (buffer && device->gpu) return NULL; /* the driver has said how much there is */
+        if (buffer && device->driver) return NULL; /* the driver has said how much there is */
         return refuse(BNB_OUT_OF_MEMORY, "%zu bytes can't be had on %s, which holds %zu: free tensors that are no longer used",
-                      bytes, device->kind, (size_t)device->bytes);
+                      bytes, device->name, (size_t)device->bytes);
     }
     *buffer = (struct buffer){.refs = 1, .device = device, .memory = memory, .bytes = bytes, .capacity = capacity};
     count_bytes(device, bytes);
@@ -117,20 +116,22 @@ struct buffer *buffer_share(struct buffer *buffer) {
 void buffer_release(struct buffer *buffer) {
     if (!buffer || --buffer->refs) return;
     buffer->device->bytes -= buffer->bytes;
-    if (buffer->device->gpu) buffer->device->gpu->free(buffer->memory);
+    if (buffer->device->driver) buffer->device->driver->free(buffer->device->gpu, buffer->memory);
     else if (buffer->capacity) host_free(buffer->device, buffer->memory, buffer->capacity);
     free(buffer);
 }
 
 bnb_status buffer_write_at(struct buffer *buffer, size_t offset, const void *from, size_t bytes) {
-    if (buffer->device->gpu) return buffer->device->gpu->write(buffer->memory, offset, from, bytes);
+    bnb_device *device = buffer->device;
+    if (device->driver) return device->driver->write(device->gpu, buffer->memory, offset, from, bytes);
     memcpy((char *)buffer->memory + offset, from, bytes);
     return BNB_OK;
 }
 
 bnb_status buffer_read_at(const struct buffer *buffer, size_t offset, void *to, size_t bytes) {
-    if (buffer->device->gpu) return buffer->device->gpu->read(buffer->memory, offset, to, bytes);
-    memcpy(to, (char *)buffer->memory + offset, bytes);
+    bnb_device *device = buffer->device;
+    if (device->driver) return device->driver->read(device->gpu, buffer->memory, offset, to, bytes);
+    memcpy(to, (const char *)buffer->memory + offset, bytes);
     return BNB_OK;
 }
 
@@ -140,6 +141,46 @@ bnb_status buffer_write(struct buffer *buffer, const void *from, size_t bytes) {
 
 bnb_status buffer_read(const struct buffer *buffer, void *to, size_t bytes) { return buffer_read_at(buffer, 0, to, bytes); }
 
-void *buffer_host(const struct buffer *buffer) {
-    return buffer->device->gpu ? buffer->device->gpu->host(buffer->memory) : buffer->memory;
+/* Where the CPU can address the memory, which has to be ready; or NULL. */
+static void *shared(const struct buffer *buffer) {
+    bnb_device *device = buffer->device;
+    return device->driver ? device->driver->host(device->gpu, buffer->memory) : buffer->memory;
+}
+
+/* Piece by piece through memory of the host, where the CPU can address neither side; zeros where `from` is NULL. */
+static bnb_status copy_by_pieces(struct buffer *to, const struct buffer *from) {
+    enum { PIECE = 1 << 20 };
+    size_t room = to->bytes < PIECE ? to->bytes : PIECE;
+    void  *piece = calloc(1, room);
+    if (!piece) return fail(BNB_OUT_OF_MEMORY, "the host has no memory for a copy; free something and try again");
+    const struct driver *giver = from ? from->device->driver : NULL, *taker = to->device->driver;
+    bnb_status           status = BNB_OK;
+    for (size_t at = 0, count; at < to->bytes && status == BNB_OK; at += count) {
+        count = to->bytes - at < room ? to->bytes - at : room;
+        if (giver) status = giver->read(from->device->gpu, from->memory, at, piece, count);
+        if (status == BNB_OK) status = taker->write(to->device->gpu, to->memory, at, piece, count);
+    }
+    free(piece);
+    return status;
+}
+
+static bnb_status make_ready(const struct buffer *buffer, enum access access) {
+    bnb_device *device = buffer->device;
+    return device->driver ? device->driver->ready(device->gpu, buffer->memory, access) : BNB_OK;
+}
+
+bnb_status buffer_clear(struct buffer *buffer) {
+    void *address = shared(buffer);
+    if (!address) return copy_by_pieces(buffer, NULL);
+    bnb_status status = make_ready(buffer, WRITES);
+    if (status == BNB_OK) memset(address, 0, buffer->bytes);
+    return status;
+}
+
+bnb_status buffer_copy(struct buffer *to, const struct buffer *from) {
+    void *source = shared(from), *target = shared(to);
+    if (!source && !target) return copy_by_pieces(to, from);
+    bnb_status status = make_ready(target ? to : from, target ? WRITES : READS);
+    if (status) return status;
+    return target ? buffer_read(from, target, to->bytes) : buffer_write(to, source, to->bytes);
 }

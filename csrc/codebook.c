@@ -1,7 +1,6 @@
 /* Codebooks: the named ones, bitsandbytes' maps, and how any of them is prepared for quantising. */
 #include <float.h>
 #include <math.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -178,15 +177,16 @@ bnb_codebook *bnb_codebook_dynamic(int32_t is_signed, uint32_t max_exponent_bits
     if (total_bits < 2 || total_bits > 8)
         return refuse(BNB_INVALID, "codebook_dynamic: total_bits is %u, expected 2 to 8", total_bits);
     uint32_t value_bits = total_bits - 1; /* upstream counts a sign bit for unsigned maps too, and doubles the items */
-    if (!max_exponent_bits || max_exponent_bits > value_bits)
-        return refuse(BNB_INVALID, "codebook_dynamic: max_exponent_bits is %u, expected 1 to %u", max_exponent_bits, value_bits);
+    uint32_t most = value_bits + !!is_signed; /* one more than there is room for leaves the smallest decade empty */
+    if (!max_exponent_bits || max_exponent_bits > most)
+        return refuse(BNB_INVALID, "codebook_dynamic: max_exponent_bits is %u, expected 1 to %u", max_exponent_bits, most);
 
     struct map map = {};
-    uint32_t   extra = (1u << (value_bits - max_exponent_bits)) - 1;
+    uint32_t   extra = max_exponent_bits < value_bits ? (1u << (value_bits - max_exponent_bits)) - 1 : 0;
     float      power = 0;
     for (uint32_t i = 0; i < max_exponent_bits; i++) {
         power = (float)pow(10, (double)i - (max_exponent_bits - 1));
-        put_decade(&map, is_signed, 1u << (i + value_bits - max_exponent_bits + !is_signed), power);
+        put_decade(&map, is_signed, ((1u << (i + value_bits + !is_signed)) >> max_exponent_bits), power);
     }
     if (extra) put_decade(&map, is_signed, extra, power);
     put(&map, 0);
@@ -286,13 +286,13 @@ static struct named {
     {"dynamic_unsigned", make_dynamic_unsigned, NULL}, {"int8", make_int8, NULL}, {"nf2", make_nf2, NULL},
     {"nf3", make_nf3, NULL}, {"nf5", make_nf5, NULL}, {"nf6", make_nf6, NULL},
 };
-static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
 
 static bnb_codebook *make_once(struct named *row) {
-    pthread_mutex_lock(&making);
+    watch_forks(); /* a codebook needs no device */
+    lock(LOCK_MAKING);
     if (!row->made) row->made = row->make();
     bnb_codebook *made = row->made;
-    pthread_mutex_unlock(&making);
+    unlock(LOCK_MAKING);
     return made;
 }
 

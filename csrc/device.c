@@ -1,71 +1,133 @@
 /* Which processors are here, best first, why one is not, and what each has done so far. */
-#include <pthread.h>
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "internal.h"
 
-/* A new GPU is its driver and a row here. */
-static bnb_device devices[] = {
-    {.tag = TAG_DEVICE, .kind = "metal", .gpu = &metal_driver},
-    {.tag = TAG_DEVICE, .kind = "cuda", .absent = "bunsandbytes has no CUDA driver yet: use \"cpu\""},
-    {.tag = TAG_DEVICE, .kind = "cpu"},
+/* A new GPU is its driver and a row here, best first; the CPU has none. */
+static const struct kind {
+    const char          *name;
+    const struct driver *driver;
+    const char          *absent; /* why the kind can't be had, where nothing needs to be tried to know */
+} kinds[] = {
+    {.name = "metal", .driver = &metal_driver},
+    {.name = "cuda", .absent = "bunsandbytes has no CUDA driver yet: use \"cpu\""},
+    {.name = "cpu"},
 };
-enum { DEVICES = sizeof devices / sizeof *devices };
+enum { KINDS = sizeof kinds / sizeof *kinds };
 
-const char *bnb_device_kind(uint32_t index) { return index < DEVICES ? devices[index].kind : NULL; }
+const char *bnb_device_kind(uint32_t index) { return index < KINDS ? kinds[index].name : NULL; }
 
 /* ── Opening ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
-static enum { UNTRIED, OPEN, ABSENT } states[DEVICES];
-static char reasons[DEVICES][1024];
+/* What was asked for so far; behind LOCK_OPENING. An absent device stays absent, for the reason it had the first time. */
+static struct entry {
+    bnb_device    device;
+    bool          absent;
+    char          reason[1024];
+    struct entry *next;
+} *entries;
 
-static bool try_open(bnb_device *device) {
-    if (device->absent) return fail(BNB_UNSUPPORTED, "%s is absent: %s", device->kind, device->absent), false;
-    if (device->gpu) {
-        if (!device->gpu->open()) return false;
-        device->gpu->describe(device->description, sizeof device->description);
+static bool try_open(bnb_device *device, const struct kind *kind, uint32_t index) {
+    device->tag = TAG_DEVICE;
+    if (kind->absent) return fail(BNB_UNSUPPORTED, "%s is absent: %s", kind->name, kind->absent), false;
+    if (kind->driver) {
+        device->driver = kind->driver;
+        device->gpu = kind->driver->open(index);
+        if (!device->gpu) return false;
+        kind->driver->describe(device->gpu, device->description, sizeof device->description);
     } else {
+        if (index) return fail(BNB_UNSUPPORTED, "%s is absent: all processors are one device, \"cpu\"", device->name), false;
         snprintf(device->description, sizeof device->description, "%u thread%s, %s kernels", thread_count(),
                  thread_count() == 1 ? "" : "s", cpu_forms()->isa);
     }
     return true;
 }
 
-/* Opens a device once; an absent one stays absent, for the reason it had the first time. */
-static bnb_device *open_once(bnb_device *device) {
-    size_t index = (size_t)(device - devices);
-    pthread_mutex_lock(&opening);
-    if (states[index] == UNTRIED) {
-        states[index] = try_open(device) ? OPEN : ABSENT;
-        if (states[index] == ABSENT) snprintf(reasons[index], sizeof reasons[index], "%s", bnb_last_error());
+static bnb_device *open_once(const struct kind *kind, uint32_t index) {
+    char name[sizeof((bnb_device *)0)->name];
+    snprintf(name, sizeof name, index ? "%s:%u" : "%s", kind->name, index);
+    lock(LOCK_OPENING);
+    struct entry *entry = entries;
+    while (entry && strcmp(entry->device.name, name)) entry = entry->next;
+    if (!entry && (entry = calloc(1, sizeof *entry))) {
+        memcpy(entry->device.name, name, sizeof name);
+        entry->absent = !try_open(&entry->device, kind, index);
+        if (entry->absent) snprintf(entry->reason, sizeof entry->reason, "%s", bnb_last_error());
+        entry->next = entries;
+        entries = entry;
     }
-    bool open = states[index] == OPEN;
-    pthread_mutex_unlock(&opening);
-    return open ? device : refuse(BNB_UNSUPPORTED, "%s", reasons[index]);
+    unlock(LOCK_OPENING);
+    if (!entry) return refuse(BNB_OUT_OF_MEMORY, "no memory for a device's handle");
+    return entry->absent ? refuse(BNB_UNSUPPORTED, "%s", entry->reason) : &entry->device;
 }
 
-bnb_device *bnb_device_open(const char *kind) {
-    if (!kind) return refuse(BNB_INVALID, "device_open: kind is NULL, expected \"auto\", \"metal\", \"cuda\" or \"cpu\"");
+void forget_gpus(void) {
+    for (struct entry *entry = entries; entry; entry = entry->next) {
+        if (!entry->device.driver || entry->absent) continue;
+        entry->absent = true;
+        snprintf(entry->reason, sizeof entry->reason,
+                 "%s was opened before this process was forked off, and no GPU can be shared so: use \"cpu\", or start a process anew",
+                 entry->device.name);
+    }
+}
+
+/* A kind that the library in BNB_DRIVER_LIBRARY brings, as the tests' own does: its bnb_drivers gives them, NULL past the
+ * last. `row` is the caller's. */
+static const struct kind *find_further(const char *name, size_t length, struct kind *row) {
+    const char *path = getenv("BNB_DRIVER_LIBRARY");
+    void       *library = path && *path ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
+    void       *symbol = library ? dlsym(library, "bnb_drivers") : NULL;
+    const struct driver *const *(*drivers)(bnb_status (*)(bnb_status, const char *, ...));
+    if (!symbol) return NULL;
+    memcpy(&drivers, &symbol, sizeof drivers);
+    for (const struct driver *const *driver = drivers(fail); *driver; driver++) {
+        if (strlen((*driver)->kind) != length || memcmp((*driver)->kind, name, length)) continue;
+        *row = (struct kind){.name = (*driver)->kind, .driver = *driver};
+        return row;
+    }
+    return NULL;
+}
+
+/* "cuda", "cuda:0" and "cuda:1": the kind, and the place among its devices; NULL where it is neither. */
+static const struct kind *parse(const char *name, uint32_t *index, struct kind *row) {
+    if (!strcmp(name, "mps")) name = "metal"; /* torch's word */
+    size_t length = strcspn(name, ":");
+    *index = 0;
+    if (name[length]) {
+        size_t digits = strspn(name + length + 1, "0123456789");
+        if (!digits || digits > 3 || name[length + 1 + digits]) return NULL;
+        *index = (uint32_t)strtoul(name + length + 1, NULL, 10);
+    }
+    for (const struct kind *kind = kinds; kind < kinds + KINDS; kind++)
+        if (strlen(kind->name) == length && !memcmp(kind->name, name, length)) return kind;
+    return find_further(name, length, row);
+}
+
+bnb_device *bnb_device_open(const char *name) {
+    if (!name) return refuse(BNB_INVALID, "device_open: kind is NULL, expected \"auto\", \"metal\", \"cuda\" or \"cpu\"");
+    watch_forks();
     const char *wrong = bad_isa() ? bad_isa() : bad_thread_count(); /* the CPU's, which a GPU may fall back to */
     if (wrong) return refuse(BNB_INVALID, "%s", wrong);
-    const char *forced = getenv("BNB_DEVICE");
-    bool any = !strcmp(kind, "auto");
-    if (any && forced && *forced && strcmp(forced, "auto")) kind = forced, any = false;
+    const char *forced = getenv("BNB_DEVICE"), *wanted = name;
+    if (!strcmp(wanted, "auto") && forced && *forced) wanted = forced;
 
-    for (bnb_device *device = devices; device < devices + DEVICES; device++) {
-        if (!any && strcmp(kind, device->kind)) continue;
-        bnb_device *opened = open_once(device);
-        if (opened || !any) return opened;
+    for (const struct kind *kind = kinds; !strcmp(wanted, "auto"); kind++) {
+        bnb_device *opened = open_once(kind, 0);
+        if (opened || kind == kinds + KINDS - 1) return opened;
     }
-    return refuse(BNB_INVALID, "device_open: kind is \"%s\"%s, expected \"auto\", \"metal\", \"cuda\" or \"cpu\"", kind,
-                  kind == forced ? " (from BNB_DEVICE)" : "");
+    struct kind        row;
+    uint32_t           index;
+    const struct kind *kind = parse(wanted, &index, &row);
+    if (kind) return open_once(kind, index);
+    return refuse(BNB_INVALID, "device_open: kind is \"%.64s\"%s, expected \"auto\", \"metal\" (or \"mps\"), \"cuda\" or \"cpu\", or \"cuda:1\" for a second GPU",
+                  wanted, wanted == forced ? " (from BNB_DEVICE)" : "");
 }
 
 const char *bnb_device_name(const bnb_device *device) {
-    return is_device(device, "device_name") ? device->kind : NULL;
+    return is_device(device, "device_name") ? device->name : NULL;
 }
 
 const char *bnb_device_describe(const bnb_device *device) {
@@ -74,11 +136,11 @@ const char *bnb_device_describe(const bnb_device *device) {
 
 bnb_status bnb_device_wait(bnb_device *device) {
     if (!is_device(device, "device_wait")) return BNB_INVALID;
-    return device->gpu ? device->gpu->wait() : BNB_OK;
+    return device->driver ? device->driver->wait(device->gpu) : BNB_OK;
 }
 
 int32_t bnb_device_idle(bnb_device *device) {
-    return !is_device(device, "device_idle") || !device->gpu || device->gpu->idle();
+    return !is_device(device, "device_idle") || !device->driver || device->driver->idle(device->gpu);
 }
 
 /* ── Counting ───────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -88,7 +150,7 @@ double bnb_device_counter(const bnb_device *device, bnb_counter counter) {
     switch (counter) {
     case BNB_COUNTER_BYTES: return (double)device->bytes;
     case BNB_COUNTER_PEAK: return (double)device->peak;
-    case BNB_COUNTER_CACHED: return (double)(device->gpu ? device->gpu->cached() : device->cached);
+    case BNB_COUNTER_CACHED: return (double)(device->driver ? device->driver->cached(device->gpu) : device->cached);
     case BNB_COUNTER_OPERATIONS: return (double)device->operations;
     case BNB_COUNTER_FALLBACKS: return (double)device->fallbacks;
     }
@@ -105,30 +167,19 @@ static struct fallback {
     char        reason[512];
     size_t      times;
 } fallbacks[64];
-static pthread_mutex_t counting = PTHREAD_MUTEX_INITIALIZER;
 
-static void name_fallback(bnb_device *device, const char *operation, const char *reason) {
-    pthread_mutex_lock(&counting);
+void count_fallback(bnb_device *device, const char *operation, const char *given) {
+    char reason[sizeof fallbacks->reason]; /* the row's length, so that equal reasons compare so */
+    snprintf(reason, sizeof reason, "%s", given);
+    device->fallbacks++;
+    lock(LOCK_COUNTING);
     for (struct fallback *row = fallbacks; row < fallbacks + sizeof fallbacks / sizeof *fallbacks; row++) {
         if (row->times && (row->device != device || strcmp(row->operation, operation) || strcmp(row->reason, reason))) continue;
         *row = (struct fallback){.device = device, .operation = operation, .times = row->times + 1};
-        snprintf(row->reason, sizeof row->reason, "%s", reason);
+        memcpy(row->reason, reason, sizeof reason);
         break;
     }
-    pthread_mutex_unlock(&counting);
-}
-
-bnb_status fall_back(bnb_device *device, const char *operation) {
-    if (!device->gpu) return BNB_OK;
-    char reason[sizeof fallbacks->reason]; /* the row's length, so that equal reasons compare so */
-    snprintf(reason, sizeof reason, "%s", bnb_last_error());
-    const char *strict = getenv("BNB_STRICT");
-    if (strict && !strcmp(strict, "1"))
-        return fail(BNB_UNSUPPORTED, "%s: %s has no kernel for this case (%s), and BNB_STRICT=1 forbids the CPU's", operation,
-                    device->kind, reason);
-    device->fallbacks++;
-    name_fallback(device, operation, reason);
-    return device->gpu->wait();
+    unlock(LOCK_COUNTING);
 }
 
 const char *bnb_device_fallbacks(bnb_device *device) {
@@ -136,10 +187,10 @@ const char *bnb_device_fallbacks(bnb_device *device) {
     if (!is_device(device, "device_fallbacks")) return NULL;
     size_t length = 0;
     *text = 0;
-    pthread_mutex_lock(&counting);
+    lock(LOCK_COUNTING);
     for (struct fallback *row = fallbacks; row < fallbacks + sizeof fallbacks / sizeof *fallbacks && row->times; row++)
         if (row->device == device && length < sizeof text)
             length += (size_t)snprintf(text + length, sizeof text - length, "%s: %s (%zu times)\n", row->operation, row->reason, row->times);
-    pthread_mutex_unlock(&counting);
+    unlock(LOCK_COUNTING);
     return text;
 }

@@ -76,6 +76,6 @@ bool is_block(const bnb_codebook *code, size_t block, const char *function) {
 bool on_device(const struct buffer *buffer, const bnb_device *device, const char *function, const char *argument) {
     if (buffer->device == device) return true;
     fail(BNB_INVALID, "%s: %s is on %s, expected it on %s: move it there first", function, argument,
-         buffer->device->kind, device->kind);
+         buffer->device->name, device->name);
     return false;
 }

@@ -1,6 +1,5 @@
 /* The memory of handles: kept for handles of the same kind for as long as the process lives, so that a handle that was
  * freed can still be asked for its tag, and is refused. Its address is not given to another at once, for the same reason. */
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,10 +14,10 @@ struct freed {
 };
 
 static struct kind {
-    pthread_mutex_t lock;
-    struct freed   *oldest, *newest;
-    size_t          count;
-} tensors = {.lock = PTHREAD_MUTEX_INITIALIZER}, codebooks = {.lock = PTHREAD_MUTEX_INITIALIZER}, quantized = {.lock = PTHREAD_MUTEX_INITIALIZER}, caches = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    enum lock     lock;
+    struct freed *oldest, *newest;
+    size_t        count;
+} tensors = {.lock = LOCK_TENSORS}, codebooks = {.lock = LOCK_CODEBOOKS}, quantized = {.lock = LOCK_QUANTIZED}, caches = {.lock = LOCK_CACHES};
 
 static struct kind *kind_of(enum tag tag) {
     switch (tag) {
@@ -30,10 +29,10 @@ static struct kind *kind_of(enum tag tag) {
 }
 
 static void *oldest_of(struct kind *kind) {
-    pthread_mutex_lock(&kind->lock);
+    lock(kind->lock);
     struct freed *oldest = kind->count > RESTING ? kind->oldest : NULL;
     if (oldest) kind->oldest = oldest->next, kind->count--;
-    pthread_mutex_unlock(&kind->lock);
+    unlock(kind->lock);
     return oldest;
 }
 
@@ -48,9 +47,9 @@ void handle_free(void *handle) {
     struct freed *freed = handle;
     struct kind  *kind = kind_of(freed->tag);
     *freed = (struct freed){};
-    pthread_mutex_lock(&kind->lock);
+    lock(kind->lock);
     if (kind->count++) kind->newest->next = freed;
     else kind->oldest = freed;
     kind->newest = freed;
-    pthread_mutex_unlock(&kind->lock);
+    unlock(kind->lock);
 }

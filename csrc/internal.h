@@ -18,9 +18,9 @@ enum tag { TAG_DEVICE = 0x42444556, TAG_TENSOR = 0x4254454e, TAG_CODEBOOK = 0x42
 
 struct bnb_device {
     enum tag             tag;
-    const char          *kind;
-    const struct driver *gpu;    /* NULL on the CPU */
-    const char          *absent; /* why the kind can't be had, where nothing needs to be tried to know */
+    char                 name[32]; /* its kind, and the place of a further GPU: "cuda:1" */
+    const struct driver *driver;   /* NULL on the CPU */
+    void                *gpu;      /* what the driver's functions are given */
     char                 description[256];
     _Atomic size_t       bytes, peak, cached, operations, fallbacks;
 };
@@ -85,6 +85,20 @@ bool is_shape(size_t rows, size_t columns, const char *function, const char *arg
 bool is_block(const bnb_codebook *code, size_t block, const char *function);
 bool on_device(const struct buffer *buffer, const bnb_device *device, const char *function, const char *argument);
 
+/* ── Locks ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* In the order in which one thread may take them. What is behind each stands where it is used. */
+enum lock { LOCK_OPENING, LOCK_MAKING, LOCK_GPU, LOCK_COUNTING, LOCK_KEEPING, LOCK_TENSORS, LOCK_CODEBOOKS, LOCK_QUANTIZED, LOCK_CACHES, LOCKS };
+
+void lock(enum lock which);
+void unlock(enum lock which);
+
+/* Sees to it, once, that a child of this process can use the CPU: called by whatever comes before all other use. */
+void watch_forks(void);
+
+/* Called in a child, with all locks held: what its parent had opened of GPUs is not the child's. */
+void forget_gpus(void);
+
 /* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 struct buffer *buffer_new(bnb_device *device, size_t bytes); /* NULL and an error; not cleared */
@@ -94,7 +108,8 @@ bnb_status     buffer_write(struct buffer *buffer, const void *from, size_t byte
 bnb_status     buffer_read(const struct buffer *buffer, void *to, size_t bytes);
 bnb_status     buffer_write_at(struct buffer *buffer, size_t offset, const void *from, size_t bytes);
 bnb_status     buffer_read_at(const struct buffer *buffer, size_t offset, void *to, size_t bytes);
-void          *buffer_host(const struct buffer *buffer); /* NULL where the CPU can't address it */
+bnb_status     buffer_clear(struct buffer *buffer);
+bnb_status     buffer_copy(struct buffer *to, const struct buffer *from); /* of the same size, on any devices */
 
 size_t      dtype_size(bnb_dtype dtype); /* 0 for what is no dtype */
 const char *dtype_name(bnb_dtype dtype);
@@ -111,20 +126,9 @@ size_t         code_bytes(uint32_t bits, size_t elements);
 bnb_codebook *codebook_share(bnb_codebook *codebook);
 bnb_codebook *codebook_dynamic_signed(void); /* borrowed */
 
-struct dense dense_of(const bnb_tensor *tensor);
-struct coded coded_of(const bnb_quantized *quantized);
-
-/* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-/* Called by an operation that its GPU does not serve, before the CPU's form runs on the shared memory: waits for the
- * GPU, counts and names the fallback, with the last failure as its reason; fails under BNB_STRICT=1. On the CPU itself
- * there is nothing to do. */
-bnb_status fall_back(bnb_device *device, const char *operation);
+/* ── Counting ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 void count_operation(bnb_device *device);
-
-/* Kernels take what is small, a bias or a norm's weight, in fp32: puts a cast in the place of another dtype, and into
- * `made` for the caller to free. NULL stays NULL. False where the cast fails. */
-bool as_f32(const bnb_tensor **tensor, bnb_tensor **made);
+void count_fallback(bnb_device *device, const char *operation, const char *reason); /* and names it; `operation` stays */
 
 #endif

@@ -114,22 +114,6 @@ size_t bnb_quantized_block(const bnb_quantized *q) { return is_quantized(q, "qua
 size_t bnb_quantized_nested_block(const bnb_quantized *q) { return is_quantized(q, "quantized_nested_block", "quantized") ? q->nested_block : 0; }
 float  bnb_quantized_offset(const bnb_quantized *q) { return is_quantized(q, "quantized_offset", "quantized") ? q->offset : 0; }
 
-struct coded coded_of(const bnb_quantized *q) {
-    return (struct coded){
-        .code = &q->code->book,
-        .codes = buffer_host(q->codes),
-        .rows = q->rows,
-        .columns = q->columns,
-        .block = q->block,
-        .absmax = q->nested_code ? NULL : buffer_host(q->absmax),
-        .absmax_codes = q->nested_code ? buffer_host(q->absmax) : NULL,
-        .nested_code = q->nested_code ? &q->nested_code->book : NULL,
-        .nested_absmax = q->nested_code ? buffer_host(q->nested_absmax) : NULL,
-        .nested_block = q->nested_block,
-        .offset = q->offset,
-    };
-}
-
 /* ── The collector ──────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static void deallocate(void *, void *handle) {

@@ -48,14 +48,9 @@ static bool is_new(bnb_device *device, bnb_dtype dtype, size_t rows, size_t colu
 bnb_tensor *bnb_tensor_zeros(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns) {
     if (!is_new(device, dtype, rows, columns, "tensor_zeros")) return NULL;
     bnb_tensor *tensor = tensor_new(device, dtype, rows, columns);
-    if (!tensor) return NULL;
-    void *host = buffer_host(tensor->buffer);
-    if (host) {
-        memset(host, 0, tensor->buffer->bytes); /* new memory has no work under way */
-        return tensor;
-    }
+    if (!tensor || buffer_clear(tensor->buffer) == BNB_OK) return tensor;
     bnb_tensor_free(tensor);
-    return refuse(BNB_UNSUPPORTED, "tensor_zeros: %s does not share its memory: write zeros to it", device->kind);
+    return NULL;
 }
 
 static bool holds(const bnb_tensor *tensor, const void *data, size_t bytes, const char *function) {
@@ -93,13 +88,7 @@ bnb_status bnb_tensor_read(const bnb_tensor *tensor, void *data, size_t bytes) {
 bnb_tensor *bnb_tensor_to(const bnb_tensor *tensor, bnb_device *device) {
     if (!is_tensor(tensor, "tensor_to", "tensor") || !is_device(device, "tensor_to")) return NULL;
     bnb_tensor *copy = tensor_new(device, tensor->dtype, tensor->rows, tensor->columns);
-    if (!copy) return NULL;
-    void *from = buffer_host(tensor->buffer), *to = buffer_host(copy->buffer);
-    bnb_status status = BNB_UNSUPPORTED;
-    if (to) status = buffer_read(tensor->buffer, to, copy->buffer->bytes);
-    else if (from) status = (status = bnb_device_wait(tensor->buffer->device)) ? status : buffer_write(copy->buffer, from, copy->buffer->bytes);
-    else fail(status, "tensor_to: neither %s nor %s shares its memory with the CPU: read and write it", tensor->buffer->device->kind, device->kind);
-    if (status == BNB_OK) return copy;
+    if (!copy || buffer_copy(copy->buffer, tensor->buffer) == BNB_OK) return copy;
     bnb_tensor_free(copy);
     return NULL;
 }
@@ -128,8 +117,4 @@ void bnb_tensor_free(bnb_tensor *tensor) {
     if (!tensor || !is_tensor(tensor, "tensor_free", "tensor")) return;
     buffer_release(tensor->buffer);
     handle_free(tensor);
-}
-
-struct dense dense_of(const bnb_tensor *tensor) {
-    return (struct dense){buffer_host(tensor->buffer), tensor->dtype, tensor->rows, tensor->columns};
 }

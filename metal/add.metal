@@ -4,19 +4,20 @@ constant uint A [[function_constant(0)]]; // of a and y
 constant uint B [[function_constant(1)]];
 constant uint HAS_A [[function_constant(2)]];
 
-// Product and sum are rounded one by one, as the CPU does: in safe math mode Metal fuses within a statement only.
+// Product and sum are rounded one by one, as the CPU does.
 inline octet add8(octet a, octet b, float scale) {
     const float4 low = scale * b.low, high = scale * b.high;
     if (HAS_A == 0) return octet{low, high};
     return octet{a.low + low, a.high + high};
 }
 
-[[host_name("add")]] [[kernel]] void add_elements(constant add_args &args [[buffer(0)]],
-                                                  device const uchar *a [[buffer(1)]],
-                                                  device const uchar *b [[buffer(2)]],
-                                                  device uchar *y [[buffer(3)]],
-                                                  uint thread_index [[thread_position_in_grid]],
-                                                  uint threads [[threads_per_grid]]) {
+[[host_name("add")]] [[kernel, max_total_threads_per_threadgroup(CAST_THREADS)]]
+void add_elements(constant add_args &args [[buffer(0)]],
+                  device const uchar *a [[buffer(1)]],
+                  device const uchar *b [[buffer(2)]],
+                  device uchar *y [[buffer(3)]],
+                  uint thread_index [[thread_position_in_grid]],
+                  uint threads [[threads_per_grid]]) {
     const ulong count = count_of(args.count_low, args.count_high);
     for (ulong i = ulong(thread_index) * 8; i < count; i += ulong(threads) * 8) {
         const uint valid = within(i, count);

@@ -83,8 +83,10 @@ void attention_prepare(constant attention_args &args [[buffer(0)]],
     const float total = simd_sum(squares);
     if (NORMS != 0 && !is_value) {
         const float inverse = 1.0f / sqrt(total / float(d) + args.norm_eps);
-        for (uint i = lane; i < d; i += 32)
-            head[i] = head[i] * inverse * (args.norm_offset + (is_query ? q_norm[i] : k_norm[i]));
+        for (uint i = lane; i < d; i += 32) {
+            const float weight = args.norm_offset + (is_query ? q_norm[i] : k_norm[i]);
+            head[i] *= weight * inverse;
+        }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     if (ROTATES != 0 && !is_value) {

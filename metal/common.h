@@ -4,6 +4,15 @@
 // the compiler folds. A shape that sizes an array is a template parameter. bf16 is held as 16 bits and widened by a
 // shift: any M-series chip and MSL 3.0 can do that. Matrices come as bytes, because the dtype isn't in the type.
 
+// Apple's compiler may fuse a product and a sum into one rounding, within a statement at least, and what it fuses changes with
+// its version. Where it is wanted kernels say fma; elsewhere each operation is rounded by itself, as on every other device.
+#pragma METAL fp contract(off)
+
+// A piece of threadgroup memory that only this simdgroup touches.
+#ifndef OWN_SLICE
+#define OWN_SLICE(slice, elements) slice
+#endif
+
 // Before a loop over an array that must live in registers: a compiler that leaves it a loop would put it in memory.
 #define UNROLL _Pragma("clang loop unroll(full)")
 
@@ -101,8 +110,7 @@ inline uint block_of(thread const weights &w, ulong i) {
     return uint(w.scales.shift < 32 ? i >> w.scales.shift : i / w.scales.block);
 }
 
-// Product and sum are rounded one by one, as bitsandbytes and the CPU do, so that every device gives the same bits: in
-// safe math mode Metal fuses the two within a statement only, so they are two.
+// Product and sum are rounded one by one, as bitsandbytes and the CPU do, so that every device gives the same bits.
 inline float scale_of(thread const weights &w, uint block) {
     if (!w.nested) return ((device const float *)w.absmax)[block];
     const uint outer = w.scales.nested_shift < 32 ? block >> w.scales.nested_shift : block / w.scales.nested_block;
@@ -172,14 +180,52 @@ inline octet gather8(thread const weights &w, ulong i, uint count) {
     return v;
 }
 
+// The sum with eight products added, each rounded once.
+inline float add_dot8(float sum, octet a, octet b) {
+    UNROLL for (uint j = 0; j < 4; j++) sum = fma(a.low[j], b.low[j], sum);
+    UNROLL for (uint j = 0; j < 4; j++) sum = fma(a.high[j], b.high[j], sum);
+    return sum;
+}
+
 // How many of the 8 elements from `at` on come before `end`.
 inline uint within(ulong at, ulong end) { return at >= end ? 0u : uint(min(end - at, ulong(8))); }
 
 // ── Nearest codes ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-// The factor that brings a block into [-1, 1]. Below 1e-38 the reciprocal would overflow. Fast math is off, so that the
-// quotient is the correctly rounded one.
-inline float inverse_of(float absmax) { return fabs(absmax) > 1e-38f ? 1.0f / absmax : 1e38f; }
+// Apple's GPUs take subnormal numbers for zeros, operands and results alike: what is below 2^-126.
+constant float LEAST_NORMAL = 0x1p-126f;
+
+// The correctly rounded 1 / x where that is subnormal, times four: for 2^126 < x. With 64 steps down both x and its reciprocal
+// are ordinary numbers, and what a subnormal result lacks of 24 bits is rounded off. The quotient has been rounded once
+// by then; where that has made it look like halfway between two results, its remainder tells on which side it is.
+inline float four_over(float x) {
+    const float scaled = x * 0x1p-64f, y = 1.0f / scaled;
+    const float grid = 0x1p-62f; // of numbers between this and its double the last bit is what a subnormal's is
+    float rounded = y + grid;
+    rounded -= grid;
+    const float half_step = 0x1p-86f, off = y - rounded;
+    const float remainder = fma(-scaled, y, 1.0f);
+    if (fabs(off) == half_step && remainder != 0.0f) rounded = remainder > 0.0f ? y + half_step : y - half_step;
+    return rounded * 0x1p-62f;
+}
+
+// What brings a block into [-1, 1]: x · before · factor. Two steps, since the reciprocal of a large number is subnormal.
+struct inverse {
+    float before, factor;
+};
+
+// As the CPU's inverse: of the magnitudes too small for a reciprocal nothing is left here.
+inline inverse inverse_of(float absmax) {
+    const float magnitude = fabs(absmax);
+    if (magnitude > 0x1p126f && magnitude < INFINITY) return inverse{0.25f, absmax < 0.0f ? -four_over(-absmax) : four_over(absmax)};
+    return inverse{1.0f, magnitude >= LEAST_NORMAL ? 1.0f / absmax : 1e38f};
+}
+
+// Within [-1, 1]; a NaN becomes -1, so that what is looked up by it is in a table.
+inline float scaled_by(float x, inverse by) { return precise::clamp(x * by.before * by.factor, -1.0f, 1.0f); }
+inline float4 scaled_by(float4 x, inverse by) {
+    return precise::clamp(x * by.before * by.factor, float4(-1.0f), float4(1.0f));
+}
 
 // Magnitudes are compared as integers, which order floats alike and keep a NaN, where fmax would drop it.
 inline uint magnitude_of(float x) { return as_type<uint>(x) & 0x7fffffffu; }

@@ -21,7 +21,7 @@ inline void add(thread sums &sum, float a, float b) {
     const float error = fabs(a - b);
     sum.squares += a * a;
     sum.squared_errors += error * error;
-    sum.largest_error = max(sum.largest_error, error);
+    sum.largest_error = precise::max(sum.largest_error, error);
 }
 
 // A place for each simdgroup's sums: plain numbers, since C++ gives a struct neither constructor nor assignment in
@@ -48,15 +48,16 @@ inline sums gather(sums sum, threadgroup float *shared, threadgroup uint *missin
     return across(sum);
 }
 
-[[host_name("compare")]] [[kernel]] void compare(constant compare_args &args [[buffer(0)]],
-                                                 device const uchar *a [[buffer(1)]],
-                                                 device const uchar *b [[buffer(2)]],
-                                                 device sums *parts [[buffer(3)]],
-                                                 uint group [[threadgroup_position_in_grid]],
-                                                 uint groups [[threadgroups_per_grid]],
-                                                 uint place [[thread_index_in_threadgroup]],
-                                                 uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                                 uint lane [[thread_index_in_simdgroup]]) {
+[[host_name("compare")]] [[kernel, max_total_threads_per_threadgroup(COMPARE_THREADS)]]
+void compare(constant compare_args &args [[buffer(0)]],
+             device const uchar *a [[buffer(1)]],
+             device const uchar *b [[buffer(2)]],
+             device sums *parts [[buffer(3)]],
+             uint group [[threadgroup_position_in_grid]],
+             uint groups [[threadgroups_per_grid]],
+             uint place [[thread_index_in_threadgroup]],
+             uint simdgroup [[simdgroup_index_in_threadgroup]],
+             uint lane [[thread_index_in_simdgroup]]) {
     threadgroup float shared[3 * SIMDGROUPS];
     threadgroup uint missing[SIMDGROUPS];
     const ulong count = count_of(args.count_low, args.count_high);
@@ -80,26 +81,27 @@ inline sums gather(sums sum, threadgroup float *shared, threadgroup uint *missin
 }
 
 // y = the root mean square of a, that of a - b, the largest |a - b|, and the count of what is no number.
-[[host_name("compare_finish")]] [[kernel]] void compare_finish(constant compare_args &args [[buffer(0)]],
-                                                               device const sums *parts [[buffer(1)]],
-                                                               device float *y [[buffer(2)]],
-                                                               uint place [[thread_index_in_threadgroup]],
-                                                               uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                                               uint lane [[thread_index_in_simdgroup]]) {
+[[host_name("compare_finish")]] [[kernel, max_total_threads_per_threadgroup(COMPARE_THREADS)]]
+void compare_finish(constant compare_args &args [[buffer(0)]],
+                    device const sums *parts [[buffer(1)]],
+                    device float *y [[buffer(2)]],
+                    uint place [[thread_index_in_threadgroup]],
+                    uint simdgroup [[simdgroup_index_in_threadgroup]],
+                    uint lane [[thread_index_in_simdgroup]]) {
     threadgroup float shared[3 * SIMDGROUPS];
     threadgroup uint missing[SIMDGROUPS];
     sums sum = {0.0f, 0.0f, 0.0f, 0u};
     for (uint i = place; i < args.parts; i += COMPARE_THREADS) {
         sum.squares += parts[i].squares;
         sum.squared_errors += parts[i].squared_errors;
-        sum.largest_error = max(sum.largest_error, parts[i].largest_error);
+        sum.largest_error = precise::max(sum.largest_error, parts[i].largest_error);
         sum.missing += parts[i].missing;
     }
     sum = gather(sum, shared, missing, simdgroup, lane);
     if (place != 0) return;
     const float numbers = float(max(count_of(args.count_low, args.count_high) - sum.missing, ulong(1)));
-    y[0] = sqrt(sum.squares / numbers);
-    y[1] = sqrt(sum.squared_errors / numbers);
+    y[0] = precise::sqrt(sum.squares / numbers);
+    y[1] = precise::sqrt(sum.squared_errors / numbers);
     y[2] = sum.largest_error;
     y[3] = float(sum.missing);
 }

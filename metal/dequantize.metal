@@ -5,23 +5,24 @@ constant uint CODES [[function_constant(0)]]; // STORE_CODE + bits
 constant uint TO [[function_constant(1)]];
 constant uint NESTED [[function_constant(2)]];
 
-[[host_name("dequantize")]] [[kernel]] void dequantize(constant dequantize_args &args [[buffer(0)]],
-                                                       device const uchar *codes [[buffer(1)]],
-                                                       device const uchar *absmax [[buffer(2)]],
-                                                       device const float *nested_absmax [[buffer(3)]],
-                                                       device const kernel_codebook *code [[buffer(4)]],
-                                                       device const kernel_codebook *nested_code [[buffer(5)]],
-                                                       device uchar *y [[buffer(6)]],
-                                                       uint thread_index [[thread_position_in_grid]],
-                                                       uint threads [[threads_per_grid]],
-                                                       uint place [[thread_index_in_threadgroup]],
-                                                       uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                                       uint lane [[thread_index_in_simdgroup]]) {
+[[host_name("dequantize")]] [[kernel, max_total_threads_per_threadgroup(DEQUANTIZE_THREADS)]]
+void dequantize(constant dequantize_args &args [[buffer(0)]],
+                device const uchar *codes [[buffer(1)]],
+                device const uchar *absmax [[buffer(2)]],
+                device const float *nested_absmax [[buffer(3)]],
+                device const kernel_codebook *code [[buffer(4)]],
+                device const kernel_codebook *nested_code [[buffer(5)]],
+                device uchar *y [[buffer(6)]],
+                uint thread_index [[thread_position_in_grid]],
+                uint threads [[threads_per_grid]],
+                uint place [[thread_index_in_threadgroup]],
+                uint simdgroup [[simdgroup_index_in_threadgroup]],
+                uint lane [[thread_index_in_simdgroup]]) {
     threadgroup float values[DEQUANTIZE_THREADS / 32 * 256];
     threadgroup float nested_values[256];
 
     const uint size = size_of(CODES);
-    threadgroup float *slice = values + simdgroup * size; // a simdgroup's own: shared tables were measured slower
+    threadgroup float *slice = OWN_SLICE(values + simdgroup * size, size); // a simdgroup's own: shared tables were measured slower
     for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
     if (NESTED != 0) nested_values[place] = nested_code->values[place];
     threadgroup_barrier(mem_flags::mem_threadgroup);

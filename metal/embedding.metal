@@ -6,17 +6,18 @@ constant uint NESTED [[function_constant(1)]]; // whether absmax holds codes
 constant uint WHOLE [[function_constant(2)]];  // WHOLE_… for multiples of 8
 constant uint Y [[function_constant(3)]];
 
-[[host_name("embedding")]] [[kernel]] void embedding(constant embedding_args &args [[buffer(0)]],
-                                                     device const int *indices [[buffer(1)]],
-                                                     device const uchar *data [[buffer(2)]],
-                                                     device const uchar *absmax [[buffer(3)]],
-                                                     device const float *nested_absmax [[buffer(4)]],
-                                                     device const kernel_codebook *code [[buffer(5)]],
-                                                     device const kernel_codebook *nested_code [[buffer(6)]],
-                                                     device uchar *y [[buffer(7)]],
-                                                     uint thread_index [[thread_position_in_grid]],
-                                                     uint threads [[threads_per_grid]],
-                                                     uint place [[thread_index_in_threadgroup]]) {
+[[host_name("embedding")]] [[kernel, max_total_threads_per_threadgroup(EMBEDDING_THREADS)]]
+void embedding(constant embedding_args &args [[buffer(0)]],
+               device const int *indices [[buffer(1)]],
+               device const uchar *data [[buffer(2)]],
+               device const uchar *absmax [[buffer(3)]],
+               device const float *nested_absmax [[buffer(4)]],
+               device const kernel_codebook *code [[buffer(5)]],
+               device const kernel_codebook *nested_code [[buffer(6)]],
+               device uchar *y [[buffer(7)]],
+               uint thread_index [[thread_position_in_grid]],
+               uint threads [[threads_per_grid]],
+               uint place [[thread_index_in_threadgroup]]) {
     threadgroup float values[256], nested_values[256];
     if (W >= STORE_CODE && place < size_of(W)) values[place] = code->values[place];
     if (NESTED != 0) nested_values[place] = nested_code->values[place];
@@ -44,13 +45,14 @@ constant uint Y [[function_constant(3)]];
 static_assert(EMBEDDING_THREADS == 256, "embedding fills the codebooks with a value a thread");
 
 // dw[row] = the sum of dy[order[i]], starts[row] <= i < starts[row + 1].
-[[host_name("embedding_backward")]] [[kernel]] void embedding_backward(constant embedding_args &args [[buffer(0)]],
-                                                                       device const uchar *dy [[buffer(1)]],
-                                                                       device const uint *starts [[buffer(2)]],
-                                                                       device const uint *order [[buffer(3)]],
-                                                                       device uchar *dw [[buffer(4)]],
-                                                                       uint thread_index [[thread_position_in_grid]],
-                                                                       uint threads [[threads_per_grid]]) {
+[[host_name("embedding_backward")]] [[kernel, max_total_threads_per_threadgroup(EMBEDDING_THREADS)]]
+void embedding_backward(constant embedding_args &args [[buffer(0)]],
+                        device const uchar *dy [[buffer(1)]],
+                        device const uint *starts [[buffer(2)]],
+                        device const uint *order [[buffer(3)]],
+                        device uchar *dw [[buffer(4)]],
+                        uint thread_index [[thread_position_in_grid]],
+                        uint threads [[threads_per_grid]]) {
     const uint pieces = (args.columns + 7) / 8;
     const ulong count = count_of(args.rows_low, args.rows_high) * pieces;
     for (ulong piece = thread_index; piece < count; piece += threads) {

@@ -9,7 +9,7 @@ constant uint WHOLE [[function_constant(4)]];    // whether k is a multiple of V
 
 constant uint EXACT = 1024; // products whose sum fp32 holds
 
-// Each step is rounded by itself, as bitsandbytes and the CPU do: Metal fuses a product and a sum within a statement only.
+// Each step is rounded by itself, as bitsandbytes and the CPU do.
 inline void put(device uchar *y, ulong i, int sum, float added, device const float *row_stats, device const float *column_stats,
                 device const float *bias, uint m, uint n) {
     if (Y == STORE_I32) {
@@ -28,7 +28,7 @@ inline float4 widen(uint codes) { return float4(as_type<char4>(codes)); }
 // `count` codes from any i on, then zeros.
 inline octet some_codes(device const char *codes, ulong i, uint count) {
     octet v = {float4(0.0f), float4(0.0f)};
-    for (uint j = 0; j < 4; j++) {
+    UNROLL for (uint j = 0; j < 4; j++) {
         if (j < count) v.low[j] = float(codes[i + j]);
         if (j + 4 < count) v.high[j] = float(codes[i + j + 4]);
     }
@@ -41,37 +41,36 @@ inline octet eight_codes(device const char *codes, ulong i, uint count) {
     return octet{widen(pair.x), widen(pair.y)};
 }
 
-inline float dot8(octet a, octet b) { return dot(a.low, b.low) + dot(a.high, b.high); }
-
 // ── A few rows of a ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 // As matmul_vector: bound by reading b, 4 rows of it a simdgroup, 16 codes a lane.
 template <uint VECTORS>
-[[kernel]] void int8_vector(constant int8_matmul_args &args [[buffer(0)]],
-                            device const char *a [[buffer(1)]],
-                            device const char *b [[buffer(2)]],
-                            device const float *row_stats [[buffer(3)]],
-                            device const float *column_stats [[buffer(4)]],
-                            device const uchar *x [[buffer(5)]],
-                            device const int *outliers [[buffer(6)]],
-                            device const float *bias [[buffer(7)]],
-                            device uchar *y [[buffer(8)]],
-                            uint2 group [[threadgroup_position_in_grid]],
-                            uint simdgroup [[simdgroup_index_in_threadgroup]],
-                            uint lane [[thread_index_in_simdgroup]]) {
+[[kernel, max_total_threads_per_threadgroup(VECTOR_THREADS)]]
+void int8_vector(constant int8_matmul_args &args [[buffer(0)]],
+                 device const char *a [[buffer(1)]],
+                 device const char *b [[buffer(2)]],
+                 device const float *row_stats [[buffer(3)]],
+                 device const float *column_stats [[buffer(4)]],
+                 device const uchar *x [[buffer(5)]],
+                 device const int *outliers [[buffer(6)]],
+                 device const float *bias [[buffer(7)]],
+                 device uchar *y [[buffer(8)]],
+                 uint2 group [[threadgroup_position_in_grid]],
+                 uint simdgroup [[simdgroup_index_in_threadgroup]],
+                 uint lane [[thread_index_in_simdgroup]]) {
     constexpr uint ROWS = VECTOR_COLUMNS / (VECTOR_THREADS / 32); // of b, a simdgroup
     const uint n0 = (group.x * (VECTOR_THREADS / 32) + simdgroup) * ROWS, m0 = group.y * VECTORS;
     if (n0 >= args.n) return;
 
     // Past the last row of either matrix the last one is read again; its sums are not written.
     ulong row[ROWS], vector[VECTORS];
-    for (uint r = 0; r < ROWS; r++) row[r] = ulong(min(n0 + r, args.n - 1)) * args.k;
-    for (uint v = 0; v < VECTORS; v++) vector[v] = ulong(min(m0 + v, args.m - 1)) * args.k;
+    UNROLL for (uint r = 0; r < ROWS; r++) row[r] = ulong(min(n0 + r, args.n - 1)) * args.k;
+    UNROLL for (uint v = 0; v < VECTORS; v++) vector[v] = ulong(min(m0 + v, args.m - 1)) * args.k;
 
     int sum[ROWS][VECTORS];
     float part[ROWS][VECTORS], added[ROWS][VECTORS];
-    for (uint r = 0; r < ROWS; r++)
-        for (uint v = 0; v < VECTORS; v++) {
+    UNROLL for (uint r = 0; r < ROWS; r++)
+        UNROLL for (uint v = 0; v < VECTORS; v++) {
             sum[r][v] = 0;
             part[r][v] = added[r][v] = 0.0f;
         }
@@ -81,16 +80,16 @@ template <uint VECTORS>
         for (uint at = k; at < k + VECTOR_CHUNK; at += 8) {
             const uint valid = within(at, args.k);
             octet as[VECTORS];
-            for (uint v = 0; v < VECTORS; v++) as[v] = eight_codes(a, vector[v] + at, valid);
-            for (uint r = 0; r < ROWS; r++) {
+            UNROLL for (uint v = 0; v < VECTORS; v++) as[v] = eight_codes(a, vector[v] + at, valid);
+            UNROLL for (uint r = 0; r < ROWS; r++) {
                 const octet bs = eight_codes(b, row[r] + at, valid);
-                for (uint v = 0; v < VECTORS; v++) part[r][v] += dot8(as[v], bs);
+                UNROLL for (uint v = 0; v < VECTORS; v++) part[r][v] = add_dot8(part[r][v], as[v], bs);
             }
         }
         if (++parts < EXACT / VECTOR_CHUNK) continue;
         parts = 0;
-        for (uint r = 0; r < ROWS; r++)
-            for (uint v = 0; v < VECTORS; v++) {
+        UNROLL for (uint r = 0; r < ROWS; r++)
+            UNROLL for (uint v = 0; v < VECTORS; v++) {
                 sum[r][v] += int(part[r][v]);
                 part[r][v] = 0.0f;
             }
@@ -100,15 +99,15 @@ template <uint VECTORS>
         for (uint o = lane; o < args.k; o += 32) {
             const uint c = uint(outliers[o]); // past the list's end -1, which is no column either
             if (c >= args.k) break;
-            for (uint r = 0; r < ROWS; r++) {
+            UNROLL for (uint r = 0; r < ROWS; r++) {
                 const float w = int8_weight(b[row[r] + c], column_stats[min(n0 + r, args.n - 1)]);
-                for (uint v = 0; v < VECTORS; v++) added[r][v] += w * load(x, X, vector[v] + c);
+                UNROLL for (uint v = 0; v < VECTORS; v++) added[r][v] += w * load(x, X, vector[v] + c);
             }
         }
     }
 
-    for (uint r = 0; r < ROWS; r++) {
-        for (uint v = 0; v < VECTORS; v++) {
+    UNROLL for (uint r = 0; r < ROWS; r++) {
+        UNROLL for (uint v = 0; v < VECTORS; v++) {
             const int total = simd_sum(sum[r][v] + int(part[r][v]));
             const float all_added = OUTLIERS != 0 ? simd_sum(added[r][v]) : 0.0f;
             const uint n = n0 + r, m = m0 + v;
@@ -130,12 +129,12 @@ inline void multiply(thread simdgroup_float8x8 (&sum)[BLOCKS][BLOCKS], threadgro
                      uint stride) {
     for (uint d = 0; d < depth; d += 8) {
         simdgroup_float8x8 a[BLOCKS], b[BLOCKS];
-        for (uint i = 0; i < BLOCKS; i++) {
+        UNROLL for (uint i = 0; i < BLOCKS; i++) {
             simdgroup_load(a[i], as + 8 * i * stride + d, stride);
             simdgroup_load(b[i], bs + 8 * i * stride + d, stride, ulong2(0, 0), true);
         }
-        for (uint i = 0; i < BLOCKS; i++)
-            for (uint j = 0; j < BLOCKS; j++) simdgroup_multiply_accumulate(sum[i][j], a[i], b[j], sum[i][j]);
+        UNROLL for (uint i = 0; i < BLOCKS; i++)
+            UNROLL for (uint j = 0; j < BLOCKS; j++) simdgroup_multiply_accumulate(sum[i][j], a[i], b[j], sum[i][j]);
     }
 }
 
@@ -144,13 +143,13 @@ inline void multiply(thread simdgroup_float8x8 (&sum)[BLOCKS][BLOCKS], threadgro
 template <uint BLOCKS>
 inline void settle(thread simdgroup_float8x8 (&sum)[BLOCKS][BLOCKS], thread int (&total)[BLOCKS][2 * BLOCKS], threadgroup float *strip,
                    uint lane) {
-    for (uint i = 0; i < BLOCKS; i++) {
-        for (uint j = 0; j < BLOCKS; j++) {
+    UNROLL for (uint i = 0; i < BLOCKS; i++) {
+        UNROLL for (uint j = 0; j < BLOCKS; j++) {
             simdgroup_store(sum[i][j], strip + 8 * j, 8 * BLOCKS);
             sum[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
         }
         simdgroup_barrier(mem_flags::mem_threadgroup);
-        for (uint e = 0; e < 2 * BLOCKS; e++) total[i][e] += int(strip[32 * e + lane]);
+        UNROLL for (uint e = 0; e < 2 * BLOCKS; e++) total[i][e] += int(strip[32 * e + lane]);
         simdgroup_barrier(mem_flags::mem_threadgroup);
     }
 }
@@ -163,24 +162,26 @@ inline octet bring(device const char *codes, bool there, ulong row, uint k, uint
 }
 
 template <uint SIDE>
-[[kernel]] void int8_tile(constant int8_matmul_args &args [[buffer(0)]],
-                          device const char *a [[buffer(1)]],
-                          device const char *b [[buffer(2)]],
-                          device const float *row_stats [[buffer(3)]],
-                          device const float *column_stats [[buffer(4)]],
-                          device const uchar *x [[buffer(5)]],
-                          device const int *outliers [[buffer(6)]],
-                          device const float *bias [[buffer(7)]],
-                          device uchar *y [[buffer(8)]],
-                          uint2 group [[threadgroup_position_in_grid]],
-                          uint place [[thread_index_in_threadgroup]],
-                          uint simdgroup [[simdgroup_index_in_threadgroup]],
-                          uint lane [[thread_index_in_simdgroup]]) {
+[[kernel, max_total_threads_per_threadgroup(TILE_THREADS)]]
+void int8_tile(constant int8_matmul_args &args [[buffer(0)]],
+               device const char *a [[buffer(1)]],
+               device const char *b [[buffer(2)]],
+               device const float *row_stats [[buffer(3)]],
+               device const float *column_stats [[buffer(4)]],
+               device const uchar *x [[buffer(5)]],
+               device const int *outliers [[buffer(6)]],
+               device const float *bias [[buffer(7)]],
+               device uchar *y [[buffer(8)]],
+               uint2 group [[threadgroup_position_in_grid]],
+               uint place [[thread_index_in_threadgroup]],
+               uint simdgroup [[simdgroup_index_in_threadgroup]],
+               uint lane [[thread_index_in_simdgroup]]) {
     constexpr uint DEPTH = TILE_THREADS * 8 / SIDE; // of k a step: a thread brings 8 codes of a and 8 of b
     constexpr uint STRIDE = DEPTH + 4;              // 16 bytes of padding spread the rows over the banks
     constexpr uint QUARTER = SIDE / 2;              // a simdgroup's part of the tile, squared
     constexpr uint BLOCKS = QUARTER / 8;
     threadgroup float as[SIDE * STRIDE], bs[SIDE * STRIDE];
+    threadgroup uint more; // whether outliers may follow
 
     const uint tile_row = place / (DEPTH / 8), tile_k = place % (DEPTH / 8) * 8;
     const uint m0 = group.y * SIDE, n0 = group.x * SIDE;
@@ -194,9 +195,9 @@ template <uint SIDE>
     threadgroup float *strip = as + simdgroup * 8 * QUARTER;
     simdgroup_float8x8 sum[BLOCKS][BLOCKS];
     int total[BLOCKS][2 * BLOCKS];
-    for (uint i = 0; i < BLOCKS; i++) {
-        for (uint j = 0; j < BLOCKS; j++) sum[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
-        for (uint e = 0; e < 2 * BLOCKS; e++) total[i][e] = 0;
+    UNROLL for (uint i = 0; i < BLOCKS; i++) {
+        UNROLL for (uint j = 0; j < BLOCKS; j++) sum[i][j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+        UNROLL for (uint e = 0; e < 2 * BLOCKS; e++) total[i][e] = 0;
     }
 
     // The next step's codes are under way while this one's are multiplied.
@@ -216,29 +217,31 @@ template <uint SIDE>
         settle<BLOCKS>(sum, total, strip, lane);
     }
 
-    // Outlier columns, gathered: a product of floats.
+    // Outlier columns, gathered: a product of floats. Whether there are more is what one thread has seen: if each looked
+    // for itself while the CPU writes to the list, they would part at a barrier.
     if (OUTLIERS != 0) {
         for (uint first = 0; first < args.k; first += DEPTH) {
-            if (uint(outliers[first]) >= args.k) break; // the list's end, to every thread
             threadgroup_barrier(mem_flags::mem_threadgroup);
-            for (uint j = 0; j < 8; j++) {
+            UNROLL for (uint j = 0; j < 8; j++) {
                 const uint o = first + tile_k + j;
                 const uint c = o < args.k ? uint(outliers[o]) : args.k; // past the list's end -1, which is no column either
                 as[tile_row * STRIDE + tile_k + j] = has_a && c < args.k ? load(x, X, a_row + c) : 0.0f;
                 bs[tile_row * STRIDE + tile_k + j] = has_b && c < args.k ? int8_weight(b[b_row + c], column_stats[n0 + tile_row]) : 0.0f;
+                if (tile_row == 0 && tile_k + j == DEPTH - 1) more = c < args.k ? 1u : 0u;
             }
             threadgroup_barrier(mem_flags::mem_threadgroup);
             multiply<BLOCKS>(sum, a_quarter, b_quarter, DEPTH, STRIDE);
+            if (more == 0) break;
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
     }
 
-    for (uint i = 0; i < BLOCKS; i++) {
+    UNROLL for (uint i = 0; i < BLOCKS; i++) {
         if (OUTLIERS != 0) {
-            for (uint j = 0; j < BLOCKS; j++) simdgroup_store(sum[i][j], strip + 8 * j, QUARTER);
+            UNROLL for (uint j = 0; j < BLOCKS; j++) simdgroup_store(sum[i][j], strip + 8 * j, QUARTER);
             simdgroup_barrier(mem_flags::mem_threadgroup);
         }
-        for (uint e = 0; e < 2 * BLOCKS; e++) {
+        UNROLL for (uint e = 0; e < 2 * BLOCKS; e++) {
             const uint at = 32 * e + lane, m = m0 + quarter_m + 8 * i + at / QUARTER, n = n0 + quarter_n + at % QUARTER;
             const float added = OUTLIERS != 0 ? strip[at] : 0.0f;
             if (m < args.m && n < args.n) put(y, ulong(m) * args.n + n, total[i][e], added, row_stats, column_stats, bias, m, n);
@@ -252,14 +255,15 @@ template [[host_name("int8_tile_64")]] [[kernel]] decltype(int8_tile<64>) int8_t
 
 // ── Sums that are there already ─────────────────────────────────────────────────────────────────────────────────────
 
-[[host_name("int8_mm_dequant")]] [[kernel]] void int8_mm_dequant(constant int8_matmul_args &args [[buffer(0)]],
-                                                                 device const int *sums [[buffer(1)]],
-                                                                 device const float *row_stats [[buffer(2)]],
-                                                                 device const float *column_stats [[buffer(3)]],
-                                                                 device const float *bias [[buffer(4)]],
-                                                                 device uchar *y [[buffer(5)]],
-                                                                 uint m [[threadgroup_position_in_grid]],
-                                                                 uint place [[thread_index_in_threadgroup]]) {
+[[host_name("int8_mm_dequant")]] [[kernel, max_total_threads_per_threadgroup(INT8_THREADS)]]
+void int8_mm_dequant(constant int8_matmul_args &args [[buffer(0)]],
+                     device const int *sums [[buffer(1)]],
+                     device const float *row_stats [[buffer(2)]],
+                     device const float *column_stats [[buffer(3)]],
+                     device const float *bias [[buffer(4)]],
+                     device uchar *y [[buffer(5)]],
+                     uint m [[threadgroup_position_in_grid]],
+                     uint place [[thread_index_in_threadgroup]]) {
     for (uint n = place; n < args.n; n += INT8_THREADS) {
         const ulong i = ulong(m) * args.n + n;
         put(y, i, sums[i], 0.0f, row_stats, column_stats, bias, m, n);

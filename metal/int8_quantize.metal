@@ -32,24 +32,26 @@ inline uint down_column(constant int8_quantize_args &args, device const uchar *x
 }
 
 // flags[c] = -1 where column c holds an outlier, else 0.
-[[host_name("int8_flags")]] [[kernel]] void int8_flags(constant int8_quantize_args &args [[buffer(0)]],
-                                                       device const uchar *x [[buffer(1)]],
-                                                       device int *flags [[buffer(2)]],
-                                                       uint group [[threadgroup_position_in_grid]],
-                                                       uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                                       uint lane [[thread_index_in_simdgroup]]) {
+[[host_name("int8_flags")]] [[kernel, max_total_threads_per_threadgroup(INT8_THREADS)]]
+void int8_flags(constant int8_quantize_args &args [[buffer(0)]],
+                device const uchar *x [[buffer(1)]],
+                device int *flags [[buffer(2)]],
+                uint group [[threadgroup_position_in_grid]],
+                uint simdgroup [[simdgroup_index_in_threadgroup]],
+                uint lane [[thread_index_in_simdgroup]]) {
     threadgroup uint shared[INT8_THREADS];
     const uint column = group * 32 + lane;
     const uint found = down_column(args, x, true, column, simdgroup, lane, shared);
     if (simdgroup == 0 && column < args.columns) flags[column] = int(found);
 }
 
-[[host_name("int8_column_stats")]] [[kernel]] void int8_column_stats(constant int8_quantize_args &args [[buffer(0)]],
-                                                                     device const uchar *x [[buffer(1)]],
-                                                                     device float *stats [[buffer(2)]],
-                                                                     uint group [[threadgroup_position_in_grid]],
-                                                                     uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                                                     uint lane [[thread_index_in_simdgroup]]) {
+[[host_name("int8_column_stats")]] [[kernel, max_total_threads_per_threadgroup(INT8_THREADS)]]
+void int8_column_stats(constant int8_quantize_args &args [[buffer(0)]],
+                       device const uchar *x [[buffer(1)]],
+                       device float *stats [[buffer(2)]],
+                       uint group [[threadgroup_position_in_grid]],
+                       uint simdgroup [[simdgroup_index_in_threadgroup]],
+                       uint lane [[thread_index_in_simdgroup]]) {
     threadgroup uint shared[INT8_THREADS];
     const uint column = group * 32 + lane;
     const uint found = down_column(args, x, false, column, simdgroup, lane, shared);
@@ -58,12 +60,13 @@ inline uint down_column(constant int8_quantize_args &args, device const uchar *x
 
 // The flagged columns in ascending order, then -1. One threadgroup: a list is short work, and each part needs the count of
 // those before it.
-[[host_name("int8_list")]] [[kernel]] void int8_list(constant int8_quantize_args &args [[buffer(0)]],
-                                                     device const int *flags [[buffer(1)]],
-                                                     device int *list [[buffer(2)]],
-                                                     uint place [[thread_index_in_threadgroup]],
-                                                     uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                                     uint lane [[thread_index_in_simdgroup]]) {
+[[host_name("int8_list")]] [[kernel, max_total_threads_per_threadgroup(INT8_THREADS)]]
+void int8_list(constant int8_quantize_args &args [[buffer(0)]],
+               device const int *flags [[buffer(1)]],
+               device int *list [[buffer(2)]],
+               uint place [[thread_index_in_threadgroup]],
+               uint simdgroup [[simdgroup_index_in_threadgroup]],
+               uint lane [[thread_index_in_simdgroup]]) {
     threadgroup uint counts[SIMDGROUPS];
     uint before = 0;
     for (uint part = 0; part < args.columns; part += INT8_THREADS) {
@@ -101,25 +104,30 @@ inline uint along_row(constant int8_quantize_args &args, device const uchar *x, 
     return largest;
 }
 
-// Fast math is off, so that the quotient is the correctly rounded one.
-inline float factor_of(float stats) { return stats > 1e-36f ? 1.0f / stats * 127.0f : 0.0f; }
-
-inline char code_of(float element, float factor, float threshold) {
-    if (LIMITED != 0 && fabs(element) >= threshold) return 0;
-    const float code = element * factor;
-    if (!(code < 127.0f)) return 127; // a NaN too
-    return char(rint(max(code, -127.0f)));
+// What brings a row into [-127, 127].
+inline inverse factor_of(float stats) {
+    inverse by = stats > 1e-36f ? inverse_of(stats) : inverse{1.0f, 0.0f};
+    by.factor *= 127.0f;
+    return by;
 }
 
-[[host_name("int8_rows")]] [[kernel]] void int8_rows(constant int8_quantize_args &args [[buffer(0)]],
-                                                     device const uchar *x [[buffer(1)]],
-                                                     device const int *outliers [[buffer(2)]],
-                                                     device float *stats [[buffer(3)]],
-                                                     device char *codes [[buffer(4)]],
-                                                     uint row [[threadgroup_position_in_grid]],
-                                                     uint place [[thread_index_in_threadgroup]],
-                                                     uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                                     uint lane [[thread_index_in_simdgroup]]) {
+inline char code_of(float element, inverse by, float threshold) {
+    if (LIMITED != 0 && fabs(element) >= threshold) return 0;
+    const float code = element * by.before * by.factor;
+    if (!(code < 127.0f)) return 127; // a NaN too
+    return char(rint(precise::max(code, -127.0f)));
+}
+
+[[host_name("int8_rows")]] [[kernel, max_total_threads_per_threadgroup(INT8_THREADS)]]
+void int8_rows(constant int8_quantize_args &args [[buffer(0)]],
+               device const uchar *x [[buffer(1)]],
+               device const int *outliers [[buffer(2)]],
+               device float *stats [[buffer(3)]],
+               device char *codes [[buffer(4)]],
+               uint row [[threadgroup_position_in_grid]],
+               uint place [[thread_index_in_threadgroup]],
+               uint simdgroup [[simdgroup_index_in_threadgroup]],
+               uint lane [[thread_index_in_simdgroup]]) {
     threadgroup uint shared[SIMDGROUPS];
     const ulong first = ulong(row) * args.columns;
     float of_row = 0.0f;
@@ -130,7 +138,7 @@ inline char code_of(float element, float factor, float threshold) {
         of_row = stats[row];
     }
     if (CODES == 0) return;
-    const float factor = factor_of(of_row);
+    const inverse factor = factor_of(of_row);
     for (uint c = place; c < args.columns; c += INT8_THREADS)
         codes[first + c] = code_of(load(x, X, first + c), BY_COLUMN != 0 ? factor_of(stats[c]) : factor, args.threshold);
     if (OUTLIERS == 0) return;
@@ -142,12 +150,13 @@ inline char code_of(float element, float factor, float threshold) {
     }
 }
 
-[[host_name("int8_dequantize")]] [[kernel]] void int8_dequantize(constant int8_quantize_args &args [[buffer(0)]],
-                                                                 device const char *codes [[buffer(1)]],
-                                                                 device const float *stats [[buffer(2)]],
-                                                                 device uchar *y [[buffer(3)]],
-                                                                 uint row [[threadgroup_position_in_grid]],
-                                                                 uint place [[thread_index_in_threadgroup]]) {
+[[host_name("int8_dequantize")]] [[kernel, max_total_threads_per_threadgroup(INT8_THREADS)]]
+void int8_dequantize(constant int8_quantize_args &args [[buffer(0)]],
+                     device const char *codes [[buffer(1)]],
+                     device const float *stats [[buffer(2)]],
+                     device uchar *y [[buffer(3)]],
+                     uint row [[threadgroup_position_in_grid]],
+                     uint place [[thread_index_in_threadgroup]]) {
     const ulong first = ulong(row) * args.columns;
     for (uint c = place; c < args.columns; c += INT8_THREADS) save(y, X, first + c, int8_weight(codes[first + c], stats[row]));
 }

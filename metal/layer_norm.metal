@@ -29,10 +29,10 @@ inline float2 stats_of(constant layer_norm_args &args, device const uchar *x, ul
         squares += deviation * deviation;
     }
     const float variance = sum_all(float2(squares, 0.0f), shared, simdgroup, lane).x / float(args.columns);
-    return float2(mean, 1.0f / sqrt(variance + args.eps));
+    return float2(mean, 1.0f / precise::sqrt(variance + args.eps));
 }
 
-[[host_name("layer_norm")]] [[kernel]]
+[[host_name("layer_norm")]] [[kernel, max_total_threads_per_threadgroup(LAYER_NORM_THREADS)]]
 void layer_norm(constant layer_norm_args &args [[buffer(0)]],
                 device const uchar *x [[buffer(1)]],
                 device const float *weight [[buffer(3)]],
@@ -50,7 +50,7 @@ void layer_norm(constant layer_norm_args &args [[buffer(0)]],
 }
 
 // With g = dy · weight and n the normalised x: dx = (g - mean(g) - n · mean(g · n)) · inverse.
-[[host_name("layer_norm_backward")]] [[kernel]]
+[[host_name("layer_norm_backward")]] [[kernel, max_total_threads_per_threadgroup(LAYER_NORM_THREADS)]]
 void layer_norm_backward(constant layer_norm_args &args [[buffer(0)]],
                          device const uchar *x [[buffer(1)]],
                          device const uchar *dy [[buffer(2)]],
@@ -75,7 +75,7 @@ void layer_norm_backward(constant layer_norm_args &args [[buffer(0)]],
     }
 }
 
-[[host_name("layer_norm_stats")]] [[kernel]]
+[[host_name("layer_norm_stats")]] [[kernel, max_total_threads_per_threadgroup(LAYER_NORM_THREADS)]]
 void layer_norm_stats(constant layer_norm_args &args [[buffer(0)]],
                       device const uchar *x [[buffer(1)]],
                       device float2 *stats [[buffer(5)]],
@@ -89,7 +89,7 @@ void layer_norm_stats(constant layer_norm_args &args [[buffer(0)]],
 }
 
 // The weight's gradient: Σ dy · n over the rows.
-[[host_name("layer_norm_backward_weight")]] [[kernel]]
+[[host_name("layer_norm_backward_weight")]] [[kernel, max_total_threads_per_threadgroup(LAYER_NORM_THREADS)]]
 void layer_norm_backward_weight(constant layer_norm_args &args [[buffer(0)]],
                                 device const uchar *x [[buffer(1)]],
                                 device const uchar *dy [[buffer(2)]],

@@ -28,18 +28,19 @@ inline octet bring_w(thread const weights &w, uint row, ulong i, uint valid) {
 }
 
 template <uint SIDE>
-[[kernel]] void matmul_backward(constant matmul_args &args [[buffer(0)]],
-                                device const uchar *a [[buffer(1)]],
-                                device const uchar *data [[buffer(2)]],
-                                device const uchar *absmax [[buffer(3)]],
-                                device const float *nested_absmax [[buffer(4)]],
-                                device const kernel_codebook *code [[buffer(5)]],
-                                device const kernel_codebook *nested_code [[buffer(6)]],
-                                device uchar *y [[buffer(7)]],
-                                uint3 group [[threadgroup_position_in_grid]],
-                                uint place [[thread_index_in_threadgroup]],
-                                uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                uint lane [[thread_index_in_simdgroup]]) {
+[[kernel, max_total_threads_per_threadgroup(TILE_THREADS)]]
+void matmul_backward(constant matmul_args &args [[buffer(0)]],
+                     device const uchar *a [[buffer(1)]],
+                     device const uchar *data [[buffer(2)]],
+                     device const uchar *absmax [[buffer(3)]],
+                     device const float *nested_absmax [[buffer(4)]],
+                     device const kernel_codebook *code [[buffer(5)]],
+                     device const kernel_codebook *nested_code [[buffer(6)]],
+                     device uchar *y [[buffer(7)]],
+                     uint3 group [[threadgroup_position_in_grid]],
+                     uint place [[thread_index_in_threadgroup]],
+                     uint simdgroup [[simdgroup_index_in_threadgroup]],
+                     uint lane [[thread_index_in_simdgroup]]) {
     constexpr uint DEPTH = TILE_THREADS * 8 / SIDE; // of n a step: a thread brings 8 elements of a and 8 of w
     constexpr uint DEEP = DEPTH + 4, WIDE = SIDE + 4; // rows of tiles: 16 bytes of padding spread them over the banks
     constexpr uint QUARTER = SIDE / 2;                // a simdgroup's part of the tile, squared

@@ -31,19 +31,20 @@ inline octet bring_w(thread const weights &w, bool there, ulong row, uint block,
 }
 
 template <uint SIDE>
-[[kernel]] void matmul_tile(constant matmul_args &args [[buffer(0)]],
-                            device const uchar *x [[buffer(1)]],
-                            device const uchar *data [[buffer(2)]],
-                            device const uchar *absmax [[buffer(3)]],
-                            device const float *nested_absmax [[buffer(4)]],
-                            device const kernel_codebook *code [[buffer(5)]],
-                            device const kernel_codebook *nested_code [[buffer(6)]],
-                            device const float *bias [[buffer(7)]],
-                            device uchar *y [[buffer(8)]],
-                            uint3 group [[threadgroup_position_in_grid]],
-                            uint place [[thread_index_in_threadgroup]],
-                            uint simdgroup [[simdgroup_index_in_threadgroup]],
-                            uint lane [[thread_index_in_simdgroup]]) {
+[[kernel, max_total_threads_per_threadgroup(TILE_THREADS)]]
+void matmul_tile(constant matmul_args &args [[buffer(0)]],
+                 device const uchar *x [[buffer(1)]],
+                 device const uchar *data [[buffer(2)]],
+                 device const uchar *absmax [[buffer(3)]],
+                 device const float *nested_absmax [[buffer(4)]],
+                 device const kernel_codebook *code [[buffer(5)]],
+                 device const kernel_codebook *nested_code [[buffer(6)]],
+                 device const float *bias [[buffer(7)]],
+                 device uchar *y [[buffer(8)]],
+                 uint3 group [[threadgroup_position_in_grid]],
+                 uint place [[thread_index_in_threadgroup]],
+                 uint simdgroup [[simdgroup_index_in_threadgroup]],
+                 uint lane [[thread_index_in_simdgroup]]) {
     constexpr uint DEPTH = TILE_THREADS * 8 / SIDE; // of k a step: a thread brings 8 elements of x and 8 of w
     constexpr uint STRIDE = DEPTH + 4;              // 16 bytes of padding spread the rows over the banks
     constexpr uint QUARTER = SIDE / 2;              // a simdgroup's part of the tile, squared
@@ -68,7 +69,7 @@ template <uint SIDE>
     const ulong x_row = ulong(m0 + tile_row) * args.k, w_row = ulong(n0 + tile_row) * args.k;
     // The row's first block, and its place in it.
     const uint block = WHOLE == WHOLE_ROWS ? n0 + tile_row : WHOLE != 0 ? uint(w_row >> args.scales.shift) : 0u;
-    const uint rest = WHOLE == WHOLE_ROWS ? 0u : uint(w_row) & (args.scales.block - 1);
+    const uint rest = WHOLE == WHOLE_BLOCKS && W >= STORE_CODE ? uint(w_row) & (args.scales.block - 1) : 0u;
     const uint first = group.z * args.split, end = min(args.k, first + args.split);
 
     const uint quarter_m = simdgroup / 2 * QUARTER, quarter_n = simdgroup % 2 * QUARTER;
@@ -123,11 +124,12 @@ template [[host_name("matmul_tile_32")]] [[kernel]] decltype(matmul_tile<32>) ma
 template [[host_name("matmul_tile_64")]] [[kernel]] decltype(matmul_tile<64>) matmul_tile<64>;
 
 // Adds up the parts of a split.
-[[host_name("matmul_sum")]] [[kernel]] void matmul_sum(constant sum_args &args [[buffer(0)]],
-                                                       device const float *parts [[buffer(1)]],
-                                                       device const float *bias [[buffer(2)]],
-                                                       device uchar *y [[buffer(3)]],
-                                                       uint2 place [[thread_position_in_grid]]) {
+[[host_name("matmul_sum")]] [[kernel, max_total_threads_per_threadgroup(SUM_THREADS)]]
+void matmul_sum(constant sum_args &args [[buffer(0)]],
+                device const float *parts [[buffer(1)]],
+                device const float *bias [[buffer(2)]],
+                device uchar *y [[buffer(3)]],
+                uint2 place [[thread_position_in_grid]]) {
     if (place.x >= args.n || place.y >= args.m) return;
     const ulong i = ulong(place.y) * args.n + place.x;
     float sum = BIAS != 0 ? bias[place.x] : 0.0f;

@@ -30,22 +30,21 @@ inline uint2 part_of(uint4 codes, uint part) {
     return part == 0 ? codes.xy : codes.zw;
 }
 
-inline float dot8(octet a, octet b) { return dot(a.low, b.low) + dot(a.high, b.high); }
-
 template <uint VECTORS>
-[[kernel]] void matmul_vector(constant matmul_args &args [[buffer(0)]],
-                              device const uchar *x [[buffer(1)]],
-                              device const uchar *data [[buffer(2)]],
-                              device const uchar *absmax [[buffer(3)]],
-                              device const float *nested_absmax [[buffer(4)]],
-                              device const kernel_codebook *code [[buffer(5)]],
-                              device const kernel_codebook *nested_code [[buffer(6)]],
-                              device const float *bias [[buffer(7)]],
-                              device uchar *y [[buffer(8)]],
-                              uint2 group [[threadgroup_position_in_grid]],
-                              uint place [[thread_index_in_threadgroup]],
-                              uint simdgroup [[simdgroup_index_in_threadgroup]],
-                              uint lane [[thread_index_in_simdgroup]]) {
+[[kernel, max_total_threads_per_threadgroup(VECTOR_THREADS)]]
+void matmul_vector(constant matmul_args &args [[buffer(0)]],
+                   device const uchar *x [[buffer(1)]],
+                   device const uchar *data [[buffer(2)]],
+                   device const uchar *absmax [[buffer(3)]],
+                   device const float *nested_absmax [[buffer(4)]],
+                   device const kernel_codebook *code [[buffer(5)]],
+                   device const kernel_codebook *nested_code [[buffer(6)]],
+                   device const float *bias [[buffer(7)]],
+                   device uchar *y [[buffer(8)]],
+                   uint2 group [[threadgroup_position_in_grid]],
+                   uint place [[thread_index_in_threadgroup]],
+                   uint simdgroup [[simdgroup_index_in_threadgroup]],
+                   uint lane [[thread_index_in_simdgroup]]) {
     constexpr uint ROWS = VECTOR_COLUMNS / (VECTOR_THREADS / 32); // of w, a simdgroup
     threadgroup float values[VECTOR_THREADS / 32 * 256];
     threadgroup float nested_values[256];
@@ -53,7 +52,7 @@ template <uint VECTORS>
     // A slice of the codebook for each simdgroup: on an M4, a slice costs 9 % over no codebook at all, a table that
     // simdgroups share 49 %, one in constant memory 30 to 56 % (trymirai/uzu, pull request 448).
     const uint size = W >= STORE_CODE ? size_of(W) : 0u;
-    threadgroup float *slice = values + simdgroup * size;
+    threadgroup float *slice = OWN_SLICE(values + simdgroup * size, size);
     if (W >= STORE_CODE) {
         for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
         if (NESTED != 0)
@@ -72,7 +71,7 @@ template <uint VECTORS>
     UNROLL for (uint r = 0; r < ROWS; r++) {
         row[r] = ulong(min(n0 + r, args.n - 1)) * args.k;
         block[r] = WHOLE == WHOLE_ROWS ? min(n0 + r, args.n - 1) : WHOLE != 0 ? uint(row[r] >> args.scales.shift) : 0u;
-        rest[r] = WHOLE == WHOLE_ROWS ? 0u : uint(row[r]) & (args.scales.block - 1);
+        rest[r] = WHOLE == WHOLE_BLOCKS && W >= STORE_CODE ? uint(row[r]) & (args.scales.block - 1) : 0u;
     }
     ulong vector[VECTORS];
     UNROLL for (uint v = 0; v < VECTORS; v++) vector[v] = ulong(min(m0 + v, args.m - 1)) * args.k;
@@ -99,7 +98,7 @@ template <uint VECTORS>
                 if (WHOLE == 0) ws = gather8(w, row[r] + at, valid);
                 else if (W < STORE_CODE) ws = load8(data, W, row[r] + at);
                 else ws = values8(w, part_of(codes[r], part));
-                UNROLL for (uint v = 0; v < VECTORS; v++) sum[r][v] += scale[r] * dot8(ws, xs[v]);
+                UNROLL for (uint v = 0; v < VECTORS; v++) sum[r][v] = fma(scale[r], add_dot8(0.0f, ws, xs[v]), sum[r][v]);
             }
         }
     }

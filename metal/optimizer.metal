@@ -40,17 +40,17 @@ inline float moment_at(device const uchar *state, ulong i, threadgroup const tab
 inline void save_moments(thread const float *moments, device uchar *state, ulong i, ulong end, device float *absmax,
                          ulong block, uint lane, threadgroup const tables &codes, uint steps) {
     if (STATES == STORE_F32) {
-        for (uint j = 0; j < EACH; j++)
+        UNROLL for (uint j = 0; j < EACH; j++)
             if (i + 32 * j < end) ((device float *)state)[i + 32 * j] = moments[j];
         return;
     }
     uint m = 0;
-    for (uint j = 0; j < EACH; j++) m = max(m, magnitude_of(moments[j]));
+    UNROLL for (uint j = 0; j < EACH; j++) m = max(m, magnitude_of(moments[j]));
     m = simd_max(m);
     if (lane == 0) absmax[block] = as_type<float>(m);
-    const float inverse = inverse_of(as_type<float>(m));
-    for (uint j = 0; j < EACH; j++) {
-        const float scaled = clamp(moments[j] * inverse, -1.0f, 1.0f);
+    const inverse by = inverse_of(as_type<float>(m));
+    UNROLL for (uint j = 0; j < EACH; j++) {
+        const float scaled = scaled_by(moments[j], by);
         if (i + 32 * j < end) state[i + 32 * j] = codes.order[below8(codes.thresholds, codes.start, steps, scaled)];
     }
 }
@@ -67,21 +67,22 @@ inline float2 gather(float2 sums, threadgroup float2 *shared, uint simdgroup, ui
 
 // Where TRUST is TRUST_MEASURE nothing is updated, and each threadgroup leaves its sums of squares, of p and of the
 // direction, in sums[1 + group]; where it is TRUST_APPLY, sums[0].x is what optimizer_trust has made of them.
-[[host_name("optimizer")]] [[kernel]] void optimizer(constant optimizer_args &args [[buffer(0)]],
-                                                     device uchar *p [[buffer(1)]],
-                                                     device const uchar *g [[buffer(2)]],
-                                                     device uchar *state1 [[buffer(3)]],
-                                                     device float *absmax1 [[buffer(4)]],
-                                                     constant kernel_codebook &code1 [[buffer(5)]],
-                                                     device uchar *state2 [[buffer(6)]],
-                                                     device float *absmax2 [[buffer(7)]],
-                                                     constant kernel_codebook &code2 [[buffer(8)]],
-                                                     device float2 *sums [[buffer(9)]],
-                                                     uint group [[threadgroup_position_in_grid]],
-                                                     uint groups [[threadgroups_per_grid]],
-                                                     uint place [[thread_index_in_threadgroup]],
-                                                     uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                                     uint lane [[thread_index_in_simdgroup]]) {
+[[host_name("optimizer")]] [[kernel, max_total_threads_per_threadgroup(OPTIMIZER_THREADS)]]
+void optimizer(constant optimizer_args &args [[buffer(0)]],
+               device uchar *p [[buffer(1)]],
+               device const uchar *g [[buffer(2)]],
+               device uchar *state1 [[buffer(3)]],
+               device float *absmax1 [[buffer(4)]],
+               constant kernel_codebook &code1 [[buffer(5)]],
+               device uchar *state2 [[buffer(6)]],
+               device float *absmax2 [[buffer(7)]],
+               constant kernel_codebook &code2 [[buffer(8)]],
+               device float2 *sums [[buffer(9)]],
+               uint group [[threadgroup_position_in_grid]],
+               uint groups [[threadgroups_per_grid]],
+               uint place [[thread_index_in_threadgroup]],
+               uint simdgroup [[simdgroup_index_in_threadgroup]],
+               uint lane [[thread_index_in_simdgroup]]) {
     threadgroup tables codes1, codes2;
     threadgroup float2 shared[OPTIMIZER_THREADS / 32];
     const bool has_second = KIND == RULE_ADAM || KIND == RULE_ADEMAMIX, has_slow = KIND == RULE_ADEMAMIX;
@@ -103,7 +104,7 @@ inline float2 gather(float2 sums, threadgroup float2 *shared, uint simdgroup, ui
         const float scale2 = has_second ? scale_at(absmax2, block, lane) : 0.0f;
         const float scale3 = has_slow ? scale_at(absmax1, blocks + block, lane) : 0.0f;
         float first[EACH], second[EACH], slow[EACH];
-        for (uint j = 0; j < EACH; j++) {
+        UNROLL for (uint j = 0; j < EACH; j++) {
             const ulong i = first_i + 32 * j;
             moments m = {0.0f, 0.0f, 0.0f};
             if (i < count) {
@@ -134,18 +135,19 @@ inline float2 gather(float2 sums, threadgroup float2 *shared, uint simdgroup, ui
 }
 
 // The norm of the direction, and in sums[0].x what the rate is multiplied by: the trust ratio where it is below 1.
-[[host_name("optimizer_trust")]] [[kernel]] void optimizer_trust(constant optimizer_args &args [[buffer(0)]],
-                                                                 device float2 *sums [[buffer(1)]],
-                                                                 device float *unorm [[buffer(2)]],
-                                                                 uint place [[thread_index_in_threadgroup]],
-                                                                 uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                                                 uint lane [[thread_index_in_simdgroup]]) {
+[[host_name("optimizer_trust")]] [[kernel, max_total_threads_per_threadgroup(OPTIMIZER_THREADS)]]
+void optimizer_trust(constant optimizer_args &args [[buffer(0)]],
+                     device float2 *sums [[buffer(1)]],
+                     device float *unorm [[buffer(2)]],
+                     uint place [[thread_index_in_threadgroup]],
+                     uint simdgroup [[simdgroup_index_in_threadgroup]],
+                     uint lane [[thread_index_in_simdgroup]]) {
     threadgroup float2 shared[OPTIMIZER_THREADS / 32];
     float2 squares = float2(0.0f);
     for (uint i = place; i < args.parts; i += OPTIMIZER_THREADS) squares += sums[1 + i];
     squares = gather(squares, shared, simdgroup, lane);
     if (place != 0) return;
-    const float most = args.max_unorm * sqrt(squares.x), norm = sqrt(squares.y);
+    const float most = args.max_unorm * precise::sqrt(squares.x), norm = precise::sqrt(squares.y);
     unorm[0] = norm;
     sums[0] = float2(norm > most ? most / norm : 1.0f, 0.0f);
 }

@@ -1,10 +1,10 @@
 // The optimizers' rules for one element, once for C, for C's vectors and for Metal.
 //
 // REAL is a float or a vector of them, ROOT its square root, and RULE declares a function. Each product and sum is a
-// statement of its own, because Metal may fuse those within one: so every device gives the same bits.
+// statement of its own, because a compiler may fuse those within one: so every device gives the same bits.
 #ifdef __METAL_VERSION__
 #define REAL float
-#define ROOT(x) sqrt(x)
+#define ROOT(x) precise::sqrt(x)
 #define RULE inline
 #else
 typedef struct moments moments;

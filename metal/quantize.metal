@@ -33,15 +33,16 @@ inline uint below_in(threadgroup const float *thresholds, float x) {
 
 // Blocks of a power of two from 8 to 4096. A threadgroup takes QUANTIZE_TILE elements, whole blocks of them, and a
 // thread 8, which it loads and writes at once; a block's maximum is gathered across lanes, then across simdgroups.
-[[host_name("quantize")]] [[kernel]] void quantize(constant quantize_args &args [[buffer(0)]],
-                                                   device const uchar *x [[buffer(1)]],
-                                                   constant kernel_codebook &code [[buffer(2)]],
-                                                   device uchar *codes [[buffer(3)]],
-                                                   device float *absmax [[buffer(4)]],
-                                                   uint group [[threadgroup_position_in_grid]],
-                                                   uint groups [[threadgroups_per_grid]],
-                                                   uint place [[thread_index_in_threadgroup]],
-                                                   uint simdgroup [[simdgroup_index_in_threadgroup]]) {
+[[host_name("quantize")]] [[kernel, max_total_threads_per_threadgroup(QUANTIZE_THREADS)]]
+void quantize(constant quantize_args &args [[buffer(0)]],
+              device const uchar *x [[buffer(1)]],
+              constant kernel_codebook &code [[buffer(2)]],
+              device uchar *codes [[buffer(3)]],
+              device float *absmax [[buffer(4)]],
+              uint group [[threadgroup_position_in_grid]],
+              uint groups [[threadgroups_per_grid]],
+              uint place [[thread_index_in_threadgroup]],
+              uint simdgroup [[simdgroup_index_in_threadgroup]]) {
     threadgroup float thresholds[256];
     threadgroup uchar order[256], start[2 * CODES_STARTS];
     threadgroup uint largest[QUANTIZE_THREADS / 32];
@@ -75,9 +76,9 @@ inline uint below_in(threadgroup const float *thresholds, float x) {
         if (valid > 0 && GIVEN) scale = absmax[i >> args.shift];
         else if (valid > 0 && place % lanes == 0) absmax[i >> args.shift] = scale;
 
-        const float inverse = inverse_of(scale);
-        v.low = clamp(v.low * inverse, float4(-1.0f), float4(1.0f));
-        v.high = clamp(v.high * inverse, float4(-1.0f), float4(1.0f));
+        const inverse by = inverse_of(scale);
+        v.low = scaled_by(v.low, by);
+        v.high = scaled_by(v.high, by);
         if (CODES == STORE_CODE4) {
             uint word = 0;
             UNROLL for (uint j = 0; j < 8; j++) {
@@ -106,16 +107,17 @@ inline uint below_in(threadgroup const float *thresholds, float x) {
 }
 
 // 8-bit codes with blocks of any other size: a simdgroup a block, an element a lane, read twice.
-[[host_name("quantize_odd")]] [[kernel]] void quantize_odd(constant quantize_args &args [[buffer(0)]],
-                                                           device const uchar *x [[buffer(1)]],
-                                                           constant kernel_codebook &code [[buffer(2)]],
-                                                           device uchar *codes [[buffer(3)]],
-                                                           device float *absmax [[buffer(4)]],
-                                                           uint group [[threadgroup_position_in_grid]],
-                                                           uint groups [[threadgroups_per_grid]],
-                                                           uint place [[thread_index_in_threadgroup]],
-                                                           uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                                           uint lane [[thread_index_in_simdgroup]]) {
+[[host_name("quantize_odd")]] [[kernel, max_total_threads_per_threadgroup(QUANTIZE_THREADS)]]
+void quantize_odd(constant quantize_args &args [[buffer(0)]],
+                  device const uchar *x [[buffer(1)]],
+                  constant kernel_codebook &code [[buffer(2)]],
+                  device uchar *codes [[buffer(3)]],
+                  device float *absmax [[buffer(4)]],
+                  uint group [[threadgroup_position_in_grid]],
+                  uint groups [[threadgroups_per_grid]],
+                  uint place [[thread_index_in_threadgroup]],
+                  uint simdgroup [[simdgroup_index_in_threadgroup]],
+                  uint lane [[thread_index_in_simdgroup]]) {
     threadgroup float thresholds[256];
     threadgroup uchar order[256], start[2 * CODES_STARTS];
     for (uint j = place; j < 256; j += QUANTIZE_THREADS) {
@@ -137,9 +139,9 @@ inline uint below_in(threadgroup const float *thresholds, float x) {
         if (GIVEN) scale = absmax[block];
         else if (lane == 0) absmax[block] = scale;
 
-        const float inverse = inverse_of(scale);
+        const inverse by = inverse_of(scale);
         for (ulong i = first + lane; i < end; i += 32) {
-            const float scaled = clamp(load(x, FROM, i) * inverse, -1.0f, 1.0f);
+            const float scaled = scaled_by(load(x, FROM, i), by);
             codes[i] = order[below8(thresholds, start, code.steps, scaled)];
         }
     }

@@ -31,5 +31,5 @@ void rms_norm(constant rms_norm_args &args [[buffer(0)]],
     for (uint j = 0; j < SIMDGROUPS; j++) total += shared[j];
     const float inverse = 1.0f / sqrt(total / float(args.d) + args.eps);
     for (uint c = place; c < args.d; c += RMS_NORM_THREADS)
-        save(y, X, run + c, load(x, X, run + c) * inverse * (weight[c] + args.offset));
+        save(y, X, run + c, (weight[c] + args.offset) * (load(x, X, run + c) * inverse));
 }

@@ -32,15 +32,14 @@ inline float sum_lanes(float x) {
 }
 
 inline trial try_scale(thread const block_of_x &block, thread const table &codes, float scale, uint lane) {
-    const float inverse = inverse_of(scale);
+    const inverse by = inverse_of(scale);
     float errors = 0.0f, products = 0.0f, squares = 0.0f;
     uint column = WEIGHED ? uint((block.first + lane) % block.columns) : 0u;
     for (ulong i = block.first + lane; i < block.end; i += SCALES_LANES) {
         const float weight = WEIGHED ? block.importance[column] : 1.0f;
         if (WEIGHED) column = (column + SCALES_LANES) % block.columns;
         const float x = weight > 0.0f ? load(block.x, FROM, i) * block.unit : 0.0f;
-        const float scaled = x * inverse;
-        const float value = ranked_value(codes, clamp(scaled, -1.0f, 1.0f));
+        const float value = ranked_value(codes, scaled_by(x, by));
         const float near = value * scale;
         const float error = x - near;
         const float weighed_error = weight * error;
@@ -55,16 +54,17 @@ inline trial try_scale(thread const block_of_x &block, thread const table &codes
     return trial_of(scale, sum_lanes(errors), sum_lanes(products), sum_lanes(squares));
 }
 
-[[host_name("scales")]] [[kernel]] void scales(constant scales_args &args [[buffer(0)]],
-                                               device const uchar *x [[buffer(1)]],
-                                               constant kernel_codebook &code [[buffer(2)]],
-                                               device const float *importance [[buffer(3)]],
-                                               device float *absmax [[buffer(4)]],
-                                               uint group [[threadgroup_position_in_grid]],
-                                               uint groups [[threadgroups_per_grid]],
-                                               uint place [[thread_index_in_threadgroup]],
-                                               uint simdgroup [[simdgroup_index_in_threadgroup]],
-                                               uint lane [[thread_index_in_simdgroup]]) {
+[[host_name("scales")]] [[kernel, max_total_threads_per_threadgroup(SCALES_THREADS)]]
+void scales(constant scales_args &args [[buffer(0)]],
+            device const uchar *x [[buffer(1)]],
+            constant kernel_codebook &code [[buffer(2)]],
+            device const float *importance [[buffer(3)]],
+            device float *absmax [[buffer(4)]],
+            uint group [[threadgroup_position_in_grid]],
+            uint groups [[threadgroups_per_grid]],
+            uint place [[thread_index_in_threadgroup]],
+            uint simdgroup [[simdgroup_index_in_threadgroup]],
+            uint lane [[thread_index_in_simdgroup]]) {
     threadgroup float thresholds[256], values[256];
     for (uint j = place; j < code.size; j += SCALES_THREADS) {
         thresholds[j] = code.thresholds[j];

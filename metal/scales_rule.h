@@ -7,7 +7,7 @@
 // doubt, so that no block is worse for the search.
 //
 // Blocks are scaled by a power of two to a magnitude of about 1, which changes no digit. Each product and sum is a
-// statement of its own, because Metal may fuse those within one: so every device gives the same bits. For the same
+// statement of its own, because a compiler may fuse those within one: so every device gives the same bits. For the same
 // reason sums are of SCALES_LANES lanes, element i in lane i % SCALES_LANES, of which halves are added until one is left.
 #ifdef __METAL_VERSION__
 #define SCALES_RULE inline
@@ -73,9 +73,9 @@ SCALES_RULE uint32_t exponent_of(float magnitude) {
 
 SCALES_RULE float power_of(uint32_t exponent) { return SCALES_FLOAT(exponent << 23); }
 
-// Where there is something to search for: below, reciprocals are not what they should be, and an infinity or a NaN stays.
+// Where there is something to search for: below, numbers are subnormal, and an infinity or a NaN stays.
 SCALES_RULE bool is_searched(float absmax, float magnitude) {
-    return magnitude > 1e-38f && absmax < SCALES_FLOAT(0x7f800000u);
+    return magnitude >= 0x1p-126f && absmax < SCALES_FLOAT(0x7f800000u);
 }
 
 // A scale of the block brought to 1, back at the block's magnitude: `absmax` where it was not to be bettered, or where

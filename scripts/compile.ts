@@ -1,10 +1,11 @@
 // The native library for this machine, by zig as a plain C compiler. zig's own build runner, which `zig build` needs,
 // takes minutes to compile on a machine that has never run it; what ships is built by build.zig, from the same list.
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync } from "node:fs";
+import { homedir } from "node:os";
 import { dirname } from "node:path";
 import { builtLibrary, type Platform } from "./platforms.ts";
 import { output, root, say, stop } from "./run.ts";
-import { findZig } from "./zig.ts";
+import { findZig, zigVersion } from "./zig.ts";
 
 /** What csrc/sources.json says: what is compiled, and how. build.zig reads it too. */
 export interface Sources {
@@ -43,9 +44,16 @@ export function ownInstructionSets(platform: Pick<Platform, "name">): readonly I
 /** The flags that tell csrc/cpu/dispatch.c which sets are there. */
 export const formsFlags = (sets: readonly { readonly name: string }[]) => sets.map(({ name }) => `-DFORMS_${name}`);
 
+/** Objects by what they are made from, for every clone on this machine. */
+const cache = `${process.env.XDG_CACHE_HOME || `${homedir()}/.cache`}/bunsandbytes/objects`;
+const keptDays = 30;
+
+/** What any source may include or embed. */
+const included = [...new Bun.Glob("{csrc,metal}/**/*.{h,metal,json}").scanSync(root)].sort();
+
 /**
- * Compiles a platform's library with forms for some instruction sets, to `library`. zig keeps what it compiled, by contents, so that
- * only what changed is compiled again.
+ * Compiles a platform's library with forms for some instruction sets, to `library`. Objects are kept, by contents: another
+ * clone, or one that was moved, compiles nothing again. Where a header has changed, zig's own cache knows who includes it.
  */
 export async function compileLibrary(
   platform: Platform,
@@ -53,23 +61,37 @@ export async function compileLibrary(
   library = builtLibrary(platform),
 ): Promise<void> {
   const zig = findZig();
-  const folder = `${root}/.cache/build/${platform.name}`;
-  mkdirSync(folder, { recursive: true });
-  const object = (source: string, cpu: string, to: string, more: readonly string[] = []) => ({
-    to,
-    command: [
-      ...[zig, "cc", "-target", platform.target, `-mcpu=${cpu}`, "-O3", "-fno-sanitize=all", "-g0", ...sources.flags],
-      ...[...more, "--embed-dir=metal", "-c", `csrc/${source}`, "-o", to],
-    ],
-  });
+  mkdirSync(cache, { recursive: true });
+  const headers = Bun.hash(included.map((file) => `${file}\0${readFileSync(`${root}/${file}`, "utf8")}`).join("\0"));
+  const object = (source: string, cpu: string, more: readonly string[] = []) => {
+    const flags = [
+      "-target",
+      platform.target,
+      `-mcpu=${cpu}`,
+      "-O3",
+      "-fno-sanitize=all",
+      "-g0",
+      ...sources.flags,
+      ...more,
+    ];
+    const text = readFileSync(`${root}/csrc/${source}`, "utf8");
+    const key = new Bun.CryptoHasher("sha256").update(
+      JSON.stringify([zigVersion, headers.toString(), flags, source, text]),
+    );
+    const to = `${cache}/${key.digest("hex").slice(0, 32)}.o`;
+    return {
+      to,
+      command: [zig, "cc", ...flags, "--embed-dir=metal", "-c", `csrc/${source}`, "-o", `${to}.${process.pid}`],
+    };
+  };
   const objects = [
     // The instruction sets first, for they take longest.
-    ...sets.map(({ name, cpu }) => object(sources.forms, cpu, `${folder}/forms-${name}.o`, [`-DISA=${name}`])),
-    ...sources.sources.map((source) =>
-      object(source, "baseline", `${folder}/${source.replaceAll("/", "-")}.o`, formsFlags(sets)),
-    ),
+    ...sets.map(({ name, cpu }) => object(sources.forms, cpu, [`-DISA=${name}`])),
+    ...sources.sources.map((source) => object(source, "baseline", formsFlags(sets))),
   ];
-  await inParallel(objects.map(({ command }) => command));
+  const missing = objects.filter(({ to }) => !existsSync(to));
+  await inParallel(missing.map(({ command }) => command));
+  for (const { to } of missing) renameSync(`${to}.${process.pid}`, to);
 
   mkdirSync(dirname(library), { recursive: true });
   const link = [
@@ -82,15 +104,20 @@ export async function compileLibrary(
     "-target",
     platform.target,
   ];
-  await inParallel([
-    [
-      zig,
-      ...link,
-      ...(platform.name.startsWith("linux") ? ["-fsoname=libbunsandbytes.so"] : []),
-      `-femit-bin=${library}`,
-      ...objects.map(({ to }) => to),
-    ],
-  ]);
+  const soname = platform.name.startsWith("linux") ? ["-fsoname=libbunsandbytes.so"] : [];
+  await inParallel([[zig, ...link, ...soname, `-femit-bin=${library}`, ...objects.map(({ to }) => to)]]);
+  forget(new Set(objects.map(({ to }) => to)));
+}
+
+/** Marks the objects that were used, and removes those that nobody has used for long. */
+function forget(used: ReadonlySet<string>): void {
+  const now = new Date();
+  for (const path of used) utimesSync(path, now, now);
+  for (const name of readdirSync(cache)) {
+    const path = `${cache}/${name}`;
+    if (now.getTime() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? now.getTime()) > keptDays * 86_400_000)
+      rmSync(path, { force: true });
+  }
 }
 
 /** Runs commands side by side, as many as there are cores, with a count where someone watches. */

@@ -1,7 +1,7 @@
-// Owns activations and gates. Checks, kernels and fallbacks are in csrc/ops/activate.c.
+// Activations and gates. Checks, kernels and fallbacks are in csrc/ops/activate.c.
 import type { FloatDType } from "./dtype.ts";
-import { BnbError } from "./error.ts";
 import { activations, native } from "./native.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /** `"silu"`: x / (1 + e⁻ˣ). `"gelu"`: by the error function. `"geluTanh"`: its approximation with tanh. `"tanh"`: itself. */
@@ -36,12 +36,13 @@ export function activate<D extends FloatDType>(
   activation: Activation,
   options: ActivateOptions = {},
 ): Tensor<D> {
-  const { up, gated = false } = options;
-  if (!Object.hasOwn(activations, activation))
-    throw new BnbError(
-      `activate: activation is ${JSON.stringify(activation)}, expected ${Object.keys(activations).join(", ")}.`,
-    );
-  const shape = gated && !up ? [...x.shape.slice(0, -1), (x.shape.at(-1) ?? 1) / 2] : x.shape;
-  const pointer = native.bnb_activate(x.pointer, up?.pointer ?? null, Number(gated), activations[activation]);
-  return new Tensor(pointer, x.dtype, shape, x.device);
+  const { up, gated = false } = me.options(options);
+  const [input, other] = [me.tensor(x, "x"), me.tensorIf(up, "up")];
+  const code = me.code(activation, "activation", activations);
+  const halves = me.boolean(gated, "gated") && !up;
+  const pointer = me.made(native.bnb_activate(input, other, Number(gated), code));
+  const { shape } = x;
+  return new Tensor(pointer, x.dtype, halves ? [...shape.slice(0, -1), shape.at(-1)! / 2] : shape, x.device);
 }
+
+const me = new Signature("activate", { options: ["up", "gated"] });

@@ -1,8 +1,8 @@
-// Owns the sum of two tensors. Checks, kernels and fallbacks are in csrc/ops/add.c.
+// The sum of two tensors. Checks, kernels and fallbacks are in csrc/ops/add.c.
 import type { FloatDType } from "./dtype.ts";
-import { BnbError } from "./error.ts";
 import { native } from "./native.ts";
-import { format } from "./shape.ts";
+import { format, sameShape } from "./shape.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /**
@@ -20,9 +20,13 @@ import { Tensor } from "./tensor.ts";
  * @throws BnbError if shapes, dtypes or devices do not fit, or `scale` is not finite
  */
 export function add<D extends FloatDType>(a: Tensor<D>, b: Tensor, options: { scale?: number } = {}): Tensor<D> {
-  if (format(a.shape) !== format(b.shape))
-    throw new BnbError(`add: a is ${format(a.shape)} and b is ${format(b.shape)}: the shapes must match.`);
-  return new Tensor(native.bnb_add(a.pointer, b.pointer, options.scale ?? 1), a.dtype, a.shape, a.device);
+  const me = signatures.add;
+  const { scale = 1 } = me.options(options);
+  const [left, right] = [me.tensor(a, "a"), me.tensor(b, "b")];
+  const shape = a.shape;
+  if (!sameShape(shape, b.shape))
+    throw me.fail(`a is ${format(shape)} and b is ${format(b.shape)}: the shapes must match.`);
+  return new Tensor(me.made(native.bnb_add(left, right, me.finite(scale, "scale"))), a.dtype, shape, a.device);
 }
 
 /**
@@ -38,5 +42,12 @@ export function add<D extends FloatDType>(a: Tensor<D>, b: Tensor, options: { sc
  * @throws BnbError for an integer tensor or a factor that is not finite
  */
 export function scale<D extends FloatDType>(x: Tensor<D>, factor: number): Tensor<D> {
-  return new Tensor(native.bnb_add(null, x.pointer, factor), x.dtype, x.shape, x.device);
+  const me = signatures.scale;
+  const pointer = native.bnb_add(null, me.tensor(x, "x"), me.finite(factor, "factor"));
+  return new Tensor(me.made(pointer), x.dtype, x.shape, x.device);
 }
+
+const signatures = {
+  add: new Signature("add", { options: ["scale"] }),
+  scale: new Signature("scale", { native: { b: "x", scale: "factor" } }),
+};

@@ -1,10 +1,10 @@
-// Owns attention and the cache of keys and values. Checks, kernels and fallbacks are in csrc/ops/attention.c and cache.c.
-import { currentDevice, type Device } from "./device.ts";
-import { dtypeCode, type FloatDType } from "./dtype.ts";
-import { BnbError } from "./error.ts";
+// Attention and the cache of keys and values. Checks, kernels and fallbacks are in csrc/ops/attention.c and cache.c.
+import { currentDevice, type Device, type DeviceName, deviceOf } from "./device.ts";
+import { arrayBytes, arrayNameOf, type FloatDType } from "./dtype.ts";
 import { Handle } from "./handle.ts";
-import { attentionOptions, check, type NativePointer, native, size } from "./native.ts";
+import { attentionOptions, dtypes, native, size } from "./native.ts";
 import { format } from "./shape.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /** How a cache holds keys and values: int8 has a scale for each row of a head. */
@@ -24,7 +24,7 @@ export interface KvCacheOptions {
   slots?: number | undefined;
   /** Tokens of each, rounded up to a multiple of 16. */
   capacity: number;
-  device?: Device | undefined;
+  device?: Device | DeviceName | undefined;
 }
 
 /**
@@ -55,17 +55,25 @@ export class KvCache extends Handle {
 
   /** @throws BnbError if a size is no whole number from 1 on, or the device has not so much memory */
   constructor(options: KvCacheOptions) {
-    const { dtype = "float16", layers, heads, columns, slots = 1, capacity, device = currentDevice() } = options;
-    for (const [name, value] of Object.entries({ layers, heads, columns, slots, capacity })) checkCount(value, name);
-    const pointer = native.bnb_cache_new(
-      device.pointer,
-      dtypeCode(dtype, "KvCache"),
-      ...([layers, slots, heads, capacity, columns].map(size) as [Size, Size, Size, Size, Size]),
+    const me = signatures.cache;
+    const { dtype = "float16", layers, heads, columns, slots = 1, capacity, device } = me.members(options, "options");
+    const count = (value: unknown, name: string) => size(me.whole(value, name, 1, countMost));
+    const on = device === undefined ? currentDevice() : deviceOf(me, device);
+    const pointer = me.made(
+      native.bnb_cache_new(
+        on.pointer,
+        me.code(dtype, "dtype", cacheDtypes),
+        count(layers, "layers"),
+        count(slots, "slots"),
+        count(heads, "heads"),
+        count(capacity, "capacity"),
+        count(columns, "columns"),
+      ),
     );
-    const rowBytes = pointer === null ? 0 : Number(native.bnb_cache_row_bytes(pointer));
-    super(pointer, rowBytes * slots * capacity);
+    const rowBytes = Number(native.bnb_cache_row_bytes(pointer));
+    super("KvCache", pointer, rowBytes * slots * capacity);
     this.dtype = dtype;
-    this.device = device;
+    this.device = on;
     this.layers = layers;
     this.heads = heads;
     this.columns = columns;
@@ -90,43 +98,47 @@ export class KvCache extends Handle {
   }
 
   /** Makes room for other numbers of slots and tokens; what there is room for stays. */
-  resize({ slots = this.#slots, capacity = this.#capacity }: { slots?: number; capacity?: number }): void {
-    checkCount(slots, "slots");
-    checkCount(capacity, "capacity");
-    check(native.bnb_cache_resize(this.pointer, size(slots), size(capacity)));
+  resize(options: { slots?: number; capacity?: number }): void {
+    const me = signatures.resize;
+    const { slots = this.#slots, capacity = this.#capacity } = me.members(options, "options");
+    const [rows, tokens] = [me.whole(slots, "slots", 1, countMost), me.whole(capacity, "capacity", 1, countMost)];
+    me.check(native.bnb_cache_resize(this.pointer, size(rows), size(tokens)));
     this.#slots = slots;
     this.#capacity = roundUp(capacity);
   }
 
   /** The first `length` tokens of a slot as bytes, for {@link write} on a cache of the same layers, heads and dtype. */
   read(slot: number, length: number): Uint8Array<ArrayBuffer> {
-    const bytes = new Uint8Array(this.rowBytes * this.#span(slot, length));
-    check(native.bnb_cache_read(this.pointer, size(slot), size(length), bytes, size(bytes.length)));
+    const me = signatures.read;
+    const bytes = new Uint8Array(this.rowBytes * this.#span(me, slot, length));
+    me.check(native.bnb_cache_read(this.pointer, size(slot), size(length), bytes, size(bytes.length)));
     return bytes;
   }
 
   /** Puts back what {@link read} gave, into any slot. */
   write(slot: number, length: number, bytes: Uint8Array): void {
-    this.#span(slot, length);
-    check(native.bnb_cache_write(this.pointer, size(slot), size(length), bytes, size(bytes.length)));
+    const me = signatures.write;
+    this.#span(me, slot, length);
+    if (arrayNameOf(bytes) !== "Uint8Array") throw me.wrong("bytes", bytes, "a Uint8Array");
+    const expected = this.rowBytes * length;
+    const given = arrayBytes(bytes);
+    if (given !== expected) throw me.fail(`bytes has ${given}, expected ${expected}: ${this.rowBytes} for each token.`);
+    me.check(native.bnb_cache_write(this.pointer, size(slot), size(length), bytes, size(given)));
   }
 
-  /** Checks numbers that cross to C as a `size_t`, and that there are bytes to point to. */
-  #span(slot: number, length: number): number {
-    checkCount(slot + 1, "slot");
-    checkCount(length, "length");
-    return length;
+  #span(me: Signature, slot: number, length: number): number {
+    me.whole(slot, "slot", 0, this.#slots - 1);
+    return me.whole(length, "length", 1, this.#capacity);
   }
 }
-
-type Size = ReturnType<typeof size>;
 
 const roundUp = (capacity: number) => Math.ceil(capacity / 16) * 16;
 
-function checkCount(value: number, name: string): void {
-  if (!Number.isSafeInteger(value) || value < 1 || value > 2 ** 40)
-    throw new BnbError(`KvCache: ${name} is ${value}, expected a whole number of at least 1.`);
-}
+/** The most of anything that a cache has. */
+const countMost = 2 ** 20;
+
+const { float32, float16, int8 } = dtypes;
+const cacheDtypes = { float32, float16, int8 } as const;
 
 /** What {@link attention} is told beside the queries and the rows. */
 export interface AttentionOptions {
@@ -181,29 +193,50 @@ export function attention<D extends FloatDType>(
   rows: Tensor<"int32">,
   options: AttentionOptions,
 ): Tensor<D> {
-  const { heads, kvHeads = heads, k, v, cache, layer = 0 } = options;
-  if (q.shape.length !== 2) throw new BnbError(`attention: q is ${format(q.shape)}, expected [m, columns].`);
-  const columns = q.shape[1]! / (k || v ? heads : heads + 2 * kvHeads);
+  const me = signatures.attention;
+  const given = me.members(options, "options");
+  const { heads, kvHeads = heads, k, v, cache, layer = 0, softcap = 0, normOffset = 0, normEps = 1e-6 } = given;
+  const input = me.tensor(q, "q");
+  const shape = q.shape;
+  if (shape.length !== 2) throw me.fail(`q is ${format(shape)}, expected [m, columns].`);
+  const [all, pairs] = [me.whole(heads, "heads", 1, 2 ** 20), me.whole(kvHeads, "kvHeads", 1, 2 ** 20)];
+  const keys = me.tensorIf(k, "k");
+  const columns = shape[1]! / (keys ? all : all + 2 * pairs);
+  const { scale = columns ** -0.5 } = given;
   const numbers = {
     heads,
     kvHeads,
-    scale: options.scale ?? columns ** -0.5,
-    softcap: options.softcap ?? 0,
-    normOffset: options.normOffset ?? 0,
-    normEps: options.normEps ?? 1e-6,
+    scale: me.finite(scale, "scale"),
+    softcap: me.notNegative(softcap, "softcap"),
+    normOffset: me.finite(normOffset, "normOffset"),
+    normEps: me.notNegative(normEps, "normEps"),
   };
   const pointer = native.bnb_attention(
     Float64Array.from(attentionOptions, (name) => numbers[name]),
-    q.pointer,
-    k?.pointer ?? null,
-    v?.pointer ?? null,
-    rows.pointer,
-    options.rope?.pointer ?? null,
-    options.qNorm?.pointer ?? null,
-    options.kNorm?.pointer ?? null,
-    options.bias?.pointer ?? null,
-    cache?.pointer ?? null,
-    layer,
+    input,
+    keys,
+    me.tensorIf(v, "v"),
+    me.tensor(rows, "rows"),
+    me.tensorIf(given.rope, "rope"),
+    me.tensorIf(given.qNorm, "qNorm"),
+    me.tensorIf(given.kNorm, "kNorm"),
+    me.tensorIf(given.bias, "bias"),
+    cache === undefined ? null : me.cache(cache, "cache"),
+    me.whole(layer, "layer", 0, 2 ** 31),
   );
-  return new Tensor(pointer as NativePointer | null, q.dtype, [q.shape[0]!, columns * heads], q.device);
+  return new Tensor(me.made(pointer), q.dtype, [shape[0]!, columns * heads], q.device);
 }
+
+const norms = { q_norm: "qNorm", k_norm: "kNorm", norm_eps: "normEps", norm_offset: "normOffset", kv_heads: "kvHeads" };
+const tables = ["rope", "bias", "qNorm", "kNorm", "normEps", "normOffset"];
+
+const signatures = {
+  attention: new Signature("attention", {
+    options: ["heads", "kvHeads", "k", "v", "scale", "softcap", ...tables, "cache", "layer"],
+    native: norms,
+  }),
+  cache: new Signature("KvCache", { options: ["dtype", "layers", "heads", "columns", "slots", "capacity", "device"] }),
+  resize: new Signature("KvCache.resize", { options: ["slots", "capacity"] }),
+  read: new Signature("KvCache.read"),
+  write: new Signature("KvCache.write"),
+};

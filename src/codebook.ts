@@ -1,7 +1,10 @@
-// Owns codebooks: the values that codes stand for, named, computed as bitsandbytes does, or given by the user.
-import { BnbError } from "./error.ts";
+// Codebooks: the values that codes stand for, named, computed as bitsandbytes does, or given by the user.
+import { arrayLength } from "./dtype.ts";
 import { Handle } from "./handle.ts";
-import { check, type NativePointer, native, size } from "./native.ts";
+import { formatValues, inspect } from "./inspect.ts";
+import { type NativePointer, native, size } from "./native.ts";
+import { Signature } from "./signature.ts";
+import { floatsOf } from "./values.ts";
 
 /**
  * The codebooks that have names: 4-bit `nf4`, `fp4`, `af4`; 8-bit `dynamic` (signed), `dynamic_unsigned`, and `int8`, a
@@ -36,42 +39,60 @@ export class Codebook extends Handle {
   readonly codebookName: CodebookName | undefined;
   #values: Float32Array | undefined;
 
-  private constructor(pointer: NativePointer | null, name?: CodebookName) {
-    super(pointer, codebookBytes);
+  private constructor(pointer: NativePointer, name?: CodebookName) {
+    super("Codebook", pointer, codebookBytes);
     this.codebookName = name;
   }
 
   static readonly #named = new Map<CodebookName, Codebook>();
 
-  /** A named codebook; one object for each, which is not to be disposed of. @throws BnbError for another name */
+  /** A named codebook: one object for each, which `dispose()` leaves as it is. @throws BnbError for another name */
   static named(name: CodebookName): Codebook {
+    const me = signatures.named;
     const made = Codebook.#named.get(name);
     if (made) return made;
-    const codebook = new Codebook(native.bnb_codebook_named(String(name)), name);
+    const pointer = native.bnb_codebook_named(me.choice(name, "name", codebookNames));
+    const codebook = new Codebook(me.made(pointer), name);
     Codebook.#named.set(name, codebook);
     return codebook;
   }
 
   /** A codebook of 4, 8, 16, 32, 64, 128 or 256 finite values. @throws BnbError for another count, a NaN or an infinity */
-  static from(values: ArrayLike<number>): Codebook {
-    const floats = values instanceof Float32Array ? values : Float32Array.from(values);
-    if (floats.length === 0)
-      throw new BnbError("Codebook.from: values is empty, expected 4, 8, 16, 32, 64, 128 or 256 numbers.");
-    return new Codebook(native.bnb_codebook_from(floats, size(floats.byteLength)));
+  static from(values: readonly number[] | CodebookValues): Codebook {
+    const me = signatures.from;
+    const floats = floatsOf(me, values, "values");
+    const length = arrayLength(floats);
+    if (![4, 8, 16, 32, 64, 128, 256].includes(length))
+      throw me.fail(`values has ${length} numbers, expected 4, 8, 16, 32, 64, 128 or 256.`);
+    return new Codebook(me.made(native.bnb_codebook_from(floats, size(4 * length))));
   }
 
   /** @internal Takes over a native handle. */
-  static over(pointer: NativePointer | null): Codebook {
+  static over(pointer: NativePointer): Codebook {
     return new Codebook(pointer);
+  }
+
+  /** Frees the memory; a named codebook stays, for it is everybody's. */
+  override dispose(): void {
+    if (this.codebookName === undefined || Codebook.#named.get(this.codebookName) !== this) super.dispose();
   }
 
   /** The values by code. */
   get values(): Float32Array {
     if (!this.#values) {
       this.#values = new Float32Array(Number(native.bnb_codebook_size(this.pointer)));
-      check(native.bnb_codebook_read(this.pointer, this.#values, size(this.#values.byteLength)));
+      signatures.values.check(native.bnb_codebook_read(this.pointer, this.#values, size(this.#values.byteLength)));
     }
     return this.#values.slice();
+  }
+
+  override toString(): string {
+    return `Codebook(${this.codebookName ?? `${2 ** this.bits} values`})`;
+  }
+
+  /** What console.log shows. */
+  [inspect](): string {
+    return this.disposed ? "Codebook disposed" : `${this} ${formatValues(this.values, [2 ** this.bits])}`;
   }
 
   /** Bits of a code: 2 to 8. */
@@ -79,6 +100,22 @@ export class Codebook extends Handle {
     return Math.log2(Number(native.bnb_codebook_size(this.pointer)));
   }
 }
+
+/** The typed arrays that a codebook's values may stand in. */
+export type CodebookValues = Float32Array | Float64Array | Float16Array | Int8Array | Uint8Array | Int32Array;
+
+const signatures = {
+  named: new Signature("Codebook.named"),
+  from: new Signature("Codebook.from"),
+  values: new Signature("Codebook.values"),
+  dynamic: new Signature("createDynamicMap", { native: { max_exponent_bits: "maxExponentBits" } }),
+  linear: new Signature("createLinearMap"),
+  fp8: new Signature("createFp8Map"),
+  normal: new Signature("createNormalMap"),
+};
+
+const bitsOf = (me: Signature, totalBits: number) => me.whole(totalBits, "totalBits", 2, 8);
+const signOf = (me: Signature, signed: boolean) => Number(me.boolean(signed, "signed"));
 
 /**
  * The dynamic tree map: the exponent's length varies, so that both small and large values are held well (Dettmers 2015,
@@ -95,7 +132,10 @@ export class Codebook extends Handle {
  * ```
  */
 export function createDynamicMap(signed = true, maxExponentBits = 7, totalBits = 8): Codebook {
-  return Codebook.over(native.bnb_codebook_dynamic(Number(signed), maxExponentBits, totalBits));
+  const me = signatures.dynamic;
+  const bits = bitsOf(me, totalBits);
+  me.whole(maxExponentBits, "maxExponentBits", 1, signed ? bits : bits - 1);
+  return Codebook.over(me.made(native.bnb_codebook_dynamic(signOf(me, signed), maxExponentBits, bits)));
 }
 
 /**
@@ -109,7 +149,9 @@ export function createDynamicMap(signed = true, maxExponentBits = 7, totalBits =
  * ```
  */
 export function createLinearMap(signed = true, totalBits = 8, addZero = true): Codebook {
-  return Codebook.over(native.bnb_codebook_linear(Number(signed), totalBits, Number(addZero)));
+  const me = signatures.linear;
+  const zero = Number(me.boolean(addZero, "addZero"));
+  return Codebook.over(me.made(native.bnb_codebook_linear(signOf(me, signed), bitsOf(me, totalBits), zero)));
 }
 
 /**
@@ -124,7 +166,18 @@ export function createLinearMap(signed = true, totalBits = 8, addZero = true): C
  * ```
  */
 export function createFp8Map(signed = true, exponentBits = 5, precisionBits = 2, totalBits = 8): Codebook {
-  return Codebook.over(native.bnb_codebook_fp8(Number(signed), exponentBits, precisionBits, totalBits));
+  const me = signatures.fp8;
+  const sign = signOf(me, signed);
+  const [exponent, precision] = [
+    me.whole(exponentBits, "exponentBits", 1, 7),
+    me.whole(precisionBits, "precisionBits", 0, 7),
+  ];
+  const bits = bitsOf(me, totalBits);
+  if (exponent + precision + sign !== bits)
+    throw me.fail(
+      `exponentBits is ${exponent} and precisionBits ${precision}, which with${signed ? " a" : "out"} sign make no ${bits} bits.`,
+    );
+  return Codebook.over(me.made(native.bnb_codebook_fp8(sign, exponent, precision, bits)));
 }
 
 /**
@@ -142,6 +195,9 @@ export function createFp8Map(signed = true, exponentBits = 5, precisionBits = 2,
  * @param useExtraValue one value more above 0 than below; without it, 0 stands twice
  */
 export function createNormalMap(offset?: number, useExtraValue = true, totalBits = 4): Codebook {
-  if (offset === 0) throw new BnbError("createNormalMap: offset is 0, expected more than 0.5 and less than 1.");
-  return Codebook.over(native.bnb_codebook_normal(offset ?? 0, Number(useExtraValue), totalBits));
+  const me = signatures.normal;
+  if (offset !== undefined && !(typeof offset === "number" && offset > 0.5 && offset < 1))
+    throw me.wrong("offset", offset, "a number of more than 0.5 and less than 1");
+  const extra = Number(me.boolean(useExtraValue, "useExtraValue"));
+  return Codebook.over(me.made(native.bnb_codebook_normal(offset ?? 0, extra, bitsOf(me, totalBits))));
 }

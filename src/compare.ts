@@ -1,5 +1,7 @@
-// Owns the measure of how far one tensor is from another. The loop is in csrc/ops/compare.c.
+// The measure of how far one tensor is from another. The loop is in csrc/ops/compare.c.
 import { native } from "./native.ts";
+import { format, sameShape } from "./shape.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /** How far `b` is from `a`, over the places where both are finite. */
@@ -27,7 +29,12 @@ export interface Comparison {
  * @throws BnbError if shape, dtype or device do not fit
  */
 export function compare(a: Tensor, b: Tensor): Comparison {
-  using result = new Tensor(native.bnb_compare(a.pointer, b.pointer), "float32", [4], a.device);
+  const [left, right] = [me.tensor(a, "a"), me.tensor(b, "b")];
+  if (!sameShape(a.shape, b.shape))
+    throw me.fail(`a is ${format(a.shape)} and b is ${format(b.shape)}: the shapes must match.`);
+  using result = new Tensor(me.made(native.bnb_compare(left, right)), "float32", [4], a.device);
   const [rms, rmsError, maxError, nonFinite] = result.read() as unknown as [number, number, number, number];
   return { rms, rmsError, maxError, nonFinite };
 }
+
+const me = new Signature("compare");

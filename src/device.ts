@@ -1,9 +1,17 @@
-// Owns devices: which are here, why one is not, which one is current, and what each has done so far.
-import { BnbError } from "./error.ts";
-import { check, counters, lastError, type NativePointer, native, text } from "./native.ts";
+// Devices: which are here, why one is not, which one is current, and what each has done so far.
+import { NativeObject } from "./handle.ts";
+import { inspect } from "./inspect.ts";
+import { counters, lastError, type NativePointer, native, text } from "./native.ts";
+import { Signature } from "./signature.ts";
 
 /** What can compute. Where none is named, the first of these that is present is used, or the one that `BNB_DEVICE` names. */
 export type DeviceKind = "metal" | "cuda" | "cpu";
+
+/** What a device can be asked for by: its kind, a second GPU's place ("cuda:1"), torch's word for metal, or the best one here. */
+export type DeviceName = [...typeof deviceNames, `${DeviceKind}:${number}`][number];
+
+/** Every one of them: an array, so that tsc names the choices where one is wrong. */
+export const deviceNames = ["auto", "metal", "mps", "cuda", "cpu"] as const;
 
 /** A kind of device, and either what is here or why it is not. */
 export type DeviceReport =
@@ -21,15 +29,13 @@ export type DeviceReport =
  * cpu.fallbacks; // → []
  * ```
  */
-export class Device {
+export class Device extends NativeObject {
   readonly kind: DeviceKind;
   /** One line for people, such as `2 threads, avx2 kernels`. */
   readonly description: string;
-  /** @internal */
-  readonly pointer: NativePointer;
 
   private constructor(pointer: NativePointer) {
-    this.pointer = pointer;
+    super("Device", pointer);
     this.kind = text(native.bnb_device_name(pointer)) as DeviceKind;
     this.description = text(native.bnb_device_describe(pointer));
   }
@@ -37,13 +43,28 @@ export class Device {
   static readonly #open = new Map<NativePointer, Device>();
 
   /**
-   * Opens a device, or the best one with `"auto"`. Opening twice gives the same object.
+   * Opens a device, or the best one with `"auto"`. Opening twice gives the same object. `"mps"`, torch's word, is metal.
    *
    * @throws BnbError (`unsupported`) if it is absent; the message says why and what to do
    */
-  static open(kind: DeviceKind | "auto" = "auto"): Device {
-    const pointer = native.bnb_device_open(String(kind));
-    if (pointer === null) throw lastError();
+  static open(kind: DeviceName = "auto"): Device {
+    return Device.named(signatures.open, kind, "kind");
+  }
+
+  /** @internal The device that an argument names. */
+  static named(me: Signature, name: unknown, argument: string): Device {
+    const further = typeof name === "string" && /^(metal|cuda|cpu):\d{1,3}$/.test(name) ? name : undefined; // a second GPU, "cuda:1"
+    const kind = further ?? me.choice(name, argument, deviceNames);
+    return Device.#over(me.made(native.bnb_device_open(kind)));
+  }
+
+  /** @internal A device of this kind, or why it is absent. */
+  static find(kind: DeviceKind): Device | string {
+    const pointer = native.bnb_device_open(kind);
+    return pointer === null ? lastError().message : Device.#over(pointer);
+  }
+
+  static #over(pointer: NativePointer): Device {
     const open = Device.#open.get(pointer);
     if (open) return open;
     const device = new Device(pointer);
@@ -53,7 +74,7 @@ export class Device {
 
   /** Blocks until everything enqueued is done. @throws BnbError for the first failure among it */
   wait(): void {
-    check(native.bnb_device_wait(this.pointer));
+    signatures.wait.check(native.bnb_device_wait(this.pointer));
   }
 
   /** Resolves when everything enqueued is done, without blocking the event loop. Rejects as {@link wait} throws. */
@@ -79,10 +100,26 @@ export class Device {
     return text(native.bnb_device_fallbacks(this.pointer)).split("\n").filter(Boolean);
   }
 
-  toString(): string {
+  override toString(): string {
+    return this.kind;
+  }
+
+  /** What console.log shows. */
+  [inspect](): string {
+    return `Device(${this.kind}: ${this.description})`;
+  }
+
+  /** Its kind. */
+  toJSON(): DeviceKind {
     return this.kind;
   }
 }
+
+const signatures = {
+  open: new Signature("Device.open"),
+  wait: new Signature("Device.wait"),
+  set: new Signature("setDevice"),
+};
 
 /**
  * Every kind that this library knows, best first, present or not.
@@ -97,12 +134,12 @@ export function devices(): DeviceReport[] {
   for (let index = 0; ; index++) {
     const kind = text(native.bnb_device_kind(index)) as DeviceKind | "";
     if (!kind) return reports;
-    try {
-      reports.push({ kind, available: true, description: Device.open(kind).description });
-    } catch (error) {
-      if (!(error instanceof BnbError)) throw error;
-      reports.push({ kind, available: false, reason: error.message });
-    }
+    const found = Device.find(kind);
+    reports.push(
+      typeof found === "string"
+        ? { kind, available: false, reason: found }
+        : { kind, available: true, description: found.description },
+    );
   }
 }
 
@@ -133,7 +170,14 @@ export function currentDevice(): Device {
  *
  * @throws BnbError as {@link Device.open}
  */
-export function setDevice(device: Device | DeviceKind | "auto"): Device {
-  current = device instanceof Device ? device : Device.open(device);
+export function setDevice(device: Device | DeviceName): Device {
+  current = deviceOf(signatures.set, device);
   return current;
+}
+
+/** @internal The device that an argument is or names. */
+export function deviceOf(me: Signature, device: Device | DeviceName, argument = "device"): Device {
+  if (typeof device === "string") return Device.named(me, device, argument);
+  me.device(device, argument);
+  return device;
 }

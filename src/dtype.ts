@@ -1,12 +1,11 @@
-// Owns element types: their names, sizes, and the typed arrays that hold them in JavaScript.
-import { BnbError } from "./error.ts";
-import { dtypes } from "./native.ts";
+// Element types: their names, sizes, and the typed arrays that hold them in JavaScript.
+import type { dtypes, floatDtypes } from "./native.ts";
 
 /** An element type, by torch's name. */
 export type DType = keyof typeof dtypes;
 
 /** The element types that operations compute with. */
-export type FloatDType = "float32" | "float16" | "bfloat16";
+export type FloatDType = keyof typeof floatDtypes;
 
 /** The typed array that holds each element type; bfloat16 is held as its bit patterns. */
 export interface ArrayOf {
@@ -35,7 +34,11 @@ export type DTypeOf<A> = A extends Float32Array
           : "bfloat16";
 
 export const arrays: {
-  readonly [D in DType]: { readonly BYTES_PER_ELEMENT: number; new (length: number): ArrayOf[D] };
+  readonly [D in DType]: {
+    readonly BYTES_PER_ELEMENT: number;
+    readonly name: string;
+    new (length: number): ArrayOf[D];
+  };
 } = {
   float32: Float32Array,
   float16: Float16Array,
@@ -50,18 +53,34 @@ export function dtypeBytes(dtype: DType): number {
   return arrays[dtype].BYTES_PER_ELEMENT;
 }
 
-/** The number that stands for a dtype in the C ABI. @throws BnbError for a name that is none */
-export function dtypeCode(dtype: DType, what: string): number {
-  const code = Object.hasOwn(dtypes, dtype) ? dtypes[dtype] : undefined;
-  if (code === undefined)
-    throw new BnbError(
-      `${what}: dtype is ${JSON.stringify(dtype)}, expected one of ${Object.keys(dtypes).join(", ")}.`,
-    );
-  return code;
+const typedArray = Object.getPrototypeOf(Uint8Array.prototype) as object;
+const getterOf = (name: PropertyKey) => Object.getOwnPropertyDescriptor(typedArray, name)!.get!;
+const tagGetter = getterOf(Symbol.toStringTag);
+const lengthGetter = getterOf("length");
+const byteLengthGetter = getterOf("byteLength");
+
+/**
+ * The class of a typed array, such as `"Float32Array"`, by %TypedArray%'s own getter; undefined for everything else.
+ * Here and below a subclass, a proxy or a property of the array's own has no say: what they claim could be more than
+ * there is to read.
+ */
+export function arrayNameOf(value: unknown): string | undefined {
+  return tagGetter.call(value);
+}
+
+/** The elements that a typed array has. */
+export function arrayLength(array: ArrayBufferView): number {
+  return lengthGetter.call(array);
+}
+
+/** The bytes that a typed array has. */
+export function arrayBytes(array: ArrayBufferView): number {
+  return byteLengthGetter.call(array);
 }
 
 /** The dtype whose values a typed array holds as they are; undefined for an array that no dtype is held in. */
 export function dtypeOfArray(values: unknown): DType | undefined {
-  for (const dtype of Object.keys(arrays) as DType[]) if (values instanceof arrays[dtype]) return dtype;
+  const name = arrayNameOf(values);
+  for (const dtype of Object.keys(arrays) as DType[]) if (name === arrays[dtype].name) return dtype;
   return undefined;
 }

@@ -1,10 +1,10 @@
-// Owns rows of tables by their indices. Checks, kernels and fallbacks are in csrc/ops/embedding.c.
-import { dtypeCode, type FloatDType } from "./dtype.ts";
-import { BnbError } from "./error.ts";
-import { native, size } from "./native.ts";
-import { QuantizedTensor } from "./quantized.ts";
-import { format, type Shape } from "./shape.ts";
+// Rows of tables by their indices. Checks, kernels and fallbacks are in csrc/ops/embedding.c.
+import type { FloatDType } from "./dtype.ts";
+import { dtypes, floatDtypes, native, size } from "./native.ts";
+import { format, sameShape } from "./shape.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
+import { handleOf, type Weight } from "./weight.ts";
 
 /**
  * The rows of a table that `indices` name. Of a quantised table only these are dequantised. Upstream:
@@ -19,21 +19,38 @@ import { Tensor } from "./tensor.ts";
  * ```
  *
  * @param indices int32, any shape
- * @param w [rows, d]: dense of any float dtype, or quantised to any width
- * @param options.dtype the result's, by default the table's own
+ * @param w [rows, d]: dense of any float dtype, quantised to any width, or in int8; what `loadWeight` gives
+ * @param options.dtype the result's, by default the table's own; float16 for int8
  * @returns [...indices, d]
  * @throws BnbError if an index is no row of the table; the message says where it is
  */
 export function embedding<D extends FloatDType>(
   indices: Tensor<"int32">,
-  w: Tensor<FloatDType> | QuantizedTensor,
+  w: Weight,
   options: { dtype?: D | undefined } = {},
 ): Tensor<D> {
-  const { dtype = w.dtype as D } = options;
-  const d = tableColumns(w.shape, "embedding");
-  const gather = w instanceof QuantizedTensor ? native.bnb_embedding_quantized : native.bnb_embedding;
-  const pointer = gather(indices.pointer, w.pointer, dtypeCode(dtype, "embedding"));
-  return new Tensor(pointer, dtype, [...indices.shape, d], indices.device);
+  const me = signatures.embedding;
+  return gather(me, indices, w, me.options(options));
+}
+
+/** @internal {@link embedding} under another function's name. */
+export function gather<D extends FloatDType>(
+  me: Signature,
+  indices: Tensor<"int32">,
+  given: Weight,
+  options: { dtype?: D | undefined },
+): Tensor<D> {
+  const rows = me.tensor(indices, "indices");
+  const w = handleOf(me, given);
+  const quantized = "bits" in w;
+  const table = quantized ? me.quantized(w, "w") : me.tensor(w, "w");
+  const { dtype } = options;
+  const code = dtype === undefined ? dtypes[w.dtype] : me.code(dtype, "dtype", floatDtypes);
+  const shape = w.shape;
+  if (shape.length !== 2) throw me.fail(`w is ${format(shape)}, expected two dimensions, [rows, d].`);
+  const look = quantized ? native.bnb_embedding_quantized : native.bnb_embedding;
+  const pointer = look(rows, table, code);
+  return new Tensor(me.made(pointer), dtype ?? (w.dtype as D), [...indices.shape, shape[1]!], indices.device);
 }
 
 /** Options of {@link embeddingBackward}. */
@@ -67,23 +84,34 @@ export function embeddingBackward<D extends FloatDType>(
   rows: number,
   options: EmbeddingBackwardOptions<D> = {},
 ): Tensor<D> {
-  const { dtype = dy.dtype as D, paddingIdx = -1 } = options;
-  if (!Number.isSafeInteger(rows) || rows < 1)
-    throw new BnbError(`embeddingBackward: rows is ${rows}, expected a whole number of at least 1.`);
-  if (!Number.isSafeInteger(paddingIdx) || paddingIdx < -1 || paddingIdx >= rows)
-    throw new BnbError(
-      `embeddingBackward: paddingIdx is ${paddingIdx}, expected a row of the table, 0 to ${rows - 1}.`,
-    );
-  if (format(dy.shape.slice(0, -1)) !== format(indices.shape) || dy.shape.length === 0)
-    throw new BnbError(
-      `embeddingBackward: dy is ${format(dy.shape)} and indices is ${format(indices.shape)}: dy needs a row for each index.`,
-    );
-  const code = dtypeCode(dtype, "embeddingBackward");
-  const pointer = native.bnb_embedding_backward(dy.pointer, indices.pointer, size(rows), paddingIdx, code);
-  return new Tensor(pointer, dtype, [rows, dy.shape.at(-1)!], dy.device);
+  const me = signatures.backward;
+  return scatter(me, dy, indices, rows, me.options(options));
 }
 
-function tableColumns(w: Shape, what: string): number {
-  if (w.length !== 2) throw new BnbError(`${what}: w is ${format(w)}, expected two dimensions, [rows, d].`);
-  return w[1]!;
+/** @internal {@link embeddingBackward} under another function's name. */
+export function scatter<D extends FloatDType>(
+  me: Signature,
+  dy: Tensor,
+  indices: Tensor<"int32">,
+  rows: number,
+  options: EmbeddingBackwardOptions<D>,
+): Tensor<D> {
+  const [gradients, places] = [me.tensor(dy, "dy"), me.tensor(indices, "indices")];
+  const { dtype, paddingIdx } = options;
+  me.whole(rows, "rows", 1, rowsMax);
+  const padding = paddingIdx === undefined ? -1 : me.whole(paddingIdx, "paddingIdx", 0, rows - 1);
+  const shape = dy.shape;
+  if (shape.length === 0 || !sameShape(shape.slice(0, -1), indices.shape))
+    throw me.fail(`dy is ${format(shape)} and indices is ${format(indices.shape)}: dy needs a row for each index.`);
+  const code = dtype === undefined ? dtypes[dy.dtype] : me.code(dtype, "dtype", floatDtypes);
+  const pointer = native.bnb_embedding_backward(gradients, places, size(rows), padding, code);
+  return new Tensor(me.made(pointer), dtype ?? (dy.dtype as D), [rows, shape.at(-1)!], dy.device);
 }
+
+/** What int32 indices can name. */
+const rowsMax = 2 ** 31 - 1;
+
+const signatures = {
+  embedding: new Signature("embedding", { options: ["dtype"] }),
+  backward: new Signature("embeddingBackward", { options: ["dtype", "paddingIdx"] }),
+};

@@ -1,4 +1,5 @@
 // Owns the one error class that the library throws, and the codes it carries.
+import { printableLines } from "./printable.ts";
 
 /** Why an operation failed; the order is that of `bnb_status` in csrc/bnb.h. */
 export const statuses = ["ok", "invalid", "unsupported", "out_of_memory", "device_lost"] as const;
@@ -42,6 +43,6 @@ export class BnbError extends Error {
     readonly code: BnbErrorCode = "invalid",
     options?: ErrorOptions,
   ) {
-    super(shortened(message), options);
+    super(printableLines(shortened(message)), options);
   }
 }

@@ -1,4 +1,4 @@
-// Owns what the package exports: bitsandbytes' vocabulary for Bun. Examples in docstrings need no more than these names
+// What the package exports: bitsandbytes' vocabulary for Bun. Examples in docstrings need no more than these names
 // imported, and test/docs.test.ts runs each and checks what its `// → value` comments say.
 
 export { type ActivateOptions, type Activation, activate } from "./activate.ts";
@@ -14,7 +14,15 @@ export {
   createNormalMap,
 } from "./codebook.ts";
 export { type Comparison, compare } from "./compare.ts";
-export { currentDevice, Device, type DeviceKind, type DeviceReport, devices, setDevice } from "./device.ts";
+export {
+  currentDevice,
+  Device,
+  type DeviceKind,
+  type DeviceName,
+  type DeviceReport,
+  devices,
+  setDevice,
+} from "./device.ts";
 export type { ArrayOf, DType, FloatDType, TensorValues } from "./dtype.ts";
 export { type EmbeddingBackwardOptions, embedding, embeddingBackward } from "./embedding.ts";
 export { BnbError, type BnbErrorCode } from "./error.ts";
@@ -77,3 +85,4 @@ export type { Shape } from "./shape.ts";
 export { Tensor, type TensorOptions } from "./tensor.ts";
 export { type Largest, route, scatterAdd, topK } from "./topk.ts";
 export { version } from "./version.ts";
+export { matmul, matmulBackward, type Weight } from "./weight.ts";

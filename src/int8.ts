@@ -1,10 +1,10 @@
-// Owns the operations of LLM.int8() on rows of int8 codes with a scale each. Checks, kernels and fallbacks are in csrc/ops/int8_*.c.
+// The operations of LLM.int8() on rows of int8 codes with a scale each. Checks, kernels and fallbacks are in csrc/ops/int8_*.c.
 
-import { dtypeCode, type FloatDType } from "./dtype.ts";
-import { BnbError } from "./error.ts";
-import { native } from "./native.ts";
+import type { FloatDType } from "./dtype.ts";
+import { resultShape } from "./matmul.ts";
+import { floatDtypes, native } from "./native.ts";
 import type { DequantizeOptions } from "./quantize.ts";
-import { format, type Shape } from "./shape.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /** Options of the quantisers. */
@@ -66,10 +66,16 @@ export interface Int8MmOptions<D extends FloatDType = FloatDType> {
  *   message says where); an infinity above the threshold is an outlier like any other
  */
 export function int8VectorwiseQuant(A: Tensor, options: Int8QuantOptions = {}): Int8Rows {
-  const { threshold = 0 } = options;
-  const outlierCols = listOutliers(A, threshold);
-  const rowStats = statsOf(A, threshold, false);
-  return { quantized: codesOf(A, rowStats, threshold, outlierCols, false), rowStats, outlierCols };
+  const me = signatures.vectorwiseQuant;
+  return quantizeRows(me, A, me.options(options));
+}
+
+/** @internal {@link int8VectorwiseQuant} under another function's name. */
+export function quantizeRows(me: Signature, A: Tensor, { threshold = 0 }: Int8QuantOptions): Int8Rows {
+  me.notNegative(threshold, "threshold");
+  const outlierCols = listOutliers(me, A, threshold);
+  const rowStats = statsOf(me, A, threshold, false);
+  return { quantized: codesOf(me, A, rowStats, threshold, outlierCols, false), rowStats, outlierCols };
 }
 
 /**
@@ -87,39 +93,44 @@ export function int8VectorwiseQuant(A: Tensor, options: Int8QuantOptions = {}): 
  * @throws BnbError as {@link int8VectorwiseQuant}
  */
 export function int8DoubleQuant(A: Tensor, options: Int8QuantOptions = {}): Int8RowsAndColumns {
-  const { threshold = 0 } = options;
-  const { quantized: quantizedRow, rowStats, outlierCols } = int8VectorwiseQuant(A, options);
-  const colStats = statsOf(A, threshold, true);
+  const me = signatures.doubleQuant;
+  const { threshold = 0 } = me.options(options);
+  const { quantized: quantizedRow, rowStats, outlierCols } = quantizeRows(me, A, { threshold });
+  const colStats = statsOf(me, A, threshold, true);
   return {
     quantizedRow,
-    quantizedCol: codesOf(A, colStats, threshold, undefined, true),
+    quantizedCol: codesOf(me, A, colStats, threshold, undefined, true),
     rowStats,
     colStats,
     outlierCols,
   };
 }
 
-function listOutliers(A: Tensor, threshold: number): Tensor<"int32"> | undefined {
+function listOutliers(me: Signature, A: Tensor, threshold: number): Tensor<"int32"> | undefined {
+  const pointer = me.tensor(A, "A");
   if (threshold === 0) return undefined;
-  return new Tensor(native.bnb_int8_outliers(A.pointer, threshold), "int32", [columnsOf(A)], A.device);
+  return new Tensor(me.made(native.bnb_int8_outliers(pointer, threshold)), "int32", [columnsOf(A)], A.device);
 }
 
-function statsOf(A: Tensor, threshold: number, byColumn: boolean): Tensor<"float32"> {
+function statsOf(me: Signature, A: Tensor, threshold: number, byColumn: boolean): Tensor<"float32"> {
   const columns = columnsOf(A);
   const shape = [byColumn ? columns : A.size / columns];
-  return new Tensor(native.bnb_int8_stats(A.pointer, threshold, Number(byColumn)), "float32", shape, A.device);
+  const pointer = native.bnb_int8_stats(me.tensor(A, "A"), threshold, Number(byColumn));
+  return new Tensor(me.made(pointer), "float32", shape, A.device);
 }
 
 function codesOf(
+  me: Signature,
   A: Tensor,
   stats: Tensor<"float32">,
   threshold: number,
   outlierCols: Tensor<"int32"> | undefined,
   byColumn: boolean,
 ): Tensor<"int8"> {
-  const outliers = outlierCols?.pointer ?? null;
-  const pointer = native.bnb_int8_vectorwise_quant(A.pointer, stats.pointer, threshold, outliers, Number(byColumn));
-  return new Tensor(pointer, "int8", A.shape, A.device);
+  const parts = [me.tensor(A, "A"), me.tensor(stats, "stats")] as const;
+  const outliers = me.tensorIf(outlierCols, "outlierCols");
+  const pointer = native.bnb_int8_vectorwise_quant(...parts, threshold, outliers, Number(byColumn));
+  return new Tensor(me.made(pointer), "int8", A.shape, A.device);
 }
 
 const columnsOf = (tensor: Tensor) => tensor.shape.at(-1) ?? 1;
@@ -144,13 +155,20 @@ export function int8VectorwiseDequant<D extends FloatDType = "float32">(
   stats: Tensor<"float32">,
   options: DequantizeOptions<D> = {},
 ): Tensor<D> {
-  const { dtype = "float32" as D } = options;
-  const pointer = native.bnb_int8_vectorwise_dequant(
-    A.pointer,
-    stats.pointer,
-    dtypeCode(dtype, "int8VectorwiseDequant"),
-  );
-  return new Tensor(pointer, dtype, A.shape, A.device);
+  const me = signatures.vectorwiseDequant;
+  return dequantizeRows(me, A, stats, me.options(options));
+}
+
+/** @internal {@link int8VectorwiseDequant} under another function's name. */
+export function dequantizeRows<D extends FloatDType = "float32">(
+  me: Signature,
+  A: Tensor<"int8">,
+  stats: Tensor<"float32">,
+  { dtype = "float32" as D }: DequantizeOptions<D>,
+): Tensor<D> {
+  const parts = [me.tensor(A, "A"), me.tensor(stats, "stats")] as const;
+  const pointer = native.bnb_int8_vectorwise_dequant(...parts, me.code(dtype, "dtype", floatDtypes));
+  return new Tensor(me.made(pointer), dtype, A.shape, A.device);
 }
 
 /**
@@ -169,8 +187,10 @@ export function int8VectorwiseDequant<D extends FloatDType = "float32">(
  * @throws BnbError if shapes do not fit, or (`unsupported`) k is above 131,071, where a sum could leave 32 bits
  */
 export function int8LinearMatmul(A: Tensor<"int8">, B: Tensor<"int8">): Tensor<"int32"> {
-  const shape = productShape(A, B, "int8LinearMatmul");
-  return new Tensor(native.bnb_int8_linear_matmul(A.pointer, B.pointer), "int32", shape, A.device);
+  const me = signatures.linearMatmul;
+  const parts = [me.tensor(A, "A"), me.tensor(B, "B")] as const;
+  const shape = resultShape(me, A.shape, B.shape, ["A", "B"]);
+  return new Tensor(me.made(native.bnb_int8_linear_matmul(...parts)), "int32", shape, A.device);
 }
 
 /**
@@ -196,10 +216,12 @@ export function int8MmDequant<D extends FloatDType = "float16">(
   colStats: Tensor<"float32">,
   options: Int8MmOptions<D> = {},
 ): Tensor<D> {
-  const { dtype = "float16" as D, bias } = options;
-  const code = dtypeCode(dtype, "int8MmDequant");
-  const scales = [rowStats.pointer, colStats.pointer, bias?.pointer ?? null] as const;
-  return new Tensor(native.bnb_int8_mm_dequant(A.pointer, ...scales, code), dtype, A.shape, A.device);
+  const me = signatures.mmDequant;
+  const { dtype = "float16" as D, bias } = me.options(options);
+  const code = me.code(dtype, "dtype", floatDtypes);
+  const scales = [me.tensor(rowStats, "rowStats"), me.tensor(colStats, "colStats"), me.tensorIf(bias, "bias")] as const;
+  const pointer = native.bnb_int8_mm_dequant(me.tensor(A, "A"), ...scales, code);
+  return new Tensor(me.made(pointer), dtype, A.shape, A.device);
 }
 
 /**
@@ -222,11 +244,13 @@ export function int8ScaledMm<D extends FloatDType = "float16">(
   colStats: Tensor<"float32">,
   options: Int8MmOptions<D> = {},
 ): Tensor<D> {
-  const { dtype = "float16" as D, bias } = options;
-  const shape = productShape(A, B, "int8ScaledMm");
-  const code = dtypeCode(dtype, "int8ScaledMm");
-  const scales = [rowStats.pointer, colStats.pointer, bias?.pointer ?? null] as const;
-  return new Tensor(native.bnb_int8_scaled_mm(A.pointer, B.pointer, ...scales, code), dtype, shape, A.device);
+  const me = signatures.scaledMm;
+  const { dtype = "float16" as D, bias } = me.options(options);
+  const codes = [me.tensor(A, "A"), me.tensor(B, "B")] as const;
+  const scales = [me.tensor(rowStats, "rowStats"), me.tensor(colStats, "colStats"), me.tensorIf(bias, "bias")] as const;
+  const shape = resultShape(me, A.shape, B.shape, ["A", "B"]);
+  const pointer = native.bnb_int8_scaled_mm(...codes, ...scales, me.code(dtype, "dtype", floatDtypes));
+  return new Tensor(me.made(pointer), dtype, shape, A.device);
 }
 
 /**
@@ -256,21 +280,33 @@ export function int8MixedScaledMm<D extends FloatDType>(
   SCB: Tensor<"float32">,
   options: { outlierCols?: Tensor<"int32"> | undefined; bias?: Tensor | undefined } = {},
 ): Tensor<D> {
-  const shape = productShape(A, CB, "int8MixedScaledMm");
+  const me = signatures.mixedScaledMm;
+  const { outlierCols, bias } = me.options(options);
   const pointer = native.bnb_int8_mixed_scaled_mm(
-    A.pointer,
-    CA.pointer,
-    CB.pointer,
-    SCA.pointer,
-    SCB.pointer,
-    options.outlierCols?.pointer ?? null,
-    options.bias?.pointer ?? null,
+    me.tensor(A, "A"),
+    me.tensor(CA, "CA"),
+    me.tensor(CB, "CB"),
+    me.tensor(SCA, "SCA"),
+    me.tensor(SCB, "SCB"),
+    me.tensorIf(outlierCols, "outlierCols"),
+    me.tensorIf(bias, "bias"),
   );
-  return new Tensor(pointer, A.dtype, shape, A.device);
+  return new Tensor(me.made(pointer), A.dtype, resultShape(me, A.shape, CB.shape, ["A", "CB"]), A.device);
 }
 
-/** [..., n], for `a` [..., k] and a weight [n, k]. @internal */
-export function productShape(a: Tensor, b: Tensor, what: string): Shape {
-  if (b.shape.length !== 2) throw new BnbError(`${what}: the weight is ${format(b.shape)}, expected [n, k].`);
-  return [...a.shape.slice(0, -1), b.shape[0]!];
-}
+/** The C library's names of arguments. */
+const quant = { x: "A" };
+const product = { a: "A", b: "B", row_stats: "rowStats", column_stats: "colStats", w: "B" };
+
+const signatures = {
+  vectorwiseQuant: new Signature("int8VectorwiseQuant", { options: ["threshold"], native: quant }),
+  doubleQuant: new Signature("int8DoubleQuant", { options: ["threshold"], native: quant }),
+  vectorwiseDequant: new Signature("int8VectorwiseDequant", { options: ["dtype"], native: { codes: "A" } }),
+  linearMatmul: new Signature("int8LinearMatmul", { native: product }),
+  mmDequant: new Signature("int8MmDequant", { options: ["bias", "dtype"], native: { ...product, sums: "A" } }),
+  scaledMm: new Signature("int8ScaledMm", { options: ["bias", "dtype"], native: product }),
+  mixedScaledMm: new Signature("int8MixedScaledMm", {
+    options: ["outlierCols", "bias"],
+    native: { x: "A", a: "CA", b: "CB", row_stats: "SCA", column_stats: "SCB", outliers: "outlierCols" },
+  }),
+};

@@ -1,15 +1,16 @@
-// Owns a weight in int8 and the products with it. Checks, kernels and fallbacks are in csrc/ops/int8_matmul.c.
+// A weight in int8 and the products with it. Checks, kernels and fallbacks are in csrc/ops/int8_matmul.c.
 
 import { Codebook } from "./codebook.ts";
-import type { Device } from "./device.ts";
+import { type Device, type DeviceName, deviceOf } from "./device.ts";
 import type { FloatDType } from "./dtype.ts";
-import { BnbError } from "./error.ts";
-import { type Int8QuantOptions, int8VectorwiseDequant, int8VectorwiseQuant, productShape } from "./int8.ts";
-import { type MatmulOptions, matmulBlockwise } from "./matmul.ts";
+import { inspect } from "./inspect.ts";
+import { dequantizeRows, type Int8QuantOptions, quantizeRows } from "./int8.ts";
+import { biasPointer, type MatmulOptions, matmulQuantized, resultShape } from "./matmul.ts";
 import { native } from "./native.ts";
 import type { DequantizeOptions } from "./quantize.ts";
 import { QuantizedTensor } from "./quantized.ts";
 import { format, type Shape } from "./shape.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /**
@@ -33,10 +34,13 @@ export class Int8Weight implements Disposable {
 
   /** Takes over two tensors. @throws BnbError if their shapes or dtypes do not make a weight */
   constructor(CB: Tensor<"int8">, SCB: Tensor<"float32">) {
+    const me = signatures.weight;
+    me.tensor(CB, "CB");
+    me.tensor(SCB, "SCB");
     if (CB.dtype !== "int8" || CB.shape.length !== 2)
-      throw new BnbError(`Int8Weight: CB is ${CB.dtype} ${format(CB.shape)}, expected int8 [n, k].`);
+      throw me.fail(`CB is ${CB.dtype} ${format(CB.shape)}, expected int8 [n, k].`);
     if (SCB.dtype !== "float32" || SCB.shape.length !== 1 || SCB.size !== CB.shape[0])
-      throw new BnbError(`Int8Weight: SCB is ${SCB.dtype} ${format(SCB.shape)}, expected float32 [${CB.shape[0]}].`);
+      throw me.fail(`SCB is ${SCB.dtype} ${format(SCB.shape)}, expected float32 [${CB.shape[0]}].`);
     this.CB = CB;
     this.SCB = SCB;
   }
@@ -49,10 +53,23 @@ export class Int8Weight implements Disposable {
    *   float16's 65,504 (the message says where)
    */
   static quantize(w: Tensor): Int8Weight {
-    if (w.shape.length !== 2) throw new BnbError(`Int8Weight.quantize: w is ${format(w.shape)}, expected [n, k].`);
-    using half = w.cast("float16");
-    const { quantized, rowStats } = int8VectorwiseQuant(half);
+    return Int8Weight.quantizeAs(signatures.quantize, w, "w");
+  }
+
+  /** @internal {@link quantize} under another function's name. */
+  static quantizeAs(me: Signature, w: Tensor, argument: string): Int8Weight {
+    me.tensor(w, argument);
+    const shape = w.shape;
+    if (shape.length !== 2) throw me.fail(`${argument} is ${format(shape)}, expected two dimensions, [n, k].`);
+    const words = new Signature(me.name, { native: { x: argument } });
+    using half = w.castAs(words, "float16");
+    const { quantized, rowStats } = quantizeRows(words, half, {});
     return new Int8Weight(quantized, rowStats);
+  }
+
+  /** @internal Whether a value is a weight, by a private field. */
+  static is(value: unknown): value is Int8Weight {
+    return typeof value === "object" && value !== null && #blockwise in value;
   }
 
   /** [n, k] */
@@ -71,7 +88,21 @@ export class Int8Weight implements Disposable {
 
   /** The weight that the codes stand for, [n, k]; float16 by default, as it was before. */
   dequantize<D extends FloatDType = "float16">(options: DequantizeOptions<D> = {}): Tensor<D> {
-    return int8VectorwiseDequant(this.CB, this.SCB, { dtype: options.dtype ?? ("float16" as D) });
+    const me = signatures.dequantize;
+    const { dtype = "float16" as D } = me.options(options);
+    return dequantizeRows(me, this.CB, this.SCB, { dtype });
+  }
+
+  /** {@link matmul8bitFp} with this weight: `x · wᵀ + bias`, [..., n] of x [..., k]. */
+  matmul<D extends FloatDType>(x: Tensor<D>, options: MatmulOptions = {}): Tensor<D> {
+    const me = signatures.matmul;
+    return matmulQuantized(me, x, this.blockwise, me.options(options));
+  }
+
+  /** A copy on another device. */
+  to(device: Device | DeviceName): Int8Weight {
+    const target = deviceOf(signatures.to, device);
+    return new Int8Weight(this.CB.to(target), this.SCB.to(target));
   }
 
   /**
@@ -106,6 +137,11 @@ export class Int8Weight implements Disposable {
   toString(): string {
     return `Int8Weight(${format(this.shape)} on ${this.device})`;
   }
+
+  /** What console.log shows. */
+  [inspect](): string {
+    return String(this);
+  }
 }
 
 /**
@@ -130,10 +166,25 @@ export function matmul8bit<D extends FloatDType>(
   w: Int8Weight,
   options: Int8QuantOptions & { bias?: Tensor | undefined } = {},
 ): Tensor<D> {
-  const { threshold = 0, bias } = options;
-  const shape = productShape(x, w.CB, "matmul8bit");
-  const pointer = native.bnb_int8_matmul(x.pointer, w.CB.pointer, w.SCB.pointer, threshold, bias?.pointer ?? null);
-  return new Tensor(pointer, x.dtype, shape, x.device);
+  const me = signatures.matmul8bit;
+  return multiply(me, x, w, me.options(options));
+}
+
+/** @internal {@link matmul8bit} under another function's name. */
+export function multiply<D extends FloatDType>(
+  me: Signature,
+  x: Tensor<D>,
+  w: Int8Weight,
+  { threshold = 0, bias }: Int8QuantOptions & { bias?: Tensor | undefined },
+): Tensor<D> {
+  const input = me.tensor(x, "x");
+  me.object(w, "w", Int8Weight);
+  const [codes, scales] = [me.tensor(w.CB, "w.CB"), me.tensor(w.SCB, "w.SCB")];
+  const n = w.CB.shape;
+  const shape = resultShape(me, x.shape, n);
+  me.notNegative(threshold, "threshold");
+  const pointer = native.bnb_int8_matmul(input, codes, scales, threshold, biasPointer(me, bias, n));
+  return new Tensor(me.made(pointer), x.dtype, shape, x.device);
 }
 
 /**
@@ -156,5 +207,17 @@ export function matmul8bitFp<D extends FloatDType>(
   w: Int8Weight,
   options: MatmulOptions = {},
 ): Tensor<D> {
-  return matmulBlockwise(x, w.blockwise, options);
+  const me = signatures.matmul8bitFp;
+  const weight = me.object(w, "w", Int8Weight).blockwise;
+  return matmulQuantized(me, x, weight, me.options(options));
 }
+
+const signatures = {
+  weight: new Signature("Int8Weight"),
+  quantize: new Signature("Int8Weight.quantize"),
+  dequantize: new Signature("Int8Weight.dequantize", { options: ["dtype"] }),
+  matmul: new Signature("Int8Weight.matmul", { options: ["bias", "precision"] }),
+  to: new Signature("Int8Weight.to"),
+  matmul8bit: new Signature("matmul8bit", { options: ["threshold", "bias"] }),
+  matmul8bitFp: new Signature("matmul8bitFp", { options: ["bias", "precision"] }),
+};

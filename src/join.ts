@@ -1,9 +1,9 @@
-// Owns matrices put one under the other. Checks and copies are in csrc/ops/join.c.
+// Matrices put one under the other. Checks and copies are in csrc/ops/join.c.
 import { Codebook } from "./codebook.ts";
-import { BnbError } from "./error.ts";
 import { native } from "./native.ts";
 import { QuantizedTensor } from "./quantized.ts";
 import { format } from "./shape.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /**
@@ -23,36 +23,32 @@ import { Tensor } from "./tensor.ts";
  * @throws BnbError if they are not; (`unsupported`) if a block of a quantised weight would go over into the next one
  */
 export function joinRows<W extends Tensor | QuantizedTensor>(weights: readonly W[]): W {
-  const [first, ...others] = weights;
-  if (!first) throw new BnbError("joinRows: weights is empty, expected at least one.");
-  let joined: Tensor | QuantizedTensor = first;
-  for (const [i, next] of others.entries()) {
-    const before = joined;
-    try {
-      joined = joinTwo(before, next);
-    } finally {
-      if (i > 0) before.dispose();
-    }
+  if (!Array.isArray(weights) || weights.length === 0)
+    throw me.wrong("weights", weights, "an array of at least one weight");
+  const all: readonly (Tensor | QuantizedTensor)[] = Array.from(weights);
+  for (const [i, weight] of all.entries()) me.kind(weight, `weights[${i}]`, ["Tensor", "QuantizedTensor"]);
+  if (all.length === 1) return joinTwo(all[0]!, undefined) as W;
+  let joined = joinTwo(all[0]!, all[1]!);
+  for (const next of all.slice(2)) {
+    using before = joined;
+    joined = joinTwo(before, next);
   }
   return joined as W;
 }
 
-function joinTwo(a: Tensor | QuantizedTensor, b: Tensor | QuantizedTensor): Tensor | QuantizedTensor {
-  if (a.shape.length !== 2 || b.shape.length !== 2 || a.shape[1] !== b.shape[1])
-    throw new BnbError(`joinRows: ${format(a.shape)} and ${format(b.shape)} do not have as many columns each.`);
-  const shape = [a.shape[0]! + b.shape[0]!, a.shape[1]!];
+function joinTwo(a: Tensor | QuantizedTensor, b: Tensor | QuantizedTensor | undefined): Tensor | QuantizedTensor {
+  if (b === undefined) return a instanceof Tensor ? a.to(a.device) : a.to(a.device);
+  const [shape, other] = [a.shape, b.shape];
+  if (shape.length !== 2 || other.length !== 2 || shape[1] !== other[1])
+    throw me.fail(`weights of ${format(shape)} and ${format(other)} do not have as many columns each.`);
+  const rows = [shape[0]! + other[0]!, shape[1]!];
   if (a instanceof Tensor && b instanceof Tensor)
-    return new Tensor(native.bnb_tensor_join(a.pointer, b.pointer), a.dtype, shape, a.device);
+    return new Tensor(me.made(native.bnb_tensor_join(a.pointer, b.pointer)), a.dtype, rows, a.device);
   if (!(a instanceof QuantizedTensor) || !(b instanceof QuantizedTensor))
-    throw new BnbError(`joinRows: ${a} and ${b} are not of one kind, expected dense or quantised weights alone.`);
+    throw me.fail("weights are not of one kind, expected dense or quantised ones alone.");
   const code = a.quantType ? Codebook.named(a.quantType) : Codebook.from(a.code);
-  return new QuantizedTensor(
-    native.bnb_quantized_join(a.pointer, b.pointer),
-    shape,
-    a.dtype,
-    a.device,
-    code,
-    a.blocksize,
-    0,
-  );
+  const pointer = me.made(native.bnb_quantized_join(a.pointer, b.pointer));
+  return new QuantizedTensor(pointer, rows, a.dtype, a.device, code, a.blocksize, 0);
 }
+
+const me = new Signature("joinRows", { native: { a: "one of weights", b: "the next of weights" } });

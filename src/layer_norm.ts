@@ -1,13 +1,13 @@
-// Owns layer normalisation and its gradients. Checks, kernels and fallbacks are in csrc/ops/layer_norm.c.
+// Layer normalisation and its gradients. Checks, kernels and fallbacks are in csrc/ops/layer_norm.c.
 import type { FloatDType } from "./dtype.ts";
-import { BnbError } from "./error.ts";
-import { linearBackwardBias } from "./matmul_backward.ts";
+import { biasGradient } from "./matmul_backward.ts";
 import { native } from "./native.ts";
-import { format, type Shape } from "./shape.ts";
+import { format, type Shape, sameShape } from "./shape.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /** What is added to the variance where nothing else is said: torch's default. */
-const defaultEps = 1e-5;
+export const defaultEps = 1e-5;
 
 /**
  * Normalises over the last dimension: less the mean, by the standard deviation, times `weight`, plus `bias` (Ba et al.
@@ -33,10 +33,24 @@ export function layerNorm<D extends FloatDType>(
   bias: Tensor,
   options: { eps?: number } = {},
 ): Tensor<D> {
-  checkAffine(weight.shape, x.shape, "weight");
-  checkAffine(bias.shape, x.shape, "bias");
-  const pointer = native.bnb_layer_norm(x.pointer, weight.pointer, bias.pointer, options.eps ?? defaultEps);
-  return new Tensor(pointer, x.dtype, x.shape, x.device);
+  const me = signatures.forward;
+  return normalize(me, x, weight, bias, me.options(options));
+}
+
+/** @internal {@link layerNorm} under another function's name. */
+export function normalize<D extends FloatDType>(
+  me: Signature,
+  x: Tensor<D>,
+  weight: Tensor,
+  bias: Tensor,
+  { eps = defaultEps }: { eps?: number },
+): Tensor<D> {
+  const [input, factor, addend] = [me.tensor(x, "x"), me.tensor(weight, "weight"), me.tensor(bias, "bias")];
+  const shape = x.shape;
+  checkAffine(me, weight.shape, shape, "weight");
+  checkAffine(me, bias.shape, shape, "bias");
+  const pointer = native.bnb_layer_norm(input, factor, addend, me.notNegative(eps, "eps"));
+  return new Tensor(me.made(pointer), x.dtype, shape, x.device);
 }
 
 /** What {@link layerNormBackward} returns. */
@@ -72,21 +86,43 @@ export function layerNormBackward<D extends FloatDType>(
   weight: Tensor,
   options: { eps?: number } = {},
 ): LayerNormGradients<D> {
-  const { eps = defaultEps } = options;
-  const n = x.shape.at(-1)!;
-  checkAffine(weight.shape, x.shape, "weight");
-  if (format(dy.shape) !== format(x.shape))
-    throw new BnbError(`layerNormBackward: dy is ${format(dy.shape)} and x is ${format(x.shape)}: they must match.`);
-  const pointer = native.bnb_layer_norm_backward(dy.pointer, x.pointer, weight.pointer, eps);
-  const dx = new Tensor(pointer, dy.dtype, dy.shape, dy.device);
-  const weightPointer = native.bnb_layer_norm_backward_weight(dy.pointer, x.pointer, eps);
-  const dWeight = new Tensor(weightPointer, "float32", [n], dy.device);
-  return { dx, dWeight, dBias: linearBackwardBias(dy, { dtype: "float32" }) };
+  const me = signatures.backward;
+  return normalizeBackward(me, dy, x, weight, me.options(options));
 }
 
-function checkAffine(shape: Shape, x: Shape, name: string): void {
+/** @internal {@link layerNormBackward} under another function's name. */
+export function normalizeBackward<D extends FloatDType>(
+  me: Signature,
+  dy: Tensor<D>,
+  x: Tensor,
+  weight: Tensor,
+  { eps = defaultEps }: { eps?: number },
+): LayerNormGradients<D> {
+  me.notNegative(eps, "eps");
+  const [gradient, input, factor] = [me.tensor(dy, "dy"), me.tensor(x, "x"), me.tensor(weight, "weight")];
+  const shape = x.shape;
+  checkAffine(me, weight.shape, shape, "weight");
+  if (!sameShape(dy.shape, shape))
+    throw me.fail(`dy is ${format(dy.shape)} and x is ${format(shape)}: they must match.`);
+  const dx = new Tensor(
+    me.made(native.bnb_layer_norm_backward(gradient, input, factor, eps)),
+    dy.dtype,
+    shape,
+    dy.device,
+  );
+  const weightPointer = me.made(native.bnb_layer_norm_backward_weight(gradient, input, eps));
+  const dWeight = new Tensor(weightPointer, "float32", [shape.at(-1)!], dy.device);
+  return { dx, dWeight, dBias: biasGradient(me, dy, { dtype: "float32" }) };
+}
+
+function checkAffine(me: Signature, shape: Shape, x: Shape, name: string): void {
   if (x.length === 0 || shape.length !== 1 || shape[0] !== x.at(-1))
-    throw new BnbError(
-      `layerNorm: ${name} is ${format(shape)} and x is ${format(x)}: ${name} needs an element for each of x's columns.`,
+    throw me.fail(
+      `${name} is ${format(shape)} and x is ${format(x)}: ${name} needs an element for each of x's columns.`,
     );
 }
+
+const signatures = {
+  forward: new Signature("layerNorm", { options: ["eps"] }),
+  backward: new Signature("layerNormBackward", { options: ["eps"] }),
+};

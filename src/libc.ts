@@ -1,22 +1,46 @@
 // Owns the calls to the system's C library that Bun has no function for.
-import { type CString, dlopen, FFIType } from "bun:ffi";
+import { type CString, dlopen, type FFIFunction, FFIType } from "bun:ffi";
+import { BnbError } from "./error.ts";
 
 const { cstring, i32, u32 } = FFIType;
-const isMac = process.platform === "darwin";
 
-/** What both systems have. */
+/** What both systems have; and the calls of macOS and of Linux, of which each lacks the other's. */
 const common = { flock: { args: [i32, i32], returns: i32 }, getenv: { args: [cstring], returns: cstring } } as const;
-
-/** renamex_np(2) of macOS, renameat2(2) and memfd_create(2) of Linux: each system has a call that the other lacks. */
 const ofMac = { renamex_np: { args: [cstring, cstring, u32], returns: i32 } } as const;
 const ofLinux = {
   renameat2: { args: [i32, cstring, i32, cstring, u32], returns: i32 },
   memfd_create: { args: [cstring, u32], returns: i32 },
 } as const;
 
-const mac = isMac ? dlopen("libSystem.B.dylib", { ...common, ...ofMac }).symbols : undefined;
-const linux = isMac ? undefined : dlopen("libc.so.6", { ...common, ...ofLinux }).symbols;
-const { flock, getenv } = (mac ?? linux)!;
+const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
+
+/** Opens one of the system's own libraries; its functions are looked up when they are first needed. */
+function opener<const Symbols extends Record<string, FFIFunction>>(symbols: Symbols) {
+  let found: ReturnType<typeof dlopen<Symbols>>["symbols"] | undefined;
+  return () => {
+    try {
+      found ??= dlopen(library, symbols).symbols;
+    } catch (cause) {
+      throw withoutJit(cause) ?? cause;
+    }
+    return found;
+  };
+}
+
+const shared = opener(common);
+const mac = opener(ofMac);
+const linux = opener(ofLinux);
+
+/** The sentence for Bun's refusal of every call into native code, or `undefined` for another error. */
+export function withoutJit(cause: unknown): BnbError | undefined {
+  if (!(cause as Error).message.includes("requires the JIT")) return undefined;
+  return new BnbError(
+    "Bun runs without its JIT, which calls into native code need. Unset BUN_JSC_useJIT; a hardened app on macOS needs " +
+      "the entitlement com.apple.security.cs.allow-jit.",
+    "unsupported",
+    { cause },
+  );
+}
 
 /** Bun's FFI makes C text of a string, and its types know only what it gives back. */
 const text = (value: string) => value as unknown as CString;
@@ -30,9 +54,9 @@ export const libc = {
    */
   exchange(a: string, b: string): boolean {
     const swap = 2; // RENAME_SWAP and RENAME_EXCHANGE are the same number
-    if (mac) return mac.renamex_np(text(a), text(b), swap) === 0;
+    if (process.platform === "darwin") return mac().renamex_np(text(a), text(b), swap) === 0;
     const here = -100; // AT_FDCWD
-    return linux!.renameat2(here, text(a), here, text(b), swap) === 0;
+    return linux().renameat2(here, text(a), here, text(b), swap) === 0;
   },
 
   /**
@@ -42,18 +66,18 @@ export const libc = {
    */
   lock(descriptor: number): boolean {
     const exclusiveNow = 2 | 4; // LOCK_EX | LOCK_NB
-    return flock(descriptor, exclusiveNow) === 0;
+    return shared().flock(descriptor, exclusiveNow) === 0;
   },
 
   /** A variable of the environment that this process was started with; Bun adds to process.env what a `.env` file says. */
   startedWith(name: string): string | undefined {
-    const value: CString | string | null = getenv(text(name));
+    const value: CString | string | null = shared().getenv(text(name));
     return value === null ? undefined : String(value);
   },
 
-  /** The descriptor of a new file of memory, which other programs that this one starts do not get; negative if refused. */
+  /** The descriptor of a new file of memory, which no program that this one starts gets; negative if refused. Of Linux. */
   memoryFile(name: string): number {
     const closeOnExec = 1;
-    return linux ? linux.memfd_create(text(name), closeOnExec) : -1;
+    return linux().memfd_create(text(name), closeOnExec);
   },
 };

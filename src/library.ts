@@ -1,7 +1,8 @@
 // Owns the way to the native library: which file it is on this platform, and what to say when it is missing.
 import { existsSync } from "node:fs";
-import { resolve } from "node:path";
+import { dirname, resolve } from "node:path";
 import { BnbError } from "./error.ts";
+import { libc } from "./libc.ts";
 
 /** A native library, and how it was found. */
 export interface LibraryFile {
@@ -15,20 +16,41 @@ export interface LibraryFile {
 }
 
 /**
+ * What `BNB_LIBRARY` says, if this process was started with it. Bun puts into process.env what a `.env` file of the current
+ * folder says, and that may be the folder of a model from a stranger, whose code must not run.
+ */
+export function namedLibrary(): string | undefined {
+  const { BNB_LIBRARY } = process.env;
+  return BNB_LIBRARY && libc.startedWith("BNB_LIBRARY") === BNB_LIBRARY ? BNB_LIBRARY : undefined;
+}
+
+/**
  * The native library: what `BNB_LIBRARY` in the environment names, else the one for this platform that came with this code.
  *
  * @throws BnbError (`unsupported`) if there is none, with the next step
  */
 export function findLibrary(): LibraryFile {
-  const forced = process.env.BNB_LIBRARY;
+  const forced = namedLibrary();
   if (forced) {
     const path = resolve(forced);
     if (existsSync(path)) return { path, origin: "BNB_LIBRARY" };
     throw missing(`BNB_LIBRARY names ${path}, which does not exist. Unset it, or give the path of libbunsandbytes.`);
   }
   // A bundle that is no executable names the library relative to itself, where the system would look in the working directory.
-  const path = resolve(import.meta.dir, ownLibrary());
+  const own = ownLibrary();
+  const paths = [thisFolder(), import.meta.dir].map((folder) => resolve(folder, own));
+  const path = paths.find((path) => existsSync(path)) ?? paths[0]!;
   return { path, origin: path.startsWith("/$bunfs/") ? "executable" : "package" };
+}
+
+/**
+ * The folder of the file that runs. In a bundle as CommonJS, and so with `--bytecode`, Bun writes down import.meta.dir as
+ * it was where the bundle was made (oven-sh/bun#39715); a stack knows better.
+ */
+function thisFolder(): string {
+  const frame = new Error().stack?.split("\n")[1] ?? "";
+  const file = /^ +at (?:.*\()?(\/.+?):\d+:\d+\)?$/.exec(frame)?.[1];
+  return file ? dirname(file) : import.meta.dir;
 }
 
 /**

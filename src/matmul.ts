@@ -1,9 +1,9 @@
-// Owns matrix products with quantised and dense weights. Checks, kernels and fallbacks are in csrc/ops/matmul.c.
+// Matrix products with quantised and dense weights. Checks, kernels and fallbacks are in csrc/ops/matmul.c.
 import type { FloatDType } from "./dtype.ts";
-import { BnbError } from "./error.ts";
-import { type NativePointer, native, type Precision, precisions } from "./native.ts";
+import { type NativePointer, namedPrecisions, native, type Precision, precisions } from "./native.ts";
 import type { QuantizedTensor } from "./quantized.ts";
 import { format, type Shape } from "./shape.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /** Options of the products. */
@@ -45,8 +45,10 @@ export function matmul4bit<D extends FloatDType>(
   w: QuantizedTensor,
   options: MatmulOptions = {},
 ): Tensor<D> {
-  if (w.bits !== 4) throw new BnbError(`matmul4bit: w holds ${w.bits}-bit codes: use matmulBlockwise.`);
-  return matmulQuantized(x, w, options, "matmul4bit");
+  const me = signatures.matmul4bit;
+  me.quantized(w, "w");
+  if (w.bits !== 4) throw me.fail(`w holds ${w.bits}-bit codes: use matmulBlockwise.`);
+  return matmulQuantized(me, x, w, me.options(options));
 }
 
 /**
@@ -70,7 +72,8 @@ export function matmulBlockwise<D extends FloatDType>(
   w: QuantizedTensor,
   options: MatmulOptions = {},
 ): Tensor<D> {
-  return matmulQuantized(x, w, options, "matmulBlockwise");
+  const me = signatures.matmulBlockwise;
+  return matmulQuantized(me, x, w, me.options(options));
 }
 
 /**
@@ -89,59 +92,65 @@ export function matmulBlockwise<D extends FloatDType>(
  * @throws BnbError if the shapes, dtypes or devices do not fit
  */
 export function linear<D extends FloatDType>(x: Tensor<D>, w: Tensor, options: MatmulOptions = {}): Tensor<D> {
-  const { bias, precision } = options;
-  const shape = resultShape(x.shape, w.shape, "linear");
-  const pointer = native.bnb_matmul(
-    x.pointer,
-    w.pointer,
-    biasPointer(bias, w.shape, "linear"),
-    precisionCode(precision, "linear"),
-  );
-  return new Tensor(pointer, x.dtype, shape, x.device);
+  const me = signatures.linear;
+  return matmulDense(me, x, w, me.options(options));
 }
 
-function matmulQuantized<D extends FloatDType>(
+/** @internal The product with a dense weight, under the caller's name. */
+export function matmulDense<D extends FloatDType>(
+  me: Signature,
+  x: Tensor<D>,
+  w: Tensor,
+  { bias, precision }: MatmulOptions,
+): Tensor<D> {
+  const [left, right] = [me.tensor(x, "x"), me.tensor(w, "w")];
+  const n = w.shape;
+  const shape = resultShape(me, x.shape, n);
+  const pointer = native.bnb_matmul(left, right, biasPointer(me, bias, n), precisionCode(me, precision));
+  return new Tensor(me.made(pointer), x.dtype, shape, x.device);
+}
+
+/** @internal The product with a quantised weight, under the caller's name. */
+export function matmulQuantized<D extends FloatDType>(
+  me: Signature,
   x: Tensor<D>,
   w: QuantizedTensor,
-  options: MatmulOptions,
-  what: string,
+  { bias, precision }: MatmulOptions,
 ): Tensor<D> {
-  const { bias, precision } = options;
-  const shape = resultShape(x.shape, w.shape, what);
-  const pointer = native.bnb_matmul_quantized(
-    x.pointer,
-    w.pointer,
-    biasPointer(bias, w.shape, what),
-    precisionCode(precision, what),
-  );
-  return new Tensor(pointer, x.dtype, shape, x.device);
+  const [left, right] = [me.tensor(x, "x"), me.quantized(w, "w")];
+  const n = w.shape;
+  const shape = resultShape(me, x.shape, n);
+  const pointer = native.bnb_matmul_quantized(left, right, biasPointer(me, bias, n), precisionCode(me, precision));
+  return new Tensor(me.made(pointer), x.dtype, shape, x.device);
 }
 
-function resultShape(x: Shape, w: Shape, what: string): Shape {
-  if (w.length !== 2) throw new BnbError(`${what}: w is ${format(w)}, expected two dimensions, [n, k].`);
+/** @internal [..., n], for x [..., k] and a weight [n, k]. */
+export function resultShape(me: Signature, x: Shape, w: Shape, names = ["x", "w"]): Shape {
+  const [left, right] = names;
+  if (w.length !== 2) throw me.fail(`${right} is ${format(w)}, expected two dimensions, [n, k].`);
   const last = x.length - 1;
   if (last < 0 || x[last] !== w[1])
-    throw new BnbError(`${what}: x is ${format(x)} and w is ${format(w)}: the last dimensions must match.`);
+    throw me.fail(`${left} is ${format(x)} and ${right} is ${format(w)}: the last dimensions must match.`);
   const y = x.slice();
   y[last] = w[0]!;
   return y;
 }
 
-function biasPointer(bias: Tensor | undefined, w: Shape, what: string): NativePointer | null {
-  if (!bias) return null;
-  if (bias.shape.length > 1 || bias.size !== w[0])
-    throw new BnbError(`${what}: bias is ${format(bias.shape)}, expected [${w[0]}], an element for each row of w.`);
-  return bias.pointer;
+/** @internal The address of a bias for a weight [n, k]; null where there is none. */
+export function biasPointer(me: Signature, bias: Tensor | undefined, w: Shape): NativePointer | null {
+  const pointer = me.tensorIf(bias, "bias");
+  if (bias && (bias.shape.length > 1 || bias.size !== w[0]))
+    throw me.fail(`bias is ${format(bias.shape)}, expected [${w[0]}], an element for each row of w.`);
+  return pointer;
 }
 
-function precisionCode(precision: Precision | undefined, what: string): number {
-  const code =
-    precision === undefined
-      ? precisions.default
-      : Object.hasOwn(precisions, precision)
-        ? precisions[precision]
-        : undefined;
-  if (code === undefined)
-    throw new BnbError(`${what}: precision is ${JSON.stringify(precision)}, expected "highest", "high" or "medium".`);
-  return code;
+function precisionCode(me: Signature, precision: Precision | undefined): number {
+  return precision === undefined ? precisions.default : me.code(precision, "precision", namedPrecisions);
 }
+
+const options = ["bias", "precision"];
+const signatures = {
+  matmul4bit: new Signature("matmul4bit", { options }),
+  matmulBlockwise: new Signature("matmulBlockwise", { options }),
+  linear: new Signature("linear", { options }),
+};

@@ -1,9 +1,9 @@
-// Owns the gradients of matrix products. Checks, kernels and fallbacks are in csrc/ops/matmul_backward.c.
-import { dtypeCode, type FloatDType } from "./dtype.ts";
-import { BnbError } from "./error.ts";
-import { native } from "./native.ts";
+// The gradients of matrix products. Checks, kernels and fallbacks are in csrc/ops/matmul_backward.c.
+import type { FloatDType } from "./dtype.ts";
+import { dtypes, floatDtypes, native } from "./native.ts";
 import type { QuantizedTensor } from "./quantized.ts";
-import { format, type Shape } from "./shape.ts";
+import { format, type Shape, sameShape } from "./shape.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /**
@@ -25,8 +25,10 @@ import { Tensor } from "./tensor.ts";
  * @throws BnbError if the shapes, dtypes or devices do not fit
  */
 export function matmul4bitBackward<D extends FloatDType>(dy: Tensor<D>, w: QuantizedTensor): Tensor<D> {
-  if (w.bits !== 4) throw new BnbError(`matmul4bitBackward: w holds ${w.bits}-bit codes: use matmulBlockwiseBackward.`);
-  return quantizedBackward(dy, w, "matmul4bitBackward");
+  const me = signatures.matmul4bit;
+  me.quantized(w, "w");
+  if (w.bits !== 4) throw me.fail(`w holds ${w.bits}-bit codes: use matmulBlockwiseBackward.`);
+  return quantizedBackward(me, dy, w);
 }
 
 /**
@@ -41,7 +43,7 @@ export function matmul4bitBackward<D extends FloatDType>(dy: Tensor<D>, w: Quant
  * ```
  */
 export function matmulBlockwiseBackward<D extends FloatDType>(dy: Tensor<D>, w: QuantizedTensor): Tensor<D> {
-  return quantizedBackward(dy, w, "matmulBlockwiseBackward");
+  return quantizedBackward(signatures.matmulBlockwise, dy, w);
 }
 
 /**
@@ -61,8 +63,14 @@ export function matmulBlockwiseBackward<D extends FloatDType>(dy: Tensor<D>, w: 
  * @throws BnbError if the shapes, dtypes or devices do not fit
  */
 export function linearBackward<D extends FloatDType>(dy: Tensor<D>, w: Tensor): Tensor<D> {
-  const shape = gradientShape(dy.shape, w.shape, "linearBackward");
-  return new Tensor(native.bnb_matmul_backward(dy.pointer, w.pointer), dy.dtype, shape, dy.device);
+  return denseBackward(signatures.linear, dy, w);
+}
+
+/** @internal {@link linearBackward} under another function's name. */
+export function denseBackward<D extends FloatDType>(me: Signature, dy: Tensor<D>, w: Tensor): Tensor<D> {
+  const [left, right] = [me.tensor(dy, "dy"), me.tensor(w, "w")];
+  const shape = gradientShape(me, dy.shape, w.shape);
+  return new Tensor(me.made(native.bnb_matmul_backward(left, right)), dy.dtype, shape, dy.device);
 }
 
 /**
@@ -87,14 +95,19 @@ export function linearBackwardWeight<D extends FloatDType>(
   x: Tensor,
   options: { dtype?: D } = {},
 ): Tensor<D> {
-  const { dtype = dy.dtype as D } = options;
-  const [leading, inputs] = [dy.shape.slice(0, -1), x.shape.slice(0, -1)];
-  if (dy.shape.length === 0 || x.shape.length === 0 || format(leading) !== format(inputs))
-    throw new BnbError(
-      `linearBackwardWeight: dy is ${format(dy.shape)} and x is ${format(x.shape)}: all dimensions but the last must match.`,
-    );
-  const pointer = native.bnb_matmul_backward_weight(dy.pointer, x.pointer, dtypeCode(dtype, "linearBackwardWeight"));
-  return new Tensor(pointer, dtype, [dy.shape.at(-1)!, x.shape.at(-1)!], dy.device);
+  const me = signatures.weight;
+  return weightGradient(me, dy, x, me.options(options));
+}
+
+function weightGradient<D extends FloatDType>(me: Signature, dy: Tensor, x: Tensor, options: { dtype?: D }): Tensor<D> {
+  const [left, right] = [me.tensor(dy, "dy"), me.tensor(x, "x")];
+  const { dtype } = options;
+  const code = dtype === undefined ? dtypes[dy.dtype] : me.code(dtype, "dtype", floatDtypes);
+  const [rows, inputs] = [dy.shape, x.shape];
+  if (rows.length === 0 || inputs.length === 0 || !sameShape(rows.slice(0, -1), inputs.slice(0, -1)))
+    throw me.fail(`dy is ${format(rows)} and x is ${format(inputs)}: all dimensions but the last must match.`);
+  const pointer = native.bnb_matmul_backward_weight(left, right, code);
+  return new Tensor(me.made(pointer), dtype ?? (dy.dtype as D), [rows.at(-1)!, inputs.at(-1)!], dy.device);
 }
 
 /**
@@ -115,21 +128,38 @@ export function linearBackwardBias<D extends FloatDType>(
   dy: Tensor<FloatDType>,
   options: { dtype?: D } = {},
 ): Tensor<D> {
+  const me = signatures.bias;
+  return biasGradient(me, dy, me.options(options));
+}
+
+/** @internal {@link linearBackwardBias} under another function's name. */
+export function biasGradient<D extends FloatDType>(me: Signature, dy: Tensor, options: { dtype?: D }): Tensor<D> {
+  me.tensor(dy, "dy");
   const n = dy.shape.at(-1) ?? 1;
   using rows = dy.reshape([-1, n]);
   using ones = Tensor.from(new Float32Array(rows.shape[0]!).fill(1), [rows.shape[0]!, 1], { device: dy.device });
-  using sums = linearBackwardWeight(rows, ones, options); // [n, 1]
+  using sums = weightGradient(me, rows, ones, options); // [n, 1]
   return sums.reshape([n]);
 }
 
-function quantizedBackward<D extends FloatDType>(dy: Tensor<D>, w: QuantizedTensor, what: string): Tensor<D> {
-  const shape = gradientShape(dy.shape, w.shape, what);
-  return new Tensor(native.bnb_matmul_quantized_backward(dy.pointer, w.pointer), dy.dtype, shape, dy.device);
+/** @internal The gradient with a quantised weight, under the caller's name. */
+export function quantizedBackward<D extends FloatDType>(me: Signature, dy: Tensor<D>, w: QuantizedTensor): Tensor<D> {
+  const [left, right] = [me.tensor(dy, "dy"), me.quantized(w, "w")];
+  const shape = gradientShape(me, dy.shape, w.shape);
+  return new Tensor(me.made(native.bnb_matmul_quantized_backward(left, right)), dy.dtype, shape, dy.device);
 }
 
-function gradientShape(dy: Shape, w: Shape, what: string): Shape {
-  if (w.length !== 2) throw new BnbError(`${what}: w is ${format(w)}, expected two dimensions, [n, k].`);
+function gradientShape(me: Signature, dy: Shape, w: Shape): Shape {
+  if (w.length !== 2) throw me.fail(`w is ${format(w)}, expected two dimensions, [n, k].`);
   if (dy.length === 0 || dy.at(-1) !== w[0])
-    throw new BnbError(`${what}: dy is ${format(dy)} and w is ${format(w)}: dy's last dimension must be w's first.`);
+    throw me.fail(`dy is ${format(dy)} and w is ${format(w)}: dy's last dimension must be w's first.`);
   return [...dy.slice(0, -1), w[1]!];
 }
+
+const signatures = {
+  matmul4bit: new Signature("matmul4bitBackward"),
+  matmulBlockwise: new Signature("matmulBlockwiseBackward"),
+  linear: new Signature("linearBackward"),
+  weight: new Signature("linearBackwardWeight", { options: ["dtype"] }),
+  bias: new Signature("linearBackwardBias", { options: ["dtype"] }),
+};

@@ -1,4 +1,4 @@
-// Owns the C ABI as Bun sees it: csrc/bnb.h, one row for each function. test/abi.test.ts holds the two together.
+// The C ABI as Bun sees it: csrc/bnb.h, one row for each function. test/abi.test.ts holds the two together.
 import { type CString, FFIType, type Pointer } from "bun:ffi";
 import { BnbError, statuses } from "./error.ts";
 import { openLibrary } from "./open.ts";
@@ -99,7 +99,9 @@ export const symbols = {
 
 /** The enums of bnb.h, under the names that TypeScript uses. */
 export const dtypes = { float32: 0, float16: 1, bfloat16: 2, int8: 3, uint8: 4, int32: 5 } as const;
-export const precisions = { default: 0, highest: 1, high: 2, medium: 3 } as const;
+export const floatDtypes = { float32: dtypes.float32, float16: dtypes.float16, bfloat16: dtypes.bfloat16 } as const;
+export const namedPrecisions = { highest: 1, high: 2, medium: 3 } as const;
+export const precisions = { default: 0, ...namedPrecisions } as const;
 export const scaleRules = { absmax: 0, leastSquares: 1 } as const;
 export const parts = { codes: 0, absmax: 1, code: 2, nestedAbsmax: 3, nestedCode: 4 } as const;
 export const optimizers = { adam: 0, ademamix: 1, momentum: 2, lion: 3, rmsprop: 4, adagrad: 5 } as const;
@@ -129,7 +131,7 @@ export const attentionOptions = ["heads", "kvHeads", "scale", "softcap", "normOf
  * codebook as 16-bit integers, error about 1e-4. `"medium"`: as 8-bit integers, error about 1e-2. The default is
  * `"highest"` for float32 activations and `"high"` for float16 and bfloat16, whose own rounding is coarser than that.
  */
-export type Precision = "highest" | "high" | "medium";
+export type Precision = keyof typeof namedPrecisions;
 
 export const native = openLibrary(symbols);
 
@@ -137,11 +139,6 @@ export const native = openLibrary(symbols);
 export function lastError(): BnbError {
   const status = statuses[native.bnb_last_status()];
   return new BnbError(text(native.bnb_last_error()), status === "ok" ? "invalid" : status);
-}
-
-/** Throws the library's last failure unless `status` is OK. */
-export function check(status: number): void {
-  if (status !== 0) throw lastError();
 }
 
 /** A JavaScript string of what a function returned as `const char *`. */

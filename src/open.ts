@@ -3,7 +3,8 @@ import { dlopen, type FFIFunction } from "bun:ffi";
 import { openEmbedded } from "./embedded.ts";
 import { BnbError } from "./error.ts";
 import { inspectExecutable } from "./executable.ts";
-import { findLibrary } from "./library.ts";
+import { withoutJit } from "./libc.ts";
+import { findLibrary, namedLibrary } from "./library.ts";
 import { version } from "./version.ts";
 
 const platform = `${process.platform}-${process.arch}`;
@@ -49,10 +50,12 @@ function load<const Symbols extends Record<string, FFIFunction>>(path: string, s
 /** What the system's loader said, as a sentence with the next step. */
 export function refusedByLoader(path: string, cause: Error): BnbError {
   const { message } = cause;
-  if (message.includes("requires the JIT"))
+  const jitless = withoutJit(cause);
+  if (jitless) return jitless;
+  if (/^Error (loading shared library|relocating)/m.test(message))
     return refusal(
-      "Bun runs without its JIT, which calls into native code need. Unset BUN_JSC_useJIT; a hardened app on macOS needs " +
-        "the entitlement com.apple.security.cs.allow-jit.",
+      `${path} needs glibc, and the C library here is musl, as on Alpine: ${message}. Use a system with glibc, such as ` +
+        "the image oven/bun:debian.",
       cause,
     );
   if (/different Team IDs|library validation/i.test(message))
@@ -75,7 +78,7 @@ function refusal(sentence: string, cause?: unknown): BnbError {
 }
 
 function remedy(): string {
-  return process.env.BNB_LIBRARY
+  return namedLibrary()
     ? `BNB_LIBRARY names it: unset that, or give the path of a library ${version} for ${platform}.`
     : 'In a clone, build it with "bun run setup"; elsewhere, install the package again.';
 }

@@ -1,4 +1,7 @@
-// Owns what is trained: a tensor and its gradient.
+// What is trained: a tensor and its gradient.
+import { type Device, type DeviceName, deviceOf } from "./device.ts";
+import { inspect } from "./inspect.ts";
+import { Signature } from "./signature.ts";
 import type { Tensor } from "./tensor.ts";
 
 /**
@@ -20,10 +23,40 @@ export class Parameter implements Disposable {
   /** Optimizers leave a parameter alone where this is false. */
   requiresGrad: boolean;
 
+  readonly #brand = true;
+
   /** Takes over `data`. */
   constructor(data: Tensor, options: { requiresGrad?: boolean } = {}) {
+    const { requiresGrad = true } = signatures.parameter.options(options);
+    signatures.parameter.tensor(data, "data");
     this.data = data;
-    this.requiresGrad = options.requiresGrad ?? true;
+    this.requiresGrad = signatures.parameter.boolean(requiresGrad, "requiresGrad");
+  }
+
+  /** @internal Whether a value is a parameter, by a private field. */
+  static is(value: unknown): value is Parameter {
+    return typeof value === "object" && value !== null && #brand in value;
+  }
+
+  /** Moves the tensor and its gradient to another device; the parameter stays the same object, and optimizers know it. */
+  to(device: Device | DeviceName): this {
+    const target = deviceOf(signatures.to, device);
+    if (target === this.data.device) return this;
+    const [data, grad] = [this.data, this.grad];
+    this.data = data.to(target);
+    this.grad = grad?.to(target) ?? null;
+    data.dispose();
+    grad?.dispose();
+    return this;
+  }
+
+  toString(): string {
+    return `Parameter(${this.data})`;
+  }
+
+  /** What console.log shows. */
+  [inspect](): string {
+    return String(this);
   }
 
   /** Frees the tensor and its gradient. */
@@ -36,3 +69,8 @@ export class Parameter implements Disposable {
     this.dispose();
   }
 }
+
+const signatures = {
+  parameter: new Signature("Parameter", { options: ["requiresGrad"] }),
+  to: new Signature("Parameter.to"),
+};

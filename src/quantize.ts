@@ -1,9 +1,9 @@
-// Owns blockwise quantisation and its inverse. Checks, kernels and fallbacks are in csrc/ops/quantize.c and dequantize.c.
+// Blockwise quantisation and its inverse. Checks, kernels and fallbacks are in csrc/ops/quantize.c and dequantize.c.
 import { Codebook } from "./codebook.ts";
-import { dtypeCode, type FloatDType } from "./dtype.ts";
-import { BnbError } from "./error.ts";
-import { native, scaleRules, size } from "./native.ts";
-import { checkBlocksize, QuantizedTensor, type QuantType } from "./quantized.ts";
+import type { FloatDType } from "./dtype.ts";
+import { floatDtypes, type NativePointer, native, scaleRules, size } from "./native.ts";
+import { QuantizedTensor, type QuantType, quantTypes } from "./quantized.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /** Scales that share one of their own where they are quantised too, as in bitsandbytes. */
@@ -16,7 +16,7 @@ export interface ScalesOptions {
    * that leaves the smallest squared error of many that are tried, which bitsandbytes reads like any other; never a worse
    * one than the largest magnitude, and positive where that is. It takes longer: docs/scales.md has both, measured.
    */
-  scales?: "absmax" | "leastSquares";
+  scales?: "absmax" | "leastSquares" | undefined;
   /**
    * [columns], float32, float16 or bfloat16, finite and at least 0: weighs the squared errors of each column of `x`, its
    * last dimension. Such as the mean of the squares of what the column is multiplied by. For `"leastSquares"` only.
@@ -66,11 +66,32 @@ export interface DequantizeOptions<D extends FloatDType = FloatDType> {
  * @throws BnbError for an integer tensor, an illegal blocksize, or a NaN or infinity in `x` (the message says where)
  */
 export function quantize4bit(x: Tensor, options: Quantize4bitOptions = {}): QuantizedTensor {
-  const { quantType = "nf4", blocksize = 64, compressStatistics = false } = options;
-  const code = quantType instanceof Codebook ? quantType : Codebook.named(checkQuantType(quantType));
+  const me = signatures.quantize4bit;
+  return quantize4bitAs(me, x, me.options(options));
+}
+
+/** @internal {@link quantize4bit} under another function's name. */
+export function quantize4bitAs(
+  me: Signature,
+  x: Tensor,
+  options: Quantize4bitOptions,
+  argument = "x",
+): QuantizedTensor {
+  const plan = plan4bit(me, options);
+  me.tensor(x, argument);
+  return quantize(me, x, plan);
+}
+
+/** @internal What {@link quantize4bit} is asked for by its options, each of them checked. */
+export function plan4bit(me: Signature, options: Quantize4bitOptions): Plan {
+  const { quantType = "nf4", blocksize = 64, compressStatistics = false, scales, importance } = options;
+  const code =
+    typeof quantType === "string" ? Codebook.named(me.choice(quantType, "quantType", quantTypes)) : quantType;
+  me.codebook(code, "quantType");
   if (code.bits !== 4)
-    throw new BnbError(`quantize4bit: the codebook has ${2 ** code.bits} values, expected 16: use quantizeBlockwise.`);
-  return quantize(x, code, blocksize, compressStatistics, options, "quantize4bit");
+    throw me.fail(`quantType has ${2 ** code.bits} values, expected 16: use quantizeBlockwise for other widths.`);
+  const nested = me.boolean(compressStatistics, "compressStatistics");
+  return { code, blocksize: me.whole(blocksize, "blocksize", 1), nested, ...searchOf(me, { scales, importance }) };
 }
 
 /**
@@ -92,48 +113,38 @@ export function quantize4bit(x: Tensor, options: Quantize4bitOptions = {}): Quan
  * @throws BnbError for an integer tensor, an illegal blocksize, or a NaN or infinity in `x` (the message says where)
  */
 export function quantizeBlockwise(x: Tensor, options: QuantizeBlockwiseOptions = {}): QuantizedTensor {
-  const { code = Codebook.named("dynamic"), nested = false } = options;
-  const { blocksize = code.bits === 8 ? 4096 : 64 } = options;
-  return quantize(x, code, blocksize, nested, options, "quantizeBlockwise");
+  const me = signatures.quantizeBlockwise;
+  const { code = Codebook.named("dynamic"), nested = false, blocksize, scales, importance } = me.options(options);
+  me.codebook(code, "code");
+  const block = blocksize === undefined ? (code.bits === 8 ? 4096 : 64) : me.whole(blocksize, "blocksize", 1);
+  const search = searchOf(me, { scales, importance });
+  me.tensor(x, "x");
+  return quantize(me, x, { code, blocksize: block, nested: me.boolean(nested, "nested"), ...search });
 }
 
-function checkQuantType(quantType: QuantType): QuantType {
-  if (quantType === "nf4" || quantType === "fp4" || quantType === "af4") return quantType;
-  throw new BnbError(
-    `quantize4bit: quantType is ${JSON.stringify(quantType)}, expected "nf4", "fp4", "af4" or a Codebook of 16 values.`,
-  );
+/** @internal How a tensor is quantised: options that were checked. */
+export interface Plan {
+  readonly code: Codebook;
+  readonly blocksize: number;
+  readonly nested: boolean;
+  readonly rule: number;
+  readonly importance: NativePointer | null;
 }
 
-/** The native number of a rule; checks what the rule takes, in the words of TypeScript. */
-function ruleOf(scales: keyof typeof scaleRules, importance: Tensor | undefined, what: string): number {
-  if (!Object.hasOwn(scaleRules, scales))
-    throw new BnbError(`${what}: scales is ${JSON.stringify(scales)}, expected "absmax" or "leastSquares".`);
-  if (importance && scales !== "leastSquares")
-    throw new BnbError(
-      `${what}: importance is given, but scales is "absmax": leave it out, or ask for "leastSquares".`,
-    );
-  return scaleRules[scales];
+/** How scales are found. */
+function searchOf(me: Signature, { scales = "absmax", importance }: ScalesOptions): Pick<Plan, "rule" | "importance"> {
+  const rule = me.code(scales, "scales", scaleRules);
+  const pointer = me.tensorIf(importance, "importance");
+  if (pointer !== null && scales !== "leastSquares")
+    throw me.fail('importance is given, but scales is "absmax": leave it out, or ask for "leastSquares".');
+  return { rule, importance: pointer };
 }
 
-function quantize(
-  x: Tensor,
-  code: Codebook,
-  blocksize: number,
-  nested: boolean,
-  { scales = "absmax", importance }: ScalesOptions,
-  what: string,
-): QuantizedTensor {
-  checkBlocksize(blocksize, what);
+function quantize(me: Signature, x: Tensor, { code, blocksize, nested, rule, importance }: Plan): QuantizedTensor {
   const scalesBlock = nested ? nestedBlocksize : 0;
-  const pointer = native.bnb_quantize(
-    x.pointer,
-    code.pointer,
-    size(blocksize),
-    size(scalesBlock),
-    ruleOf(scales, importance, what),
-    importance?.pointer ?? null,
-  );
-  return new QuantizedTensor(pointer, x.shape, x.dtype as FloatDType, x.device, code, blocksize, scalesBlock);
+  const handles = [me.tensor(x, "x"), me.codebook(code, "code")] as const;
+  const pointer = native.bnb_quantize(...handles, size(blocksize), size(scalesBlock), rule, importance);
+  return new QuantizedTensor(me.made(pointer), x.shape, x.dtype as FloatDType, x.device, code, blocksize, scalesBlock);
 }
 
 /**
@@ -154,8 +165,10 @@ export function dequantize4bit<D extends FloatDType>(
   q: QuantizedTensor,
   options: DequantizeOptions<D> = {},
 ): Tensor<D> {
-  if (q.bits !== 4) throw new BnbError(`dequantize4bit: q holds ${q.bits}-bit codes: use dequantizeBlockwise.`);
-  return dequantize(q, options, "dequantize4bit");
+  const me = signatures.dequantize4bit;
+  me.quantized(q, "q");
+  if (q.bits !== 4) throw me.fail(`q holds ${q.bits}-bit codes: use dequantizeBlockwise.`);
+  return dequantize(me, q, options);
 }
 
 /**
@@ -173,10 +186,24 @@ export function dequantizeBlockwise<D extends FloatDType>(
   q: QuantizedTensor,
   options: DequantizeOptions<D> = {},
 ): Tensor<D> {
-  return dequantize(q, options, "dequantizeBlockwise");
+  return dequantize(signatures.dequantizeBlockwise, q, options);
 }
 
-function dequantize<D extends FloatDType>(q: QuantizedTensor, options: DequantizeOptions<D>, what: string): Tensor<D> {
-  const dtype = (options.dtype ?? q.dtype) as D;
-  return new Tensor(native.bnb_dequantize(q.pointer, dtypeCode(dtype, what)), dtype, q.shape, q.device);
+function dequantize<D extends FloatDType>(me: Signature, q: QuantizedTensor, options: DequantizeOptions<D>): Tensor<D> {
+  const pointer = me.quantized(q, "q");
+  const { dtype = q.dtype as D } = me.options(options);
+  const made = native.bnb_dequantize(pointer, me.code(dtype, "dtype", floatDtypes));
+  return new Tensor(me.made(made), dtype, q.shape, q.device);
 }
+
+/** @internal The members of {@link Quantize4bitOptions}. */
+export const quantize4bitOptions = ["quantType", "blocksize", "compressStatistics", "scales", "importance"] as const;
+
+const signatures = {
+  quantize4bit: new Signature("quantize4bit", { options: quantize4bitOptions }),
+  quantizeBlockwise: new Signature("quantizeBlockwise", {
+    options: ["code", "blocksize", "nested", "scales", "importance"],
+  }),
+  dequantize4bit: new Signature("dequantize4bit", { options: ["dtype"] }),
+  dequantizeBlockwise: new Signature("dequantizeBlockwise", { options: ["dtype"] }),
+};

@@ -1,15 +1,20 @@
-// Owns quantised tensors: codes, scales and codebook as one handle, put together from its parts and taken apart again.
-import type { Codebook } from "./codebook.ts";
-import type { Device } from "./device.ts";
+// Quantised tensors: codes, scales and codebook as one handle, put together from its parts and taken apart again.
+import { Codebook } from "./codebook.ts";
+import { type Device, type DeviceName, deviceOf } from "./device.ts";
 import { dtypeBytes, type FloatDType } from "./dtype.ts";
-import { BnbError } from "./error.ts";
 import { Handle } from "./handle.ts";
-import { type NativePointer, native, parts, size } from "./native.ts";
-import { checkShape, format, matrixOf, type Shape, sizeOf } from "./shape.ts";
+import { inspect } from "./inspect.ts";
+import { type MatmulOptions, matmulQuantized } from "./matmul.ts";
+import { floatDtypes, type NativePointer, native, parts as numbers, size } from "./native.ts";
+import { format, matrixOf, type Shape, sizeOf } from "./shape.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /** The 4-bit codebooks that bitsandbytes and this library know by name. */
-export type QuantType = "nf4" | "fp4" | "af4";
+export type QuantType = (typeof quantTypes)[number];
+
+/** Every one of them: an array, so that tsc names the choices where one is wrong. */
+export const quantTypes = ["nf4", "fp4", "af4"] as const;
 
 /** What stands for the scales where they are quantised too: upstream's `QuantState.state2` and `offset`. */
 export interface NestedScales {
@@ -58,8 +63,7 @@ export interface QuantizedParts {
  * ```
  */
 export class QuantizedTensor extends Handle {
-  /** The shape of the tensor that the codes stand for. */
-  readonly shape: Shape;
+  readonly #shape: Shape;
   /** The dtype that it had before, and is dequantised to by default. */
   readonly dtype: FloatDType;
   readonly device: Device;
@@ -72,9 +76,9 @@ export class QuantizedTensor extends Handle {
   /** Scales that share one of their own; 0 where the scales are plain. */
   readonly nestedBlocksize: number;
 
-  /** @internal Takes over a native handle. @throws BnbError if that is null */
+  /** @internal Takes over a native handle, and a shape that nobody changes. */
   constructor(
-    pointer: NativePointer | null,
+    pointer: NativePointer,
     shape: Shape,
     dtype: FloatDType,
     device: Device,
@@ -82,8 +86,8 @@ export class QuantizedTensor extends Handle {
     blocksize: number,
     nestedBlocksize: number,
   ) {
-    super(pointer, bytesOf(sizeOf(shape), code.bits, blocksize, nestedBlocksize));
-    this.shape = shape;
+    super("QuantizedTensor", pointer, bytesOf(sizeOf(shape), code.bits, blocksize, nestedBlocksize));
+    this.#shape = shape;
     this.dtype = dtype;
     this.device = device;
     this.bits = code.bits;
@@ -97,35 +101,36 @@ export class QuantizedTensor extends Handle {
    *
    * @throws BnbError if a part's dtype, size or device does not fit the others; the message names it
    */
-  static fromParts({
-    codes,
-    absmax,
-    code,
-    blocksize,
-    shape,
-    dtype = "float32",
-    nested,
-  }: QuantizedParts): QuantizedTensor {
-    checkShape(shape, "QuantizedTensor.fromParts");
-    checkBlocksize(blocksize, "QuantizedTensor.fromParts");
-    if (nested) checkBlocksize(nested.blocksize, "QuantizedTensor.fromParts: nested");
+  static fromParts(parts: QuantizedParts): QuantizedTensor {
+    const me = signatures.fromParts;
+    const { codes, absmax, code, blocksize, shape, dtype = "float32", nested } = me.members(parts, "parts");
+    const to = me.shape(shape);
+    me.code(dtype, "dtype", floatDtypes);
+    me.whole(blocksize, "blocksize", 1);
+    const state2 = nested === undefined ? undefined : signatures.nested.members(nested, "nested");
     const pointer = native.bnb_quantized_from(
-      codes.pointer,
-      ...matrixOf(shape),
-      code.pointer,
+      me.tensor(codes, "codes"),
+      ...matrixOf(to),
+      me.codebook(code, "code"),
       size(blocksize),
-      absmax.pointer,
-      nested?.code.pointer ?? null,
-      size(nested?.blocksize ?? 0),
-      nested?.absmax.pointer ?? null,
-      nested?.offset ?? 0,
+      me.tensor(absmax, "absmax"),
+      state2 ? me.codebook(state2.code, "nested.code") : null,
+      size(state2 ? me.whole(state2.blocksize, "nested.blocksize", 1) : 0),
+      state2 ? me.tensor(state2.absmax, "nested.absmax") : null,
+      state2 ? me.finite(state2.offset, "nested.offset") : 0,
     );
-    return new QuantizedTensor(pointer, shape, dtype, codes.device, code, blocksize, nested?.blocksize ?? 0);
+    const blocks = state2?.blocksize ?? 0;
+    return new QuantizedTensor(me.made(pointer), to, dtype, codes.device, code, blocksize, blocks);
+  }
+
+  /** A copy of the dimensions of the tensor that the codes stand for. */
+  get shape(): Shape {
+    return this.#shape.slice();
   }
 
   /** The number of elements that the codes stand for. */
   get size(): number {
-    return sizeOf(this.shape);
+    return sizeOf(this.#shape);
   }
 
   /** Whether the scales are quantised too: upstream's `compress_statistics`. */
@@ -145,17 +150,12 @@ export class QuantizedTensor extends Handle {
 
   /** uint8 [bytes]: k-bit codes as one string of bits, the first bit of a byte its highest. Shares the memory. */
   get codes(): Tensor<"uint8"> {
-    return new Tensor(
-      native.bnb_quantized_part(this.pointer, parts.codes),
-      "uint8",
-      [codeBytes(this.size, this.bits)],
-      this.device,
-    );
+    return new Tensor(this.#part("codes"), "uint8", [codeBytes(this.size, this.bits)], this.device);
   }
 
   /** A scale for each block: float32, or its uint8 code where {@link nested}. Shares the memory. */
   get absmax(): Tensor<"float32"> | Tensor<"uint8"> {
-    const pointer = native.bnb_quantized_part(this.pointer, parts.absmax);
+    const pointer = this.#part("absmax");
     const shape = [Math.ceil(this.size / this.blocksize)];
     return this.nested
       ? new Tensor(pointer, "uint8", shape, this.device)
@@ -164,7 +164,7 @@ export class QuantizedTensor extends Handle {
 
   /** The 2^bits values that a code stands for. Upstream: `quant_map`. */
   get code(): Float32Array {
-    return this.#values(parts.code, 2 ** this.bits);
+    return this.#values("code", 2 ** this.bits);
   }
 
   /** The scales' own scales and codebook where they are quantised too, else undefined. Shares the memory. */
@@ -172,8 +172,8 @@ export class QuantizedTensor extends Handle {
     if (!this.nested) return undefined;
     const shape = [Math.ceil(Math.ceil(this.size / this.blocksize) / this.nestedBlocksize)];
     return {
-      absmax: new Tensor(native.bnb_quantized_part(this.pointer, parts.nestedAbsmax), "float32", shape, this.device),
-      code: this.#values(parts.nestedCode, 256),
+      absmax: new Tensor(this.#part("nestedAbsmax"), "float32", shape, this.device),
+      code: this.#values("nestedCode", 256),
       blocksize: this.nestedBlocksize,
     };
   }
@@ -183,9 +183,48 @@ export class QuantizedTensor extends Handle {
     return native.bnb_quantized_offset(this.pointer);
   }
 
-  #values(part: number, length: number): Float32Array {
-    using tensor = new Tensor(native.bnb_quantized_part(this.pointer, part), "float32", [length], this.device);
+  #part(part: keyof typeof numbers): NativePointer {
+    const me = signatures.part;
+    return me.made(native.bnb_quantized_part(me.quantized(this, "this"), numbers[part]));
+  }
+
+  #values(part: "code" | "nestedCode", length: number): Float32Array {
+    using tensor = new Tensor(this.#part(part), "float32", [length], this.device);
     return tensor.read();
+  }
+
+  /** `x · wᵀ + bias` with this weight [n, k], never written out whole: [..., n] of x [..., k], in x's dtype. */
+  matmul<D extends FloatDType>(x: Tensor<D>, options: MatmulOptions = {}): Tensor<D> {
+    const me = signatures.matmul;
+    return matmulQuantized(me, x, this, me.options(options));
+  }
+
+  /** A copy on another device. */
+  to(device: Device | DeviceName): QuantizedTensor {
+    const me = signatures.to;
+    const target = deviceOf(me, device);
+    using codes = this.codes;
+    using absmax = this.absmax;
+    const { state2 } = this;
+    using nested = state2?.absmax;
+    using movedCodes = codes.to(target);
+    using movedAbsmax = absmax.to(target);
+    using movedNested = nested?.to(target);
+    const { blocksize, dtype, offset } = this;
+    return QuantizedTensor.fromParts({
+      codes: movedCodes,
+      absmax: movedAbsmax,
+      code: this.quantType ? Codebook.named(this.quantType) : Codebook.from(this.code),
+      blocksize,
+      shape: this.#shape,
+      dtype,
+      nested: movedNested && {
+        absmax: movedNested,
+        code: Codebook.from(state2!.code),
+        blocksize: this.nestedBlocksize,
+        offset,
+      },
+    });
   }
 
   /** Resolves to this tensor when its device has done all that was asked of it, without blocking the event loop. */
@@ -197,7 +236,18 @@ export class QuantizedTensor extends Handle {
 
   override toString(): string {
     const nested = this.nested ? ", nested" : "";
-    return `QuantizedTensor(${this.quantType ?? `${this.bits}-bit`} ${format(this.shape)}, blocksize ${this.blocksize}${nested}, on ${this.device})`;
+    return `QuantizedTensor(${this.quantType ?? `${this.bits}-bit`} ${format(this.#shape)}, blocksize ${this.blocksize}${nested}, on ${this.device})`;
+  }
+
+  /** What JSON.stringify shows: what the tensor is. Its codes are not among it, nor any address. */
+  toJSON(): { quantType: QuantType | undefined; bits: number; shape: Shape; blocksize: number; device: string } {
+    const { quantType, bits, shape, blocksize, device } = this;
+    return { quantType, bits, shape, blocksize, device: device.kind };
+  }
+
+  /** What console.log shows. */
+  [inspect](): string {
+    return this.disposed ? `${this} disposed` : String(this);
   }
 }
 
@@ -213,8 +263,13 @@ function bytesOf(elements: number, bits: number, blocksize: number, nestedBlocks
   return codeBytes(elements, bits) + scales;
 }
 
-/** Checks a block size that crosses to C as a `size_t`, where a fraction or a negative number would be another number. */
-export function checkBlocksize(blocksize: number, what: string): void {
-  if (!Number.isSafeInteger(blocksize) || blocksize < 1)
-    throw new BnbError(`${what}: blocksize is ${blocksize}, expected a whole number of at least 1.`);
-}
+const signatures = {
+  fromParts: new Signature("QuantizedTensor.fromParts", {
+    options: ["codes", "absmax", "code", "blocksize", "shape", "dtype", "nested"],
+    native: { nested_code: "nested.code", nested_block: "nested.blocksize", nested_absmax: "nested.absmax" },
+  }),
+  nested: new Signature("QuantizedTensor.fromParts", { options: ["absmax", "code", "blocksize", "offset"] }),
+  part: new Signature("QuantizedTensor"),
+  matmul: new Signature("QuantizedTensor.matmul", { options: ["bias", "precision"] }),
+  to: new Signature("QuantizedTensor.to"),
+};

@@ -1,8 +1,8 @@
-// Owns root mean square normalisation. Checks, kernels and fallbacks are in csrc/ops/rms_norm.c.
+// Root mean square normalisation. Checks, kernels and fallbacks are in csrc/ops/rms_norm.c.
 import type { FloatDType } from "./dtype.ts";
-import { BnbError } from "./error.ts";
 import { native } from "./native.ts";
 import { format } from "./shape.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /** Options of {@link rmsNorm}. */
@@ -34,9 +34,19 @@ export interface RmsNormOptions {
  * @throws BnbError if the shapes, dtypes or devices do not fit
  */
 export function rmsNorm<D extends FloatDType>(x: Tensor<D>, weight: Tensor, options: RmsNormOptions = {}): Tensor<D> {
-  const { eps = 1e-6, offset = 0, residual, scale = 1 } = options;
-  if (weight.shape.length !== 1)
-    throw new BnbError(`rmsNorm: weight is ${format(weight.shape)}, expected one dimension, [d].`);
-  const pointer = native.bnb_rms_norm(x.pointer, residual?.pointer ?? null, scale, weight.pointer, offset, eps);
-  return new Tensor(pointer, x.dtype, x.shape, x.device);
+  const { eps = 1e-6, offset = 0, residual, scale = 1 } = me.options(options);
+  const [input, factor, added] = [me.tensor(x, "x"), me.tensor(weight, "weight"), me.tensorIf(residual, "residual")];
+  const { shape } = weight;
+  if (shape.length !== 1) throw me.fail(`weight is ${format(shape)}, expected one dimension, [d].`);
+  const pointer = native.bnb_rms_norm(
+    input,
+    added,
+    me.finite(scale, "scale"),
+    factor,
+    me.finite(offset, "offset"),
+    me.notNegative(eps, "eps"),
+  );
+  return new Tensor(me.made(pointer), x.dtype, x.shape, x.device);
 }
+
+const me = new Signature("rmsNorm", { options: ["eps", "offset", "residual", "scale"] });

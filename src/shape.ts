@@ -1,5 +1,4 @@
-// Owns shapes: n-dimensional for the user, rows × columns for the library.
-import { BnbError } from "./error.ts";
+// Shapes: n-dimensional for the user, rows × columns for the library.
 import { type NativePointer, size } from "./native.ts";
 
 /** The dimensions of a tensor, outermost first; `[]` is a scalar. */
@@ -18,15 +17,11 @@ export function matrixOf(shape: Shape): [rows: NativePointer, columns: NativePoi
   return [size(sizeOf(shape) / columns), size(columns)];
 }
 
-/** Checks a shape that a caller gave. @throws BnbError naming the dimension at fault */
-export function checkShape(shape: Shape, what: string): void {
-  for (const dimension of shape)
-    if (!Number.isSafeInteger(dimension) || dimension < 1)
-      throw new BnbError(
-        `${what}: shape is ${format(shape)}, expected whole numbers of at least 1 in every dimension.`,
-      );
-  if (!Number.isSafeInteger(sizeOf(shape)))
-    throw new BnbError(`${what}: shape is ${format(shape)}, which has more elements than can be counted.`);
+/** Whether two shapes are one. */
+export function sameShape(a: Shape, b: Shape): boolean {
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
 }
 
 /** `[2, 3]`, for messages. */

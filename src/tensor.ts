@@ -1,24 +1,26 @@
-// Owns dense tensors: made from typed arrays, read back into them, viewed, cast and moved.
-import { currentDevice, type Device } from "./device.ts";
+// Dense tensors: made from typed arrays, read back into them, viewed, cast and moved.
+import { currentDevice, type Device, type DeviceName, deviceOf } from "./device.ts";
 import {
   type ArrayOf,
+  arrayBytes,
   arrays,
   type DType,
   type DTypeOf,
   dtypeBytes,
-  dtypeCode,
   dtypeOfArray,
   type FloatDType,
   type TensorValues,
 } from "./dtype.ts";
-import { BnbError } from "./error.ts";
 import { Handle } from "./handle.ts";
-import { check, type NativePointer, native, size } from "./native.ts";
-import { checkShape, format, matrixOf, type Shape, sizeOf } from "./shape.ts";
+import { formatValues, inspect } from "./inspect.ts";
+import { dtypes, floatDtypes, type NativePointer, native, size } from "./native.ts";
+import { format, matrixOf, type Shape, sizeOf } from "./shape.ts";
+import { Signature, show } from "./signature.ts";
+import { type NestedNumbers, type Values, valuesOf } from "./values.ts";
 
 /** Where a new tensor goes: {@link currentDevice} by default. */
 export interface TensorOptions {
-  device?: Device;
+  device?: Device | DeviceName | undefined;
 }
 
 /**
@@ -36,20 +38,26 @@ export interface TensorOptions {
  */
 export class Tensor<D extends DType = DType> extends Handle {
   readonly dtype: D;
-  readonly shape: Shape;
   readonly device: Device;
+  readonly #shape: Shape;
 
-  /** @internal Takes over a native handle. @throws BnbError if that is null */
-  constructor(pointer: NativePointer | null, dtype: D, shape: Shape, device: Device) {
-    super(pointer, sizeOf(shape) * dtypeBytes(dtype));
+  /** @internal Takes over a native handle, and a shape that nobody changes. */
+  constructor(pointer: NativePointer, dtype: D, shape: Shape, device: Device) {
+    super("Tensor", pointer, sizeOf(shape) * dtypeBytes(dtype));
     this.dtype = dtype;
-    this.shape = shape;
+    this.#shape = shape;
     this.device = device;
+  }
+
+  /** A copy of the dimensions: to change it changes no tensor. */
+  get shape(): Shape {
+    return this.#shape.slice();
   }
 
   /**
    * A copy of `values`. Their type gives the dtype; with `dtype`, 32-bit values are rounded to it, and a Uint16Array holds
-   * the bit patterns of bfloat16. `shape` is `[values.length]` by default.
+   * the bit patterns of bfloat16. Plain arrays of numbers become float32, or the dtype that is named; they may be nested,
+   * and `shape` is what they have by default.
    *
    * @throws BnbError if values and shape disagree, or the values' type does not fit the dtype
    */
@@ -58,13 +66,9 @@ export class Tensor<D extends DType = DType> extends Handle {
     shape?: Shape,
     options?: TensorOptions & { dtype?: undefined },
   ): Tensor<DTypeOf<A>>;
-  static from(
-    values: readonly number[],
-    shape?: Shape,
-    options?: TensorOptions & { dtype?: undefined },
-  ): Tensor<"float32">;
+  static from(values: NestedNumbers, shape?: Shape, options?: TensorOptions & { dtype?: undefined }): Tensor<"float32">;
   static from<D extends FloatDType>(
-    values: Float32Array | readonly number[],
+    values: Float32Array,
     shape: Shape | undefined,
     options: TensorOptions & { dtype: D },
   ): Tensor<D>;
@@ -73,62 +77,61 @@ export class Tensor<D extends DType = DType> extends Handle {
     shape: Shape | undefined,
     options: TensorOptions & { dtype: D },
   ): Tensor<D>;
+  static from<D extends DType>(
+    values: NestedNumbers,
+    shape: Shape | undefined,
+    options: TensorOptions & { dtype: D },
+  ): Tensor<D>;
   static from(
-    values: TensorValues | readonly number[],
+    values: TensorValues | NestedNumbers,
     shape?: Shape,
     options: TensorOptions & { dtype?: DType | undefined } = {},
   ): Tensor {
-    const typed = Array.isArray(values) ? Float32Array.from(values) : (values as TensorValues);
-    const held = dtypeOfArray(typed);
-    const { dtype = held, device = currentDevice() } = options;
-    if (held === undefined || dtype === undefined)
-      throw new BnbError(
-        `Tensor.from: values is ${nameOf(typed)}, expected an array of numbers or one of ${arrayNames}.`,
-      );
-    if (held === "bfloat16" && options.dtype === undefined)
-      throw new BnbError('Tensor.from: a Uint16Array holds bit patterns: say so with { dtype: "bfloat16" }.');
-    const rounded = held === "float32" && dtype !== held;
-    if (
-      rounded
-        ? dtype !== "float16" && dtype !== "bfloat16"
-        : dtypeCode(dtype, "Tensor.from") !== dtypeCode(held, "Tensor.from")
-    )
-      throw new BnbError(`Tensor.from: a ${nameOf(typed)} can't become ${dtype}: give a ${arrays[dtype].name}.`);
-
-    const to = shape ?? [typed.length];
-    checkShape(to, "Tensor.from");
-    if (sizeOf(to) !== typed.length)
-      throw new BnbError(
-        `Tensor.from: shape ${format(to)} has ${sizeOf(to)} elements, but values has ${typed.length}.`,
-      );
-    const made = Tensor.#of(typed, held, to, device);
-    if (!rounded) return made;
-    using wide = made;
-    return wide.cast(dtype as FloatDType);
+    const me = signatures.from;
+    const { dtype, device: where = currentDevice() } = me.options(options);
+    const given = shape === undefined ? undefined : me.shape(shape);
+    if (dtype !== undefined) me.code(dtype, "dtype", dtypes);
+    const device = deviceOf(me, where);
+    return Tensor.#from(valuesOf(me, values, "values", dtype), given, dtype, device);
   }
 
-  static #of(values: TensorValues, dtype: DType, shape: Shape, device: Device): Tensor {
-    const pointer = native.bnb_tensor_from(
-      device.pointer,
-      dtypeCode(dtype, "Tensor.from"),
-      ...matrixOf(shape),
-      values,
-      size(values.byteLength),
-    );
-    return new Tensor(pointer, dtype, shape, device);
+  static #from(
+    { array, dtype: held, shape }: Values,
+    given: Shape | undefined,
+    dtype: DType | undefined,
+    device: Device,
+  ) {
+    const me = signatures.from;
+    const to = given ?? shape;
+    if (held === "bfloat16" && dtype === undefined)
+      throw me.fail('values is a Uint16Array, which holds bit patterns: say so with { dtype: "bfloat16" }.');
+    const rounded = held === "float32" && (dtype === "float16" || dtype === "bfloat16");
+    if (dtype !== undefined && dtype !== held && !rounded)
+      throw me.fail(`values is a ${arrays[held].name}, which can't become ${dtype}: give a ${arrays[dtype].name}.`);
+    if (sizeOf(to) !== sizeOf(shape))
+      throw me.fail(`shape ${format(to)} has ${sizeOf(to)} elements, but values has ${sizeOf(shape)}.`);
+    if (sizeOf(shape) === 0) throw me.fail("values is empty, expected at least one number.");
+    const bytes = size(arrayBytes(array));
+    const pointer = native.bnb_tensor_from(me.device(device), dtypes[held], ...matrixOf(to), array, bytes);
+    const made = new Tensor(me.made(pointer), held, to, device);
+    if (!rounded) return made;
+    using wide = made;
+    return wide.cast(dtype);
   }
 
   /** A tensor of zeros. */
   static zeros<D extends DType = "float32">(shape: Shape, options: TensorOptions & { dtype?: D } = {}): Tensor<D> {
-    const { dtype = "float32" as D, device = currentDevice() } = options;
-    checkShape(shape, "Tensor.zeros");
-    const pointer = native.bnb_tensor_zeros(device.pointer, dtypeCode(dtype, "Tensor.zeros"), ...matrixOf(shape));
-    return new Tensor(pointer, dtype, shape, device);
+    const me = signatures.zeros;
+    const { dtype = "float32" as D, device: where = currentDevice() } = me.options(options);
+    const to = me.shape(shape);
+    const code = me.code(dtype, "dtype", dtypes);
+    const device = deviceOf(me, where);
+    return new Tensor(me.made(native.bnb_tensor_zeros(me.device(device), code, ...matrixOf(to))), dtype, to, device);
   }
 
   /** The number of elements. */
   get size(): number {
-    return sizeOf(this.shape);
+    return sizeOf(this.#shape);
   }
 
   /** The size of the elements in memory. */
@@ -138,8 +141,9 @@ export class Tensor<D extends DType = DType> extends Handle {
 
   /** Waits for the device, then copies the elements out. @throws BnbError if the device failed on the way */
   read(): ArrayOf[D] {
+    const me = signatures.read;
     const values = new arrays[this.dtype](this.size) as ArrayOf[D];
-    check(native.bnb_tensor_read(this.pointer, values as TensorValues, size(values.byteLength)));
+    me.check(native.bnb_tensor_read(me.tensor(this, "this"), values as TensorValues, size(values.byteLength)));
     return values;
   }
 
@@ -152,29 +156,58 @@ export class Tensor<D extends DType = DType> extends Handle {
 
   /** Replaces the elements, after the work that still uses the old ones. */
   write(values: ArrayOf[D]): void {
-    if (!(values instanceof arrays[this.dtype]))
-      throw new BnbError(
-        `Tensor.write: values is ${nameOf(values)}, expected a ${arrays[this.dtype].name} for ${this.dtype}.`,
-      );
-    check(native.bnb_tensor_write(this.pointer, values as TensorValues, size(values.byteLength)));
+    const me = signatures.write;
+    if (dtypeOfArray(values) !== this.dtype)
+      throw me.wrong("values", values, `a ${arrays[this.dtype].name} for ${this.dtype}`);
+    me.check(native.bnb_tensor_write(me.tensor(this, "this"), values as TensorValues, size(arrayBytes(values))));
   }
 
   /** A copy in another float dtype, rounded to nearest even. @throws BnbError if either dtype is an integer one */
   cast<To extends FloatDType>(dtype: To): Tensor<To> {
-    return new Tensor(native.bnb_cast(this.pointer, dtypeCode(dtype, "Tensor.cast")), dtype, this.shape, this.device);
+    return this.castAs(signatures.cast, dtype);
+  }
+
+  /** @internal {@link cast} under another function's name. */
+  castAs<To extends FloatDType>(me: Signature, dtype: To): Tensor<To> {
+    const code = me.code(dtype, "dtype", floatDtypes);
+    return new Tensor(me.made(native.bnb_cast(me.tensor(this, "this"), code)), dtype, this.#shape, this.device);
   }
 
   /** The same memory under another shape. One dimension may be -1: what is left over. */
   reshape(shape: Shape): Tensor<D> {
-    const known = sizeOf(shape.filter((dimension) => dimension !== -1));
-    const full = shape.map((dimension) => (dimension === -1 ? this.size / known : dimension));
-    checkShape(full, "Tensor.reshape");
-    return new Tensor(native.bnb_tensor_reshape(this.pointer, ...matrixOf(full)), this.dtype, full, this.device);
+    const me = signatures.reshape;
+    const full = this.#filled(shape);
+    const pointer = native.bnb_tensor_reshape(me.tensor(this, "this"), ...matrixOf(full));
+    return new Tensor(me.made(pointer), this.dtype, full, this.device);
+  }
+
+  /** A shape whose -1 has become what is left over. */
+  #filled(shape: unknown): Shape {
+    const me = signatures.reshape;
+    if (!Array.isArray(shape)) throw me.wrong("shape", shape, "an array of dimensions, such as [2, -1]");
+    const given: unknown[] = Array.from({ length: shape.length }, (_, i) => shape[i]);
+    const free = given.indexOf(-1);
+    const full = free < 0 ? me.shape(given) : this.#fitted(given, free);
+    if (sizeOf(full) === this.size) return full;
+    throw me.fail(`shape is ${format(full)}, which does not have the ${this.size} elements of ${format(this.#shape)}.`);
+  }
+
+  #fitted(given: readonly unknown[], free: number): Shape {
+    const me = signatures.reshape;
+    const known = me.shape(given.with(free, 1));
+    const rest = this.size / sizeOf(known);
+    if (Number.isInteger(rest)) return known.with(free, rest);
+    throw me.fail(
+      `shape is ${show(given)}, but the ${this.size} elements of ${format(this.#shape)} leave no whole number for the -1.`,
+    );
   }
 
   /** A copy on another device. */
-  to(device: Device): Tensor<D> {
-    return new Tensor(native.bnb_tensor_to(this.pointer, device.pointer), this.dtype, this.shape, device);
+  to(device: Device | DeviceName): Tensor<D> {
+    const me = signatures.to;
+    const target = deviceOf(me, device);
+    const pointer = native.bnb_tensor_to(me.tensor(this, "this"), me.device(target));
+    return new Tensor(me.made(pointer), this.dtype, this.#shape, target);
   }
 
   /** Resolves to this tensor when its device has done all that was asked of it, without blocking the event loop. */
@@ -185,14 +218,30 @@ export class Tensor<D extends DType = DType> extends Handle {
   }
 
   override toString(): string {
-    return `Tensor(${this.dtype} ${format(this.shape)} on ${this.device})`;
+    return `Tensor(${this.dtype} ${format(this.#shape)} on ${this.device})`;
+  }
+
+  /** What JSON.stringify shows: what the tensor is. Its values are not among it, nor any address. */
+  toJSON(): { dtype: D; shape: Shape; device: string } {
+    return { dtype: this.dtype, shape: this.shape, device: this.device.kind };
+  }
+
+  /** What console.log shows: what the tensor is, and its values, or the first and last of them. Waits as read() does. */
+  [inspect](): string {
+    if (this.disposed) return `${this} disposed`;
+    const isFloat = Object.hasOwn(floatDtypes, this.dtype);
+    const values = isFloat ? this.readFloat32() : (this.read() as Int32Array);
+    const text = formatValues(values, this.#shape);
+    return `${this}${text.includes("\n") ? "\n" : " "}${text}`;
   }
 }
 
-const arrayNames = Object.values(arrays)
-  .map((array) => array.name)
-  .join(", ");
-
-function nameOf(value: unknown): string {
-  return (value as object | null | undefined)?.constructor?.name ?? String(value);
-}
+const signatures = {
+  from: new Signature("Tensor.from", { options: ["dtype", "device"], native: { data: "values" } }),
+  zeros: new Signature("Tensor.zeros", { options: ["dtype", "device"] }),
+  read: new Signature("Tensor.read"),
+  write: new Signature("Tensor.write", { native: { data: "values" } }),
+  cast: new Signature("Tensor.cast", { native: { x: "the tensor" } }),
+  reshape: new Signature("Tensor.reshape"),
+  to: new Signature("Tensor.to"),
+};

@@ -1,7 +1,7 @@
-// Owns the largest elements of rows, a mixture's choice of experts by them, and what experts give back. Checks, kernels and
+// The largest elements of rows, a mixture's choice of experts by them, and what experts give back. Checks, kernels and
 // fallbacks are in csrc/ops/topk.c and scatter_add.c.
-import { BnbError } from "./error.ts";
-import { check, native, size } from "./native.ts";
+import { type NativePointer, native, size } from "./native.ts";
+import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /** The largest elements of rows: `count` for each, largest first. */
@@ -27,9 +27,9 @@ export interface Largest {
  * @throws BnbError for another count or dtype
  */
 export function topK(x: Tensor, count: number): Largest {
-  checkCount(count, "topK");
-  using chosen = new Tensor(native.bnb_topk(x.pointer, size(count)), "int32", [rowsOf(x), 2 * count], x.device);
-  return split(chosen, count);
+  const me = signatures.topK;
+  const input = me.tensor(x, "x");
+  return split(me, x, native.bnb_topk(input, size(me.whole(count, "count", 1))), count);
 }
 
 /**
@@ -47,10 +47,10 @@ export function topK(x: Tensor, count: number): Largest {
  * @throws BnbError as {@link topK}
  */
 export function route(x: Tensor, count: number, options: { normalised?: boolean | undefined } = {}): Largest {
-  checkCount(count, "route");
-  const pointer = native.bnb_route(x.pointer, size(count), Number(options.normalised ?? false));
-  using chosen = new Tensor(pointer, "int32", [rowsOf(x), 2 * count], x.device);
-  return split(chosen, count);
+  const me = signatures.route;
+  const { normalised = false } = me.options(options);
+  const [input, flag] = [me.tensor(x, "x"), Number(me.boolean(normalised, "normalised"))];
+  return split(me, x, native.bnb_route(input, size(me.whole(count, "count", 1)), flag), count);
 }
 
 /**
@@ -71,19 +71,16 @@ export function route(x: Tensor, count: number, options: { normalised?: boolean 
  * @throws BnbError if shapes, dtypes or devices do not fit, or (on the CPU) a row is none of y's
  */
 export function scatterAdd(y: Tensor, x: Tensor, rows: Tensor<"int32">, weights: Tensor<"float32">): void {
-  check(native.bnb_scatter_add(y.pointer, x.pointer, rows.pointer, weights.pointer));
-}
-
-const rowsOf = (x: Tensor) => x.size / (x.shape.at(-1) ?? 1);
-
-function checkCount(count: number, what: string): void {
-  if (!Number.isSafeInteger(count) || count < 1)
-    throw new BnbError(`${what}: count is ${count}, expected a whole number of at least 1.`);
+  const me = signatures.scatterAdd;
+  const [sum, added] = [me.tensor(y, "y"), me.tensor(x, "x")];
+  me.check(native.bnb_scatter_add(sum, added, me.tensor(rows, "rows"), me.tensor(weights, "weights")));
 }
 
 /** Each row is the indices, then the bits of the values. */
-function split(chosen: Tensor<"int32">, count: number): Largest {
-  const [rows, both] = [chosen.shape[0]!, chosen.read() as Int32Array<ArrayBuffer>];
+function split(me: Signature, x: Tensor, pointer: NativePointer | null, count: number): Largest {
+  const rows = x.size / (x.shape.at(-1) ?? 1);
+  using chosen = new Tensor(me.made(pointer), "int32", [rows, 2 * count], x.device);
+  const both = chosen.read() as Int32Array<ArrayBuffer>;
   const floats = new Float32Array(both.buffer);
   if (rows === 1) return { indices: both.slice(0, count), values: floats.slice(count) };
   const indices = new Int32Array(rows * count);
@@ -94,3 +91,9 @@ function split(chosen: Tensor<"int32">, count: number): Largest {
   }
   return { indices, values };
 }
+
+const signatures = {
+  topK: new Signature("topK"),
+  route: new Signature("route", { options: ["normalised"] }),
+  scatterAdd: new Signature("scatterAdd"),
+};

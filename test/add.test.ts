@@ -36,7 +36,7 @@ describe.each(testDevices)("on %s", (_, device) => {
     using integers = Tensor.from(new Int32Array(6), [2, 3], { device });
     expect(errorOf(() => add(a, b)).message).toBe("add: a is [2, 3] and b is [3, 2]: the shapes must match.");
     expect(errorOf(() => add(a, integers)).message).toContain("b is int32, expected float32");
-    expect(errorOf(() => add(a, a, { scale: Number.NaN })).message).toContain("scale is nan, expected a finite number");
-    expect(errorOf(() => scale(a, Number.POSITIVE_INFINITY)).message).toContain("scale is inf");
+    expect(errorOf(() => add(a, a, { scale: Number.NaN })).message).toContain("scale is NaN, expected a finite number");
+    expect(errorOf(() => scale(a, Number.POSITIVE_INFINITY)).message).toContain("factor is Infinity");
   });
 });

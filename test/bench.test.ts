@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { layerCases } from "../src/bench/cases.ts";
+import { ratio } from "../src/bench/index.ts";
 import { measureReads, readRate, shareOfLimit } from "../src/bench/limits.ts";
 import { type BenchRecord, compareRecords, loadRecord, saveRecord, schema } from "../src/bench/record.ts";
 
@@ -188,5 +189,57 @@ describe("the command", () => {
       told: true,
       stack: false,
     });
+  });
+});
+
+describe("ratio, of bunsandbytes/bench", () => {
+  test("calls both in turns, waits for promises and disposes of results", async () => {
+    let [a, b, disposed] = [0, 0, 0];
+    const disposable = { [Symbol.dispose]: () => void disposed++ };
+    const { ratio: found, range } = await ratio(
+      () => {
+        a++;
+        return disposable;
+      },
+      async () => {
+        b++;
+        await Bun.sleep(1);
+        return disposable;
+      },
+      { rounds: 3, milliseconds: 1 },
+    );
+    expect(Math.min(a, b)).toBeGreaterThanOrEqual(3);
+    expect(disposed).toBe(a + b);
+    expect(range[0]).toBeLessThanOrEqual(found);
+    expect(found).toBeLessThanOrEqual(range[1]);
+  });
+
+  test("refuses what is no number above 0, and passes on what a function throws", async () => {
+    const nothing = () => {};
+    expect(ratio(nothing, nothing, { rounds: Number.NaN })).rejects.toThrow("ratio: rounds is NaN");
+    expect(ratio(nothing, nothing, { milliseconds: 0 })).rejects.toThrow("ratio: milliseconds is 0");
+    const failing = () => {
+      throw new RangeError("mine");
+    };
+    expect(ratio(failing, nothing)).rejects.toThrow("mine");
+  });
+});
+
+describe("bench --devices", () => {
+  const bench = (...more: string[]) =>
+    Bun.spawnSync([process.execPath, main, "bench", "--filter", "64, 64", "--time", "1", ...more], { stderr: "pipe" });
+
+  test("times what is here, and says why another is not", () => {
+    const { exitCode, stdout } = bench("--devices", "cpu,cuda", "--json");
+    const { absent, devices } = JSON.parse(stdout.toString());
+    expect(exitCode).toBe(0);
+    expect(devices.cpu).toMatchObject([{ name: "matmul4bit 1 row, weight [64, 64]" }]);
+    expect(absent.length + Object.keys(devices).length).toBe(2);
+  });
+
+  test("refuses a kind that there is not", () => {
+    const { exitCode, stderr } = bench("--devices", "tpu");
+    expect(exitCode).not.toBe(0);
+    expect(stderr.toString()).toContain("Expected kinds out of cpu, metal, cuda");
   });
 });

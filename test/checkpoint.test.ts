@@ -5,9 +5,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
 import { inspectCheckpoint, verifyCheckpoint } from "../src/checkpoint/inspect.ts";
+import { storedPieces } from "../src/checkpoint/pieces.ts";
+import { fromStored } from "../src/checkpoint/steps.ts";
 import { dequantizeCheckpoint, quantizeCheckpoint } from "../src/checkpoint/transform.ts";
 import { writeSafetensors } from "../src/checkpoint/writer.ts";
-import { BnbError, checkpoint, type Int8Weight, type QuantizedTensor, type Tensor } from "../src/index.ts";
+import { BnbError, checkpoint, type Int8Weight, type QuantizedTensor, quantize4bit, Tensor } from "../src/index.ts";
 import { llamaDirectory, llamaShapes, weights } from "./models.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-checkpoint-"));
@@ -48,7 +50,11 @@ describe("shards", () => {
       /"x.weight": model-00001\S+ does not have it/,
       (map) => (map["x.weight"] = Object.values(map)[0]!),
     ],
-    ["a file that is missing", /its file none.safetensors is missing/, (map) => (map["x.weight"] = "none.safetensors")],
+    [
+      "a file that is missing",
+      /its file "none.safetensors" is missing/,
+      (map) => (map["x.weight"] = "none.safetensors"),
+    ],
     [
       "a file elsewhere",
       /names the file "..\/llama\/model.safetensors"/,
@@ -138,7 +144,9 @@ describe("transforming", () => {
     const tensors = [{ name: "fc.weight", dtype: "F32" as const, shape: [64, 64], bytes: bad }];
     await writeSafetensors(join(input, "model.safetensors"), tensors);
     const output = fresh();
-    await expect(quantizeCheckpoint(input, { output })).rejects.toThrow(/fc.weight: quantize: x\[3, 5\] is -?nan/);
+    await expect(quantizeCheckpoint(input, { output })).rejects.toThrow(
+      /fc.weight: quantizeBlockwise: x\[3, 5\] is -?nan/,
+    );
     await quantizeCheckpoint(input, { output }).catch(() => {});
     expect(existsSync(output)).toBe(false);
     expect(readdirSync(scratch).filter((name) => name.startsWith("."))).toEqual([]);
@@ -270,7 +278,7 @@ describe("verifying", () => {
   test("a sound checkpoint has no problems; one that its config.json contradicts has", async () => {
     const output = fresh();
     await quantizeCheckpoint(model, { output, quantType: "fp4" });
-    expect(await verifyCheckpoint(output)).toEqual({ tensors: 33, quantized: { fp4: 7 }, problems: [] });
+    expect(await verifyCheckpoint(output)).toEqual({ tensors: 12, quantized: { fp4: 7 }, problems: [] });
     const path = join(output, "config.json");
     const config = readFileSync(path, "utf8");
     writeFileSync(path, config.replace('"fp4"', '"nf4"'));
@@ -279,6 +287,53 @@ describe("verifying", () => {
     ]);
     writeFileSync(path, "{}");
     expect((await verifyCheckpoint(output)).problems[0]).toMatch(/has no quantization_config/);
+  });
+
+  /** A 4-bit weight of 64 elements, of which one part may be another. */
+  async function fourBit(parts: Record<string, ArrayBufferView> = {}): Promise<string> {
+    const path = `${fresh()}.safetensors`;
+    using w = quantize4bit(Tensor.from(weights(64), [8, 8]));
+    const tensors = checkpoint.toStateDict("w", w);
+    await writeSafetensors(
+      path,
+      tensors.map((tensor) => ({ ...tensor, bytes: parts[tensor.name.slice(2)] ?? tensor.bytes })),
+    );
+    return path;
+  }
+
+  test("a codebook that is not its type's, which bitsandbytes would not look at, is a problem, and refused", async () => {
+    expect((await verifyCheckpoint(await fourBit())).problems).toEqual([]);
+    const path = await fourBit({ quant_map: Float32Array.from({ length: 16 }, (_, i) => i / 16) });
+    expect((await verifyCheckpoint(path)).problems).toEqual([
+      expect.stringMatching(/^w.quant_map is not the codebook of nf4/),
+    ]);
+    using opened = openCheckpoint(path);
+    expect(() => checkpoint.loadWeight(opened, "w")).toThrow(
+      /w.quant_map is not the codebook of nf4; bitsandbytes would/,
+    );
+  });
+
+  test.each([-1, Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY, Number.NaN])(
+    "a scale of %p is a problem",
+    async (scale) => {
+      const { problems } = await verifyCheckpoint(await fourBit({ absmax: Float32Array.of(scale) }));
+      expect(problems.at(-1)).toBe("w has 1 scales in w.absmax that are negative, NaN or infinite.");
+    },
+  );
+
+  test("weights of every format come in pieces to the same verdict as whole", async () => {
+    for (const quantType of ["nf4", "int8", "nf3"] as const)
+      for (const doubleQuant of quantType === "int8" ? [false] : [false, true]) {
+        const output = fresh();
+        await quantizeCheckpoint(model, { output, quantType, doubleQuant });
+        using opened = openCheckpoint(output);
+        for (const stored of opened.quantized.values()) {
+          const pieces = storedPieces(stored, "float32");
+          const values = [...pieces.runs(pieces.unit)].flatMap((piece) => [...piece.read()]);
+          using whole = fromStored(stored, "float32").load();
+          expect(values).toEqual([...whole.read()]);
+        }
+      }
   });
 
   test("damage is an error that names the file", async () => {

@@ -1,8 +1,8 @@
 // The command line as its users meet it: exit status, streams, JSON, interruption.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, readdirSync, rmSync, truncateSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { writeSafetensors } from "../src/checkpoint/writer.ts";
 import { llamaDirectory, weights } from "./models.ts";
 
@@ -74,7 +74,6 @@ describe("exit status", () => {
     [0, ["--version"], /^\d+\.\d+\.\d+\n$/],
     [2, [], /Usage:/],
     [2, ["quantise"], /unknown command 'quantise'.*\n.*Did you mean quantize/],
-    [2, ["quantize", model], /required option '-o, --output <dir>' not specified/],
     [2, ["quantize", model, "-o", "x", "--quant-type", "q4"], /Allowed choices are nf4, fp4, int8/],
     [2, ["quantize", model, "-o", "x", "--blocksize", "63"], /Expected 32, 64/],
     [2, ["quantize", model, "-o", "x", "--scales", "best"], /Allowed choices are absmax, least-squares/],
@@ -91,14 +90,60 @@ describe("exit status", () => {
 
   test("3 for what is not supported, 1 for damage", async () => {
     const folder = fresh();
-    await writeSafetensors(join(scratch, "gpt2.safetensors"), []);
-    await llamaDirectory(folder);
-    await Bun.write(join(folder, "config.json"), '{"model_type": "gpt2"}');
+    await llamaDirectory(folder, { "h.0.c_attn.weight": [64, 192], "h.0.c_attn.bias": [192] });
+    await Bun.write(join(folder, "config.json"), '{"model_type": "unheard-of"}');
     expect(run("quantize", folder, "-o", fresh()).status).toBe(3);
     truncateSync(join(folder, "model.safetensors"), 1000);
     const damaged = run("verify", folder);
     expect(damaged.status).toBe(1);
     expect(damaged.err).toMatch(/model.safetensors.*damaged or incomplete/);
+  });
+});
+
+describe("where and what is written", () => {
+  test("without --output, here, under the input's name and the format", () => {
+    const here = fresh();
+    mkdirSync(here);
+    const ran = Bun.spawnSync([process.execPath, main, "quantize", model, "--quant-type", "fp4"], { cwd: here });
+    expect([ran.exitCode, readdirSync(here)]).toEqual([0, [`${basename(model)}-fp4`]]);
+  });
+
+  test("--best: blocks of 32, nested scales of least squares", () => {
+    const output = fresh();
+    expect(run("quantize", model, "-o", output, "--best").status).toBe(0);
+    expect(run("inspect", output).out).toMatch(/nf4\/32\+dq/);
+  });
+
+  test.each(["af4", "nf2", "nf3", "nf5", "nf6", "nf7", "dynamic"])(
+    "%s: sound, said to be ours, and not transformers'",
+    (type) => {
+      const output = fresh();
+      const ran = run("quantize", model, "-o", output, "--quant-type", type);
+      expect([ran.status, ran.err]).toEqual([0, expect.any(String)]);
+      expect(ran.out).toMatch(new RegExp(`transformers and bitsandbytes have no format ${type}`));
+      expect(run("verify", output)).toMatchObject({
+        status: 0,
+        out: expect.stringMatching(/is sound: .* 7 weights as blockwise/),
+      });
+      const config = JSON.parse(readFileSync(join(output, "config.json"), "utf8"));
+      expect(config.quantization_config).toEqual({ blocksize: 64, quant_method: "bunsandbytes", quant_type: type });
+    },
+  );
+
+  test("--json says of each tensor that stays why; a model of which much stays says what helps", () => {
+    const output = fresh();
+    const ran = run("quantize", model, "-o", output, "--json");
+    const { stays, notes, kept } = JSON.parse(ran.out);
+    expect(Object.keys(stays).length).toBe(kept);
+    expect(stays["lm_head.weight"]).toBe("the output head, which transformers keeps");
+    expect(notes).toEqual([]);
+    const large = fresh();
+    mkdirSync(large);
+    return llamaDirectory(large, { "model.embed_tokens.weight": [960, 64], "model.layers.0.fc.weight": [64, 64] }).then(
+      () => {
+        expect(run("quantize", large, "-o", fresh()).out).toMatch(/shrank by 1\.\d only: \d+ % .*--dtype bfloat16/);
+      },
+    );
   });
 });
 

@@ -115,10 +115,10 @@ describe("codebooks of the user's own", () => {
   });
 
   test.each([
-    ["empty", [], "values is empty"],
-    ["of too few", [1, 2], "8 bytes, expected 4, 8, 16, 32, 64, 128 or 256 floats"],
-    ["of a count between", Array.from({ length: 12 }, (_, i) => i), "48 bytes, expected 4, 8, 16"],
-    ["of too many", Array.from({ length: 512 }, (_, i) => i), "2048 bytes, expected 4, 8, 16"],
+    ["empty", [], "values has 0 numbers"],
+    ["of too few", [1, 2], "values has 2 numbers, expected 4, 8, 16, 32, 64, 128 or 256"],
+    ["of a count between", Array.from({ length: 12 }, (_, i) => i), "12 numbers, expected 4, 8, 16"],
+    ["of too many", Array.from({ length: 512 }, (_, i) => i), "512 numbers, expected 4, 8, 16"],
     ["with a NaN", Array.from({ length: 16 }, (_, i) => (i === 5 ? Number.NaN : i)), "values[5] is nan"],
     [
       "with an infinity",
@@ -130,13 +130,23 @@ describe("codebooks of the user's own", () => {
   });
 
   test("maps whose bits do not add up are refused", () => {
-    expect(errorOf(() => createDynamicMap(true, 9, 8)).message).toContain("max_exponent_bits is 9, expected 1 to 7");
-    expect(errorOf(() => createDynamicMap(true, 7, 9)).message).toContain("total_bits is 9, expected 2 to 8");
-    expect(errorOf(() => createLinearMap(true, 1)).message).toContain("total_bits is 1, expected 2 to 8");
-    expect(errorOf(() => createFp8Map(true, 5, 3, 8)).message).toContain("5 exponent and 3 precision bits");
+    expect(errorOf(() => createDynamicMap(true, 9, 8)).message).toContain(
+      "maxExponentBits is 9, expected a whole number from 1 to 8",
+    );
+    expect(errorOf(() => createDynamicMap(true, 7, 9)).message).toContain(
+      "totalBits is 9, expected a whole number from 2 to 8",
+    );
+    expect(errorOf(() => createLinearMap(true, 1)).message).toContain(
+      "totalBits is 1, expected a whole number from 2 to 8",
+    );
+    expect(errorOf(() => createFp8Map(true, 5, 3, 8)).message).toContain("exponentBits is 5 and precisionBits 3");
     for (const offset of [0, 0.4, 1, Number.NaN])
-      expect(errorOf(() => createNormalMap(offset)).message).toMatch(/offset is (?:0|0.4|1|-?nan), expected more than/);
-    expect(errorOf(() => createNormalMap(undefined, true, 9)).message).toContain("total_bits is 9, expected 2 to 8");
-    expect(errorOf(() => Codebook.named("nf7" as "nf4")).message).toContain('name is "nf7", expected nf4');
+      expect(errorOf(() => createNormalMap(offset)).message).toMatch(
+        /offset is (?:0|0.4|1|-?nan|NaN), expected a number of more than/,
+      );
+    expect(errorOf(() => createNormalMap(undefined, true, 9)).message).toContain(
+      "totalBits is 9, expected a whole number from 2 to 8",
+    );
+    expect(errorOf(() => Codebook.named("nf7" as "nf4")).message).toContain('name is "nf7", expected "nf4"');
   });
 });

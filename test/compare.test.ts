@@ -39,6 +39,6 @@ test("tensors that cannot be compared are refused", () => {
   using a = Tensor.from([1, 2, 3, 4], [2, 2]);
   using b = Tensor.from([1, 2, 3, 4], [4, 1]);
   using c = Tensor.from(Int8Array.of(1, 2, 3, 4), [2, 2]);
-  expect(() => compare(a, b)).toThrow(/b is \[4, 1\], expected \[2, 2\]/);
+  expect(() => compare(a, b)).toThrow(/a is \[2, 2\] and b is \[4, 1\]/);
   expect(() => compare(a, c)).toThrow(BnbError);
 });

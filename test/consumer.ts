@@ -73,6 +73,6 @@ export class Consumer implements Disposable {
 }
 
 /** The package's tarball, in a folder of the repository that is ignored. */
-export function packed(): string {
+export function packed(): Promise<string> {
   return makePackage(join(root, ".cache/package"), whole ? platforms : [hostPlatform()], whole);
 }

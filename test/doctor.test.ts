@@ -144,7 +144,11 @@ describe("a Bun that will not do", () => {
 
 test("a device that computes wrongly is told with its numbers", () => {
   // The activations of int8 products become int8 too, where the self-test asks for fp32.
-  const preload = replacing("src/int8_weight.ts", "matmulBlockwise(x, w.blockwise, options)", "matmul8bit(x, w)");
+  const preload = replacing(
+    "src/int8_weight.ts",
+    "matmulQuantized(me, x, weight, me.options(options))",
+    "matmul8bit(x, w)",
+  );
   expect(problems({}, ["--preload", preload])).toContainEqual(
     expect.stringMatching(
       /^cpu computes int8 wrongly: error 0\.0039 for 0\.0039, product error \de-\d\. Take another device/,
@@ -179,9 +183,20 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")(
         expect.stringMatching(/^metal leaves work to the CPU, .*quantize.*this fault was asked for.* report this\.$/),
       ]);
       const metal = devices.find((device: { kind: string }) => device.kind === "metal");
-      expect(metal.selfTest.map((test: { sound: boolean }) => test.sound)).toEqual([true, true, true]);
+      const [nf4, dynamic, int8] = metal.selfTest;
+      expect([nf4, dynamic]).toEqual([
+        { format: "nf4", onCpu: true },
+        { format: "8-bit dynamic", onCpu: true },
+      ]);
+      expect(int8).toMatchObject({ format: "int8", onCpu: false, sound: true });
       expect(metal.lacks.length).toBeGreaterThan(0);
       expect(metal.description).toMatch(/GPU family Apple\d+, [\d.]+ GB for one process, [\d.]+ GB in one buffer/);
+    }, 120_000);
+
+    test("and no figure of the CPU's stands beside metal's name", () => {
+      const { out } = run([], refusing());
+      expect(out).toMatch(/\nmetal +nf4 +on the CPU *\n/);
+      expect(out).toMatch(/\ncpu +nf4 +sound +0\./);
     }, 120_000);
 
     test("fails the self-test under BNB_STRICT=1", () => {

@@ -93,7 +93,7 @@ describe.each(testDevices)("on %s", (_, device) => {
     using w = Tensor.from(wave(4 * 8), [4, 8], { device });
     const at = (...values: number[]) => Tensor.from(Int32Array.from(values), [1, values.length], { device });
     expect(errorOf(() => embedding(at(3, 0, 4), w)).message).toBe(
-      "embedding: indices[0, 2] is 4, expected 0 to 3, a row of w",
+      "embedding: indices[0, 2] is 4, expected 0 to 3, a row of w.",
     );
     expect(errorOf(() => embedding(at(-1), quantize4bit(w))).message).toContain("indices[0, 0] is -1");
     using dy = Tensor.from(wave(8), [1, 1, 8], { device });

@@ -31,6 +31,11 @@ let program: string;
 
 /** Compiles a source of the consumer's folder with `bun build --compile`. */
 function compile(source: string, outfile: string, ...flags: string[]): string {
+  const safe = ["--no-compile-autoload-dotenv", "--no-compile-autoload-bunfig"];
+  return compileAs(source, outfile, [...safe, ...flags]);
+}
+
+function compileAs(source: string, outfile: string, flags: readonly string[]): string {
   const path = join(consumer.folder, outfile);
   // With this process's environment, in which Bun finds its cache of the runtimes of other platforms.
   const command = [process.execPath, "build", "--compile", source, "--outfile", path, ...flags];
@@ -52,8 +57,8 @@ function expectRight({ status, out, err }: Ran): void {
   expect(out).toMatch(rightOutput);
 }
 
-beforeAll(() => {
-  consumer = new Consumer(packed());
+beforeAll(async () => {
+  consumer = new Consumer(await packed());
   writeFileSync(join(consumer.folder, "linear.ts"), seeded + readFileSync(`${root}/examples/linear.ts`, "utf8"));
   copyFileSync(`${root}/examples/quantize.ts`, join(consumer.folder, "quantize.ts"));
   const devices =
@@ -124,6 +129,17 @@ test("takes the library that BNB_LIBRARY names before its own", () => {
   const { status, err } = spawn([program], "/", { BNB_LIBRARY: "/no/such.so" });
   expect(status).toBe(1);
   expect(err).toContain("BNB_LIBRARY names /no/such.so, which does not exist. Unset it");
+});
+
+test("runs no code of the folder in which it is started, nor does one that was compiled without the options for that", () => {
+  const stranger = folder("stranger", 0o700);
+  writeFileSync(join(stranger, "model.so"), "no library");
+  writeFileSync(join(stranger, ".env"), "BNB_LIBRARY=./model.so\nBNB_DEVICE=none\n");
+  writeFileSync(join(stranger, "preload.js"), "console.log('preloaded');");
+  writeFileSync(join(stranger, "bunfig.toml"), 'preload = ["./preload.js"]\n');
+  expectRight(spawn([program], stranger));
+  rmSync(join(stranger, "bunfig.toml")); // which only the options keep Bun from
+  expectRight(spawn([compileAs("linear.ts", "unsafe", [])], stranger));
 });
 
 /** A user whom the system does not know: he has no home. */
@@ -239,6 +255,16 @@ test("macOS' refusal of a library signed by another team names the entitlement, 
   expect(entitlement).toBe("com.apple.security.cs.disable-library-validation");
   const page = readFileSync(join(root, /docs\/\w+\.md/.exec(message)![0]), "utf8");
   expect(page).toContain(`<key>${entitlement}</key>\n  <true/>`);
+});
+
+test.each([
+  "Error loading shared library ld-linux-x86-64.so.2: No such file or directory (needed by /tmp/libbunsandbytes.so)",
+  "Error relocating /tmp/libbunsandbytes.so: __memcpy_chk: symbol not found",
+])("musl's refusal, as of Alpine, says that glibc is needed: %s", (said) => {
+  const { message, code } = refusedByLoader("/tmp/libbunsandbytes.so", new Error(said));
+  expect(code).toBe("unsupported");
+  expect(message).toContain("needs glibc");
+  expect(message).toContain("oven/bun:debian");
 });
 
 test.each([["--minify"], ["--bytecode"]])("compiles with %s", (flag) => {

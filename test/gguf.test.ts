@@ -9,6 +9,7 @@ import { openSafetensors } from "../src/checkpoint/safetensors.ts";
 import { convertGguf } from "../src/checkpoint/transform.ts";
 import { BnbError, currentDevice, type FloatDType, Tensor } from "../src/index.ts";
 import { dtypes, native, size } from "../src/native.ts";
+import { Signature } from "../src/signature.ts";
 import {
   f32,
   type GgufTensorSpec,
@@ -35,7 +36,7 @@ function expand(type: number, rows: number, columns: number, data: Uint8Array, d
     size(data.length),
     dtypes[dtype],
   );
-  return new Tensor(pointer, dtype, [rows, columns], currentDevice());
+  return new Tensor(new Signature("expand").made(pointer), dtype, [rows, columns], currentDevice());
 }
 
 describe("blocks", () => {

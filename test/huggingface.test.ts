@@ -30,8 +30,8 @@ describe("modules", () => {
     expect([...weights].length).toBe(7);
     expect([...weights].every((name) => name.includes("_proj"))).toBe(true);
     expect(Object.fromEntries(kept)).toEqual({
-      "lm_head.weight": "output head",
-      "model.embed_tokens.weight": "embedding",
+      "lm_head.weight": "the output head, which transformers keeps",
+      "model.embed_tokens.weight": "an embedding, which bitsandbytes does not replace",
     });
     expect(skipModules).toBeUndefined();
   });
@@ -105,12 +105,44 @@ describe("modules", () => {
     expect(chooseModules(names.map(matrix), {}, ["fc1"]).skipModules).toEqual(["fc1", "lm_head"]);
   });
 
-  test("T5 keeps wo; GPT-2's transposed weights are refused; a bad pattern is named", () => {
+  test("T5 keeps wo; a bad pattern is named", () => {
     expect(chosen(["a.wi.weight", "a.wo.weight"], { model_type: "t5" })).toEqual(["a.wi"]);
-    expect(() => chosen(["h.0.c_attn.weight"], { model_type: "gpt2" })).toThrow(
-      /gpt2 models store Linear weights transposed/,
-    );
     expect(() => chosen(["a.weight"], {}, ["("])).toThrow(/skip "\(" is no regular expression/);
+  });
+});
+
+describe("skip", () => {
+  const names = ["model.layers.10.mlp.up_proj.weight", `${"a".repeat(60)}!.weight`];
+  test.each([
+    "(a+)+",
+    "(a|a)*b",
+    "(a|aa)+$",
+    "([a-z]+)*",
+    ".*.*.*.*x",
+    "(?=a+)a",
+    "(a)\\1",
+    "a{60}",
+    "(a?){30}",
+    "(?:a?b?)+",
+    "a?".repeat(30),
+  ])("%s, which can take for ever, is refused", (pattern) => {
+    expect(() => chosen(names, {}, [pattern])).toThrow(/skip .* which can take for ever: give several simpler ones/);
+  });
+
+  test.each([
+    "model.layers.10",
+    "layers\\.\\d+\\.mlp",
+    "model.*up_proj",
+    "model\\.(layers|blocks)\\.1?0",
+    "[a(b*]+",
+    "(?:up|down)_proj",
+  ])("%s is taken", (pattern) => {
+    expect(() => chosen(names, {}, [pattern])).not.toThrow();
+  });
+
+  test("what is no regular expression is named, and so is a name beyond all measure", () => {
+    expect(() => chosen(names, {}, ["("])).toThrow(/skip "\(" is no regular expression/);
+    expect(() => chosen([`${"a".repeat(501)}.weight`], {}, ["b"])).toThrow(/a name of 501 characters/);
   });
 });
 
@@ -166,6 +198,24 @@ describe("config.json", () => {
       expect(() => readConfig(scratch)).toThrow(join(scratch, "config.json"));
     }
     expect(dumps(parsePreserving("[1.50]"))).toBe("[1.50]");
+    for (const config of [
+      '{"model_type": {"toString": 1}}',
+      '{"dtype": ["float16"]}',
+      '{"quantization_config": {"quant_method": []}}',
+    ]) {
+      writeFileSync(join(scratch, "config.json"), config);
+      expect(() => readConfig(scratch)).toThrow(/config.json: its \w+ is .*, expected text/);
+    }
+    writeFileSync(join(scratch, "config.json"), '{"quantization_config": "nf4"}');
+    expect(() => readConfig(scratch)).toThrow(/its quantization_config is not an object/);
+  });
+
+  test("Infinity, NaN and numbers beyond doubles are read, and written again, as Python does", () => {
+    const text = '{"a": [Infinity, -Infinity, NaN, 1e400], "b": "NaN"}';
+    writeFileSync(join(scratch, "config.json"), text);
+    expect(dumps(readConfig(scratch)!)).toBe(text);
+    for (const bad of ["infinity", "+Infinity", "-NaN", "Infinityx", "nan"])
+      expect(() => parsePreserving(`{"a": ${bad}}`)).toThrow(SyntaxError);
   });
 });
 

@@ -158,7 +158,7 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect(errorOf(() => linearBackwardWeight(dy, w)).message).toContain("all dimensions but the last must match");
     expect(errorOf(() => linearBackward(bytes as unknown as Tensor<"float32">, w)).message).toContain("dy is int8");
     expect(errorOf(() => linearBackwardWeight(dy, linear(dy, dy), { dtype: "int8" as FloatDType })).message).toContain(
-      "dtype is int8",
+      'dtype is "int8"',
     );
     using cube = quantize4bit(Tensor.from(wave(2 * 4 * 64), [2, 4, 64], { device }));
     expect(errorOf(() => matmul4bitBackward(dy, cube)).message).toContain("expected two dimensions");

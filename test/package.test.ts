@@ -13,15 +13,15 @@ const example = /```ts\n([\s\S]*?)```/.exec(readme)![1]!;
 const ownPlatforms = whole ? platforms : [hostPlatform()];
 
 let tarball: string;
-beforeAll(() => {
-  tarball = packed();
+beforeAll(async () => {
+  tarball = await packed();
 }, 300_000);
 
 test("its size is below 5 MB, with nothing in it but what runs and what explains", async () => {
   expect(Bun.file(tarball).size).toBeLessThan(5e6);
   const { stdout } = Bun.spawnSync(["tar", "tzf", tarball]);
   const files = stdout.toString().trim().split("\n").sort();
-  const code = files.filter((file) => /^package\/src\/[\w/-]+(\.js|\.d\.ts)$/.test(file));
+  const code = files.filter((file) => /^package\/src\/[\w/-]+(\.js|\.d\.ts|\.json|\.node\.c?js)$/.test(file));
   const libraries = ownPlatforms.map(({ name, file }) => `package/lib/${name}/${file}`);
   const texts = ["CHANGELOG.md", "LICENSE", "README.md", "package.json"].map((file) => `package/${file}`);
   expect(files).toEqual([...code, ...libraries, ...texts].sort());
@@ -87,6 +87,26 @@ describe.each([["bun", [process.execPath, "install"]], ...(npm ? [["npm", [npm, 
       );
     });
 
+    const node = Bun.which("node");
+    test.skipIf(!node)("Node gets a sentence, whatever it asks for and however", () => {
+      const programs = [
+        'import { Tensor, nn, version } from "bunsandbytes";',
+        'import * as all from "bunsandbytes";',
+        'await import("bunsandbytes");',
+        'import { ratio } from "bunsandbytes/bench";',
+        'import { createRequire } from "node:module"; createRequire(import.meta.url)("bunsandbytes");',
+      ];
+      for (const program of programs) {
+        writeFileSync(join(consumer.folder, "node.mjs"), program);
+        const { status, err } = consumer.run([node!, "node.mjs"]);
+        expect([program, status, /Error: (.+)\n/.exec(err)?.[1]]).toEqual([
+          program,
+          1,
+          expect.stringContaining("bunsandbytes runs in Bun"),
+        ]);
+      }
+    });
+
     test("every library is for its platform, and whole", () => {
       const libraries = ownPlatforms.map(({ name, file }) =>
         inspectExecutable(join(consumer.folder, "node_modules/bunsandbytes/lib", name, file)),
@@ -95,18 +115,25 @@ describe.each([["bun", [process.execPath, "install"]], ...(npm ? [["npm", [npm, 
       for (const { bytes, bytesPromised } of libraries) expect(bytes).toBeGreaterThanOrEqual(bytesPromised);
     });
 
-    // Which takes all platforms' libraries, since it may run on any: bun run test:package.
-    test.skipIf(!whole)("a bundle, beside which Bun puts the library, finds it from any folder", () => {
-      const bundle = consumer.run([process.execPath, "build", "--target=bun", "example.ts", "--outdir", "out"]);
-      expect(bundle.status).toBe(0);
-      const { status, out } = consumer.run([
-        process.execPath,
-        "-e",
-        `process.chdir("/"); await import("${consumer.folder}/out/example.js")`,
-      ]);
-      expect(status).toBe(0);
-      expect(out).toContain("Float32Array(4096)");
-    });
+    // Told which platform it is for, since the package here may have the library of this one alone.
+    const here = [`process.platform="${process.platform}"`, `process.arch="${process.arch}"`];
+    test.each([[""], ["--format=cjs"], ["--bytecode"]])(
+      "a bundle %s finds the library beside it, from any folder",
+      (flag) => {
+        const small = 'import { Tensor } from "bunsandbytes"; console.log(Tensor.from([1, 2]).read());';
+        writeFileSync(join(consumer.folder, "small.ts"), small);
+        const flags = [...here.flatMap((constant) => ["--define", constant]), ...(flag ? [flag] : [])];
+        const build = [process.execPath, "build", "--target=bun", "small.ts", "--outdir", "out", ...flags];
+        const bundle = consumer.run(build);
+        expect(bundle).toMatchObject({ status: 0 });
+        consumer.hidden(() => {
+          const program = `process.chdir("/"); await import("${consumer.folder}/out/small.js")`;
+          const { status, out, err } = consumer.run([process.execPath, "-e", program]);
+          expect({ status, err, out: out.trim() }).toEqual({ status: 0, err: "", out: "Float32Array(2) [ 1, 2 ]" });
+        });
+        rmSync(join(consumer.folder, "out"), { recursive: true });
+      },
+    );
 
     test("without its library the package says what to do", () => {
       rmSync(join(consumer.folder, "node_modules/bunsandbytes/lib"), { recursive: true });

@@ -322,7 +322,7 @@ describe.each(testDevices)("on %s", (_, device) => {
       expect(errorOf(() => dequantize4bit(q, { dtype: "float64" as "float32" })).message).toContain(
         'dtype is "float64"',
       );
-      expect(errorOf(() => dequantize4bit(q, { dtype: "int8" as "float32" })).message).toContain("dtype is int8");
+      expect(errorOf(() => dequantize4bit(q, { dtype: "int8" as "float32" })).message).toContain('dtype is "int8"');
     });
 
     test("parts that do not fit", () => {
@@ -348,10 +348,10 @@ describe.each(testDevices)("on %s", (_, device) => {
       const nested = { absmax: parts.absmax, code: Codebook.named("dynamic"), blocksize: 256, offset: 0 };
       expect(message({ nested })).toContain("absmax is float32 [1, 2], expected uint8");
       const codes = Tensor.from(new Uint8Array(2), [2], { device });
-      expect(message({ absmax: codes, nested })).toContain("nested_absmax is float32 [1, 2], expected float32 with 1");
-      expect(message({ absmax: codes, nested: { ...nested, offset: Number.NaN } })).toContain("offset is nan");
+      expect(message({ absmax: codes, nested })).toContain("nested.absmax is float32 [1, 2], expected float32 with 1");
+      expect(message({ absmax: codes, nested: { ...nested, offset: Number.NaN } })).toContain("offset is NaN");
       expect(message({ absmax: codes, nested: { ...nested, code: Codebook.named("nf4") } })).toContain(
-        "nested_code has 16 values",
+        "nested.code has 16 values",
       );
     });
   });

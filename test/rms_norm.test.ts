@@ -1,7 +1,7 @@
 // Owns the tests of RMS normalisation, against float64.
 import { describe, expect, test } from "bun:test";
 import { type FloatDType, rmsNorm, Tensor } from "../src/index.ts";
-import { floatDTypes, normal, testDevices, wave } from "./cases.ts";
+import { floatDTypes, testDevices, normal, wave } from "./cases.ts";
 import { errorOf, relativeError, round } from "./reference.ts";
 
 const tolerance: Record<FloatDType, number> = { float32: 1e-6, float16: 4e-4, bfloat16: 3e-3 };
@@ -61,7 +61,7 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect(errorOf(() => rmsNorm(x, three)).message).toContain("weight is [1, 3] and x is [3, 4]");
     expect(errorOf(() => rmsNorm(x, square)).message).toContain("weight is [2, 2], expected one dimension");
     expect(errorOf(() => rmsNorm(x, four, { eps: -1 })).message).toContain("eps is -1");
-    expect(errorOf(() => rmsNorm(x, four, { offset: Number.NaN })).message).toContain("offset nan");
+    expect(errorOf(() => rmsNorm(x, four, { offset: Number.NaN })).message).toContain("offset is NaN");
     expect(errorOf(() => rmsNorm(x, four, { residual: four })).message).toContain("residual is [1, 4]");
     expect(errorOf(() => rmsNorm(x, four, { residual: x })).message).toContain("shares its memory with x");
     using integers = Tensor.from(new Int32Array(12), [3, 4], { device });

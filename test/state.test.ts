@@ -121,14 +121,18 @@ describe("the packed JSON", () => {
   const cases: [string, RegExp, object | string, string?][] = [
     ["a type of another's", /type "af4" is unknown/, plain, `${name}.quant_state.bitsandbytes__af4`],
     ["no JSON", /is not JSON/, "{"],
-    ["no object", /quant_type is undefined/, "null"],
+    ["no object", /is not a JSON object/, "null"],
     ["a type that the key denies", /quant_type is "fp4", expected "nf4"/, { ...plain, quant_type: "fp4" }],
     ["a blocksize that is none", /blocksize is 63/, { ...plain, blocksize: 63 }],
     ["a dtype that is none", /dtype is "toString"/, { ...plain, dtype: "toString" }],
     ["a shape of zeros", /shape is \[0,128\]/, { ...plain, shape: [0, 128] }],
     ["no shape", /shape is undefined/, { ...plain, shape: undefined }],
     ["half of the nested fields", /nested_offset is undefined/, { ...nested, nested_offset: undefined }],
-    ["an offset that is NaN", /is not JSON/, JSON.stringify(nested).replace("0.05", "NaN")],
+    [
+      "an offset that is NaN",
+      /nested_offset is null, expected a finite number/,
+      JSON.stringify(nested).replace("0.05", "NaN"),
+    ],
     ["scales in another dtype", /nested_dtype is "float16"/, { ...nested, nested_dtype: "float16" }],
   ];
   test.each(cases.map((row) => [row[0], row] as const))("%s is refused", (_, [, message, json, otherKey]) => {

@@ -85,8 +85,8 @@ describe.each(testDevices)("on %s", (_, device) => {
     using odd = Tensor.from(new Float32Array(Uint32Array.of(0x7fffffff).buffer), [1], { device });
     for (const dtype of floatDTypes) expect(odd.cast(dtype).readFloat32()[0]).toBeNaN();
     using integers = Tensor.from(new Int8Array(4), [4], { device });
-    expect(errorOf(() => integers.cast("float32")).message).toContain("x is int8");
-    expect(errorOf(() => x.cast("int8" as FloatDType)).message).toContain("dtype is int8");
+    expect(errorOf(() => integers.cast("float32")).message).toContain("the tensor is int8");
+    expect(errorOf(() => x.cast("int8" as FloatDType)).message).toContain('dtype is "int8"');
   });
 
   test("reshape shares the memory", () => {
@@ -96,11 +96,12 @@ describe.each(testDevices)("on %s", (_, device) => {
     x.write(new Float32Array(12).fill(5));
     expect(y.read()).toEqual(new Float32Array(12).fill(5));
     expect(errorOf(() => x.reshape([5, 2])).message).toContain("does not have the 12 elements");
-    expect(errorOf(() => x.reshape([5, -1])).message).toContain("shape is [5, 2.4]");
+    expect(errorOf(() => x.reshape([5, -1])).message).toContain("shape is [5, -1], but the 12 elements of [3, 4]");
   });
 
   describe("ownership", () => {
     test("using and dispose free at once; what was made of it lives on", () => {
+      quantize4bit(Tensor.zeros([1, 64], { device })).dispose(); // the codebook's copy on a GPU stays
       Bun.gc(true); // what other tests dropped is not to go in the middle of this one
       const before = device.counters.bytes;
       {
@@ -190,15 +191,15 @@ describe.each(testDevices)("on %s", (_, device) => {
 
     test("values that fit no dtype", () => {
       const from = Tensor.from as (...args: unknown[]) => unknown;
-      expect(errorOf(() => from(new Float64Array(2), [2])).message).toContain("values is Float64Array, expected");
-      expect(errorOf(() => from("ab", [2])).message).toContain("values is String");
+      expect(errorOf(() => from(new Float64Array(2), [2])).message).toContain("values is a Float64Array, expected");
+      expect(errorOf(() => from("ab", [2])).message).toContain('values is "ab"');
       expect(errorOf(() => from(undefined, [2])).message).toContain("values is undefined");
       expect(errorOf(() => from(new Uint16Array(2), [2])).message).toContain("bfloat16");
       expect(errorOf(() => from(new Int8Array(2), [2], { dtype: "float16" })).message).toContain(
         "can't become float16: give a Float16Array",
       );
       expect(errorOf(() => from(new Float32Array(2), [2], { dtype: "int8" })).message).toContain("can't become int8");
-      expect(errorOf(() => from([], undefined)).message).toContain("shape is [0]");
+      expect(errorOf(() => from([], undefined)).message).toContain("values is empty");
     });
   });
 });
@@ -219,7 +220,10 @@ describe("devices", () => {
     });
     for (const report of devices())
       if (!report.available)
-        expect(errorOf(() => Device.open(report.kind))).toEqual({ code: "unsupported", message: report.reason });
+        expect(errorOf(() => Device.open(report.kind))).toEqual({
+          code: "unsupported",
+          message: expect.stringContaining(report.reason),
+        });
   });
 
   test("setDevice changes where tensors go", () => {

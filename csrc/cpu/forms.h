@@ -141,6 +141,7 @@ struct matmul_backward_job {
 /* y[i, :] = the row indices[i] of the table, which is `q`, or `w` where q.code is NULL. */
 struct embedding_job {
     const int32_t *indices;
+    size_t         count; /* of indices */
     struct dense   w;
     struct coded   q;
     void          *y;
@@ -154,7 +155,7 @@ struct rms_norm_job {
     struct dense residual; /* data is NULL where there is none */
     float        scale;
     const float *weight; /* [d] */
-    size_t       d;
+    size_t       runs, d;
     float        offset, eps;
     void        *y;
 };
@@ -261,7 +262,7 @@ struct int8_quantize_job {
 
 struct int8_dequantize_job {
     const int8_t *codes;
-    size_t        columns;
+    size_t        rows, columns;
     const float  *stats; /* of the rows */
     void         *y;
     bnb_dtype     dtype;
@@ -279,6 +280,7 @@ struct int8_output {
 
 struct int8_mm_dequant_job {
     const int32_t     *sums;
+    size_t             rows;
     struct int8_output to;
 };
 
@@ -350,6 +352,9 @@ const char *bad_isa(void);
  * when all is done. Where the pool is at work for another thread, everything runs here. */
 void parallel_for(size_t count, size_t grain, void (*body)(const void *job, size_t first, size_t last),
                   const void *job);
+
+/* Called in a child: it has none of its parent's threads, and its first parallel_for makes new ones. */
+void forget_threads(void);
 
 /* The threads that parallel_for may use, this one among them: BNB_NUM_THREADS, or the performance cores. */
 uint32_t thread_count(void);

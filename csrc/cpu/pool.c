@@ -92,8 +92,7 @@ static void *work(void *unused) {
     return NULL;
 }
 
-/* A child has none of the parent's threads; its first call makes new ones. */
-static void forget_threads(void) {
+void forget_threads(void) {
     atomic_flag_clear(&pool.busy);
     pool.started = false;
     pool.untaken = pool.unfinished = 0;
@@ -104,8 +103,6 @@ static void forget_threads(void) {
 
 /* Called by the holder of the pool. A thread that can't be had is done without: the caller works too. */
 static void start_threads(void) {
-    static bool forks_are_watched;
-    if (!forks_are_watched) forks_are_watched = pthread_atfork(NULL, NULL, forget_threads) == 0;
     pool.started = true;
     sigset_t all, before; /* the host's signals are for its own threads */
     sigfillset(&all);

@@ -104,12 +104,13 @@ INLINE ints below_in_buckets(const struct codebook *code, floats x) {
 }
 
 /* The same where an entry of the bucket is enough, with the codebook's entry_shift. Where that is for codebooks without
- * negative values, what is below zero counts as zero. */
+ * negative values, what is below zero counts as zero. Whatever x is, the entry is one of the codebook's: another thread
+ * may have written to x, or to scales, since the block's largest magnitude was found. */
 INLINE ints below_in_entries(const struct codebook *code, int32_t shift, floats x) {
     const ints least = ENTRY_LEAST, mask = (1 << shift) - 1;
     /* As integers, negative numbers are below `least`. */
     ints bits = shift < BUCKET_SHIFT ? (ints)x : (ints)x & 0x7fffffff;
-    ints magnitude = __builtin_elementwise_max(bits, least);
+    ints magnitude = __builtin_elementwise_min(__builtin_elementwise_max(bits, least), (ints)0x3f800000); /* 1.0f */
     ints negative = shift < BUCKET_SHIFT ? (ints)0 : (ints)(x < code->negative_below);
     ints index = ((magnitude - least) >> shift) + (negative & ENTRY_BUCKETS);
     ints entry = (ints)gather((const float *)code->entries, index);

@@ -1,7 +1,8 @@
 /* What a GPU must do for us: a handful of functions. Operations know only this header, never Metal or CUDA.
  *
- * A driver serves one GPU. Its functions may be called from any thread. Work runs in the order in which it was
- * enqueued. */
+ * A driver serves one kind of GPU, of which a machine may hold several: `gpu` is the one that open gave. Its functions
+ * may be called from any thread. Work of one GPU runs as if in the order in which it was enqueued: launches may overlap
+ * where neither writes what the other reads or writes. */
 #ifndef BNB_DRIVER_H
 #define BNB_DRIVER_H
 
@@ -11,12 +12,17 @@
 
 #include "../bnb.h"
 
-enum { MAX_BINDINGS = 12, MAX_CONSTANTS = 8 };
+enum { MAX_BINDINGS = 16, MAX_CONSTANTS = 10 };
+
+/* What a launch does with a piece of memory. What it WRITES and does not read, it writes whole; a place that a kernel has
+ * but won't look at is UNUSED, and may hold anything. */
+enum access { UNUSED = 0, READS = 1, WRITES = 2, UPDATES = READS | WRITES };
 
 /* A piece of memory that alloc gave, from `offset` bytes on. */
 struct binding {
-    void  *memory;
-    size_t offset;
+    void       *memory;
+    size_t      offset;
+    enum access access;
 };
 
 /* A kernel's run. `family` is the stem of a file in metal/, `kernel` the host name of a function in it. */
@@ -26,28 +32,48 @@ struct launch {
     uint32_t       constant_count;
     const void    *args; /* a struct of metal/args.h of at most 4096 bytes, bound at buffer 0 */
     size_t         args_bytes;
-    struct binding bindings[MAX_BINDINGS]; /* bound from buffer 1 on; NULL memory leaves an index unbound */
+    struct binding bindings[MAX_BINDINGS]; /* bound from buffer 1 on; NULL memory is UNUSED */
     uint32_t       binding_count;
-    uint32_t       groups[3];  /* threadgroups in the grid */
-    uint32_t       threads;    /* threads in a threadgroup: a multiple of 32 */
-    size_t         bytes_moved; /* read and written, for profiles and for deciding when to commit */
+    uint32_t       groups[3];    /* threadgroups in the grid */
+    uint32_t       threads;      /* threads in a threadgroup: a multiple of 32 */
+    uint32_t       shared_bytes; /* of threadgroup memory that the kernel takes as [[threadgroup(0)]]; a multiple of 16 */
+    size_t         bytes_moved;  /* read and written, for profiles and for deciding when to commit */
+};
+
+/* Where the portable products of metal/ change from one kernel to the next on this kind of GPU. */
+struct sizes {
+    uint32_t vectors_most; /* rows of x up to which kernels that read w anew for every 4 are ahead of tiles */
+    uint32_t tiles_wanted; /* tiles that fill the GPU: with fewer, tiles are small and the sum is split, */
+    uint32_t split_least;  /* though not below this many products */
 };
 
 struct driver {
-    /* False where the GPU is absent; bnb_last_error() then says why. Called once, before anything else. */
-    bool (*open)(void);
-    void (*describe)(char *text, size_t size); /* one line for people */
+    const char  *kind; /* as BNB_DEVICE names it */
+    struct sizes sizes;
 
-    void *(*alloc)(size_t bytes);     /* NULL: out of memory, and bnb_last_error() says how much there is */
-    void (*free)(void *memory);       /* returns at once; the memory goes after the work that uses it */
-    void *(*host)(void *memory);      /* its address where the CPU shares it and may read READ_SLACK past it; or NULL */
-    size_t (*cached)(void);           /* bytes that were freed and are kept for reuse */
-    bnb_status (*write)(void *memory, size_t offset, const void *from, size_t bytes); /* waits for the memory's work */
-    bnb_status (*read)(void *memory, size_t offset, void *to, size_t bytes);          /* waits for the memory's work */
+    /* The GPU of that place, counted from 0; NULL where it is absent, and bnb_last_error() says why. Once for each. */
+    void *(*open)(uint32_t index);
+    void (*describe)(void *gpu, char *text, size_t size); /* one line for people */
 
-    bnb_status (*launch)(const struct launch *launch); /* enqueues; UNSUPPORTED where the kernel can't be had */
-    bool (*idle)(void);       /* never waits, but sends off what launch holds back, so that asking again makes sense */
-    bnb_status (*wait)(void); /* DEVICE_LOST, here or in read or write: told once, then the device can be used again */
+    void *(*alloc)(void *gpu, size_t bytes);      /* NULL: out of memory, and bnb_last_error() says how much there is */
+    void (*free)(void *gpu, void *memory);        /* returns at once; the memory goes after the work that uses it */
+    void *(*host)(void *gpu, void *memory);       /* its address where the CPU shares it and may read READ_SLACK past it; or NULL */
+    size_t (*cached)(void *gpu);                  /* bytes that were freed and are kept for reuse */
+
+    /* Waits for the memory's work, so that the CPU may access it so. DEVICE_LOST where it is to be read and work that was to
+     * write it has failed: the sentence says so. Whoever WRITES makes it good again. */
+    bnb_status (*ready)(void *gpu, void *memory, enum access access);
+    bnb_status (*write)(void *gpu, void *memory, size_t offset, const void *from, size_t bytes); /* the same, and copies */
+    bnb_status (*read)(void *gpu, void *memory, size_t offset, void *to, size_t bytes);          /* the same, and copies */
+
+    /* Enqueues; UNSUPPORTED where the kernel can't be had, DEVICE_LOST where what it reads was lost. */
+    bnb_status (*launch)(void *gpu, const struct launch *launch);
+    /* The same for a whole operation, in kernels and grids of the driver's own; UNSUPPORTED where it has none for the case:
+     * then the portable kernels are launched. Only the family, its arguments and its bindings are looked at. May be NULL. */
+    bnb_status (*serve)(void *gpu, const struct launch *whole);
+
+    bool (*idle)(void *gpu);       /* never waits, but sends off what launch holds back, so that asking again makes sense */
+    bnb_status (*wait)(void *gpu); /* DEVICE_LOST where work has failed since the last time: told once */
 };
 
 extern const struct driver metal_driver;

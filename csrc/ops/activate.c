@@ -22,12 +22,49 @@ static void activate_plain(const void *argument, size_t first, size_t last) {
         }
 }
 
-static bnb_status run_host(const bnb_tensor *x, const bnb_tensor *up, bool halves, bnb_activation kind, bnb_tensor *y) {
-    struct activate_job job = {.x = dense_of(x), .columns = y->columns, .kind = kind, .y = buffer_host(y->buffer)};
-    if (up) job.up = dense_of(up);
-    if (halves) job.up = job.x, job.up_first = y->columns;
-    parallel_for(y->rows, ceil_div(1 << 12, y->columns), cpu_forms()->activate ? cpu_forms()->activate : activate_plain, &job);
+struct request {
+    const bnb_tensor *x, *up; /* up may be NULL */
+    bool              halves;
+    bnb_activation    kind;
+    bnb_tensor       *y;
+};
+
+static bnb_status activate(const void *argument) {
+    const struct activate_job *job = argument;
+    parallel_for(job->x.rows, ceil_div(1 << 12, job->columns), cpu_forms()->activate ? cpu_forms()->activate : activate_plain, job);
     return BNB_OK;
+}
+
+static bnb_status activate_on_host(const void *request, struct host *host) {
+    const struct request *r = request;
+    struct activate_job   job = {.x = dense_of(host, r->x), .columns = r->y->columns, .kind = r->kind, .y = host_writes(host, r->y->buffer)};
+    if (r->up) job.up = dense_of(host, r->up);
+    if (r->halves) job.up = job.x, job.up_first = r->y->columns;
+    return perform(host, activate, &job, sizeof job);
+}
+
+static_assert((int)ACTIVATION_SILU == BNB_ACTIVATION_SILU && (int)ACTIVATION_GELU == BNB_ACTIVATION_GELU &&
+                  (int)ACTIVATION_GELU_TANH == BNB_ACTIVATION_GELU_TANH && (int)ACTIVATION_TANH == BNB_ACTIVATION_TANH,
+              "kernels know activations by these numbers");
+
+static bnb_status launch(const void *request) {
+    const struct request *r = request;
+    size_t                count = r->y->rows * r->y->columns;
+    if (r->y->columns > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a row of 2^32 elements or more");
+    struct activate_args args = {(uint32_t)count, (uint32_t)(count >> 32), (uint32_t)r->y->columns};
+    return enqueue(r->x->buffer->device, &(struct launch){
+        .family = "activate",
+        .kernel = "activate",
+        .constants = {r->x->dtype, r->kind, r->halves ? GATE_HALVES : r->up ? GATE_OTHER : GATE_NONE},
+        .constant_count = 3,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {reads(r->x->buffer), reads_if(r->up ? r->up->buffer : NULL, r->x->buffer), writes(r->y->buffer)},
+        .binding_count = 3,
+        .groups = {groups_for(count, ACTIVATE_THREADS), 1, 1},
+        .threads = ACTIVATE_THREADS,
+        .bytes_moved = r->x->buffer->bytes + (r->up ? r->up->buffer->bytes : 0) + r->y->buffer->bytes,
+    });
 }
 
 bnb_tensor *bnb_activate(const bnb_tensor *x, const bnb_tensor *up, int32_t gated, bnb_activation activation) {
@@ -47,9 +84,8 @@ bnb_tensor *bnb_activate(const bnb_tensor *x, const bnb_tensor *up, int32_t gate
     bnb_tensor *y = tensor_new(device, x->dtype, x->rows, halves ? x->columns / 2 : x->columns);
     if (!y) return NULL;
     count_operation(device);
-    bnb_status status = fall_back(device, "activate");
-    if (status == BNB_OK) status = run_host(x, up, halves, activation, y);
-    if (status == BNB_OK) return y;
+    struct request r = {x, up, halves, activation, y};
+    if (run(&(struct operation){"activate", device, launch, activate_on_host, &r}) == BNB_OK) return y;
     bnb_tensor_free(y);
     return NULL;
 }

@@ -18,36 +18,43 @@ static void add_plain(const void *argument, size_t first, size_t last) {
     }
 }
 
-static bnb_status add_host(const bnb_tensor *a, const bnb_tensor *b, float scale, bnb_tensor *y) {
-    struct add_job job = {.b = dense_of(b), .scale = scale, .y = buffer_host(y->buffer), .dtype = y->dtype};
-    if (a) job.a = dense_of(a);
-    parallel_for(b->rows * b->columns, 1 << 15, add_plain, &job);
+struct request {
+    const bnb_tensor *a, *b; /* a may be NULL */
+    float             scale;
+    bnb_tensor       *y;
+};
+
+static bnb_status add(const void *argument) {
+    const struct add_job *job = argument;
+    parallel_for(job->b.rows * job->b.columns, 1 << 15, add_plain, job);
     return BNB_OK;
 }
 
-static bnb_status launch(const bnb_tensor *a, const bnb_tensor *b, float scale, bnb_tensor *y) {
-    size_t          elements = b->rows * b->columns;
-    struct add_args args = {.count_low = (uint32_t)elements, .count_high = (uint32_t)(elements >> 32), .scale = scale};
-    return y->buffer->device->gpu->launch(&(struct launch){
+static bnb_status add_on_host(const void *request, struct host *host) {
+    const struct request *r = request;
+    struct add_job job = {.b = dense_of(host, r->b), .scale = r->scale, .y = host_writes(host, r->y->buffer), .dtype = r->y->dtype};
+    if (r->a) job.a = dense_of(host, r->a);
+    return perform(host, add, &job, sizeof job);
+}
+
+static bnb_status launch(const void *request) {
+    const struct request *r = request;
+    const bnb_tensor     *a = r->a, *b = r->b, *y = r->y;
+    size_t                elements = b->rows * b->columns;
+    struct add_args       args = {.count_low = (uint32_t)elements, .count_high = (uint32_t)(elements >> 32), .scale = r->scale};
+    return enqueue(y->buffer->device, &(struct launch){
         .family = "add",
         .kernel = "add",
         .constants = {y->dtype, b->dtype, a != NULL},
         .constant_count = 3,
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {binding_of(a ? a->buffer : b->buffer), binding_of(b->buffer), binding_of(y->buffer)},
+        .bindings = {reads_if(a ? a->buffer : NULL, b->buffer), reads(b->buffer), writes(y->buffer)},
         .binding_count = 3,
         .groups = {groups_for(elements, CAST_THREADS * 8), 1, 1},
         .threads = CAST_THREADS,
         .bytes_moved = (a ? a->buffer->bytes : 0) + b->buffer->bytes + y->buffer->bytes,
     });
-}
-
-static bnb_status run(const bnb_tensor *a, const bnb_tensor *b, float scale, bnb_tensor *y) {
-    bnb_device *device = y->buffer->device;
-    bnb_status  status = device->gpu ? launch(a, b, scale, y) : BNB_UNSUPPORTED;
-    if (status == BNB_UNSUPPORTED && fall_back(device, "add") == BNB_OK) status = add_host(a, b, scale, y);
-    return status;
 }
 
 bnb_tensor *bnb_add(const bnb_tensor *a, const bnb_tensor *b, float scale) {
@@ -64,7 +71,7 @@ bnb_tensor *bnb_add(const bnb_tensor *a, const bnb_tensor *b, float scale) {
     bnb_tensor *y = tensor_new(device, a ? a->dtype : b->dtype, b->rows, b->columns);
     if (!y) return NULL;
     count_operation(device);
-    if (run(a, b, scale, y) == BNB_OK) return y;
+    if (run(&(struct operation){"add", device, launch, add_on_host, &(struct request){a, b, scale, y}}) == BNB_OK) return y;
     bnb_tensor_free(y);
     return NULL;
 }

@@ -1,6 +1,7 @@
 /* Attention over a cache of keys and values, or over the rows themselves: the checks, the launches and the plain loops. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "launch.h"
 
@@ -117,85 +118,206 @@ struct request {
     size_t                heads, kv_heads, d;
     bnb_cache            *cache;
     uint32_t              layer;
+    struct buffer        *queries, *kept; /* the queries as attention takes them; keys and values, as the cache lays them out */
+    bnb_dtype             store;
+    size_t                slots, capacity;
     bnb_tensor           *y;
 };
 
-/* The buffer of a layer's keys and values, and how it is laid out. */
-struct heads_at {
-    struct buffer *buffer;
-    bnb_dtype      dtype;
-    size_t         slots, capacity;
+static void *after_bytes(void *from, size_t bytes) { return (char *)from + bytes; }
+
+/* All that a run on the CPU is made of: plain data. */
+struct host_job {
+    struct attention_job attention;
+    struct prepare_job   prepare; /* its `to` is set where it runs */
+    size_t               positions, slots, keys; /* what rows may name */
 };
 
-static bnb_status check_rows(const struct request *r, const struct heads_at *heads, const int32_t *at) {
-    size_t positions = r->rope ? r->rope->rows : (size_t)INT32_MAX;
-    if (r->cache && heads->capacity < positions) positions = heads->capacity;
-    size_t keys = r->cache ? heads->capacity : r->q->rows;
-    for (size_t row = 0; row < r->q->rows; row++, at += ROW_FIELDS) {
-        bool slot = !r->cache || (at[ROW_SLOT] >= 0 && (size_t)at[ROW_SLOT] < heads->slots);
-        bool position = at[ROW_POSITION] >= 0 && (size_t)at[ROW_POSITION] < positions;
-        if (slot && position && at[ROW_FIRST] >= 0 && at[ROW_FIRST] <= at[ROW_LAST] && (size_t)at[ROW_LAST] <= keys) continue;
+static bnb_status check_rows(const struct host_job *job, const int32_t *at) {
+    for (size_t row = 0; row < job->attention.rows; row++, at += ROW_FIELDS) {
+        bool slot = !job->attention.indexed || (at[ROW_SLOT] >= 0 && (size_t)at[ROW_SLOT] < job->slots);
+        bool position = at[ROW_POSITION] >= 0 && (size_t)at[ROW_POSITION] < job->positions;
+        if (slot && position && at[ROW_FIRST] >= 0 && at[ROW_FIRST] <= at[ROW_LAST] && (size_t)at[ROW_LAST] <= job->keys) continue;
         return fail(BNB_INVALID, "attention: rows[%zu] is (slot %d, position %d, keys %d to %d), expected one of %zu slots, %zu positions and %zu keys",
-                    row, at[ROW_SLOT], at[ROW_POSITION], at[ROW_FIRST], at[ROW_LAST], heads->slots, positions, keys);
+                    row, at[ROW_SLOT], at[ROW_POSITION], at[ROW_FIRST], at[ROW_LAST], job->slots, job->positions, job->keys);
     }
     return BNB_OK;
 }
 
-static void *after_bytes(void *from, size_t bytes) { return (char *)from + bytes; }
-
-/* Fills in where keys and values lie. */
-static void place_heads(const struct request *r, const struct heads_at *heads, struct attention_job *job, struct prepare_job *prepare) {
-    size_t rows = heads->slots * r->kv_heads * heads->capacity, bytes = rows * r->d * dtype_size(heads->dtype);
-    void  *host = buffer_host(heads->buffer);
-    prepare->keys = host, prepare->values = after_bytes(host, bytes);
-    prepare->key_scales = after_bytes(host, 2 * bytes), prepare->value_scales = prepare->key_scales + rows;
-    job->keys = (struct stored_heads){prepare->keys, prepare->key_scales};
-    job->values = (struct stored_heads){prepare->values, prepare->value_scales};
-}
-
-static bnb_status attend_host(const struct request *r, const struct heads_at *heads, struct buffer *queries, const int32_t *at) {
-    struct attention_job job = {
-        .rows = r->q->rows, .heads = r->heads, .kv_heads = r->kv_heads, .d = r->d,
-        .at = at, .queries = buffer_host(queries), .store = heads->dtype, .capacity = heads->capacity,
-        .softcap = (float)r->options.softcap, .indexed = r->cache != NULL, .y = buffer_host(r->y->buffer), .dtype = r->y->dtype,
-    };
-    if (r->bias) job.bias = buffer_host(r->bias->buffer), job.span = (r->bias->columns + 1) / 2;
-    bool               joined = r->k == r->q;
-    struct prepare_job prepare = {
-        .to = &job, .q = dense_of(r->q), .k = dense_of(r->k), .v = dense_of(r->v),
-        .k_first = joined ? r->heads * r->d : 0, .v_first = joined ? (r->heads + r->kv_heads) * r->d : 0,
-        .scale = (float)r->options.scale, .norm_offset = (float)r->options.norm_offset, .norm_eps = (float)r->options.norm_eps,
-        .queries = buffer_host(queries),
-    };
-    if (r->rope) prepare.rope = buffer_host(r->rope->buffer), prepare.rotated = r->rope->columns;
-    if (r->q_norm) prepare.q_norm = buffer_host(r->q_norm->buffer), prepare.k_norm = buffer_host(r->k_norm->buffer);
-    place_heads(r, heads, &job, &prepare);
-    parallel_for(job.rows, ceil_div(1 << 12, (job.heads + 2 * job.kv_heads) * job.d), prepare_rows, &prepare);
-    if (cpu_forms()->attention && job.d <= FORM_COLUMNS) return cpu_forms()->attention(&job);
-    parallel_for(job.rows * job.heads, 1, attend_plain, &job);
-    return BNB_OK;
-}
-
-static bnb_status run_host(const struct request *r, const struct heads_at *heads, struct buffer *queries) {
-    int32_t *at = malloc(r->rows->buffer->bytes); /* a copy that no other thread can change between check and use */
-    if (!at) return fail(BNB_OUT_OF_MEMORY, "attention: no memory for %zu rows; free something and try again", r->q->rows);
-    bnb_status status = buffer_read(r->rows->buffer, at, r->rows->buffer->bytes);
-    if (status == BNB_OK) status = check_rows(r, heads, at);
-    if (status == BNB_OK) status = attend_host(r, heads, queries, at);
+/* The rows are a copy, which no other thread can change between the check and the use. */
+static bnb_status attend(const void *argument) {
+    struct host_job job = *(const struct host_job *)argument;
+    size_t          bytes = job.attention.rows * ROW_FIELDS * sizeof(int32_t);
+    int32_t        *at = malloc(bytes);
+    if (!at) return fail(BNB_OUT_OF_MEMORY, "attention: no memory for %zu rows; free something and try again", job.attention.rows);
+    memcpy(at, job.attention.at, bytes);
+    job.attention.at = at;
+    job.prepare.to = &job.attention;
+    bnb_status status = check_rows(&job, at);
+    if (status == BNB_OK) {
+        const struct attention_job *attention = &job.attention;
+        parallel_for(attention->rows, ceil_div(1 << 12, (attention->heads + 2 * attention->kv_heads) * attention->d), prepare_rows, &job.prepare);
+        if (cpu_forms()->attention && attention->d <= FORM_COLUMNS) status = cpu_forms()->attention(attention);
+        else parallel_for(attention->rows * attention->heads, 1, attend_plain, attention);
+    }
     free(at);
     return status;
 }
 
-static bnb_status run(const struct request *r) {
-    bnb_device     *device = r->q->buffer->device;
-    struct heads_at heads = {.dtype = BNB_F32, .slots = 1, .capacity = r->q->rows};
-    if (r->cache) heads = (struct heads_at){r->cache->layer[r->layer], r->cache->dtype, r->cache->slots, r->cache->capacity};
-    else heads.buffer = buffer_new(device, 2 * r->q->rows * r->kv_heads * r->d * sizeof(float));
-    struct buffer *queries = heads.buffer ? buffer_new(device, r->q->rows * r->heads * r->d * sizeof(float)) : NULL;
-    bnb_status     status = queries ? BNB_UNSUPPORTED : BNB_OUT_OF_MEMORY;
-    if (status == BNB_UNSUPPORTED && (status = fall_back(device, "attention")) == BNB_OK) status = run_host(r, &heads, queries);
-    buffer_release(queries); /* a driver keeps both until the work is done */
-    if (!r->cache) buffer_release(heads.buffer);
+/* Where keys and values lie: of a cache, or in memory of the call's own. */
+static void place_heads(const struct request *r, struct host *host, struct host_job *job) {
+    size_t rows = r->slots * r->kv_heads * r->capacity, bytes = rows * r->d * dtype_size(r->store);
+    void  *keys = r->cache ? host_updates(host, r->kept) : host_writes(host, r->kept);
+    if (!keys) return; /* nothing is performed then */
+    struct prepare_job *prepare = &job->prepare;
+    prepare->keys = keys, prepare->values = after_bytes(keys, bytes);
+    if (r->store == BNB_I8) prepare->key_scales = after_bytes(keys, 2 * bytes), prepare->value_scales = prepare->key_scales + rows;
+    job->attention.keys = (struct stored_heads){prepare->keys, prepare->key_scales};
+    job->attention.values = (struct stored_heads){prepare->values, prepare->value_scales};
+}
+
+static bnb_status attention_on_host(const void *request, struct host *host) {
+    const struct request *r = request;
+    bool                  joined = r->k == r->q;
+    float                *queries = host_writes(host, r->queries);
+    struct host_job       job = {
+        .attention = {
+            .rows = r->q->rows, .heads = r->heads, .kv_heads = r->kv_heads, .d = r->d, .at = host_reads(host, r->rows->buffer),
+            .queries = queries, .store = r->store, .capacity = r->capacity, .softcap = (float)r->options.softcap,
+            .indexed = r->cache != NULL, .y = host_writes(host, r->y->buffer), .dtype = r->y->dtype,
+        },
+        .prepare = {
+            .q = dense_of(host, r->q), .k = dense_of(host, r->k), .v = dense_of(host, r->v),
+            .k_first = joined ? r->heads * r->d : 0, .v_first = joined ? (r->heads + r->kv_heads) * r->d : 0,
+            .scale = (float)r->options.scale, .norm_offset = (float)r->options.norm_offset, .norm_eps = (float)r->options.norm_eps,
+            .queries = queries,
+        },
+        .slots = r->slots, .keys = r->capacity, .positions = r->rope ? r->rope->rows : (size_t)INT32_MAX,
+    };
+    if (r->cache && r->capacity < job.positions) job.positions = r->capacity;
+    if (r->rope) job.prepare.rope = host_reads(host, r->rope->buffer), job.prepare.rotated = r->rope->columns;
+    if (r->q_norm) job.prepare.q_norm = host_reads(host, r->q_norm->buffer), job.prepare.k_norm = host_reads(host, r->k_norm->buffer);
+    if (r->bias) job.attention.bias = host_reads(host, r->bias->buffer), job.attention.span = (r->bias->columns + 1) / 2;
+    place_heads(r, host, &job);
+    return perform(host, attend, &job, sizeof job);
+}
+
+/* ── Launches ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static struct attention_args args_of(const struct request *r) {
+    bool joined = r->k == r->q;
+    return (struct attention_args){
+        .rows = (uint32_t)r->q->rows, .heads = (uint32_t)r->heads, .kv_heads = (uint32_t)r->kv_heads, .d = (uint32_t)r->d,
+        .q_columns = (uint32_t)r->q->columns, .k_columns = (uint32_t)r->k->columns, .v_columns = (uint32_t)r->v->columns,
+        .k_first = joined ? (uint32_t)(r->heads * r->d) : 0, .v_first = joined ? (uint32_t)((r->heads + r->kv_heads) * r->d) : 0,
+        .rotated = r->rope ? (uint32_t)r->rope->columns : 0, .positions = r->rope ? (uint32_t)r->rope->rows : 0,
+        .slots = (uint32_t)r->slots, .capacity = (uint32_t)r->capacity, .span = r->bias ? (uint32_t)(r->bias->columns + 1) / 2 : 0,
+        .parts = 1, .scale = (float)r->options.scale, .softcap = (float)r->options.softcap,
+        .norm_offset = (float)r->options.norm_offset, .norm_eps = (float)r->options.norm_eps,
+    };
+}
+
+static struct binding at_offset(struct binding binding, size_t offset) {
+    binding.offset = offset;
+    return binding;
+}
+
+/* Keys, values and their scales out of one buffer; places that are not there are the buffer's start, and unused. */
+static void bind_heads(const struct request *r, enum access access, struct binding bindings[4]) {
+    size_t         rows = r->slots * r->kv_heads * r->capacity, bytes = rows * r->d * dtype_size(r->store);
+    struct binding kept = {r->kept->memory, 0, access}, none = unused(r->kept);
+    bool           scaled = r->store == BNB_I8;
+    bindings[0] = kept, bindings[1] = at_offset(kept, bytes);
+    bindings[2] = scaled ? at_offset(kept, 2 * bytes) : none;
+    bindings[3] = scaled ? at_offset(kept, 2 * bytes + rows * sizeof(float)) : none;
+}
+
+static bnb_status launch_prepare(const struct request *r, struct launch launch) {
+    const struct buffer *q = r->q->buffer;
+    launch.kernel = "attention_prepare";
+    launch.bindings[0] = reads(q), launch.bindings[1] = reads(r->k->buffer), launch.bindings[2] = reads(r->v->buffer);
+    launch.bindings[3] = reads(r->rows->buffer);
+    launch.bindings[4] = reads_if(r->rope ? r->rope->buffer : NULL, q);
+    launch.bindings[5] = reads_if(r->q_norm ? r->q_norm->buffer : NULL, q);
+    launch.bindings[6] = reads_if(r->k_norm ? r->k_norm->buffer : NULL, q);
+    launch.bindings[7] = updates(r->queries); /* rows that are not sound are left as they are */
+    bind_heads(r, UPDATES, launch.bindings + 8);
+    launch.binding_count = 12;
+    launch.groups[0] = (uint32_t)(r->heads + 2 * r->kv_heads), launch.groups[1] = (uint32_t)r->q->rows, launch.groups[2] = 1;
+    launch.threads = PREPARE_THREADS;
+    launch.bytes_moved = 2 * q->bytes;
+    return enqueue(q->device, &launch);
+}
+
+static bnb_status launch_merge(const struct request *r, struct launch launch, struct buffer *partial) {
+    launch.kernel = "attention_merge";
+    launch.bindings[0] = reads(partial), launch.bindings[1] = writes(r->y->buffer);
+    launch.binding_count = 2;
+    launch.groups[0] = (uint32_t)(r->q->rows * r->heads), launch.groups[1] = launch.groups[2] = 1;
+    launch.threads = PREPARE_THREADS;
+    launch.bytes_moved = partial->bytes;
+    return enqueue(r->q->buffer->device, &launch);
+}
+
+/* The kernel whose lanes hold as many columns as a head has for each. */
+static const char *kernel_for(size_t d) {
+    return d <= 64 ? "attention_2" : d <= 128 ? "attention_4" : d <= 256 ? "attention_8" : "attention_32";
+}
+
+/* Where there are too few heads of rows to fill a GPU, each one's keys are split, as far as there may be so many. */
+enum { PART_KEYS = 256, PARTS_MOST = 64 };
+
+static uint32_t parts_of(const struct request *r) {
+    size_t units = r->q->rows * r->heads, wanted = ceil_div(r->q->buffer->device->driver->sizes.tiles_wanted, units);
+    size_t most = r->capacity / PART_KEYS < PARTS_MOST ? r->capacity / PART_KEYS : PARTS_MOST;
+    return (uint32_t)(wanted < most ? wanted : most ? most : 1);
+}
+
+static bnb_status launch(const void *request) {
+    const struct request *r = request;
+    bnb_device           *device = r->q->buffer->device;
+    if (r->q->rows * r->heads > INT32_MAX || r->q->columns > INT32_MAX || r->slots > INT32_MAX || r->capacity > INT32_MAX)
+        return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
+    struct attention_args args = args_of(r);
+    args.parts = parts_of(r);
+    bool           splits = args.parts > 1;
+    struct buffer *partial = splits ? buffer_new(device, (size_t)args.parts * args.rows * args.heads * (args.d + 2) * sizeof(float)) : NULL;
+    if (splits && !partial) return BNB_OUT_OF_MEMORY;
+    struct launch launch = {
+        .family = "attention",
+        .constants = {r->q->dtype, r->store, r->cache != NULL, r->rope != NULL, r->q_norm != NULL, r->bias != NULL, splits},
+        .constant_count = 7,
+        .args = &args,
+        .args_bytes = sizeof args,
+    };
+    bnb_status status = launch_prepare(r, launch);
+    if (status == BNB_OK) {
+        launch.kernel = kernel_for(r->d);
+        launch.bindings[0] = reads(r->queries), launch.bindings[1] = reads(r->rows->buffer);
+        bind_heads(r, READS, launch.bindings + 2);
+        launch.bindings[6] = reads_if(r->bias ? r->bias->buffer : NULL, r->queries);
+        launch.bindings[7] = writes(splits ? partial : r->y->buffer);
+        launch.binding_count = 8;
+        launch.groups[0] = args.heads, launch.groups[1] = args.rows, launch.groups[2] = args.parts;
+        launch.threads = ATTEND_THREADS;
+        launch.bytes_moved = r->kept->bytes;
+        status = enqueue(device, &launch);
+    }
+    if (splits && status == BNB_OK) status = launch_merge(r, launch, partial);
+    buffer_release(partial); /* the driver keeps it until the work is done */
+    return status;
+}
+
+static bnb_status attend_with_memory(struct request *r) {
+    bnb_device *device = r->q->buffer->device;
+    r->store = r->cache ? r->cache->dtype : BNB_F32;
+    r->slots = r->cache ? r->cache->slots : 1;
+    r->capacity = r->cache ? r->cache->capacity : r->q->rows;
+    r->kept = r->cache ? buffer_share(r->cache->layer[r->layer]) : buffer_new(device, 2 * r->q->rows * r->kv_heads * r->d * sizeof(float));
+    r->queries = r->kept ? buffer_new(device, r->q->rows * r->heads * r->d * sizeof(float)) : NULL;
+    bnb_status status = r->queries ? run(&(struct operation){"attention", device, launch, attention_on_host, r}) : BNB_OUT_OF_MEMORY;
+    buffer_release(r->queries); /* a driver keeps both until the work is done */
+    buffer_release(r->kept);
     return status;
 }
 
@@ -267,7 +389,7 @@ static bool is_cache_of(const struct request *r) {
     if (!cache) return true;
     if (!is_cache(cache, "attention", "cache")) return false;
     if (cache->device != r->q->buffer->device)
-        return fail(BNB_INVALID, "attention: cache is on %s, expected it on %s", cache->device->kind, r->q->buffer->device->kind), false;
+        return fail(BNB_INVALID, "attention: cache is on %s, expected it on %s", cache->device->name, r->q->buffer->device->name), false;
     if (cache->heads == r->kv_heads && cache->columns == r->d && r->layer < cache->layers) return true;
     fail(BNB_INVALID, "attention: layer %u of a cache with %zu layers of %zu heads and %zu columns, expected %zu heads and %zu columns", r->layer,
          cache->layers, cache->heads, cache->columns, r->kv_heads, r->d);
@@ -286,7 +408,7 @@ bnb_tensor *bnb_attention(const bnb_attention_options *options, const bnb_tensor
     bnb_tensor *first = NULL, *second = NULL;
     if (as_f32(&r.q_norm, &first) && as_f32(&r.k_norm, &second)) r.y = tensor_new(device, q->dtype, q->rows, r.heads * r.d);
     count_operation(device);
-    bnb_status status = r.y ? run(&r) : BNB_OUT_OF_MEMORY;
+    bnb_status status = r.y ? attend_with_memory(&r) : BNB_OUT_OF_MEMORY;
     bnb_tensor_free(first);
     bnb_tensor_free(second);
     if (status == BNB_OK) return r.y;

@@ -18,6 +18,7 @@ struct piece {
 
 struct compare_job {
     struct dense  a, b;
+    float        *y;
     struct piece *pieces;
 };
 
@@ -73,9 +74,14 @@ static void compare_pieces(const void *argument, size_t first, size_t last) {
     }
 }
 
-static bnb_status compare_host(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
-    size_t             elements = a->rows * a->columns, pieces = ceil_div(elements, PIECE);
-    struct compare_job job = {dense_of(a), dense_of(b), malloc(pieces * sizeof(struct piece))};
+struct request {
+    const bnb_tensor *a, *b, *y;
+};
+
+static bnb_status compare(const void *argument) {
+    struct compare_job job = *(const struct compare_job *)argument;
+    size_t             elements = job.a.rows * job.a.columns, pieces = ceil_div(elements, PIECE);
+    job.pieces = malloc(pieces * sizeof *job.pieces);
     if (!job.pieces) return fail(BNB_OUT_OF_MEMORY, "compare: no memory for %zu sums", pieces);
     parallel_for(pieces, 4, compare_pieces, &job);
 
@@ -88,21 +94,28 @@ static bnb_status compare_host(const bnb_tensor *a, const bnb_tensor *b, bnb_ten
     }
     free(job.pieces);
     double count = sum.finite ? (double)sum.finite : 1;
-    float *results = buffer_host(y->buffer);
-    results[0] = (float)sqrt(sum.squares / count);
-    results[1] = (float)sqrt(sum.squared_errors / count);
-    results[2] = sum.largest_error;
-    results[3] = (float)(elements - sum.finite);
+    job.y[0] = (float)sqrt(sum.squares / count);
+    job.y[1] = (float)sqrt(sum.squared_errors / count);
+    job.y[2] = sum.largest_error;
+    job.y[3] = (float)(elements - sum.finite);
     return BNB_OK;
 }
 
+static bnb_status compare_on_host(const void *request, struct host *host) {
+    const struct request *r = request;
+    struct compare_job    job = {dense_of(host, r->a), dense_of(host, r->b), host_writes(host, r->y->buffer), NULL};
+    return perform(host, compare, &job, sizeof job);
+}
+
 /* Two kernels: sums of each threadgroup's elements, then the results of the sums. */
-static bnb_status launch(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
-    const struct driver *gpu = a->buffer->device->gpu;
+static bnb_status launch(const void *request) {
+    const bnb_tensor    *a = ((const struct request *)request)->a, *b = ((const struct request *)request)->b;
+    const bnb_tensor    *y = ((const struct request *)request)->y;
+    bnb_device          *device = a->buffer->device;
     size_t               elements = a->rows * a->columns;
     uint32_t             groups = groups_for(elements, COMPARE_THREADS * 8);
     struct compare_args  args = {(uint32_t)elements, (uint32_t)(elements >> 32), groups};
-    struct buffer       *parts = buffer_new(a->buffer->device, (size_t)args.parts * COMPARE_SUMS_BYTES);
+    struct buffer       *parts = buffer_new(device, (size_t)args.parts * COMPARE_SUMS_BYTES);
     if (!parts) return bnb_last_status();
     struct launch launch = {
         .family = "compare",
@@ -111,30 +124,23 @@ static bnb_status launch(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y
         .constant_count = 2,
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {binding_of(a->buffer), binding_of(b->buffer), binding_of(parts)},
+        .bindings = {reads(a->buffer), reads(b->buffer), writes(parts)},
         .binding_count = 3,
         .groups = {args.parts, 1, 1},
         .threads = COMPARE_THREADS,
         .bytes_moved = a->buffer->bytes + b->buffer->bytes,
     };
-    bnb_status status = gpu->launch(&launch);
+    bnb_status status = enqueue(device, &launch);
     if (status == BNB_OK) {
         launch.kernel = "compare_finish";
-        launch.bindings[0] = binding_of(parts);
-        launch.bindings[1] = binding_of(y->buffer);
+        launch.bindings[0] = reads(parts);
+        launch.bindings[1] = writes(y->buffer);
         launch.binding_count = 2;
         launch.groups[0] = 1;
         launch.bytes_moved = parts->bytes;
-        status = gpu->launch(&launch);
+        status = enqueue(device, &launch);
     }
     buffer_release(parts);
-    return status;
-}
-
-static bnb_status run(const bnb_tensor *a, const bnb_tensor *b, bnb_tensor *y) {
-    bnb_device *device = a->buffer->device;
-    bnb_status  status = device->gpu ? launch(a, b, y) : BNB_UNSUPPORTED;
-    if (status == BNB_UNSUPPORTED && fall_back(device, "compare") == BNB_OK) status = compare_host(a, b, y);
     return status;
 }
 
@@ -147,7 +153,7 @@ bnb_tensor *bnb_compare(const bnb_tensor *a, const bnb_tensor *b) {
     bnb_tensor *y = tensor_new(a->buffer->device, BNB_F32, 1, 4);
     if (!y) return NULL;
     count_operation(a->buffer->device);
-    if (run(a, b, y) == BNB_OK) return y;
+    if (run(&(struct operation){"compare", y->buffer->device, launch, compare_on_host, &(struct request){a, b, y}}) == BNB_OK) return y;
     bnb_tensor_free(y);
     return NULL;
 }

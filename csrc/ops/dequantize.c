@@ -12,14 +12,27 @@ static void dequantize_plain(const void *argument, size_t first, size_t last) {
     }
 }
 
-static bnb_status dequantize_host(const bnb_quantized *q, bnb_tensor *y) {
-    struct dequantize_job job = {.q = coded_of(q), .y = buffer_host(y->buffer), .dtype = y->dtype};
-    parallel_for(ceil_div(q->rows * q->columns, q->block), ceil_div(1 << 15, q->block),
-                 cpu_forms()->dequantize ? cpu_forms()->dequantize : dequantize_plain, &job);
+struct request {
+    const bnb_quantized *q;
+    bnb_tensor          *y;
+};
+
+static bnb_status dequantize(const void *argument) {
+    const struct dequantize_job *job = argument;
+    parallel_for(ceil_div(job->q.rows * job->q.columns, job->q.block), ceil_div(1 << 15, job->q.block),
+                 cpu_forms()->dequantize ? cpu_forms()->dequantize : dequantize_plain, job);
     return BNB_OK;
 }
 
-static bnb_status launch(const bnb_quantized *q, bnb_tensor *y) {
+static bnb_status dequantize_on_host(const void *request, struct host *host) {
+    const struct request *r = request;
+    struct dequantize_job job = {.q = coded_of(host, r->q), .y = host_writes(host, r->y->buffer), .dtype = r->y->dtype};
+    return perform(host, dequantize, &job, sizeof job);
+}
+
+static bnb_status launch(const void *request) {
+    const bnb_quantized   *q = ((const struct request *)request)->q;
+    const bnb_tensor      *y = ((const struct request *)request)->y;
     size_t                 elements = q->rows * q->columns;
     struct dequantize_args args = {.count_low = (uint32_t)elements, .count_high = (uint32_t)(elements >> 32)};
     struct launch          launch = {
@@ -34,16 +47,9 @@ static bnb_status launch(const bnb_quantized *q, bnb_tensor *y) {
         .threads = DEQUANTIZE_THREADS,
         .bytes_moved = quantized_bytes(q) + y->buffer->bytes,
     };
-    launch.bindings[5] = binding_of(y->buffer);
+    launch.bindings[5] = writes(y->buffer);
     bnb_status status = bind_quantized(q, launch.bindings, &args.scales);
-    return status ? status : y->buffer->device->gpu->launch(&launch);
-}
-
-static bnb_status run(const bnb_quantized *q, bnb_tensor *y) {
-    bnb_device *device = q->codes->device;
-    bnb_status  status = device->gpu ? launch(q, y) : BNB_UNSUPPORTED;
-    if (status == BNB_UNSUPPORTED && fall_back(device, "dequantize") == BNB_OK) status = dequantize_host(q, y);
-    return status;
+    return status ? status : enqueue(y->buffer->device, &launch);
 }
 
 bnb_tensor *bnb_dequantize(const bnb_quantized *q, bnb_dtype dtype) {
@@ -51,7 +57,7 @@ bnb_tensor *bnb_dequantize(const bnb_quantized *q, bnb_dtype dtype) {
     bnb_tensor *y = tensor_new(q->codes->device, dtype, q->rows, q->columns);
     if (!y) return NULL;
     count_operation(q->codes->device);
-    if (run(q, y) == BNB_OK) return y;
+    if (run(&(struct operation){"dequantize", y->buffer->device, launch, dequantize_on_host, &(struct request){q, y}}) == BNB_OK) return y;
     bnb_tensor_free(y);
     return NULL;
 }

@@ -20,6 +20,7 @@ static void embedding_plain(const void *argument, size_t first, size_t last) {
 struct embedding_backward_job {
     struct dense    dy;
     const uint32_t *order, *starts;
+    size_t          rows;
     void           *dw;
     bnb_dtype       dtype;
 };
@@ -64,9 +65,20 @@ static bool are_indices(const bnb_tensor *indices) {
 
 /* ── Forward ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* The table is `w`, or `q` where w is NULL. */
-static bnb_status launch(const bnb_tensor *indices, const bnb_tensor *w, const bnb_quantized *q, bnb_tensor *y) {
-    size_t columns = y->columns;
+/* The table is `w`, or `q` where w is NULL. The indices are the copy that was checked: the tensor's memory may be shared with
+ * a thread that writes to it. */
+struct request {
+    const struct buffer *indices;
+    const bnb_tensor    *w;
+    const bnb_quantized *q;
+    bnb_tensor          *y;
+};
+
+static bnb_status launch(const void *request) {
+    const struct request *r = request;
+    const bnb_tensor     *w = r->w, *y = r->y;
+    const bnb_quantized  *q = r->q;
+    size_t                columns = y->columns;
     if (columns > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a row of 2^32 elements or more");
     size_t pieces = y->rows * ceil_div(columns, 8);
     struct embedding_args args = {
@@ -81,7 +93,7 @@ static bnb_status launch(const bnb_tensor *indices, const bnb_tensor *w, const b
         .constant_count = 4,
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {binding_of(indices->buffer), [6] = binding_of(y->buffer)},
+        .bindings = {reads(r->indices), [6] = writes(y->buffer)},
         .binding_count = 7,
         .groups = {groups_for(pieces, EMBEDDING_THREADS), 1, 1},
         .threads = EMBEDDING_THREADS,
@@ -92,17 +104,30 @@ static bnb_status launch(const bnb_tensor *indices, const bnb_tensor *w, const b
         if (status) return status;
         launch.constants[2] = whole_of(q, &args.scales);
     } else {
-        for (int i = 1; i < 6; i++) launch.bindings[i] = binding_of(w->buffer);
+        launch.bindings[1] = reads(w->buffer);
+        for (int i = 2; i < 6; i++) launch.bindings[i] = unused(w->buffer);
     }
-    return y->buffer->device->gpu->launch(&launch);
+    return enqueue(y->buffer->device, &launch);
 }
 
-static void embedding_host(const int32_t *indices, const bnb_tensor *w, const bnb_quantized *q, bnb_tensor *y) {
-    struct embedding_job job = {.indices = indices, .y = buffer_host(y->buffer), .dtype = y->dtype};
-    if (w) job.w = dense_of(w);
-    else job.q = coded_of(q);
-    parallel_for(y->rows, ceil_div(1 << 15, y->columns),
-                 cpu_forms()->embedding ? cpu_forms()->embedding : embedding_plain, &job);
+static bnb_status look_up(const void *argument) {
+    const struct embedding_job *job = argument;
+    size_t                      columns = job->q.code ? job->q.columns : job->w.columns;
+    parallel_for(job->count, ceil_div(1 << 15, columns), cpu_forms()->embedding ? cpu_forms()->embedding : embedding_plain, job);
+    return BNB_OK;
+}
+
+static bnb_status embedding_on_host(const void *request, struct host *host) {
+    const struct request *r = request;
+    struct embedding_job  job = {
+        .indices = host_reads(host, r->indices),
+        .count = r->y->rows,
+        .y = host_writes(host, r->y->buffer),
+        .dtype = r->y->dtype,
+    };
+    if (r->w) job.w = dense_of(host, r->w);
+    else job.q = coded_of(host, r->q);
+    return perform(host, look_up, &job, sizeof job);
 }
 
 static bnb_tensor *embedding(const bnb_tensor *indices, const bnb_tensor *w, const bnb_quantized *q, bnb_dtype dtype) {
@@ -114,11 +139,13 @@ static bnb_tensor *embedding(const bnb_tensor *indices, const bnb_tensor *w, con
         return NULL;
     int32_t *copy = read_indices(indices, rows);
     if (!copy) return NULL;
-    bnb_tensor *y = tensor_new(device, dtype, count, columns);
-    count_operation(device);
-    bnb_status status = !y ? BNB_OUT_OF_MEMORY : device->gpu ? launch(indices, w, q, y) : BNB_UNSUPPORTED;
-    if (status == BNB_UNSUPPORTED && (status = fall_back(device, "embedding")) == BNB_OK) embedding_host(copy, w, q, y);
+    struct buffer *checked = buffer_new(device, count * sizeof *copy);
+    bnb_tensor    *y = checked && buffer_write(checked, copy, count * sizeof *copy) == BNB_OK ? tensor_new(device, dtype, count, columns) : NULL;
     free(copy);
+    count_operation(device);
+    struct request request = {checked, w, q, y};
+    bnb_status     status = y ? run(&(struct operation){"embedding", device, launch, embedding_on_host, &request}) : BNB_OUT_OF_MEMORY;
+    buffer_release(checked); /* the driver keeps it until the work is done */
     if (status == BNB_OK) return y;
     bnb_tensor_free(y);
     return NULL;
@@ -152,25 +179,31 @@ static void sort_indices(const int32_t *indices, size_t count, size_t rows, int3
         if (indices[i] != padding) order[--starts[indices[i]]] = (uint32_t)i;
 }
 
-static bnb_status launch_backward(const bnb_tensor *dy, const struct buffer *sorted, bnb_tensor *dw) {
-    size_t rows = dw->rows, columns = dw->columns;
+struct backward_request {
+    const bnb_tensor    *dy;
+    const struct buffer *sorted;
+    bnb_tensor          *dw;
+};
+
+static bnb_status launch_backward(const void *request) {
+    const struct backward_request *r = request;
+    const bnb_tensor              *dy = r->dy, *dw = r->dw;
+    const struct buffer           *sorted = r->sorted;
+    size_t                         rows = dw->rows, columns = dw->columns;
     if (columns > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a row of 2^32 elements or more");
     struct embedding_args args = {
         .rows_low = (uint32_t)rows,
         .rows_high = (uint32_t)(rows >> 32),
         .columns = (uint32_t)columns,
     };
-    return dw->buffer->device->gpu->launch(&(struct launch){
+    return enqueue(dw->buffer->device, &(struct launch){
         .family = "embedding",
         .kernel = "embedding_backward",
         .constants = {dy->dtype, 0, columns % 8 == 0, dw->dtype},
         .constant_count = 4,
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {binding_of(dy->buffer),
-                     {.memory = sorted->memory},
-                     {.memory = sorted->memory, .offset = (rows + 1) * sizeof(uint32_t)},
-                     binding_of(dw->buffer)},
+        .bindings = {reads(dy->buffer), reads(sorted), {sorted->memory, (rows + 1) * sizeof(uint32_t), READS}, writes(dw->buffer)},
         .binding_count = 4,
         .groups = {groups_for(rows * ceil_div(columns, 8), EMBEDDING_THREADS), 1, 1},
         .threads = EMBEDDING_THREADS,
@@ -178,21 +211,34 @@ static bnb_status launch_backward(const bnb_tensor *dy, const struct buffer *sor
     });
 }
 
-static bnb_status run_backward(const bnb_tensor *dy, const uint32_t *sorted, size_t words, bnb_tensor *dw) {
-    bnb_device *device = dw->buffer->device;
-    bnb_status  status = BNB_UNSUPPORTED;
-    if (device->gpu) {
-        struct buffer *uploaded = buffer_new(device, words * sizeof *sorted);
-        if (!uploaded) return BNB_OUT_OF_MEMORY;
-        status = buffer_write(uploaded, sorted, words * sizeof *sorted);
-        if (status == BNB_OK) status = launch_backward(dy, uploaded, dw);
-        buffer_release(uploaded); /* the driver keeps it until the work is done */
-    }
-    if (status != BNB_UNSUPPORTED || (status = fall_back(device, "embedding_backward")) != BNB_OK) return status;
-    struct embedding_backward_job job = {dense_of(dy), sorted + dw->rows + 1, sorted, buffer_host(dw->buffer),
-                                         dw->dtype};
-    parallel_for(dw->rows, ceil_div(1 << 15, dw->columns), embedding_backward_plain, &job);
+static bnb_status add_up(const void *argument) {
+    struct embedding_backward_job job = *(const struct embedding_backward_job *)argument;
+    job.order = job.starts + job.rows + 1;
+    parallel_for(job.rows, ceil_div(1 << 15, job.dy.columns), embedding_backward_plain, &job);
     return BNB_OK;
+}
+
+static bnb_status backward_on_host(const void *request, struct host *host) {
+    const struct backward_request *r = request;
+    struct embedding_backward_job  job = {
+        .dy = dense_of(host, r->dy),
+        .starts = host_reads(host, r->sorted),
+        .rows = r->dw->rows,
+        .dw = host_writes(host, r->dw->buffer),
+        .dtype = r->dw->dtype,
+    };
+    return perform(host, add_up, &job, sizeof job);
+}
+
+static bnb_status run_backward(const bnb_tensor *dy, const uint32_t *sorted, size_t words, bnb_tensor *dw) {
+    bnb_device    *device = dw->buffer->device;
+    struct buffer *uploaded = buffer_new(device, words * sizeof *sorted);
+    if (!uploaded) return BNB_OUT_OF_MEMORY;
+    bnb_status              status = buffer_write(uploaded, sorted, words * sizeof *sorted);
+    struct backward_request request = {dy, uploaded, dw};
+    if (status == BNB_OK) status = run(&(struct operation){"embedding_backward", device, launch_backward, backward_on_host, &request});
+    buffer_release(uploaded); /* the driver keeps it until the work is done */
+    return status;
 }
 
 bnb_tensor *bnb_embedding_backward(const bnb_tensor *dy, const bnb_tensor *indices, size_t rows, int32_t padding,

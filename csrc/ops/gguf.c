@@ -1,7 +1,7 @@
 /* Tensors from GGUF files: GGML's blocks written out as floats, one plain loop a format. */
 #include <stdlib.h>
 
-#include "../internal.h"
+#include "run.h"
 
 enum { RUN = 256 }; /* elements written out at once: a multiple of every format's block */
 
@@ -142,6 +142,24 @@ static void expand_runs(const void *argument, size_t first, size_t last) {
     }
 }
 
+static bnb_status expand_all(const void *argument) {
+    const struct gguf_job *job = argument;
+    parallel_for(ceil_div(job->elements, RUN), 64, expand_runs, job);
+    return BNB_OK;
+}
+
+struct request {
+    const struct format *format;
+    const void          *data;
+    const bnb_tensor    *y;
+};
+
+static bnb_status expand_on_host(const void *request, struct host *host) {
+    const struct request *r = request;
+    struct gguf_job       job = {r->format, r->data, r->y->rows * r->y->columns, host_writes(host, r->y->buffer), r->y->dtype};
+    return perform(host, expand_all, &job, sizeof job);
+}
+
 static bool is_gguf(uint32_t type, size_t rows, size_t columns, const void *data, size_t bytes) {
     const char *me = "tensor_from_gguf";
     if (!is_shape(rows, columns, me, "shape")) return false;
@@ -168,16 +186,8 @@ bnb_tensor *bnb_tensor_from_gguf(bnb_device *device, uint32_t type, size_t rows,
         return NULL;
     bnb_tensor *tensor = tensor_new(device, dtype, rows, columns);
     if (!tensor) return NULL;
-    size_t elements = rows * columns, to_write = tensor->buffer->bytes;
-    void  *shared = buffer_host(tensor->buffer), *host = shared ? shared : malloc(to_write);
-    if (host) {
-        struct gguf_job job = {&formats[type], data, elements, host, dtype};
-        parallel_for(ceil_div(elements, RUN), 64, expand_runs, &job);
-    }
-    bnb_status status = !host ? fail(BNB_OUT_OF_MEMORY, "tensor_from_gguf: no memory for %zu bytes", to_write)
-                        : shared ? BNB_OK : buffer_write(tensor->buffer, host, to_write);
-    if (!shared) free(host);
-    if (status == BNB_OK) return tensor;
+    struct request request = {&formats[type], data, tensor};
+    if (run_on_host(device, expand_on_host, &request) == BNB_OK) return tensor;
     bnb_tensor_free(tensor);
     return NULL;
 }

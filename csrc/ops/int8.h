@@ -20,8 +20,9 @@ bnb_status int8_quantize(const struct int8_pass *pass);
 /* Fills an i32 list of as many places as x has columns. */
 bnb_status int8_list_outliers(const bnb_tensor *x, float threshold, const bnb_tensor *outliers);
 
-/* The columns that a list in host memory holds: up to the first place that names none. */
-size_t int8_count_outliers(const int32_t *list, size_t columns);
+/* A copy of the columns that a list in host memory holds, up to the first place that names none: each is read once, for
+ * another thread may be writing. NULL and an error where there is no memory; the caller frees it. */
+int32_t *int8_copy_outliers(const int32_t *list, size_t columns, size_t *count);
 
 /* The checks of arguments that several entries take. Each records its failure. */
 bool is_threshold(float threshold, const char *function);

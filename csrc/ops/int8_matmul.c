@@ -56,12 +56,17 @@ struct product {
     bnb_tensor       *y;
 };
 
-static bnb_status launch(const struct product *p) {
+static const struct buffer *buffer_of(const bnb_tensor *tensor) { return tensor ? tensor->buffer : NULL; }
+
+static bnb_status launch(const void *request) {
+    const struct product *p = request;
     size_t m = p->y->rows, n = p->y->columns, k = p->b ? p->b->columns : 1;
     if (m > INT32_MAX || n > INT32_MAX) return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
     struct int8_matmul_args args = {.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k};
-    const struct buffer    *y = p->y->buffer, *row_stats = p->row_stats ? p->row_stats->buffer : y;
-    const struct buffer    *column_stats = p->column_stats ? p->column_stats->buffer : y, *bias = p->bias ? p->bias->buffer : row_stats;
+    const struct buffer    *y = p->y->buffer, *a = p->a->buffer;
+    bnb_device             *device = y->device;
+    struct binding          row_stats = reads_if(buffer_of(p->row_stats), a), column_stats = reads_if(buffer_of(p->column_stats), a);
+    struct binding          bias = reads_if(buffer_of(p->bias), a);
     struct launch           launch = {
         .family = "int8_matmul",
         .constants = {p->y->dtype, p->outliers != NULL, p->x ? p->x->dtype : 0, p->bias != NULL, k % VECTOR_CHUNK == 0},
@@ -75,74 +80,81 @@ static bnb_status launch(const struct product *p) {
         launch.kernel = "int8_mm_dequant";
         launch.groups[0] = args.m;
         launch.threads = INT8_THREADS;
-        memcpy(launch.bindings, (struct binding[]){binding_of(p->a->buffer), binding_of(row_stats), binding_of(column_stats), binding_of(bias), binding_of(y)},
-               5 * sizeof *launch.bindings);
+        memcpy(launch.bindings, (struct binding[]){reads(a), row_stats, column_stats, bias, writes(y)}, 5 * sizeof *launch.bindings);
         launch.binding_count = 5;
-        return y->device->gpu->launch(&launch);
+        return enqueue(device, &launch);
     }
-    const struct buffer *x = p->x ? p->x->buffer : p->a->buffer, *outliers = p->outliers ? p->outliers->buffer : p->a->buffer;
-    memcpy(launch.bindings, (struct binding[]){binding_of(p->a->buffer), binding_of(p->b->buffer), binding_of(row_stats), binding_of(column_stats),
-                                               binding_of(x), binding_of(outliers), binding_of(bias), binding_of(y)},
+    memcpy(launch.bindings, (struct binding[]){reads(a), reads(p->b->buffer), row_stats, column_stats, reads_if(buffer_of(p->x), a),
+                                               reads_if(buffer_of(p->outliers), a), bias, writes(y)},
            8 * sizeof *launch.bindings);
     launch.binding_count = 8;
-    if (m <= VECTORS_MOST) {
+    bnb_status status = serve(device, &launch);
+    if (status != BNB_UNSUPPORTED) return status;
+    const struct sizes *sizes = &device->driver->sizes;
+    if (m <= sizes->vectors_most) {
         uint32_t vectors = vectors_of(m);
         launch.kernel = vectors == 1 ? "int8_vector_1" : vectors == 2 ? "int8_vector_2" : "int8_vector_4";
         launch.groups[0] = (uint32_t)ceil_div(n, VECTOR_COLUMNS);
         launch.groups[1] = (uint32_t)ceil_div(m, vectors);
         launch.threads = VECTOR_THREADS;
     } else {
-        uint32_t side = side_of(m, n);
+        uint32_t side = side_of(sizes, m, n);
         launch.kernel = side == 64 ? "int8_tile_64" : "int8_tile_32";
         launch.groups[0] = (uint32_t)ceil_div(n, side);
         launch.groups[1] = (uint32_t)ceil_div(m, side);
         launch.threads = TILE_THREADS;
     }
-    return y->device->gpu->launch(&launch);
+    return enqueue(device, &launch);
 }
 
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static struct int8_output output_to(const struct product *p) {
+static struct int8_output output_to(const struct product *p, struct host *host) {
     return (struct int8_output){
         .columns = p->y->columns,
-        .row_stats = p->row_stats ? buffer_host(p->row_stats->buffer) : NULL,
-        .column_stats = p->column_stats ? buffer_host(p->column_stats->buffer) : NULL,
-        .bias = p->bias ? buffer_host(p->bias->buffer) : NULL,
-        .y = buffer_host(p->y->buffer),
+        .row_stats = p->row_stats ? host_reads(host, p->row_stats->buffer) : NULL,
+        .column_stats = p->column_stats ? host_reads(host, p->column_stats->buffer) : NULL,
+        .bias = p->bias ? host_reads(host, p->bias->buffer) : NULL,
+        .y = host_writes(host, p->y->buffer),
         .dtype = p->y->dtype,
     };
 }
 
-static bnb_status matmul_host(const struct product *p) {
-    struct int8_matmul_job job = {
-        .a = buffer_host(p->a->buffer),
-        .b = buffer_host(p->b->buffer),
-        .rows = p->a->rows,
-        .columns = p->a->columns,
-        .to = output_to(p),
-    };
-    if (p->outliers) {
-        job.x = dense_of(p->x);
-        job.outliers = buffer_host(p->outliers->buffer);
-        job.outlier_count = int8_count_outliers(job.outliers, job.columns);
+static bnb_status multiply(const void *argument) {
+    struct int8_matmul_job job = *(const struct int8_matmul_job *)argument;
+    int32_t               *outliers = NULL;
+    if (job.outliers) {
+        outliers = int8_copy_outliers(job.outliers, job.columns, &job.outlier_count);
+        if (!outliers) return BNB_OUT_OF_MEMORY;
+        job.outliers = outliers;
     }
-    if (cpu_forms()->int8_matmul) return cpu_forms()->int8_matmul(&job);
-    parallel_for(p->y->columns, 1, matmul_plain, &job);
+    bnb_status status = BNB_OK;
+    if (cpu_forms()->int8_matmul) status = cpu_forms()->int8_matmul(&job);
+    else parallel_for(job.to.columns, 1, matmul_plain, &job);
+    free(outliers);
+    return status;
+}
+
+static bnb_status mm_dequant(const void *argument) {
+    const struct int8_mm_dequant_job *job = argument;
+    parallel_for(job->rows, ceil_div(1 << 15, job->to.columns), cpu_forms()->int8_mm_dequant ? cpu_forms()->int8_mm_dequant : mm_dequant_plain, job);
     return BNB_OK;
 }
 
-static bnb_status mm_dequant_host(const struct product *p) {
-    struct int8_mm_dequant_job job = {buffer_host(p->a->buffer), output_to(p)};
-    parallel_for(p->y->rows, ceil_div(1 << 15, p->y->columns), cpu_forms()->int8_mm_dequant ? cpu_forms()->int8_mm_dequant : mm_dequant_plain, &job);
-    return BNB_OK;
-}
-
-static bnb_status run(const struct product *p, const char *function) {
-    bnb_device *device = p->y->buffer->device;
-    bnb_status  status = device->gpu ? launch(p) : BNB_UNSUPPORTED;
-    if (status != BNB_UNSUPPORTED || fall_back(device, function) != BNB_OK) return status;
-    return p->b ? matmul_host(p) : mm_dequant_host(p);
+static bnb_status product_on_host(const void *request, struct host *host) {
+    const struct product *p = request;
+    struct int8_output    to = output_to(p, host);
+    const void           *a = host_reads(host, p->a->buffer);
+    if (!p->b) {
+        struct int8_mm_dequant_job job = {a, p->a->rows, to};
+        return perform(host, mm_dequant, &job, sizeof job);
+    }
+    struct int8_matmul_job job = {.a = a, .b = host_reads(host, p->b->buffer), .rows = p->a->rows, .columns = p->a->columns, .to = to};
+    if (p->outliers) {
+        job.x = dense_of(host, p->x);
+        job.outliers = host_reads(host, p->outliers->buffer);
+    }
+    return perform(host, multiply, &job, sizeof job);
 }
 
 /* Makes y. */
@@ -152,7 +164,7 @@ static bnb_tensor *make(struct product p, size_t rows, size_t columns, bnb_dtype
     if (!as_f32(&p.bias, &wide)) return NULL;
     p.y = tensor_new(device, dtype, rows, columns);
     count_operation(device);
-    bnb_status status = p.y ? run(&p, function) : BNB_OUT_OF_MEMORY;
+    bnb_status status = p.y ? run(&(struct operation){function, device, launch, product_on_host, &p}) : BNB_OUT_OF_MEMORY;
     bnb_tensor_free(wide);
     if (status == BNB_OK) return p.y;
     bnb_tensor_free(p.y);

@@ -1,5 +1,6 @@
 /* LLM.int8()'s quantising and dequantising: the checks, the launches and the plain loops. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "int8.h"
@@ -77,25 +78,33 @@ static bnb_status prepare(const char *kernel, const bnb_tensor *x, float thresho
     return BNB_OK;
 }
 
-static bnb_status launch_outliers(const bnb_tensor *x, float threshold, const bnb_tensor *outliers) {
+struct outliers_request {
+    const bnb_tensor *x;
+    float             threshold;
+    const bnb_tensor *outliers;
+};
+
+static bnb_status launch_outliers(const void *request) {
+    const struct outliers_request *r = request;
+    const bnb_tensor         *x = r->x, *outliers = r->outliers;
     struct int8_quantize_args args;
     struct launch             launch;
     bnb_device               *device = x->buffer->device;
-    bnb_status                status = prepare("int8_flags", x, threshold, &args, &launch);
+    bnb_status                status = prepare("int8_flags", x, r->threshold, &args, &launch);
     if (status) return status;
     struct buffer *flags = buffer_new(device, x->columns * sizeof(int32_t));
     if (!flags) return bnb_last_status();
-    launch.bindings[0] = binding_of(x->buffer);
-    launch.bindings[1] = binding_of(flags);
+    launch.bindings[0] = reads(x->buffer);
+    launch.bindings[1] = writes(flags);
     launch.binding_count = 2;
     launch.groups[0] = (uint32_t)ceil_div(x->columns, 32);
-    status = device->gpu->launch(&launch);
+    status = enqueue(device, &launch);
     launch.kernel = "int8_list";
-    launch.bindings[0] = binding_of(flags);
-    launch.bindings[1] = binding_of(outliers->buffer);
+    launch.bindings[0] = reads(flags);
+    launch.bindings[1] = writes(outliers->buffer);
     launch.groups[0] = 1;
     launch.bytes_moved = 2 * flags->bytes;
-    if (status == BNB_OK) status = device->gpu->launch(&launch);
+    if (status == BNB_OK) status = enqueue(device, &launch);
     buffer_release(flags); /* the driver keeps it until the work is done */
     return status;
 }
@@ -105,11 +114,11 @@ static bnb_status launch_column_stats(const struct int8_pass *pass) {
     struct launch             launch;
     bnb_status                status = prepare("int8_column_stats", pass->x, pass->threshold, &args, &launch);
     if (status) return status;
-    launch.bindings[0] = binding_of(pass->x->buffer);
-    launch.bindings[1] = binding_of(pass->stats->buffer);
+    launch.bindings[0] = reads(pass->x->buffer);
+    launch.bindings[1] = writes(pass->stats->buffer);
     launch.binding_count = 2;
     launch.groups[0] = (uint32_t)ceil_div(pass->x->columns, 32);
-    return pass->x->buffer->device->gpu->launch(&launch);
+    return enqueue(pass->x->buffer->device, &launch);
 }
 
 static bnb_status launch_rows(const struct int8_pass *pass, bool finds) {
@@ -121,62 +130,77 @@ static bnb_status launch_rows(const struct int8_pass *pass, bool finds) {
     launch.constants[3] = finds;
     launch.constants[4] = pass->codes != NULL;
     launch.constants[5] = pass->outliers != NULL;
-    launch.bindings[0] = binding_of(pass->x->buffer);
-    launch.bindings[1] = binding_of((pass->outliers ? pass->outliers : pass->x)->buffer);
-    launch.bindings[2] = binding_of(pass->stats->buffer);
-    launch.bindings[3] = binding_of((pass->codes ? pass->codes : pass->stats)->buffer);
+    launch.bindings[0] = reads(pass->x->buffer);
+    launch.bindings[1] = reads_if(pass->outliers ? pass->outliers->buffer : NULL, pass->x->buffer);
+    launch.bindings[2] = finds ? writes(pass->stats->buffer) : reads(pass->stats->buffer);
+    launch.bindings[3] = pass->codes ? writes(pass->codes->buffer) : unused(pass->stats->buffer);
     launch.binding_count = 4;
     launch.groups[0] = args.rows;
     launch.bytes_moved += pass->codes ? pass->codes->buffer->bytes : 0;
-    return pass->x->buffer->device->gpu->launch(&launch);
+    return enqueue(pass->x->buffer->device, &launch);
 }
 
-static bnb_status launch_pass(const struct int8_pass *pass) {
+static bnb_status launch_pass(const void *request) {
+    const struct int8_pass *pass = request;
     if (!pass->by_column) return launch_rows(pass, pass->finds);
     bnb_status status = pass->finds ? launch_column_stats(pass) : BNB_OK;
     return status || !pass->codes ? status : launch_rows(pass, false);
 }
 
-static bnb_status launch_dequantize(const bnb_tensor *codes, const bnb_tensor *stats, const bnb_tensor *y) {
+struct dequantize_request {
+    const bnb_tensor *codes, *stats, *y;
+};
+
+static bnb_status launch_dequantize(const void *request) {
+    const bnb_tensor *codes = ((const struct dequantize_request *)request)->codes;
+    const bnb_tensor *stats = ((const struct dequantize_request *)request)->stats, *y = ((const struct dequantize_request *)request)->y;
     struct int8_quantize_args args;
     struct launch             launch;
     bnb_status                status = prepare("int8_dequantize", codes, 0, &args, &launch);
     if (status) return status;
     launch.constants[0] = y->dtype;
-    launch.bindings[0] = binding_of(codes->buffer);
-    launch.bindings[1] = binding_of(stats->buffer);
-    launch.bindings[2] = binding_of(y->buffer);
+    launch.bindings[0] = reads(codes->buffer);
+    launch.bindings[1] = reads(stats->buffer);
+    launch.bindings[2] = writes(y->buffer);
     launch.binding_count = 3;
     launch.groups[0] = args.rows;
     launch.bytes_moved += y->buffer->bytes;
-    return codes->buffer->device->gpu->launch(&launch);
+    return enqueue(codes->buffer->device, &launch);
 }
 
 /* ── Outliers ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-size_t int8_count_outliers(const int32_t *list, size_t columns) {
-    size_t count = 0;
-    while (count < columns && list[count] >= 0 && (size_t)list[count] < columns) count++;
-    return count;
+int32_t *int8_copy_outliers(const int32_t *list, size_t columns, size_t *count) {
+    int32_t *copy = malloc(columns * sizeof *copy);
+    if (!copy) return refuse(BNB_OUT_OF_MEMORY, "no memory for a list of %zu outlier columns: free something and try again", columns);
+    memcpy(copy, list, columns * sizeof *copy);
+    *count = 0;
+    while (*count < columns && copy[*count] >= 0 && (size_t)copy[*count] < columns) ++*count;
+    return copy;
 }
 
-static void list_outliers_host(const bnb_tensor *x, float threshold, const bnb_tensor *outliers) {
-    int32_t                 *list = buffer_host(outliers->buffer);
-    struct int8_outliers_job job = {dense_of(x), threshold, (_Atomic int32_t *)list};
-    memset(list, 0, x->columns * sizeof *list);
-    parallel_for(x->rows, ceil_div(1 << 16, x->columns), cpu_forms()->int8_outliers ? cpu_forms()->int8_outliers : outliers_plain, &job);
+static bnb_status list_outliers(const void *argument) {
+    const struct int8_outliers_job *job = argument;
+    size_t                          columns = job->x.columns;
+    int32_t                        *list = (int32_t *)job->flags;
+    memset(list, 0, columns * sizeof *list);
+    parallel_for(job->x.rows, ceil_div(1 << 16, columns), cpu_forms()->int8_outliers ? cpu_forms()->int8_outliers : outliers_plain, job);
     size_t count = 0; /* the list grows over the flags that have been looked at */
-    for (size_t c = 0; c < x->columns; c++)
+    for (size_t c = 0; c < columns; c++)
         if (list[c]) list[count++] = (int32_t)c;
-    while (count < x->columns) list[count++] = -1;
+    while (count < columns) list[count++] = -1;
+    return BNB_OK;
+}
+
+static bnb_status outliers_on_host(const void *request, struct host *host) {
+    const struct outliers_request *r = request;
+    struct int8_outliers_job       job = {dense_of(host, r->x), r->threshold, host_writes(host, r->outliers->buffer)};
+    return perform(host, list_outliers, &job, sizeof job);
 }
 
 bnb_status int8_list_outliers(const bnb_tensor *x, float threshold, const bnb_tensor *outliers) {
-    bnb_device *device = x->buffer->device;
-    bnb_status  status = device->gpu ? launch_outliers(x, threshold, outliers) : BNB_UNSUPPORTED;
-    if (status != BNB_UNSUPPORTED || fall_back(device, "int8_outliers") != BNB_OK) return status;
-    list_outliers_host(x, threshold, outliers);
-    return BNB_OK;
+    struct outliers_request request = {x, threshold, outliers};
+    return run(&(struct operation){"int8_outliers", x->buffer->device, launch_outliers, outliers_on_host, &request});
 }
 
 bool is_threshold(float threshold, const char *function) {
@@ -207,52 +231,82 @@ bnb_tensor *bnb_int8_outliers(const bnb_tensor *x, float threshold) {
 
 /* ── Quantising ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static void quantize_host(const struct int8_pass *pass) {
-    struct int8_quantize_job job = {
-        .x = dense_of(pass->x),
-        .threshold = pass->threshold ? pass->threshold : NAN,
-        .finds = pass->finds,
-        .stats = buffer_host(pass->stats->buffer),
-        .codes = pass->codes ? buffer_host(pass->codes->buffer) : NULL,
-    };
-    if (pass->outliers) {
-        job.outliers = buffer_host(pass->outliers->buffer);
-        job.outlier_count = int8_count_outliers(job.outliers, job.x.columns);
-    }
-    size_t rows_grain = ceil_div(1 << 15, job.x.columns), columns_grain = ceil_div(1 << 15, job.x.rows) + 512; /* runs of memory */
-    if (!pass->by_column) {
-        parallel_for(job.x.rows, rows_grain, cpu_forms()->int8_quantize ? cpu_forms()->int8_quantize : rows_plain, &job);
-    } else {
-        if (job.finds) parallel_for(job.x.columns, columns_grain, column_stats_plain, &job);
-        if (job.codes) parallel_for(job.x.rows, rows_grain, column_codes_plain, &job);
-    }
+static void quantize_rows(const struct int8_quantize_job *job) {
+    parallel_for(job->x.rows, ceil_div(1 << 15, job->x.columns), cpu_forms()->int8_quantize ? cpu_forms()->int8_quantize : rows_plain, job);
 }
 
-bnb_status int8_quantize(const struct int8_pass *pass) {
-    bnb_device *device = pass->x->buffer->device;
-    bnb_status  status = device->gpu ? launch_pass(pass) : BNB_UNSUPPORTED;
-    if (status != BNB_UNSUPPORTED || fall_back(device, "int8_quantize") != BNB_OK) return status;
-    quantize_host(pass);
+static void quantize_columns(const struct int8_quantize_job *job) {
+    size_t grain = ceil_div(1 << 15, job->x.rows) + 512; /* runs of memory */
+    if (job->finds) parallel_for(job->x.columns, grain, column_stats_plain, job);
+    if (job->codes) parallel_for(job->x.rows, ceil_div(1 << 15, job->x.columns), column_codes_plain, job);
+}
+
+struct pass_job {
+    struct int8_quantize_job quantize; /* whose outliers are yet to be copied */
+    bool                     by_column;
+};
+
+static bnb_status quantize(const void *argument) {
+    struct pass_job job = *(const struct pass_job *)argument;
+    int32_t        *outliers = NULL;
+    if (job.quantize.outliers) {
+        outliers = int8_copy_outliers(job.quantize.outliers, job.quantize.x.columns, &job.quantize.outlier_count);
+        if (!outliers) return BNB_OUT_OF_MEMORY;
+        job.quantize.outliers = outliers;
+    }
+    if (job.by_column) quantize_columns(&job.quantize);
+    else quantize_rows(&job.quantize);
+    free(outliers);
     return BNB_OK;
 }
 
-/* Says where the first NaN or infinity is that shows in the stats, if one does. */
-static bnb_status check_finite(const struct int8_pass *pass) {
-    bnb_device *device = pass->x->buffer->device;
-    bnb_status  status = device->gpu ? device->gpu->wait() : BNB_OK;
-    if (status) return status;
-    const bnb_tensor *x = pass->x;
-    const float      *stats = buffer_host(pass->stats->buffer);
-    size_t            count = pass->by_column ? x->columns : x->rows, bad = 0;
-    while (bad < count && isfinite(stats[bad])) bad++;
+static bnb_status pass_on_host(const void *request, struct host *host) {
+    const struct int8_pass *pass = request;
+    const struct buffer    *stats = pass->stats->buffer;
+    struct pass_job         job = {
+        .quantize =
+            {
+                .x = dense_of(host, pass->x),
+                .threshold = pass->threshold ? pass->threshold : NAN,
+                .outliers = pass->outliers ? host_reads(host, pass->outliers->buffer) : NULL,
+                .finds = pass->finds,
+                .stats = pass->finds ? host_writes(host, stats) : (float *)host_reads(host, stats),
+                .codes = pass->codes ? host_writes(host, pass->codes->buffer) : NULL,
+            },
+        .by_column = pass->by_column,
+    };
+    return perform(host, quantize, &job, sizeof job);
+}
+
+bnb_status int8_quantize(const struct int8_pass *pass) {
+    return run(&(struct operation){"int8_quantize", pass->x->buffer->device, launch_pass, pass_on_host, pass});
+}
+
+/* Looks for the first NaN or infinity that shows in the stats. */
+struct finite_job {
+    struct dense x;
+    const float *stats;
+    bool         by_column;
+};
+
+static bnb_status find_infinite(const void *argument) {
+    const struct finite_job *job = argument;
+    const struct dense      *x = &job->x;
+    size_t                   count = job->by_column ? x->columns : x->rows, bad = 0;
+    while (bad < count && isfinite(job->stats[bad])) bad++;
     if (bad == count) return BNB_OK;
-    struct dense dense = dense_of(x);
-    size_t       at = pass->by_column ? bad : bad * x->columns, step = pass->by_column ? x->columns : 1;
-    size_t       last = at + step * ((pass->by_column ? x->rows : x->columns) - 1);
+    size_t at = job->by_column ? bad : bad * x->columns, step = job->by_column ? x->columns : 1;
+    size_t last = at + step * ((job->by_column ? x->rows : x->columns) - 1);
     /* Not by its bits: a kernel's conversion of a signalling NaN makes it another. An infinity may be an outlier. */
-    while (at < last && (isnan(stats[bad]) ? !isnan(element_of(&dense, at)) : isfinite(element_of(&dense, at)))) at += step;
+    while (at < last && (isnan(job->stats[bad]) ? !isnan(element_of(x, at)) : isfinite(element_of(x, at)))) at += step;
     return fail(BNB_INVALID, "int8_stats: x[%zu, %zu] is %g, expected finite numbers: replace it before quantising", at / x->columns,
-                at % x->columns, element_of(&dense, at));
+                at % x->columns, element_of(x, at));
+}
+
+static bnb_status check_finite(const void *request, struct host *host) {
+    const struct int8_pass *pass = request;
+    struct finite_job       job = {dense_of(host, pass->x), host_reads(host, pass->stats->buffer), pass->by_column};
+    return perform(host, find_infinite, &job, sizeof job);
 }
 
 bnb_tensor *bnb_int8_stats(const bnb_tensor *x, float threshold, int32_t by_column) {
@@ -262,7 +316,7 @@ bnb_tensor *bnb_int8_stats(const bnb_tensor *x, float threshold, int32_t by_colu
     struct int8_pass pass = {.x = x, .threshold = threshold, .by_column = by_column, .finds = true, .stats = stats};
     count_operation(x->buffer->device);
     bnb_status status = int8_quantize(&pass);
-    if (status == BNB_OK && check_finite(&pass) == BNB_OK) return stats;
+    if (status == BNB_OK && run_on_host(x->buffer->device, check_finite, &pass) == BNB_OK) return stats;
     bnb_tensor_free(stats);
     return NULL;
 }
@@ -293,9 +347,23 @@ bnb_tensor *bnb_int8_vectorwise_quant(const bnb_tensor *x, const bnb_tensor *sta
 
 /* ── Dequantising ───────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static void dequantize_host(const bnb_tensor *codes, const bnb_tensor *stats, const bnb_tensor *y) {
-    struct int8_dequantize_job job = {buffer_host(codes->buffer), codes->columns, buffer_host(stats->buffer), buffer_host(y->buffer), y->dtype};
-    parallel_for(codes->rows, ceil_div(1 << 15, codes->columns), cpu_forms()->int8_dequantize ? cpu_forms()->int8_dequantize : dequantize_plain, &job);
+static bnb_status dequantize(const void *argument) {
+    const struct int8_dequantize_job *job = argument;
+    parallel_for(job->rows, ceil_div(1 << 15, job->columns), cpu_forms()->int8_dequantize ? cpu_forms()->int8_dequantize : dequantize_plain, job);
+    return BNB_OK;
+}
+
+static bnb_status dequantize_on_host(const void *request, struct host *host) {
+    const struct dequantize_request *r = request;
+    struct int8_dequantize_job       job = {
+        .codes = host_reads(host, r->codes->buffer),
+        .rows = r->codes->rows,
+        .columns = r->codes->columns,
+        .stats = host_reads(host, r->stats->buffer),
+        .y = host_writes(host, r->y->buffer),
+        .dtype = r->y->dtype,
+    };
+    return perform(host, dequantize, &job, sizeof job);
 }
 
 bnb_tensor *bnb_int8_vectorwise_dequant(const bnb_tensor *codes, const bnb_tensor *stats, bnb_dtype dtype) {
@@ -308,12 +376,8 @@ bnb_tensor *bnb_int8_vectorwise_dequant(const bnb_tensor *codes, const bnb_tenso
     bnb_tensor *y = tensor_new(device, dtype, codes->rows, codes->columns);
     if (!y) return NULL;
     count_operation(device);
-    bnb_status status = device->gpu ? launch_dequantize(codes, stats, y) : BNB_UNSUPPORTED;
-    if (status == BNB_UNSUPPORTED && fall_back(device, function) == BNB_OK) {
-        dequantize_host(codes, stats, y);
-        status = BNB_OK;
-    }
-    if (status == BNB_OK) return y;
+    struct dequantize_request request = {codes, stats, y};
+    if (run(&(struct operation){function, device, launch_dequantize, dequantize_on_host, &request}) == BNB_OK) return y;
     bnb_tensor_free(y);
     return NULL;
 }

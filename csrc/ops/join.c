@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "launch.h"
+#include "../internal.h"
 
 /* Copies a whole buffer to a place in another of its device, through the host where that can't address them. */
 static bnb_status copy_to(const struct buffer *from, struct buffer *to, size_t offset) {

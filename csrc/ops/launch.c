@@ -30,8 +30,8 @@ bnb_status bind_codebook(bnb_codebook *codebook, bnb_device *device, struct bind
         if (atomic_compare_exchange_strong(&codebook->uploaded, &buffer, made)) buffer = made;
         else buffer_release(made); /* another thread was first */
     }
-    if (buffer->device != device) return fail(BNB_UNSUPPORTED, "the codebook is in use on %s", buffer->device->kind);
-    *binding = binding_of(buffer);
+    if (buffer->device != device) return fail(BNB_UNSUPPORTED, "the codebook is in use on %s", buffer->device->name);
+    *binding = reads(buffer);
     return BNB_OK;
 }
 
@@ -43,15 +43,16 @@ bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], st
         return fail(BNB_UNSUPPORTED, "a block of more than 2^32 elements");
 
     *scales = (struct scale_layout){.block = (uint32_t)q->block, .shift = shift_of(q->block), .offset = q->offset};
-    bindings[0] = binding_of(q->codes);
-    bindings[1] = bindings[2] = binding_of(q->absmax);
+    bindings[0] = reads(q->codes);
+    bindings[1] = reads(q->absmax);
+    bindings[2] = unused(q->absmax);
     bnb_status status = bind_codebook(q->code, device, &bindings[3]);
-    bindings[4] = bindings[3];
+    bindings[4] = (struct binding){.memory = bindings[3].memory};
     if (status || !q->nested_code) return status;
 
     scales->nested_block = (uint32_t)q->nested_block;
     scales->nested_shift = shift_of(q->nested_block);
-    bindings[2] = binding_of(q->nested_absmax);
+    bindings[2] = reads(q->nested_absmax);
     return bind_codebook(q->nested_code, device, &bindings[4]);
 }
 
@@ -59,22 +60,22 @@ size_t quantized_bytes(const bnb_quantized *q) {
     return q->codes->bytes + q->absmax->bytes + (q->nested_absmax ? q->nested_absmax->bytes : 0);
 }
 
-uint32_t split_of(uint32_t depth, size_t tiles) {
-    size_t splits = ceil_div(TILES_WANTED, tiles), most = depth / SPLIT_LEAST;
+uint32_t split_of(const struct sizes *sizes, uint32_t depth, size_t tiles) {
+    size_t splits = ceil_div(sizes->tiles_wanted, tiles), most = depth / sizes->split_least;
     if (splits > most) splits = most ? most : 1;
     return (uint32_t)(ceil_div(ceil_div(depth, splits), TILE_DEPTH) * TILE_DEPTH);
 }
 
 bnb_status launch_sum(const struct buffer *parts, uint32_t splits, const bnb_tensor *bias, const bnb_tensor *y) {
     struct sum_args args = {.m = (uint32_t)y->rows, .n = (uint32_t)y->columns, .splits = splits};
-    return y->buffer->device->gpu->launch(&(struct launch){
+    return enqueue(y->buffer->device, &(struct launch){
         .family = "matmul_tile",
         .kernel = "matmul_sum",
         .constants = {y->dtype, [4] = bias != NULL},
         .constant_count = 5,
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {binding_of(parts), binding_of(bias ? bias->buffer : parts), binding_of(y->buffer)},
+        .bindings = {reads(parts), reads_if(bias ? bias->buffer : NULL, parts), writes(y->buffer)},
         .binding_count = 3,
         .groups = {(uint32_t)ceil_div(args.n, SUM_THREADS), args.m, 1},
         .threads = SUM_THREADS,

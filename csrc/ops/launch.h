@@ -2,7 +2,7 @@
 #ifndef BNB_LAUNCH_H
 #define BNB_LAUNCH_H
 
-#include "../internal.h"
+#include "run.h"
 
 #include "../../metal/args.h"
 
@@ -14,8 +14,13 @@ static inline uint32_t groups_for(size_t elements, size_t of_a_group) {
     return (uint32_t)(groups < GROUPS_MOST ? groups : GROUPS_MOST);
 }
 
-static inline struct binding binding_of(const struct buffer *buffer) {
-    return (struct binding){.memory = buffer->memory};
+/* Memory as bindings, by what the kernel does with it; a place that it won't look at is unused, whatever is there. */
+static inline struct binding reads(const struct buffer *buffer) { return (struct binding){buffer->memory, 0, READS}; }
+static inline struct binding writes(const struct buffer *buffer) { return (struct binding){buffer->memory, 0, WRITES}; }
+static inline struct binding updates(const struct buffer *buffer) { return (struct binding){buffer->memory, 0, UPDATES}; }
+static inline struct binding unused(const struct buffer *buffer) { return (struct binding){buffer->memory, 0, UNUSED}; }
+static inline struct binding reads_if(const struct buffer *buffer, const struct buffer *other) {
+    return buffer ? reads(buffer) : unused(other);
 }
 
 /* The power of two that a block is, or 32 where it is none. */
@@ -42,21 +47,22 @@ static inline uint32_t whole_of(const bnb_quantized *q, const struct scale_layou
     return scales->shift >= 3 && scales->shift < 32 ? WHOLE_BLOCKS : WHOLE_NOT;
 }
 
-/* Up to VECTORS_MOST rows of x, kernels read w anew for every 4; beyond, decoding it for a tile pays: MLX crosses over
- * between 10 and 13 on an M3 Max (ml-explore/mlx, pull request 3863). Products in tiles need tiles enough to fill the
- * GPU, else the tiles are small and the sum is split, though not below SPLIT_LEAST. */
-enum { VECTORS_MOST = 8, TILES_WANTED = 256, SPLIT_LEAST = 512 };
-
 /* The rows of x that a vector kernel takes at once. */
 static inline uint32_t vectors_of(size_t rows) { return rows == 1 ? 1 : rows == 2 ? 2 : 4; }
 
 /* The side of the tiles of an output. */
-static inline uint32_t side_of(size_t rows, size_t columns) {
-    return rows > 32 && ceil_div(rows, 64) * ceil_div(columns, 64) >= TILES_WANTED / 2 ? 64 : 32;
+static inline uint32_t side_of(const struct sizes *sizes, size_t rows, size_t columns) {
+    return rows > 32 && ceil_div(rows, 64) * ceil_div(columns, 64) >= sizes->tiles_wanted / 2 ? 64 : 32;
 }
 
 /* The part of `depth` products that each of `tiles` tiles sums: all of it, or a multiple of TILE_DEPTH. */
-uint32_t split_of(uint32_t depth, size_t tiles);
+uint32_t split_of(const struct sizes *sizes, uint32_t depth, size_t tiles);
+
+/* A product as a whole, by the GPU's own kernels: UNSUPPORTED where it has none for the case, and the portable kernels are to
+ * be launched. */
+static inline bnb_status serve(bnb_device *device, const struct launch *whole) {
+    return device->driver->serve ? device->driver->serve(device->gpu, whole) : BNB_UNSUPPORTED;
+}
 
 /* y = the parts of a split, f32 [splits, y's rows, y's columns], added up; bias may be NULL. */
 bnb_status launch_sum(const struct buffer *parts, uint32_t splits, const bnb_tensor *bias, const bnb_tensor *y);

@@ -6,7 +6,10 @@
 
 /* ── The plain loops ────────────────────────────────────────────────────────────────────────────────────────────── */
 
+enum direction { FORWARD, BACKWARD, BACKWARD_WEIGHT };
+
 struct layer_norm_job {
+    enum direction direction;
     struct dense  x, dy;         /* dy backward only */
     const float  *weight, *bias; /* bias forward only */
     float         eps;
@@ -85,8 +88,6 @@ static void layer_norm_backward_weight_plain(const void *argument, size_t first,
 
 /* ── One request ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-enum direction { FORWARD, BACKWARD, BACKWARD_WEIGHT };
-
 struct request {
     enum direction    direction;
     const bnb_tensor *x, *dy;        /* dy is NULL forward */
@@ -95,19 +96,11 @@ struct request {
     bnb_tensor       *y;
 };
 
-static bnb_status run_host(const struct request *r) {
-    struct layer_norm_job job = {
-        .x = dense_of(r->x),
-        .eps = r->eps,
-        .y = buffer_host(r->y->buffer),
-        .dtype = r->y->dtype,
-    };
-    if (r->dy) job.dy = dense_of(r->dy);
-    if (r->weight) job.weight = buffer_host(r->weight->buffer);
-    if (r->bias) job.bias = buffer_host(r->bias->buffer);
-    size_t rows = r->x->rows, columns = r->x->columns, grain = ceil_div(1 << 13, columns);
-    if (r->direction != BACKWARD_WEIGHT) {
-        parallel_for(rows, grain, r->direction == FORWARD ? layer_norm_plain : layer_norm_backward_plain, &job);
+static bnb_status layer_norm(const void *argument) {
+    struct layer_norm_job job = *(const struct layer_norm_job *)argument;
+    size_t                rows = job.x.rows, columns = job.x.columns, grain = ceil_div(1 << 13, columns);
+    if (job.direction != BACKWARD_WEIGHT) {
+        parallel_for(rows, grain, job.direction == FORWARD ? layer_norm_plain : layer_norm_backward_plain, &job);
         return BNB_OK;
     }
     job.stats = malloc(rows * sizeof *job.stats);
@@ -120,15 +113,31 @@ static bnb_status run_host(const struct request *r) {
     return BNB_OK;
 }
 
+static bnb_status layer_norm_on_host(const void *request, struct host *host) {
+    const struct request *r = request;
+    struct layer_norm_job job = {
+        .direction = r->direction,
+        .x = dense_of(host, r->x),
+        .eps = r->eps,
+        .y = host_writes(host, r->y->buffer),
+        .dtype = r->y->dtype,
+    };
+    if (r->dy) job.dy = dense_of(host, r->dy);
+    if (r->weight) job.weight = host_reads(host, r->weight->buffer);
+    if (r->bias) job.bias = host_reads(host, r->bias->buffer);
+    return perform(host, layer_norm, &job, sizeof job);
+}
+
 /* Constants: the dtypes of x, of dy and of y. Every kernel has x, dy, weight, bias, the rows' stats and y bound,
  * whether it looks at them or not. */
-static bnb_status launch(const struct request *r) {
+static bnb_status launch(const void *request) {
+    const struct request *r = request;
     size_t rows = r->x->rows, columns = r->x->columns;
     if (rows > INT32_MAX || columns > INT32_MAX) return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
     static const char *const kernels[] = {"layer_norm", "layer_norm_backward", "layer_norm_stats"}; /* by direction */
-    const struct driver   *gpu = r->x->buffer->device->gpu;
+    bnb_device            *device = r->x->buffer->device;
     struct layer_norm_args args = {.rows = (uint32_t)rows, .columns = (uint32_t)columns, .eps = r->eps};
-    struct binding         x = binding_of(r->x->buffer);
+    const struct buffer   *x = r->x->buffer;
     struct launch          launch = {
         .family = "layer_norm",
         .kernel = kernels[r->direction],
@@ -136,22 +145,25 @@ static bnb_status launch(const struct request *r) {
         .constant_count = 3,
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {x, r->dy ? binding_of(r->dy->buffer) : x, r->weight ? binding_of(r->weight->buffer) : x,
-                     r->bias ? binding_of(r->bias->buffer) : x, x, binding_of(r->y->buffer)},
+        .bindings = {reads(x), reads_if(r->dy ? r->dy->buffer : NULL, x), reads_if(r->weight ? r->weight->buffer : NULL, x),
+                     reads_if(r->bias ? r->bias->buffer : NULL, x), unused(x), writes(r->y->buffer)},
         .binding_count = 6,
         .groups = {(uint32_t)rows, 1, 1},
         .threads = LAYER_NORM_THREADS,
         .bytes_moved = r->x->buffer->bytes + (r->dy ? r->dy->buffer->bytes : 0) + r->y->buffer->bytes,
     };
-    if (r->direction != BACKWARD_WEIGHT) return gpu->launch(&launch);
+    if (r->direction != BACKWARD_WEIGHT) return enqueue(device, &launch);
 
-    struct buffer *stats = buffer_new(r->x->buffer->device, rows * 2 * sizeof(float));
+    struct buffer *stats = buffer_new(device, rows * 2 * sizeof(float));
     if (!stats) return BNB_OUT_OF_MEMORY;
-    launch.bindings[4] = binding_of(stats);
-    bnb_status status = gpu->launch(&launch);
+    launch.bindings[4] = writes(stats);
+    launch.bindings[5] = unused(r->y->buffer);
+    bnb_status status = enqueue(device, &launch);
+    launch.bindings[4] = reads(stats);
+    launch.bindings[5] = writes(r->y->buffer);
     launch.kernel = "layer_norm_backward_weight";
     launch.groups[0] = (uint32_t)ceil_div(columns, LAYER_NORM_THREADS);
-    if (status == BNB_OK) status = gpu->launch(&launch);
+    if (status == BNB_OK) status = enqueue(device, &launch);
     buffer_release(stats); /* the driver keeps it until the work is done */
     return status;
 }
@@ -184,13 +196,12 @@ static bool is_request(const struct request *r, const char *function) {
     return false;
 }
 
-static bnb_tensor *run(struct request r, const char *function, bnb_dtype dtype, size_t rows) {
+static bnb_tensor *normalise(struct request r, const char *function, bnb_dtype dtype, size_t rows) {
     bnb_device *device = r.x->buffer->device;
     bnb_tensor *weight = NULL, *bias = NULL;
     if (as_f32(&r.weight, &weight) && as_f32(&r.bias, &bias)) r.y = tensor_new(device, dtype, rows, r.x->columns);
     count_operation(device);
-    bnb_status status = !r.y ? BNB_OUT_OF_MEMORY : device->gpu ? launch(&r) : BNB_UNSUPPORTED;
-    if (status == BNB_UNSUPPORTED && (status = fall_back(device, function)) == BNB_OK) status = run_host(&r);
+    bnb_status status = r.y ? run(&(struct operation){function, device, launch, layer_norm_on_host, &r}) : BNB_OUT_OF_MEMORY;
     bnb_tensor_free(weight);
     bnb_tensor_free(bias);
     if (status == BNB_OK) return r.y;
@@ -200,15 +211,15 @@ static bnb_tensor *run(struct request r, const char *function, bnb_dtype dtype, 
 
 bnb_tensor *bnb_layer_norm(const bnb_tensor *x, const bnb_tensor *weight, const bnb_tensor *bias, float eps) {
     struct request r = {.direction = FORWARD, .x = x, .weight = weight, .bias = bias, .eps = eps};
-    return is_request(&r, "layer_norm") ? run(r, "layer_norm", x->dtype, x->rows) : NULL;
+    return is_request(&r, "layer_norm") ? normalise(r, "layer_norm", x->dtype, x->rows) : NULL;
 }
 
 bnb_tensor *bnb_layer_norm_backward(const bnb_tensor *dy, const bnb_tensor *x, const bnb_tensor *weight, float eps) {
     struct request r = {.direction = BACKWARD, .x = x, .dy = dy, .weight = weight, .eps = eps};
-    return is_request(&r, "layer_norm_backward") ? run(r, "layer_norm_backward", dy->dtype, x->rows) : NULL;
+    return is_request(&r, "layer_norm_backward") ? normalise(r, "layer_norm_backward", dy->dtype, x->rows) : NULL;
 }
 
 bnb_tensor *bnb_layer_norm_backward_weight(const bnb_tensor *dy, const bnb_tensor *x, float eps) {
     struct request r = {.direction = BACKWARD_WEIGHT, .x = x, .dy = dy, .eps = eps};
-    return is_request(&r, "layer_norm_backward_weight") ? run(r, "layer_norm_backward_weight", BNB_F32, 1) : NULL;
+    return is_request(&r, "layer_norm_backward_weight") ? normalise(r, "layer_norm_backward_weight", BNB_F32, 1) : NULL;
 }

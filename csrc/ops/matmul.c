@@ -41,11 +41,12 @@ static bnb_status prepare(const struct product *p, struct matmul_args *args, str
         if (whole && args->scales.shift == 32 && p->q->block == k) whole = WHOLE_ROWS, args->scales.shift = 31;
         else if (args->scales.shift == 32 || p->q->block < VECTOR_CHUNK) whole = WHOLE_NOT;
     } else {
-        for (int i = 1; i < 6; i++) launch->bindings[i] = binding_of(p->w->buffer);
+        launch->bindings[1] = reads(p->w->buffer);
+        for (int i = 2; i < 6; i++) launch->bindings[i] = unused(p->w->buffer);
     }
-    launch->bindings[0] = binding_of(p->x->buffer);
-    launch->bindings[6] = binding_of(p->bias ? p->bias->buffer : p->x->buffer);
-    launch->bindings[7] = binding_of(p->y->buffer);
+    launch->bindings[0] = reads(p->x->buffer);
+    launch->bindings[6] = reads_if(p->bias ? p->bias->buffer : NULL, p->x->buffer);
+    launch->bindings[7] = writes(p->y->buffer);
     launch->binding_count = 8;
     launch->constants[0] = p->x->dtype;
     launch->constants[1] = p->q ? store_of(p->q->code) : (uint32_t)p->w->dtype;
@@ -55,6 +56,7 @@ static bnb_status prepare(const struct product *p, struct matmul_args *args, str
     launch->constant_count = 5;
     launch->args = args;
     launch->args_bytes = sizeof *args;
+    launch->family = "matmul";
     launch->bytes_moved = p->x->buffer->bytes + p->y->buffer->bytes;
     launch->bytes_moved += p->q ? quantized_bytes(p->q) : p->w->buffer->bytes;
     return BNB_OK;
@@ -68,12 +70,14 @@ static bnb_status launch_vector(const struct product *p, const struct matmul_arg
     launch->groups[1] = (uint32_t)ceil_div(args->m, vectors);
     launch->groups[2] = 1;
     launch->threads = VECTOR_THREADS;
-    return p->y->buffer->device->gpu->launch(launch);
+    return enqueue(p->y->buffer->device, launch);
 }
 
 static bnb_status launch_tile(const struct product *p, struct matmul_args *args, struct launch *launch) {
-    uint32_t side = side_of(args->m, args->n);
-    args->split = split_of(args->k, ceil_div(args->m, side) * ceil_div(args->n, side));
+    bnb_device         *device = p->y->buffer->device;
+    const struct sizes *sizes = &device->driver->sizes;
+    uint32_t            side = side_of(sizes, args->m, args->n);
+    args->split = split_of(sizes, args->k, ceil_div(args->m, side) * ceil_div(args->n, side));
     uint32_t splits = (uint32_t)ceil_div(args->k, args->split);
 
     launch->family = "matmul_tile";
@@ -84,45 +88,45 @@ static bnb_status launch_tile(const struct product *p, struct matmul_args *args,
     launch->threads = TILE_THREADS;
     launch->constants[5] = p->x->dtype;
     launch->constant_count = 6;
-    bnb_device *device = p->y->buffer->device;
-    if (splits == 1) return device->gpu->launch(launch);
+    if (splits == 1) return enqueue(device, launch);
 
     struct buffer *parts = buffer_new(device, (size_t)splits * args->m * args->n * sizeof(float));
     if (!parts) return bnb_last_status();
-    launch->bindings[7] = binding_of(parts);
+    launch->bindings[7] = writes(parts);
     launch->constants[4] = 0;
     launch->constants[5] = STORE_F32;
-    bnb_status status = device->gpu->launch(launch);
+    bnb_status status = enqueue(device, launch);
     if (status == BNB_OK) status = launch_sum(parts, splits, p->bias, p->y);
     buffer_release(parts); /* the driver keeps it until the work is done */
     return status;
 }
 
-static bnb_status launch(const struct product *p) {
-    struct matmul_args args;
-    struct launch      launch = {};
-    bnb_status         status = prepare(p, &args, &launch);
-    if (status) return status;
-    return args.m <= VECTORS_MOST ? launch_vector(p, &args, &launch) : launch_tile(p, &args, &launch);
+static bnb_status launch(const void *request) {
+    const struct product *p = request;
+    bnb_device           *device = p->y->buffer->device;
+    struct matmul_args    args;
+    struct launch         launch = {};
+    bnb_status            status = prepare(p, &args, &launch);
+    if (status || (status = serve(device, &launch)) != BNB_UNSUPPORTED) return status;
+    return args.m <= device->driver->sizes.vectors_most ? launch_vector(p, &args, &launch) : launch_tile(p, &args, &launch);
 }
 
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static bnb_status matmul_host(const struct product *p) {
-    struct matmul_job job = {.x = dense_of(p->x), .precision = p->precision, .y = buffer_host(p->y->buffer)};
-    if (p->w) job.w = dense_of(p->w);
-    else job.q = coded_of(p->q);
-    if (p->bias) job.bias = buffer_host(p->bias->buffer);
-    if (cpu_forms()->matmul) return cpu_forms()->matmul(&job);
-    parallel_for(p->y->columns, 1, matmul_plain, &job);
+static bnb_status multiply(const void *argument) {
+    const struct matmul_job *job = argument;
+    if (cpu_forms()->matmul) return cpu_forms()->matmul(job);
+    parallel_for(job->q.code ? job->q.rows : job->w.rows, 1, matmul_plain, job);
     return BNB_OK;
 }
 
-static bnb_status run(const struct product *p) {
-    bnb_device *device = p->y->buffer->device;
-    bnb_status  status = device->gpu ? launch(p) : BNB_UNSUPPORTED;
-    if (status == BNB_UNSUPPORTED && fall_back(device, "matmul") == BNB_OK) status = matmul_host(p);
-    return status;
+static bnb_status matmul_on_host(const void *request, struct host *host) {
+    const struct product *p = request;
+    struct matmul_job     job = {.x = dense_of(host, p->x), .precision = p->precision, .y = host_writes(host, p->y->buffer)};
+    if (p->w) job.w = dense_of(host, p->w);
+    else job.q = coded_of(host, p->q);
+    if (p->bias) job.bias = host_reads(host, p->bias->buffer);
+    return perform(host, multiply, &job, sizeof job);
 }
 
 static bool is_bias(const bnb_tensor *bias, size_t outputs, const bnb_device *device) {
@@ -149,7 +153,8 @@ static bnb_tensor *matmul(const bnb_tensor *x, const bnb_tensor *w, const bnb_qu
     if (!as_f32(&bias, &wide)) return NULL;
     bnb_tensor *y = tensor_new(device, x->dtype, x->rows, outputs);
     count_operation(device);
-    bnb_status status = y ? run(&(struct product){x, w, q, bias, precision, y}) : BNB_OUT_OF_MEMORY;
+    struct product product = {x, w, q, bias, precision, y};
+    bnb_status     status = y ? run(&(struct operation){"matmul", device, launch, matmul_on_host, &product}) : BNB_OUT_OF_MEMORY;
     bnb_tensor_free(wide);
     if (status == BNB_OK) return y;
     bnb_tensor_free(y);

@@ -28,71 +28,77 @@ static void matmul_backward_plain(const void *argument, size_t first, size_t las
     }
 }
 
-static bnb_status matmul_backward_host(const struct product *p) {
+static bnb_status matmul_backward(const void *argument) {
+    const struct matmul_backward_job *job = argument;
+    if (cpu_forms()->matmul_backward) return cpu_forms()->matmul_backward(job);
+    parallel_for(job->transposed ? job->a.columns : job->a.rows, 1, matmul_backward_plain, job);
+    return BNB_OK;
+}
+
+static bnb_status matmul_backward_on_host(const void *request, struct host *host) {
+    const struct product      *p = request;
     struct matmul_backward_job job = {
-        .a = dense_of(p->a),
+        .a = dense_of(host, p->a),
         .transposed = p->transposed,
-        .y = buffer_host(p->y->buffer),
+        .y = host_writes(host, p->y->buffer),
         .dtype = p->y->dtype,
     };
-    if (p->w) job.w = dense_of(p->w);
-    else job.q = coded_of(p->q);
-    if (cpu_forms()->matmul_backward) return cpu_forms()->matmul_backward(&job);
-    parallel_for(p->y->rows, 1, matmul_backward_plain, &job);
-    return BNB_OK;
+    if (p->w) job.w = dense_of(host, p->w);
+    else job.q = coded_of(host, p->q);
+    return perform(host, matmul_backward, &job, sizeof job);
 }
 
 /* Constants: the dtype of a, how w is stored, nested, whether the wide loads fit a, whether they fit w, whether a is
  * transposed, the dtype of y. */
-static bnb_status launch(const struct product *p) {
+static bnb_status launch(const void *request) {
+    const struct product *p = request;
     size_t m = p->y->rows, n = p->transposed ? p->a->rows : p->a->columns, k = p->y->columns;
     if (m > INT32_MAX || n > INT32_MAX || k > INT32_MAX)
         return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
-    uint32_t           side = side_of(m, k);
-    struct matmul_args args = {.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k};
-    args.split = split_of(args.n, ceil_div(m, side) * ceil_div(k, side));
+    bnb_device         *device = p->y->buffer->device;
+    const struct sizes *sizes = &device->driver->sizes;
+    uint32_t            side = side_of(sizes, m, k);
+    struct matmul_args  args = {.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k, .split = (uint32_t)n};
     struct launch launch = {
         .family = "matmul_backward",
-        .kernel = side == 64 ? "matmul_backward_64" : "matmul_backward_32",
         .constants = {p->a->dtype, p->q ? store_of(p->q->code) : (uint32_t)p->w->dtype, p->q && p->q->nested_code,
                       p->a->columns % 8 == 0, k % 8 == 0, p->transposed, p->y->dtype},
         .constant_count = 7,
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {binding_of(p->a->buffer), [6] = binding_of(p->y->buffer)},
+        .bindings = {reads(p->a->buffer), [6] = writes(p->y->buffer)},
         .binding_count = 7,
-        .groups = {(uint32_t)ceil_div(k, side), (uint32_t)ceil_div(m, side), (uint32_t)ceil_div(n, args.split)},
-        .threads = TILE_THREADS,
         .bytes_moved = p->a->buffer->bytes + (p->q ? quantized_bytes(p->q) : p->w->buffer->bytes) + p->y->buffer->bytes,
     };
-    bnb_device *device = p->y->buffer->device;
+    bnb_status status = BNB_OK;
     if (p->q) {
-        bnb_status status = bind_quantized(p->q, launch.bindings + 1, &args.scales);
-        if (status) return status;
+        status = bind_quantized(p->q, launch.bindings + 1, &args.scales);
         launch.constants[4] = whole_of(p->q, &args.scales);
     } else {
-        for (int i = 1; i < 6; i++) launch.bindings[i] = binding_of(p->w->buffer);
+        launch.bindings[1] = reads(p->w->buffer);
+        for (int i = 2; i < 6; i++) launch.bindings[i] = unused(p->w->buffer);
     }
-    if (launch.groups[2] == 1) return device->gpu->launch(&launch);
+    if (status || (status = serve(device, &launch)) != BNB_UNSUPPORTED) return status;
+
+    args.split = split_of(sizes, args.n, ceil_div(m, side) * ceil_div(k, side));
+    launch.kernel = side == 64 ? "matmul_backward_64" : "matmul_backward_32";
+    launch.groups[0] = (uint32_t)ceil_div(k, side);
+    launch.groups[1] = (uint32_t)ceil_div(m, side);
+    launch.groups[2] = (uint32_t)ceil_div(n, args.split);
+    launch.threads = TILE_THREADS;
+    if (launch.groups[2] == 1) return enqueue(device, &launch);
 
     struct buffer *parts = buffer_new(device, launch.groups[2] * m * k * sizeof(float));
     if (!parts) return bnb_last_status();
-    launch.bindings[6] = binding_of(parts);
+    launch.bindings[6] = writes(parts);
     launch.constants[6] = STORE_F32;
-    bnb_status status = device->gpu->launch(&launch);
+    status = enqueue(device, &launch);
     if (status == BNB_OK) status = launch_sum(parts, launch.groups[2], NULL, p->y);
     buffer_release(parts); /* the driver keeps it until the work is done */
     return status;
 }
 
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static bnb_status run(const struct product *p) {
-    bnb_device *device = p->y->buffer->device;
-    bnb_status  status = device->gpu ? launch(p) : BNB_UNSUPPORTED;
-    if (status == BNB_UNSUPPORTED && fall_back(device, "matmul_backward") == BNB_OK) status = matmul_backward_host(p);
-    return status;
-}
 
 /* Makes y, [rows, columns] of `dtype`, and gives it. */
 static bnb_tensor *multiply(struct product p, bnb_dtype dtype, size_t rows, size_t columns) {
@@ -103,7 +109,7 @@ static bnb_tensor *multiply(struct product p, bnb_dtype dtype, size_t rows, size
     p.y = tensor_new(device, dtype, rows, columns);
     if (!p.y) return NULL;
     count_operation(device);
-    if (run(&p) == BNB_OK) return p.y;
+    if (run(&(struct operation){"matmul_backward", device, launch, matmul_backward_on_host, &p}) == BNB_OK) return p.y;
     bnb_tensor_free(p.y);
     return NULL;
 }

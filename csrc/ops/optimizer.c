@@ -79,18 +79,22 @@ static void optimizer_plain(const void *argument, size_t first, size_t last) {
 
 /* ── Running on the host ────────────────────────────────────────────────────────────────────────────────────────── */
 
-static struct optimizer_state host_state(const struct request_state *from, size_t first_element, size_t first_block) {
-    if (!from->code) return (struct optimizer_state){.values = (float *)buffer_host(from->state->buffer) + first_element};
-    return (struct optimizer_state){
-        .codes = (uint8_t *)buffer_host(from->state->buffer) + first_element,
-        .absmax = (float *)buffer_host(from->absmax->buffer) + first_block,
-        .code = &from->code->book,
-    };
+static struct optimizer_state host_state(struct host *host, const struct request_state *from) {
+    void *state = host_updates(host, from->state->buffer);
+    if (!from->code) return (struct optimizer_state){.values = state};
+    return (struct optimizer_state){.codes = state, .absmax = host_updates(host, from->absmax->buffer), .code = &from->code->book};
+}
+
+/* The slow average lies behind the fast one. */
+static struct optimizer_state second_half(struct optimizer_state both, size_t count) {
+    if (both.values) both.values += count;
+    else both.codes += count, both.absmax += ceil_div(count, OPTIMIZER_BLOCK);
+    return both;
 }
 
 /* Writes the norm of the direction, and brings the rate down to where p moves by max_unorm × its own norm per unit of
  * the learning rate. */
-static bnb_status apply_trust(const struct request *r, struct optimizer_job *job, size_t blocks, size_t grain,
+static bnb_status apply_trust(struct optimizer_job *job, float max_unorm, float *unorm, size_t blocks, size_t grain,
                               void (*form)(const void *job, size_t first, size_t last)) {
     job->squares = malloc(blocks * sizeof *job->squares);
     if (!job->squares) return fail(BNB_OUT_OF_MEMORY, "optimizer_step: no memory for %zu sums", blocks);
@@ -100,32 +104,50 @@ static bnb_status apply_trust(const struct request *r, struct optimizer_job *job
     free(job->squares);
     job->squares = NULL;
 
-    float most = r->max_unorm * sqrtf((float)p), norm = sqrtf((float)direction);
-    *(float *)buffer_host(r->unorm->buffer) = norm;
+    float most = max_unorm * sqrtf((float)p), norm = sqrtf((float)direction);
+    *unorm = norm;
     if (norm > most) job->rate *= most / norm;
     return BNB_OK;
 }
 
-static bnb_status step_host(const struct request *r) {
-    size_t               count = count_of(r), blocks = ceil_div(count, OPTIMIZER_BLOCK), grain = (1 << 15) / OPTIMIZER_BLOCK;
-    struct optimizer_job job = {
-        .kind = r->kind,
-        .rule = r->rule,
-        .count = count,
-        .p = buffer_host(r->p->buffer),
-        .g = buffer_host(r->g->buffer),
-        .p_dtype = r->p->dtype,
-        .g_dtype = r->g->dtype,
-        .coded = is_coded(r),
-        .first = host_state(&r->states[0], 0, 0),
-        .rate = r->rule.rate,
-    };
-    if (has_second(r->kind)) job.second = host_state(&r->states[1], 0, 0);
-    if (r->kind == BNB_OPTIMIZER_ADEMAMIX) job.slow = host_state(&r->states[0], count, blocks);
+struct step_job {
+    struct optimizer_job step;
+    float               *unorm; /* NULL without a trust ratio */
+    float                max_unorm;
+};
+
+static bnb_status step(const void *argument) {
+    struct step_job       both = *(const struct step_job *)argument;
+    struct optimizer_job *job = &both.step;
+    size_t                blocks = ceil_div(job->count, OPTIMIZER_BLOCK), grain = (1 << 15) / OPTIMIZER_BLOCK;
+    if (job->kind == BNB_OPTIMIZER_ADEMAMIX) job->slow = second_half(job->first, job->count);
     void (*form)(const void *job, size_t first, size_t last) = cpu_forms()->optimizer ? cpu_forms()->optimizer : optimizer_plain;
-    bnb_status status = r->unorm ? apply_trust(r, &job, blocks, grain, form) : BNB_OK;
-    if (status == BNB_OK) parallel_for(blocks, grain, form, &job);
+    bnb_status status = both.unorm ? apply_trust(job, both.max_unorm, both.unorm, blocks, grain, form) : BNB_OK;
+    if (status == BNB_OK) parallel_for(blocks, grain, form, job);
     return status;
+}
+
+static bnb_status step_on_host(const void *request, struct host *host) {
+    const struct request *r = request;
+    struct step_job       job = {
+        .step =
+            {
+                .kind = r->kind,
+                .rule = r->rule,
+                .count = count_of(r),
+                .p = host_updates(host, r->p->buffer),
+                .g = host_reads(host, r->g->buffer),
+                .p_dtype = r->p->dtype,
+                .g_dtype = r->g->dtype,
+                .coded = is_coded(r),
+                .first = host_state(host, &r->states[0]),
+                .rate = r->rule.rate,
+            },
+        .unorm = r->unorm ? host_writes(host, r->unorm->buffer) : NULL,
+        .max_unorm = r->max_unorm,
+    };
+    if (has_second(r->kind)) job.step.second = host_state(host, &r->states[1]);
+    return perform(host, step, &job, sizeof job);
 }
 
 /* ── Running on the GPU ─────────────────────────────────────────────────────────────────────────────────────────── */
@@ -135,14 +157,15 @@ static bnb_status step_host(const struct request *r) {
 static bnb_status bind_state(const struct request_state *from, bnb_device *device, struct binding bindings[3], size_t *bytes) {
     bnb_codebook *code = from->code ? (bnb_codebook *)from->code : codebook_dynamic_signed();
     if (!code) return bnb_last_status();
-    bindings[0] = binding_of(from->state->buffer);
-    bindings[1] = binding_of(from->absmax ? from->absmax->buffer : from->state->buffer);
+    bindings[0] = updates(from->state->buffer);
+    bindings[1] = from->absmax ? updates(from->absmax->buffer) : unused(from->state->buffer);
     *bytes += from->state->buffer->bytes;
     return bind_codebook(code, device, &bindings[2]);
 }
 
 /* A step or, with a trust ratio, three kernels: sums of squares, the ratio, and the step. */
-static bnb_status launch(const struct request *r) {
+static bnb_status launch(const void *request) {
+    const struct request *r = request;
     bnb_device           *device = r->p->buffer->device;
     size_t                count = count_of(r), bytes = 2 * r->p->buffer->bytes + r->g->buffer->bytes;
     uint32_t              groups = groups_for(count, OPTIMIZER_THREADS / 32 * OPTIMIZER_BLOCK);
@@ -154,44 +177,38 @@ static bnb_status launch(const struct request *r) {
         .constant_count = 5,
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {binding_of(r->p->buffer), binding_of(r->g->buffer)},
+        .bindings = {updates(r->p->buffer), reads(r->g->buffer)},
         .binding_count = 9,
         .groups = {groups, 1, 1},
         .threads = OPTIMIZER_THREADS,
     };
     bnb_status status = bind_state(&r->states[0], device, &step.bindings[2], &bytes);
     if (status == BNB_OK) status = bind_state(&r->states[has_second(r->kind)], device, &step.bindings[5], &bytes);
-    step.bindings[8] = step.bindings[0];
+    step.bindings[8] = unused(r->p->buffer);
     step.bytes_moved = 2 * bytes;
-    if (status || !r->unorm) return status ? status : device->gpu->launch(&step);
+    if (status || !r->unorm) return status ? status : enqueue(device, &step);
 
     struct buffer *sums = buffer_new(device, (1 + (size_t)groups) * sizeof(float[2]));
     if (!sums) return bnb_last_status();
-    step.bindings[8] = binding_of(sums);
+    step.bindings[8] = writes(sums);
     step.constants[4] = TRUST_MEASURE;
-    status = device->gpu->launch(&step);
+    status = enqueue(device, &step);
     struct launch trust = {
         .family = "optimizer",
         .kernel = "optimizer_trust",
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {binding_of(sums), binding_of(r->unorm->buffer)},
+        .bindings = {updates(sums), writes(r->unorm->buffer)},
         .binding_count = 2,
         .groups = {1, 1, 1},
         .threads = OPTIMIZER_THREADS,
         .bytes_moved = sums->bytes,
     };
-    if (status == BNB_OK) status = device->gpu->launch(&trust);
+    if (status == BNB_OK) status = enqueue(device, &trust);
     step.constants[4] = TRUST_APPLY;
-    if (status == BNB_OK) status = device->gpu->launch(&step);
+    step.bindings[8] = reads(sums);
+    if (status == BNB_OK) status = enqueue(device, &step);
     buffer_release(sums);
-    return status;
-}
-
-static bnb_status run(const struct request *r) {
-    bnb_device *device = r->p->buffer->device;
-    bnb_status  status = device->gpu ? launch(r) : BNB_UNSUPPORTED;
-    if (status == BNB_UNSUPPORTED && fall_back(device, "optimizer_step") == BNB_OK) status = step_host(r);
     return status;
 }
 
@@ -205,7 +222,6 @@ static bool is_hyperparameter(const char *name, double value, double least, doub
 }
 
 static bool are_hyperparameters(const bnb_hyperparameters *h) {
-    if (!h) return fail(BNB_INVALID, "optimizer_step: hyperparameters is NULL"), false;
     return is_hyperparameter("lr", h->lr, 0, INFINITY) && is_hyperparameter("beta1", h->beta1, 0, 1) &&
            is_hyperparameter("beta2", h->beta2, 0, 1) && is_hyperparameter("beta3", h->beta3, 0, 1) &&
            is_hyperparameter("alpha", h->alpha, -DBL_MAX, INFINITY) && is_hyperparameter("eps", h->eps, 0, INFINITY) &&
@@ -289,16 +305,18 @@ bnb_status bnb_optimizer_step(bnb_optimizer kind, const bnb_hyperparameters *hyp
                               bnb_tensor *absmax2, const bnb_codebook *code2, bnb_tensor *unorm) {
     if ((unsigned)kind > BNB_OPTIMIZER_ADAGRAD)
         return fail(BNB_INVALID, "optimizer_step: kind is %d, expected 0 to %d", (int)kind, BNB_OPTIMIZER_ADAGRAD);
-    if (!are_hyperparameters(hyperparameters)) return BNB_INVALID;
+    if (!hyperparameters) return fail(BNB_INVALID, "optimizer_step: hyperparameters is NULL");
+    const bnb_hyperparameters h = *hyperparameters; /* another thread may be writing to the caller's */
+    if (!are_hyperparameters(&h)) return BNB_INVALID;
     struct request request = {
         .kind = kind,
         .p = p,
         .g = g,
         .states = {{state1, absmax1, code1}, {state2, absmax2, code2}},
         .unorm = unorm,
-        .max_unorm = (float)hyperparameters->max_unorm,
+        .max_unorm = (float)h.max_unorm,
     };
-    if (!make_rule(kind, hyperparameters, &request.rule) || !is_request(&request)) return BNB_INVALID;
+    if (!make_rule(kind, &h, &request.rule) || !is_request(&request)) return BNB_INVALID;
     count_operation(p->buffer->device);
-    return run(&request);
+    return run(&(struct operation){"optimizer_step", p->buffer->device, launch, step_on_host, &request});
 }

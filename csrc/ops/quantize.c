@@ -39,23 +39,48 @@ static void quantize_plain(const void *argument, size_t first, size_t last) {
     }
 }
 
-static void quantize_host(const struct quantize_job *job) {
-    size_t blocks = ceil_div(job->x.rows * job->x.columns, job->block);
+static bnb_status quantize_all(const void *argument) {
+    const struct quantize_job *job = argument;
+    size_t                     blocks = ceil_div(job->x.rows * job->x.columns, job->block);
     parallel_for(blocks, ceil_div(1 << 15, job->block), cpu_forms()->quantize ? cpu_forms()->quantize : quantize_plain, job);
+    return BNB_OK;
 }
 
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+struct finite_job {
+    struct dense x;
+    const float *absmax;
+    size_t       block;
+};
+
 /* Says where the first NaN or infinity is, if there is one. */
-static bnb_status check_finite(const bnb_tensor *x, const float *absmax, size_t block) {
-    size_t elements = x->rows * x->columns, blocks = ceil_div(elements, block), bad = 0;
-    while (bad < blocks && isfinite(absmax[bad])) bad++;
+static bnb_status find_infinite(const void *argument) {
+    const struct finite_job *job = argument;
+    const struct dense      *x = &job->x;
+    size_t                   elements = x->rows * x->columns, blocks = ceil_div(elements, job->block), bad = 0;
+    while (bad < blocks && isfinite(job->absmax[bad])) bad++;
     if (bad == blocks) return BNB_OK;
-    struct dense dense = dense_of(x);
-    size_t       at = bad * block;
-    while (at < elements - 1 && isfinite(element_of(&dense, at))) at++;
+    size_t at = bad * job->block;
+    while (at < elements - 1 && isfinite(element_of(x, at))) at++;
     return fail(BNB_INVALID, "quantize: x[%zu, %zu] is %g, expected finite numbers: replace it before quantising", at / x->columns,
-                at % x->columns, element_of(&dense, at));
+                at % x->columns, element_of(x, at));
+}
+
+struct finite_request {
+    const bnb_tensor    *x;
+    const struct buffer *absmax;
+    size_t               block;
+};
+
+static bnb_status finite_on_host(const void *request, struct host *host) {
+    const struct finite_request *r = request;
+    struct finite_job            job = {dense_of(host, r->x), host_reads(host, r->absmax), r->block};
+    return perform(host, find_infinite, &job, sizeof job);
+}
+
+static bnb_status check_finite(const bnb_tensor *x, const struct buffer *absmax, size_t block) {
+    return run_on_host(x->buffer->device, finite_on_host, &(struct finite_request){x, absmax, block});
 }
 
 /* One quantisation: of the matrix, or of its scales. */
@@ -68,7 +93,8 @@ struct pass {
     bool                 given; /* absmax holds the scales already */
 };
 
-static bnb_status launch(const struct pass *pass) {
+static bnb_status launch(const void *request) {
+    const struct pass *pass = request;
     bnb_device *device = pass->x->device;
     size_t      block = pass->block < pass->elements ? pass->block : pass->elements;
     uint32_t    shift = shift_of(pass->block);
@@ -89,41 +115,87 @@ static bnb_status launch(const struct pass *pass) {
         .constant_count = 3,
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {binding_of(pass->x), {}, binding_of(pass->codes), binding_of(pass->absmax)},
+        .bindings = {reads(pass->x), {}, writes(pass->codes), pass->given ? reads(pass->absmax) : writes(pass->absmax)},
         .binding_count = 4,
         .groups = {groups_for(pass->elements, tiled ? QUANTIZE_TILE : block * (QUANTIZE_THREADS / 32)), 1, 1},
         .threads = QUANTIZE_THREADS,
         .bytes_moved = pass->x->bytes + pass->codes->bytes + pass->absmax->bytes,
     };
     bnb_status status = bind_codebook(pass->code, device, &launch.bindings[1]);
-    return status ? status : device->gpu->launch(&launch);
+    return status ? status : enqueue(device, &launch);
 }
 
-/* Done when it returns, for the scales are looked at next. */
-static bnb_status quantize(const struct pass *pass) {
-    bnb_device *device = pass->x->device;
-    bnb_status  status = device->gpu ? launch(pass) : BNB_UNSUPPORTED;
-    if (status == BNB_OK) return device->gpu->wait();
-    if (status != BNB_UNSUPPORTED || fall_back(device, "quantize") != BNB_OK) return status;
-    quantize_host(&(struct quantize_job){
-        .x = {buffer_host(pass->x), pass->dtype, 1, pass->elements},
+static bnb_status quantize_on_host(const void *request, struct host *host) {
+    const struct pass  *pass = request;
+    struct quantize_job job = {
+        .x = {host_reads(host, pass->x), pass->dtype, 1, pass->elements},
         .code = &pass->code->book,
         .block = pass->block,
-        .codes = buffer_host(pass->codes),
-        .absmax = buffer_host(pass->absmax),
+        .codes = host_writes(host, pass->codes),
+        .absmax = pass->given ? (float *)host_reads(host, pass->absmax) : host_writes(host, pass->absmax),
         .given = pass->given,
-    });
+    };
+    return perform(host, quantize_all, &job, sizeof job);
+}
+
+static bnb_status quantize(const struct pass *pass) {
+    return run(&(struct operation){"quantize", pass->x->device, launch, quantize_on_host, pass});
+}
+
+/* ── Double quantisation ────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct centre_job {
+    float *scales;
+    size_t blocks;
+    float *mean; /* of the caller's, who waits */
+};
+
+/* The mean is taken in double precision and rounded once. */
+static bnb_status centre(const void *argument) {
+    const struct centre_job *job = argument;
+    double                   sum = 0;
+    for (size_t b = 0; b < job->blocks; b++) sum += job->scales[b];
+    *job->mean = (float)(sum / (double)job->blocks);
+    for (size_t b = 0; b < job->blocks; b++) job->scales[b] -= *job->mean;
     return BNB_OK;
 }
 
-/* Double quantisation: scale codes of scale - mean. The mean is taken in double precision and rounded once. */
+struct scales_request {
+    const struct buffer *scales;
+    size_t               blocks;
+    bnb_quantized       *q;
+};
+
+static bnb_status centre_on_host(const void *request, struct host *host) {
+    const struct scales_request *r = request;
+    struct centre_job            job = {host_updates(host, r->scales), r->blocks, &r->q->offset};
+    return perform(host, centre, &job, sizeof job);
+}
+
+/* Scale codes of scale - mean. */
 static bnb_status quantize_scales(const struct buffer *scales, size_t blocks, bnb_quantized *q) {
-    float *absmax = buffer_host(scales);
-    double sum = 0;
-    for (size_t b = 0; b < blocks; b++) sum += absmax[b];
-    q->offset = (float)(sum / (double)blocks);
-    for (size_t b = 0; b < blocks; b++) absmax[b] -= q->offset;
+    bnb_status status = run_on_host(scales->device, centre_on_host, &(struct scales_request){scales, blocks, q});
+    if (status) return status;
     return quantize(&(struct pass){scales, BNB_F32, blocks, q->nested_block, q->nested_code, q->absmax, q->nested_absmax, false});
+}
+
+struct widen_job {
+    struct coded q;
+    float       *scales;
+    size_t       blocks;
+};
+
+static bnb_status widen(const void *argument) {
+    const struct widen_job *job = argument;
+    for (size_t b = 0; b < job->blocks; b++) job->scales[b] = scale_of(&job->q, b);
+    return BNB_OK;
+}
+
+/* The scales as readers of q will see them. */
+static bnb_status widen_on_host(const void *request, struct host *host) {
+    const struct scales_request *r = request;
+    struct widen_job             job = {coded_of(host, r->q), host_writes(host, r->scales), r->blocks};
+    return perform(host, widen, &job, sizeof job);
 }
 
 /* How the scales are found. */
@@ -136,22 +208,20 @@ struct rule {
 static bnb_status run_least_squares(const bnb_tensor *x, const bnb_tensor *importance, struct buffer *scales, bnb_quantized *q) {
     size_t     elements = x->rows * x->columns, blocks = ceil_div(elements, q->block);
     bnb_status status = find_scales(x, q->code, q->block, importance, scales);
-    if (status == BNB_OK) status = check_finite(x, buffer_host(scales), q->block);
+    if (status == BNB_OK) status = check_finite(x, scales, q->block);
     if (status == BNB_OK && q->nested_code) {
         status = quantize_scales(scales, blocks, q);
         if (status) return status;
-        struct coded coded = coded_of(q);
-        float       *host = buffer_host(scales);
-        for (size_t b = 0; b < blocks; b++) host[b] = scale_of(&coded, b);
+        status = run_on_host(scales->device, widen_on_host, &(struct scales_request){scales, blocks, q});
     }
     return status ? status : quantize(&(struct pass){x->buffer, x->dtype, elements, q->block, q->code, q->codes, scales, true});
 }
 
-static bnb_status run(const bnb_tensor *x, struct rule rule, struct buffer *absmax, bnb_quantized *q) {
+static bnb_status quantize_by(const bnb_tensor *x, struct rule rule, struct buffer *absmax, bnb_quantized *q) {
     if (rule.scales == BNB_SCALES_LEAST_SQUARES) return run_least_squares(x, rule.importance, absmax, q);
     size_t     elements = x->rows * x->columns;
     bnb_status status = quantize(&(struct pass){x->buffer, x->dtype, elements, q->block, q->code, q->codes, absmax, false});
-    if (status == BNB_OK) status = check_finite(x, buffer_host(absmax), q->block);
+    if (status == BNB_OK) status = check_finite(x, absmax, q->block);
     return status || !q->nested_code ? status : quantize_scales(absmax, ceil_div(elements, q->block), q);
 }
 
@@ -178,7 +248,7 @@ bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_
     /* Plain scales go where they stay; scales that are quantised in turn are needed only meanwhile. */
     struct buffer *absmax = nested_block ? buffer_new(device, ceil_div(x->rows * x->columns, block) * sizeof(float)) : buffer_share(q->absmax);
     count_operation(device);
-    bnb_status status = absmax ? run(x, rule, absmax, q) : BNB_OUT_OF_MEMORY;
+    bnb_status status = absmax ? quantize_by(x, rule, absmax, q) : BNB_OUT_OF_MEMORY;
     buffer_release(absmax);
     if (status == BNB_OK) return q;
     bnb_quantized_free(q);

@@ -30,21 +30,48 @@ struct request {
     bnb_tensor       *y;
 };
 
-static bnb_status run_host(const struct request *r) {
-    struct rms_norm_job job = {
-        .x = buffer_host(r->x->buffer),
+static bnb_status rms_norm(const void *argument) {
+    const struct rms_norm_job *job = argument;
+    parallel_for(job->runs, ceil_div(1 << 14, job->d), cpu_forms()->rms_norm ? cpu_forms()->rms_norm : rms_norm_plain, job);
+    return BNB_OK;
+}
+
+static bnb_status rms_norm_on_host(const void *request, struct host *host) {
+    const struct request *r = request;
+    struct rms_norm_job   job = {
+        .x = r->residual ? host_updates(host, r->x->buffer) : (void *)host_reads(host, r->x->buffer),
         .dtype = r->x->dtype,
         .scale = r->scale,
-        .weight = buffer_host(r->weight->buffer),
+        .weight = host_reads(host, r->weight->buffer),
+        .runs = r->x->rows * (r->x->columns / r->weight->columns),
         .d = r->weight->columns,
         .offset = r->offset,
         .eps = r->eps,
-        .y = buffer_host(r->y->buffer),
+        .y = host_writes(host, r->y->buffer),
     };
-    if (r->residual) job.residual = dense_of(r->residual);
-    size_t runs = r->x->rows * (r->x->columns / job.d);
-    parallel_for(runs, ceil_div(1 << 14, job.d), cpu_forms()->rms_norm ? cpu_forms()->rms_norm : rms_norm_plain, &job);
-    return BNB_OK;
+    if (r->residual) job.residual = dense_of(host, r->residual);
+    return perform(host, rms_norm, &job, sizeof job);
+}
+
+static bnb_status launch(const void *request) {
+    const struct request *r = request;
+    size_t                d = r->weight->columns, runs = r->x->rows * (r->x->columns / d);
+    if (runs > INT32_MAX || d > INT32_MAX) return fail(BNB_UNSUPPORTED, "2^31 runs or elements of a run, or more");
+    struct rms_norm_args args = {.d = (uint32_t)d, .scale = r->scale, .offset = r->offset, .eps = r->eps};
+    return enqueue(r->x->buffer->device, &(struct launch){
+        .family = "rms_norm",
+        .kernel = "rms_norm",
+        .constants = {r->x->dtype, r->residual ? r->residual->dtype : r->x->dtype, r->residual != NULL},
+        .constant_count = 3,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {r->residual ? updates(r->x->buffer) : reads(r->x->buffer),
+                     reads_if(r->residual ? r->residual->buffer : NULL, r->x->buffer), reads(r->weight->buffer), writes(r->y->buffer)},
+        .binding_count = 4,
+        .groups = {(uint32_t)runs, 1, 1},
+        .threads = RMS_NORM_THREADS,
+        .bytes_moved = 2 * r->y->buffer->bytes + (r->residual ? r->residual->buffer->bytes : 0),
+    });
 }
 
 static bool is_request(const struct request *r) {
@@ -82,8 +109,7 @@ bnb_tensor *bnb_rms_norm(bnb_tensor *x, const bnb_tensor *residual, float scale,
     bnb_tensor *made = NULL;
     if (as_f32(&r.weight, &made)) r.y = tensor_new(device, x->dtype, x->rows, x->columns);
     count_operation(device);
-    bnb_status status = !r.y ? BNB_OUT_OF_MEMORY : BNB_UNSUPPORTED;
-    if (status == BNB_UNSUPPORTED && (status = fall_back(device, "rms_norm")) == BNB_OK) status = run_host(&r);
+    bnb_status status = r.y ? run(&(struct operation){"rms_norm", device, launch, rms_norm_on_host, &r}) : BNB_OUT_OF_MEMORY;
     bnb_tensor_free(made);
     if (status == BNB_OK) return r.y;
     bnb_tensor_free(r.y);

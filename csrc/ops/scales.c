@@ -56,27 +56,45 @@ bool is_importance(const bnb_tensor *importance, const bnb_tensor *x, const char
     return false;
 }
 
-/* The weights in fp32, by a power of two at which sums of them can't overflow; NULL and an error where one is none. */
-static struct buffer *weights_of(const bnb_tensor *importance) {
-    bnb_device *device = importance->buffer->device;
-    if (device->gpu && device->gpu->wait() != BNB_OK) return NULL;
-    struct buffer *weights = buffer_new(device, importance->rows * importance->columns * sizeof(float));
-    if (!weights) return NULL;
-    struct dense given = dense_of(importance);
-    float       *to = buffer_host(weights), largest = 0;
-    size_t       columns = given.rows * given.columns;
+struct weights_job {
+    struct dense given;
+    float       *to;
+};
+
+/* In fp32, by a power of two at which sums of them can't overflow. */
+static bnb_status weigh(const void *argument) {
+    const struct weights_job *job = argument;
+    float                     largest = 0;
+    size_t                    columns = job->given.rows * job->given.columns;
     for (size_t c = 0; c < columns; c++) {
-        to[c] = element_of(&given, c);
-        if (!(to[c] >= 0) || isinf(to[c])) {
-            fail(BNB_INVALID, "quantize: importance[%zu] is %g, expected a finite number of at least 0", c, to[c]);
-            buffer_release(weights);
-            return NULL;
-        }
-        largest = fmaxf(largest, to[c]);
+        float weight = job->to[c] = element_of(&job->given, c);
+        if (!(weight >= 0) || isinf(weight))
+            return fail(BNB_INVALID, "quantize: importance[%zu] is %g, expected a finite number of at least 0", c, weight);
+        largest = fmaxf(largest, weight);
     }
     float unit = power_of(254 - exponent_of(largest));
-    for (size_t c = 0; c < columns; c++) to[c] *= unit;
-    return weights;
+    for (size_t c = 0; c < columns; c++) job->to[c] *= unit;
+    return BNB_OK;
+}
+
+struct weights_request {
+    const bnb_tensor    *importance;
+    const struct buffer *weights;
+};
+
+static bnb_status weigh_on_host(const void *request, struct host *host) {
+    const struct weights_request *r = request;
+    struct weights_job            job = {dense_of(host, r->importance), host_writes(host, r->weights)};
+    return perform(host, weigh, &job, sizeof job);
+}
+
+/* NULL and an error where one is no weight. */
+static struct buffer *weights_of(const bnb_tensor *importance) {
+    bnb_device    *device = importance->buffer->device;
+    struct buffer *weights = buffer_new(device, importance->rows * importance->columns * sizeof(float));
+    if (!weights || run_on_host(device, weigh_on_host, &(struct weights_request){importance, weights}) == BNB_OK) return weights;
+    buffer_release(weights);
+    return NULL;
 }
 
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -91,54 +109,65 @@ static void set_range(const struct codebook *code, struct scales_args *args) {
     args->ratio = (float)pow(last / first, 1.0 / (SCALES_TRIED - 1));
 }
 
-static bnb_status launch(const bnb_tensor *x, bnb_codebook *code, const struct scales_args *args, const struct buffer *weights,
-                         const struct buffer *absmax) {
+struct request {
+    const bnb_tensor    *x;
+    bnb_codebook        *code;
+    size_t               block;
+    const struct buffer *weights, *absmax; /* weights may be NULL */
+    struct scales_args   args;
+};
+
+static bnb_status launch(const void *request) {
+    const struct request *r = request;
+    const bnb_tensor     *x = r->x;
+    const struct buffer  *weights = r->weights, *absmax = r->absmax;
+    if (r->block > UINT32_MAX || x->columns > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a block or a row of more than 2^32 elements");
     struct launch launch = {
         .family = "scales",
         .kernel = "scales",
         .constants = {x->dtype, weights != NULL},
         .constant_count = 2,
-        .args = args,
-        .args_bytes = sizeof *args,
-        .bindings = {binding_of(x->buffer), {}, binding_of(weights ? weights : absmax), binding_of(absmax)},
+        .args = &r->args,
+        .args_bytes = sizeof r->args,
+        .bindings = {reads(x->buffer), {}, reads_if(weights, absmax), writes(absmax)},
         .binding_count = 4,
-        .groups = {groups_for(x->rows * x->columns, (size_t)args->block * (SCALES_THREADS / 32)), 1, 1},
+        .groups = {groups_for(x->rows * x->columns, (size_t)r->args.block * (SCALES_THREADS / 32)), 1, 1},
         .threads = SCALES_THREADS,
         .bytes_moved = x->buffer->bytes + absmax->bytes,
     };
-    bnb_status status = bind_codebook(code, x->buffer->device, &launch.bindings[1]);
-    return status ? status : x->buffer->device->gpu->launch(&launch);
+    bnb_status status = bind_codebook(r->code, x->buffer->device, &launch.bindings[1]);
+    return status ? status : enqueue(x->buffer->device, &launch);
 }
 
-static bnb_status run(const bnb_tensor *x, bnb_codebook *code, size_t block, const struct buffer *weights,
-                      const struct buffer *absmax) {
-    bnb_device        *device = x->buffer->device;
-    size_t             elements = x->rows * x->columns, whole = block < elements ? block : elements;
-    struct scales_args args = {(uint32_t)elements, (uint32_t)(elements >> 32), (uint32_t)whole, (uint32_t)x->columns, 0, 0};
-    set_range(&code->book, &args);
-    bnb_status status = BNB_UNSUPPORTED;
-    if (device->gpu && (whole > UINT32_MAX || x->columns > UINT32_MAX)) fail(status, "a block or a row of more than 2^32 elements");
-    else if (device->gpu) status = launch(x, code, &args, weights, absmax);
-    if (status == BNB_OK) return device->gpu->wait();
-    if (status != BNB_UNSUPPORTED || fall_back(device, "scales") != BNB_OK) return status;
-
-    struct scales_job job = {
-        .x = dense_of(x),
-        .code = &code->book,
-        .block = block,
-        .importance = weights ? buffer_host(weights) : NULL,
-        .args = args,
-        .absmax = buffer_host(absmax),
-    };
-    parallel_for(ceil_div(elements, block), ceil_div(1 << 11, block), cpu_forms()->scales ? cpu_forms()->scales : scales_plain, &job);
+static bnb_status search_all(const void *argument) {
+    const struct scales_job *job = argument;
+    parallel_for(ceil_div(job->x.rows * job->x.columns, job->block), ceil_div(1 << 11, job->block),
+                 cpu_forms()->scales ? cpu_forms()->scales : scales_plain, job);
     return BNB_OK;
+}
+
+static bnb_status scales_on_host(const void *request, struct host *host) {
+    const struct request *r = request;
+    struct scales_job     job = {
+        .x = dense_of(host, r->x),
+        .code = &r->code->book,
+        .block = r->block,
+        .importance = r->weights ? host_reads(host, r->weights) : NULL,
+        .args = r->args,
+        .absmax = host_writes(host, r->absmax),
+    };
+    return perform(host, search_all, &job, sizeof job);
 }
 
 bnb_status find_scales(const bnb_tensor *x, bnb_codebook *code, size_t block, const bnb_tensor *importance,
                        const struct buffer *absmax) {
     struct buffer *weights = importance ? weights_of(importance) : NULL;
     if (importance && !weights) return bnb_last_status();
-    bnb_status status = run(x, code, block, weights, absmax);
+    size_t         elements = x->rows * x->columns, whole = block < elements ? block : elements;
+    struct request request = {x, code, whole, weights, absmax,
+                              {(uint32_t)elements, (uint32_t)(elements >> 32), (uint32_t)whole, (uint32_t)x->columns, 0, 0}};
+    set_range(&code->book, &request.args);
+    bnb_status status = run(&(struct operation){"scales", x->buffer->device, launch, scales_on_host, &request});
     buffer_release(weights);
     return status;
 }

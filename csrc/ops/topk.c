@@ -82,7 +82,45 @@ static void topk_rows(const void *argument, size_t first, size_t last) {
     }
 }
 
-static bnb_tensor *run(const bnb_tensor *x, size_t count, bool routes, bool normalised, const char *function) {
+struct request {
+    const bnb_tensor *x;
+    size_t            count;
+    bool              routes, normalised;
+    bnb_tensor       *y;
+};
+
+static bnb_status topk(const void *argument) {
+    const struct topk_job *job = argument;
+    parallel_for(job->x.rows, ceil_div(1 << 15, job->x.columns), topk_rows, job);
+    return BNB_OK;
+}
+
+static bnb_status topk_on_host(const void *request, struct host *host) {
+    const struct request *r = request;
+    struct topk_job       job = {dense_of(host, r->x), r->count, r->routes, r->normalised, host_writes(host, r->y->buffer)};
+    return perform(host, topk, &job, sizeof job);
+}
+
+static bnb_status launch(const void *request) {
+    const struct request *r = request;
+    if (r->x->rows > INT32_MAX) return fail(BNB_UNSUPPORTED, "2^31 rows or more");
+    struct topk_args args = {(uint32_t)r->x->columns, (uint32_t)r->count};
+    return enqueue(r->x->buffer->device, &(struct launch){
+        .family = "topk",
+        .kernel = "topk",
+        .constants = {r->x->dtype, r->routes, r->normalised},
+        .constant_count = 3,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {reads(r->x->buffer), writes(r->y->buffer)},
+        .binding_count = 2,
+        .groups = {(uint32_t)r->x->rows, 1, 1},
+        .threads = TOPK_THREADS,
+        .bytes_moved = r->count * r->x->buffer->bytes,
+    });
+}
+
+static bnb_tensor *choose(const bnb_tensor *x, size_t count, bool routes, bool normalised, const char *function) {
     if (!is_tensor(x, function, "x") || !is_float(x->dtype, function, "x")) return NULL;
     if (!count || count > TOPK_MOST || count > x->columns)
         return refuse(BNB_INVALID, "%s: count is %zu, expected 1 to %zu", function, count,
@@ -92,18 +130,14 @@ static bnb_tensor *run(const bnb_tensor *x, size_t count, bool routes, bool norm
     bnb_tensor *y = tensor_new(device, BNB_I32, x->rows, 2 * count);
     if (!y) return NULL;
     count_operation(device);
-    bnb_status status = fall_back(device, function);
-    if (status == BNB_OK) {
-        struct topk_job job = {dense_of(x), count, routes, normalised, buffer_host(y->buffer)};
-        parallel_for(x->rows, ceil_div(1 << 15, x->columns), topk_rows, &job);
-        return y;
-    }
+    struct request r = {x, count, routes, normalised, y};
+    if (run(&(struct operation){function, device, launch, topk_on_host, &r}) == BNB_OK) return y;
     bnb_tensor_free(y);
     return NULL;
 }
 
-bnb_tensor *bnb_topk(const bnb_tensor *x, size_t count) { return run(x, count, false, false, "topk"); }
+bnb_tensor *bnb_topk(const bnb_tensor *x, size_t count) { return choose(x, count, false, false, "topk"); }
 
 bnb_tensor *bnb_route(const bnb_tensor *x, size_t count, int32_t normalised) {
-    return run(x, count, true, normalised != 0, "route");
+    return choose(x, count, true, normalised != 0, "route");
 }

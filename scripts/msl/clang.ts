@@ -56,7 +56,9 @@ export function preprocess(source: string, name: string, version: number, includ
     for (const header of metalHeaders) writeFileSync(join(headers, header), "");
   }
   const marked = `#line 1 "${name}"\n${source}`;
-  const defines = ["-D__METAL__=1", `-D__METAL_VERSION__=${version}`, "-U__x86_64__"];
+  // What says in a kernel that a piece of threadgroup memory is its simdgroup's own: the simulator holds it to that.
+  const slice = "-DOWN_SLICE(slice,elements)=own_slice(slice,elements)";
+  const defines = [slice, "-D__METAL__=1", `-D__METAL_VERSION__=${version}`, "-U__x86_64__"];
   const paths = [headers, ...includes].map((path) => `-I${path}`);
   const args = [
     "c++",

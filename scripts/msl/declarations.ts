@@ -163,21 +163,25 @@ export class DeclarationTranslator {
   private attributes(ranges: readonly (readonly [number, number])[]): {
     hostName: string | undefined;
     isKernel: boolean;
-    maxThreads: string;
+    maxThreads: string | undefined;
   } {
     const { scope } = this;
     let hostName: string | undefined;
     let isKernel = false;
-    let maxThreads = "1024";
-    for (const [begin, end] of ranges) {
-      const word = scope.text(begin + 2);
-      if (word === "kernel" && end - begin === 5) isKernel = true;
+    let maxThreads: string | undefined;
+    // A list may stand between one pair of brackets.
+    const lists = ranges.flatMap(([begin, end]) =>
+      splitAtCommas(scope.tokens, begin + 2, end - 2, scope.opensTemplate),
+    );
+    for (const [begin, end] of lists) {
+      const word = scope.text(begin);
+      if (word === "kernel" && end === begin + 1) isKernel = true;
       else if (word === "host_name") {
         hostName = "";
-        for (let k = begin + 4; k < end - 3; k++) hostName += JSON.parse(scope.text(k));
+        for (let k = begin + 2; k < end - 1; k++) hostName += JSON.parse(scope.text(k));
       } else if (word === "max_total_threads_per_threadgroup") {
-        maxThreads = this.body(begin + 4, end - 3).trim();
-      } else scope.refuse(begin, `the attribute ${textOf(scope.tokens, begin, end)}`);
+        maxThreads = this.body(begin + 2, end - 1).trim();
+      } else scope.refuse(begin, `the attribute [[${textOf(scope.tokens, begin, end)}]]`);
     }
     return { hostName, isKernel, maxThreads };
   }
@@ -395,7 +399,13 @@ export class DeclarationTranslator {
     open: number,
     close: number,
     after: number,
-    k: { name: string; hostName: string | undefined; maxThreads: string; attributes: [number, number][]; head: Head },
+    k: {
+      name: string;
+      hostName: string | undefined;
+      maxThreads: string | undefined;
+      attributes: [number, number][];
+      head: Head;
+    },
   ): number {
     const { scope } = this;
     if (scope.kernels.has(k.name)) scope.refuse(i, `two kernels are named ${k.name}`);

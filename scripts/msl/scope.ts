@@ -49,6 +49,8 @@ export interface KernelInfo {
   readonly threadgroup: readonly { readonly index: number; readonly name: string }[];
   /** Function constants that the kernel (or what it calls) reads; the host must set those that are required. */
   readonly constants: readonly (ConstantInfo & { readonly required: boolean })[];
+  /** What max_total_threads_per_threadgroup says, as it stands in the source; undefined where it says nothing. */
+  readonly maxThreads: string | undefined;
 }
 
 /** A kernel parameter with the way in which it is bound. */
@@ -63,7 +65,7 @@ export interface KernelFunction {
   readonly hostName: string | undefined;
   readonly templateNames: readonly string[] | undefined;
   readonly parameters: readonly Parameter[];
-  readonly maxThreads: string;
+  readonly maxThreads: string | undefined;
   readonly at: Token;
 }
 

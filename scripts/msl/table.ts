@@ -71,6 +71,7 @@ export function kernelTable(scope: Scope, only?: readonly string[]): { kernels: 
     buffers: kernel.parameters.filter((p): p is { kind: "buffer" } & BufferInfo => p.kind === "buffer"),
     threadgroup: kernel.parameters.filter((p) => p.kind === "threadgroup"),
     constants: constantsOf(scope, kernel.name),
+    maxThreads: kernel.maxThreads,
   }));
   if (scope.target === "lint") return { kernels, cpp: instances(entries) };
   if (scope.target === "cuda") return { kernels, cpp: entries.map(cudaEntry).join("\n") };
@@ -110,7 +111,7 @@ function registration(scope: Scope, entries: readonly Entry[], kernels: readonly
     lines.push(`static const sim_u32 sim_constants_${n}[] = {${[...needs, 0].join(", ")}};`);
     return (
       `{${JSON.stringify(hostName)}, (const void *)${functionOf(entry)}, sim_entry_${n}::run, sim_parameters_${n}, ` +
-      `${parameters.length}, ${kernel.maxThreads}, sim_constants_${n}, ${needs.length}}`
+      `${parameters.length}, ${kernel.maxThreads ?? "0"}, sim_constants_${n}, ${needs.length}}`
     );
   });
   const constants = [...scope.functionConstants.values()];

@@ -12,6 +12,8 @@ export interface BenchResult {
   readonly gigaflops?: number;
   /** Of what the machine can do at most; absent where its limits were not measured. */
   readonly shareOfLimit?: number;
+  /** What a run uses, in joules, of the whole processor; absent where it was not asked for, or is not told. */
+  readonly joules?: number;
 }
 
 /** A whole bench. Two with the same `place` were made in the same circumstances. */

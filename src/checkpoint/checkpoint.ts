@@ -1,10 +1,11 @@
 // Owns checkpoints as a whole: opens one or many safetensors files as one set of tensors, and writes such sets.
-import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, readdirSync, readSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { BnbError } from "../error.ts";
-import { fileIn, readText } from "./folder.ts";
-import { damaged, headerBytesMax } from "./header.ts";
-import { parseJson } from "./json.ts";
+import { fileIn, openRegular, readText } from "./folder.ts";
+import { damaged, headerBytesMax, liesBehind } from "./header.ts";
+import { isObject, parseJson } from "./json.ts";
+import { snapshotOf } from "./locate.ts";
 import { dumps } from "./pyjson.ts";
 import { openSafetensors, type SafetensorsFile, type SafetensorsTensor } from "./safetensors.ts";
 import { writeText } from "./staging.ts";
@@ -21,7 +22,7 @@ export const shardBytesDefault = 50e9;
 
 /** Tensors of one file, or of the shards that an index lists. */
 export class Checkpoint implements Disposable {
-  /** What was opened. */
+  /** What was opened; for a repository's folder of the Hugging Face cache its snapshot. */
   readonly path: string;
   /** Where config.json and the tokenizer lie. */
   readonly directory: string;
@@ -44,6 +45,11 @@ export class Checkpoint implements Disposable {
       }
     }
     this.tensors = new Map(files.flatMap((file) => [...file.tensors]));
+  }
+
+  /** @internal Whether a value is a checkpoint, by a private field. */
+  static is(value: unknown): value is Checkpoint {
+    return typeof value === "object" && value !== null && #quantized in value;
   }
 
   /** The quantised weights, found at the first use. @throws BnbError as {@link findQuantized} does */
@@ -76,7 +82,8 @@ export class Checkpoint implements Disposable {
  * @throws BnbError naming the file and the tensor, if anything is missing or damaged
  */
 export function openCheckpoint(path: string): Checkpoint {
-  const weights = weightsPath(path);
+  const place = snapshotOf(path);
+  const weights = weightsPath(place);
   const directory = dirname(weights);
   const opened: SafetensorsFile[] = [];
   try {
@@ -87,7 +94,7 @@ export function openCheckpoint(path: string): Checkpoint {
       for (const name of new Set(index.values())) opened.push(openSafetensors(join(directory, name)));
       checkIndex(weights, index, opened);
     }
-    return new Checkpoint(path, directory, opened);
+    return new Checkpoint(place, directory, opened);
   } catch (error) {
     for (const file of opened) file.close();
     throw error;
@@ -100,11 +107,18 @@ function weightsPath(path: string): string {
     throw new BnbError(`${path} does not exist; expected a safetensors file or a model's directory.`);
   if (path.endsWith(".gguf"))
     throw new BnbError(`${path} is a GGUF file; convert it first (\`bunsandbytes convert\`).`);
-  if (!statSync(path).isDirectory()) return path;
+  if (!statSync(path).isDirectory()) {
+    if (/\.(safetensors|index\.json)$/.test(path) || isSafetensors(path)) return path;
+    throw new BnbError(`${path} is no safetensors file, nor an index of such; name the model's directory.`);
+  }
   for (const name of [singleName, indexName]) {
     const file = fileIn(path, name);
     if (file !== undefined) return file;
   }
+  if (fileIn(path, "adapter_config.json") !== undefined)
+    throw new BnbError(
+      `${path} is an adapter, not a model; merge it into its base (\`bunsandbytes merge BASE ${path} --output DIR\`).`,
+    );
   const others = readdirSync(path).filter((name) => /\.(safetensors|gguf|bin|pth?)$/.test(name));
   const advice = others.some((name) => name.endsWith(".gguf"))
     ? "convert the GGUF file first (`bunsandbytes convert`)"
@@ -113,22 +127,36 @@ function weightsPath(path: string): string {
   throw new BnbError(`${path} has neither ${singleName} nor ${indexName}, but ${found}; ${advice}.`);
 }
 
+/** Whether a file of any name begins as a safetensors file does: a length, then an object. */
+function isSafetensors(path: string): boolean {
+  const file = openRegular(path);
+  const start = Buffer.alloc(9);
+  const got = readSync(file, start, 0, start.length, 0);
+  closeSync(file);
+  return got === start.length && start.readUInt32LE(4) === 0 && start.at(8) === 0x7b;
+}
+
 /** An index as tensor name → file name. */
 function readIndex(path: string): Map<string, string> {
   const text = readText(path, indexBytesMax);
-  let map: unknown;
+  let json: unknown;
   try {
-    map = Object(parseJson(text)).weight_map;
+    json = parseJson(Buffer.from(text), { python: true });
   } catch (cause) {
     throw damaged(path, `it is not JSON (${(cause as Error).message})`);
   }
-  if (typeof map !== "object" || map === null) throw damaged(path, "it has no weight_map");
-  const index = new Map(Object.entries(map));
-  for (const [name, file] of index) {
+  const map = isObject(json) ? json.weight_map : undefined;
+  if (!isObject(map)) throw damaged(path, "it has no weight_map");
+  const index = new Map<string, string>();
+  const files = new Set<string>();
+  for (const [name, file] of Object.entries(map)) {
     if (typeof file !== "string" || basename(file) !== file) {
       throw damaged(path, `it names the file ${JSON.stringify(file)}, expected one beside the index`, name);
     }
-    if (fileIn(dirname(path), file) === undefined) throw damaged(path, `its file ${file} is missing`, name);
+    if (!files.has(file) && fileIn(dirname(path), file) === undefined)
+      throw damaged(path, `its file ${JSON.stringify(file)} is missing`, name);
+    files.add(file);
+    index.set(name, file);
   }
   return index;
 }
@@ -181,7 +209,7 @@ export async function writeCheckpoint(
       join(directory, file),
       shard.flatMap((step) => step.specs),
     );
-    for (const step of shard) {
+    for (const step of inLayout(shard)) {
       await runStep(step, (name, data) => {
         writer.write(name, data);
         map.push([name, file]);
@@ -194,6 +222,12 @@ export async function writeCheckpoint(
     writer.commit();
   }
   if (shards.length > 1) writeIndex(join(directory, indexName), map, sorted, totalBytes);
+}
+
+/** In the order of their names, but last what lies behind U8 in the file, among which are states of open length. */
+function inLayout(steps: readonly Step[]): Step[] {
+  const isBehind = ({ specs }: Step) => specs.some(({ dtype }) => liesBehind(dtype, "U8"));
+  return [...steps.filter((step) => !isBehind(step)), ...steps.filter(isBehind)];
 }
 
 /** Runs a step; the library's errors say what is wrong with a tensor, and here which tensor it was. */

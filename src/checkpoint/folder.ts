@@ -4,6 +4,7 @@ import fs from "node:fs";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { BnbError } from "../error.ts";
 import { damaged } from "./header.ts";
+import { parseJson } from "./json.ts";
 
 /** The longest config.json, adapter_config.json and so on; real ones have some KB. */
 export const configBytesMax = 2 ** 24;
@@ -112,21 +113,36 @@ export interface OtherFile {
 const weightsFile =
   /\.(safetensors|safetensors\.index\.json|bin|bin\.index\.json|pth?|gguf|h5|msgpack|onnx|ot|tflite)$/;
 
+/** The folders of the parts that a model of sentence-transformers has behind its transformer, with weights of their own. */
+function partsOf(folder: string): string[] {
+  const path = fileIn(folder, "modules.json");
+  if (path === undefined) return [];
+  let modules: unknown;
+  try {
+    modules = parseJson(Buffer.from(readText(path, configBytesMax)));
+  } catch (cause) {
+    throw damaged(path, `it is not JSON (${(cause as Error).message})`);
+  }
+  const paths = Array.isArray(modules) ? modules.map((module) => Object(module).path) : [];
+  return paths.filter((part) => typeof part === "string" && part !== "");
+}
+
 /**
  * A model folder's other files (tokenizer, templates, licence, model card, …): everything except weights in any format,
- * config.json, and hidden entries.
+ * config.json, and hidden entries; and the weights of what sentence-transformers puts behind the model.
  *
  * @throws BnbError or the system's error for the first that can't be read, or leads out of the folder
  */
 export function otherFiles(folder: string): OtherFile[] {
   const roots = rootsOf(resolve(folder));
+  const parts = partsOf(folder);
   const walk = (prefix: string, above: readonly string[]): OtherFile[] => {
     const here = withoutLinks(join(folder, prefix), roots);
     if (above.includes(here)) throw new BnbError(`${join(folder, prefix)} leads into itself: remove that link.`);
     return fs
       .readdirSync(here)
       .sort()
-      .filter((entry) => !entry.startsWith(".") && !weightsFile.test(entry))
+      .filter((entry) => !entry.startsWith(".") && (parts.includes(prefix) || !weightsFile.test(entry)))
       .map((entry) => join(prefix, entry))
       .filter((name) => name !== "config.json")
       .flatMap((name) => {

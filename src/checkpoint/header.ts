@@ -1,6 +1,6 @@
 // Owns the header of a safetensors file: its dtypes, its order, and the rules that a sound header keeps.
 import { BnbError } from "../error.ts";
-import { duplicateKey, parseJson } from "./json.ts";
+import { JsonReader } from "./json.ts";
 
 /**
  * Bits an element, in the order of the `safetensors` library, which lays files out from the last dtype to the first.
@@ -33,6 +33,11 @@ const bits = {
 /** A dtype as a safetensors header spells it. */
 export type SafetensorsDtype = keyof typeof bits;
 
+/** Whether tensors of a dtype stand behind those of another in a file. */
+export function liesBehind(dtype: SafetensorsDtype, other: SafetensorsDtype): boolean {
+  return order.get(dtype)! < order.get(other)!;
+}
+
 const order = new Map(Object.keys(bits).map((dtype, index) => [dtype as SafetensorsDtype, index]));
 
 /** What a header says of one tensor; `start` and `end` count bytes from the end of the header. */
@@ -42,12 +47,6 @@ export interface TensorInfo {
   readonly shape: readonly number[];
   readonly start: number;
   readonly end: number;
-}
-
-export interface Header {
-  readonly metadata: Readonly<Record<string, string>>;
-  /** In the order of the data. */
-  readonly tensors: readonly TensorInfo[];
 }
 
 /** The longest header that the `safetensors` library reads. */
@@ -72,9 +71,11 @@ export function tensorBytes(dtype: SafetensorsDtype, shape: readonly number[]): 
   for (const extent of shape) {
     if (!Number.isSafeInteger(extent) || extent < 0) return `extent ${extent} of the shape is not a count`;
     elements *= extent;
+    // Also where an extent of 0 follows, as in Rust's library.
+    if (!Number.isSafeInteger(elements * bits[dtype]))
+      return `shape ${shapeText(shape)} overflows the size of a tensor`;
   }
   const size = elements * bits[dtype];
-  if (!Number.isSafeInteger(size)) return `shape [${shape.join(", ")}] overflows the size of a tensor`;
   if (size % 8 !== 0) return `${elements} elements of ${dtype} do not fill whole bytes`;
   return size / 8;
 }
@@ -105,71 +106,143 @@ export function headerText(metadata: Readonly<Record<string, string>>, tensors: 
 }
 
 /**
- * Reads and checks a header.
+ * Reads and checks a header, as strictly as the `safetensors` library of Rust; names that stand twice are refused too.
  *
  * @param raw the bytes of the JSON text
  * @param dataBytes the bytes that follow it in the file
+ * @param make makes what is kept of a tensor
+ * @returns the tensors by name, in the order of the data
  * @throws BnbError naming the file, and the tensor where one is at fault
  */
-export function parseHeader(path: string, raw: Uint8Array, dataBytes: number): Header {
-  const json = parseObject(path, raw);
-  const { [metadataKey]: rawMetadata, ...rest } = json;
-  const tensors = Object.entries(rest).map(([name, entry]) => parseEntry(path, name, entry));
-  tensors.sort((a, b) => a.start - b.start || a.end - b.end);
-  checkCoverage(path, tensors, dataBytes);
-  return { metadata: parseMetadata(path, rawMetadata), tensors };
-}
-
-function parseObject(path: string, raw: Uint8Array): Record<string, unknown> {
-  let text: string;
-  let json: unknown;
+export function parseHeader<T>(
+  path: string,
+  raw: Uint8Array,
+  dataBytes: number,
+  make: (info: TensorInfo) => T,
+): { metadata: Readonly<Record<string, string>>; tensors: Map<string, T> } {
+  const reader = new JsonReader(raw);
+  let metadata: Record<string, string> | undefined;
+  let infos = new Map<string, TensorInfo>();
+  let last: TensorInfo | undefined;
+  let isOrdered = true;
   try {
-    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(raw);
-    json = parseJson(text);
+    if (reader.peek() !== "{") throw damaged(path, "the header is not a JSON object");
+    reader.object((name) => {
+      if (name === metadataKey ? metadata !== undefined : infos.has(name)) throw twice(path, name);
+      if (name === metadataKey) {
+        metadata = readMetadata(path, reader);
+        return;
+      }
+      const info = readEntry(path, name, reader);
+      if (last && byPosition(last, info) > 0) isOrdered = false;
+      infos.set(name, info);
+      last = info;
+    });
+    reader.end();
   } catch (cause) {
-    throw damaged(path, `the header is not JSON (${(cause as Error).message})`);
+    if (!(cause instanceof SyntaxError)) throw cause;
+    throw damaged(path, `the header is not JSON (${cause.message})`);
   }
-  if (!isObject(json)) throw damaged(path, "the header is not a JSON object");
-  const twice = duplicateKey(text);
-  if (twice !== undefined) throw damaged(path, `the header has the key ${JSON.stringify(twice)} twice`);
-  return json;
+  if (!isOrdered) infos = new Map([...infos].sort(([, a], [, b]) => byPosition(a, b)));
+  checkCoverage(path, infos.values(), dataBytes);
+  // In the place of the infos, so that no second table of names is made.
+  const tensors = infos as Map<string, unknown> as Map<string, T>;
+  for (const [name, info] of infos) tensors.set(name, make(info));
+  return { metadata: metadata ?? {}, tensors };
 }
 
-function parseMetadata(path: string, raw: unknown): Record<string, string> {
-  if (raw === undefined || raw === null) return {};
-  if (!isObject(raw)) throw damaged(path, `${metadataKey} is not an object`);
-  for (const [key, value] of Object.entries(raw)) {
-    if (typeof value !== "string") throw damaged(path, `${metadataKey} has no text at ${JSON.stringify(key)}`);
+const byPosition = (a: TensorInfo, b: TensorInfo) => a.start - b.start || a.end - b.end;
+
+const twice = (path: string, key: string) => damaged(path, `the header has the key ${JSON.stringify(key)} twice`);
+
+function readMetadata(path: string, reader: JsonReader): Record<string, string> {
+  if (reader.peek() === "n") {
+    reader.value();
+    return {};
   }
-  return raw as Record<string, string>;
+  if (reader.peek() !== "{") throw damaged(path, `${metadataKey} is not an object`);
+  const metadata = new Map<string, string>();
+  reader.object((key) => {
+    if (metadata.has(key)) throw twice(path, key);
+    if (reader.peek() !== '"') throw damaged(path, `${metadataKey} has no text at ${JSON.stringify(key)}`);
+    metadata.set(key, reader.string());
+  });
+  return Object.fromEntries(metadata);
 }
 
-function parseEntry(path: string, name: string, entry: unknown): TensorInfo {
-  if (!isObject(entry)) throw damaged(path, "its entry in the header is not an object", name);
-  const { dtype, shape, data_offsets: offsets } = entry;
-  if (!isDtype(dtype)) {
-    const known = Object.keys(bits).join(", ");
-    throw damaged(path, `dtype ${JSON.stringify(dtype)} is none of ${known}`, name);
-  }
-  if (!Array.isArray(shape)) throw damaged(path, `shape ${JSON.stringify(shape)} is not a list`, name);
+function readEntry(path: string, name: string, reader: JsonReader): TensorInfo {
+  if (reader.peek() !== "{") throw damaged(path, "its entry in the header is not an object", name);
+  let dtype: SafetensorsDtype | undefined;
+  let shape: number[] | undefined;
+  let offsets: [start: number, end: number] | undefined;
+  reader.object((field) => {
+    if (field === "dtype") {
+      if (dtype !== undefined) throw twice(path, field);
+      dtype = readDtype(path, name, reader);
+    } else if (field === "shape") {
+      if (shape !== undefined) throw twice(path, field);
+      shape = readShape(path, name, reader);
+    } else if (field === "data_offsets") {
+      if (offsets !== undefined) throw twice(path, field);
+      offsets = readOffsets(path, name, reader);
+    } else reader.skip();
+  });
+  if (dtype === undefined) throw damaged(path, "it has no dtype", name);
+  if (shape === undefined) throw damaged(path, "it has no shape", name);
+  if (offsets === undefined) throw damaged(path, "it has no data_offsets", name);
   const size = tensorBytes(dtype, shape);
   if (typeof size === "string") throw damaged(path, size, name);
-  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every((at) => Number.isSafeInteger(at) && at >= 0)) {
-    throw damaged(path, `data_offsets ${JSON.stringify(offsets)} are not two byte positions`, name);
+  const [start, end] = offsets;
+  if (end - start !== size) {
+    const held = `data_offsets [${start}, ${end}] hold ${end - start} bytes`;
+    throw damaged(path, `${held}, but shape ${shapeText(shape)} of ${dtype} needs ${size}`, name);
   }
-  const [start, end]: number[] = offsets;
-  if (end! - start! !== size) {
-    const held = `data_offsets [${start}, ${end}] hold ${end! - start!} bytes`;
-    throw damaged(path, `${held}, but shape [${shape.join(", ")}] of ${dtype} needs ${size}`, name);
-  }
-  return { name, dtype, shape, start: start!, end: end! };
+  return { name, dtype, shape, start, end };
+}
+
+function readDtype(path: string, name: string, reader: JsonReader): SafetensorsDtype {
+  const known = `is none of ${Object.keys(bits).join(", ")}`;
+  if (reader.peek() !== '"') throw damaged(path, `dtype ${reader.skip()} ${known}`, name);
+  const dtype = reader.string();
+  if (!isDtype(dtype)) throw damaged(path, `dtype ${JSON.stringify(dtype)} ${known}`, name);
+  return dtype;
+}
+
+function readShape(path: string, name: string, reader: JsonReader): number[] {
+  if (reader.peek() !== "[") throw damaged(path, `shape ${reader.skip()} is not a list`, name);
+  const shape: number[] = [];
+  reader.array(() => {
+    const extent = reader.count();
+    if (extent === undefined) throw damaged(path, `extent ${reader.skip()} of the shape is not a count`, name);
+    shape.push(extent);
+  });
+  return shape;
+}
+
+function readOffsets(path: string, name: string, reader: JsonReader): [number, number] {
+  const wrong = (what: string) => damaged(path, `data_offsets ${what} are not two byte positions`, name);
+  if (reader.peek() !== "[") throw wrong(reader.skip());
+  const offsets: number[] = [];
+  reader.array(() => {
+    const offset = reader.count();
+    if (offset === undefined) throw wrong(`with ${reader.skip()}`);
+    offsets.push(offset);
+    if (offsets.length > 2) throw wrong(`[${offsets.join(", ")}, …]`);
+  });
+  if (offsets.length < 2) throw wrong(`[${offsets.join(", ")}]`);
+  return offsets as [number, number];
+}
+
+/** A shape for a sentence; one with many extents would make a long one. */
+function shapeText(shape: readonly number[]): string {
+  return shape.length > 16 ? `[${shape.slice(0, 16).join(", ")}, …]` : `[${shape.join(", ")}]`;
 }
 
 /**
  * The format allows neither overlap nor gap: each tensor starts where the one before it ends, and the last ends the
  * file.
  */
-function checkCoverage(path: string, tensors: readonly TensorInfo[], dataBytes: number): void {
+function checkCoverage(path: string, tensors: Iterable<TensorInfo>, dataBytes: number): void {
   let end = 0;
   for (const tensor of tensors) {
     if (tensor.start !== end) {
@@ -179,8 +252,4 @@ function checkCoverage(path: string, tensors: readonly TensorInfo[], dataBytes: 
     end = tensor.end;
   }
   if (end !== dataBytes) throw damaged(path, `the header describes ${end} bytes of data, but ${dataBytes} follow it`);
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

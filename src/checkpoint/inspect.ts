@@ -1,12 +1,13 @@
 // Owns looking at checkpoints: what each weight is stored as, costs and lost, and whether all is sound.
-import { compare } from "../compare.ts";
+import { type Comparison, compare } from "../compare.ts";
 import { BnbError } from "../error.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import { type GgufModel, openGguf } from "./gguf.ts";
-import { quantMethod, readConfig } from "./huggingface.ts";
+import { checkChoice, originalShapes, quantMethod, readConfig, storedByColumns } from "./huggingface.ts";
+import { type Pieces, runLength } from "./pieces.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import type { Stored } from "./state.ts";
-import { floatDtypeOf, fromGguf, fromSafetensors, fromStored, type Source } from "./steps.ts";
+import { floatDtypeOf, fromGguf, fromSafetensors, fromStored, type Source, transposedSource } from "./steps.ts";
 
 /** One weight of a model, as it is stored. */
 export interface WeightReport {
@@ -42,6 +43,8 @@ export interface InspectOptions {
 interface Entry {
   readonly report: WeightReport;
   readonly source: Source | undefined;
+  /** The weight as it is stored, if it holds floats. */
+  readonly pieces: Pieces | undefined;
 }
 
 interface Opened extends Disposable {
@@ -90,10 +93,33 @@ function errorOf(before: Source, after: Source): WeightError {
     const shapes = `[${after.shape.join(", ")}], but the original is [${before.shape.join(", ")}]`;
     throw new BnbError(`${after.name} is ${shapes}; compare with the model that it was made from.`);
   }
-  using a = before.load();
-  using b = after.load();
-  const { rms, rmsError, maxError } = compare(a, b);
+  const { rms, rmsError, maxError } = compareSources(before, after);
   return { relative: rms === 0 ? rmsError : rmsError / rms, largest: maxError };
+}
+
+/** A piece at a time, where both can be had so. */
+function compareSources(before: Source, after: Source): Omit<Comparison, "nonFinite"> {
+  if (!before.pieces || !after.pieces) {
+    using a = before.load();
+    using b = after.load();
+    return compare(a, b);
+  }
+  const length = runLength(before.pieces, after.pieces);
+  const others = after.pieces.runs(length)[Symbol.iterator]();
+  let [elements, squares, errors, maxError] = [0, 0, 0, 0];
+  for (const piece of before.pieces.runs(length)) {
+    using a = piece;
+    using b = others.next().value!;
+    const found = compare(a, b);
+    const finite = a.size - found.nonFinite;
+    elements += finite;
+    squares += found.rms ** 2 * finite;
+    errors += found.rmsError ** 2 * finite;
+    maxError = Math.max(maxError, found.maxError);
+  }
+  others.next(); // lets it give back what it holds
+  const root = (sum: number) => Math.sqrt(sum / Math.max(1, elements));
+  return { rms: root(squares), rmsError: root(errors), maxError };
 }
 
 async function open(path: string): Promise<Opened> {
@@ -104,7 +130,8 @@ async function open(path: string): Promise<Opened> {
 function openedGguf(model: GgufModel): Opened {
   const entries = model.tensors.map((tensor) => {
     const source = fromGguf(tensor, "float32");
-    return { source, report: describe(tensor.name, tensor.shape, tensor.format, tensor.byteLength) };
+    const report = describe(tensor.name, tensor.shape, tensor.format, tensor.byteLength);
+    return { source, report, pieces: source.pieces };
   });
   return { entries, [Symbol.dispose]: () => model[Symbol.dispose]() };
 }
@@ -113,20 +140,25 @@ function openedCheckpoint(checkpoint: Checkpoint): Opened {
   const stored = checkpoint.quantized;
   const parts = new Set([...stored.values()].flatMap((weight) => weight.parts.map((part) => part.name)));
   const plain = [...checkpoint.tensors.values()].filter((tensor) => !parts.has(tensor.name));
-  const entries = [...[...stored.values()].map(storedEntry), ...plain.map(plainEntry)];
+  const isColumns = storedByColumns(checkpoint, readConfig(checkpoint.directory));
+  const quantized = Array.from(stored.values(), (weight) => storedEntry(weight, isColumns(weight.name)));
+  const entries = [...quantized, ...plain.map(plainEntry)];
   entries.sort((a, b) => Buffer.compare(Buffer.from(a.report.name), Buffer.from(b.report.name)));
   return { entries, [Symbol.dispose]: () => checkpoint.close() };
 }
 
-function storedEntry(weight: Stored): Entry {
+/** @param isColumns whether the original has the weight by columns, which it is compared with */
+function storedEntry(weight: Stored, isColumns: boolean): Entry {
   const bytes = weight.parts.reduce((sum, part) => sum + part.byteLength, 0);
   const source = fromStored(weight, "float32");
-  return { source, report: describe(weight.name, source.shape, formatOf(weight), bytes) };
+  const report = describe(weight.name, source.shape, formatOf(weight), bytes);
+  return { source: isColumns ? transposedSource(source) : source, report, pieces: source.pieces };
 }
 
 function plainEntry(tensor: SafetensorsTensor): Entry {
   const source = floatDtypeOf(tensor.dtype) && tensor.byteLength > 0 ? fromSafetensors(tensor) : undefined;
-  return { source, report: describe(tensor.name, tensor.shape, tensor.dtype, tensor.byteLength) };
+  const report = describe(tensor.name, tensor.shape, tensor.dtype, tensor.byteLength);
+  return { source, report, pieces: source?.pieces };
 }
 
 function formatOf(weight: Stored): string {
@@ -143,6 +175,7 @@ function describe(name: string, shape: readonly number[], format: string, bytes:
 
 /** What {@link verifyCheckpoint} found. */
 export interface VerifyReport {
+  /** The model's, a quantised weight as one. */
   readonly tensors: number;
   /** Quantised weights, by format. */
   readonly quantized: Readonly<Record<string, number>>;
@@ -173,18 +206,45 @@ export async function verifyCheckpoint(
   for (const { format } of stored.values()) quantized[format] = (quantized[format] ?? 0) + 1;
   const problems = checkConfig(checkpoint, quantized);
   using opened = openedCheckpoint(checkpoint);
-  for (const [done, { source }] of opened.entries.entries()) {
-    const bad = source ? nonFinite(source) : 0;
-    if (bad > 0) problems.push(`${source!.name} has ${bad} values that are NaN or infinite.`);
+  for (const [done, { report, pieces }] of opened.entries.entries()) {
+    problems.push(...weightProblems(report.name, pieces, stored.get(report.name)));
     options.onProgress?.(done + 1, opened.entries.length);
     await new Promise(setImmediate);
   }
-  return { tensors: checkpoint.tensors.size, quantized, problems };
+  return { tensors: opened.entries.length, quantized, problems };
 }
 
-function nonFinite(source: Source): number {
-  using tensor = source.load();
-  return compare(tensor, tensor).nonFinite;
+/** What is wrong with one tensor; what can't even be read is a problem, too. */
+function weightProblems(name: string, pieces: Pieces | undefined, stored: Stored | undefined): string[] {
+  try {
+    const bad = pieces ? nonFinite(pieces) : 0;
+    const values = bad > 0 ? [`${name} has ${bad} values that are NaN or infinite.`] : [];
+    return [...values, ...(stored ? scaleProblems(stored) : [])];
+  } catch (error) {
+    if (!(error instanceof BnbError) || error.code !== "invalid") throw error;
+    return [error.message];
+  }
+}
+
+/** Values of a weight that are NaN or infinite. */
+function nonFinite(pieces: Pieces): number {
+  let count = 0;
+  for (const piece of pieces.runs(runLength(pieces))) {
+    using tensor = piece;
+    count += compare(tensor, tensor).nonFinite;
+  }
+  return count;
+}
+
+/** What is wrong with a quantised weight's scales; what they give is looked at with the weight. */
+function scaleProblems({ name, ...stored }: Stored): string[] {
+  const scales = stored.format !== "int8" && stored.nestedAbsmax ? stored.nestedAbsmax : stored.absmax;
+  const bad = (scales.values as Float32Array).reduce(
+    (count, scale) => count + Number(!(scale >= 0 && scale < Infinity)),
+    0,
+  );
+  scales.release();
+  return bad === 0 ? [] : [`${name} has ${bad} scales in ${scales.name} that are negative, NaN or infinite.`];
 }
 
 function checkConfig(checkpoint: Checkpoint, quantized: Readonly<Record<string, number>>): string[] {
@@ -197,7 +257,9 @@ function checkConfig(checkpoint: Checkpoint, quantized: Readonly<Record<string, 
     return [`config.json has no quantization_config, but weights are ${stored}: transformers would not load them.`];
   }
   const others = formats.filter((format) => format !== says);
-  if (others.length === 0 && (says === undefined || formats.length > 0)) return [];
+  if (says === undefined) return [];
+  if (others.length === 0 && formats.length > 0)
+    return checkChoice(originalShapes(checkpoint), config, new Set(checkpoint.quantized.keys()));
   return [`config.json says that weights are ${says}, but ${formats.join(" and ") || "none"} are stored.`];
 }
 

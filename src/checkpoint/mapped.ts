@@ -1,6 +1,7 @@
 // Owns reading byte ranges of large files: each range is mapped by itself, so that it can be given back by itself.
-import { closeSync, fstatSync, openSync, readSync, statSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, readSync, statSync } from "node:fs";
 import { BnbError } from "../error.ts";
+import { openRegular } from "./folder.ts";
 import { damaged } from "./header.ts";
 
 /** The longest array that JavaScriptCore makes. */
@@ -17,10 +18,7 @@ export class MappedFile {
 
   constructor(path: string) {
     this.path = path;
-    const found = statSync(path); // ahead of opening, which waits where it is a pipe
-    if (found.isDirectory()) throw new BnbError(`${path} is a folder, expected a file: name one that is in it.`);
-    if (!found.isFile()) throw new BnbError(`${path} is no ordinary file: copy what it gives into one.`);
-    this.#descriptor = openSync(path, "r");
+    this.#descriptor = openRegular(path);
     this.size = fstatSync(this.#descriptor).size;
   }
 
@@ -36,18 +34,38 @@ export class MappedFile {
       const what = `${this.path}: ${name} has ${length} bytes`;
       throw new BnbError(`${what}; Bun's arrays hold at most ${arrayBytesMax}. Split the tensor.`, "unsupported");
     }
-    const held = fstatSync(this.#descriptor);
-    const named = statSync(this.path);
-    // Bun maps by name, so a file that was renamed over this one would be read with this one's header.
-    if (held.ino !== named.ino || held.dev !== named.dev || held.size < offset + length) {
-      throw new BnbError(`${this.path} was replaced or cut short while it was open; open it again.`);
-    }
+    if (fstatSync(this.#descriptor).size < offset + length) throw this.#replaced();
     try {
-      return Bun.mmap(this.path, { shared: false, offset, size: length });
+      return this.#map(offset, length);
     } catch (error) {
       if (unmappable.includes((error as NodeJS.ErrnoException).code ?? "")) return this.read(offset, length);
       throw error;
     }
+  }
+
+  /**
+   * Maps what was opened. Bun maps by name, and under this one another file may be by now, whose data would be read with
+   * this one's header; Linux has a name for what a descriptor holds, and elsewhere the two are compared, before and after.
+   */
+  #map(offset: number, length: number): Uint8Array {
+    const options = { shared: false, offset, size: length };
+    if (process.platform === "linux" && existsSync("/proc/self/fd"))
+      return Bun.mmap(`/proc/self/fd/${this.#descriptor}`, options);
+    if (!this.#isUnderItsName()) throw this.#replaced();
+    const bytes = Bun.mmap(this.path, options);
+    if (this.#isUnderItsName()) return bytes;
+    unmap(bytes);
+    throw this.#replaced();
+  }
+
+  #isUnderItsName(): boolean {
+    const held = fstatSync(this.#descriptor);
+    const named = statSync(this.path, { throwIfNoEntry: false });
+    return held.ino === named?.ino && held.dev === named.dev;
+  }
+
+  #replaced(): BnbError {
+    return new BnbError(`${this.path} was replaced or cut short while it was open; open it again.`);
   }
 
   /** A copy of bytes of the file. */

@@ -99,9 +99,7 @@ export function repr(value: number): string {
   return text.includes(".") ? text : `${text}.0`;
 }
 
-/** Parses JSON, with every number kept as the file spelled it. @throws SyntaxError where the text is not JSON */
+/** Parses JSON as Python reads it, with every number kept as the file spelled it. @throws SyntaxError where it is none */
 export function parsePreserving(text: string): PyValue {
-  const keep = (_key: string, value: unknown, context?: { source?: string }) =>
-    typeof value === "number" ? new PyNumber(context!.source!) : value;
-  return parseJson(text, keep as (key: string, value: unknown) => unknown) as PyValue;
+  return parseJson(Buffer.from(text), { python: true }, (source) => new PyNumber(source)) as PyValue;
 }

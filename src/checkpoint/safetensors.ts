@@ -100,9 +100,9 @@ export class SafetensorsFile implements Disposable {
     const file = new MappedFile(path);
     this.#file = file;
     try {
-      const { header, dataOffset } = readHeader(file);
-      this.metadata = header.metadata;
-      this.tensors = new Map(header.tensors.map((info) => [info.name, new SafetensorsTensor(file, info, dataOffset)]));
+      const { metadata, tensors } = readHeader(file);
+      this.metadata = metadata;
+      this.tensors = tensors;
     } catch (error) {
       file.close();
       throw error;
@@ -157,5 +157,6 @@ function readHeader(file: MappedFile) {
     throw damaged(path, `a header of ${length} bytes is above the limit of ${headerBytesMax}`);
   const dataOffset = 8 + Number(length);
   if (dataOffset > size) throw damaged(path, `the header ends at byte ${dataOffset}, but the file has ${size}`);
-  return { header: parseHeader(path, file.read(8, Number(length)), size - dataOffset), dataOffset };
+  const raw = file.read(8, Number(length));
+  return parseHeader(path, raw, size - dataOffset, (info) => new SafetensorsTensor(file, info, dataOffset));
 }

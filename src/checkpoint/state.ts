@@ -1,7 +1,8 @@
 // Owns bitsandbytes' state-dict keys: which tensors make up a quantised weight, and how they must agree.
+import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { type SafetensorsDtype, tensorBytes } from "./header.ts";
-import { parseJson } from "./json.ts";
+import { isObject, parseJson } from "./json.ts";
 import { dumps, PyFloat, type PyValue } from "./pyjson.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import type { TensorSpec } from "./writer.ts";
@@ -11,7 +12,6 @@ export const floatDtypes = { float32: "F32", float16: "F16", bfloat16: "BF16" } 
   string,
   SafetensorsDtype
 >;
-export type FloatDtype = keyof typeof floatDtypes;
 
 /**
  * Dtypes that 4-bit codes may be stored as; the bytes are the same, but FSDP wants them to look like the model's
@@ -34,7 +34,7 @@ export type QuantType4bit = "nf4" | "fp4";
 interface StateShared {
   readonly blocksize: number;
   /** The dtype that the weight had, and dequantises to. */
-  readonly dtype: FloatDtype;
+  readonly dtype: FloatDType;
   readonly shape: readonly number[];
   /** Present where the scales are quantised too. */
   readonly nested?: { readonly blocksize: number; readonly offset: number } | undefined;
@@ -85,30 +85,32 @@ export function parseState(key: string, bytes: Uint8Array): State {
   if (quantType !== "nf4" && quantType !== "fp4" && !ours) {
     throw new BnbError(`${key}: the type ${JSON.stringify(quantType)} is unknown; expected nf4 or fp4.`, "unsupported");
   }
-  let json: Record<string, unknown>;
+  let json: unknown;
   try {
-    json = Object(parseJson(new TextDecoder("utf-8", { fatal: true }).decode(bytes)));
+    json = parseJson(bytes, { python: true });
   } catch (cause) {
     throw new BnbError(`${key} is not JSON (${(cause as Error).message}); quantise the model again.`);
   }
+  if (!isObject(json)) throw new BnbError(`${key} is not a JSON object; quantise the model again.`);
+  const state = json;
   const need = (field: string, holds: boolean, expected: string) => {
     if (holds) return;
-    throw new BnbError(`${key}: ${field} is ${JSON.stringify(json[field])}, expected ${expected}; quantise again.`);
+    throw new BnbError(`${key}: ${field} is ${JSON.stringify(state[field])}, expected ${expected}; quantise again.`);
   };
-  const { blocksize, dtype, shape } = json;
-  need("quant_type", json.quant_type === quantType, JSON.stringify(quantType));
-  const bits = ours ? Number(json.bits) : 4;
+  const { blocksize, dtype, shape } = state;
+  need("quant_type", state.quant_type === quantType, JSON.stringify(quantType));
+  const bits = ours && typeof state.bits === "number" ? state.bits : ours ? 0 : 4;
   need("bits", Number.isInteger(bits) && bits >= 2 && bits <= 8, "2 to 8");
   if (bits === 8) need("blocksize", isCount(blocksize), "a count");
   else need("blocksize", blocksizes.includes(blocksize as number), `one of ${blocksizes.join(", ")}`);
-  need("dtype", Object.hasOwn(floatDtypes, String(dtype)), Object.keys(floatDtypes).join(" or "));
+  need("dtype", typeof dtype === "string" && Object.hasOwn(floatDtypes, dtype), Object.keys(floatDtypes).join(" or "));
   need("shape", isShape(shape), "a list of positive counts");
   const parsed = { quantType, ...(ours && { bits }), blocksize, dtype, shape } as State;
-  if (json.nested_blocksize === undefined && json.nested_offset === undefined) return parsed;
-  need("nested_blocksize", isCount(json.nested_blocksize), "a count");
-  need("nested_dtype", json.nested_dtype === "float32", '"float32"');
-  need("nested_offset", Number.isFinite(json.nested_offset), "a finite number");
-  return { ...parsed, nested: { blocksize: Number(json.nested_blocksize), offset: Number(json.nested_offset) } };
+  if (state.nested_blocksize === undefined && state.nested_offset === undefined) return parsed;
+  need("nested_blocksize", isCount(state.nested_blocksize), "a count");
+  need("nested_dtype", state.nested_dtype === "float32", '"float32"');
+  need("nested_offset", Number.isFinite(state.nested_offset), "a finite number");
+  return { ...parsed, nested: { blocksize: Number(state.nested_blocksize), offset: Number(state.nested_offset) } };
 }
 
 const isCount = (value: unknown) => Number.isSafeInteger(value) && Number(value) > 0;

@@ -106,7 +106,7 @@ export function fromStateDict(stored: Stored, device: Device = currentDevice()):
   const { state } = stored;
   using codes = bytesToTensor(stored.codes, device);
   using absmax = state.nested ? bytesToTensor(stored.absmax, device) : floatsToTensor(stored.absmax, device);
-  const code = codebookOf(stored.code);
+  const code = storedCodebook(stored);
   if (!state.nested) {
     return QuantizedTensor.fromParts({ codes, absmax, code, ...shared(stored) });
   }
@@ -166,6 +166,25 @@ export function tensorSource(name: string, tensor: Tensor): TensorSource {
 }
 
 const shared = ({ state: { blocksize, shape, dtype } }: Stored4bit | StoredBlockwise) => ({ blocksize, shape, dtype });
+
+/** As much as torch's versions differ in the values of one codebook. */
+const codeTolerance = 1e-6;
+
+/**
+ * The codebook of a stored weight, or of its scales.
+ *
+ * @throws BnbError where a 4-bit weight has another one than its type's: bitsandbytes does not look at it
+ */
+export function storedCodebook(stored: Stored4bit | StoredBlockwise, part = stored.code): Codebook {
+  if (part !== stored.code || stored.format === "blockwise") return codebookOf(part);
+  const named = Codebook.named(stored.format);
+  const values = part.values as Float32Array;
+  const isItself = named.values.every((value, i) => Math.abs(value - values[i]!) <= codeTolerance);
+  part.release();
+  if (isItself) return named;
+  const advice = "bitsandbytes would read the weight by that all the same, and so as another: quantise the model again";
+  throw new BnbError(`${part.name} is not the codebook of ${stored.format}; ${advice}.`);
+}
 
 /** The named codebook where the file has one's values, as nearly always; else one of the file's own. */
 function codebookOf(tensor: SafetensorsTensor): Codebook {

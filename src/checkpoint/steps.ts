@@ -1,18 +1,23 @@
 // Owns the pieces of work that checkpoints are made by: where a weight comes from, and what is written for it.
+import { Codebook, createNormalMap } from "../codebook.ts";
 import { currentDevice } from "../device.ts";
-import { dtypeCode, type FloatDType } from "../dtype.ts";
+import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { Int8Weight } from "../int8_weight.ts";
-import { native, size } from "../native.ts";
-import { dequantizeBlockwise, quantize4bit, type ScalesOptions } from "../quantize.ts";
+import { dtypes, native, size } from "../native.ts";
+import { dequantizeBlockwise, quantizeBlockwise, type ScalesOptions } from "../quantize.ts";
 import { matrixOf } from "../shape.ts";
+import { Signature } from "../signature.ts";
 import { Tensor } from "../tensor.ts";
 import type { Step } from "./checkpoint.ts";
 import type { GgufTensor } from "./gguf.ts";
 import type { SafetensorsDtype } from "./header.ts";
+import type { StoredQuantType } from "./huggingface.ts";
+import { ggufPieces, type Pieces, plainPieces, storedPieces } from "./pieces.ts";
 import type { SafetensorsTensor, SafetensorsValues } from "./safetensors.ts";
-import { floatDtypes, type QuantType4bit, type StorageDtype, type Stored, specsBlockwise, specsInt8 } from "./state.ts";
+import { floatDtypes, type StorageDtype, type Stored, specsBlockwise, specsInt8 } from "./state.ts";
 import { fromStateDict, toStateDict } from "./statedict.ts";
+import { transposed } from "./transpose.ts";
 import type { TensorSource } from "./writer.ts";
 
 /** A float weight that can be had as a tensor, from whatever it is stored as. */
@@ -26,6 +31,8 @@ export interface Source {
   readonly inputBytes: number;
   /** A tensor of the weight; the caller disposes of it. */
   load(): Tensor<FloatDType>;
+  /** The same in pieces, unless it can only be had whole. */
+  readonly pieces?: Pieces | undefined;
 }
 
 /** The library's dtype for a safetensors one, where there is one for weights. */
@@ -44,7 +51,8 @@ export function fromSafetensors(tensor: SafetensorsTensor): Source {
     tensor.release();
     return made;
   };
-  return { name: tensor.name, shape: tensor.shape, dtype, format: tensor.dtype, inputBytes: tensor.byteLength, load };
+  const { name, shape, byteLength: inputBytes } = tensor;
+  return { name, shape, dtype, format: tensor.dtype, inputBytes, load, pieces: plainPieces(tensor, dtype) };
 }
 
 function upload(values: SafetensorsValues, shape: readonly number[], dtype: FloatDType): Tensor<FloatDType> {
@@ -57,13 +65,13 @@ export function fromGguf(tensor: GgufTensor, dtype: FloatDType): Source {
   const load = () => {
     const device = currentDevice();
     const bytes = tensor.read();
-    const blocks = [bytes, size(bytes.length), dtypeCode(dtype, name)] as const;
+    const blocks = [bytes, size(bytes.length), dtypes[dtype]] as const;
     const pointer = native.bnb_tensor_from_gguf(device.pointer, tensor.type, ...matrixOf(shape), ...blocks);
-    const made = new Tensor(pointer, dtype, shape, device);
+    const made = new Tensor(new Signature(name).made(pointer), dtype, shape, device);
     tensor.release(bytes);
     return made;
   };
-  return { name, shape, dtype, format, inputBytes: tensor.byteLength, load };
+  return { name, shape, dtype, format, inputBytes: tensor.byteLength, load, pieces: ggufPieces(tensor, dtype) };
 }
 
 /** A quantised weight of a checkpoint, dequantised: to the dtype that it had, of which int8 keeps no record, or float16. */
@@ -76,14 +84,28 @@ export function fromStored(stored: Stored, dtype?: FloatDType): Source {
       using w = fromStateDict(stored);
       return w.dequantize({ dtype: to });
     };
-    return { name, shape: stored.codes.shape, dtype: to, format, inputBytes, load };
+    return { name, shape: stored.codes.shape, dtype: to, format, inputBytes, load, pieces: storedPieces(stored, to) };
   }
   const to = dtype ?? stored.state.dtype;
   const load = () => {
     using q = fromStateDict(stored);
     return dequantizeBlockwise(q, { dtype: to });
   };
-  return { name, shape: stored.state.shape, dtype: to, format, inputBytes, load };
+  return { name, shape: stored.state.shape, dtype: to, format, inputBytes, load, pieces: storedPieces(stored, to) };
+}
+
+/** A matrix that is stored by columns, as one by rows, or the other way round. */
+export function transposedSource(source: Source): Source {
+  const [rows, columns] = matrixOf(source.shape) as readonly [number, number];
+  const load = () => {
+    using tensor = source.load();
+    return upload(
+      transposed(tensor.read() as Float32Array, [Number(rows), Number(columns)]),
+      [columns, rows],
+      source.dtype,
+    );
+  };
+  return { ...source, shape: [columns, rows], load, pieces: undefined };
 }
 
 const elements = (shape: readonly number[]) => shape.reduce((product, extent) => product * extent, 1);
@@ -116,25 +138,37 @@ export function keepStep(tensor: SafetensorsTensor, dtype: FloatDType | undefine
   return castStep(fromSafetensors(tensor), dtype);
 }
 
-export interface Quantize4bitStepOptions {
-  readonly quantType: QuantType4bit;
+export interface QuantizeStepOptions {
+  readonly quantType: Exclude<StoredQuantType, "int8">;
   readonly blocksize: number;
   readonly doubleQuant: boolean;
   readonly scales: NonNullable<ScalesOptions["scales"]>;
   readonly storage: StorageDtype;
 }
 
-/** Writes a weight as the tensors of a 4-bit state, having rounded it to a dtype first, as transformers does. */
-export function quantize4bitStep(source: Source, dtype: FloatDType, options: Quantize4bitStepOptions): Step {
+/** Writes a weight as the tensors of a codebook's state, having rounded it to a dtype first, as transformers does. */
+export function quantizeBlockwiseStep(source: Source, dtype: FloatDType, options: QuantizeStepOptions): Step {
   const { name, shape, inputBytes } = source;
-  const { quantType, blocksize, doubleQuant, scales, storage } = options;
-  const specs = specsBlockwise(name, shape, { quantType, blocksize, storage, nestedBlocksize: doubleQuant ? 256 : 0 });
+  const { blocksize, doubleQuant, scales, storage } = options;
+  const code = codebookOf(options.quantType);
+  const quantType = options.quantType === "nf4" || options.quantType === "fp4" ? options.quantType : "blockwise";
+  const nestedBlocksize = doubleQuant ? 256 : 0;
+  const specs = specsBlockwise(name, shape, { quantType, bits: code.bits, blocksize, storage, nestedBlocksize });
   const run: Step["run"] = (write) => {
     using tensor = loadAs(source, dtype);
-    using q = quantize4bit(tensor, { quantType, blocksize, compressStatistics: doubleQuant, scales });
+    using q = quantizeBlockwise(tensor, { code, blocksize, nested: doubleQuant, scales });
     writeParts(toStateDict(name, q, { quantStorage: storage }), write);
   };
   return { name, specs, inputBytes, parameters: elements(shape), run };
+}
+
+let sevenBits: Codebook | undefined;
+
+/** The codebook of a format; of 7 bits, which no name is kept for, the normal float. */
+function codebookOf(quantType: Exclude<StoredQuantType, "int8">): Codebook {
+  if (quantType !== "nf7") return Codebook.named(quantType);
+  sevenBits ??= createNormalMap(undefined, true, 7);
+  return sevenBits;
 }
 
 /** Writes a weight as the tensors of int8, having rounded it to a dtype first, and then to float16, as transformers does. */

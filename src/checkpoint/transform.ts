@@ -4,21 +4,28 @@ import { join } from "node:path";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import type { ScalesOptions } from "../quantize.ts";
-import { openCheckpoint, type Step, type WriteOptions, writeCheckpoint } from "./checkpoint.ts";
+import { type Checkpoint, openCheckpoint, type Step, type WriteOptions, writeCheckpoint } from "./checkpoint.ts";
 import { openGguf } from "./gguf.ts";
 import {
   type Choice,
   type Config,
   chooseModules,
   configDtype,
-  type QuantType,
+  hasForeignCodes,
+  isTransformersType,
+  kindOf,
   quantMethod,
   readConfig,
+  type StoredQuantType,
+  staysFloat32,
+  storedByColumns,
   withDtype,
+  withOwnQuantization,
   withoutQuantization,
   withQuantization,
   writeConfig,
 } from "./huggingface.ts";
+import { isKnown, transformersVersion } from "./modules.ts";
 import { intoDirectory } from "./output.ts";
 import type { OutputOptions } from "./plan.ts";
 import { floatDtypes, type StorageDtype } from "./state.ts";
@@ -29,11 +36,12 @@ import {
   fromSafetensors,
   fromStored,
   keepStep,
-  quantize4bitStep,
+  quantizeBlockwiseStep,
   quantizeInt8Step,
   type Source,
+  transposedSource,
 } from "./steps.ts";
-import { specBytes } from "./writer.ts";
+import { specBytes, type TensorSpec } from "./writer.ts";
 
 /** Options of every function that writes a model from another. */
 export interface TransformOptions extends OutputOptions {
@@ -47,9 +55,12 @@ export interface TransformOptions extends OutputOptions {
 
 /** Options of {@link quantizeCheckpoint} and {@link convertGguf}, under transformers' names. */
 export interface QuantizeOptions extends TransformOptions {
-  /** `"nf4"` by default; `"int8"` is LLM.int8(), a scale a row. */
-  readonly quantType?: QuantType;
-  /** Of 4-bit weights, as the next three are: 64 by default. */
+  /**
+   * `"nf4"` by default. transformers loads that, `"fp4"`, and `"int8"`, which is LLM.int8(), a scale a row; only this library
+   * the others: AF4, normal float of 2, 3, 5, 6 and 7 bits, and the dynamic map of 8.
+   */
+  readonly quantType?: StoredQuantType;
+  /** Of all but `"int8"`, as the next three are: 64 by default. */
   readonly blocksize?: number;
   readonly doubleQuant?: boolean;
   /** How the scales are found; `"absmax"`, as bitsandbytes does, by default. */
@@ -81,6 +92,8 @@ export interface TransformReport {
   readonly carried: readonly string[];
   /** What a person should know. */
   readonly notes: readonly string[];
+  /** Of {@link quantizeCheckpoint}: why each tensor that stays does, by its name. */
+  readonly stays?: Readonly<Record<string, string>>;
 }
 
 /**
@@ -102,21 +115,77 @@ export interface TransformReport {
 export async function quantizeCheckpoint(input: string, options: QuantizeOptions): Promise<TransformReport> {
   using checkpoint = openCheckpoint(input);
   const config = readConfig(checkpoint.directory);
-  const method = quantMethod(config) ?? [...checkpoint.quantized.values()][0]?.format;
-  if (method !== undefined) {
-    throw new BnbError(`${input} is quantised already (${method}); dequantise it first, or take the original.`);
-  }
+  const leftover = checkPlain(input, checkpoint, config);
   const dtype = options.dtype ?? configDtype(config);
   const choice = chooseModules(checkpoint.tensors.values(), config, options.skip);
-  if (choice.weights.size === 0) throw new BnbError(`${input} has no Linear weights to quantise.`);
-  const steps = Array.from(checkpoint.tensors.values(), (tensor) => {
-    if (!choice.weights.has(tensor.name)) return keepStep(tensor, dtype);
-    return quantizeStep(fromSafetensors(tensor), dtype, options);
-  });
+  if (choice.weights.size === 0) throw nothingToDo(input, choice);
   const stored = [...checkpoint.tensors.values()].map((tensor) => floatDtypeOf(tensor.dtype)).find(Boolean)!;
-  const written = config && quantizedConfig(withDtype(config, dtype ?? stored), dtype ?? stored, choice, options);
-  const notes = config ? [] : [noConfig(input)];
-  return await write(checkpoint, steps, written, choice.weights.size, [...notes, ...expertNotes(choice)], options);
+  const wanted = dtype ?? stored;
+  const isWide = staysFloat32(config);
+  const steps = Array.from(checkpoint.tensors.values(), (tensor) => {
+    const { name } = tensor;
+    const to = isWide(name, wanted) ? "float32" : dtype;
+    if (!choice.weights.has(name)) return keepStep(tensor, to);
+    const source = fromSafetensors(tensor);
+    return quantizeStep(choice.transposed.has(name) ? transposedSource(source) : source, to, options);
+  });
+  const plain = config && withDtype(withoutQuantization(config), wanted);
+  const written = plain && quantizedConfig(plain, wanted, choice, options);
+  const stays = Object.fromEntries(
+    [...checkpoint.tensors.keys()]
+      .filter((name) => !choice.weights.has(name))
+      .map((name) => [name, whyStays(name, choice, isWide(name, wanted))]),
+  );
+  const notes = [...(config ? [] : [noConfig(input)]), ...leftover, ...typeNotes(config), ...expertNotes(choice)];
+  const report = await write(checkpoint, steps, written, choice.weights.size, notes, options);
+  const wide = steps.filter(({ specs }) => specs.length === 1);
+  return { ...report, notes: [...report.notes, ...sizeNotes(report, wide), ...formatNotes(options)], stays };
+}
+
+/** Why a model shrank less than one would expect of 4 bits, and what helps. */
+function sizeNotes({ inputBytes, outputBytes }: TransformReport, kept: readonly Step[]): string[] {
+  const specs = kept.flatMap((step) => step.specs);
+  const bytesOf = (some: readonly TensorSpec[]) => some.reduce((sum, spec) => sum + specBytes(spec), 0);
+  const stay = bytesOf(specs);
+  if (inputBytes >= 2.5 * outputBytes || 2 * stay < outputBytes) return [];
+  const wide = bytesOf(specs.filter(({ dtype }) => dtype === "F32"));
+  const share = `${Math.round((100 * stay) / outputBytes)} % of the result are tensors that stay floats`;
+  const what = `The model shrank by ${(inputBytes / outputBytes).toFixed(1)} only: ${share}, as in transformers`;
+  if (2 * wide < stay) return [`${what}; --json says why each does.`];
+  return [`${what}, in float32: --dtype bfloat16 makes these half as large.`];
+}
+
+function formatNotes({ quantType = "nf4" }: QuantizeOptions): string[] {
+  if (isTransformersType(quantType)) return [];
+  return [`transformers and bitsandbytes have no format ${quantType}: only this library reads the result.`];
+}
+
+function nothingToDo(input: string, { kept }: Choice): BnbError {
+  const [first] = [...kept].filter(([, why]) => !why.startsWith("an embedding") && !why.startsWith("the output head"));
+  const why = first ? `: ${first[0]} and its like are kept (${first[1]})` : "";
+  return new BnbError(`${input} has no Linear weights to quantise${why}.`);
+}
+
+/** @returns what a person should know @throws BnbError for an adapter, or a model that is quantised */
+function checkPlain(input: string, checkpoint: Checkpoint, config: Config | undefined): string[] {
+  const names = [...checkpoint.tensors.keys()];
+  if (names.length > 0 && names.every((name) => /\.(lora_|modules_to_save\.)/.test(name)))
+    throw new BnbError(
+      `${input} is an adapter, not a model; merge it into its base (\`bunsandbytes merge BASE ADAPTER --output DIR\`).`,
+    );
+  const says = quantMethod(config);
+  const stored = [...checkpoint.quantized.values()][0]?.format;
+  if (stored !== undefined || (says !== undefined && hasForeignCodes(checkpoint.tensors.values())))
+    throw new BnbError(`${input} is quantised already (${stored ?? says}); dequantise it first, or take the original.`);
+  if (says === undefined) return [];
+  return [
+    `config.json said that weights are quantised (${says}), but none is: they were floats, and are quantised now.`,
+  ];
+}
+
+function whyStays(name: string, { kept }: Choice, isWide: boolean): string {
+  const why = kept.get(name) ?? "not a matrix of a linear layer";
+  return isWide ? `${why}; in float32, as in transformers` : why;
 }
 
 /**
@@ -137,13 +206,18 @@ export async function dequantizeCheckpoint(input: string, options: TransformOpti
   if (stored.size === 0) throw new BnbError(`${input} holds no bitsandbytes weights; there is nothing to dequantise.`);
   const parts = new Set([...stored.values()].flatMap((weight) => weight.parts.map((part) => part.name)));
   // transformers dequantises int8 weights, which keep no record of their dtype, to the model's.
-  const sources = Array.from(stored.values(), (weight) =>
-    fromStored(weight, options.dtype ?? (weight.format === "int8" ? configDtype(config) : undefined)),
-  );
+  const isColumns = storedByColumns(checkpoint, config);
+  const isWide = staysFloat32(config);
+  const sources = Array.from(stored.values(), (weight) => {
+    const source = fromStored(weight, options.dtype ?? (weight.format === "int8" ? configDtype(config) : undefined));
+    return isColumns(weight.name) ? transposedSource(source) : source;
+  });
   const kept = [...checkpoint.tensors.values()].filter((tensor) => !parts.has(tensor.name));
   const steps = [
     ...sources.map((source) => castStep(source, source.dtype)),
-    ...kept.map((tensor) => keepStep(tensor, options.dtype)),
+    ...kept.map((tensor) =>
+      keepStep(tensor, options.dtype && isWide(tensor.name, options.dtype) ? "float32" : options.dtype),
+    ),
   ];
   const plain = config && withoutQuantization(config);
   const written = plain && (options.dtype ? withDtype(plain, options.dtype) : plain);
@@ -182,17 +256,18 @@ function quantizeStep(source: Source, dtype: FloatDType | undefined, options: Qu
   const { quantType = "nf4", blocksize = 64, doubleQuant = false, quantStorage: storage = "uint8" } = options;
   const { scales = "absmax" } = options;
   if (quantType !== "int8")
-    return quantize4bitStep(source, dtype ?? source.dtype, { quantType, blocksize, doubleQuant, scales, storage });
+    return quantizeBlockwiseStep(source, dtype ?? source.dtype, { quantType, blocksize, doubleQuant, scales, storage });
   if (doubleQuant || blocksize !== 64 || scales !== "absmax" || storage !== "uint8")
     throw new BnbError(
-      "int8 weights have one scale a row: block size, double quantisation, scales and storage are for nf4 and fp4.",
+      "int8 weights have one scale a row: block size, double quantisation, scales and storage are for codebooks.",
     );
   return quantizeInt8Step(source, dtype ?? source.dtype);
 }
 
 function quantizedConfig(config: Config, dtype: FloatDType, choice: Choice, options: QuantizeOptions): Config {
-  const { quantType = "nf4", doubleQuant = false, quantStorage: storage = "uint8" } = options;
+  const { quantType = "nf4", blocksize = 64, doubleQuant = false, quantStorage: storage = "uint8" } = options;
   const { skipModules } = choice;
+  if (!isTransformersType(quantType)) return withOwnQuantization(config, quantType, blocksize);
   const computeDtype = quantType === "int8" ? "float32" : dtype; // of 4-bit layers: float32 is transformers' default
   return withQuantization(config, { quantType, doubleQuant, computeDtype, storage, skipModules });
 }
@@ -202,8 +277,17 @@ function noConfig(input: string): string {
 }
 
 function expertNotes({ kept }: Choice): string[] {
-  const experts = [...kept.values()].filter((reason) => reason === "expert of a mixture").length;
+  const experts = [...kept.keys()].filter((name) => /\.experts\.\d+\./.test(name)).length;
   return experts === 0 ? [] : [`${experts} expert matrices stay as they are, as in transformers 5, which fuses them.`];
+}
+
+function typeNotes(config: Config | undefined): string[] {
+  const kind = kindOf(config);
+  if (!config || isKnown(kind)) return [];
+  const what = kind.type
+    ? `transformers ${transformersVersion} has no type ${kind.type}`
+    : "config.json has no model_type";
+  return [`${what}: the choice of modules is a guess by names and shapes, and transformers may make another.`];
 }
 
 async function write(

@@ -68,7 +68,7 @@ export class SafetensorsWriter implements Disposable {
 
   /** @throws BnbError for a name that stands twice, an unknown dtype or an impossible shape */
   constructor(path: string, specs: Iterable<TensorSpec>, { metadata = { format: "pt" } }: SafetensorsOptions = {}) {
-    this.#metadata = metadata;
+    this.#metadata = checkedMetadata(metadata);
     this.#slots = Array.from(specs, toSlot).sort(byLayout);
     this.#index = new Map(this.#slots.map((slot, index) => [slot.name, index]));
     if (this.#index.size < this.#slots.length) {
@@ -173,9 +173,23 @@ export class SafetensorsWriter implements Disposable {
   }
 }
 
+/** A copy of the metadata, of which readers take only text. */
+function checkedMetadata(metadata: Readonly<Record<string, string>>): Record<string, string> {
+  const copy = { ...metadata };
+  for (const [key, value] of Object.entries(copy)) {
+    if (typeof value !== "string")
+      throw new BnbError(`metadata ${JSON.stringify(key)} is ${JSON.stringify(value)}, expected text.`);
+    if (!key.isWellFormed() || !value.isWellFormed())
+      throw new BnbError(`metadata ${JSON.stringify(key)} has half of a surrogate pair, which no reader takes.`);
+  }
+  return copy;
+}
+
 function toSlot({ name, dtype, shape }: TensorSpec): Slot {
+  if (typeof name !== "string" || !name.isWellFormed())
+    throw new BnbError(`tensor ${JSON.stringify(name)}: this name is no text that a reader takes; choose another.`);
   const atMost = "atMost" in shape ? shape.atMost : undefined;
-  const extents = "atMost" in shape ? [shape.atMost] : shape;
+  const extents = "atMost" in shape ? [shape.atMost] : [...shape];
   const where = `tensor ${JSON.stringify(name)}`;
   if (name === metadataKey) throw new BnbError(`${where}: this name is the format's own; choose another.`);
   if (!isDtype(dtype)) throw new BnbError(`${where}: dtype ${JSON.stringify(dtype)} is not one of the format's.`);

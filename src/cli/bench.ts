@@ -1,9 +1,10 @@
-// Owns `bunsandbytes bench`: the operations on the size of a language model's layer, timed in one process by tinybench.
+// `bunsandbytes bench`: the operations on the size of a language model's layer, timed in one process by tinybench.
 import os from "node:os";
 import { Command, InvalidArgumentError } from "commander";
-import { Bench } from "tinybench";
 import { type BenchCase, layerCases, layerSize } from "../bench/cases.ts";
-import { type Limits, measureReads, shareOfLimit } from "../bench/limits.ts";
+import { openEnergyMeter } from "../bench/energy.ts";
+import { type Limits, measureReads } from "../bench/limits.ts";
+import { measure } from "../bench/measure.ts";
 import {
   type BenchComparison,
   type BenchRecord,
@@ -13,9 +14,11 @@ import {
   saveRecord,
   schema,
 } from "../bench/record.ts";
-import { currentDevice, type Device } from "../device.ts";
+import { currentDevice, type Device, type DeviceKind } from "../device.ts";
 import { BnbError } from "../error.ts";
 import { version } from "../version.ts";
+import { benchDevices, deviceList } from "./bench_devices.ts";
+import { Printable, print, printJson } from "./print.ts";
 import { table } from "./table.ts";
 
 /** What a clone of the repository adds to the command. */
@@ -32,46 +35,10 @@ interface Flags {
   readonly save?: string;
   readonly compare?: string;
   readonly tolerance: number;
+  readonly devices?: readonly DeviceKind[];
+  readonly energy?: boolean;
   readonly formats?: boolean;
   readonly json?: boolean;
-}
-
-/** Times each case for so many milliseconds at least. */
-export async function measure(
-  cases: readonly BenchCase[],
-  device: Device,
-  milliseconds: number,
-  limits?: Limits,
-): Promise<BenchResult[]> {
-  const results: BenchResult[] = [];
-  for (const { name, make } of cases) {
-    const { run, ...work } = make();
-    const bench = new Bench({
-      time: milliseconds,
-      iterations: 5,
-      warmupTime: milliseconds / 4,
-      warmupIterations: 2,
-      timestampProvider: "bunNanoseconds",
-      throws: true,
-    });
-    bench.add(name, () => {
-      run()?.[Symbol.dispose]();
-      device.wait();
-    });
-    await bench.run();
-    const { result } = bench.tasks[0]!;
-    if (result.state !== "completed") throw new Error(`${name} did not complete: ${result.state}`);
-    const { p50: medianMs, min: leastMs } = result.latency;
-    results.push({
-      name,
-      medianMs,
-      leastMs,
-      gigabytesPerSecond: work.bytes / medianMs / 1e6,
-      ...(work.flops && { gigaflops: work.flops / medianMs / 1e6 }),
-      ...(limits && { shareOfLimit: shareOfLimit(limits, work, medianMs) }),
-    });
-  }
-  return results;
 }
 
 /** What the processor can do at most, with as many threads as the operations use. A GPU's limits are not known here. */
@@ -93,27 +60,41 @@ function placeOf(device: Device): BenchRecord["place"] {
 
 function printLimits(limits: Limits | undefined): void {
   if (!limits) {
-    console.log("Limits: those of a GPU are not measured, so that there are no shares of them.");
+    print("Limits: those of a GPU are not measured, so that there are no shares of them.");
     return;
   }
   const { reads, gigaflops, threads } = limits;
   const rates = reads.map((rate) => `${(rate.bytes / 2 ** 20).toFixed(0)} MB ${rate.gigabytesPerSecond.toFixed(1)}`);
-  console.log(`Limits on ${threads} ${threads === 1 ? "thread" : "threads"}: reading, GB/s: ${rates.join(", ")}`);
+  print(`Limits on ${threads} ${threads === 1 ? "thread" : "threads"}: reading, GB/s: ${rates.join(", ")}`);
   const peak = gigaflops ? `${gigaflops.toFixed(0)} GFLOP/s` : "measured only by `bun run bench` in a clone";
-  console.log(`  fp32 multiply-adds: ${peak}; "of limit" is the share of the slower of the two`);
+  print(`  fp32 multiply-adds: ${peak}; "of limit" is the share of the slower of the two`);
 }
 
 function printResults(results: readonly BenchResult[]): void {
-  const rows = results.map(({ name, medianMs, leastMs, gigabytesPerSecond, gigaflops, shareOfLimit: share }) => [
-    name,
-    medianMs.toFixed(medianMs < 0.1 ? 5 : 3),
-    leastMs.toFixed(leastMs < 0.1 ? 5 : 3),
-    gigabytesPerSecond.toFixed(1),
-    gigaflops?.toFixed(1) ?? "–",
-    share === undefined ? "–" : `${(100 * share).toFixed(0)} %`,
-  ]);
-  const head = [`weight [${layerSize.n}, ${layerSize.k}]`, "median ms", "least ms", "GB/s", "GFLOP/s", "of limit"];
-  console.log(table([head, ...rows]));
+  const rows = results.map(
+    ({ name, medianMs, leastMs, gigabytesPerSecond, gigaflops, shareOfLimit: share, joules }) => [
+      name,
+      medianMs.toFixed(medianMs < 0.1 ? 5 : 3),
+      leastMs.toFixed(leastMs < 0.1 ? 5 : 3),
+      gigabytesPerSecond.toFixed(1),
+      gigaflops?.toFixed(1) ?? "–",
+      share === undefined ? "–" : `${(100 * share).toFixed(0)} %`,
+      ...(results.some(({ joules }) => joules !== undefined)
+        ? [joules === undefined ? "–" : (1000 * joules).toFixed(2)]
+        : []),
+    ],
+  );
+  const energy = results.some(({ joules }) => joules !== undefined) ? ["mJ"] : [];
+  const head = [
+    `weight [${layerSize.n}, ${layerSize.k}]`,
+    "median ms",
+    "least ms",
+    "GB/s",
+    "GFLOP/s",
+    "of limit",
+    ...energy,
+  ];
+  print(new Printable(table([head, ...rows])));
 }
 
 function printComparison({ cases, differences }: BenchComparison, path: string, tolerance: number): void {
@@ -122,13 +103,13 @@ function printComparison({ cases, differences }: BenchComparison, path: string, 
     const remark = regressed ? "slower" : ratio === undefined ? (beforeMs ? "gone" : "new") : "";
     return [name, time(beforeMs), time(nowMs), ratio?.toFixed(2) ?? "–", remark];
   });
-  console.log(`\nAgainst ${path}, by the least times:`);
-  console.log(table([["case", "before ms", "now ms", "ratio", ""], ...rows]));
+  print("", `Against ${path}, by the least times:`);
+  print(new Printable(table([["case", "before ms", "now ms", "ratio", ""], ...rows])));
   const slower = cases.filter(({ regressed }) => regressed).length;
-  console.log(`${slower} of ${cases.length} cases are more than ${(100 * tolerance).toFixed(0)} % slower.`);
+  print(`${slower} of ${cases.length} cases are more than ${(100 * tolerance).toFixed(0)} % slower.`);
   if (!differences.length) return;
-  console.log("These are figures of different places, whose ratios do not tell of the code, and no failure:");
-  for (const difference of differences) console.log(`  ${difference}`);
+  print("These are figures of different places, whose ratios do not tell of the code, and no failure:");
+  for (const difference of differences) print(`  ${difference}`);
 }
 
 function positive(text: string): number {
@@ -146,23 +127,27 @@ function pattern(text: string): RegExp {
 }
 
 async function bench(flags: Flags, extras: BenchExtras): Promise<void> {
-  const all = [...layerCases(), ...(flags.formats && extras.formats ? extras.formats() : [])];
-  const cases = all.filter(({ name }) => flags.filter?.test(name) ?? true);
+  const all = () => [...layerCases(), ...(flags.formats && extras.formats ? extras.formats() : [])];
+  const chosen = () => all().filter(({ name }) => flags.filter?.test(name) ?? true);
+  const cases = chosen();
   if (!cases.length)
     throw new BnbError(
-      `--filter ${flags.filter!.source} matches no case, expected part of a name such as "${all[0]!.name}".`,
+      `--filter ${flags.filter!.source} matches no case, expected part of a name such as "${all()[0]!.name}".`,
     );
+  if (flags.devices) return benchDevices(flags.devices, chosen, flags);
+  const meter = flags.energy ? openEnergyMeter() : undefined;
   const before = flags.compare === undefined ? undefined : loadRecord(flags.compare);
   const device = currentDevice();
   const place = placeOf(device);
-  const print = flags.json ? () => {} : console.log;
-  print(
+  const say = flags.json ? () => {} : print;
+  say(
     `bunsandbytes ${version} on ${device.kind} (${device.description}); ${place.processor}, ${place.processors} processors, load ${os.loadavg()[0]!.toFixed(1)}`,
   );
   const limits = await limitsOf(device, extras.peak);
   if (!flags.json) printLimits(limits);
+  if (meter) print(typeof meter === "string" ? meter : `Energy: ${meter.source}; "mJ" is millijoules a run.`);
 
-  const results = await measure(cases, device, flags.time, limits);
+  const results = await measure(cases, device, flags.time, limits, typeof meter === "string" ? undefined : meter);
   const versions = { bunsandbytes: version, bun: Bun.version };
   const record = {
     schema,
@@ -175,7 +160,7 @@ async function bench(flags: Flags, extras: BenchExtras): Promise<void> {
   if (flags.save) saveRecord(flags.save, record);
   const was = before && { ...before, results: before.results.filter(({ name }) => flags.filter?.test(name) ?? true) };
   const comparison = was && compareRecords(was, record, flags.tolerance);
-  if (flags.json) console.log(JSON.stringify({ ...record, ...(comparison && { comparison }) }, null, 2));
+  if (flags.json) printJson({ ...record, ...(comparison && { comparison }) }, 2);
   else {
     printResults(results);
     if (comparison) printComparison(comparison, flags.compare!, flags.tolerance);
@@ -192,6 +177,8 @@ export function benchCommand(extras: BenchExtras = {}): Command {
     .option("--save <file>", "keep the result, to be compared with later")
     .option("--compare <file>", "print what has changed since the result in this file")
     .option("--tolerance <share>", "the share by which a case may be slower than before", positive, 0.2)
+    .option("--devices <kinds>", "time each case on several devices side by side, such as cpu,metal,cuda", deviceList)
+    .option("--energy", "measure the energy of each case too, where the system tells it")
     .option("--json", "print the result as JSON on standard output")
     .addHelpText(
       "after",
@@ -200,6 +187,7 @@ Exit status 1 tells that a case is slower than in the file to compare with, beyo
 
 Examples:
   BNB_DEVICE=cpu BNB_NUM_THREADS=1 bunsandbytes bench --time 200
+  bunsandbytes bench --devices cpu,metal --filter quantize
   bunsandbytes bench --filter "quantize|1 row" --save before.json
   bunsandbytes bench --filter "quantize|1 row" --compare before.json --tolerance 0.1`,
     )

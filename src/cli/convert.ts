@@ -19,6 +19,8 @@ Examples:
     );
   const quantType = new Option("--quant-type <type>", "quantise the Linear weights, instead of writing floats");
   return withQuantizing(withWriting(command, "bfloat16"), quantType).action((file: string, flags: QuantizeFlags) =>
-    runTransform("Converting", flags, (options) => convertGguf(file, { ...quantizeOptions(flags), ...options })),
+    runTransform("Converting", flags, (options) =>
+      convertGguf(file, { ...quantizeOptions(flags, file, flags.quantType ?? "converted"), ...options }),
+    ),
   );
 }

@@ -16,7 +16,7 @@ Example:
     );
   return withWriting(command, "as it was before quantising").action((input: string, flags: WriteFlags) =>
     runTransform("Dequantising", flags, (options) =>
-      dequantizeCheckpoint(input, { ...transformOptions(flags), ...options }),
+      dequantizeCheckpoint(input, { ...transformOptions(flags, input, "floats"), ...options }),
     ),
   );
 }

@@ -1,11 +1,12 @@
 // Owns `bunsandbytes doctor`: what is on this machine, what is wrong with it, and what to do about that. It works, and says
 // why, where the native library can't be opened: nothing that needs the library is imported before it is asked for.
-import { styleText } from "node:util";
 import { Command } from "commander";
 import { BnbError } from "../error.ts";
+import { namedLibrary } from "../library.ts";
 import { bunVersions, version } from "../version.ts";
 import type { DeviceFinding } from "./examine.ts";
 import { type Machine, machine } from "./machine.ts";
+import { line, Printable, print, printJson, styled } from "./print.ts";
 import { table } from "./table.ts";
 
 /** What doctor finds; `--json` prints it as it is. */
@@ -20,6 +21,12 @@ async function findings(): Promise<Findings> {
   const problems: string[] = [];
   if (!Bun.semver.satisfies(Bun.version, bunVersions))
     problems.push(`Bun ${Bun.version} is not ${bunVersions}, which this library needs: run "bun upgrade".`);
+  const named = process.env.BNB_LIBRARY;
+  if (named && namedLibrary() !== named)
+    problems.push(
+      `BNB_LIBRARY=${named} is not believed: this process was not started with it, so a .env file or code says it. ` +
+        "Set it in the shell, or remove it there.",
+    );
   const devices = await examined(problems);
   return { bunsandbytes: version, ...machine(), devices, problems };
 }
@@ -37,10 +44,7 @@ async function examined(problems: string[]): Promise<DeviceFinding[]> {
   }
 }
 
-const style = (format: Parameters<typeof styleText>[0], text: string) =>
-  styleText(format, text, { stream: process.stdout });
-
-function print(found: Findings): void {
+function show(found: Findings): void {
   const { processor, processorFeatures, memoryGB, environment } = found;
   const set = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
   const rows = [
@@ -52,14 +56,14 @@ function print(found: Findings): void {
     ["environment", set.join(" ") || "no BNB_ variable is set"],
     ...found.devices.map((device) => [device.kind, device.available ? device.description : absence(device.reason)]),
   ];
-  for (const [name, value] of rows) console.log(`${style("dim", name!.padEnd(12))}  ${value}`);
+  for (const [name, value] of rows) print(line`${styled("dim", name!.padEnd(12))}  ${value}`);
   printTests(found.devices);
-  console.log();
+  print("");
   for (const device of found.devices)
-    if (device.available) for (const line of device.fallbacks) console.log(`${device.kind}, on the CPU: ${line}`);
-  for (const problem of found.problems) console.log(`${style("red", "✗")} ${problem}`);
-  if (found.problems.length === 0) console.log(`${style("green", "✓")} No problem found.`);
-  console.log('For a bug report, paste what "bunsandbytes doctor --json" prints.');
+    if (device.available) for (const reason of device.fallbacks) print(`${device.kind}, on the CPU: ${reason}`);
+  for (const problem of found.problems) print(line`${styled("red", "✗")} ${problem}`);
+  if (found.problems.length === 0) print(line`${styled("green", "✓")} No problem found.`);
+  print('For a bug report, paste what "bunsandbytes doctor --json" prints.');
 }
 
 const origins = {
@@ -74,19 +78,23 @@ const absence = (reason: string) => reason.replace(/^\w+ is absent: /, "absent: 
 function printTests(devices: readonly DeviceFinding[]): void {
   const rows = devices.flatMap((device) => {
     if (!device.available) return [];
-    return device.selfTest.map((test) => [
-      device.kind,
-      test.format,
-      test.sound ? style("green", "sound") : style("red", "WRONG"),
-      test.error.toFixed(4),
-      test.errorExpected.toFixed(4),
-      test.productError === 0 ? "0" : test.productError.toExponential(0),
-      test.gigabytesPerSecond.toFixed(1),
-      test.gigaflops.toFixed(1),
-    ]);
+    return device.selfTest.map((test) =>
+      test.onCpu
+        ? [device.kind, test.format, styled("yellow", "on the CPU"), "", "", "", "", ""]
+        : [
+            device.kind,
+            test.format,
+            test.sound ? styled("green", "sound") : styled("red", "WRONG"),
+            test.error.toFixed(4),
+            test.errorExpected.toFixed(4),
+            test.productError === 0 ? "0" : test.productError.toExponential(0),
+            test.gigabytesPerSecond.toFixed(1),
+            test.gigaflops.toFixed(1),
+          ],
+    );
   });
   const head = ["device", "format", "self-test", "error", "theory", "product error", "1 row, GB/s", "32 rows, GFLOP/s"];
-  if (rows.length > 0) console.log(`\n${table([head, ...rows])}`);
+  if (rows.length > 0) print("", new Printable(table([head, ...rows])));
 }
 
 export function doctorCommand(): Command {
@@ -106,7 +114,7 @@ Example:
     .action(async (flags: { json?: boolean }) => {
       const found = await findings();
       if (found.problems.length > 0) process.exitCode = 1;
-      if (flags.json) console.log(JSON.stringify(found, null, 2));
-      else print(found);
+      if (flags.json) printJson(found, 2);
+      else show(found);
     });
 }

@@ -41,11 +41,12 @@ export function examineDevices(): Examination {
 function examine(report: Extract<DeviceReport, { available: true }>, problems: string[]): DeviceFinding {
   const device = Device.open(report.kind);
   const tests = tested(device, problems);
-  for (const { format, sound, error, errorExpected, productError } of tests)
-    if (!sound)
+  for (const test of tests)
+    if (!test.onCpu && !test.sound)
       problems.push(
-        `${report.kind} computes ${format} wrongly: error ${error.toFixed(4)} for ${errorExpected.toFixed(4)}, product ` +
-          `error ${productError.toExponential(0)}. Take another device (BNB_DEVICE), and report this.`,
+        `${report.kind} computes ${test.format} wrongly: error ${test.error.toFixed(4)} for ` +
+          `${test.errorExpected.toFixed(4)}, product error ${test.productError.toExponential(0)}. Take another device ` +
+          "(BNB_DEVICE), and report this.",
       );
   const lacks = support(device).filter((row) => row.support !== "yes");
   const { fallbacks } = device;

@@ -2,7 +2,9 @@
 import { Command } from "commander";
 import { inspectCheckpoint, summarise, type WeightReport } from "../checkpoint/inspect.ts";
 import { type ReportOptions, withReporting } from "./options.ts";
-import { bytes, counted, progress, table } from "./terminal.ts";
+import { Printable, print, printJson } from "./print.ts";
+import { table } from "./table.ts";
+import { bytes, counted, progress } from "./terminal.ts";
 
 interface InspectFlags extends ReportOptions {
   readonly errorAgainst?: string;
@@ -30,31 +32,33 @@ Examples:
     const reporter = progress("Comparing", (value) => String(Math.round(value)), flags);
     const options = { errorAgainst: flags.errorAgainst, onProgress: reporter.update };
     const reports = await inspectCheckpoint(path, options).finally(reporter.stop);
-    if (flags.json) console.log(JSON.stringify(reports));
-    else print(reports, flags);
+    if (flags.json) printJson(reports);
+    else show(reports, flags);
   });
 }
 
-function print(reports: readonly WeightReport[], { errorAgainst, all }: InspectFlags): void {
+function show(reports: readonly WeightReport[], { errorAgainst, all }: InspectFlags): void {
   const compared = reports.filter(({ error }) => error);
   if (errorAgainst !== undefined) {
     const shown = all ? compared : compared.slice(0, worstShown);
     const header = ["tensor", "shape", "format", "bits/weight", "bytes", "rms error", "largest error"];
     const rows = shown.map((report) => [report.name, ...columns(report), ...errorColumns(report)]);
-    console.log(table(header, rows, "lllrrrr"));
+    showTable([header, ...rows]);
     const rest = compared.length - shown.length;
-    if (rest > 0) console.log(`… and ${rest} with a smaller error (--all prints them)`);
+    if (rest > 0) print(`… and ${rest} with a smaller error (--all prints them)`);
   } else {
     const rows = all ? reports.map((report) => [report.name, ...columns(report)]) : kinds(reports);
-    console.log(table(["tensor", "shape", "format", "bits/weight", "bytes"], rows, "lllrr"));
+    showTable([["tensor", "shape", "format", "bits/weight", "bytes"], ...rows]);
   }
-  console.log();
+  print("");
   for (const { format, weights, bytes: size } of summarise(reports)) {
-    console.log(`${format}: ${counted(weights, "tensor")}, ${bytes(size)}`);
+    print(`${format}: ${counted(weights, "tensor")}, ${bytes(size)}`);
   }
   const total = reports.reduce((sum, report) => sum + report.bytes, 0);
-  console.log(`all: ${counted(reports.length, "tensor")}, ${bytes(total)}`);
+  print(`all: ${counted(reports.length, "tensor")}, ${bytes(total)}`);
 }
+
+const showTable = (rows: readonly (readonly string[])[]) => print(new Printable(table(rows)));
 
 function columns({ shape, format, bitsPerWeight, bytes: size }: WeightReport): string[] {
   return [shape.join(" × ") || "scalar", format, bitsPerWeight.toFixed(2), bytes(size)];
@@ -67,10 +71,10 @@ function errorColumns({ error }: WeightReport): string[] {
 /** One row for the same tensor of every layer: numbers in names become `*`. */
 function kinds(reports: readonly WeightReport[]): string[][] {
   const groups = Map.groupBy(reports, (report) =>
-    [report.name.replace(/(?<=^|\.)\d+(?=\.)/g, "*"), ...columns(report)].join("\t"),
+    JSON.stringify([report.name.replace(/(?<=^|\.)\d+(?=\.)/g, "*"), ...columns(report)]),
   );
   return [...groups].map(([key, { length }]) => {
-    const [name, ...rest] = key.split("\t");
+    const [name, ...rest]: string[] = JSON.parse(key);
     return [length === 1 ? name! : `${name} (${length}×)`, ...rest];
   });
 }

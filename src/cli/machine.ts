@@ -34,7 +34,7 @@ export function machine(): Machine {
 
 function system(): string {
   const kernel = `${os.type()} ${os.release()}`;
-  return process.platform === "darwin" ? `macOS ${output(["sw_vers", "-productVersion"])}, ${kernel}` : kernel;
+  return process.platform === "darwin" ? `macOS ${output(["/usr/bin/sw_vers", "-productVersion"])}, ${kernel}` : kernel;
 }
 
 function library(): LibraryFile | null {
@@ -50,7 +50,8 @@ const features = /^(fma|f16c|avx.*|amx.*|asimd.*|i8mm|bf16|sve.*|sme\d*|feat_(do
 
 /** Of what /proc/cpuinfo and macOS' sysctl say: `flags : fma avx2 …`, `Features : asimd …`, `….FEAT_I8MM: 1`. */
 function processorFeatures(): string[] {
-  const text = process.platform === "darwin" ? output(["sysctl", "hw.optional.arm", "machdep.cpu"]) : cpuinfo();
+  const text =
+    process.platform === "darwin" ? output(["/usr/sbin/sysctl", "hw.optional.arm", "machdep.cpu"]) : cpuinfo();
   const words = text
     .replaceAll(/^hw\.optional\.arm\.(\w+): ([01])$/gm, (_, name, has) => (has === "1" ? name : ""))
     .split(/\s+/);

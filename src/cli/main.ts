@@ -1,5 +1,6 @@
-#!/usr/bin/env bun
-// Owns the command line: which commands there are.
+#!/usr/bin/env -S bun --no-env-file --config=/dev/null
+// Owns the command line: which commands there are. Its first line keeps Bun from loading the .env and the bunfig.toml of the
+// current folder, which may be a model from a stranger.
 import { Command } from "commander";
 import { version } from "../version.ts";
 import { doctorCommand } from "./doctor.ts";
@@ -16,7 +17,7 @@ Examples:
   bunsandbytes inspect ./Qwen2.5-0.5B-nf4 --error-against ./Qwen2.5-0.5B
   bunsandbytes convert model.Q4_K_M.gguf --output ./model --quant-type nf4
 
-Exit status: 0 done; 1 the input is damaged, or a check failed; 2 the command was not understood; 3 not supported;
+Exit status: 0 done; 1 not done, or a check failed; 2 the command was not understood; 3 not supported;
 4 the device failed or has no memory left.`,
   )
   .configureHelp({ showGlobalOptions: true });
@@ -30,6 +31,6 @@ async function commands(): Promise<Command[]> {
 }
 
 await runCommand(async () => {
-  for (const command of await commands()) program.addCommand(command.exitOverride());
+  for (const command of await commands()) program.addCommand(command);
   return program;
 });

@@ -1,6 +1,7 @@
 // Owns the options that commands share, and how their values are read.
+import { basename, resolve } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import type { QuantType } from "../checkpoint/huggingface.ts";
+import { quantTypes, type StoredQuantType } from "../checkpoint/huggingface.ts";
 import type { StorageDtype } from "../checkpoint/state.ts";
 import type { TransformOptions } from "../checkpoint/transform.ts";
 import type { FloatDType } from "../dtype.ts";
@@ -19,7 +20,7 @@ export function withReporting(command: Command): Command {
 
 /** Options of every command that writes a model, as commander gives them. */
 export interface WriteFlags extends ReportOptions {
-  readonly output: string;
+  readonly output?: string;
   readonly dtype?: FloatDType;
   readonly force?: boolean;
   readonly maxShardSize?: number;
@@ -28,7 +29,7 @@ export interface WriteFlags extends ReportOptions {
 export function withWriting(command: Command, dtypeDefault: string): Command {
   const dtypes = ["float32", "float16", "bfloat16"];
   return withReporting(command)
-    .requiredOption("-o, --output <dir>", "where to write the model")
+    .option("-o, --output <dir>", "where to write the model (default: here, under the input's name and what is done)")
     .addOption(
       new Option("--dtype <dtype>", `of the weights that stay floats (default: ${dtypeDefault})`).choices(dtypes),
     )
@@ -41,25 +42,27 @@ const scaleRules = { absmax: "absmax", "least-squares": "leastSquares" } as cons
 
 /** Options of the commands that can quantise, as commander gives them. */
 export interface QuantizeFlags extends WriteFlags {
-  readonly quantType?: QuantType;
+  readonly quantType?: StoredQuantType;
   readonly blocksize: number;
   readonly doubleQuant?: boolean;
   readonly scales: keyof typeof scaleRules;
   readonly quantStorage: StorageDtype;
   readonly skip?: readonly string[];
+  readonly best?: boolean;
 }
 
 export function withQuantizing(command: Command, quantType: Option): Command {
   const storages = ["uint8", "int8", "float16", "bfloat16", "float32", "float64"];
   return command
-    .addOption(quantType.choices(["nf4", "fp4", "int8"]))
+    .addOption(quantType.choices(quantTypes))
     .option("--blocksize <n>", "weights that share a scale: a power of two from 32 to 4096", blocksize, 64)
     .option("--double-quant", "quantise the scales too, which saves 0.37 bits a weight at block 64")
     .addOption(
-      new Option("--scales <rule>", "of 4-bit weights: bitsandbytes' own, or those of the smallest squared error")
+      new Option("--scales <rule>", "of codebooks: bitsandbytes' own, or those of the smallest squared error")
         .choices(Object.keys(scaleRules))
         .default("absmax"),
     )
+    .option("--best", "the least error at about 4.3 bits: blocks of 32, quantised scales of the smallest squared error")
     .addOption(
       new Option("--quant-storage <dtype>", "the dtype that codes are stored as").choices(storages).default("uint8"),
     )
@@ -70,15 +73,30 @@ export function withQuantizing(command: Command, quantType: Option): Command {
     );
 }
 
-/** What the library's functions take, of what commander gives. */
-export function transformOptions(flags: WriteFlags): TransformOptions {
-  return { output: flags.output, force: flags.force, dtype: flags.dtype, shardBytes: flags.maxShardSize };
+/**
+ * What the library's functions take, of what commander gives.
+ *
+ * @param input what the person named, of which the output has its name where none is given
+ * @param done what is done to it, such as `nf4`
+ */
+export function transformOptions(flags: WriteFlags, input: string, done: string): TransformOptions {
+  const output = flags.output ?? `${nameOf(input)}-${done}`;
+  return { output, force: flags.force, dtype: flags.dtype, shardBytes: flags.maxShardSize };
 }
 
-export function quantizeOptions(flags: QuantizeFlags) {
-  const { quantType, blocksize, doubleQuant = false, scales, quantStorage, skip = [] } = flags;
+/** The last part of a path or of a hub's id, without what kind of file it is. */
+function nameOf(input: string): string {
+  const name = basename(resolve(input)).replace(/\.(gguf|safetensors(\.index\.json)?)$/, "");
+  return name === "" ? "model" : name.replace(/^models--.*--/, "");
+}
+
+export function quantizeOptions(flags: QuantizeFlags, input: string, done: string) {
+  const { quantType, quantStorage, skip = [], best } = flags;
+  const { blocksize, doubleQuant, scales } = best
+    ? ({ blocksize: 32, doubleQuant: true, scales: "least-squares" } as const)
+    : { doubleQuant: false, ...flags };
   const quantize = { blocksize, doubleQuant, scales: scaleRules[scales], quantStorage, skip };
-  return { ...transformOptions(flags), ...(quantType && { quantType }), ...quantize };
+  return { ...transformOptions(flags, input, done), ...(quantType && { quantType }), ...quantize };
 }
 
 function collect(value: string, before: readonly string[] = []): string[] {

@@ -12,18 +12,22 @@ export function quantizeCommand(): Command {
       "after",
       `
 Embeddings, norms and the output head stay as they are, as in transformers; --skip leaves more alone.
-With --scales least-squares weights are closer to the original, and bitsandbytes reads them as any others; by default
-they are what bitsandbytes itself would write.
+With --scales least-squares weights are closer to the original, and bitsandbytes reads them as any others; --best makes
+the scales' blocks smaller too. By default weights are what bitsandbytes itself would write.
+transformers loads nf4, fp4 and int8; af4, nf2 to nf7, and dynamic, of 8 bits, are for this library.
 
 Examples:
   bunsandbytes quantize ./model --output ./model-nf4 --double-quant
-  bunsandbytes quantize ./model --output ./model-nf4 --scales least-squares
+  bunsandbytes quantize ./model --best
   bunsandbytes quantize ./model --output ./model-fp4 --quant-type fp4 --dtype bfloat16 --skip down_proj`,
     );
   const quantType = new Option("--quant-type <type>", "the codebook").default("nf4");
   return withQuantizing(withWriting(command, "the model's"), quantType).action((input: string, flags: QuantizeFlags) =>
     runTransform("Quantising", flags, (options) =>
-      quantizeCheckpoint(input, { ...quantizeOptions(flags), ...options }),
+      quantizeCheckpoint(input, {
+        ...quantizeOptions(flags, input, flags.best ? "best" : flags.quantType!),
+        ...options,
+      }),
     ),
   );
 }

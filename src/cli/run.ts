@@ -1,6 +1,8 @@
 // Owns how a command runs: what becomes of an error, and the exit status.
 import { type Command, CommanderError } from "commander";
 import { BnbError } from "../error.ts";
+import { printableLines } from "../printable.ts";
+import { OutputError, output, Printable, printJson, warn } from "./print.ts";
 
 /** By kind of failure; a signal ends the process as signals do. */
 const exitStatus = { failed: 1, usage: 2, unsupported: 3, out_of_memory: 4, device_lost: 4, invalid: 1 } as const;
@@ -9,7 +11,8 @@ const exitStatus = { failed: 1, usage: 2, unsupported: 3, out_of_memory: 4, devi
 export async function runCommand(make: () => Command | Promise<Command>): Promise<void> {
   try {
     const command = await make();
-    await command.exitOverride().parseAsync();
+    for (const each of [command, ...command.commands]) each.exitOverride().configureOutput(output);
+    await command.parseAsync();
   } catch (error) {
     process.exitCode = error instanceof CommanderError ? endOfParsing(error) : report(error);
   }
@@ -22,10 +25,15 @@ function endOfParsing(error: CommanderError): number {
 
 /** What the user can do something about is one line; anything else is a defect, and keeps its stack. */
 function report(error: unknown): number {
-  const system = error instanceof Error && "syscall" in error;
-  if (!(error instanceof BnbError) && !system) throw error;
+  const isKnown = error instanceof BnbError || (error instanceof Error && "syscall" in error);
+  if (!isKnown) {
+    warn("bunsandbytes: this is a defect of bunsandbytes; please report it.");
+    warn(new Printable(printableLines(Bun.inspect(error))));
+    return exitStatus.failed;
+  }
   const code = error instanceof BnbError ? error.code : "failed";
-  if (process.argv.includes("--json")) console.log(JSON.stringify({ error: { code, message: error.message } }));
-  console.error(`bunsandbytes: ${error.message}`);
+  const isToldInJson = process.argv.includes("--json") && !(error instanceof OutputError);
+  if (isToldInJson) printJson({ error: { code, message: error.message } });
+  warn(`bunsandbytes: ${error.message}`);
   return exitStatus[code];
 }

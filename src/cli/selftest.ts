@@ -19,9 +19,10 @@ const errorTolerance = 0.02;
 /** A product may differ from the dense product of the same dequantised weight by fp32's rounding only. */
 const productErrorMax = 1e-5;
 
-/** What the self-test found of one format on one device. */
-export interface SelfTest {
-  readonly format: string;
+/** What the self-test found of one format on one device: figures, or that they would be the CPU's. */
+export type SelfTest = { readonly format: string } & ({ readonly onCpu: true } | ({ readonly onCpu: false } & Figures));
+
+export interface Figures {
   readonly sound: boolean;
   /** ‖w − ŵ‖ / ‖w‖ of a weight evenly spread over [-1, 1]. */
   readonly error: number;
@@ -74,13 +75,14 @@ const formats: [name: string, quantize: (w: Tensor) => Subject][] = [
   ["int8", (w) => int8(Int8Weight.quantize(w))],
 ];
 
-/** Tests a device in about a second. @throws BnbError where an operation fails on it */
+/** Tests a device in about a second; what it leaves to the CPU has no figures of its own. @throws BnbError where an operation fails on it */
 export function selfTest(device: Device): SelfTest[] {
   const uniform = (length: number) => Float32Array.from({ length }, () => 2 * Math.random() - 1);
   using w = Tensor.from(uniform(n * k), [n, k], { device });
   using one = Tensor.from(uniform(k), [1, k], { device });
   using batch = Tensor.from(uniform(many * k), [many, k], { device });
   return formats.map(([format, quantize]) => {
+    const { fallbacks } = device.counters;
     using subject = quantize(w);
     using back = subject.dequantize();
     using dense = linear(batch, back, { precision: "highest" });
@@ -92,7 +94,8 @@ export function selfTest(device: Device): SelfTest[] {
     const bytes = subject.byteLength + one.byteLength + n * 4;
     const gigabytesPerSecond = bytes / medianNs(() => subject.multiply(one), device);
     const gigaflops = (2 * many * n * k) / medianNs(() => subject.multiply(batch), device);
-    return { format, sound, error, errorExpected, productError, gigabytesPerSecond, gigaflops };
+    if (device.counters.fallbacks > fallbacks) return { format, onCpu: true };
+    return { format, onCpu: false, sound, error, errorExpected, productError, gigabytesPerSecond, gigaflops };
   });
 }
 

@@ -1,13 +1,16 @@
 // Owns tables for people: aligned columns, text to the left and numbers to the right.
+import { printable } from "../printable.ts";
+import { Printable } from "./print.ts";
 
 /**
- * Lines of a table. The first row is the head; a column is aligned right where every cell under its head starts with a
- * digit, a sign or a dash.
+ * Lines of a table, escaped. The first row is the head; a column is aligned right where every cell under its head starts
+ * with a digit, a sign or a dash.
  */
-export function table(rows: readonly (readonly string[])[]): string {
-  const columns = rows[0]!.map((_, column) => rows.map((row) => row[column]!));
-  const widths = columns.map((cells) => Math.max(...cells.map((cell) => Bun.stringWidth(cell))));
-  const isNumeric = columns.map((cells) => cells.slice(1).every((cell) => /^[-–+−\d.]/.test(cell)));
+export function table(rows: readonly (readonly (string | Printable)[])[]): string {
+  const cells = rows.map((row) => row.map((cell) => (cell instanceof Printable ? cell.text : printable(cell))));
+  const columns = cells[0]!.map((_, column) => cells.map((row) => row[column]!));
+  const widths = columns.map((column) => column.reduce((widest, cell) => Math.max(widest, Bun.stringWidth(cell)), 0));
+  const isNumeric = columns.map((column) => column.slice(1).every((cell) => /^[-–+−\d.]/.test(cell)));
   const line = (row: readonly string[]) =>
     row
       .map((cell, column) => {
@@ -17,5 +20,5 @@ export function table(rows: readonly (readonly string[])[]): string {
       .join("  ")
       .trimEnd();
   const rule = widths.map((width) => "─".repeat(width)).join("──");
-  return [line(rows[0]!), rule, ...rows.slice(1).map(line)].join("\n");
+  return [line(cells[0]!), rule, ...cells.slice(1).map(line)].join("\n");
 }

@@ -1,6 +1,8 @@
-// Owns what commands print: progress, tables, sizes. Results go to standard output, everything else to standard error.
+// Owns how far a job is, for people, and how sizes and numbers are said. It goes to standard error.
 import { SingleBar } from "cli-progress";
+import { printable } from "../printable.ts";
 import type { ReportOptions } from "./options.ts";
+import { warn } from "./print.ts";
 
 /** Shows how far a job is: a bar with rate and remaining time on a terminal, a line every tenth elsewhere. */
 export interface ProgressReporter {
@@ -31,7 +33,7 @@ function bar(action: string, format: (value: number) => string): ProgressReporte
   return {
     update(done, total, label = "") {
       const rate = format(done / ((performance.now() - started) / 1000));
-      const payload = { shown: `${format(done)} of ${format(total)}`, rate, label };
+      const payload = { shown: `${format(done)} of ${format(total)}`, rate, label: printable(label) };
       if (!running) single.start(total, 0, payload);
       running = true;
       single.update(done, payload);
@@ -51,7 +53,7 @@ function lines(action: string, format: (value: number) => string): ProgressRepor
       if (reached <= tenth) return;
       tenth = reached;
       const rate = format(done / ((performance.now() - started) / 1000));
-      console.error(`${action}: ${10 * tenth}% (${format(done)} of ${format(total)}, ${rate}/s)`);
+      warn(`${action}: ${10 * tenth}% (${format(done)} of ${format(total)}, ${rate}/s)`);
     },
     stop() {},
   };
@@ -67,15 +69,4 @@ export function bytes(count: number): string {
 /** A whole number of things. */
 export function counted(count: number, thing: string): string {
   return `${count.toLocaleString("en")} ${thing}${count === 1 ? "" : "s"}`;
-}
-
-/** Columns padded to their widest cell; `align` has a letter for each, `l` or `r`. */
-export function table(header: readonly string[], rows: readonly (readonly string[])[], align: string): string {
-  const widths = header.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]!.length)));
-  const line = (row: readonly string[]) =>
-    row
-      .map((cell, column) => (align[column] === "r" ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!)))
-      .join("  ")
-      .trimEnd();
-  return [line(header), widths.map((width) => "─".repeat(width)).join("  "), ...rows.map(line)].join("\n");
 }

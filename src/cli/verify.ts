@@ -2,6 +2,7 @@
 import { Command } from "commander";
 import { verifyCheckpoint } from "../checkpoint/inspect.ts";
 import { type ReportOptions, withReporting } from "./options.ts";
+import { print, printJson, warn } from "./print.ts";
 import { counted, progress } from "./terminal.ts";
 
 export function verifyCommand(): Command {
@@ -21,10 +22,10 @@ Example:
     const report = await verifyCheckpoint(path, { onProgress: reporter.update }).finally(reporter.stop);
     const { tensors, quantized, problems } = report;
     if (problems.length > 0) process.exitCode = 1;
-    if (flags.json) console.log(JSON.stringify(report));
-    else for (const problem of problems) console.error(problem);
+    if (flags.json) printJson(report);
+    else for (const problem of problems) warn(problem);
     if (flags.json || flags.quiet || problems.length > 0) return;
     const formats = Object.entries(quantized).map(([format, weights]) => `${counted(weights, "weight")} as ${format}`);
-    console.log(`${path} is sound: ${[counted(tensors, "tensor"), ...formats].join(", ")}.`);
+    print(`${path} is sound: ${[counted(tensors, "tensor"), ...formats].join(", ")}.`);
   });
 }

@@ -10,7 +10,7 @@ import { type JsonObject, readArchitecture } from "./config.ts";
 import { type Constraint, constraintsOf, type TextFormat } from "./constraint.ts";
 import { Decoder } from "./decoder.ts";
 import { Encoder, type EncoderInput } from "./encoder.ts";
-import { readJson, readText } from "./folder.ts";
+import { jsonOf, textOf, tokenizerOf } from "./folder.ts";
 import {
   type FinishReason,
   type GeneratedToken,
@@ -181,9 +181,9 @@ export class Model implements Disposable {
     const { device = currentDevice(), precision = "high", signal } = options;
     signal?.throwIfAborted();
     checkFolder(path);
-    const json = readJson(path, "config.json");
+    const json = jsonOf(path, "config.json");
     if (!json) throw new BnbError(`${path} has no config.json, expected the folder of a whole model.`);
-    const generation = readJson(path, "generation_config.json") ?? {};
+    const generation = jsonOf(path, "generation_config.json") ?? {};
     const architecture = readArchitecture(json, `${path}/config.json`, generation);
     const tokenizer = readTokenizer(path);
     using checkpoint = openCheckpoint(path);
@@ -355,10 +355,10 @@ function checkFolder(path: string): void {
 }
 
 function readTokenizer(path: string): Tokenizer | undefined {
-  const tokenizer = readJson(path, "tokenizer.json");
+  const tokenizer = tokenizerOf(path);
   if (!tokenizer) return undefined;
-  const config = readJson(path, "tokenizer_config.json") ?? {};
-  return new Tokenizer({ tokenizer, config, template: readText(path, "chat_template.jinja"), path });
+  const config = jsonOf(path, "tokenizer_config.json") ?? {};
+  return new Tokenizer({ tokenizer, config, template: textOf(path, "chat_template.jinja"), path });
 }
 
 /** What stands before the names of this checkpoint's modules. */

@@ -1,7 +1,7 @@
 // Owns what makes one vector of a text's: sentence-transformers' modules.json, and the arithmetic that it names.
 import { join } from "node:path";
 import { BnbError } from "../error.ts";
-import { readJson, readJsonList } from "./folder.ts";
+import { jsonListOf, jsonOf } from "./folder.ts";
 
 /** The mean of all vectors, the first one, the last one, or the largest of each column. */
 export type PoolingMode = "mean" | "cls" | "last" | "max";
@@ -24,7 +24,7 @@ const modes: readonly [key: string, mode: PoolingMode][] = [
 
 /** What a folder says; the mean, as it is, where it says nothing. @throws BnbError for a module that is not known */
 export function readPooling(folder: string): Pooling {
-  const modules = readJsonList(folder, "modules.json") ?? [];
+  const modules = jsonListOf(folder, "modules.json") ?? [];
   let [mode, normalize]: [PoolingMode, boolean] = ["mean", false];
   for (const { type, path } of modules) {
     const kind = String(type).split(".").at(-1);
@@ -33,12 +33,12 @@ export function readPooling(folder: string): Pooling {
     else if (kind !== "Transformer")
       throw new BnbError(`${folder}: modules.json names ${String(type)}, which is not supported.`, "unsupported");
   }
-  const most = readJson(folder, "sentence_bert_config.json")?.max_seq_length;
+  const most = jsonOf(folder, "sentence_bert_config.json")?.max_seq_length;
   return { mode, normalize, maxTokens: typeof most === "number" && most >= 1 ? most : undefined };
 }
 
 function readMode(folder: string): PoolingMode {
-  const config = readJson(folder, "config.json") ?? {};
+  const config = jsonOf(folder, "config.json") ?? {};
   const named = modes.filter(([key]) => config[key] === true);
   const other = Object.keys(config).find(
     (key) => key.startsWith("pooling_mode_") && config[key] === true && !named.some(([known]) => known === key),

@@ -1,15 +1,17 @@
-// Owns embeddings that are trained: Embedding and StableEmbedding.
+// Embeddings that are trained: Embedding and StableEmbedding.
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { tensorSource } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
-import { embedding, embeddingBackward } from "../embedding.ts";
-import { BnbError } from "../error.ts";
+import { gather, scatter } from "../embedding.ts";
+import { floatDtypes } from "../native.ts";
 import { GlobalOptimManager } from "../optim/index.ts";
 import { Parameter } from "../parameter.ts";
+import { format, sameShape } from "../shape.ts";
+import { Signature } from "../signature.ts";
 import { Tensor, type TensorOptions } from "../tensor.ts";
-import { accumulate, type InitOptions, uniform } from "./gradient.ts";
-import { Layer } from "./layer.ts";
+import { accumulate, checkDrawn, type InitOptions, initOf, initOptions, uniform } from "./gradient.ts";
+import { Layer, type Part } from "./layer.ts";
 import { LayerNorm } from "./layer_norm.ts";
 import { checkWeight } from "./linear4bit.ts";
 import { loadDense } from "./load.ts";
@@ -42,13 +44,13 @@ export class Embedding extends Layer {
   readonly paddingIdx: number | undefined;
 
   /** Takes over the weight, [numEmbeddings, embeddingDim]. @throws BnbError if it is no table, or has no row paddingIdx */
-  constructor(weight: Tensor, options: EmbeddingOptions = {}, more: readonly Disposable[] = []) {
-    const [rows] = checkWeight(weight, "Embedding");
-    const { paddingIdx } = options;
-    if (paddingIdx !== undefined && !(Number.isSafeInteger(paddingIdx) && paddingIdx >= 0 && paddingIdx < rows))
-      throw new BnbError(`Embedding: paddingIdx is ${paddingIdx}, expected a row of the table, 0 to ${rows - 1}.`);
+  constructor(weight: Tensor, options: EmbeddingOptions = {}) {
+    super();
+    const me = signatures.embedding.as(new.target.name);
+    const { paddingIdx } = me.options(options);
+    const [rows] = checkTable(me, weight);
+    if (paddingIdx !== undefined) me.whole(paddingIdx, "paddingIdx", 0, rows - 1);
     const parameter = new Parameter(weight);
-    super([parameter, ...more]);
     this.weight = parameter;
     this.paddingIdx = paddingIdx;
     GlobalOptimManager.getInstance().overrideConfig(parameter, { optimBits: 32 });
@@ -56,12 +58,15 @@ export class Embedding extends Layer {
 
   /** A new table of random rows (Glorot and Bengio 2010), as upstream makes it; the row `paddingIdx` is zeros. */
   static init(numEmbeddings: number, embeddingDim: number, options: EmbeddingOptions & InitOptions = {}): Embedding {
-    return new Embedding(newTable(numEmbeddings, embeddingDim, options), options);
+    const { paddingIdx, ...init } = signatures.init.options(options);
+    return new Embedding(newTable(signatures.init, numEmbeddings, embeddingDim, paddingIdx, init), { paddingIdx });
   }
 
   /** The table that a checkpoint holds under a name. */
   static load(checkpoint: Checkpoint, name: string, options: EmbeddingOptions & TensorOptions = {}): Embedding {
-    return new Embedding(loadDense(checkpoint, `${name}.weight`, options.device), options);
+    const me = signatures.load;
+    const { device, paddingIdx } = me.options(options);
+    return new Embedding(loadDense(me, checkpoint, `${me.text(name, "name")}.weight`, device), { paddingIdx });
   }
 
   get numEmbeddings(): number {
@@ -72,8 +77,8 @@ export class Embedding extends Layer {
     return this.weight.data.shape[1]!;
   }
 
-  override parameters(): Parameter[] {
-    return [this.weight, ...super.parameters()];
+  protected override parts(): Record<string, Part> {
+    return { weight: this.weight };
   }
 
   /**
@@ -82,7 +87,7 @@ export class Embedding extends Layer {
    * @throws BnbError if an index is no row of the table
    */
   forward(indices: Tensor<"int32">): Tensor<FloatDType> {
-    return embedding(indices, this.weight.data as Tensor<FloatDType>);
+    return gather(signatures.forward, indices, this.weight.data, {});
   }
 
   /**
@@ -92,15 +97,13 @@ export class Embedding extends Layer {
    * @param indices what `forward` was given
    */
   backward(dy: Tensor<FloatDType>, indices: Tensor<"int32">): void {
-    const { paddingIdx } = this;
-    accumulate(
-      this.weight,
-      embeddingBackward(dy, indices, this.numEmbeddings, { dtype: "float32", paddingIdx }) as Tensor<"float32">,
-    );
+    const { paddingIdx, numEmbeddings } = this;
+    const options = { dtype: "float32", paddingIdx } as const;
+    accumulate(this.weight, scatter(signatures.backward, dy, indices, numEmbeddings, options));
   }
 
   /** One tensor, `weight`. */
-  stateDict(name: string): TensorSource[] {
+  protected tensors(name: string): TensorSource[] {
     return [tensorSource(`${name}.weight`, this.weight.data)];
   }
 }
@@ -124,10 +127,16 @@ export class StableEmbedding extends Embedding {
 
   /** Takes over the weight and the norm, by default a new one on the weight's device. */
   constructor(weight: Tensor, options: EmbeddingOptions & { norm?: LayerNorm | undefined } = {}) {
-    const [, columns] = checkWeight(weight, "StableEmbedding");
-    const norm = options.norm ?? LayerNorm.init(columns, { device: weight.device });
-    super(weight, options, [norm]);
-    this.norm = norm;
+    const me = signatures.stable;
+    const { norm: given, paddingIdx } = me.options(options);
+    const [, columns] = checkTable(me, weight);
+    if (given !== undefined) checkNorm(me, given, columns);
+    super(weight, { paddingIdx });
+    this.norm = given ?? LayerNorm.init(columns, { device: weight.device });
+  }
+
+  protected override parts(): Record<string, Part> {
+    return { ...super.parts(), norm: this.norm };
   }
 
   /** A new table as {@link Embedding.init} makes it, with a new norm. */
@@ -136,7 +145,9 @@ export class StableEmbedding extends Embedding {
     embeddingDim: number,
     options: EmbeddingOptions & InitOptions = {},
   ): StableEmbedding {
-    return new StableEmbedding(newTable(numEmbeddings, embeddingDim, options), options);
+    const me = signatures.stableInit;
+    const { paddingIdx, ...init } = me.options(options);
+    return new StableEmbedding(newTable(me, numEmbeddings, embeddingDim, paddingIdx, init), { paddingIdx });
   }
 
   /** The table and the norm, `norm.weight` and `norm.bias`, that a checkpoint holds under a name. */
@@ -145,15 +156,15 @@ export class StableEmbedding extends Embedding {
     name: string,
     options: EmbeddingOptions & TensorOptions = {},
   ): StableEmbedding {
-    const norm = LayerNorm.load(checkpoint, `${name}.norm`, options);
-    return new StableEmbedding(loadDense(checkpoint, `${name}.weight`, options.device), {
-      ...options,
-      norm,
-    });
+    const me = signatures.stableLoad;
+    const { device, paddingIdx } = me.options(options);
+    const table = loadDense(me, checkpoint, `${me.text(name, "name")}.weight`, device);
+    const norm = LayerNorm.load(checkpoint, `${name}.norm`, { device });
+    return new StableEmbedding(table, { paddingIdx, norm });
   }
 
   override forward(indices: Tensor<"int32">): Tensor<FloatDType> {
-    using rows = this.#rows(indices);
+    using rows = this.#rows(signatures.stableForward, indices);
     const y = this.norm.forward(rows);
     const { dtype } = this.weight.data as Tensor<FloatDType>;
     if (dtype === "float32") return y;
@@ -163,25 +174,63 @@ export class StableEmbedding extends Embedding {
 
   /** Adds to the gradients of the weight and of the norm. */
   override backward(dy: Tensor<FloatDType>, indices: Tensor<"int32">): void {
-    using rows = this.#rows(indices);
+    const me = signatures.stableBackward;
+    using rows = this.#rows(me, indices);
+    me.tensor(dy, "dy");
+    if (!sameShape(dy.shape, rows.shape)) throw me.fail(`dy is ${format(dy.shape)}, expected ${format(rows.shape)}.`);
+    me.code(dy.dtype, "dy's dtype", floatDtypes);
     using dRows = this.norm.backward(dy, rows);
     super.backward(dRows, indices);
   }
 
-  #rows(indices: Tensor<"int32">): Tensor<"float32"> {
-    return embedding(indices, this.weight.data as Tensor<FloatDType>, { dtype: "float32" });
+  #rows(me: Signature, indices: Tensor<"int32">): Tensor<"float32"> {
+    return gather(me, indices, this.weight.data, { dtype: "float32" });
   }
 
-  override stateDict(name: string): TensorSource[] {
-    return [...super.stateDict(name), ...this.norm.stateDict(`${name}.norm`)];
+  protected override tensors(name: string): TensorSource[] {
+    return [...super.tensors(name), ...this.norm.stateDict(`${name}.norm`)];
   }
 }
 
-function newTable(rows: number, columns: number, options: EmbeddingOptions & InitOptions): Tensor<FloatDType> {
-  const { paddingIdx, ...init } = options;
-  const table = uniform([rows, columns], Math.sqrt(6 / (rows + columns)), init);
+function checkNorm(me: Signature, norm: LayerNorm, columns: number): void {
+  me.object(norm, "norm", { name: "LayerNorm", is: (value) => Layer.is(value) && value instanceof LayerNorm });
+  if (norm.weight.data.size !== columns)
+    throw me.fail(`norm is for ${norm.weight.data.size} columns, but weight has ${columns}.`);
+}
+
+function checkTable(me: Signature, weight: Tensor): [rows: number, columns: number] {
+  me.tensor(weight, "weight");
+  me.choice(weight.dtype, "weight's dtype", Object.keys(floatDtypes));
+  return checkWeight(me, weight);
+}
+
+function newTable(
+  me: Signature,
+  numEmbeddings: number,
+  embeddingDim: number,
+  paddingIdx: number | undefined,
+  options: InitOptions,
+): Tensor<FloatDType> {
+  const shape = [me.whole(numEmbeddings, "numEmbeddings", 1), me.whole(embeddingDim, "embeddingDim", 1)] as const;
+  checkDrawn(me, numEmbeddings, embeddingDim, "numEmbeddings and embeddingDim");
+  if (paddingIdx !== undefined) me.whole(paddingIdx, "paddingIdx", 0, numEmbeddings - 1);
+  const table = uniform(shape, Math.sqrt(6 / (numEmbeddings + embeddingDim)), initOf(me, options));
   if (paddingIdx === undefined) return table;
   using before = table;
-  const values = before.readFloat32().fill(0, paddingIdx * columns, (paddingIdx + 1) * columns);
-  return Tensor.from(values, [rows, columns], { device: before.device, dtype: before.dtype });
+  const values = before.readFloat32().fill(0, paddingIdx * embeddingDim, (paddingIdx + 1) * embeddingDim);
+  return Tensor.from(values, shape, { device: before.device, dtype: before.dtype });
 }
+
+const init = ["paddingIdx", ...initOptions];
+const signatures = {
+  embedding: new Signature("Embedding", { options: ["paddingIdx"] }),
+  init: new Signature("Embedding.init", { options: init }),
+  load: new Signature("Embedding.load", { options: ["paddingIdx", "device"] }),
+  forward: new Signature("Embedding.forward"),
+  backward: new Signature("Embedding.backward"),
+  stable: new Signature("StableEmbedding", { options: ["paddingIdx", "norm"] }),
+  stableInit: new Signature("StableEmbedding.init", { options: init }),
+  stableLoad: new Signature("StableEmbedding.load", { options: ["paddingIdx", "device"] }),
+  stableForward: new Signature("StableEmbedding.forward"),
+  stableBackward: new Signature("StableEmbedding.backward"),
+};

@@ -1,16 +1,18 @@
-// Owns Embedding4bit: a frozen table of 4 bits an element, of which a forward pass dequantises the rows it needs.
+// Embedding4bit: a frozen table of 4 bits an element, of which a forward pass dequantises the rows it needs.
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import type { StorageDtype } from "../checkpoint/state.ts";
 import { toStateDict } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
-import { embedding } from "../embedding.ts";
-import { BnbError } from "../error.ts";
-import { type Quantize4bitOptions, quantize4bit } from "../quantize.ts";
+import { gather } from "../embedding.ts";
+import { floatDtypes } from "../native.ts";
+import { type Quantize4bitOptions, quantize4bitOptions } from "../quantize.ts";
 import { QuantizedTensor } from "../quantized.ts";
+import { Signature } from "../signature.ts";
 import type { Tensor, TensorOptions } from "../tensor.ts";
+import { type InitOptions, newRows } from "./gradient.ts";
 import { TableLayer } from "./layer.ts";
-import { checkType, checkWeight } from "./linear4bit.ts";
+import { checkStorage, checkType, codes4bit } from "./linear4bit.ts";
 import { loadLayer } from "./load.ts";
 
 /** Options of {@link Embedding4bit}, under bitsandbytes' names. All but the first two count for a dense weight. */
@@ -45,20 +47,37 @@ export class Embedding4bit extends TableLayer {
    * @throws BnbError if it is no table, or can't be quantised
    */
   constructor(weight: Tensor | QuantizedTensor, options: Embedding4bitOptions = {}) {
-    const { dtype, quantStorage = "uint8", ...quantize } = options;
-    checkWeight(weight, "Embedding4bit");
-    const codes = weight instanceof QuantizedTensor ? weight : quantize4bit(weight, quantize);
-    if (codes.bits !== 4) throw new BnbError(`Embedding4bit: weight is ${codes}, expected 4-bit codes.`);
-    super([codes]);
+    super();
+    const me = signatures.embedding.as(new.target.name);
+    const { dtype, quantStorage = "uint8", ...quantize } = me.options(options);
+    if (dtype !== undefined) me.code(dtype, "dtype", floatDtypes);
+    checkStorage(me, quantStorage);
+    const codes = codes4bit(me, weight, quantize);
     this.weight = codes;
     this.dtype = dtype ?? codes.dtype;
     this.quantStorage = quantStorage;
   }
 
+  /**
+   * A new table of random numbers, normal as torch's `nn.Embedding` has them; `dtype` is that of the results, and of the
+   * numbers before they are quantised.
+   */
+  static init(
+    numEmbeddings: number,
+    embeddingDim: number,
+    options: Embedding4bitOptions & InitOptions = {},
+  ): Embedding4bit {
+    const me = signatures.init;
+    const { device, seed, ...rest } = me.options(options);
+    using weight = newRows(me, numEmbeddings, embeddingDim, { device, dtype: rest.dtype, seed });
+    return new Embedding4bit(weight, rest);
+  }
+
   /** The table that a checkpoint holds under a name; a dense one there is quantised. */
   static load(checkpoint: Checkpoint, name: string, options: Embedding4bitOptions & TensorOptions = {}): Embedding4bit {
-    const { device, ...rest } = options;
-    return loadLayer(checkpoint, name, device, QuantizedTensor, (weight) => new Embedding4bit(weight, rest));
+    const me = signatures.load;
+    const { device, ...rest } = me.options(options);
+    return loadLayer(me, checkpoint, name, device, QuantizedTensor, (weight) => new Embedding4bit(weight, rest));
   }
 
   /**
@@ -67,11 +86,11 @@ export class Embedding4bit extends TableLayer {
    * @throws BnbError if an index is no row of the table
    */
   forward(indices: Tensor<"int32">): Tensor<FloatDType> {
-    return embedding(indices, this.weight, { dtype: this.dtype });
+    return gather(signatures.forward, indices, this.weight, { dtype: this.dtype });
   }
 
   /** The keys of `Linear4bit`'s weight: bitsandbytes loads NF4 and FP4, and no other codebook. */
-  stateDict(name: string): TensorSource[] {
+  protected tensors(name: string): TensorSource[] {
     return toStateDict(`${name}.weight`, this.weight, { quantStorage: this.quantStorage });
   }
 }
@@ -87,7 +106,7 @@ export class Embedding4bit extends TableLayer {
  */
 export class EmbeddingNF4 extends Embedding4bit {
   constructor(weight: Tensor | QuantizedTensor, options: Omit<Embedding4bitOptions, "quantType"> = {}) {
-    super(weight, { ...options, quantType: "nf4" });
+    super(weight, withType("EmbeddingNF4", options, "nf4"));
     checkType(this.weight, "nf4", "EmbeddingNF4");
   }
 }
@@ -103,7 +122,21 @@ export class EmbeddingNF4 extends Embedding4bit {
  */
 export class EmbeddingFP4 extends Embedding4bit {
   constructor(weight: Tensor | QuantizedTensor, options: Omit<Embedding4bitOptions, "quantType"> = {}) {
-    super(weight, { ...options, quantType: "fp4" });
+    super(weight, withType("EmbeddingFP4", options, "fp4"));
     checkType(this.weight, "fp4", "EmbeddingFP4");
   }
 }
+
+/** The options of a class whose type is given. */
+function withType(what: string, given: Omit<Embedding4bitOptions, "quantType">, quantType: "nf4" | "fp4") {
+  return { ...signatures.typed.as(what).options(given), quantType };
+}
+
+const options = ["dtype", "quantStorage", ...quantize4bitOptions];
+const signatures = {
+  embedding: new Signature("Embedding4bit", { options, native: { x: "weight" } }),
+  typed: new Signature("EmbeddingNF4", { options: options.filter((name) => name !== "quantType") }),
+  init: new Signature("Embedding4bit.init", { options: [...options, "device", "seed"] }),
+  load: new Signature("Embedding4bit.load", { options: [...options, "device"] }),
+  forward: new Signature("Embedding4bit.forward"),
+};

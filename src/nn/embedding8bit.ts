@@ -1,12 +1,16 @@
-// Owns Embedding8bit: a frozen table in int8 with a scale a row.
+// Embedding8bit: a frozen table in int8 with a scale a row.
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { toStateDict } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
-import { embedding } from "../embedding.ts";
+import { gather } from "../embedding.ts";
 import { Int8Weight } from "../int8_weight.ts";
+import { floatDtypes } from "../native.ts";
+import { Signature } from "../signature.ts";
 import { Tensor, type TensorOptions } from "../tensor.ts";
+import { type InitOptions, newRows } from "./gradient.ts";
 import { TableLayer } from "./layer.ts";
+import { codes8bit } from "./linear8bit.ts";
 import { loadLayer } from "./load.ts";
 
 /** Options of {@link Embedding8bit}, under bitsandbytes' names. */
@@ -37,16 +41,35 @@ export class Embedding8bit extends TableLayer {
    * @throws BnbError if it is no table, or can't be quantised
    */
   constructor(weight: Tensor | Int8Weight, options: Embedding8bitOptions = {}) {
-    const codes = weight instanceof Int8Weight ? weight : Int8Weight.quantize(weight);
-    super([codes]);
+    super();
+    const me = signatures.embedding;
+    const { dtype } = me.options(options);
+    if (dtype !== undefined) me.code(dtype, "dtype", floatDtypes);
+    const codes = codes8bit(me, weight);
     this.weight = codes;
-    this.dtype = options.dtype ?? (weight instanceof Tensor ? (weight.dtype as FloatDType) : "float16");
+    this.dtype = dtype ?? (weight instanceof Tensor ? (weight.dtype as FloatDType) : "float16");
+  }
+
+  /**
+   * A new table of random numbers, normal as torch's `nn.Embedding` has them; `dtype` is that of the results, and of the
+   * numbers before they are quantised.
+   */
+  static init(
+    numEmbeddings: number,
+    embeddingDim: number,
+    options: Embedding8bitOptions & InitOptions = {},
+  ): Embedding8bit {
+    const me = signatures.init;
+    const { device, seed, dtype } = me.options(options);
+    using weight = newRows(me, numEmbeddings, embeddingDim, { device, dtype, seed });
+    return new Embedding8bit(weight, { dtype });
   }
 
   /** The table that a checkpoint holds under a name; a dense one there is quantised. */
   static load(checkpoint: Checkpoint, name: string, options: Embedding8bitOptions & TensorOptions = {}): Embedding8bit {
-    const { device, ...rest } = options;
-    return loadLayer(checkpoint, name, device, Int8Weight, (weight) => new Embedding8bit(weight, rest));
+    const me = signatures.load;
+    const { device, ...rest } = me.options(options);
+    return loadLayer(me, checkpoint, name, device, Int8Weight, (weight) => new Embedding8bit(weight, rest));
   }
 
   /**
@@ -55,11 +78,18 @@ export class Embedding8bit extends TableLayer {
    * @throws BnbError if an index is no row of the table
    */
   forward(indices: Tensor<"int32">): Tensor<FloatDType> {
-    return embedding(indices, this.weight.blockwise, { dtype: this.dtype });
+    return gather(signatures.forward, indices, this.weight, { dtype: this.dtype });
   }
 
   /** The keys of `Linear8bitLt`'s weight. */
-  stateDict(name: string): TensorSource[] {
+  protected tensors(name: string): TensorSource[] {
     return toStateDict(`${name}.weight`, this.weight);
   }
 }
+
+const signatures = {
+  embedding: new Signature("Embedding8bit", { options: ["dtype"] }),
+  init: new Signature("Embedding8bit.init", { options: ["dtype", "device", "seed"] }),
+  load: new Signature("Embedding8bit.load", { options: ["dtype", "device"] }),
+  forward: new Signature("Embedding8bit.forward"),
+};

@@ -1,9 +1,17 @@
-// Owns what every layer is: parameters to train, tensors to save, memory to free.
+// What every layer is: parameters to train, tensors to save, memory to free.
 import type { TensorSource } from "../checkpoint/writer.ts";
-import type { Device } from "../device.ts";
+import { type Device, type DeviceName, deviceOf } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
-import type { Parameter } from "../parameter.ts";
+import { inspect } from "../inspect.ts";
+import { Parameter } from "../parameter.ts";
+import { Signature } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
+
+/** What a layer is made of: a tensor or a weight, which moves as a copy, or a parameter or a layer, which moves itself. */
+export interface Part extends Disposable {
+  readonly device?: Device;
+  to(device: Device): Part;
+}
 
 /**
  * A layer owns what it is made of: `using layer = …`, or `dispose()`, frees its weights too, except a dense tensor that it
@@ -19,15 +27,33 @@ import type { Tensor } from "../tensor.ts";
  * ```
  */
 export abstract class Layer implements Disposable {
-  readonly #owned: readonly Disposable[];
+  readonly #brand = true;
 
-  protected constructor(owned: readonly (Disposable | undefined)[]) {
-    this.#owned = owned.filter((part) => part !== undefined);
+  /** What the layer owns, by the names of its properties. */
+  protected abstract parts(): Record<string, Part | undefined>;
+
+  #parts(): [name: string, part: Part][] {
+    return Object.entries(this.parts()).flatMap(([name, part]) => (part ? [[name, part] as [string, Part]] : []));
   }
 
   /** What an optimizer trains; nothing where the weights are frozen. */
   parameters(): Parameter[] {
-    return this.#owned.flatMap((part) => (part instanceof Layer ? part.parameters() : []));
+    return this.#parts().flatMap(([, part]) =>
+      part instanceof Parameter ? [part] : part instanceof Layer ? part.parameters() : [],
+    );
+  }
+
+  /**
+   * Moves the layer to another device. It stays the same object, and so do its parameters, so that optimizers go on with
+   * them; its frozen weight and its bias are new ones.
+   */
+  to(device: Device | DeviceName): this {
+    const target = deviceOf(signatures.to, device);
+    const moving = this.#parts().filter(([, part]) => part.device !== target);
+    const moved = moving.map(([name, part]) => [name, part.to(target)] as const);
+    Object.assign(this, Object.fromEntries(moved));
+    for (const [index, [, part]] of moving.entries()) if (moved[index]![1] !== part) part[Symbol.dispose]();
+    return this;
   }
 
   /**
@@ -35,27 +61,57 @@ export abstract class Layer implements Disposable {
    *
    * @param name the layer's own, such as `model.layers.0.mlp.up_proj`
    */
-  abstract stateDict(name: string): TensorSource[];
+  stateDict(name: string): TensorSource[] {
+    return this.tensors(new Signature(`${this.constructor.name}.stateDict`).text(name, "name"));
+  }
+
+  /** The layer's tensors under upstream's keys, below a name. */
+  protected abstract tensors(name: string): TensorSource[];
+
+  /** `Embedding4bit(weight: QuantizedTensor(…))` */
+  toString(): string {
+    return `${this.constructor.name}(${this.#parts()
+      .map(([name, part]) => `${name}: ${part}`)
+      .join(", ")})`;
+  }
+
+  /** What console.log shows. */
+  [inspect](): string {
+    return String(this);
+  }
 
   /** Frees the memory; work that still uses it finishes first. Again is harmless. */
   dispose(): void {
-    for (const part of this.#owned) part[Symbol.dispose]();
+    for (const [, part] of this.#parts()) part[Symbol.dispose]();
   }
 
   [Symbol.dispose](): void {
     this.dispose();
   }
+
+  /** @internal Whether a value is a layer, by a private field. */
+  static is(value: unknown): value is Layer {
+    return typeof value === "object" && value !== null && #brand in value;
+  }
 }
 
+const signatures = { to: new Signature("Layer.to") };
+
 /** What layers ask of a frozen weight of two dimensions, however it is stored. */
-interface FrozenWeight {
+interface FrozenWeight extends Part {
   readonly shape: readonly number[];
   readonly device: Device;
+  to(device: Device): FrozenWeight;
 }
 
 /** A layer that multiplies by a frozen weight [outFeatures, inFeatures]: what an adapter can be put on. */
 export abstract class LinearLayer extends Layer {
   abstract readonly weight: FrozenWeight;
+  abstract readonly bias: Tensor | undefined;
+
+  protected override parts(): Record<string, Part | undefined> {
+    return { weight: this.weight, bias: this.bias };
+  }
 
   get inFeatures(): number {
     return this.weight.shape[1]!;
@@ -83,6 +139,10 @@ export abstract class LinearLayer extends Layer {
 /** A layer that gives rows of a frozen table [numEmbeddings, embeddingDim]. */
 export abstract class TableLayer extends Layer {
   abstract readonly weight: FrozenWeight;
+
+  protected override parts(): Record<string, Part> {
+    return { weight: this.weight };
+  }
 
   get numEmbeddings(): number {
     return this.weight.shape[0]!;

@@ -1,17 +1,18 @@
-// Owns LoRA: a trained product of two thin matrices beside a frozen linear layer.
+// LoRA: a trained product of two thin matrices beside a frozen linear layer.
 import { add, scale } from "../add.ts";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { tensorSource } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
-import { BnbError } from "../error.ts";
 import { linear } from "../matmul.ts";
 import { linearBackward, linearBackwardWeight } from "../matmul_backward.ts";
+import { floatDtypes } from "../native.ts";
 import { Parameter } from "../parameter.ts";
-import { format } from "../shape.ts";
+import { format, sameShape } from "../shape.ts";
+import { Signature } from "../signature.ts";
 import { Tensor } from "../tensor.ts";
-import { accumulate, type InitOptions, passIn, uniform } from "./gradient.ts";
-import { Layer, type LinearLayer } from "./layer.ts";
+import { accumulate, checkDrawn, type InitOptions, initOf, passIn, uniform } from "./gradient.ts";
+import { Layer, LinearLayer, type Part } from "./layer.ts";
 import { checkWeight } from "./linear4bit.ts";
 import { loadDense } from "./load.ts";
 
@@ -43,17 +44,21 @@ export class Lora extends Layer {
 
   /** Takes over all three. @param options `alpha` is r by default @throws BnbError if A and B do not fit the base */
   constructor(base: LinearLayer, A: Tensor, B: Tensor, options: { alpha?: number | undefined } = {}) {
-    const [r] = checkWeight(A, "Lora");
+    super();
+    const me = signatures.lora;
+    const { alpha: given } = me.options(options);
+    me.object(base, "base", linearLayers);
+    me.tensor(A, "A");
+    me.tensor(B, "B");
+    const [r] = checkWeight(me, A, "A");
     const want = { A: [r, base.inFeatures], B: [base.outFeatures, r] };
     for (const [name, tensor] of [["A", A] as const, ["B", B] as const])
       if (format(tensor.shape) !== format(want[name]))
-        throw new BnbError(`Lora: ${name} is ${format(tensor.shape)}, expected ${format(want[name])}.`);
-    const { alpha = r } = options;
-    if (!Number.isFinite(alpha)) throw new BnbError(`Lora: alpha is ${alpha}, expected a finite number.`);
-    const parameters = [new Parameter(A), new Parameter(B)] as const;
-    super([base, ...parameters]);
+        throw me.fail(`${name} is ${format(tensor.shape)}, expected ${format(want[name])}.`);
+    const alpha = given === undefined ? r : me.finite(given, "alpha");
     this.base = base;
-    [this.A, this.B] = parameters;
+    this.A = new Parameter(A);
+    this.B = new Parameter(B);
     this.scaling = alpha / r;
   }
 
@@ -62,25 +67,42 @@ export class Lora extends Layer {
    *
    * @param options `r` is 8 by default, `alpha` is r, and `dtype`, that of A and B, float32
    */
-  static init(base: LinearLayer, options: { r?: number; alpha?: number } & Omit<InitOptions, "device"> = {}): Lora {
-    const { r = 8, alpha, ...init } = options;
-    const { inFeatures, outFeatures, device } = base;
-    const A = uniform([r, inFeatures], 1 / Math.sqrt(inFeatures), { ...init, device });
-    return new Lora(base, A, Tensor.zeros([outFeatures, r], { device, dtype: init.dtype ?? "float32" }), { alpha });
+  static init(
+    base: LinearLayer,
+    options: { r?: number | undefined; alpha?: number | undefined } & Omit<InitOptions, "device"> = {},
+  ): Lora {
+    const me = signatures.init;
+    const { r = 8, alpha, ...rest } = me.options(options);
+    const { inFeatures, outFeatures, device } = me.object(base, "base", linearLayers);
+    me.whole(r, "r", 1);
+    checkDrawn(me, r, inFeatures, "r and the base's inFeatures");
+    if (alpha !== undefined) me.finite(alpha, "alpha");
+    const init = initOf(me, { ...rest, device });
+    const A = uniform([r, inFeatures], 1 / Math.sqrt(inFeatures), init);
+    return new Lora(base, A, Tensor.zeros([outFeatures, r], { device, dtype: init.dtype! }), { alpha });
   }
 
   /** The adapter that a checkpoint of PEFT's holds under a name, put on a base, which it takes over. */
-  static load(base: LinearLayer, checkpoint: Checkpoint, name: string, options: { alpha?: number } = {}): Lora {
-    const load = (part: string) => loadDense(checkpoint, `${name}.${part}.weight`, base.device);
-    return new Lora(base, load("lora_A"), load("lora_B"), options);
+  static load(
+    base: LinearLayer,
+    checkpoint: Checkpoint,
+    name: string,
+    options: { alpha?: number | undefined } = {},
+  ): Lora {
+    const me = signatures.load;
+    const { alpha } = me.options(options);
+    const { device } = me.object(base, "base", linearLayers);
+    const load = (part: string) => loadDense(me, checkpoint, `${me.text(name, "name")}.${part}.weight`, device);
+    return new Lora(base, load("lora_A"), load("lora_B"), { alpha });
   }
 
-  override parameters(): Parameter[] {
-    return [this.A, this.B];
+  protected override parts(): Record<string, Part> {
+    return { base: this.base, A: this.A, B: this.B };
   }
 
   /** [..., outFeatures] of x [..., inFeatures], in x's dtype; the adapter computes in its own. */
   forward<D extends FloatDType>(x: Tensor<D>): Tensor<D> {
+    checkInput(signatures.forward, x, "x", this.base.inFeatures);
     using y = this.base.forward(x);
     using delta = passIn(this.#dtype, x, (input) => {
       using h = linear(input, this.A.data);
@@ -96,6 +118,11 @@ export class Lora extends Layer {
    * @returns the gradient of x, in dy's dtype
    */
   backward<D extends FloatDType>(dy: Tensor<D>, x: Tensor<FloatDType>): Tensor<D> {
+    const me = signatures.backward;
+    checkInput(me, dy, "dy", this.base.outFeatures);
+    checkInput(me, x, "x", this.base.inFeatures);
+    if (!sameShape(dy.shape.slice(0, -1), x.shape.slice(0, -1)))
+      throw me.fail(`dy is ${format(dy.shape)} and x is ${format(x.shape)}: all dimensions but the last must match.`);
     using dx = this.base.backward(dy);
     using delta = passIn(this.#dtype, dy, (gradient) => {
       using input = x.cast(gradient.dtype);
@@ -110,7 +137,7 @@ export class Lora extends Layer {
   }
 
   /** The adapter's tensors only: the base has a state dict of its own. */
-  stateDict(name: string): TensorSource[] {
+  protected tensors(name: string): TensorSource[] {
     return [tensorSource(`${name}.lora_A.weight`, this.A.data), tensorSource(`${name}.lora_B.weight`, this.B.data)];
   }
 
@@ -118,3 +145,23 @@ export class Lora extends Layer {
     return this.A.data.dtype as FloatDType;
   }
 }
+
+/** Checks what a pass is given: a float tensor [..., columns]. */
+function checkInput(me: Signature, x: Tensor, argument: string, columns: number): void {
+  me.tensor(x, argument);
+  me.code(x.dtype, `${argument}'s dtype`, floatDtypes);
+  if (x.shape.at(-1) !== columns) throw me.fail(`${argument} is ${format(x.shape)}, expected [..., ${columns}].`);
+}
+
+const linearLayers = {
+  name: "linear layer",
+  is: (value: unknown): value is LinearLayer => Layer.is(value) && value instanceof LinearLayer,
+};
+
+const signatures = {
+  lora: new Signature("Lora", { options: ["alpha"] }),
+  init: new Signature("Lora.init", { options: ["r", "alpha", "dtype", "seed"] }),
+  load: new Signature("Lora.load", { options: ["alpha"] }),
+  forward: new Signature("Lora.forward"),
+  backward: new Signature("Lora.backward"),
+};

@@ -1,6 +1,7 @@
-// Owns what an optimizer can be told for a group of parameters, or for one of them: names, defaults and checks.
+// What an optimizer can be told for a group of parameters, or for one of them: names, defaults and checks.
 import { BnbError } from "../error.ts";
 import type { optimizers } from "../native.ts";
+import { isFloat, isOptions, show } from "../signature.ts";
 
 /** Every setting of a parameter group. Settings that an optimizer's rule does not have stand at their defaults. */
 export interface Config {
@@ -56,6 +57,13 @@ export interface Family {
   readonly paged?: true;
 }
 
+/** The settings among options: an object, of which nothing else is taken. */
+function entriesOf(what: string, options: unknown, argument: string): [name: string, value: unknown][] {
+  if (!isOptions(options))
+    throw new BnbError(`${what}: ${argument} is ${show(options)}, expected an object of settings.`);
+  return Object.entries(options);
+}
+
 const everyones: readonly (keyof Config)[] = ["lr", "weightDecay", "min8bitSize", "skipZeros"];
 
 /** The settings of a family's optimizer before any option. */
@@ -72,16 +80,19 @@ export function defaultsOf(family: Family): Config {
 export function applyOptions(what: string, family: Family, config: Config, options: object): Config {
   const { settings, beta1, only = {} } = family;
   const applied: Record<string, unknown> = { ...config };
-  for (const [name, value] of Object.entries(options)) {
+  for (const [name, value] of entriesOf(what, options, "options")) {
     if (value === undefined) continue;
     if (Object.hasOwn(only, name)) {
       if (value !== only[name])
         throw new BnbError(`${what}: ${name} is ${show(value)}, but only ${show(only[name])} is there.`, "unsupported");
-    } else if (name === beta1) applied.betas = [value, 0];
-    else if ([...settings, ...everyones].includes(name as keyof Config)) applied[name] = value;
+    } else if (name === beta1) {
+      if (!isBeta(value))
+        throw new BnbError(`${what}: ${name} is ${show(value)}, expected a number of at least 0 and less than 1.`);
+      applied.betas = [value, 0];
+    } else if ([...settings, ...everyones].includes(name as keyof Config)) applied[name] = value;
     else if (name !== "isPaged" || !family.paged) {
       const known = [...settings, ...everyones, beta1, ...Object.keys(only), ...(family.paged ? ["isPaged"] : [])];
-      throw new BnbError(`${what}: there is no option ${name}, expected one of ${known.filter(Boolean).join(", ")}.`);
+      throw new BnbError(`${what}: options has no ${name}, expected one of ${known.filter(Boolean).join(", ")}.`);
     }
   }
   checkConfig(what, applied as unknown as Config);
@@ -90,19 +101,17 @@ export function applyOptions(what: string, family: Family, config: Config, optio
 
 /** Checks settings that a caller gave, all or some of them. @throws BnbError naming the one at fault */
 export function checkConfig(what: string, config: Partial<Config>): void {
-  for (const [name, value] of Object.entries(config)) {
+  for (const [name, value] of entriesOf(what, config, "config")) {
     const rule = Object.hasOwn(rules, name) ? rules[name as keyof Config] : undefined;
-    if (!rule)
-      throw new BnbError(`${what}: there is no setting ${name}, expected one of ${Object.keys(rules).join(", ")}.`);
+    if (!rule) throw new BnbError(`${what}: config has no ${name}, expected one of ${Object.keys(rules).join(", ")}.`);
     if (!rule.holds(value)) throw new BnbError(`${what}: ${name} is ${show(value)}, expected ${rule.expected}.`);
   }
 }
 
-const isNumber = (value: unknown): value is number => typeof value === "number" && Number.isFinite(value);
-const notNegative = { holds: (v: unknown) => isNumber(v) && v >= 0, expected: "a finite number of at least 0" };
-const isBeta = (v: unknown) => isNumber(v) && v >= 0 && v < 1;
+const notNegative = { holds: (v: unknown) => isFloat(v) && v >= 0, expected: "a finite number of at least 0" };
+const isBeta = (v: unknown) => isFloat(v) && v >= 0 && v < 1;
 const steps = {
-  holds: (v: unknown) => v === null || (isNumber(v) && v > 0),
+  holds: (v: unknown) => v === null || (isFloat(v) && v > 0),
   expected: "a positive count of steps, or null",
 };
 
@@ -114,7 +123,7 @@ const rules: Record<keyof Config, { holds(value: unknown): boolean; expected: st
   },
   eps: notNegative,
   weightDecay: notNegative,
-  alpha: { holds: isNumber, expected: "a finite number" },
+  alpha: { holds: isFloat, expected: "a finite number" },
   tAlpha: steps,
   tBeta3: steps,
   optimBits: { holds: (v) => v === 8 || v === 32, expected: "8 or 32" },
@@ -123,10 +132,26 @@ const rules: Record<keyof Config, { holds(value: unknown): boolean; expected: st
   skipZeros: { holds: (v) => typeof v === "boolean", expected: "true or false" },
 };
 
-function show(value: unknown): string {
-  return Array.isArray(value)
-    ? `[${value.join(", ")}]`
-    : typeof value === "string"
-      ? JSON.stringify(value)
-      : String(value);
+/** Options of every optimizer, of the whole or of a group; {@link Config} says what each is. */
+export type CommonOptions = Partial<Pick<Config, "lr" | "weightDecay" | "min8bitSize" | "skipZeros">>;
+
+/** The option of the classes that have no bits in their name: 8 or 32, which is the default. */
+export type BitsOption = Partial<Pick<Config, "optimBits">>;
+
+/**
+ * The option of the classes that bitsandbytes can page: it and the Paged classes are taken, and nothing needs to be done.
+ * Paging moves states out of a GPU's own memory and back. Here states lie in memory that GPU and CPU share, which the
+ * operating system pages already.
+ */
+export interface PagedOption {
+  isPaged?: boolean;
 }
+
+/** A family whose classes have no bits in their name: they are an option. */
+export const ofAnyBits = (family: Family): Family => ({ ...family, settings: [...family.settings, "optimBits"] });
+
+/** A family with states of these bits. */
+export const ofBits = (family: Family, optimBits: 8 | 32): Family => ({
+  ...family,
+  defaults: { ...family.defaults, optimBits },
+});

@@ -1,5 +1,6 @@
-// Owns settings that hold for single parameters, whichever optimizer and group they are in.
-import type { Parameter } from "../parameter.ts";
+// Settings that hold for single parameters, whichever optimizer and group they are in.
+import { Parameter } from "../parameter.ts";
+import { Signature } from "../signature.ts";
 import { type Config, checkConfig } from "./config.ts";
 
 /**
@@ -30,13 +31,32 @@ export class GlobalOptimManager {
 
   /** Adds settings to those that hold for one parameter, or for each of several. @throws BnbError for an illegal one */
   overrideConfig(parameters: Parameter | Iterable<Parameter>, config: Partial<Config>): void {
-    checkConfig("overrideConfig", config);
-    const each = Symbol.iterator in parameters ? parameters : [parameters];
-    for (const parameter of each) this.#overrides.set(parameter, { ...this.overridesOf(parameter), ...config });
+    checkConfig(me.name, config);
+    const each = Parameter.is(parameters) ? [parameters] : listOf(me, parameters, "parameters");
+    const own = { ...config };
+    for (const parameter of each) this.#overrides.set(parameter, { ...this.#overrides.get(parameter), ...own });
   }
 
   /** What holds for a parameter; undefined where nothing was overridden. */
   overridesOf(parameter: Parameter): Partial<Config> | undefined {
-    return this.#overrides.get(parameter);
+    return this.#overrides.get(of.object(parameter, "parameter", Parameter));
   }
+}
+
+const me = new Signature("GlobalOptimManager.overrideConfig");
+const of = new Signature("GlobalOptimManager.overridesOf");
+
+/** Whether a value can hold parameters: typed arrays, which hold numbers, can't, nor what stands for one. */
+export function isIterable(value: unknown): value is Iterable<unknown> {
+  if (typeof value !== "object" || value === null) return false;
+  const iterator: unknown = Reflect.get(value, Symbol.iterator);
+  return typeof iterator === "function" && iterator !== Uint8Array.prototype[Symbol.iterator];
+}
+
+/** Parameters as a list. @throws BnbError if it is no iterable, or holds something else */
+export function listOf(me: Signature, parameters: Iterable<Parameter>, argument: string): Parameter[] {
+  if (!isIterable(parameters)) throw me.wrong(argument, parameters, "Parameters in an array");
+  const list = [...parameters];
+  for (const [index, parameter] of list.entries()) me.object(parameter, `${argument}[${index}]`, Parameter);
+  return list;
 }

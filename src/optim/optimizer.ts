@@ -1,11 +1,11 @@
-// Owns the optimizer that every class of optim is: parameter groups, steps and state dicts. The step is csrc/ops/optimizer.c.
-import type { Codebook } from "../codebook.ts";
-import { BnbError } from "../error.ts";
-import { check, hyperparameters, native, optimizers } from "../native.ts";
+// The optimizer that every class of optim is: parameter groups, steps and state dicts. The step is csrc/ops/optimizer.c.
+import { type Device, type DeviceName, deviceOf } from "../device.ts";
+import { hyperparameters, native, optimizers } from "../native.ts";
 import { Parameter } from "../parameter.ts";
+import { isOptions, Signature, show } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import { applyOptions, type Config, checkConfig, defaultsOf, type Family } from "./config.ts";
-import { GlobalOptimManager } from "./manager.ts";
+import { GlobalOptimManager, isIterable, listOf } from "./manager.ts";
 import { ParameterState, type StateEntry } from "./state.ts";
 
 /** Parameters with settings in common. Schedulers may write to the settings between steps. */
@@ -73,17 +73,15 @@ export class Optimizer implements Disposable {
   constructor(name: string, family: Family, params: Params<object>, options: object) {
     this.#name = name;
     this.#family = family;
+    const me = new Signature(name);
     const defaults = applyOptions(name, family, defaultsOf(family), options);
-    this.paramGroups = groupsOf(name, params).map(({ params, ...own }) => ({
+    this.paramGroups = groupsOf(me, params).map(({ params, ...own }) => ({
       ...applyOptions(name, family, defaults, own),
-      params: [...params],
+      params: listOf(me, params, "params"),
     }));
     const all = this.#parameters();
-    if (all.length === 0) throw new BnbError(`${name}: params is empty, expected at least one Parameter.`);
-    if (new Set(all).size !== all.length) throw new BnbError(`${name}: a parameter stands in params twice.`);
-    for (const parameter of all)
-      if (!(parameter instanceof Parameter))
-        throw new BnbError(`${name}: params holds ${String(parameter)}, expected Parameters, or groups { params, … }.`);
+    if (all.length === 0) throw me.fail("params is empty, expected at least one Parameter.");
+    if (new Set(all).size !== all.length) throw me.fail("params holds a parameter twice.");
   }
 
   /**
@@ -93,7 +91,9 @@ export class Optimizer implements Disposable {
    * has been updated then
    */
   step(options: StepOptions = {}): void {
-    const { gnormScale = 1 } = options;
+    const me = new Signature(`${this.#name}.step`, stepWords);
+    const { gnormScale = 1 } = me.options(options);
+    me.notNegative(gnormScale, "gnormScale");
     const manager = GlobalOptimManager.getInstance();
     for (const group of this.paramGroups)
       for (const parameter of group.params) {
@@ -101,16 +101,17 @@ export class Optimizer implements Disposable {
         const { params, ...settings } = group;
         const config = { ...settings, ...manager.overridesOf(parameter) };
         checkConfig(this.#name, config);
-        this.#update(parameter, parameter.grad, config, gnormScale);
+        this.#update(me, parameter, parameter.grad, config, gnormScale);
       }
   }
 
-  #update(parameter: Parameter, grad: Tensor, config: Config, gnormScale: number): void {
+  #update(me: Signature, parameter: Parameter, grad: Tensor, config: Config, gnormScale: number): void {
     let state = this.#states.get(parameter);
     if (!state) {
       state = ParameterState.zeros(this.#family, parameter, config);
       this.#states.set(parameter, state);
     }
+    state.to(parameter.data.device);
     const [beta1 = 0, beta2 = 0, beta3 = 0] = config.betas;
     const step = state.step + 1;
     const values: Record<(typeof hyperparameters)[number], number> = {
@@ -126,19 +127,19 @@ export class Optimizer implements Disposable {
 
     const [first, second] = state.moments;
     const unorm = config.maxUnorm > 0 ? state.unorm(parameter.data.device) : undefined;
-    check(
+    me.check(
       native.bnb_optimizer_step(
         optimizers[this.#family.kind],
         this.#hyperparameters,
-        parameter.data.pointer,
-        grad.pointer,
-        pointerOf(first?.state),
-        pointerOf(first?.absmax),
-        pointerOf(first?.code),
-        pointerOf(second?.state),
-        pointerOf(second?.absmax),
-        pointerOf(second?.code),
-        pointerOf(unorm),
+        me.tensor(parameter.data, "data"),
+        me.tensor(grad, "grad"),
+        me.tensorIf(first?.state, "state1"),
+        me.tensorIf(first?.absmax, "absmax1"),
+        first?.code ? me.codebook(first.code, "qmap1") : null,
+        me.tensorIf(second?.state, "state2"),
+        me.tensorIf(second?.absmax, "absmax2"),
+        second?.code ? me.codebook(second.code, "qmap2") : null,
+        me.tensorIf(unorm, "unorm_vec"),
       ),
     );
     state.step = step;
@@ -182,29 +183,40 @@ export class Optimizer implements Disposable {
    */
   loadStateDict(dict: OptimizerStateDict): void {
     const { paramGroups } = this;
+    const me = new Signature(`${this.#name}.loadStateDict`);
+    const saved = savedGroups(me, dict);
     const fits =
-      dict.param_groups.length === paramGroups.length &&
-      dict.param_groups.every((saved, index) => saved.params.length === paramGroups[index]!.params.length);
+      saved.length === paramGroups.length &&
+      saved.every(({ params }, index) => params.length === paramGroups[index]!.params.length);
     if (!fits) {
       const sizes = (groups: readonly { params: readonly unknown[] }[]) => groups.map(({ params }) => params.length);
-      throw new BnbError(
-        `${this.#name}: the state dict has groups of [${sizes(dict.param_groups).join(", ")}] parameters, ` +
-          `expected [${sizes(paramGroups).join(", ")}].`,
+      throw me.fail(
+        `dict has groups of [${sizes(saved).join(", ")}] parameters, expected [${sizes(paramGroups).join(", ")}].`,
       );
     }
-    const settings = dict.param_groups.map(settingsOf);
-    for (const config of settings) checkConfig(`${this.#name}, state dict`, config);
+    const settings = saved.map(settingsOf);
+    for (const config of settings) checkConfig(`${me.name}: dict`, config);
 
-    const numbers = dict.param_groups.flatMap(({ params }) => params);
+    const numbers = saved.flatMap(({ params }) => params);
     const states = this.#parameters().flatMap((parameter, index) => {
       const number = numbers[index]!;
       const entry = dict.state[number];
-      const what = `${this.#name}: state ${number} of the state dict`;
+      const what = `${me.name}: dict's state ${number}`;
       return entry ? [[parameter, ParameterState.fromEntry(this.#family, parameter, entry, what)] as const] : [];
     });
     this.dispose();
     for (const [parameter, state] of states) this.#states.set(parameter, state);
     for (const [index, group] of paramGroups.entries()) Object.assign(group, settings[index]);
+  }
+
+  /**
+   * Moves the states to another device. A step moves a parameter's state after it by itself; this is for moving all at
+   * once, before memory is short.
+   */
+  to(device: Device | DeviceName): this {
+    const target = deviceOf(new Signature(`${this.#name}.to`), device);
+    for (const state of this.#states.values()) state.to(target);
+    return this;
   }
 
   /** Frees the states. A step after that starts afresh. */
@@ -224,13 +236,33 @@ export class Optimizer implements Disposable {
 
 type GroupOptions = { params: Iterable<Parameter> };
 
-function groupsOf(name: string, params: Params<object>): GroupOptions[] {
-  const all = [...params] as (Parameter | GroupOptions)[];
-  if (all.every((one): one is GroupOptions => "params" in one)) return all;
-  if (all.some((one) => "params" in one))
-    throw new BnbError(`${name}: params holds both parameters and groups, expected all of one kind.`);
-  return [{ params: all as Parameter[] }];
+function groupsOf(me: Signature, params: Params<object>): GroupOptions[] {
+  if (!isIterable(params)) throw me.wrong("params", params, "Parameters in an array, or groups { params, … }");
+  const all: unknown[] = [...params];
+  const groups = all.filter((one) => !Parameter.is(one));
+  if (groups.length === 0) return [{ params: all as Parameter[] }];
+  const wrong = groups.findIndex((one) => typeof one !== "object" || one === null || !("params" in one));
+  if (wrong >= 0) throw me.fail(`params holds ${show(groups[wrong])}, expected Parameters, or groups { params, … }.`);
+  if (groups.length < all.length) throw me.fail("params holds both parameters and groups, expected all of one kind.");
+  return groups as GroupOptions[];
 }
+
+/** The groups of a state dict that has the form of one. */
+function savedGroups(me: Signature, dict: OptimizerStateDict): SavedGroup[] {
+  if (!isOptions(dict)) throw me.wrong("dict", dict, "a state dict { state, param_groups }");
+  if (!isOptions(dict.state)) throw me.wrong("dict.state", dict.state, "states by the numbers of parameters");
+  if (!Array.isArray(dict.param_groups)) throw me.wrong("dict.param_groups", dict.param_groups, "an array of groups");
+  for (const group of dict.param_groups)
+    if (!isOptions(group) || !Array.isArray(group.params))
+      throw me.wrong("dict.param_groups", dict.param_groups, "groups { params, lr, … }");
+  return dict.param_groups;
+}
+
+/** The words of a step: what the C library calls the parameter's parts. */
+const stepWords = {
+  options: ["gnormScale"],
+  native: { p: "data", g: "grad", gnorm_scale: "gnormScale", max_unorm: "maxUnorm", weight_decay: "weightDecay" },
+};
 
 /** AdEMAMix's schedules (Pagliardini et al. 2024, §3): alpha rises evenly, beta3 so that its half-life does. */
 function scheduled({ alpha, tAlpha, tBeta3 }: Config, beta1: number, beta3: number, step: number) {
@@ -246,6 +278,8 @@ function settingsOf(saved: SavedGroup): Partial<Config> {
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }
 
-function pointerOf(handle: Tensor | Codebook | undefined) {
-  return handle?.pointer ?? null;
-}
+/** A class of optimizers. Options may be left out where none is required. */
+export type OptimizerClass<Options> = new (
+  params: Params<Options>,
+  ...options: object extends Options ? [options?: Options] : [options: Options]
+) => Optimizer;

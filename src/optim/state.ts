@@ -1,10 +1,12 @@
-// Owns one parameter's optimizer state: its tensors and step count, made, written to a state dict, and read back.
+// One parameter's optimizer state: its tensors and step count, made, written to a state dict, and read back.
 import { Codebook, type CodebookName } from "../codebook.ts";
 import type { Device } from "../device.ts";
 import type { DType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
+import { NativeObject } from "../handle.ts";
 import type { Parameter } from "../parameter.ts";
 import { format, type Shape, sizeOf } from "../shape.ts";
+import { show } from "../signature.ts";
 import { Tensor } from "../tensor.ts";
 import type { Config, Family } from "./config.ts";
 
@@ -40,7 +42,7 @@ const mapNames: readonly CodebookName[] = ["dynamic", "dynamic_unsigned"];
 /** A parameter's state. */
 export class ParameterState implements Disposable {
   step = 0;
-  readonly moments: readonly Moment[];
+  moments: readonly Moment[];
   #unorm: Tensor | undefined;
 
   private constructor(moments: readonly Moment[]) {
@@ -58,6 +60,24 @@ export class ParameterState implements Disposable {
     }));
     // A code of 0 is no zero, but its scale is.
     return new ParameterState(moments);
+  }
+
+  /** Moves the state to another device. */
+  to(device: Device): void {
+    if (this.moments[0]!.state.device === device) return;
+    const before = this.#tensors();
+    this.moments = this.moments.map(({ state, absmax, code }) => ({
+      state: state.to(device),
+      absmax: absmax?.to(device),
+      code,
+    }));
+    this.#unorm = this.#unorm?.to(device);
+    for (const tensor of before) tensor.dispose();
+  }
+
+  #tensors(): Tensor[] {
+    const all = [...this.moments.flatMap(({ state, absmax }) => [state, absmax]), this.#unorm];
+    return all.filter((tensor) => tensor !== undefined);
   }
 
   /** Where the norm of the direction goes; made at the first use. */
@@ -92,8 +112,10 @@ export class ParameterState implements Disposable {
       throw new BnbError(`${what}: step is ${entry.step}, expected a whole number of at least 0.`);
     const copy = (name: keyof StateTensors, dtype: DType, shape: Shape): Tensor => {
       const tensor = tensors[name];
-      if (tensor?.dtype !== dtype || tensor.size !== sizeOf(shape))
-        throw new BnbError(`${what}: ${name} is ${tensor ?? "missing"}, expected ${dtype} ${format(shape)}.`);
+      if (NativeObject.kindOf(tensor) !== "Tensor" || tensor?.dtype !== dtype || tensor.size !== sizeOf(shape)) {
+        const found = tensor === undefined ? "missing" : tensor instanceof Tensor ? String(tensor) : show(tensor);
+        throw new BnbError(`${what}: ${name} is ${found}, expected ${dtype} ${format(shape)}.`);
+      }
       using copied = tensor.to(device);
       return copied.reshape(shape);
     };
@@ -113,11 +135,7 @@ export class ParameterState implements Disposable {
   }
 
   dispose(): void {
-    for (const { state, absmax } of this.moments) {
-      state.dispose();
-      absmax?.dispose();
-    }
-    this.#unorm?.dispose();
+    for (const tensor of this.#tensors()) tensor.dispose();
   }
 
   [Symbol.dispose](): void {

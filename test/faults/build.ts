@@ -130,6 +130,18 @@ async function compile(command: string[]): Promise<void> {
   if (status !== 0) throw new Error(`${command.join(" ")}\n${stderr}`);
 }
 
+/** One instruction set's forms. They take longest, and change less often than the rest: compiled again only with them. */
+async function formsObject(command: string[]): Promise<string> {
+  const inputs = files("csrc/cpu/*", "csrc/*.h", "metal/*.h", "test/faults/c/hook.h");
+  const hash = Bun.hash(command.join(" ") + inputs.map((file) => readFileSync(file, "utf8")).join("\0")).toString(36);
+  const path = `${cache}/forms-${hash}.o`;
+  if (existsSync(path)) return path;
+  const temporary = `${path}.${process.pid}`;
+  await compile([...command, "-c", `${root}/csrc/cpu/isa.c`, "-o", temporary]);
+  renameSync(temporary, path);
+  return path;
+}
+
 /**
  * Builds the harness, and the library that it tests: for `"undefined"` a shared library that Bun can load too. All is
  * compiled again where a source has changed.
@@ -170,9 +182,7 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
     ),
     ...isas
       .filter(({ name }) => own.includes(name))
-      .map((isa) =>
-        object(`${root}/csrc/cpu/isa.c`, [...hooked, cpu(isa.cpu), `-DISA=${isa.name}`, ...formFlags], isa.name),
-      ),
+      .map((isa) => formsObject([...common, ...hooked, cpu(isa.cpu), `-DISA=${isa.name}`, ...formFlags])),
     object(`${here}/hook.c`, []),
   ];
   const harness = [...files("test/faults/c/*.c"), `${folder}/generated/entries.c`]
@@ -213,17 +223,5 @@ export async function buildForms(clang: string): Promise<string> {
   );
   const units = files("csrc/cpu/{dispatch,pool}.c", "test/cpu/forms_test.c");
   await compile([...common, ...formsFlags(isas), ...objects, ...units, "-lm", "-o", path]);
-  return path;
-}
-
-/** Builds the library that fails a process's calls, for LD_PRELOAD, and gives its path. */
-export async function compileShim(): Promise<string> {
-  const source = `${here}/preload/shim.c`;
-  const path = `${cache}/shim-${Bun.hash(readFileSync(source)).toString(36)}.so`;
-  if (existsSync(path)) return path;
-  mkdirSync(cache, { recursive: true });
-  const temporary = `${path}.${process.pid}`;
-  await compile([findZig(), "cc", "-shared", "-fPIC", "-O1", source, "-o", temporary]);
-  renameSync(temporary, path);
   return path;
 }

@@ -3,8 +3,11 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { declarations } from "../header.ts";
-import { canMount, interruptEverywhere, quantizeOnto } from "./interrupted.ts";
-import { ffi, files, harness, lifetime, scratch, type Tally } from "./runs.ts";
+import { canMount, interruptEverywhere, quantizeOnto, twoWriters } from "./interrupted.ts";
+import { memory } from "./memory.ts";
+import { powerCuts } from "./power.ts";
+import { ffi, files, harness, liars, lifetime, renamed, scratch, type Tally } from "./runs.ts";
+import { attacks, attackTerminal, type TerminalReport } from "./terminal.ts";
 
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
@@ -36,6 +39,23 @@ describe.skipIf(process.platform !== "linux")("the C entries, under the undefine
     expect(refused).toBeGreaterThan(100);
   });
 
+  test("the public functions answer arguments that lie, and none crashes", async () => {
+    const { functions, calls } = await liars(seed, 60, 2);
+    expect(functions).toBeGreaterThan(100);
+    expect(calls).toBe(50 * functions);
+  });
+
+  test("while another thread rewrites what a call reads, every address stays in its bounds", async () => {
+    const tallies = await harness("undefined", "races", seed, 8000);
+    const raced = Object.values(tallies).filter(({ calls, ok }) => calls > 0 && ok > 0);
+    expect(raced.length).toBeGreaterThan(40);
+  });
+
+  test("a child of a process whose threads are anywhere in the library can use the CPU", async () => {
+    const tallies = await harness("undefined", "forks", seed, 80);
+    expect(Object.values(tallies).reduce((sum, { ok }) => sum + ok, 0)).toBe(80);
+  });
+
   test("through the FFI, nothing that JavaScript can give crashes", async () => {
     const { calls, failed, succeeded } = await ffi(seed, 60, 15_000);
     expect(calls).toBe(15_000);
@@ -51,12 +71,26 @@ test("damaged files are read or refused, quickly and within their size", async (
   }
 });
 
-describe.skipIf(process.platform !== "linux")("a model that is being written", () => {
-  test("is whole or absent wherever the process is killed, and the disk full; run again, it is there", async () => {
-    const { killed, full, states } = await interruptEverywhere(folder("interrupted"), 5);
-    expect(killed).toBeGreaterThan(5);
-    expect(full).toBeGreaterThan(5);
-    expect(states.absent).toBeGreaterThan(0);
+describe("a model that is being written", () => {
+  test("is the old or the new one wherever the process is killed, and the disk full; run again, it is there", async () => {
+    const { killed, full, states } = await interruptEverywhere(folder("interrupted"), 11);
+    expect(killed).toBeGreaterThan(15);
+    expect(full).toBeGreaterThan(10);
+    expect(Object.keys(states).sort()).toEqual(["absent", "fp4", "nf4"]);
+  });
+
+  test("is one process's, whenever another writes to the same place", async () => {
+    const { pairs, outcomes } = await twoWriters(folder("two-writers"), 17);
+    expect(pairs).toBeGreaterThan(8);
+    expect(outcomes["the first"]).toBeGreaterThan(5);
+  });
+
+  test("survives a power cut after any change of the disk, as do the user's files", async () => {
+    const { cuts, disks, states } = await powerCuts(folder("power"), seed, 2);
+    expect(cuts).toBeGreaterThan(200);
+    expect(disks).toBeGreaterThan(200);
+    expect(states.nf4).toBeGreaterThan(10);
+    expect(states.fp4).toBeGreaterThan(100);
   });
 
   test.skipIf(!canMount())("on a disk that is full, leaves nothing, and says which file", async () => {
@@ -65,6 +99,30 @@ describe.skipIf(process.platform !== "linux")("a model that is being written", (
     expect(left).toEqual([]);
     expect((await quantizeOnto(folder("smaller-disk"), 48)).error).toMatch(/needs \d+ bytes, and 49152 are free/);
   });
+});
+
+test("a file that is renamed over while it is opened is read as one of the two", async () => {
+  const { opened, files: turns } = await renamed(2);
+  expect(opened).toBeGreaterThan(100);
+  expect(Math.min(...turns)).toBeGreaterThan(0);
+});
+
+test("nothing that a terminal would obey comes out of any command", async () => {
+  const report: TerminalReport = { runs: 0, characters: 0 };
+  await attackTerminal(folder("terminal"), attacks.join(""), report);
+  expect(report.runs).toBeGreaterThan(40);
+  expect(report.characters).toBeGreaterThan(10_000);
+});
+
+test("each command takes at most twice its file's size of memory", async () => {
+  const report = await memory(folder("memory"));
+  expect(Object.keys(report).map((job) => job.split(" ")[0])).toContainValues([
+    "verify",
+    "inspect",
+    "quantize",
+    "convert",
+  ]);
+  for (const [native] of Object.values(report)) expect(native).toBeLessThan(1);
 });
 
 describe("lifetimes", () => {

@@ -1,39 +1,31 @@
-// Owns what happens to a model that is being written when the process is killed or the disk is full: each time, what is
-// under the output's name is whole or absent, and another run succeeds.
-import { existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
+// Owns what happens to a model that is being written when the process is killed, the disk is full, or another process writes
+// to the same place: each time, what is under the output's name is whole or absent, and another run succeeds.
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.ts";
 import { verifyCheckpoint } from "../../src/checkpoint/inspect.ts";
 import { quantizeCheckpoint } from "../../src/checkpoint/transform.ts";
 import { BnbError } from "../../src/index.ts";
 import { llamaDirectory } from "../models.ts";
-import { compileShim } from "./build.ts";
+import type { Done, Job } from "./quantize.ts";
 
 const script = join(import.meta.dir, "quantize.ts");
 
-export interface Interruption {
+export interface Ended extends Done {
   /** How the process ended. */
   readonly ended: string | number;
-  readonly error: string | undefined;
-  /** What lay beside the output afterwards, as the process itself saw it. */
-  readonly left: readonly string[];
 }
 
-function run(prefix: string[], input: string, output: string, env: Record<string, string> = {}, quantType = "nf4") {
-  const command = [...prefix, process.execPath, script, input, output, quantType];
-  const { exitCode, signalCode, stdout, stderr } = Bun.spawnSync(command, {
-    env: { ...process.env, ...env },
-    stdout: "pipe",
-    stderr: "pipe",
-  });
-  const printed = stdout.toString();
+export function run(job: Job, prefix: readonly string[] = []): Ended {
+  const command = [...prefix, process.execPath, script, JSON.stringify(job)];
+  const { exitCode, signalCode, stdout, stderr } = Bun.spawnSync(command, { stdout: "pipe", stderr: "pipe" });
   if (signalCode === undefined && exitCode !== 0) throw new Error(`${command.join(" ")}\n${stderr}`);
-  const { error, left } = printed ? JSON.parse(printed) : { error: undefined, left: [] };
-  return { ended: signalCode ?? exitCode!, error, left } as Interruption;
+  const printed: Done = stdout.length > 0 ? JSON.parse(stdout.toString()) : { left: [], calls: 0 };
+  return { ended: signalCode ?? exitCode!, ...printed };
 }
 
 /** What is under a name: `"absent"`, `"nothing to load"`, or the format of a model that was found sound. */
-async function stateOf(output: string): Promise<string> {
+export async function stateOf(output: string): Promise<string> {
   if (!existsSync(output)) return "absent";
   try {
     using opened = openCheckpoint(output);
@@ -53,11 +45,32 @@ export interface Report {
   readonly states: Record<string, number>;
 }
 
-function expectThat(holds: boolean, sentence: string): void {
+export function expectThat(holds: boolean, sentence: string): void {
   if (!holds) throw new Error(sentence);
 }
 
-/** A quantisation that is killed, or finds the disk full, at one of its calls that make, move or remove files. */
+/** A file of the user's, in the folder that is written to. */
+const mine = "mine.txt";
+
+/** Makes the output's parent anew, with nothing or another model in it. */
+export async function prepare(folder: string, over: boolean): Promise<Job> {
+  const [input, output] = [join(folder, "input"), join(folder, "out/model")];
+  if (!existsSync(input)) await llamaDirectory(input);
+  rmSync(join(folder, "out"), { recursive: true, force: true });
+  mkdirSync(join(folder, "out"));
+  if (over) {
+    await quantizeCheckpoint(input, { output, quantType: "fp4" });
+    writeFileSync(join(output, mine), mine);
+  }
+  return { input, output };
+}
+
+function expectMine(output: string, where: string): void {
+  const path = join(output, mine);
+  expectThat(existsSync(path) && readFileSync(path, "utf8") === mine, `${where}: the user's file is gone`);
+}
+
+/** A quantisation that is killed, or finds the disk full, at one of its calls that change files. */
 interface Attempt {
   readonly action: "kill" | "full";
   readonly at: number;
@@ -66,17 +79,16 @@ interface Attempt {
 }
 
 /** @returns false where the process makes no such call any more, and so came to its end */
-async function interrupt(folder: string, shim: string, attempt: Attempt, report: Report): Promise<boolean> {
+async function interrupt(folder: string, attempt: Attempt, report: Report): Promise<boolean> {
   const { action, at, over } = attempt;
-  const [input, output] = [join(folder, "input"), join(folder, "out/model")];
-  rmSync(join(folder, "out"), { recursive: true, force: true });
-  mkdirSync(join(folder, "out"));
-  if (over) await quantizeCheckpoint(input, { output, quantType: "fp4" });
-  const { ended, error } = run([], input, output, { LD_PRELOAD: shim, FAULTS_AT: String(at), FAULTS_ACTION: action });
+  const job = await prepare(folder, over);
+  const { output } = job;
+  const { ended, error } = run({ ...job, at, action });
   const where = `${action} at call ${at}${over ? " over another model" : ""}`;
   const state = await stateOf(output);
   const allowed = over ? ["fp4", "nf4"] : ["absent", "nf4"];
   expectThat(allowed.includes(state), `${where}: the output is ${state}, expected ${allowed.join(" or ")}`);
+  if (over) expectMine(output, where);
   if (ended === 0 && error === undefined) {
     expectThat(state === "nf4", `${where}: it succeeded, and left ${state}`);
     return false;
@@ -91,23 +103,64 @@ async function interrupt(folder: string, shim: string, attempt: Attempt, report:
     else if (kept === undefined) expectThat(beside.length === 0, `${where}: it left ${beside}`);
     else expectThat((await stateOf(kept)) === "nf4", `${where}: it kept ${await stateOf(kept)}`);
   }
-  const again = run([], input, output);
+  const again = run(job);
   const end = await stateOf(output);
   expectThat(again.error === undefined && end === "nf4", `${where}: run again, ${again.error ?? end}`);
+  if (over) expectMine(output, `${where}, run again`);
   return true;
 }
 
 /** Interrupts a quantisation at every `stride`-th of its calls, in both ways, onto nothing and over another model. */
 export async function interruptEverywhere(folder: string, stride = 1): Promise<Report> {
-  const shim = await compileShim();
-  await llamaDirectory(join(folder, "input"));
   const report: Report = { killed: 0, full: 0, states: {} };
   for (const action of ["kill", "full"] as const)
     for (const over of [false, true]) {
       let at = 0;
-      while (await interrupt(folder, shim, { action, at, over }, report)) at += stride;
+      while (await interrupt(folder, { action, at, over }, report)) at += stride;
     }
   return report;
+}
+
+export interface TwoReport {
+  pairs: number;
+  readonly outcomes: Record<string, number>;
+}
+
+/** Runs another writer, from its beginning to its end, at every `stride`-th call of one that writes to the same place. */
+export async function twoWriters(folder: string, stride = 1): Promise<TwoReport> {
+  const report: TwoReport = { pairs: 0, outcomes: {} };
+  for (const force of [false, true])
+    for (let at = 0, isOver = false; !isOver; at += stride) {
+      const job = await prepare(folder, force);
+      const other: Job = { ...job, quantType: "fp4", force };
+      const done = run({ ...job, force, at, action: "other", other });
+      isOver = done.other === undefined;
+      if (isOver) break;
+      const outcome = await outcomeOf(
+        job.output,
+        done,
+        `the other at call ${at}${force ? ", both by force" : ""}`,
+        force,
+      );
+      report.outcomes[outcome] = (report.outcomes[outcome] ?? 0) + 1;
+      report.pairs++;
+    }
+  return report;
+}
+
+async function outcomeOf(output: string, done: Done, where: string, force: boolean): Promise<string> {
+  const [first, second] = [done.error === undefined, done.other!.error === undefined];
+  const state = await stateOf(output);
+  const refusals = [done.error, done.other!.error].filter((error) => error !== undefined);
+  for (const error of refusals)
+    expectThat(/is being written by process|is not empty|has been filled/.test(error), `${where}: ${error}`);
+  // Without force the one that is refused is not the one whose model is there; by force, the last wins.
+  const expected =
+    first && (force || !second) ? ["nf4"] : second ? ["fp4", ...(first ? ["nf4"] : [])] : ["absent", "fp4"];
+  expectThat(expected.includes(state), `${where}: ${first}, ${second}, and the output is ${state}`);
+  expectThat(force || !(first && second), `${where}: both succeeded`);
+  if (force) expectMine(output, where);
+  return `${first ? "the first" : second ? "the second" : "neither"}${first && second ? ", then the second" : ""}`;
 }
 
 /** Whether a small disk can be had here: a tmpfs in a namespace of its own, without being root. */
@@ -119,10 +172,10 @@ export function canMount(): boolean {
 }
 
 /** Quantises onto a disk of that size, and gives what became of it. */
-export async function quantizeOnto(folder: string, kilobytes: number): Promise<Interruption> {
+export async function quantizeOnto(folder: string, kilobytes: number): Promise<Ended> {
   const [input, disk] = [join(folder, "input"), join(folder, "disk")];
   if (!existsSync(input)) await llamaDirectory(input);
   mkdirSync(disk, { recursive: true });
   const mount = `mount -t tmpfs -o size=${kilobytes}k tmpfs ${disk} && exec "$@"`;
-  return run(["unshare", "-Urm", "sh", "-c", mount, "sh"], input, join(disk, "model"));
+  return run({ input, output: join(disk, "model") }, ["unshare", "-Urm", "sh", "-c", mount, "sh"]);
 }

@@ -1,12 +1,15 @@
 // Owns `bun run test:faults`: the long form of the fault suite, with every sanitizer that this machine has. It prints what
 // it tried, and what it could not; each run can be had again by its seed.
-import { mkdirSync } from "node:fs";
+import { mkdtempSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
 import { fakeMetal } from "../metal/host/build.ts";
 import { type Build, buildForms, findClang } from "./build.ts";
-import { canMount, interruptEverywhere, quantizeOnto } from "./interrupted.ts";
-import { ffi, files, forms, harness, lifetime, type Mode, scratch, type Tally } from "./runs.ts";
+import { canMount, interruptEverywhere, quantizeOnto, twoWriters } from "./interrupted.ts";
+import { memory } from "./memory.ts";
+import { type PowerReport, powerCuts } from "./power.ts";
+import { ffi, files, forms, harness, liars, lifetime, type Mode, renamed, scratch, type Tally } from "./runs.ts";
+import { attacks, attackTerminal, type TerminalReport } from "./terminal.ts";
 
 const options = new Command("test:faults")
   .description("Feeds the library bad arguments, bad files, and a machine that runs out of memory, disk and luck.")
@@ -80,9 +83,25 @@ async function fullDisks() {
   return { failed, "the first that sufficed, KB": kilobytes };
 }
 
-async function interrupted() {
-  mkdirSync(join(scratch, "interrupted"));
-  return await interruptEverywhere(join(scratch, "interrupted"));
+const folder = (name: string) => mkdtempSync(join(scratch, `${name}-`));
+
+/** Cuts the power again and again, each time with other choices of what was not durable. */
+async function powerCut() {
+  const until = performance.now() + 1000 * seconds;
+  const sum: PowerReport = { cuts: 0, disks: 0, states: {} };
+  for (let run = 0; run === 0 || performance.now() < until; run++) {
+    const { cuts, disks, states } = await powerCuts(folder("power"), seed + run, 8);
+    sum.cuts += cuts;
+    sum.disks += disks;
+    for (const [state, count] of Object.entries(states)) sum.states[state] = (sum.states[state] ?? 0) + count;
+  }
+  return sum;
+}
+
+async function terminal() {
+  const report: TerminalReport = { runs: 0, characters: 0 };
+  for (const attack of [...attacks, attacks.join("")]) await attackTerminal(folder("terminal"), attack, report);
+  return report;
 }
 
 const simulated = () => ({
@@ -98,6 +117,9 @@ const kinds: Record<string, () => Promise<unknown>> = {
   plain: () => repeat("undefined", "fuzz", 50_000, { BNB_ISA: "plain" }),
   allocations: () => repeat("undefined", "allocations", 2),
   threads: () => repeat("thread", "threads", 20_000),
+  races: () => repeat("undefined", "races", 20_000),
+  "races-plain": () => repeat("undefined", "races", 20_000, { BNB_ISA: "plain" }),
+  fork: () => repeat("undefined", "forks", 300),
   address: () => repeat(withAddresses(), "fuzz", 20_000),
   "address-allocations": () => repeat(withAddresses(), "allocations", 1),
   "address-forms": addressForms,
@@ -109,9 +131,19 @@ const kinds: Record<string, () => Promise<unknown>> = {
     needs(process.platform === "linux" && process.arch === "x64", "the simulated GPU runs on Linux x64 only");
     return await repeat("undefined", "fuzz", 600, simulated());
   },
+  "races-metal": async () => {
+    needs(process.platform === "linux" && process.arch === "x64", "the simulated GPU runs on Linux x64 only");
+    return await repeat("undefined", "races", 600, simulated());
+  },
   ffi: () => ffi(seed, seconds),
+  liars: () => liars(seed, seconds),
   files: () => files(seed, seconds),
-  interrupted,
+  interrupted: () => interruptEverywhere(folder("interrupted")),
+  "two-writers": () => twoWriters(folder("two-writers")),
+  "power-cut": powerCut,
+  renamed: () => renamed(seconds),
+  terminal,
+  memory: () => memory(folder("memory")),
   "full-disks": fullDisks,
   dispose: () => lifetime("dispose", 100_000 * seconds),
   collect: () => lifetime("collect", 50 * seconds),

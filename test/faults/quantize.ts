@@ -1,17 +1,64 @@
-// Owns one quantisation in a process of its own, which a test kills or starves: `bun quantize.ts <input> <output>
-// [quantType]`. Prints JSON: the error's message, if there was one, and what lies in the output's parent after it.
-import { readdirSync } from "node:fs";
+// Owns one quantisation in a process of its own, which a test kills, starves or disturbs: `bun quantize.ts <job>`, where the
+// job is JSON. Prints JSON: the error's message, if there was one, what lies in the output's parent after it, and how many
+// calls there were.
+import fs from "node:fs";
 import { dirname } from "node:path";
 import { quantizeCheckpoint } from "../../src/checkpoint/transform.ts";
 import { BnbError } from "../../src/error.ts";
+import { libc } from "../../src/libc.ts";
+import { needRoom, onCalls, record } from "./hook.ts";
 
-const [input, output, quantType = "nf4"] = process.argv.slice(2) as [string, string, string?];
+export interface Job {
+  readonly input: string;
+  readonly output: string;
+  readonly quantType?: "nf4" | "fp4";
+  readonly force?: boolean;
+  /** Whether the file system is to lack the exchange of folders. */
+  readonly moves?: boolean;
+  /** What happens at the call of this number: a kill, a full disk, or another job from its beginning to its end. */
+  readonly at?: number;
+  readonly action?: "kill" | "full" | "other";
+  readonly other?: Job;
+  /** A file that gets every change of the disk. */
+  readonly record?: string;
+}
+
+export interface Done {
+  readonly error?: string | undefined;
+  readonly left: readonly string[];
+  readonly calls: number;
+  /** What the other job printed, where it ran. */
+  readonly other?: Done | undefined;
+}
+
+const job: Job = JSON.parse(process.argv[2]!);
+let calls = 0;
+let other: Done | undefined;
 let error: string | undefined;
+if (job.moves) libc.exchange = () => false;
+const changes = job.record === undefined ? undefined : record();
+if (!changes) onCalls(disturb, () => {});
+
+function disturb(name: string): void {
+  if (job.action === "full" && !needRoom.includes(name)) return;
+  if (calls++ !== job.at) return;
+  if (job.action === "kill") process.kill(process.pid, "SIGKILL");
+  if (job.action === "full")
+    throw Object.assign(new Error(`ENOSPC: no space left on device, ${name}`), { syscall: name });
+  if (job.action === "other") {
+    const command = [process.execPath, import.meta.path, JSON.stringify(job.other)];
+    other = JSON.parse(Bun.spawnSync(command, { stderr: "inherit" }).stdout.toString());
+  }
+}
+
 try {
+  const { quantType = "nf4", force = true } = job;
   // Small shards, so that there are many files to be caught between.
-  await quantizeCheckpoint(input, { output, quantType: quantType as "nf4", shardBytes: 30_000, force: true });
+  await quantizeCheckpoint(job.input, { output: job.output, quantType, shardBytes: 30_000, force });
 } catch (cause) {
   if (!(cause instanceof BnbError || (cause instanceof Error && "syscall" in cause))) throw cause;
   error = cause.message;
 }
-console.log(JSON.stringify({ error, left: readdirSync(dirname(output)).sort() }));
+if (changes) await Bun.write(job.record!, JSON.stringify(changes));
+const left = fs.existsSync(dirname(job.output)) ? fs.readdirSync(dirname(job.output)).sort() : [];
+console.log(JSON.stringify({ error, left, calls, other } satisfies Partial<Done>));

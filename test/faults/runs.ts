@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Build, build } from "./build.ts";
+import type { RenamedReport } from "./renamed.ts";
 
 export const scratch = mkdtempSync(join(tmpdir(), "bnb-faults-"));
 process.on("exit", () => rmSync(scratch, { recursive: true, force: true }));
@@ -60,7 +61,7 @@ export async function forms(program: string, isa: string): Promise<boolean> {
   return true;
 }
 
-export type Mode = "fuzz" | "threads" | "allocations";
+export type Mode = "fuzz" | "threads" | "allocations" | "races" | "forks";
 
 /** Runs the C harness. @param prefix a program that runs it, such as valgrind */
 export async function harness(
@@ -116,6 +117,17 @@ export async function ffi(seed: number, seconds: number, count?: number): Promis
   return await script("ffi.ts", [note, seed, seconds, ...(count ? [count] : [])], { BNB_LIBRARY: library });
 }
 
+export interface LiarsReport {
+  readonly functions: number;
+  readonly calls: number;
+}
+
+/** Calls the public functions with arguments that lie. */
+export async function liars(seed: number, seconds: number, rounds?: number): Promise<LiarsReport> {
+  const { library } = await build("undefined");
+  return await script("liars.ts", [note, seed, seconds, ...(rounds ? [rounds] : [])], { BNB_LIBRARY: library });
+}
+
 export interface FilesReport {
   readonly count: number;
   readonly tried: Readonly<
@@ -137,4 +149,9 @@ export async function files(seed: number, seconds: number, count?: number): Prom
 /** Puts lifetimes under stress. */
 export function lifetime(mode: "dispose" | "collect" | "workers", count: number): Promise<Record<string, number>> {
   return script("lifetime.ts", [mode, count]);
+}
+
+/** Opens files that are renamed over meanwhile. */
+export function renamed(seconds: number): Promise<RenamedReport> {
+  return script("renamed.ts", [mkdtempSync(join(scratch, "renamed-")), seconds]);
 }

@@ -6,7 +6,7 @@ import { codebooks4, codebooks8, codebooksOfOtherBits, floatDTypes, normal } fro
 import * as reference from "../reference.ts";
 import { kernelCodes, nextBelow, Store, searchOrder, shiftOf, wide } from "./arguments.ts";
 import { launch, type Run, runs } from "./launch.ts";
-import { bytesOf, dynamic, load, randomCodes, store, valuesOf, weightsOf } from "./memory.ts";
+import { bytesOf, dynamic, load, randomCodes, store, unused, valuesOf, weightsOf } from "./memory.ts";
 import type { View } from "./simulator.ts";
 
 // ── Casts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -64,6 +64,9 @@ function quantize(run: Run, x: View, dtype: FloatDType, values: Float32Array, bl
   return { codes, absmax };
 }
 
+/** Or a small number in the place of one that a GPU which flushes subnormals would not tell from zero. */
+const normalised = (x: number) => (x === 0 || Math.abs(x) >= 2 ** -126 ? x : Math.sign(x) * 2 ** -120);
+
 function expectQuantized(run: Run, x: View, dtype: FloatDType, values: Float32Array, block: number): void {
   const got = quantize(run, x, dtype, values, block);
   const want = reference.quantize(load(x, dtype), values, block);
@@ -104,12 +107,40 @@ describe.each(runs)("quantize, $mode, seed $seed", (run) => {
     (_, codebook) => {
       const { values } = codebook;
       const { thresholds } = searchOrder(values);
-      const around = [...thresholds].flatMap((x) => [x, nextBelow(x), -nextBelow(-x)]);
+      const around = [...thresholds].flatMap((x) => [x, nextBelow(x), -nextBelow(-x)].map(normalised));
       // Each block holds a 1, so that it is searched as it stands.
       const blocks = Math.ceil(around.length / 31);
       const x = new Float32Array(blocks * 32).fill(1);
       for (const [i, value] of around.entries()) x[i + Math.floor(i / 31) + 1] = value;
       expectQuantized(run, x, "float32", values, 32);
+    },
+  );
+
+  test.each([
+    { name: "nf4", values: codebooks4.nf4!.values, block: 64 },
+    { name: "nf4", values: codebooks4.nf4!.values, block: 2048 },
+    { name: "dynamic", values: dynamic, block: 256 },
+    { name: "dynamic", values: dynamic, block: 37 },
+  ])("$name in blocks of $block whose reciprocal is subnormal", ({ values, block }) => {
+    const magnitudes = [2 ** 126, 2 ** 126 * 1.0000001, 1.3e38, 2 ** 127, 2.2e38, 3.4028234e38].map(Math.fround);
+    for (const [seed, most] of magnitudes.entries()) {
+      const x = normal(3 * block, seed).map((value) => Math.max(-1, Math.min(1, value / 3)) * most);
+      for (let at = 0; at < x.length; at += block) x[at] = most;
+      expectQuantized(run, x, "float32", values, block);
+    }
+  });
+
+  test.skipIf(process.env.BNB_SIM_FLUSH === "0")(
+    "blocks of subnormal numbers count as zeros, and keep their absmax",
+    () => {
+      const x = normal(256, 3).map((value) => value * 2 ** -131);
+      const largest = x.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+      for (const [values, block] of [[codebooks4.nf4!.values, 256] as const, [dynamic, 256] as const]) {
+        const { codes, absmax } = quantize(run, x, "float32", values, block);
+        expect([...absmax]).toEqual([largest]);
+        const zeros = reference.quantize(new Float32Array(256), values, block).codes;
+        expect(Buffer.from(codes).equals(reference.pack(zeros, values))).toBe(true);
+      }
     },
   );
 
@@ -183,7 +214,7 @@ function product({ m, n, k, dtype, w, bias }: Product) {
   const scales = coded?.args ?? [0, 0, 0, 0, 0];
   return {
     ...{ x, y, offsets, scales: whole === 2 ? scales.with(1, 31) : scales },
-    weight: coded?.buffers ?? [dense!, dense!, dense!, dense!, dense!],
+    weight: coded?.buffers ?? [dense!, ...unused],
     constants: [Store[dtype], typeof w === "string" ? Store[w] : Store.codes(w.bits), coded?.nested ?? 0, whole, +bias],
     want: reference.matmul(numbers, weights, bias ? offsets : undefined, m, n, k),
     magnitude: reference.matmul(numbers.map(Math.abs), weights.map(Math.abs), undefined, m, n, k),

@@ -6,7 +6,7 @@ import { floatDTypes, normal } from "../cases.ts";
 import * as reference from "../reference.ts";
 import { Store, shiftOf, wide } from "./arguments.ts";
 import { launch, runs } from "./launch.ts";
-import { bytesOf, load, randomCodes, store, valuesOf, weightsOf } from "./memory.ts";
+import { bytesOf, load, randomCodes, store, unused, valuesOf, weightsOf } from "./memory.ts";
 import type { View } from "./simulator.ts";
 
 type Format = FloatDType | { bits: number; block: number; nestedBlock: number }; // block 0: a row
@@ -25,7 +25,7 @@ function weight(format: Format, rows: number, columns: number) {
   const count = rows * columns;
   if (typeof format === "string") {
     const memory = store(normal(count, rows), format);
-    const buffers = [memory, memory, memory, memory, memory];
+    const buffers = [memory, ...unused];
     const whole = columns % 8 === 0 ? 1 : 0;
     return { buffers, numbers: load(memory, format), stored: Store[format], nested: 0, whole, args: [0, 0, 0, 0, 0] };
   }

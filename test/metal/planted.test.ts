@@ -48,6 +48,11 @@ const special: Record<string, RunOptions> = {
   uninitialised_device: { ...plain, fresh: [1] },
   misaligned: { ...plain, buffers: { 0: floats(80), 1: floats(64) } },
   bad_shift: { ...plain, buffers: { 0: new Int32Array(64).fill(1), 1: new Int32Array(64) } },
+  transposed_by_some: { ...plain, group: 32, buffers: { 0: floats(64), 1: floats(64) } },
+  int_overflow: { ...plain, buffers: { 0: new Int32Array(64).fill(1), 1: new Int32Array(64) } },
+  index_overflow: { ...plain, buffers: { 0: new Uint32Array(64).fill(1), 1: new Uint32Array(64) } },
+  size_below_zero: { ...plain, buffers: { 0: new Uint32Array(64).fill(1), 1: new Uint32Array(64) } },
+  negated_least: { ...plain, buffers: { 0: new Int32Array(64).fill(1), 1: new Int32Array(64) } },
   division_by_zero: { ...plain, buffers: { 0: new Int32Array(64), 1: new Int32Array(64) } },
 };
 
@@ -148,6 +153,7 @@ describe("a launch", () => {
     ["needs the function constant steps (index 3)", { constants: {} }],
     ["nothing is bound at buffer 1 (y)", { buffers: { 0: floats(64) } }],
     ["buffer 2 (shape) holds 4 bytes, but the kernel reads 8", { args: { 2: new Uint32Array(1) } }],
+    ["buffer 1 (y) holds 2 bytes, but the kernel reads 4", { buffers: { 0: floats(64), 1: new Uint16Array(1) } }],
     ["no length is set for threadgroup argument 0 (room)", { threadgroup: {} }],
     ["threadgroup argument 0: 20 bytes, not a multiple of 16", { threadgroup: { 0: 20 } }],
     ["32784 bytes of threadgroup memory, at most 32768", { threadgroup: { 0: 16400 } }],

@@ -4,7 +4,7 @@ import { dlopen, FFIType } from "bun:ffi";
 import { existsSync, readFileSync } from "node:fs";
 import { type Dialect, type KernelInfo, translate } from "../../scripts/msl/translate.ts";
 import { lint } from "./lint.ts";
-import { cached, compileKernels, type Mode, runtimeLibrary, writeWhole } from "./toolchain.ts";
+import { cached, compileKernels, type Functions, type Mode, runtimeLibrary, writeWhole } from "./toolchain.ts";
 
 export type { Mode } from "./toolchain.ts";
 
@@ -66,6 +66,8 @@ export interface RunOptions {
   readonly seed?: number;
   /** Lets simdgroup operations run without lanes that returned, as third-party kernels expect. */
   readonly lax?: boolean;
+  /** Takes subnormal fp32 numbers for zeros, as Apple's GPUs do; BNB_SIM_FLUSH=0 says no where it isn't given. */
+  readonly flush?: boolean;
 }
 
 const triple = (size: RunOptions["grid"]): readonly [number, number, number] =>
@@ -112,6 +114,7 @@ export class MetalLibrary {
     const sim = runtime();
     const launch = sim.sim_launch_new(kernel)!;
     const memory = new Map<number, Address>();
+    const flags = (options.lax ? 1 : 0) | ((options.flush ?? process.env.BNB_SIM_FLUSH !== "0") ? 2 : 0);
     const check = (status: number) => {
       if (status !== 0) throw new KernelError(String(sim.sim_errors()).trim());
     };
@@ -143,9 +146,7 @@ export class MetalLibrary {
       for (const [index, bytes] of Object.entries(options.threadgroup ?? {})) {
         check(sim.sim_launch_threadgroup(launch, Number(index), bytes));
       }
-      check(
-        sim.sim_run(launch, ...triple(options.grid), ...triple(options.group), options.seed ?? 0, options.lax ? 1 : 0),
-      );
+      check(sim.sim_run(launch, ...triple(options.grid), ...triple(options.group), options.seed ?? 0, flags));
       for (const buffer of info.buffers) {
         const view = options.buffers?.[buffer.index];
         if (view && !buffer.readOnly) sim.sim_read(view, memory.get(buffer.index)!, view.byteLength);
@@ -159,6 +160,8 @@ export class MetalLibrary {
 
 export interface CompileOptions {
   readonly mode?: Mode;
+  /** Metal's math functions where the source names neither form; BNB_SIM_FUNCTIONS says so where it isn't given. */
+  readonly functions?: Functions;
   /** The file name for places before the first `#line`. */
   readonly name?: string;
   readonly dialect?: Dialect;
@@ -173,14 +176,26 @@ export interface CompileOptions {
 /** Translates and compiles a source, or finds it compiled, and says where the library is and what kernels it holds. */
 export function compileToFile(source: string, options: CompileOptions = {}): { path: string; kernels: KernelInfo[] } {
   const { mode = "fast", name = "source.metal", dialect = "ours", includes = [], only, linted = false } = options;
-  const manifest = cached(".json", source, mode, name, dialect, `${linted}`, ...includes, "only", ...(only ?? []));
+  const { functions = process.env.BNB_SIM_FUNCTIONS === "fast" ? "fast" : "precise" } = options;
+  const manifest = cached(
+    ".json",
+    source,
+    mode,
+    functions,
+    name,
+    dialect,
+    `${linted}`,
+    ...includes,
+    "only",
+    ...(only ?? []),
+  );
   if (existsSync(manifest)) {
     const known = JSON.parse(readFileSync(manifest, "utf8"));
     if (existsSync(known.path)) return known;
   }
   if (linted) lint(source, name);
   const { cpp, kernels } = translate(source, name, { dialect, includes, ...(only ? { only } : {}) });
-  const compiled = { path: compileKernels(cpp, name, mode), kernels: [...kernels] };
+  const compiled = { path: compileKernels(cpp, name, mode, functions), kernels: [...kernels] };
   writeWhole(manifest, JSON.stringify(compiled));
   return compiled;
 }

@@ -11,11 +11,15 @@ const runtime = join(here, "runtime");
 const translator = join(root, "scripts/msl");
 const cache = join(root, ".cache/metal");
 
+/** What a function that is neither precise:: nor fast:: is taken for: Metal's compile options say. */
+export type Functions = "precise" | "fast";
+
 /** `"fast"`: optimised, buffers between guard pages. `"check"`: every access is followed. */
 export type Mode = "fast" | "check";
 
 const undefinedChecks =
-  "alignment,array-bounds,local-bounds,shift-exponent,integer-divide-by-zero,float-cast-overflow,unreachable,return";
+  "alignment,array-bounds,local-bounds,shift-exponent,integer-divide-by-zero,float-cast-overflow,unreachable,return," +
+  "signed-integer-overflow,unsigned-integer-overflow";
 
 const commonFlags = [
   ...["-std=c++20", "-ffreestanding", "-nostdinc", "-nostdinc++", "-fPIC", "-fvisibility=hidden", "-fno-math-errno"],
@@ -113,19 +117,20 @@ export function runtimeLibrary(): string {
 }
 
 /** The flags for translated C++, with the folder of its headers. */
-export function kernelFlags(mode: Mode): string[] {
-  return [...commonFlags, ...modeFlags[mode], `-I${runtime}`, `-I${libraryFolder}`];
+export function kernelFlags(mode: Mode, functions: Functions = "precise"): string[] {
+  const forms = functions === "fast" ? ["-DSIM_FAST_FUNCTIONS"] : [];
+  return [...commonFlags, ...modeFlags[mode], `-I${runtime}`, `-I${libraryFolder}`, ...forms];
 }
 
 /** Compiles translated C++ to a library of kernels and returns its path. Errors name lines of the .metal file. */
-export function compileKernels(cpp: string, name: string, mode: Mode): string {
-  const path = cached(`.${mode}.so`, cpp);
+export function compileKernels(cpp: string, name: string, mode: Mode, functions: Functions): string {
+  const path = cached(`.${mode}.so`, functions, cpp);
   if (existsSync(path)) return path;
   const library = runtimeLibrary();
   const temporary = `${path}.${process.pid}`;
   const source = path.replace(/\.so$/, ".cpp");
   writeWhole(source, cpp);
-  const compiled = zig(["c++", ...kernelFlags(mode), "-c", source, "-o", `${temporary}.o`]);
+  const compiled = zig(["c++", ...kernelFlags(mode, functions), "-c", source, "-o", `${temporary}.o`]);
   if (!compiled.ok) throw firstError(compiled.stderr, name, [runtime, libraryFolder]);
   const directory = dirname(library);
   const linked = zig([

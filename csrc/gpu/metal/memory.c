@@ -8,6 +8,7 @@ enum { PAGE = 16384, SMALLEST = 256, BINS = 64 };
 
 static struct {
     struct memory *bins[BINS]; /* freed memory by the logarithm of its size, the last freed first */
+    struct memory *newest;     /* of all memory */
     size_t         active, cached;
 } pool;
 
@@ -32,9 +33,17 @@ static struct memory *reuse(size_t capacity) {
             if (memory->bytes < capacity || memory->bytes > most || memory->used > queue_completed()) continue;
             *at = memory->next;
             pool.cached -= memory->bytes;
+            memory->written = 0;
+            memory->lost    = false;
             return memory;
         }
     return NULL;
+}
+
+static void forget(struct memory *memory) {
+    *(memory->newer ? &memory->newer->older : &pool.newest) = memory->older;
+    if (memory->older) memory->older->newer = memory->newer;
+    free(memory);
 }
 
 /* Gives Metal back all that is kept for reuse, but for what work still uses. */
@@ -48,8 +57,9 @@ static void drop_cached(void) {
             }
             *at = memory->next;
             pool.cached -= memory->bytes;
+            residency_remove(memory->buffer);
             NSObject_release(memory->buffer);
-            free(memory);
+            forget(memory);
         }
 }
 
@@ -78,10 +88,13 @@ static struct memory *create(size_t capacity) {
         return NULL;
     }
     memory->address = MTLBuffer_contents(memory->buffer);
-    return memory;
+    residency_add(memory->buffer);
+    memory->older   = pool.newest;
+    if (pool.newest) pool.newest->newer = memory;
+    return pool.newest = memory;
 }
 
-void *metal_alloc(size_t bytes) {
+void *metal_alloc(void *, size_t bytes) {
     size_t capacity = capacity_for(bytes ? bytes : 1);
     if (bytes > metal.buffer_max || capacity > metal.buffer_max)
         return refuse(BNB_OUT_OF_MEMORY,
@@ -97,7 +110,7 @@ void *metal_alloc(size_t bytes) {
     return memory;
 }
 
-void metal_free(void *freed) {
+void metal_free(void *, void *freed) {
     struct memory *memory = freed;
     if (!memory) return;
     void           *autorelease = metal_enter();
@@ -113,30 +126,38 @@ void metal_free(void *freed) {
     metal_leave(autorelease);
 }
 
-size_t metal_cached(void) {
+size_t metal_cached(void *) {
     void  *autorelease = metal_enter();
     size_t bytes       = pool.cached;
     metal_leave(autorelease);
     return bytes;
 }
 
-void *metal_host(void *memory) { return ((struct memory *)memory)->address; }
+void *metal_host(void *, void *memory) { return ((struct memory *)memory)->address; }
 
-static bnb_status wait_for(const struct memory *memory) {
-    void      *autorelease = metal_enter();
-    bnb_status status      = queue_wait(memory->used);
+void memory_lose(uint64_t batch) {
+    for (struct memory *memory = pool.newest; memory; memory = memory->older)
+        if (memory->written >= batch) memory->lost = true;
+}
+
+bnb_status metal_ready(void *, void *given, enum access access) {
+    struct memory *memory      = given;
+    void          *autorelease = metal_enter();
+    queue_wait(memory->used);
+    if (access == WRITES) memory->written = 0, memory->lost = false;
+    bnb_status status = memory->lost ? queue_tell_lost() : BNB_OK;
     metal_leave(autorelease);
     return status;
 }
 
-bnb_status metal_write(void *memory, size_t offset, const void *from, size_t bytes) {
-    bnb_status status = wait_for(memory);
-    if (status == BNB_OK) memcpy((char *)metal_host(memory) + offset, from, bytes);
+bnb_status metal_write(void *gpu, void *memory, size_t offset, const void *from, size_t bytes) {
+    bnb_status status = metal_ready(gpu, memory, offset ? UPDATES : WRITES);
+    if (status == BNB_OK) memcpy((char *)metal_host(gpu, memory) + offset, from, bytes);
     return status;
 }
 
-bnb_status metal_read(void *memory, size_t offset, void *to, size_t bytes) {
-    bnb_status status = wait_for(memory);
-    if (status == BNB_OK) memcpy(to, (const char *)metal_host(memory) + offset, bytes);
+bnb_status metal_read(void *gpu, void *memory, size_t offset, void *to, size_t bytes) {
+    bnb_status status = metal_ready(gpu, memory, READS);
+    if (status == BNB_OK) memcpy(to, (const char *)metal_host(gpu, memory) + offset, bytes);
     return status;
 }

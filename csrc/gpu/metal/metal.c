@@ -1,17 +1,17 @@
 /* Metal through libobjc, in plain C: opens the default GPU of a Mac and enqueues kernels on it. */
 #include "metal.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct metal metal;
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+/* More than any struct that a kernel points to: Metal's validation holds what is bound to that size, looked at or not. */
+enum { NOTHING_BYTES = 8192 };
 
-void metal_lock(void) { pthread_mutex_lock(&lock); }
-void metal_unlock(void) { pthread_mutex_unlock(&lock); }
+void metal_lock(void) { lock(LOCK_GPU); }
+void metal_unlock(void) { unlock(LOCK_GPU); }
 
 void *metal_enter(void) {
     metal_lock();
@@ -49,19 +49,20 @@ static bool is_recent_enough(void) {
     return ABSENT("it needs macOS 13.1 or later, and this is %s; update macOS, or use the device \"cpu\"", version);
 }
 
+/* The GPU that virtual Macs show says Apple5, and yet runs kernels of simdgroups on the chip beneath. */
 static bool is_capable(void) {
-    if (MTLDevice_supportsFamily(metal.device, MTL_GPU_FAMILY_APPLE7) &&
-        MTLDevice_supportsFamily(metal.device, MTL_GPU_FAMILY_METAL3))
+    if (is_set("BNB_METAL_ANY_FAMILY") || (MTLDevice_supportsFamily(metal.device, MTL_GPU_FAMILY_APPLE7) &&
+                                           MTLDevice_supportsFamily(metal.device, MTL_GPU_FAMILY_METAL3)))
         return true;
-    return ABSENT("\"%s\" lacks what an Apple M1 has (GPU family Apple7, Metal 3), as the GPUs of Intel Macs and of "
-                  "virtual machines do; use the device \"cpu\"",
+    return ABSENT("\"%s\" lacks what an Apple M1 has (GPU family Apple7, Metal 3), as the GPUs of Intel Macs do; use the "
+                  "device \"cpu\", or, in a virtual Mac on Apple Silicon, try BNB_METAL_ANY_FAMILY=1",
                   metal.name);
 }
 
 /* Each family does what the ones before it do; 1001 is Apple1. */
 static int find_family(void) {
-    NSInteger family = MTL_GPU_FAMILY_APPLE7;
-    while (family < MTL_GPU_FAMILY_APPLE7 + 32 && MTLDevice_supportsFamily(metal.device, family + 1)) family++;
+    NSInteger family = MTL_GPU_FAMILY_APPLE1;
+    while (family < MTL_GPU_FAMILY_APPLE1 + 64 && MTLDevice_supportsFamily(metal.device, family + 1)) family++;
     return (int)(family - 1000);
 }
 
@@ -77,19 +78,26 @@ static bool open_device(void) {
     metal.buffer_max  = MTLDevice_maxBufferLength(metal.device);
     metal.exact       = is_set("BNB_METAL_EXACT");
     metal.profiling   = is_set("BNB_PROFILE");
+    metal.serial      = is_set("BNB_METAL_SERIAL");
+    metal.nothing     = MTLDevice_newBufferWithLength_options(metal.device, NOTHING_BYTES, MTL_RESOURCE_STORAGE_SHARED);
+    if (!metal.nothing) return ABSENT("%s gave no memory, not even a page; restart the system", metal.name);
+    residency_open();
+    residency_add(metal.nothing);
     return queue_open() && kernels_open();
 }
 
-static bool metal_open(void) {
+/* An Apple chip has one GPU. */
+static void *metal_open(uint32_t index) {
+    if (index) return refuse(BNB_UNSUPPORTED, "metal:%u is absent: an Apple chip has one GPU; use the device \"metal\"", index);
     const char *missing = objc_load();
-    if (missing) return ABSENT("%s; use the device \"cpu\"", missing);
+    if (missing) return ABSENT("%s; use the device \"cpu\"", missing), NULL;
     void *pool   = metal_enter();
     bool  opened = open_device();
     metal_leave(pool);
-    return opened;
+    return opened ? &metal : NULL;
 }
 
-static void metal_describe(char *text, size_t size) {
+static void metal_describe(void *, char *text, size_t size) {
     snprintf(text, size, "%s, GPU family Apple%d, %.1f GB for one process, %.1f GB in one buffer, %s", metal.name,
              metal.family, (double)metal.working_set / 1e9, (double)metal.buffer_max / 1e9, kernels_origin());
 }
@@ -104,24 +112,62 @@ static bnb_status check(const struct launch *launch) {
     if (!launch->threads || launch->threads % 32 || !launch->groups[0] || !launch->groups[1] || !launch->groups[2])
         return fail(BNB_INVALID, "%s: %u threads in %u × %u × %u groups are no grid", launch->kernel, launch->threads,
                     launch->groups[0], launch->groups[1], launch->groups[2]);
+    if (launch->shared_bytes % 16)
+        return fail(BNB_INVALID, "%s: %u bytes of threadgroup memory, expected a multiple of 16", launch->kernel, launch->shared_bytes);
     return BNB_OK;
 }
 
+/* Whether a launch must wait for those since the last barrier: it reads what they write, or writes what they touch. */
+static bool must_wait(const struct launch *launch) {
+    uint64_t phase = queue_phase();
+    for (uint32_t i = 0; i < launch->binding_count; i++) {
+        const struct memory *memory = launch->bindings[i].memory;
+        enum access          access = launch->bindings[i].access;
+        if (!memory || access == UNUSED) continue;
+        if (memory->written_in == phase || (access & WRITES && memory->read_in == phase)) return true;
+    }
+    return false;
+}
+
+/* A place that the kernel won't look at gets memory that nobody else touches. */
+static void bind(id encoder, uint64_t batch, const struct binding *binding, uint32_t index) {
+    struct memory *memory = binding->memory;
+    if (!memory || binding->access == UNUSED) {
+        MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, metal.nothing, 0, index);
+        return;
+    }
+    MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, memory->buffer, binding->offset, index);
+    memory->used = batch;
+    if (binding->access & READS) memory->read_in = queue_phase();
+    if (!(binding->access & WRITES)) return;
+    memory->written    = batch;
+    memory->written_in = queue_phase();
+    if (binding->access == WRITES) memory->lost = false;
+}
+
 static void encode(id encoder, uint64_t batch, const struct pipeline *pipeline, const struct launch *launch) {
+    if (metal.serial || must_wait(launch)) queue_barrier();
     MTLComputeCommandEncoder_setComputePipelineState(encoder, pipeline->state);
     if (launch->args_bytes)
         MTLComputeCommandEncoder_setBytes_length_atIndex(encoder, launch->args, launch->args_bytes, 0);
-    for (uint32_t i = 0; i < launch->binding_count; i++) {
-        struct memory *memory = launch->bindings[i].memory;
-        MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, memory ? memory->buffer : NULL,
-                                                          launch->bindings[i].offset, i + 1);
-        if (memory) memory->used = batch;
-    }
+    for (uint32_t i = 0; i < launch->binding_count; i++) bind(encoder, batch, &launch->bindings[i], i + 1);
+    if (launch->shared_bytes)
+        MTLComputeCommandEncoder_setThreadgroupMemoryLength_atIndex(encoder, launch->shared_bytes, 0);
     MTLComputeCommandEncoder_dispatchThreadgroups_threadsPerThreadgroup(
         encoder, (MTLSize){launch->groups[0], launch->groups[1], launch->groups[2]}, (MTLSize){launch->threads, 1, 1});
 }
 
+/* Whether a batch has failed that was to write what this launch reads. */
+static bool reads_what_is_lost(const struct launch *launch) {
+    for (uint32_t i = 0; i < launch->binding_count; i++) {
+        const struct memory *memory = launch->bindings[i].memory;
+        if (memory && memory->lost && launch->bindings[i].access & READS) return true;
+    }
+    return false;
+}
+
 static bnb_status enqueue(const struct launch *launch) {
+    if (reads_what_is_lost(launch)) return queue_tell_lost();
     struct kernel *kernel = kernels_find(launch->family, launch->kernel);
     if (!kernel)
         return fail(BNB_UNSUPPORTED, "metal/%s.metal has no kernel %s", launch->family, launch->kernel);
@@ -138,7 +184,7 @@ static bnb_status enqueue(const struct launch *launch) {
     return BNB_OK;
 }
 
-static bnb_status metal_launch(const struct launch *launch) {
+static bnb_status metal_launch(void *, const struct launch *launch) {
     bnb_status status = check(launch);
     if (status != BNB_OK) return status;
     void *pool = metal_enter();
@@ -147,26 +193,30 @@ static bnb_status metal_launch(const struct launch *launch) {
     return status;
 }
 
-static bnb_status metal_wait(void) {
+static bnb_status metal_wait(void *) {
     void      *pool   = metal_enter();
     bnb_status status = queue_wait_all();
     metal_leave(pool);
     return status;
 }
 
-static bool metal_idle(void) {
+static bool metal_idle(void *) {
     void *pool = metal_enter();
     bool  idle = queue_idle();
     metal_leave(pool);
     return idle;
 }
 
+/* Vectors and tiles cross over between 10 and 13 rows on an M3 Max in MLX (ml-explore/mlx, pull request 3863). */
 const struct driver metal_driver = {
+    .kind     = "metal",
+    .sizes    = {.vectors_most = 8, .tiles_wanted = 256, .split_least = 512},
     .open     = metal_open,
     .describe = metal_describe,
     .alloc    = metal_alloc,
     .free     = metal_free,
     .host     = metal_host,
+    .ready    = metal_ready,
     .write    = metal_write,
     .read     = metal_read,
     .cached   = metal_cached,

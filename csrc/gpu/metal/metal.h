@@ -2,6 +2,7 @@
  *
  *   metal.c          opening, describing, launching: the driver's table
  *   queue.c          command buffers: batching, waiting, failures, profiles
+ *   residency.c      what macOS keeps in memory for the GPU
  *   memory.c         buffers and their reuse
  *   pipelines.c      libraries and pipelines, compiled when first used
  *   objc.c           the Objective-C runtime
@@ -20,8 +21,11 @@ struct memory {
     id             buffer;
     void          *address;
     size_t         bytes;
-    uint64_t       used; /* the last batch that binds it */
-    struct memory *next;
+    uint64_t       used, written; /* the last batch that binds it, and that writes it */
+    uint64_t       read_in, written_in; /* the last phase in which a launch reads it, and writes it */
+    bool           lost;          /* a batch that was to write it has failed */
+    struct memory *next;          /* in its bin, once freed */
+    struct memory *older, *newer; /* of all there are */
 };
 
 /* A kernel made ready for one set of function constants, or the reason why that failed. */
@@ -51,6 +55,8 @@ extern struct metal {
     char   name[128];
     int    family;                  /* Apple's number of the GPU's generation: 7 for M1 */
     size_t working_set, buffer_max; /* bytes */
+    id     nothing;                 /* a buffer for the places that a kernel has and won't look at */
+    bool   serial;                  /* BNB_METAL_SERIAL=1: a barrier before every launch, to tell whether one is missing */
     bool   exact;                   /* BNB_METAL_EXACT=1: every allocation is a buffer of its own and of its exact size,
                                        so that a validating Metal sees each access past its end */
     bool   profiling;               /* BNB_PROFILE=1: a batch holds one operation, whose time is then known */
@@ -66,22 +72,35 @@ void metal_unlock(void);
 
 bool        queue_open(void);
 id          queue_encoder(uint64_t *batch); /* of the open batch; NULL and an error */
+void        queue_barrier(void); /* what is encoded from now on waits for what was encoded before: a new phase */
+uint64_t    queue_phase(void);
 void        queue_encoded(struct kernel *kernel, size_t bytes_moved);
 void        queue_retire(void);          /* takes note of what is done; never waits */
 uint64_t    queue_completed(void);       /* batches up to this one are done */
 void        queue_drain(void);           /* waits for everything, and leaves failures to be told */
-bnb_status  queue_wait(uint64_t batch);  /* for it and all before it; tells of a failed one, once */
-bnb_status  queue_wait_all(void);
+void        queue_wait(uint64_t batch);  /* for it and all before it */
+bnb_status  queue_wait_all(void);        /* tells of a failed one, once */
+bnb_status  queue_tell_lost(void);       /* that what is wanted was to be computed by a batch that has failed */
 bool        queue_idle(void);
 
 /* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-void      *metal_alloc(size_t bytes);
-void       metal_free(void *memory);
-void      *metal_host(void *memory);
-bnb_status metal_write(void *memory, size_t offset, const void *from, size_t bytes);
-bnb_status metal_read(void *memory, size_t offset, void *to, size_t bytes);
-size_t     metal_cached(void);
+void      *metal_alloc(void *gpu, size_t bytes);
+void       metal_free(void *gpu, void *memory);
+void      *metal_host(void *gpu, void *memory);
+bnb_status metal_ready(void *gpu, void *memory, enum access access);
+bnb_status metal_write(void *gpu, void *memory, size_t offset, const void *from, size_t bytes);
+bnb_status metal_read(void *gpu, void *memory, size_t offset, void *to, size_t bytes);
+size_t     metal_cached(void *gpu);
+void       memory_lose(uint64_t batch); /* what this batch or a later one was to write is lost: it has failed */
+
+/* ── Residency ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+void residency_open(void);
+void residency_add(id buffer);
+void residency_remove(id buffer);
+void residency_settle(void);        /* before a batch is committed */
+void residency_attach(id queue);
 
 /* ── Kernels ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 

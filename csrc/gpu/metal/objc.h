@@ -29,12 +29,16 @@ typedef struct {
 
 /* Values of Apple's enumerations. */
 enum {
+    MTL_GPU_FAMILY_APPLE1          = 1001,
     MTL_GPU_FAMILY_APPLE7          = 1007, /* M1 */
     MTL_GPU_FAMILY_METAL3          = 5001,
     MTL_LANGUAGE_VERSION_3_0       = 3 << 16,
     MTL_MATH_MODE_SAFE             = 0,
+    MTL_MATH_FUNCTIONS_PRECISE     = 1,
     MTL_DATA_TYPE_UINT             = 33,
     MTL_RESOURCE_STORAGE_SHARED    = 0,
+    MTL_DISPATCH_TYPE_CONCURRENT   = 1,
+    MTL_BARRIER_SCOPE_BUFFERS      = 1,
     MTL_COMMAND_BUFFER_COMPLETED   = 4,
     MTL_COMMAND_BUFFER_ERROR       = 5,
     MTL_SET_BYTES_MAX              = 4096,

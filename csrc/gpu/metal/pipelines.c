@@ -123,14 +123,17 @@ static char *join(const struct kernel_source *family) {
     return text;
 }
 
-/* Fast math would let a NaN pass unseen and round a division wrongly. */
+/* Fast math would let a NaN pass unseen and round a division wrongly. Since macOS 15 the mode leaves the functions fast:
+ * they have an option of their own. Before, and in what scripts/metallib.ts compiles, one option sets both. */
 static id compile_options(void) {
     id options = NSObject_new(objc.getClass("MTLCompileOptions"));
     MTLCompileOptions_setLanguageVersion(options, MTL_LANGUAGE_VERSION_3_0);
-    if (NSObject_respondsToSelector(options, objc.selectors[SEL_MTLCompileOptions_setMathMode]))
+    if (NSObject_respondsToSelector(options, objc.selectors[SEL_MTLCompileOptions_setMathMode])) {
         MTLCompileOptions_setMathMode(options, MTL_MATH_MODE_SAFE);
-    else
+        MTLCompileOptions_setMathFloatingPointFunctions(options, MTL_MATH_FUNCTIONS_PRECISE);
+    } else {
         MTLCompileOptions_setFastMathEnabled(options, false);
+    }
     return options;
 }
 

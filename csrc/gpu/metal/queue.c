@@ -3,7 +3,6 @@
 
 #include "metal.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,12 +21,15 @@ struct batch {
 static struct {
     id           queue, encoder; /* the encoder is nil while no batch is open */
     struct batch open;
+    uint64_t     phase;          /* of launches between two barriers, which may run at once */
     uint32_t     operations, operations_max;
     size_t       bytes_max;
     struct batch pending[PENDING_MAX]; /* a ring of what was committed */
     uint32_t     first, count;
     uint64_t     completed;
-    char         lost[1024]; /* what Metal said of the first batch that failed, until somebody is told */
+    bool         broken;       /* a batch has failed: the next goes to a new queue */
+    bool         untold;       /* nobody has been told yet, */
+    char         reason[1024]; /* what Metal said of it: of the first that nobody was told of, or else the last */
 } work;
 
 /* MLX's limits, by the size of the chip. */
@@ -47,6 +49,7 @@ static void print_profile(void) {
 bool queue_open(void) {
     work.queue = MTLDevice_newCommandQueue(metal.device);
     if (!work.queue) return fail(BNB_UNSUPPORTED, "Metal is absent: %s gave no command queue", metal.name), false;
+    residency_attach(work.queue);
     choose_limits();
     if (metal.profiling) {
         atexit(print_profile);
@@ -62,6 +65,7 @@ static void commit(void) {
     MTLComputeCommandEncoder_endEncoding(work.encoder);
     NSObject_release(work.encoder);
     work.encoder = NULL;
+    residency_settle();
     MTLCommandBuffer_commit(work.open.buffer);
     work.pending[(work.first + work.count++) % PENDING_MAX] = work.open;
 }
@@ -86,20 +90,40 @@ static void wait_for_oldest(void) {
     queue_retire();
 }
 
+/* After a failure Metal may refuse all that the queue is given. */
+static void renew_queue(void) {
+    queue_drain();
+    id queue = MTLDevice_newCommandQueue(metal.device);
+    if (!queue) return; /* perhaps the next time */
+    NSObject_release(work.queue);
+    residency_attach(queue);
+    work.queue  = queue;
+    work.broken = false;
+}
+
 id queue_encoder(uint64_t *batch) {
     while (!work.encoder && work.count == PENDING_MAX) wait_for_oldest();
+    if (!work.encoder && work.broken) renew_queue();
     if (!work.encoder) {
         /* The memory that a batch binds is kept by us until it is done, so that Metal need not retain it too. */
         id buffer  = MTLCommandQueue_commandBufferWithUnretainedReferences(work.queue);
-        id encoder = buffer ? MTLCommandBuffer_computeCommandEncoder(buffer) : NULL;
+        id encoder = buffer ? MTLCommandBuffer_computeCommandEncoderWithDispatchType(buffer, MTL_DISPATCH_TYPE_CONCURRENT) : NULL;
         if (!encoder) return refuse(BNB_DEVICE_LOST, "Metal gave no command buffer on %s; try again", metal.name);
         work.encoder    = NSObject_retain(encoder);
         work.open       = (struct batch){.buffer = NSObject_retain(buffer), .number = work.open.number + 1};
         work.operations = 0;
+        work.phase++; /* Metal itself orders what command buffers do to a buffer */
     }
     *batch = work.open.number;
     return work.encoder;
 }
+
+void queue_barrier(void) {
+    MTLComputeCommandEncoder_memoryBarrierWithScope(work.encoder, MTL_BARRIER_SCOPE_BUFFERS);
+    work.phase++;
+}
+
+uint64_t queue_phase(void) { return work.phase; }
 
 void queue_encoded(struct kernel *kernel, size_t bytes_moved) {
     work.open.kernel = kernel;
@@ -110,8 +134,10 @@ void queue_encoded(struct kernel *kernel, size_t bytes_moved) {
 static void close_batch(const struct batch *batch) {
     work.completed = batch->number;
     if (MTLCommandBuffer_status(batch->buffer) == MTL_COMMAND_BUFFER_ERROR) {
-        if (!*work.lost)
-            snprintf(work.lost, sizeof work.lost, "%s", objc_error(MTLCommandBuffer_error(batch->buffer)));
+        if (!work.untold)
+            snprintf(work.reason, sizeof work.reason, "%s", objc_error(MTLCommandBuffer_error(batch->buffer)));
+        work.untold = work.broken = true;
+        memory_lose(batch->number);
     } else if (metal.profiling) {
         struct profile *profile = &batch->kernel->profile;
         profile->runs++;
@@ -136,30 +162,24 @@ void queue_drain(void) {
     while (work.count) wait_for_oldest();
 }
 
-/* After a failure Metal may refuse all that the queue is given, so the next work gets a new one. */
-static bnb_status tell_lost(void) {
-    char reason[sizeof work.lost];
-    memcpy(reason, work.lost, sizeof reason);
-    queue_drain();
-    id queue = MTLDevice_newCommandQueue(metal.device);
-    if (queue) {
-        NSObject_release(work.queue);
-        work.queue = queue;
-    }
-    *work.lost = 0;
+bnb_status queue_tell_lost(void) {
+    queue_drain(); /* what was enqueued behind it has failed too, and is told with it */
+    work.untold = false;
     return fail(BNB_DEVICE_LOST,
-                "the GPU failed at work that was enqueued before: %s. What was computed since the last wait is not "
-                "valid; the device can be used again",
-                reason);
+                "the GPU failed at work that was enqueued before: %s. What it was to compute is lost; the device can be "
+                "used again",
+                work.reason);
 }
 
-bnb_status queue_wait(uint64_t batch) {
+void queue_wait(uint64_t batch) {
     if (work.encoder && batch == work.open.number) commit();
     while (work.count && work.completed < batch) wait_for_oldest();
-    return *work.lost ? tell_lost() : BNB_OK;
 }
 
-bnb_status queue_wait_all(void) { return queue_wait(work.open.number); }
+bnb_status queue_wait_all(void) {
+    queue_wait(work.open.number);
+    return work.untold ? queue_tell_lost() : BNB_OK;
+}
 
 bool queue_idle(void) {
     if (work.count < PENDING_MAX) commit();

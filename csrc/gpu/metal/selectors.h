@@ -28,12 +28,14 @@
     METHOD(MTLDevice, maxBufferLength, "maxBufferLength", NSUInteger)                                                  \
     METHOD(MTLDevice, newCommandQueue, "newCommandQueue", id)                                                          \
     METHOD(MTLDevice, newBufferWithLength_options, "newBufferWithLength:options:", id, NSUInteger, NSUInteger)         \
+    METHOD(MTLDevice, newResidencySetWithDescriptor_error, "newResidencySetWithDescriptor:error:", id, id, id *)       \
     METHOD(MTLDevice, newLibraryWithSource_options_error, "newLibraryWithSource:options:error:", id, id, id, id *)     \
     METHOD(MTLDevice, newLibraryWithURL_error, "newLibraryWithURL:error:", id, id, id *)                               \
     METHOD(MTLDevice, newComputePipelineStateWithFunction_error, "newComputePipelineStateWithFunction:error:", id, id, \
            id *)                                                                                                       \
     METHOD(MTLCompileOptions, setLanguageVersion, "setLanguageVersion:", void, NSUInteger)                             \
     METHOD(MTLCompileOptions, setMathMode, "setMathMode:", void, NSInteger)                                            \
+    METHOD(MTLCompileOptions, setMathFloatingPointFunctions, "setMathFloatingPointFunctions:", void, NSInteger)        \
     METHOD(MTLCompileOptions, setFastMathEnabled, "setFastMathEnabled:", void, bool)                                   \
     METHOD(MTLLibrary, newFunctionWithName, "newFunctionWithName:", id, id)                                            \
     METHOD(MTLLibrary, newFunctionWithName_constantValues_error, "newFunctionWithName:constantValues:error:", id, id,  \
@@ -42,8 +44,14 @@
            const void *, NSUInteger, NSUInteger)                                                                       \
     METHOD(MTLComputePipelineState, maxTotalThreadsPerThreadgroup, "maxTotalThreadsPerThreadgroup", NSUInteger)        \
     METHOD(MTLBuffer, contents, "contents", void *)                                                                    \
+    METHOD(MTLResidencySet, addAllocation, "addAllocation:", void, id)                                                 \
+    METHOD(MTLResidencySet, removeAllocation, "removeAllocation:", void, id)                                           \
+    METHOD(MTLResidencySet, commit, "commit", void)                                                                    \
+    METHOD(MTLResidencySet, requestResidency, "requestResidency", void)                                                \
+    METHOD(MTLCommandQueue, addResidencySet, "addResidencySet:", void, id)                                             \
     METHOD(MTLCommandQueue, commandBufferWithUnretainedReferences, "commandBufferWithUnretainedReferences", id)        \
-    METHOD(MTLCommandBuffer, computeCommandEncoder, "computeCommandEncoder", id)                                       \
+    METHOD(MTLCommandBuffer, computeCommandEncoderWithDispatchType, "computeCommandEncoderWithDispatchType:", id,      \
+           NSUInteger)                                                                                                 \
     METHOD(MTLCommandBuffer, commit, "commit", void)                                                                   \
     METHOD(MTLCommandBuffer, waitUntilCompleted, "waitUntilCompleted", void)                                           \
     METHOD(MTLCommandBuffer, status, "status", NSUInteger)                                                             \
@@ -55,8 +63,11 @@
            NSUInteger)                                                                                                 \
     METHOD(MTLComputeCommandEncoder, setBytes_length_atIndex, "setBytes:length:atIndex:", void, const void *,          \
            NSUInteger, NSUInteger)                                                                                     \
+    METHOD(MTLComputeCommandEncoder, setThreadgroupMemoryLength_atIndex, "setThreadgroupMemoryLength:atIndex:", void,   \
+           NSUInteger, NSUInteger)                                                                                     \
     METHOD(MTLComputeCommandEncoder, dispatchThreadgroups_threadsPerThreadgroup,                                       \
            "dispatchThreadgroups:threadsPerThreadgroup:", void, MTLSize, MTLSize)                                      \
+    METHOD(MTLComputeCommandEncoder, memoryBarrierWithScope, "memoryBarrierWithScope:", void, NSUInteger)              \
     METHOD(MTLComputeCommandEncoder, endEncoding, "endEncoding", void)
 
 #endif

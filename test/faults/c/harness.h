@@ -118,6 +118,7 @@ enum { NOTE_BYTES = 4096 };
 int64_t hook_live(void);
 void    hook_fail_at(int64_t nth);
 int64_t hook_to_come(void);
+void    hook_guard(bool guards);
 
 /* ── Ways to run ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -130,5 +131,7 @@ void fuzz(uint64_t seed, uint64_t calls, bool alone, struct tally *tallies);
 void fuzz_share(void);
 
 void allocations(uint64_t seed, uint64_t rounds, struct tally *tallies);
+void races(uint64_t seed, uint64_t calls, struct tally *tallies);
+void forks(uint64_t seed, uint64_t children, struct tally *tallies);
 
 #endif

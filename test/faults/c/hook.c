@@ -1,8 +1,11 @@
-/* The allocator of the library under test: counts what is alive, refuses what is huge, and fails once where it is told. */
+/* The allocator of the library under test: counts what is alive, refuses what is huge, fails once where it is told, and
+ * puts all against pages that can't be touched where it is told that. */
+#define _GNU_SOURCE /* MAP_ANONYMOUS */
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define HOOK __attribute__((visibility("default")))
 
@@ -14,6 +17,7 @@ HOOK void  hook_free(void *memory);
 HOOK int64_t hook_live(void);
 HOOK void    hook_fail_at(int64_t nth);
 HOOK int64_t hook_to_come(void);
+HOOK void    hook_guard(_Bool guards);
 
 /* No test needs more at once; a machine that overcommits would give terabytes, and die of their use. */
 static const size_t bytes_max = (size_t)8 << 20;
@@ -35,6 +39,47 @@ static int refuses(size_t bytes) {
     return bytes > bytes_max || before == 0;
 }
 
+/* ── Pages that can't be touched ────────────────────────────────────────────────────────────────────────────────── */
+
+enum { PAGE = 4096 };
+
+/* From its first call on, which comes before any other use of the library, memory ends where a page without rights
+ * begins, and a page without rights lies before it. */
+static _Bool guards;
+void         hook_guard(_Bool on) { guards = on; }
+
+/* A page with the length, one without rights, the memory, which begins in its first page, and one without rights. */
+static void *guarded(size_t alignment, size_t bytes) {
+    size_t   inside = bytes ? (bytes + PAGE - 1) / PAGE * PAGE : PAGE, whole = inside + 3 * PAGE;
+    uint8_t *pages = mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) return NULL;
+    memcpy(pages, &whole, sizeof whole);
+    mprotect(pages + PAGE, PAGE, PROT_NONE);
+    mprotect(pages + 2 * PAGE + inside, PAGE, PROT_NONE);
+    if (alignment > PAGE) alignment = PAGE; /* huge pages are about speed */
+    size_t after = bytes ? (bytes + alignment - 1) / alignment * alignment : alignment;
+    return pages + 2 * PAGE + inside - after;
+}
+
+static void guarded_free(void *memory) {
+    uint8_t *pages = (uint8_t *)((uintptr_t)memory / PAGE * PAGE) - 2 * PAGE;
+    size_t   whole;
+    memcpy(&whole, pages, sizeof whole);
+    munmap(pages, whole);
+}
+
+static void *take(size_t alignment, size_t bytes) {
+    if (guards) return guarded(alignment, bytes);
+    return alignment > 16 ? aligned_alloc(alignment, bytes) : malloc(bytes);
+}
+
+static void give_back(void *memory) {
+    if (guards && memory) guarded_free(memory);
+    else free(memory);
+}
+
+/* ── Counting ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
 /* New memory is full of NaN, so that what is read before it is written shows. */
 static void *counted(void *memory, size_t bytes) {
     if (!memory) return NULL;
@@ -42,23 +87,24 @@ static void *counted(void *memory, size_t bytes) {
     return memset(memory, 0xff, bytes);
 }
 
-void *hook_malloc(size_t bytes) { return refuses(bytes) ? NULL : counted(malloc(bytes), bytes); }
+void *hook_malloc(size_t bytes) { return refuses(bytes) ? NULL : counted(take(16, bytes), bytes); }
 
-void *hook_malloc_kept(size_t bytes) { return refuses(bytes) ? NULL : malloc(bytes); }
+void *hook_malloc_kept(size_t bytes) { return refuses(bytes) ? NULL : take(16, bytes); }
 
 void *hook_calloc(size_t count, size_t size) {
     if (size && count > SIZE_MAX / size) return NULL;
     if (refuses(count * size)) return NULL;
-    void *memory = calloc(count, size);
-    if (memory) live++;
-    return memory;
+    void *memory = take(16, count * size);
+    if (!memory) return NULL;
+    live++;
+    return memset(memory, 0, count * size);
 }
 
 void *hook_aligned_alloc(size_t alignment, size_t bytes) {
-    return refuses(bytes) ? NULL : counted(aligned_alloc(alignment, bytes), bytes);
+    return refuses(bytes) ? NULL : counted(take(alignment, bytes), bytes);
 }
 
 void hook_free(void *memory) {
     if (memory) live--;
-    free(memory);
+    give_back(memory);
 }

@@ -1,5 +1,5 @@
-/* The fault harness: faults fuzz|threads|allocations <seed> <count>. Prints a line for each entry: its name, calls, and how
- * many succeeded and failed, by status. What was under way stands in the file that FAULTS_NOTE names. */
+/* The fault harness: faults fuzz|threads|allocations|races|forks <seed> <count>. Prints a line for each entry: its name,
+ * calls, and how many succeeded and failed, by status; forks are counted on the first. What was under way stands in the file that FAULTS_NOTE names. */
 #define _GNU_SOURCE /* MAP_ANONYMOUS */
 #include "harness.h"
 
@@ -106,6 +106,8 @@ int main(int count, char **arguments) {
     if (!strcmp(arguments[1], "fuzz")) fuzz(seed, number, true, tallies);
     else if (!strcmp(arguments[1], "threads")) threads(seed, number, tallies);
     else if (!strcmp(arguments[1], "allocations")) allocations(seed, number, tallies);
+    else if (!strcmp(arguments[1], "races")) races(seed, number, tallies);
+    else if (!strcmp(arguments[1], "forks")) forks(seed, number, tallies);
     else return 2;
     print(tallies);
     free(tallies);

@@ -12,8 +12,14 @@ function files(folder: string, pattern: string): string[] {
 }
 
 /** Compiles `sources`, once for each content of what they can include. */
-function build(name: string, sources: string[], more: readonly string[]): string {
-  const inputs = [...sources, ...files("csrc", "**/*.h"), ...files("test/metal/host", "**/*.{h,metal}")];
+export function build(name: string, sources: string[], more: readonly string[]): string {
+  const inputs = [
+    ...sources,
+    ...files("csrc", "**/*.h"),
+    ...files("test/metal/host", "**/*.{h,metal}"),
+    ...files("test/drivers", "*.h"),
+    join(root, "metal/args.h"),
+  ];
   const path = cached(`/${name}`, ...more, ...inputs.map((file) => readFileSync(file, "utf8")));
   if (existsSync(path)) return path;
   mkdirSync(dirname(path), { recursive: true });

@@ -1,5 +1,6 @@
 /* The fake queue, command buffers and encoders.
  *
+ * Of a concurrent encoder, what stands between two barriers runs last things first: who forgets a barrier reads too early.
  * What is committed runs when it is waited for, or when its status was asked for often enough: so a host that reads
  * results without waiting sees poison. Command buffers of a queue run in the order in which they were committed. */
 #include "fake.h"
@@ -19,6 +20,7 @@ struct queue {
     struct command_buffer *first, *last; /* committed, and not yet run */
     _Atomic long           uncompleted;
     bool                   broken; /* by a failure: Metal then refuses what comes after it */
+    bool                   kept;   /* a residency set is attached: what runs must be in it */
 };
 
 struct bound {
@@ -32,6 +34,9 @@ struct dispatch {
     struct pipeline_state *pipeline;
     struct bound           bound[BINDINGS];
     MTLSize                grid, group;
+    uint32_t               segment; /* of those that may run at once */
+    bool                   kept;    /* by a queue with a residency set */
+    size_t                 shared; /* of threadgroup memory at index 0 */
     struct dispatch       *next;
 };
 
@@ -52,7 +57,9 @@ struct encoder {
     struct command_buffer *buffer;
     struct pipeline_state *pipeline;
     struct bound           bound[BINDINGS];
-    bool                   ended;
+    size_t                 shared;
+    bool                   ended, concurrent;
+    uint32_t               segment;
 };
 
 static pthread_mutex_t running = PTHREAD_MUTEX_INITIALIZER;
@@ -98,6 +105,53 @@ void fake_MTLCommandBuffer_commit(id self, SEL) {
     pthread_mutex_unlock(&running);
 }
 
+/* ── Residency ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct residency_set {
+    struct objc_object     object;
+    struct device_buffer **buffers;
+    size_t                 count;
+};
+
+id fake_MTLDevice_newResidencySetWithDescriptor_error(id, SEL, id descriptor, id *) {
+    expect(descriptor, MTLResidencySetDescriptor, "newResidencySetWithDescriptor:");
+    return object_new(MTLResidencySet, sizeof(struct residency_set));
+}
+
+void destroy_residency_set(id set) { free(((struct residency_set *)set)->buffers); }
+
+void fake_MTLResidencySet_addAllocation(id self, SEL, id given) {
+    struct residency_set *set    = (struct residency_set *)self;
+    struct device_buffer *buffer = expect(given, MTLBuffer, "addAllocation:");
+    if (buffer->in_set) violation("addAllocation: the buffer is in the set already");
+    set->buffers = realloc(set->buffers, (set->count + 1) * sizeof *set->buffers);
+    if (!set->buffers) violation("the host has no memory left");
+    set->buffers[set->count++] = buffer;
+    buffer->in_set             = true;
+}
+
+void fake_MTLResidencySet_removeAllocation(id self, SEL, id given) {
+    struct residency_set *set    = (struct residency_set *)self;
+    struct device_buffer *buffer = expect(given, MTLBuffer, "removeAllocation:");
+    if (!buffer->in_set) violation("removeAllocation: the buffer is not in the set");
+    size_t at = 0;
+    while (set->buffers[at] != buffer) at++;
+    set->buffers[at] = set->buffers[--set->count];
+    buffer->in_set = buffer->resident = false;
+}
+
+void fake_MTLResidencySet_commit(id self, SEL) {
+    struct residency_set *set = (struct residency_set *)self;
+    for (size_t i = 0; i < set->count; i++) set->buffers[i]->resident = true;
+}
+
+void fake_MTLResidencySet_requestResidency(id, SEL) { counters.residency_requests++; }
+
+void fake_MTLCommandQueue_addResidencySet(id self, SEL, id set) {
+    expect(set, MTLResidencySet, "addResidencySet:");
+    ((struct queue *)self)->kept = true;
+}
+
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static double now(void) {
@@ -112,12 +166,16 @@ static int bind(sim_launch *launch, const struct dispatch *dispatch) {
         const struct bound *bound = &dispatch->bound[i];
         if (bound->bytes) status = sim_launch_bytes(launch, i, bound->bytes, bound->count);
         if (!bound->buffer) continue;
+        if (dispatch->kept && !bound->buffer->resident)
+            violation("%s: the buffer at %u is not in the residency set as it was last committed",
+                      sim_kernel_name(dispatch->pipeline->kernel), i);
         if (bound->buffer->object.references <= 0)
             violation("%s: the buffer at %u was freed before the command buffer that uses it was done",
                       sim_kernel_name(dispatch->pipeline->kernel), i);
         status = sim_launch_buffer(launch, i, (char *)bound->buffer->memory + bound->offset,
                                    bound->buffer->bytes - bound->offset, 0);
     }
+    if (dispatch->shared && !status) status = sim_launch_threadgroup(launch, 0, dispatch->shared);
     const struct constants *constants = &dispatch->pipeline->constants;
     for (uint32_t i = 0; i < 32 && !status; i++)
         if (constants->defined >> i & 1)
@@ -129,19 +187,36 @@ static int bind(sim_launch *launch, const struct dispatch *dispatch) {
 static const char *run(const struct dispatch *dispatch) {
     static char text[4096];
     sim_launch *launch = sim_launch_new(dispatch->pipeline->kernel);
-    const char *seed   = getenv("BNB_SIM_SEED");
+    const char *seed   = getenv("BNB_SIM_SEED"), *flush = getenv("BNB_SIM_FLUSH");
     int         errors = !launch ? -1 : bind(launch, dispatch);
     if (!errors)
         errors = sim_run(launch, (uint32_t)dispatch->grid.width, (uint32_t)dispatch->grid.height,
                          (uint32_t)dispatch->grid.depth, (uint32_t)dispatch->group.width,
                          (uint32_t)dispatch->group.height, (uint32_t)dispatch->group.depth,
-                         seed ? (uint32_t)atol(seed) : 0, 0);
+                         seed ? (uint32_t)atol(seed) : 0, flush && !strcmp(flush, "0") ? 0 : SIM_RUN_FLUSH);
     counters.runs++;
     sim_launch_free(launch);
     if (!errors) return NULL;
     snprintf(text, sizeof text, "%s", sim_errors());
     for (size_t length = strlen(text); length && text[length - 1] == '\n';) text[--length] = 0;
     return text;
+}
+
+/* Puts the dispatches of each segment into the opposite order. */
+static struct dispatch *turn_segments(struct dispatch *first) {
+    struct dispatch *turned = NULL, **end = &turned;
+    while (first) {
+        struct dispatch *segment = NULL, *last = first;
+        for (uint32_t number = first->segment; first && first->segment == number;) {
+            struct dispatch *next = first->next;
+            first->next = segment;
+            segment     = first;
+            first       = next;
+        }
+        *end = segment;
+        end  = &last->next;
+    }
+    return turned;
 }
 
 static void run_all(struct command_buffer *buffer) {
@@ -152,7 +227,7 @@ static void run_all(struct command_buffer *buffer) {
                 "(00000004:kIOGPUCommandBufferCallbackErrorSubmissionsIgnored)";
     else if (buffer->doomed)
         error = "Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout)";
-    for (struct dispatch *dispatch = buffer->dispatches, *next; dispatch; dispatch = next) {
+    for (struct dispatch *dispatch = turn_segments(buffer->dispatches), *next; dispatch; dispatch = next) {
         if (!error) error = run(dispatch);
         for (uint32_t i = 0; i < BINDINGS; i++) free(dispatch->bound[i].bytes);
         drop(dispatch->pipeline);
@@ -207,13 +282,15 @@ double fake_MTLCommandBuffer_GPUEndTime(id self, SEL) { return ((struct command_
 
 /* ── Encoders ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-id fake_MTLCommandBuffer_computeCommandEncoder(id self, SEL) {
+id fake_MTLCommandBuffer_computeCommandEncoderWithDispatchType(id self, SEL, NSUInteger type) {
     struct command_buffer *buffer = (struct command_buffer *)self;
     if (buffer->committed) violation("computeCommandEncoder: the command buffer was committed");
     if (buffer->encoding) violation("computeCommandEncoder: another encoder of the command buffer is open");
+    if (type > MTL_DISPATCH_TYPE_CONCURRENT) violation("computeCommandEncoder: %lu is no dispatch type", type);
     buffer->encoding        = true;
     struct encoder *encoder = object_new(MTLComputeCommandEncoder, sizeof *encoder);
     encoder->buffer         = keep(buffer);
+    encoder->concurrent     = type == MTL_DISPATCH_TYPE_CONCURRENT;
     return autorelease(encoder);
 }
 
@@ -260,6 +337,13 @@ void fake_MTLComputeCommandEncoder_setBytes_length_atIndex(id self, SEL, const v
     memcpy(bound->bytes, bytes, length);
 }
 
+void fake_MTLComputeCommandEncoder_setThreadgroupMemoryLength_atIndex(id self, SEL, NSUInteger length, NSUInteger index) {
+    struct encoder *encoder = open_encoder(self, "setThreadgroupMemoryLength:");
+    if (index || !length || length % 16 || length > SIM_MAX_THREADGROUP_BYTES)
+        violation("setThreadgroupMemoryLength: %lu bytes at index %lu, expected a multiple of 16 up to 32768 at 0", length, index);
+    encoder->shared = length;
+}
+
 static void check_dispatch(const struct encoder *encoder, MTLSize grid, MTLSize group) {
     if (!encoder->pipeline) violation("dispatchThreadgroups: no pipeline is set");
     const sim_kernel *kernel  = encoder->pipeline->kernel;
@@ -272,6 +356,8 @@ static void check_dispatch(const struct encoder *encoder, MTLSize grid, MTLSize 
     for (uint32_t i = 0; i < BINDINGS; i++)
         if (sim_kernel_buffers(kernel) >> i & 1 && !encoder->bound[i].buffer && !encoder->bound[i].bytes)
             violation("%s: nothing was bound at buffer %u for this dispatch", name, i);
+    if (sim_kernel_threadgroup_arguments(kernel) & 1 && !encoder->shared)
+        violation("%s: no threadgroup memory was given for this dispatch", name);
 }
 
 /* Metal keeps what was bound for the next dispatch; the fake forgets it, so that nobody leans on another's bindings. */
@@ -281,12 +367,23 @@ void fake_MTLComputeCommandEncoder_dispatchThreadgroups_threadsPerThreadgroup(id
     check_dispatch(encoder, grid, group);
     struct dispatch *dispatch = malloc(sizeof *dispatch);
     if (!dispatch) violation("the host has no memory left");
-    *dispatch = (struct dispatch){.pipeline = keep(encoder->pipeline), .grid = grid, .group = group};
+    *dispatch = (struct dispatch){.pipeline = keep(encoder->pipeline), .grid = grid, .group = group, .shared = encoder->shared};
     memcpy(dispatch->bound, encoder->bound, sizeof dispatch->bound);
     memset(encoder->bound, 0, sizeof encoder->bound);
+    encoder->shared = 0;
+    dispatch->segment     = encoder->segment;
+    dispatch->kept        = encoder->buffer->queue->kept;
+    if (!encoder->concurrent) encoder->segment++;
     *encoder->buffer->end = dispatch;
     encoder->buffer->end  = &dispatch->next;
     counters.dispatches++;
+}
+
+void fake_MTLComputeCommandEncoder_memoryBarrierWithScope(id self, SEL, NSUInteger scope) {
+    struct encoder *encoder = open_encoder(self, "memoryBarrierWithScope:");
+    if (scope != MTL_BARRIER_SCOPE_BUFFERS) violation("memoryBarrierWithScope: %lu, expected that of buffers", scope);
+    encoder->segment++;
+    counters.barriers++;
 }
 
 void fake_MTLComputeCommandEncoder_endEncoding(id self, SEL) {

@@ -40,14 +40,17 @@ id fake_MTLDevice_newBufferWithLength_options(id, SEL, NSUInteger length, NSUInt
 }
 
 void *fake_MTLBuffer_contents(id self, SEL) { return ((struct device_buffer *)self)->memory; }
-void  destroy_buffer(id buffer) { sim_release(((struct device_buffer *)buffer)->memory); }
+void  destroy_buffer(id buffer) {
+    if (((struct device_buffer *)buffer)->in_set) violation("a buffer was freed while it is in a residency set");
+    sim_release(((struct device_buffer *)buffer)->memory);
+}
 
 /* ── Libraries ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 struct compile_options {
     struct objc_object object;
     NSUInteger         language_version;
-    bool               exact_math;
+    bool               exact_math, precise_functions;
 };
 
 struct library {
@@ -57,6 +60,7 @@ struct library {
 
 id fake_NSObject_new(id self, SEL) {
     if (self->class == MTLCompileOptions) return object_new(self->class, sizeof(struct compile_options));
+    if (self->class == MTLResidencySetDescriptor) return object_new(self->class, sizeof(struct objc_object));
     if (self->class == MTLFunctionConstantValues) return object_new(self->class, sizeof(struct constants));
     violation("+[%s new]: the fake makes none", class_names[self->class]);
 }
@@ -69,8 +73,14 @@ void fake_MTLCompileOptions_setMathMode(id self, SEL, NSInteger mode) {
     ((struct compile_options *)self)->exact_math = mode == MTL_MATH_MODE_SAFE;
 }
 
+void fake_MTLCompileOptions_setMathFloatingPointFunctions(id self, SEL, NSInteger functions) {
+    ((struct compile_options *)self)->precise_functions = functions == MTL_MATH_FUNCTIONS_PRECISE;
+}
+
+/* Before macOS 15 it sets both; since then it is deprecated and sets the mode. */
 void fake_MTLCompileOptions_setFastMathEnabled(id self, SEL, bool enabled) {
     ((struct compile_options *)self)->exact_math = !enabled;
+    if (!faults.math_mode) ((struct compile_options *)self)->precise_functions = !enabled;
 }
 
 /* Runs the translator, which prints the path of a library of translated kernels, or what is wrong with the text. */
@@ -105,6 +115,8 @@ id fake_MTLDevice_newLibraryWithSource_options_error(id, SEL, id source, id give
     const char             *text    = text_of(expect(source, NSString, "newLibraryWithSource:"));
     struct compile_options *options = expect(given, MTLCompileOptions, "newLibraryWithSource:");
     if (!options->exact_math) violation("newLibraryWithSource: fast math is on, under which kernels may differ");
+    if (!options->precise_functions)
+        violation("newLibraryWithSource: math functions are fast, whose last bits and NaN may differ");
     if (options->language_version != MTL_LANGUAGE_VERSION_3_0)
         violation("newLibraryWithSource: the language version is not set to 3.0, which macOS 13 has");
     if (strikes(&faults.fail_compile))

@@ -34,6 +34,8 @@ enum class_id {
     MTLFunctionConstantValues,
     MTLComputePipelineState,
     MTLBuffer,
+    MTLResidencySetDescriptor,
+    MTLResidencySet,
     MTLCommandQueue,
     MTLCommandBuffer,
     MTLComputeCommandEncoder,
@@ -56,6 +58,7 @@ void destroy_library(id library);
 void destroy_function(id function);
 void destroy_pipeline(id pipeline);
 void destroy_buffer(id buffer);
+void destroy_residency_set(id set);
 void destroy_command_buffer(id buffer);
 void destroy_encoder(id encoder);
 
@@ -95,6 +98,7 @@ struct device_buffer {
     struct objc_object object;
     void              *memory;
     size_t             bytes;
+    bool               in_set, resident; /* as was asked for, and as of the set's last commit */
 };
 
 /* ── Faults and counters ────────────────────────────────────────────────────────────────────────────────────────── */
@@ -107,6 +111,7 @@ struct device_buffer {
     FAULT(family, 1009)       /* the newest Apple family */                                                            \
     FAULT(os_version, 1500)   /* 1301 is macOS 13.1 */                                                                 \
     FAULT(math_mode, 1)       /* 0: as before macOS 15, setMathMode: is unknown */                                     \
+    FAULT(residency, 1)       /* 0: as before macOS 15, there are no residency sets */                                 \
     FAULT(working_set, (long)4 << 30)                                                                                  \
     FAULT(buffer_max, (long)1 << 30)                                                                                   \
     FAULT(fail_alloc, 0)      /* the nth newBuffer from now on gives nil */                                            \
@@ -126,7 +131,7 @@ extern struct faults {
 bool strikes(_Atomic long *countdown);
 
 extern struct counters {
-    _Atomic long compiles, buffers, commits, dispatches, runs, blocking_waits;
+    _Atomic long compiles, buffers, commits, dispatches, runs, blocking_waits, barriers, residency_requests;
 } counters;
 
 /* For tests: a counter, or how many objects of a class are alive. */

@@ -29,6 +29,7 @@ void (*const class_destroy[CLASSES])(id) = {
     [MTLFunction] = destroy_function,
     [MTLComputePipelineState] = destroy_pipeline,
     [MTLBuffer] = destroy_buffer,
+    [MTLResidencySet] = destroy_residency_set,
     [MTLCommandBuffer] = destroy_command_buffer,
     [MTLComputeCommandEncoder] = destroy_encoder,
 };
@@ -126,7 +127,7 @@ void fake_metal_set(const char *fault, long value) {
 long fake_metal_count(const char *name) {
 #define COUNT(counter)                                                                                                 \
     if (!strcmp(name, #counter)) return counters.counter;
-    COUNT(compiles) COUNT(buffers) COUNT(commits) COUNT(dispatches) COUNT(runs) COUNT(blocking_waits)
+    COUNT(compiles) COUNT(buffers) COUNT(commits) COUNT(dispatches) COUNT(runs) COUNT(blocking_waits) COUNT(barriers) COUNT(residency_requests)
 #undef COUNT
     for (uint32_t class = 0; class < CLASSES; class++)
         if (!strcmp(name, class_names[class])) return class_live[class];
@@ -135,7 +136,7 @@ long fake_metal_count(const char *name) {
 
 /* Nothing of these outlives a call of the driver. */
 const char *fake_metal_report(void) {
-    static const enum class_id transient[] = {NSArray, NSString, NSError, NSURL, MTLCompileOptions,
+    static const enum class_id transient[] = {NSArray, NSString, NSError, NSURL, MTLCompileOptions, MTLResidencySetDescriptor,
                                               MTLFunction, MTLFunctionConstantValues};
     static char text[1024];
     size_t      length = 0;

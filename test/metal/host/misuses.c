@@ -14,6 +14,7 @@ static id pipeline(void) {
     id error = NULL, options = NSObject_new(objc.getClass("MTLCompileOptions"));
     MTLCompileOptions_setLanguageVersion(options, MTL_LANGUAGE_VERSION_3_0);
     MTLCompileOptions_setMathMode(options, MTL_MATH_MODE_SAFE);
+    MTLCompileOptions_setMathFloatingPointFunctions(options, MTL_MATH_FUNCTIONS_PRECISE);
     char text[8192];
     snprintf(text, sizeof text, "#include <metal_stdlib>\nusing namespace metal;\n%s", kernel_families[0].text);
     id library  = MTLDevice_newLibraryWithSource_options_error(device, objc_string(text), options, &error);
@@ -38,7 +39,7 @@ static void dispatch(id encoder, NSUInteger threads) {
 
 /* All that the kernel "add" needs but its output. */
 static id half_encoded(id buffer_of_commands, id x) {
-    id encoder = MTLCommandBuffer_computeCommandEncoder(buffer_of_commands);
+    id encoder = MTLCommandBuffer_computeCommandEncoderWithDispatchType(buffer_of_commands, MTL_DISPATCH_TYPE_CONCURRENT);
     MTLComputeCommandEncoder_setComputePipelineState(encoder, pipeline());
     MTLComputeCommandEncoder_setBytes_length_atIndex(encoder, (float[2]){0, 0}, 8, 0);
     MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, x, 0, 1);
@@ -79,9 +80,17 @@ static void fast_math(void) {
     MTLDevice_newLibraryWithSource_options_error(device, objc_string(""), options, NULL);
 }
 
+static void fast_functions(void) {
+    id options = NSObject_new(objc.getClass("MTLCompileOptions"));
+    MTLCompileOptions_setMathMode(options, MTL_MATH_MODE_SAFE);
+    MTLCompileOptions_setLanguageVersion(options, MTL_LANGUAGE_VERSION_3_0);
+    MTLDevice_newLibraryWithSource_options_error(device, objc_string(""), options, NULL);
+}
+
 static void language_version(void) {
     id options = NSObject_new(objc.getClass("MTLCompileOptions"));
-    MTLCompileOptions_setFastMathEnabled(options, false);
+    MTLCompileOptions_setMathMode(options, MTL_MATH_MODE_SAFE);
+    MTLCompileOptions_setMathFloatingPointFunctions(options, MTL_MATH_FUNCTIONS_PRECISE);
     MTLDevice_newLibraryWithSource_options_error(device, objc_string(""), options, NULL);
 }
 
@@ -93,35 +102,35 @@ static void commit_twice(void) {
 
 static void commit_while_encoding(void) {
     id batch = commands();
-    MTLCommandBuffer_computeCommandEncoder(batch);
+    MTLCommandBuffer_computeCommandEncoderWithDispatchType(batch, MTL_DISPATCH_TYPE_CONCURRENT);
     MTLCommandBuffer_commit(batch);
 }
 
 static void two_encoders(void) {
     id batch = commands();
-    MTLCommandBuffer_computeCommandEncoder(batch);
-    MTLCommandBuffer_computeCommandEncoder(batch);
+    MTLCommandBuffer_computeCommandEncoderWithDispatchType(batch, MTL_DISPATCH_TYPE_CONCURRENT);
+    MTLCommandBuffer_computeCommandEncoderWithDispatchType(batch, MTL_DISPATCH_TYPE_CONCURRENT);
 }
 
 static void encode_after_commit(void) {
     id batch = commands();
     MTLCommandBuffer_commit(batch);
-    MTLCommandBuffer_computeCommandEncoder(batch);
+    MTLCommandBuffer_computeCommandEncoderWithDispatchType(batch, MTL_DISPATCH_TYPE_CONCURRENT);
 }
 
 static void encode_after_end(void) {
-    id encoder = MTLCommandBuffer_computeCommandEncoder(commands());
+    id encoder = MTLCommandBuffer_computeCommandEncoderWithDispatchType(commands(), MTL_DISPATCH_TYPE_CONCURRENT);
     MTLComputeCommandEncoder_endEncoding(encoder);
     dispatch(encoder, 32);
 }
 
 static void no_end(void) {
-    MTLCommandBuffer_computeCommandEncoder(commands());
+    MTLCommandBuffer_computeCommandEncoderWithDispatchType(commands(), MTL_DISPATCH_TYPE_CONCURRENT);
     objc.autoreleasePoolPop(pool);
 }
 
 static void wait_without_commit(void) { MTLCommandBuffer_waitUntilCompleted(commands()); }
-static void no_pipeline(void) { dispatch(MTLCommandBuffer_computeCommandEncoder(commands()), 32); }
+static void no_pipeline(void) { dispatch(MTLCommandBuffer_computeCommandEncoderWithDispatchType(commands(), MTL_DISPATCH_TYPE_CONCURRENT), 32); }
 static void unbound(void) { dispatch(half_encoded(commands(), buffer()), 32); }
 
 static void bound_for_an_earlier_dispatch(void) {
@@ -160,6 +169,47 @@ static void too_many_under_way(void) {
     for (int i = 0; i < 65; i++) MTLCommandBuffer_commit(commands());
 }
 
+/* Two dispatches of which the second reads what the first writes, in a concurrent encoder: the fake runs it first. */
+static void forgotten_barrier(void) {
+    id batch = commands(), x = buffer(), y = buffer(), z = buffer(), encoder = half_encoded(batch, x);
+    struct { uint32_t count; float value; } args = {32, 1};
+    memset(MTLBuffer_contents(x), 0, 128);
+    for (int i = 0; i < 2; i++) {
+        MTLComputeCommandEncoder_setBytes_length_atIndex(encoder, &args, sizeof args, 0);
+        MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, i ? y : x, 0, 1);
+        MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, i ? z : y, 0, 2);
+        dispatch(encoder, 32);
+    }
+    MTLComputeCommandEncoder_endEncoding(encoder);
+    MTLCommandBuffer_commit(batch);
+    MTLCommandBuffer_waitUntilCompleted(batch);
+    if (*(float *)MTLBuffer_contents(y) != 1) return;
+    if (*(float *)MTLBuffer_contents(z) == 2) return;
+    fprintf(stderr, "z was made of y before y was written\n");
+    abort();
+}
+
+static void not_resident(void) {
+    id batch = commands(), x = buffer(), y = buffer(), encoder = half_encoded(batch, x);
+    id descriptor = NSObject_new(objc.getClass("MTLResidencySetDescriptor"));
+    id set        = MTLDevice_newResidencySetWithDescriptor_error(device, descriptor, NULL);
+    MTLCommandQueue_addResidencySet(queue, set);
+    MTLResidencySet_addAllocation(set, x);
+    MTLResidencySet_commit(set);
+    MTLResidencySet_addAllocation(set, y); /* and not committed */
+    MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, y, 0, 2);
+    dispatch(encoder, 32);
+    MTLComputeCommandEncoder_endEncoding(encoder);
+    MTLCommandBuffer_commit(batch);
+    MTLCommandBuffer_waitUntilCompleted(batch);
+}
+
+static void freed_while_resident(void) {
+    id x = buffer(), descriptor = NSObject_new(objc.getClass("MTLResidencySetDescriptor"));
+    MTLResidencySet_addAllocation(MTLDevice_newResidencySetWithDescriptor_error(device, descriptor, NULL), x);
+    NSObject_release(x);
+}
+
 static void leak(void) {
     NSObject_retain(objc_string("forgotten"));
     objc.autoreleasePoolPop(pool);
@@ -181,6 +231,7 @@ static const struct {
     MISUSE(pool_popped_twice),
     MISUSE(empty_buffer),
     MISUSE(fast_math),
+    MISUSE(fast_functions),
     MISUSE(language_version),
     MISUSE(commit_twice),
     MISUSE(commit_while_encoding),
@@ -197,6 +248,9 @@ static const struct {
     MISUSE(offset_past_the_end),
     MISUSE(freed_too_early),
     MISUSE(too_many_under_way),
+    MISUSE(forgotten_barrier),
+    MISUSE(not_resident),
+    MISUSE(freed_while_resident),
     MISUSE(leak),
 };
 

@@ -22,6 +22,8 @@ const char *const class_names[CLASSES] = {
     NAME(MTLFunctionConstantValues),
     NAME(MTLComputePipelineState),
     NAME(MTLBuffer),
+    NAME(MTLResidencySetDescriptor),
+    NAME(MTLResidencySet),
     NAME(MTLCommandQueue),
     NAME(MTLCommandBuffer),
     NAME(MTLComputeCommandEncoder),
@@ -156,7 +158,8 @@ static bool is_class_method(const char *selector) {
 static struct method *find_method(id self, SEL selector) {
     for (struct method *method = methods; method < methods + METHODS; method++) {
         if (method->selector != selector || (method->class != self->class && method->class != NSObject)) continue;
-        if (method->class == MTLCompileOptions && !strcmp(method->name, "setMathMode:") && !faults.math_mode) continue;
+        if (method->class == MTLCompileOptions && !faults.math_mode && !strncmp(method->name, "setMath", 7)) continue;
+        if (!faults.residency && strstr(method->name, "esidencySet")) continue;
         if (is_class_method(method->name) == self->is_class) return method;
     }
     return NULL;

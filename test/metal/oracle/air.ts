@@ -151,5 +151,5 @@ export function loadAir(name: string, bitcode: Uint8Array): MetalLibrary {
     renameSync(`${path}.partial`, path);
   }
   const buffers = list.flatMap(({ buffer }) => (buffer ? [buffer] : []));
-  return openLibrary(path, [{ name, buffers, threadgroup: [], constants: [] }]);
+  return openLibrary(path, [{ name, buffers, threadgroup: [], constants: [], maxThreads: undefined }]);
 }

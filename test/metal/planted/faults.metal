@@ -227,3 +227,64 @@ kernel void division_by_zero(device const int *a [[buffer(0)]], device int *o [[
 kernel void bad_conversion(ARGUMENTS) {
     o[i] = int(a[i] * 1e20f); // bad conversion
 }
+
+kernel void lane_of_each(ARGUMENTS) {
+    o[i] = simd_broadcast(a[i], ushort(i % 32)); // undefined lane
+}
+
+kernel void distance_of_each(ARGUMENTS) {
+    o[i] = simd_shuffle_down(a[i], ushort(i % 2)); // undefined lane
+}
+
+kernel void mask_of_each(ARGUMENTS) {
+    o[i] = simd_shuffle_xor(a[i], ushort(i % 4)); // undefined lane
+}
+
+kernel void lane_past_the_last(ARGUMENTS) {
+    o[i] = simd_shuffle(a[i], ushort(i % 32 + 1)); // undefined lane
+}
+
+kernel void broadcast_past_the_last(ARGUMENTS) {
+    o[i] = simd_broadcast(a[i], ushort(40)); // undefined lane
+}
+
+kernel void lane_past_the_quad(ARGUMENTS) {
+    o[i] = quad_shuffle(a[i], ushort(4)); // undefined lane
+}
+
+kernel void transposed_by_some(device const float *a [[buffer(0)]], device float *o [[buffer(1)]],
+                               uint i [[thread_index_in_threadgroup]]) {
+    simdgroup_float8x8 m;
+    simdgroup_load(m, a, 8, ulong2(0, 0), i % 2 == 0); // divergent simdgroup operation
+    simdgroup_store(m, o, 8);
+}
+
+kernel void int_overflow(device const int *a [[buffer(0)]], device int *o [[buffer(1)]],
+                         uint i [[thread_index_in_threadgroup]]) {
+    o[i] = (a[i] + 2147483647) / 2; // integer overflow
+}
+
+kernel void index_overflow(device const uint *a [[buffer(0)]], device uint *o [[buffer(1)]],
+                           uint i [[thread_index_in_threadgroup]]) {
+    const uint rows = a[i] * 65536u;
+    o[i] = uint(ulong(rows * 65536u + i)); // integer overflow
+}
+
+kernel void size_below_zero(device const uint *a [[buffer(0)]], device uint *o [[buffer(1)]],
+                            uint i [[thread_index_in_threadgroup]]) {
+    o[i] = (a[i] - 2u) & 7u; // integer overflow
+}
+
+kernel void negated_least(device const int *a [[buffer(0)]], device int *o [[buffer(1)]],
+                          uint i [[thread_index_in_threadgroup]]) {
+    o[i] = -(a[i] - 2147483647 - 2); // integer overflow
+}
+
+// Where the simulator puts what it checks; to Metal it is the slice alone.
+kernel void slice_of_another(ARGUMENTS) {
+    threadgroup float s[128];
+    threadgroup float *mine = OWN_SLICE(s + i / 32 * 64, 64);
+    mine[i % 32] = a[i];
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    o[i] = s[(i / 32 ^ 1u) * 64 + i % 32]; // another simdgroup's slice
+}

@@ -38,6 +38,12 @@ static region regions[SIM_MAX_BUFFERS + 1];
 static uint32_t region_count;
 static region *last;
 static const sim_library *library;
+// Pieces of threadgroup memory that belong to one simdgroup each.
+static struct {
+    uintptr_t begin, end;
+    uint32_t simdgroup;
+} slices[SIM_MAX_VARIABLES * SIM_MAX_THREADS / SIM_LANES];
+static uint32_t slice_count;
 static uintptr_t free_begin, free_end; // memory that belongs to the simulator or to one thread
 
 static void *records_of(size_t bytes) {
@@ -108,6 +114,7 @@ int checker_begin(const sim_launch *launch) {
 
 // A threadgroup starts with memory of unknown contents, and gaps around its variables.
 void checker_begin_group(void) {
+    slice_count = 0;
     region *r = &regions[region_count - 1];
     const sim_launch *launch = now.launch;
     uint8_t *known = r->known + SIM_MAX_GAP;
@@ -256,6 +263,16 @@ static void check_known(region *r, uintptr_t address, size_t bytes, uint32_t acc
     }
 }
 
+static void check_slices(uintptr_t address, size_t bytes, const void *where) {
+    for (uint32_t i = 0; i < slice_count; i++) {
+        if (address + bytes <= slices[i].begin || address >= slices[i].end) continue;
+        if (slices[i].simdgroup == now.thread / SIM_LANES) return;
+        report("another simdgroup's slice", where, nullptr, "simdgroup %u has declared that memory its own",
+               slices[i].simdgroup);
+        return;
+    }
+}
+
 static void check(const volatile void *memory, size_t bytes, uint32_t access, const void *where) {
     uintptr_t address = (uintptr_t)memory;
     if (!region_count || (address >= free_begin && address < free_end)) return;
@@ -269,6 +286,7 @@ static void check(const volatile void *memory, size_t bytes, uint32_t access, co
         report("write to constant memory", where, nullptr, "the kernel declares buffer %u as read only", r->index);
         threads_abandon();
     }
+    if (r->memory == SIM_MEM_THREADGROUP) check_slices(address, bytes, where);
     if (r->known) check_known(r, address, bytes, access, where);
     if (!r->records) return;
     bool write = access & (WRITES | ATOMIC); // an atomic load is ordered among atomics as an update is
@@ -277,6 +295,15 @@ static void check(const volatile void *memory, size_t bytes, uint32_t access, co
 
 #define WHERE __builtin_return_address(0)
 #pragma GCC visibility push(default)
+
+void sim_own_slice(const void *at, sim_size bytes) {
+    const uint32_t simdgroup = now.thread / SIM_LANES;
+    if (!region_count) return;
+    for (uint32_t i = 0; i < slice_count; i++)
+        if (slices[i].begin == (uintptr_t)at && slices[i].simdgroup == simdgroup) return;
+    if (slice_count < sizeof slices / sizeof *slices)
+        slices[slice_count++] = (typeof(*slices)){(uintptr_t)at, (uintptr_t)at + bytes, simdgroup};
+}
 
 void __tsan_init(void) {}
 
@@ -370,6 +397,15 @@ void __ubsan_handle_local_out_of_bounds(void) {
 void __ubsan_handle_shift_out_of_bounds(source_location *l, void *, void *) {
     undefined(l, "bad shift", "the distance is negative or not below the number of bits");
 }
+
+#define OVERFLOW(name, ...)                                                                                    \
+    void __ubsan_handle_##name##_overflow(source_location *l, __VA_ARGS__) {                                   \
+        undefined(l, "integer overflow", "the result does not fit: widen an operand, or say what may be lost"); \
+    }
+OVERFLOW(add, void *, void *)
+OVERFLOW(sub, void *, void *)
+OVERFLOW(mul, void *, void *)
+OVERFLOW(negate, void *)
 
 void __ubsan_handle_divrem_overflow(source_location *l, void *, void *) {
     undefined(l, "integer division", "by zero, or of the least integer by -1");

@@ -68,6 +68,7 @@ extern execution now;
 int threads_prepare(void);           // 0, or -1 without memory
 void *threads_region(size_t *bytes); // memory of stacks and thread records, which kernels may touch freely
 void **threads_slots(void);          // the kernel's parameter slots, inside that region
+void threads_shuffle_lanes(uint32_t seed);
 bool threads_run_group(const sim_kernel *kernel, const uint32_t grid[3], const uint32_t group[3],
                        const uint32_t position[3], uint32_t seed, bool lax);
 [[noreturn]] void threads_abandon(void); // stops the launch from inside a thread

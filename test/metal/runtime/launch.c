@@ -5,6 +5,7 @@
 #include <link.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xmmintrin.h>
 
 static size_t align_up(size_t value, size_t alignment) { return (value + alignment - 1) / alignment * alignment; }
 
@@ -174,12 +175,19 @@ static void run_groups(const sim_launch *launch, const char *threadgroup_end, co
     }
 }
 
+// As a GPU of Apple's does with fp32 in all its modes: subnormal operands and results count as zeros of their sign.
+static void flush_subnormals(bool on) {
+    const unsigned both = _MM_FLUSH_ZERO_ON | 0x40; // DAZ
+    _mm_setcsr(on ? _mm_getcsr() | both : _mm_getcsr() & ~both);
+}
+
 static int check_sizes(const sim_kernel *kernel, const uint32_t grid[3], const uint32_t group[3]) {
+    uint32_t most = kernel->entry->max_threads ? kernel->entry->max_threads : SIM_MAX_THREADS;
     uint64_t threads = (uint64_t)group[0] * group[1] * group[2], groups = (uint64_t)grid[0] * grid[1] * grid[2];
     if (group[0] > SIM_MAX_THREADS || group[1] > SIM_MAX_THREADS || group[2] > SIM_MAX_THREADS || threads == 0 ||
-        threads > kernel->entry->max_threads) {
+        threads > most) {
         return report_failure("kernel %s: a threadgroup of %u x %u x %u threads, 1 to %u are allowed",
-                              kernel->entry->name, group[0], group[1], group[2], kernel->entry->max_threads);
+                              kernel->entry->name, group[0], group[1], group[2], most);
     }
     if (groups == 0)
         return report_failure("kernel %s: an empty grid of %u x %u x %u threadgroups", kernel->entry->name, grid[0],
@@ -239,7 +247,9 @@ const sim_kernel *sim_library_kernel(const sim_library *library, const char *hos
 }
 
 const char *sim_kernel_name(const sim_kernel *kernel) { return kernel->entry->name; }
-uint32_t sim_kernel_max_threads(const sim_kernel *kernel) { return kernel->entry->max_threads; }
+uint32_t sim_kernel_max_threads(const sim_kernel *kernel) {
+    return kernel->entry->max_threads ? kernel->entry->max_threads : SIM_UNDECLARED_THREADS;
+}
 size_t sim_kernel_threadgroup_bytes(const sim_kernel *kernel) { return kernel->threadgroup_bytes; }
 uint32_t sim_kernel_buffers(const sim_kernel *kernel) { return parameter_mask(kernel, SIM_PARAMETER_BUFFER); }
 uint32_t sim_kernel_threadgroup_arguments(const sim_kernel *kernel) {
@@ -324,7 +334,10 @@ int sim_run(sim_launch *launch, uint32_t grid_x, uint32_t grid_y, uint32_t grid_
     bool checked = launch->kernel->library->module->checked;
     if (checked && checker_begin(launch)) return report_failure("no memory for the checker's records"), 1;
     if (!memory_guard_begin()) return report_failure("the fault handler cannot be installed"), 1;
+    threads_shuffle_lanes(seed);
+    flush_subnormals(flags & SIM_RUN_FLUSH);
     run_groups(launch, threadgroup_end, grid, group, seed, flags & SIM_RUN_LAX);
+    flush_subnormals(false);
     memory_guard_end();
     if (checked) checker_end();
     check_tails(launch);

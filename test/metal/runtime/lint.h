@@ -77,6 +77,7 @@ template <class T> struct numeric_limits {
 };
 
 enum class mem_flags { mem_device = 1, mem_threadgroup = 2 };
+template <class T> threadgroup T *own_slice(threadgroup T *at, uint elements);
 mem_flags operator|(mem_flags, mem_flags);
 void threadgroup_barrier(mem_flags);
 void simdgroup_barrier(mem_flags);

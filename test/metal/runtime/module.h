@@ -34,7 +34,7 @@ typedef struct {
     sim_u32 kind;      // enum sim_parameter_kind
     sim_u32 index;     // [[buffer(n)]], [[threadgroup(n)]], or an enum sim_value
     sim_u32 read_only; // a `constant` or `device const` buffer
-    sim_size bytes;    // for a reference, the size of what it refers to; else 0
+    sim_size bytes;    // the size of what a buffer refers or points to: at least so much must be bound
 } sim_parameter;
 
 // A threadgroup variable of one kernel; a constructor of the translated library links it into the list.
@@ -52,7 +52,7 @@ typedef struct {
     void (*run)(void *const *slots, const sim_u32 *values);
     const sim_parameter *parameters;
     sim_u32 parameter_count;
-    sim_u32 max_threads;
+    sim_u32 max_threads; // 0 where the kernel does not say
     const sim_u32 *constants; // indices of the function constants it needs
     sim_u32 constant_count;
 } sim_kernel_entry;
@@ -94,6 +94,12 @@ void sim_simdgroup_barrier(sim_u32 flags, sim_site site);
 // Publishes `bytes` of `in`, waits for the simdgroup, combines, and copies the slot of lane `source` to `out`.
 sim_u32 sim_exchange(const void *in, void *out, sim_u32 bytes, int source, sim_combine combine, sim_site site);
 void sim_report_different_tiles(sim_site site);
+// For simdgroup operations whose arguments leave the result undefined; `what` is the end of a sentence.
+void sim_report_lanes(sim_site site, const char *what);
+// The order in which reductions take the lanes, and products of matrices their terms: a permutation of 32.
+const unsigned char *sim_lane_order(void);
+// Says that threadgroup memory belongs to the simdgroup of the thread that runs, and to no other.
+void sim_own_slice(const void *at, sim_size bytes);
 void *sim_threadgroup_variable(const sim_variable *variable);
 
 #ifdef __cplusplus

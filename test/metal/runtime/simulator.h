@@ -13,6 +13,7 @@ typedef struct sim_launch sim_launch;
 
 enum {
     SIM_MAX_THREADS = 1024,
+    SIM_UNDECLARED_THREADS = 384,
     SIM_MAX_THREADGROUP_BYTES = 32768,
     SIM_MAX_BUFFERS = 31,
     SIM_THREADGROUP_ALIGNMENT = 16
@@ -29,6 +30,8 @@ const sim_kernel *sim_library_kernel_at(const sim_library *library, uint32_t pos
 const sim_kernel *sim_library_kernel(const sim_library *library, const char *host_name);
 
 const char *sim_kernel_name(const sim_kernel *kernel);
+// As maxTotalThreadsPerThreadgroup: what the kernel declares. Of one that declares nothing a GPU decides by its registers, and
+// may leave it as few as SIM_UNDECLARED_THREADS.
 uint32_t sim_kernel_max_threads(const sim_kernel *kernel);
 // Bytes of threadgroup memory that the kernel declares itself, as staticThreadgroupMemoryLength.
 size_t sim_kernel_threadgroup_bytes(const sim_kernel *kernel);
@@ -59,10 +62,12 @@ int sim_launch_bytes(sim_launch *launch, uint32_t index, const void *bytes, size
 int sim_launch_threadgroup(sim_launch *launch, uint32_t index, size_t bytes);
 int sim_launch_constant(sim_launch *launch, uint32_t index, const void *value, size_t bytes);
 
-// SIM_RUN_LAX lets simdgroup operations run with the lanes that are left, as third-party kernels expect.
-enum { SIM_RUN_LAX = 1 };
+// SIM_RUN_LAX lets simdgroup operations run with the lanes that are left, as third-party kernels expect. SIM_RUN_FLUSH
+// takes subnormal numbers of fp32 for zeros, as Apple's GPUs do.
+enum { SIM_RUN_LAX = 1, SIM_RUN_FLUSH = 2 };
 
-// Runs grid threadgroups of group threads. Seed 0 runs threads and threadgroups in order; others shuffle both.
+// Runs grid threadgroups of group threads. Seed 0 runs threads, threadgroups and the sums of lanes in order; others shuffle
+// all three.
 // Returns the number of errors (0: the launch is good); their text is sim_errors().
 int sim_run(sim_launch *launch, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z, uint32_t group_x, uint32_t group_y,
             uint32_t group_z, uint32_t seed, uint32_t flags);

@@ -43,6 +43,7 @@ static struct {
     const sim_kernel_entry *entry;
     uint64_t random; // 0: first come, first served
     bool lax, abandoned;
+    unsigned char lane_order[SIM_LANES]; // as it comes, or shuffled by the seed
 } state;
 
 execution now;
@@ -274,6 +275,17 @@ static bool resolve_stuck(void) {
     return false;
 }
 
+void threads_shuffle_lanes(uint32_t seed) {
+    for (uint32_t i = 0; i < SIM_LANES; i++) state.lane_order[i] = (unsigned char)i;
+    state.random = (uint64_t)seed << 32 | 0x9E3779B9u;
+    for (uint32_t i = SIM_LANES - 1; seed && i > 0; i--) {
+        uint32_t other = draw(i + 1);
+        unsigned char swap = state.lane_order[i];
+        state.lane_order[i] = state.lane_order[other];
+        state.lane_order[other] = swap;
+    }
+}
+
 bool threads_run_group(const sim_kernel *kernel, const uint32_t grid[3], const uint32_t group[3],
                        const uint32_t position[3], uint32_t seed, bool lax) {
     state.entry = kernel->entry;
@@ -352,9 +364,16 @@ void sim_threadgroup_barrier(sim_u32 flags, sim_site site) {
 // For simdgroup_load and simdgroup_store, which one simdgroup does as one.
 void sim_report_different_tiles(sim_site site) {
     report("divergent simdgroup operation", nullptr, &site,
-           "%s must be given the same address and row length by all lanes", site.operation);
+           "%s must be given the same address, row length and order by all lanes", site.operation);
     threads_abandon();
 }
+
+void sim_report_lanes(sim_site site, const char *what) {
+    if (state.lax) return;
+    report("undefined lane", nullptr, &site, "%s %s", site.operation, what);
+}
+
+const unsigned char *sim_lane_order(void) { return state.lane_order; }
 
 void *sim_threadgroup_variable(const sim_variable *variable) {
     return now.launch->threadgroup_memory + variable->offset;

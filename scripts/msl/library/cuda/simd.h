@@ -4,6 +4,7 @@
 namespace metal {
 
 enum class mem_flags { mem_none = 0, mem_device = 1, mem_threadgroup = 2 };
+template <class T> SIM_INLINE T *own_slice(T *at, uint) { return at; }
 SIM_INLINE constexpr mem_flags operator|(mem_flags a, mem_flags b) { return (mem_flags)((int)a | (int)b); }
 SIM_INLINE void threadgroup_barrier(mem_flags) { __nvvm_bar_sync(0); }
 SIM_INLINE void simdgroup_barrier(mem_flags) { __nvvm_bar_warp_sync(0xffffffff); }

@@ -1,6 +1,9 @@
 // Owns Metal's type traits, vector types, conversions and numeric limits.
 #pragma once
 
+// Elements of a vector are a matter of registers: a kernel's own loops alone tell whether it keeps its arrays there.
+#define SIM_EACH _Pragma("clang loop unroll(full)")
+
 namespace metal {
 
 template <class T, T Value> struct integral_constant {
@@ -82,7 +85,7 @@ template <class T> using unsigned_of = typename unsigned_type<T>::type;
 
 template <class To, class From> SIM_INLINE void append(To &to, int &at, From from) {
     if constexpr (vector<From>) {
-        for (int i = 0; i < size<From>; i++) to[at++] = (element<To>)from[i];
+        SIM_EACH for (int i = 0; i < size<From>; i++) to[at++] = (element<To>)from[i];
     } else {
         to[at++] = (element<To>)from;
     }

@@ -20,9 +20,13 @@ template <auto Kernel, class Name, class T> struct threadgroup_variable {
 template <class P> inline constexpr bool is_reference = false;
 template <class T> inline constexpr bool is_reference<T &> = true;
 
+template <class P> inline constexpr sim_size pointed_bytes = 0;
+template <class T> inline constexpr sim_size pointed_bytes<T *> = sizeof(T);
+
+// Metal's validation compares the bound length with the size of what is pointed to, also where nobody looks at it.
 template <class P> constexpr sim_size referred_bytes() {
     if constexpr (is_reference<P>) return sizeof(metal::remove_reference_t<P>);
-    else return 0;
+    else return pointed_bytes<P>;
 }
 
 // A parameter from its slot (buffers, threadgroup memory) or from the thread's values (Value >= 0).

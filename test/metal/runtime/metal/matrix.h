@@ -25,7 +25,10 @@ SIM_UNCHECKED inline void multiply_accumulate(char *slots, sim_u32) {
         __builtin_memcpy(&b[row][column], f->b, 8);
         __builtin_memcpy(&c[row][column], f->c, 8);
     }
-    for (int k = 0; k < 8; k++) {
+    const unsigned char *order = sim_lane_order();
+    for (int n = 0; n < SIM_LANES; n++) {
+        const int k = order[n];
+        if (k >= 8) continue;
         for (int i = 0; i < 8; i++) {
             for (int j = 0; j < 8; j++) c[i][j] = __builtin_fmaf(a[i][k], b[k][j], c[i][j]);
         }
@@ -40,13 +43,14 @@ SIM_UNCHECKED inline void multiply_accumulate(char *slots, sim_u32) {
 // All lanes of a simdgroup must load or store the same tile.
 struct tile {
     const void *at;
-    ulong row_elements;
+    ulong row_elements, transpose;
 };
 SIM_UNCHECKED inline void same_tile(char *slots, sim_u32 active) {
     const tile first = *(const tile *)(slots + __builtin_ctz(active) * SIM_SLOT_BYTES);
     for (int lane = 0; lane < SIM_LANES; lane++) {
         tile *mine = (tile *)(slots + lane * SIM_SLOT_BYTES);
-        sim_u32 differs = active >> lane & 1 && (mine->at != first.at || mine->row_elements != first.row_elements);
+        sim_u32 differs = active >> lane & 1 && (mine->at != first.at || mine->row_elements != first.row_elements ||
+                                                mine->transpose != first.transpose);
         __builtin_memcpy(mine, &differs, sizeof differs);
     }
 }
@@ -76,9 +80,9 @@ SIM_INLINE simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T val
     return result;
 }
 
-template <class P> SIM_INLINE void sim_check_tile(const P *at, ulong row_elements, sim_site site) {
+template <class P> SIM_INLINE void sim_check_tile(const P *at, ulong row_elements, bool transpose, sim_site site) {
 #ifdef SIM_CHECKED
-    sim::tile mine = {at, row_elements};
+    sim::tile mine = {at, row_elements, transpose};
     sim_exchange(&mine, &mine, sizeof mine, SIM_OWN_LANE, sim::same_tile, site); // gives back as much as it takes
     sim_u32 differs;
     __builtin_memcpy(&differs, &mine, sizeof differs);
@@ -90,7 +94,7 @@ template <class T, class P>
 SIM_INLINE void simdgroup_load(simdgroup_matrix<T> &matrix, const P *at, ulong row_elements = 8,
                                ulong2 origin = ulong2(0), bool transpose = false, SIM_SITE("simdgroup_load")) {
     static_assert(is_same_v<T, P>, "simdgroup_load takes memory of the matrix's type");
-    sim_check_tile(at + origin.y * row_elements + origin.x, row_elements, site);
+    sim_check_tile(at + origin.y * row_elements + origin.x, row_elements, transpose, site);
     int row, column;
     sim::place((int)sim_lane(), row, column);
     for (int i = 0; i < 2; i++) {
@@ -103,7 +107,7 @@ template <class T, class P>
 SIM_INLINE void simdgroup_store(simdgroup_matrix<T> matrix, P *at, ulong row_elements = 8, ulong2 origin = ulong2(0),
                                 bool transpose = false, SIM_SITE("simdgroup_store")) {
     static_assert(is_same_v<T, P>, "simdgroup_store takes memory of the matrix's type");
-    sim_check_tile(at + origin.y * row_elements + origin.x, row_elements, site);
+    sim_check_tile(at + origin.y * row_elements + origin.x, row_elements, transpose, site);
     int row, column;
     sim::place((int)sim_lane(), row, column);
     for (int i = 0; i < 2; i++) {

@@ -1,0 +1,124 @@
+/* Launch; else fall back visibly; else refuse: the one place for it, and the CPU's view of a device's memory. */
+#include "run.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ── Memory as the CPU sees it ──────────────────────────────────────────────────────────────────────────────────── */
+
+/* A copy of what the CPU can't address, with the room past its end that forms may read. */
+static void *stage(const struct buffer *buffer, enum access access) {
+    void *copy = malloc(buffer->bytes + READ_SLACK);
+    if (!copy)
+        return refuse(BNB_OUT_OF_MEMORY, "the host has no memory for a copy of %zu bytes of %s; free something and try again",
+                      buffer->bytes, buffer->device->name);
+    if (!(access & READS) || buffer_read(buffer, copy, buffer->bytes) == BNB_OK) return copy;
+    free(copy);
+    return NULL;
+}
+
+/* On a GPU: waits for the memory's work first. */
+static void *address_of(const struct buffer *buffer, enum access access) {
+    bnb_device *device = buffer->device;
+    void       *shared = device->driver->host(device->gpu, buffer->memory);
+    if (!shared) return stage(buffer, access);
+    return device->driver->ready(device->gpu, buffer->memory, access) == BNB_OK ? shared : NULL;
+}
+
+/* As for a tensor that is added to itself. */
+static void *again(struct host *host, struct view *view, enum access access) {
+    if (access & READS && !(view->access & READS) && view->buffer->device->driver) {
+        bnb_device *device = view->buffer->device;
+        bool        staged = !device->driver->host(device->gpu, view->buffer->memory);
+        host->status = staged ? buffer_read(view->buffer, view->address, view->buffer->bytes)
+                              : device->driver->ready(device->gpu, view->buffer->memory, READS);
+    }
+    view->access |= access;
+    return view->address;
+}
+
+static void *view(struct host *host, const struct buffer *buffer, enum access access) {
+    if (host->status) return NULL;
+    for (struct view *view = host->views; view < host->views + host->count; view++)
+        if (view->buffer == buffer) return again(host, view, access);
+    if (host->count == VIEWS_MOST) {
+        host->status = fail(BNB_UNSUPPORTED, "an operation of more than %d pieces of memory", VIEWS_MOST);
+        return NULL;
+    }
+    void *address = buffer->device->driver ? address_of(buffer, access) : buffer->memory;
+    if (address) host->views[host->count++] = (struct view){(struct buffer *)buffer, address, access};
+    else host->status = bnb_last_status();
+    return address;
+}
+
+const void *host_reads(struct host *host, const struct buffer *buffer) { return view(host, buffer, READS); }
+void       *host_writes(struct host *host, const struct buffer *buffer) { return view(host, buffer, WRITES); }
+void       *host_updates(struct host *host, const struct buffer *buffer) { return view(host, buffer, UPDATES); }
+
+struct dense dense_of(struct host *host, const bnb_tensor *tensor) {
+    return (struct dense){host_reads(host, tensor->buffer), tensor->dtype, tensor->rows, tensor->columns};
+}
+
+struct coded coded_of(struct host *host, const bnb_quantized *q) {
+    const void *absmax = host_reads(host, q->absmax);
+    return (struct coded){
+        .code = &q->code->book,
+        .codes = host_reads(host, q->codes),
+        .rows = q->rows,
+        .columns = q->columns,
+        .block = q->block,
+        .absmax = q->nested_code ? NULL : absmax,
+        .absmax_codes = q->nested_code ? absmax : NULL,
+        .nested_code = q->nested_code ? &q->nested_code->book : NULL,
+        .nested_absmax = q->nested_code ? host_reads(host, q->nested_absmax) : NULL,
+        .nested_block = q->nested_block,
+        .offset = q->offset,
+    };
+}
+
+bnb_status perform(struct host *host, bnb_status (*body)(const void *job), const void *job, size_t) {
+    return host->status ? host->status : body(job);
+}
+
+/* Copies go back where they were written, and away. */
+static bnb_status leave(struct host *host, bnb_status status) {
+    bnb_device *device = host->device;
+    for (uint32_t i = 0; device->driver && i < host->count; i++) {
+        struct view view = host->views[i];
+        if (device->driver->host(device->gpu, view.buffer->memory)) continue;
+        if (status == BNB_OK && view.access & WRITES) status = buffer_write(view.buffer, view.address, view.buffer->bytes);
+        free(view.address);
+    }
+    return status;
+}
+
+/* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Counts and names the fallback, with the last failure as its reason. */
+static bnb_status fall_back(const struct operation *o) {
+    char reason[512];
+    snprintf(reason, sizeof reason, "%s", bnb_last_error());
+    const char *strict = getenv("BNB_STRICT");
+    if (strict && !strcmp(strict, "1"))
+        return fail(BNB_UNSUPPORTED, "%s: %s has no kernel for this case (%s), and BNB_STRICT=1 forbids the CPU's", o->name,
+                    o->device->name, reason);
+    count_fallback(o->device, o->name, reason);
+    return BNB_OK;
+}
+
+bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host), const void *request) {
+    struct host host;
+    host.device = device, host.status = BNB_OK, host.count = 0; /* the views are filled as they come */
+    return leave(&host, on_host(request, &host));
+}
+
+bnb_status run(const struct operation *o) {
+    if (o->device->driver) {
+        bnb_status status = o->launch(o->request);
+        if (status != BNB_UNSUPPORTED || (status = fall_back(o)) != BNB_OK) return status;
+    }
+    return run_on_host(o->device, o->on_host, o->request);
+}
+
+bnb_status enqueue(bnb_device *device, const struct launch *launch) { return device->driver->launch(device->gpu, launch); }

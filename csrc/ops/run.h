@@ -1,0 +1,60 @@
+/* How an operation runs: launched on its GPU; else visibly on the CPU, on memory that it asks for by intent; else refused. */
+#ifndef BNB_RUN_H
+#define BNB_RUN_H
+
+#include "../internal.h"
+
+/* ── Memory as the CPU sees it ──────────────────────────────────────────────────────────────────────────────────── */
+
+enum { VIEWS_MOST = 20 };
+
+/* The memory that one run of a CPU form looks at: in place where the CPU shares it, else a copy for as long. */
+struct host {
+    bnb_device *device;
+    bnb_status  status; /* of the first view that can't be had */
+    uint32_t    count;
+    struct view {
+        struct buffer *buffer;
+        void          *address;
+        enum access    access;
+    } views[VIEWS_MOST];
+};
+
+/* Its address, to be looked at by what `perform` calls and by nobody before: NULL where it can't be had, and then perform
+ * calls nothing. Results come uninitialised from host_writes. */
+const void *host_reads(struct host *host, const struct buffer *buffer);
+void       *host_writes(struct host *host, const struct buffer *buffer);
+void       *host_updates(struct host *host, const struct buffer *buffer);
+
+struct dense dense_of(struct host *host, const bnb_tensor *tensor);
+struct coded coded_of(struct host *host, const bnb_quantized *quantized);
+
+/* Calls body(job) where all memory could be had. The job is plain data, of which only memory of `host` outlives the call:
+ * what is recorded keeps the job's bytes, and the memory. */
+bnb_status perform(struct host *host, bnb_status (*body)(const void *job), const void *job, size_t job_bytes);
+
+/* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct operation {
+    const char *name; /* for people, where it falls back */
+    bnb_device *device;
+    bnb_status (*launch)(const void *request);                  /* enqueues; UNSUPPORTED and a reason */
+    bnb_status (*on_host)(const void *request, struct host *host); /* makes a job of the request, and performs it */
+    const void *request;
+};
+
+/* Launches, on a GPU. What that does not serve runs on the CPU: counted and named, with the last failure as its reason;
+ * UNSUPPORTED under BNB_STRICT=1. */
+bnb_status run(const struct operation *operation);
+
+/* The last part alone: what the CPU does for every device, such as looking for what is not finite. Waits. */
+bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host), const void *request);
+
+/* A launch of `launch` above. */
+bnb_status enqueue(bnb_device *device, const struct launch *launch);
+
+/* Kernels take what is small, a bias or a norm's weight, in fp32: puts a cast in the place of another dtype, and into
+ * `made` for the caller to free. NULL stays NULL. False where the cast fails. */
+bool as_f32(const bnb_tensor **tensor, bnb_tensor **made);
+
+#endif

@@ -1,0 +1,56 @@
+// Times the cases of `bunsandbytes bench`, by tinybench.
+import { Bench } from "tinybench";
+import type { Device } from "../device.ts";
+import type { BenchCase } from "./cases.ts";
+import type { EnergyMeter } from "./energy.ts";
+import { type Limits, shareOfLimit } from "./limits.ts";
+import type { BenchResult } from "./record.ts";
+
+/** Times each case for so many milliseconds at least, and with a meter measures as long what it uses. */
+export async function measure(
+  cases: readonly BenchCase[],
+  device: Device,
+  milliseconds: number,
+  limits?: Limits,
+  meter?: EnergyMeter,
+): Promise<BenchResult[]> {
+  const results: BenchResult[] = [];
+  for (const { name, make } of cases) {
+    const { run, ...work } = make();
+    const bench = new Bench({
+      time: milliseconds,
+      iterations: 5,
+      warmupTime: milliseconds / 4,
+      warmupIterations: 2,
+      timestampProvider: "bunNanoseconds",
+      throws: true,
+    });
+    const once = () => {
+      run()?.[Symbol.dispose]();
+      device.wait();
+    };
+    bench.add(name, once);
+    await bench.run();
+    const { result } = bench.tasks[0]!;
+    if (result.state !== "completed") throw new Error(`${name} did not complete: ${result.state}`);
+    const { p50: medianMs, min: leastMs } = result.latency;
+    results.push({
+      name,
+      medianMs,
+      leastMs,
+      gigabytesPerSecond: work.bytes / medianMs / 1e6,
+      ...(work.flops && { gigaflops: work.flops / medianMs / 1e6 }),
+      ...(limits && { shareOfLimit: shareOfLimit(limits, work, medianMs) }),
+      ...(meter && { joules: await joulesOf(once, meter, milliseconds) }),
+    });
+  }
+  return results;
+}
+
+async function joulesOf(run: () => void, meter: EnergyMeter, milliseconds: number): Promise<number> {
+  let count = 0;
+  const used = await meter.during(async () => {
+    for (const end = performance.now() + milliseconds; performance.now() < end; count++) run();
+  });
+  return used / count;
+}

@@ -1,0 +1,46 @@
+// Energy as the bench counts it: by a folder that is laid out as the kernel's, and by what powermetrics prints.
+import { afterAll, expect, test } from "bun:test";
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type EnergyMeter, meanWatts, openRapl } from "../src/bench/energy.ts";
+
+const scratch = mkdtempSync(join(tmpdir(), "bnb-energy-"));
+afterAll(() => rmSync(scratch, { recursive: true }));
+
+function counter(folder: string, name: string, microjoules: number): string {
+  const path = join(folder, name);
+  mkdirSync(path, { recursive: true });
+  writeFileSync(join(path, "energy_uj"), `${microjoules}\n`);
+  writeFileSync(join(path, "max_energy_range_uj"), "1000000\n");
+  return join(path, "energy_uj");
+}
+
+test("packages are added up, their parts are not, and a counter may wrap", async () => {
+  const folder = join(scratch, "two");
+  const first = counter(folder, "intel-rapl:0", 100_000);
+  const second = counter(folder, "intel-rapl:1", 900_000);
+  const part = counter(folder, "intel-rapl:0:0", 5);
+  const meter = openRapl(folder) as EnergyMeter;
+  expect(meter.source).toBe("RAPL, 2 packages");
+  const joules = await meter.during(async () => {
+    writeFileSync(first, "350000\n");
+    writeFileSync(second, "100000\n"); // past the million
+    writeFileSync(part, "999999\n");
+  });
+  expect(joules).toBeCloseTo(0.25 + 0.2, 9);
+});
+
+test("where there is no counter, or none that may be read, a sentence says so", () => {
+  expect(openRapl(join(scratch, "none"))).toContain("has no intel-rapl");
+  const folder = join(scratch, "closed");
+  rmSync(counter(folder, "intel-rapl:0", 1)); // root may read what others may not, so that the file is gone instead
+  chmodSync(folder, 0o755);
+  expect(openRapl(folder)).toContain("run the bench as root");
+});
+
+test("powermetrics' samples are averaged", () => {
+  const sample = (milliwatts: number) =>
+    `CPU Power: 1 mW\nGPU Power: 2 mW\nANE Power: 0 mW\nCombined Power (CPU + GPU + ANE): ${milliwatts} mW\n`;
+  expect(meanWatts(sample(1000) + sample(3000))).toBe(2);
+});

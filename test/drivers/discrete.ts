@@ -1,0 +1,74 @@
+// What holds on a GPU with memory of its own: `bun test ./test/drivers/discrete.ts` with its environment.
+import { dlopen } from "bun:ffi";
+import { describe, expect, test } from "bun:test";
+import { add } from "../../src/add.ts";
+import { BnbError, Device, matmul4bit, quantize4bit, Tensor } from "../../src/index.ts";
+import { wave } from "../cases.ts";
+
+const drivers = dlopen(process.env.BNB_DRIVER_LIBRARY!, {
+  fake_drivers_set: { args: ["cstring", "i32"], returns: "void" },
+  fake_drivers_get: { args: ["cstring"], returns: "i32" },
+}).symbols;
+type Knob = "fail_launch" | "fail_alloc" | "launches" | "serves" | "reads" | "writes";
+const set = (knob: Knob, value: number) => drivers.fake_drivers_set(Buffer.from(`${knob}\0`), value);
+/** How much a counter grows by an action. */
+function growth(knob: Knob, action: () => void): number {
+  const name = Buffer.from(`${knob}\0`);
+  const before = drivers.fake_drivers_get(name);
+  action();
+  return drivers.fake_drivers_get(name) - before;
+}
+
+const device = Device.open();
+const lost =
+  "discrete failed at work that was enqueued before: this fault was asked for. What it was to compute is lost";
+const codeOf = (action: () => unknown): string => {
+  try {
+    action();
+  } catch (error) {
+    if (error instanceof BnbError) return `${error.code}: ${error.message}`;
+    throw error;
+  }
+  return "nothing";
+};
+
+describe("a launch that fails", () => {
+  test("marks its results: they can't be read or used, until they are written anew", () => {
+    using x = Tensor.from([1, 2, 3], [3], { device });
+    set("fail_launch", 1);
+    using y = add(x, x);
+    expect(codeOf(() => device.wait())).toContain(lost);
+    expect(codeOf(() => device.wait())).toBe("nothing"); // told once,
+    for (let i = 0; i < 2; i++) expect(codeOf(() => y.read())).toContain(lost); // but it stays lost
+    expect(codeOf(() => add(y, x))).toContain(lost);
+    expect([...x.read()]).toEqual([1, 2, 3]); // what it only read is whole
+    using z = add(x, x);
+    expect([...z.read()]).toEqual([2, 4, 6]);
+    y.write(Float32Array.of(7, 8, 9));
+    expect([...y.read()]).toEqual([7, 8, 9]);
+  });
+});
+
+test("a driver may serve a product with a kernel and a grid of its own", () => {
+  const rows = wave(64 * 96);
+  using w = quantize4bit(Tensor.from(rows, [96, 64], { device }));
+  using one = Tensor.from(rows.slice(0, 64), [1, 64], { device });
+  using many = Tensor.from(rows, [96, 64], { device });
+  let y: Tensor | undefined, ys: Tensor | undefined;
+  expect(growth("serves", () => (y = matmul4bit(one, w)))).toBe(1);
+  expect(growth("serves", () => (ys = matmul4bit(many, w)))).toBe(0); // the portable ones
+  const first = ys!.read().slice(0, 96);
+  for (const [i, value] of y!.read().entries()) expect(value).toBeCloseTo(first[i]!, 4);
+});
+
+test("an operation whose memory can't be had says so, and leaves nothing behind", () => {
+  using x = Tensor.from(wave(640), [10, 64], { device });
+  add(x, x).dispose();
+  const before = device.counters.bytes;
+  for (let nth = 1; nth < 3; nth++) {
+    set("fail_alloc", nth);
+    expect(codeOf(() => quantize4bit(x))).toStartWith("out_of_memory: ");
+  }
+  set("fail_alloc", 0);
+  expect(device.counters.bytes).toBe(before);
+});

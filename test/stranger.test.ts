@@ -1,0 +1,80 @@
+// A folder from a stranger as the current one: nothing in it runs.
+import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { findLibrary } from "../src/library.ts";
+import { llamaDirectory } from "./models.ts";
+
+const root = resolve(import.meta.dir, "..");
+const main = join(root, "src/cli/main.ts");
+const model = mkdtempSync(join(tmpdir(), "bnb-stranger-"));
+afterAll(() => rmSync(model, { recursive: true }));
+await llamaDirectory(model);
+/** Says which of the files in the folder were taken: a library that is none is refused by its name. */
+writeFileSync(join(model, "tokenizer.so"), "no library");
+writeFileSync(join(model, ".env"), "BNB_LIBRARY=./tokenizer.so\nBNB_DEVICE=cuda\n");
+writeFileSync(join(model, "bunfig.toml"), 'preload = ["./preload.ts"]\n');
+writeFileSync(join(model, "preload.ts"), `require("fs").writeFileSync(${JSON.stringify(join(model, "ran"))}, "");`);
+
+const { BNB_LIBRARY: _, BNB_DEVICE: __, ...outside } = process.env;
+const env = { ...outside, PATH: `${join(root, "node_modules/.bin")}:${outside.PATH}` };
+function run(command: string[], more: Record<string, string> = {}) {
+  const { exitCode, stdout, stderr } = Bun.spawnSync(command, { cwd: model, env: { ...env, ...more } });
+  return { status: exitCode, out: stdout.toString(), err: stderr.toString() };
+}
+
+/** As the system starts the command: what stands behind `#!` in its first line, and the path. */
+const command = () => [
+  ...readFileSync(main, "utf8")
+    .split("\n")[0]!
+    .slice(2)
+    .split(/ (?=-S)/),
+  main,
+];
+const asCommand = (...args: string[]) => {
+  const [program, flags, path] = command();
+  return [program!, flags!, path!, ...args];
+};
+
+describe("the command", () => {
+  test("loads neither .env nor bunfig.toml of the folder", () => {
+    const inspected = run(asCommand("inspect", "."));
+    expect([inspected.status, inspected.err]).toEqual([0, ""]);
+    const doctor = JSON.parse(run(asCommand("doctor", "--json")).out);
+    expect(doctor).toMatchObject({ environment: {}, library: { origin: "package" } });
+    expect(existsSync(join(model, "ran"))).toBe(false);
+  });
+
+  test("takes the library that the shell names", () => {
+    const { err, status } = run(asCommand("inspect", "."), { BNB_LIBRARY: "./tokenizer.so" });
+    expect([status, err]).toEqual([3, expect.stringContaining("tokenizer.so is no native library")]);
+  });
+});
+
+describe("an import, which can't keep Bun from loading .env", () => {
+  const importing = [
+    "-e",
+    `const { findLibrary } = await import(${JSON.stringify(join(root, "src/library.ts"))});
+    await import(${JSON.stringify(join(root, "src/index.ts"))});
+    console.log(process.env.BNB_LIBRARY, findLibrary().origin, findLibrary().path);`,
+  ];
+
+  test("takes the package's own library all the same", () => {
+    const { out, err } = run([process.execPath, "--config=/dev/null", ...importing], { BNB_DEVICE: "cpu" });
+    expect([out, err]).toEqual([`./tokenizer.so package ${findLibrary().path}\n`, ""]);
+  });
+
+  test("takes the one that the shell names", () => {
+    const named = { BNB_LIBRARY: findLibrary().path, BNB_DEVICE: "cpu" };
+    const { out } = run([process.execPath, "--config=/dev/null", ...importing], named);
+    expect(out).toBe(`${named.BNB_LIBRARY} BNB_LIBRARY ${named.BNB_LIBRARY}\n`);
+  });
+
+  test("doctor says that it was not believed", () => {
+    const { out } = run([process.execPath, "--config=/dev/null", main, "doctor", "--json"], { BNB_DEVICE: "cpu" });
+    const { problems, library } = JSON.parse(out);
+    expect(problems).toEqual([expect.stringMatching(/^BNB_LIBRARY=.\/tokenizer.so is not believed: .* a .env file/)]);
+    expect(library.origin).toBe("package");
+  });
+});

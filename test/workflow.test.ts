@@ -1,0 +1,75 @@
+// The GitHub workflow, as far as it can be tried without GitHub: its steps name what exists, and the summary says what went wrong.
+import { afterAll, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+const root = join(import.meta.dir, "..");
+const logs = mkdtempSync(join(tmpdir(), "bnb-workflow-"));
+afterAll(() => rmSync(logs, { recursive: true }));
+
+interface Step {
+  run?: string;
+  uses?: string;
+  if?: string;
+}
+interface Workflow {
+  jobs: Record<string, { steps: Step[]; "continue-on-error"?: string; "timeout-minutes": number }>;
+}
+const workflow = Bun.YAML.parse(readFileSync(join(root, ".github/workflows/ci.yml"), "utf8")) as Workflow;
+const { scripts } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+const commands = Object.values(workflow.jobs).flatMap(({ steps }) => steps.flatMap(({ run }) => run ?? []));
+
+test("runs scripts and files that exist", () => {
+  const named = commands.flatMap((command) => [...command.matchAll(/bun run ([\w:]+)/g)].map(([, name]) => name!));
+  expect(named.filter((name) => !(name in scripts))).toEqual([]);
+  const files = commands.flatMap((command) => [...command.matchAll(/bun ([\w./]+\.ts)/g)].map(([, file]) => file!));
+  expect(files.length).toBeGreaterThan(2);
+  expect(files.filter((file) => !existsSync(join(root, file)))).toEqual([]);
+});
+
+test("has Apple's compiler over the kernels before anything that could keep it from being seen", () => {
+  for (const job of ["macos", "metal"]) {
+    const ran = workflow.jobs[job]!.steps.flatMap(({ run }) => run ?? []);
+    const at = ran.findIndex((command) => command.includes("metallib.ts"));
+    expect(at).toBe(1);
+    expect(ran[0]).toStartWith("bun run setup");
+  }
+  expect(workflow.jobs.metal!["timeout-minutes"]).toBeLessThanOrEqual(60);
+});
+
+const summary = () => {
+  const { exitCode, stdout, stderr } = Bun.spawnSync([process.execPath, join(root, ".github/summary.ts"), logs]);
+  expect({ exitCode, stderr: stderr.toString() }).toEqual({ exitCode: 0, stderr: "" });
+  return stdout.toString();
+};
+
+test("sums up a run: what compiled, what failed and why, how fast it was, and where", () => {
+  expect(summary().match(/^not run$/gm)).toHaveLength(6);
+  const write = (name: string, text: string) => writeFileSync(join(logs, name), text);
+  write("compile.txt", "accepted  metal/add.metal\nx.metal:3:1: error: no such type\nREFUSED   metal/cast.metal\n");
+  write(
+    "suite.txt",
+    "\u001b[31merror\u001b[0m: expect(received)\nExpected: 1\nReceived: 2\n(fail) adds [1ms]\n\n 7 pass\n 1 fail\n",
+  );
+  write("validated.txt", "panic: the GPU hung\n");
+  write("ahead.txt", " 9 pass\n 0 fail\n");
+  write("bench.txt", "matmul 1 row 80 GB/s\n");
+  write("doctor.json", '{ "devices": [] }\n');
+  const text = summary();
+  for (const expected of [
+    "| metal/add.metal | accepted |",
+    "| metal/cast.metal | REFUSED |",
+    "x.metal:3:1: error: no such type",
+    "7 pass, 1 fail",
+    "(fail) adds",
+    "Expected: 1",
+    "it did not come to its end",
+    "panic: the GPU hung",
+    "9 pass, 0 fail",
+    "matmul 1 row 80 GB/s",
+    '{ "devices": [] }',
+  ])
+    expect(text).toContain(expected);
+  expect(text).not.toContain("\u001b");
+});
