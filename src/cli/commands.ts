@@ -5,9 +5,18 @@ import { convertCommand } from "./convert.ts";
 import { dequantizeCommand } from "./dequantize.ts";
 import { inspectCommand } from "./inspect.ts";
 import { quantizeCommand } from "./quantize.ts";
+import { serveCommand } from "./serve.ts";
 import { verifyCommand } from "./verify.ts";
 
 export function commandsOfLibrary(): Command[] {
-  const commands = [quantizeCommand, dequantizeCommand, convertCommand, inspectCommand, verifyCommand, benchCommand];
+  const commands = [
+    quantizeCommand,
+    dequantizeCommand,
+    convertCommand,
+    inspectCommand,
+    verifyCommand,
+    serveCommand,
+    benchCommand,
+  ];
   return commands.map((command) => command());
 }

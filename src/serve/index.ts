@@ -11,6 +11,7 @@ import type { TextRequest } from "./protocol.ts";
 import { type Body, object, string } from "./read.ts";
 import { chatRequest, completionRequest, embeddingRequest } from "./requests.ts";
 import type { ModelThread } from "./thread.ts";
+import { isOwnWorker, listen } from "./worker.ts";
 
 export type { ServedModel } from "./models.ts";
 
@@ -46,7 +47,8 @@ export interface Serving extends AsyncDisposable {
 
 /**
  * Serves models by OpenAI's protocol: `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/models`; `/health`,
- * `/metrics`, and a page to chat on at `/`. Each model lives in a Worker, and writes many texts at once.
+ * `/metrics`, and a page to chat on at `/`. Each model lives in a Worker, and writes many texts at once. In a single-file
+ * executable that Worker is the program itself: what stands before `serve()` runs there once more, what comes after does not.
  *
  * @example
  * ```ts
@@ -61,6 +63,10 @@ export interface Serving extends AsyncDisposable {
  */
 export async function serve(options: ServeOptions): Promise<Serving> {
   const { models: served, host = "127.0.0.1", port = 8080, bodyBytes = 4 * 2 ** 20 } = options;
+  if (isOwnWorker()) {
+    listen();
+    return new Promise(() => {}); // what the program does with a server is not for the Worker to do
+  }
   const [first] = served;
   if (!first) throw new BnbError("serve: models is empty, expected at least one.");
   const models = new Models(served, options.memory ?? Number.POSITIVE_INFINITY);

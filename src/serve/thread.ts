@@ -3,6 +3,7 @@ import type { EngineState } from "./engine.ts";
 import { fromHost, HttpError } from "./errors.ts";
 import { type TextEvent, TextEvents } from "./events.ts";
 import type { FromHost, HostOptions, ModelInfo, TextRequest, ToHost } from "./protocol.ts";
+import { workerVariable } from "./worker.ts";
 
 /** What waits for an answer from the thread. */
 interface Waiting {
@@ -24,7 +25,7 @@ export class ModelThread {
 
   /** Starts a thread, and loads the model in it. @throws HttpError if that fails */
   static start(options: HostOptions): Promise<ModelThread> {
-    const worker = new Worker(workerUrl());
+    const worker = newWorker();
     const waiting = new Map<number, Waiting>();
     const { promise, resolve, reject } = Promise.withResolvers<ModelThread>();
     const failAll = (error: HttpError) => {
@@ -98,7 +99,12 @@ export class ModelThread {
   }
 }
 
-/** The Worker's module: beside this one, or in an executable that has it as a second entry. */
-function workerUrl(): string {
-  return new URL(import.meta.path.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url).href;
+/**
+ * The Worker that the model lives in: the module beside this one or, in a single-file executable, which has no other modules,
+ * the program itself, where serve() finds that it runs in such a Worker.
+ */
+function newWorker(): Worker {
+  if (import.meta.path.startsWith("/$bunfs/"))
+    return new Worker(Bun.main, { env: { ...process.env, [workerVariable]: "1" } } as WorkerOptions);
+  return new Worker(new URL(import.meta.path.endsWith(".ts") ? "./worker.ts" : "./worker.js", import.meta.url).href);
 }
