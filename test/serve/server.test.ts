@@ -102,6 +102,20 @@ describe("answers", () => {
     expect(second.choices).toEqual(first.choices);
   });
 
+  test("so is what it shares with a text that is still being written", async () => {
+    await using pair = await start({}, 2);
+    const beginning = "a long beginning that two clients have in common, word for word";
+    const ask = (content: string, maxTokens: number) =>
+      post("/v1/chat/completions", chat({ messages: [{ role: "user", content }], max_tokens: maxTokens }), {}, pair);
+    const running = ask(`${beginning} and then`, 600);
+    await Bun.sleep(30);
+    const { usage } = JSON.parse((await ask(`${beginning} otherwise`, 2)).text);
+    expect(usage.prompt_tokens_details.cached_tokens).toBeGreaterThan(beginning.length);
+    expect((await running).status).toBe(200);
+    const alone = JSON.parse((await ask(`${beginning} otherwise`, 2)).text);
+    expect(alone.usage.completion_tokens).toBe(2);
+  });
+
   test("n answers have seeds of their own, and the same seed gives the same answers", async () => {
     const body = chat({ n: 3, seed: 5, temperature: 1 });
     const [a, b] = [await post("/v1/chat/completions", body), await post("/v1/chat/completions", body)];
