@@ -1,5 +1,6 @@
 // Owns what the package exports of checkpoints: files, whole models, state dicts, and ways from one to another.
 export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+export { type GgufModel, type GgufTensor, openGguf } from "./gguf.ts";
 export type { SafetensorsDtype } from "./header.ts";
 export {
   type InspectOptions,

@@ -1,5 +1,5 @@
-// Owns patterns of modules' names: regular expressions that a person gave, matched to names that a stranger gave, in bounded
-// time.
+// Owns patterns of modules' names: regular expressions that a person gave, matched to names that a stranger gave, in
+// bounded time.
 import { BnbError } from "../error.ts";
 
 /** Longer than any module's name: how long matching takes grows with a power of the length. */
@@ -15,7 +15,9 @@ interface Group {
   hasChoice: boolean;
 }
 
-/** What repeats the last item: `?`, `*`, `+`, `{2}`, `{2,}` or `{2,5}`, and `?` behind it, which only changes the order. */
+/**
+ * What repeats the last item: `?`, `*`, `+`, `{2}`, `{2,}` or `{2,5}`, and `?` behind it, which only changes the order.
+ */
 const quantifier = /(?:[?*+]|\{(\d+)(?:(,)(\d*))?\})\??/y;
 
 /** Why a regular expression may take exponential time, or long; `undefined` where it can't. */

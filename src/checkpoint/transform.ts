@@ -6,6 +6,7 @@ import { BnbError } from "../error.ts";
 import type { ScalesOptions } from "../quantize.ts";
 import { type Checkpoint, openCheckpoint, type Step, type WriteOptions, writeCheckpoint } from "./checkpoint.ts";
 import { openGguf } from "./gguf.ts";
+import { tokenizerFiles } from "./gguf_tokenizer.ts";
 import {
   type Choice,
   type Config,
@@ -28,6 +29,7 @@ import {
 import { isKnown, transformersVersion } from "./modules.ts";
 import { intoDirectory } from "./output.ts";
 import type { OutputOptions } from "./plan.ts";
+import { writeText } from "./staging.ts";
 import { floatDtypes, type StorageDtype } from "./state.ts";
 import {
   castStep,
@@ -225,8 +227,8 @@ export async function dequantizeCheckpoint(input: string, options: TransformOpti
 }
 
 /**
- * Makes a Hugging Face model of a GGUF file of a llama or qwen model: its weights as floats (bfloat16 by default), or
- * quantised where `quantType` is given, which has no default here. The tokenizer is not carried over.
+ * Makes a Hugging Face model of a GGUF file, or of the parts of a split one: its weights as floats (bfloat16 by default),
+ * or quantised where `quantType` is given, which has no default here; its tokenizer rebuilt from the file's metadata.
  *
  * @example
  * ```ts
@@ -245,12 +247,10 @@ export async function convertGguf(input: string, options: QuantizeOptions): Prom
   );
   const plain = withDtype(model.config, dtype);
   const config = choice ? quantizedConfig(plain, dtype, choice, options) : plain;
-  const notes = [...model.notes, tokenizerNote];
-  return await write(model, steps, config, choice?.weights.size ?? 0, notes, options);
+  const tokenizer = tokenizerFiles(input, model.metadata);
+  const notes = [...model.notes, ...tokenizer.notes];
+  return await write(model, steps, config, choice?.weights.size ?? 0, notes, options, tokenizer.files);
 }
-
-const tokenizerNote =
-  "The tokenizer is not carried over: copy tokenizer.json and tokenizer_config.json from the original model.";
 
 function quantizeStep(source: Source, dtype: FloatDType | undefined, options: QuantizeOptions): Step {
   const { quantType = "nf4", blocksize = 64, doubleQuant = false, quantStorage: storage = "uint8" } = options;
@@ -297,6 +297,7 @@ async function write(
   weights: number,
   notes: readonly string[],
   options: TransformOptions,
+  texts: ReadonlyMap<string, string> = new Map(),
 ): Promise<TransformReport> {
   const inputBytes = steps.reduce((sum, step) => sum + step.inputBytes, 0);
   const bytes = steps.reduce((sum, { specs }) => sum + specs.reduce((all, spec) => all + specBytes(spec), 0), 0);
@@ -307,6 +308,7 @@ async function write(
       await writeCheckpoint(directory, steps, writeOptions(steps.length, inputBytes, options));
       const outputBytes = bytesIn(directory);
       if (config) writeConfig(directory, config);
+      for (const [name, text] of texts) writeText(join(directory, name), text);
       return { outputBytes };
     },
   );

@@ -148,7 +148,7 @@ export class Lora extends Layer {
 
 /** Checks what a pass is given: a float tensor [..., columns]. */
 function checkInput(me: Signature, x: Tensor, argument: string, columns: number): void {
-  me.tensor(x, argument);
+  me.batch(x, argument);
   me.code(x.dtype, `${argument}'s dtype`, floatDtypes);
   if (x.shape.at(-1) !== columns) throw me.fail(`${argument} is ${format(x.shape)}, expected [..., ${columns}].`);
 }

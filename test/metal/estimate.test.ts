@@ -14,10 +14,10 @@ const constants: Readonly<Record<string, readonly number[]>> = {
   dequantize: [20, 1, 1],
   embedding: [20, 1, 1, 1],
   int8_matmul: [1, 0, 1, 1, 1],
-  int8_quantize: [1, 1, 0, 1, 1, 1],
+  int8_quantize: [1, 1, 0, 1, 1, 1, 1],
   matmul_backward: [1, 20, 1, 1, 1, 0, 1],
   matmul_tile: [1, 20, 1, 1, 1, 1],
-  matmul_vector: [1, 20, 1, 1, 1],
+  matmul_vector: [1, 20, 1, 1, 1, 0],
   optimizer: [0, 1, 0, 24, 0],
   quantize: [0, 24, 0],
 };
