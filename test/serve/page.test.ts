@@ -19,7 +19,7 @@ describe.skipIf(!executablePath)("the page", () => {
   const problems: string[] = [];
 
   beforeAll(async () => {
-    await byteModel(join(folder, "byte"));
+    await byteModel(join(folder, "byte"), { eos: [] });
     server = await serve({ models: [{ name: "byte", path: join(folder, "byte"), slots: 2, queue: 8 }], port: 0 });
     browser = await launch({ executablePath: executablePath!, args: ["--no-sandbox"] });
     page = await browser.newPage();
