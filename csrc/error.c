@@ -42,6 +42,10 @@ bool is_quantized(const bnb_quantized *quantized, const char *function, const ch
     return has_tag((const enum tag *)quantized, TAG_QUANTIZED, "quantised matrix", function, argument);
 }
 
+bool is_cache(const bnb_cache *cache, const char *function, const char *argument) {
+    return has_tag((const enum tag *)cache, TAG_CACHE, "cache", function, argument);
+}
+
 bool is_float(bnb_dtype dtype, const char *function, const char *argument) {
     if (dtype == BNB_F32 || dtype == BNB_F16 || dtype == BNB_BF16) return true;
     fail(BNB_INVALID, "%s: %s is %s, expected float32, float16 or bfloat16", function, argument, dtype_name(dtype));

@@ -78,6 +78,20 @@ export const symbols = {
   bnb_int8_scaled_mm: { args: [ptr, ptr, ptr, ptr, ptr, i32], returns: ptr },
   bnb_int8_mixed_scaled_mm: { args: [ptr, ptr, ptr, ptr, ptr, ptr, ptr], returns: ptr },
   bnb_int8_matmul: { args: [ptr, ptr, ptr, f32, ptr], returns: ptr },
+  bnb_rms_norm: { args: [ptr, ptr, f32, ptr, f32, f32], returns: ptr },
+  bnb_activate: { args: [ptr, ptr, i32, i32], returns: ptr },
+  bnb_cache_new: { args: [ptr, i32, usize, usize, usize, usize, usize], returns: ptr },
+  bnb_cache_resize: { args: [ptr, usize, usize], returns: i32 },
+  bnb_cache_read: { args: [ptr, usize, usize, ptr, usize], returns: i32 },
+  bnb_cache_write: { args: [ptr, usize, usize, ptr, usize], returns: i32 },
+  bnb_cache_row_bytes: { args: [ptr], returns: u64 },
+  bnb_cache_free: { args: [ptr], returns: nothing },
+  bnb_attention: { args: [ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, u32], returns: ptr },
+  bnb_topk: { args: [ptr, usize], returns: ptr },
+  bnb_route: { args: [ptr, usize, i32], returns: ptr },
+  bnb_scatter_add: { args: [ptr, ptr, ptr, ptr], returns: i32 },
+  bnb_tensor_join: { args: [ptr, ptr], returns: ptr },
+  bnb_quantized_join: { args: [ptr, ptr], returns: ptr },
   bnb_compare: { args: [ptr, ptr], returns: ptr },
   bnb_optimizer_step: { args: [i32, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr], returns: i32 },
 
@@ -100,6 +114,7 @@ export const parts = {
   nestedOffsets: 6,
 } as const;
 export const optimizers = { adam: 0, ademamix: 1, momentum: 2, lion: 3, rmsprop: 4, adagrad: 5 } as const;
+export const activations = { silu: 0, gelu: 1, geluTanh: 2, tanh: 3 } as const;
 export const counters = { bytes: 0, peak: 1, cached: 2, operations: 3, fallbacks: 4 } as const;
 
 /** Where a GPU's products change from one kernel to the next. */
@@ -126,6 +141,9 @@ export const hyperparameters = [
   "skipZeros",
   "step",
 ] as const;
+
+/** The same of `bnb_attention_options`. */
+export const attentionOptions = ["heads", "kvHeads", "scale", "softcap", "normOffset", "normEps"] as const;
 
 /**
  * How exact a matrix product is at least, in torch's words. `"highest"`: products in fp32. `"high"`: activations and

@@ -168,6 +168,66 @@ struct embedding_job {
     bnb_dtype      dtype;
 };
 
+/* Runs of d elements; x += scale · residual first where there is one. */
+struct rms_norm_job {
+    void        *x;
+    bnb_dtype    dtype; /* of x and y */
+    struct dense residual; /* data is NULL where there is none */
+    float        scale;
+    const float *weight; /* [d] */
+    size_t       runs, d;
+    float        offset, eps;
+    void        *y;
+};
+
+/* y[m, columns] = f(x) · up, all of x's dtype. */
+struct activate_job {
+    struct dense   x, up;    /* up.data is NULL where there is none */
+    size_t         up_first; /* the column of `up` that belongs to the first of x */
+    size_t         columns;
+    bnb_activation kind;
+    void          *y;
+};
+
+/* Keys and values of one layer: rows of d elements, f32, f16 or i8 with a scale a row, at
+ * (slot × heads + head) × capacity + position. */
+struct stored_heads {
+    const void  *data;
+    const float *scales; /* of i8 */
+};
+
+struct attention_job {
+    size_t              rows, heads, kv_heads, d;
+    const int32_t      *at;      /* [rows, ROW_FIELDS] */
+    const float        *queries; /* [rows, heads · d], normalised, rotated, and times the scale */
+    struct stored_heads keys, values;
+    bnb_dtype           store;
+    size_t              capacity;
+    float               softcap;
+    const float        *bias; /* [heads, 2 · span - 1], or NULL */
+    size_t              span;
+    bool                indexed; /* a row's own key is at its position, else at its number */
+    void               *y;
+    bnb_dtype           dtype;
+};
+
+/* Where a row's own key lies among those that it may see. */
+static inline int32_t own_key(const struct attention_job *job, size_t row) {
+    return job->indexed ? job->at[row * ROW_FIELDS + ROW_POSITION] : (int32_t)row;
+}
+
+/* The slot whose keys a row sees. */
+static inline size_t slot_of(const struct attention_job *job, size_t row) {
+    return job->indexed ? (size_t)job->at[row * ROW_FIELDS + ROW_SLOT] : 0;
+}
+
+/* What the bias adds to a key `distance` after the row. */
+static inline float bias_at(const struct attention_job *job, size_t head, int64_t distance) {
+    int64_t most = (int64_t)job->span - 1;
+    distance = distance < -most ? -most : distance > most ? most : distance;
+    return job->bias[head * (2 * job->span - 1) + (size_t)(distance + most)];
+}
+
 /* One state of an optimizer, updated in place: floats, or codes with a scale for each OPTIMIZER_BLOCK of them. */
 struct optimizer_state {
     float              *values; /* NULL where there are codes */
@@ -286,6 +346,9 @@ struct cpu_forms {
     void (*cast)(const void *cast_job, size_t first, size_t last);
     void (*optimizer)(const void *optimizer_job, size_t first_block, size_t last_block);
     void (*embedding)(const void *embedding_job, size_t first, size_t last);
+    void (*rms_norm)(const void *rms_norm_job, size_t first_run, size_t last_run);
+    void (*activate)(const void *activate_job, size_t first_row, size_t last_row);
+    bnb_status (*attention)(const struct attention_job *job); /* heads of up to 512 columns; only scratch memory can fail it */
     bnb_status (*matmul)(const struct matmul_job *job); /* takes every case; only scratch memory can fail it */
     bnb_status (*matmul_backward)(const struct matmul_backward_job *job); /* the same */
     void (*int8_outliers)(const void *int8_outliers_job, size_t first_row, size_t last_row);

@@ -4,6 +4,7 @@ import { benchCommand } from "./bench.ts";
 import { convertCommand } from "./convert.ts";
 import { dequantizeCommand } from "./dequantize.ts";
 import { inspectCommand } from "./inspect.ts";
+import { mergeCommand } from "./merge.ts";
 import { quantizeCommand } from "./quantize.ts";
 import { tuneCommand } from "./tune.ts";
 import { verifyCommand } from "./verify.ts";
@@ -13,6 +14,7 @@ export function commandsOfLibrary(): Command[] {
     quantizeCommand,
     dequantizeCommand,
     convertCommand,
+    mergeCommand,
     inspectCommand,
     verifyCommand,
     benchCommand,
