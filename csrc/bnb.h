@@ -49,10 +49,12 @@ typedef enum bnb_scales {
 /* The parts of a quantised matrix, in the words of bitsandbytes' state dict. */
 typedef enum bnb_part {
     BNB_PART_CODES         = 0, /* u8 [1, bytes]: k-bit codes as one string of bits, the first bit of a byte its highest */
-    BNB_PART_ABSMAX        = 1, /* f32 [1, blocks], or their u8 codes where the scales are quantised too */
+    BNB_PART_ABSMAX        = 1, /* f32, f16 or bf16 [1, blocks], or their u8 codes where the scales are quantised too */
     BNB_PART_CODE          = 2, /* f32 [1, 2^k]: the codebook */
     BNB_PART_NESTED_ABSMAX = 3, /* f32 [1, blocks / nested block] */
     BNB_PART_NESTED_CODE   = 4, /* f32 [1, 256] */
+    BNB_PART_OFFSETS        = 5, /* f32, f16 or bf16 [1, blocks], where blocks have offsets */
+    BNB_PART_NESTED_OFFSETS = 6, /* f32 [1, blocks / nested block], where these have offsets of their own */
 } bnb_part;
 
 /* Which rule an optimizer follows. Decay is decoupled in the first two and in Lion (p shrinks before it moves), and is
@@ -73,7 +75,8 @@ typedef struct bnb_hyperparameters {
     double alpha;                   /* the share of AdEMAMix's slow average */
     double eps, weight_decay;
     double gnorm_scale; /* gradients are multiplied by it */
-    double max_unorm;   /* above 0: where ‖direction‖ > max_unorm × ‖p‖, the step is scaled down by their quotient */
+    double max_unorm;   /* above 0: where ‖direction‖ > max_unorm × ‖p‖, the step is scaled down by their quotient; Adam's
+                         * direction is m̂ / (√v̂ + eps), of corrected moments, as LAMB's paper has it */
     double skip_zeros;  /* not 0: elements whose gradient is zero are left as they are */
     double step;        /* counted from 1, for bias correction */
 } bnb_hyperparameters;
@@ -119,6 +122,20 @@ BNB_API bnb_status bnb_device_wait(bnb_device *device);
 
 /* 1 where nothing is under way, else 0. Never waits. */
 BNB_API int32_t bnb_device_idle(bnb_device *device);
+
+/* Where a GPU's products change from one kernel to the next: csrc/gpu/driver.h says what each means. Results differ in their
+ * last bits only. */
+typedef enum bnb_size {
+    BNB_SIZE_VECTORS_MOST = 0,
+    BNB_SIZE_SKINNY_MOST = 1,
+    BNB_SIZE_WIDE_VECTORS = 2,
+    BNB_SIZE_BYTE_TABLE = 3,
+    BNB_SIZE_TILES_WANTED = 4,
+    BNB_SIZE_SPLIT_LEAST = 5,
+} bnb_size;
+
+/* Sets one, unless the value is negative, and gives what it is now; -1 where it can't. Not while other threads multiply. */
+BNB_API double bnb_device_size(bnb_device *device, bnb_size size, double value);
 
 BNB_API double bnb_device_counter(const bnb_device *device, bnb_counter counter);
 
@@ -176,12 +193,15 @@ BNB_API void       bnb_codebook_free(bnb_codebook *codebook);
 /* ── Quantised matrices ─────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Puts together what bnb_quantized_part takes apart; shares the tensors' memory. 8-bit codes may come as i8: with the
- * codebook "int8" and a block of `columns`, codes and stats of LLM.int8() are a quantised matrix. `absmax` is f32 with a scale a block.
- * Where the scales are quantised, `absmax` holds their u8 codes, and scale[b] is
- * nested_code[absmax[b]] × nested_absmax[b / nested_block] + offset; else nested_code and nested_absmax are NULL. */
+ * codebook "int8" and a block of `columns`, codes and stats of LLM.int8() are a quantised matrix. An element stands for
+ * code[c] × scale + offsets[b] in fp32, each rounded; `offsets` are f32, f16 or bf16, one a block, or NULL.
+ * `absmax` is f32, f16 or bf16 with a scale a block. Where the scales are quantised, it holds their u8 codes, and scale[b] is
+ * nested_code[absmax[b]] × nested_absmax[g] + offset of the nested block g = b / nested_block, or + nested_offsets[g] where
+ * that is not NULL, as of weights that were joined; else nested_code, nested_absmax and nested_offsets are NULL. */
 BNB_API bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t columns, const bnb_codebook *code,
-                                          size_t block, const bnb_tensor *absmax, const bnb_codebook *nested_code,
-                                          size_t nested_block, const bnb_tensor *nested_absmax, float offset);
+                                          size_t block, const bnb_tensor *absmax, const bnb_tensor *offsets,
+                                          const bnb_codebook *nested_code, size_t nested_block,
+                                          const bnb_tensor *nested_absmax, float offset, const bnb_tensor *nested_offsets);
 
 /* A part as a tensor that shares the memory; INVALID for a nested part where the scales are plain. */
 BNB_API bnb_tensor *bnb_quantized_part(const bnb_quantized *quantized, bnb_part part);
@@ -199,7 +219,7 @@ BNB_API void   bnb_quantized_free(bnb_quantized *quantized);
 BNB_API bnb_tensor *bnb_cast(const bnb_tensor *x, bnb_dtype dtype);
 
 /* codes[i] = the codebook's nearest value to x[i] / absmax[i / block]; absmax[b] = the block's scale, found as `scales`
- * says. `x` is f32, f16 or bf16. The block is any positive size for 8-bit codes, else a power of two from 32 to 4096.
+ * says. `x` is f32, f16 or bf16. The block is any positive size for 8-bit codes, else a power of two from 16 to 4096.
  * nested_block > 0 quantises the scales too ("double quantisation", QLoRA §3): less their mean, with the signed dynamic
  * map, in blocks of that size; scales of least squares come first, and codes are those for what the scales are then.
  * `importance` weighs the squared error of each column, for scales of least squares only: a float for each column of x,

@@ -109,7 +109,7 @@ bnb_codebook *codebook_share(bnb_codebook *codebook) {
 
 void bnb_codebook_free(bnb_codebook *codebook) {
     if (!codebook || !is_codebook(codebook, "codebook_free", "codebook") || --codebook->refs) return;
-    buffer_release(codebook->uploaded);
+    for (int i = 0; i < UPLOADS_MOST; i++) buffer_release(codebook->uploaded[i]);
     handle_free(codebook);
 }
 

@@ -67,9 +67,9 @@ bool is_shape(size_t rows, size_t columns, const char *function, const char *arg
 
 bool is_block(const bnb_codebook *code, size_t block, const char *function) {
     bool power = block && !(block & (block - 1));
-    if (code->book.bits == 8 ? block > 0 : power && block >= 32 && block <= 4096) return true;
+    if (code->book.bits == 8 ? block > 0 : power && block >= 16 && block <= 4096) return true;
     if (code->book.bits == 8) fail(BNB_INVALID, "%s: blocksize is 0, expected a positive number", function);
-    else fail(BNB_INVALID, "%s: blocksize is %zu, expected a power of two from 32 to 4096 for %u-bit codes", function, block, code->book.bits);
+    else fail(BNB_INVALID, "%s: blocksize is %zu, expected a power of two from 16 to 4096 for %u-bit codes", function, block, code->book.bits);
     return false;
 }
 

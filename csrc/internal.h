@@ -21,6 +21,7 @@ struct bnb_device {
     char                 name[32]; /* its kind, and the place of a further GPU: "cuda:1" */
     const struct driver *driver;   /* NULL on the CPU */
     void                *gpu;      /* what the driver's functions are given */
+    struct sizes         sizes;    /* the driver's, unless bnb_device_size has set others */
     char                 description[256];
     _Atomic size_t       bytes, peak, cached, operations, fallbacks;
 };
@@ -41,11 +42,13 @@ struct bnb_tensor {
     struct buffer *buffer;
 };
 
+enum { UPLOADS_MOST = 8 };
+
 struct bnb_codebook {
     enum tag                tag;
     _Atomic uint32_t        refs;
     struct codebook         book;
-    _Atomic(struct buffer *) uploaded; /* struct kernel_codebook of metal/args.h on the GPU, once one has asked for it */
+    _Atomic(struct buffer *) uploaded[UPLOADS_MOST]; /* struct kernel_codebook of metal/args.h on each GPU that has asked for it */
 };
 
 struct bnb_quantized {
@@ -53,11 +56,15 @@ struct bnb_quantized {
     size_t         rows, columns, block;
     bnb_codebook  *code;
     struct buffer *codes;
-    struct buffer *absmax; /* f32, or u8 codes where nested_code is set: */
+    struct buffer *absmax; /* of absmax_dtype: f32, f16 or bf16; or u8 codes where nested_code is set: */
+    bnb_dtype      absmax_dtype;
     bnb_codebook  *nested_code;
     struct buffer *nested_absmax;
     size_t         nested_block;
     float          offset;
+    struct buffer *nested_offsets; /* f32, of each nested block, instead of `offset`; or NULL */
+    struct buffer *offsets;        /* of each block, of offsets_dtype; or NULL */
+    bnb_dtype      offsets_dtype;
 };
 
 /* A layer's buffer holds keys [slots, heads, capacity, columns], then values; where they are i8, then a float for each row
@@ -72,6 +79,7 @@ struct bnb_cache {
 
 /* Memory for a handle, cleared but for its tag; NULL where there is none, with no failure recorded. */
 void *handle_new(enum tag tag, size_t size);
+bool  handle_claim(const void *handle); /* true for the one who may free it: what opens every free */
 void  handle_free(void *handle);
 
 /* The checks that open every entry. Each records its failure, naming the function and the argument. */

@@ -114,7 +114,7 @@ size_t bnb_tensor_columns(const bnb_tensor *tensor) {
 }
 
 void bnb_tensor_free(bnb_tensor *tensor) {
-    if (!tensor || !is_tensor(tensor, "tensor_free", "tensor")) return;
+    if (!tensor || !is_tensor(tensor, "tensor_free", "tensor") || !handle_claim(tensor)) return;
     buffer_release(tensor->buffer);
     handle_free(tensor);
 }

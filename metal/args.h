@@ -6,6 +6,13 @@
 // STORE_CODE + k for k from 2 to 8.
 enum { STORE_F32 = 0, STORE_F16 = 1, STORE_BF16 = 2, STORE_I8 = 3, STORE_I32 = 5, STORE_CODE = 16, STORE_CODE4 = 20, STORE_CODE8 = 24 };
 
+// How the scales of blocks are stored: floats of a dtype; u8 codes of a nested codebook, with a scale a nested block and an
+// offset for all; or the same with an offset for each nested block.
+enum { SCALES_F32 = 0, SCALES_NESTED = 1, SCALES_F16 = 2, SCALES_BF16 = 3, SCALES_JOINED = 4 };
+
+// The offsets of blocks, which are added to what is scaled: none, or floats of a dtype.
+enum { OFFSETS_NONE = 0, OFFSETS_F32 = 1, OFFSETS_F16 = 2, OFFSETS_BF16 = 3 };
+
 // Which weights take the wide loads: none; where rows and blocks are multiples of VECTOR_CHUNK and blocks are powers of
 // two; where rows are such multiples and each has one scale, which makes shift 31.
 enum { WHOLE_NOT = 0, WHOLE_BLOCKS = 1, WHOLE_ROWS = 2 };
@@ -194,9 +201,10 @@ struct optimizer_args {
     uint32_t              count_low, count_high; // elements of the parameter
     uint32_t              parts;                 // threadgroups that leave sums of squares
     float                 max_unorm;
+    float                 correction; // a direction is this times longer than the rule's: Adam's moments are averages from zero
     struct optimizer_rule rule;
 };
-static_assert(sizeof(struct optimizer_args) == 76, "host and kernels must lay out struct optimizer_args alike");
+static_assert(sizeof(struct optimizer_args) == 80, "host and kernels must lay out struct optimizer_args alike");
 
 struct int8_quantize_args {
     uint32_t rows, columns;

@@ -17,7 +17,7 @@ inline void put(device uchar *y, ulong i, int sum, float added, device const flo
         return;
     }
     float value = float(sum) * (row_stats[m] * column_stats[n]);
-    value *= 6.200124e-5f; // upstream's constant for 1 / 127²
+    value *= 6.2000124e-5f; // 1 / 127²
     if (OUTLIERS != 0) value += added;
     if (BIAS != 0) value += bias[n];
     save(y, Y, i, value);

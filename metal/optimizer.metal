@@ -134,7 +134,7 @@ void optimizer(constant optimizer_args &args [[buffer(0)]],
     }
 }
 
-// The norm of the direction, and in sums[0].x what the rate is multiplied by: the trust ratio where it is below 1.
+// The norm of the direction, corrected, and in sums[0].x what the rate is multiplied by: the trust ratio where it is below 1.
 [[host_name("optimizer_trust")]] [[kernel, max_total_threads_per_threadgroup(OPTIMIZER_THREADS)]]
 void optimizer_trust(constant optimizer_args &args [[buffer(0)]],
                      device float2 *sums [[buffer(1)]],
@@ -147,7 +147,7 @@ void optimizer_trust(constant optimizer_args &args [[buffer(0)]],
     for (uint i = place; i < args.parts; i += OPTIMIZER_THREADS) squares += sums[1 + i];
     squares = gather(squares, shared, simdgroup, lane);
     if (place != 0) return;
-    const float most = args.max_unorm * precise::sqrt(squares.x), norm = precise::sqrt(squares.y);
+    const float most = args.max_unorm * precise::sqrt(squares.x), norm = args.correction * precise::sqrt(squares.y);
     unorm[0] = norm;
     sums[0] = float2(norm > most ? most / norm : 1.0f, 0.0f);
 }

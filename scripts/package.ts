@@ -3,6 +3,7 @@ import { copyFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import packageJson from "../package.json" with { type: "json" };
 import { buildCommand, builtLibrary, type Platform, platforms } from "./platforms.ts";
+import { makePack, packFolder } from "./ptx.ts";
 import { root, run, say, stop } from "./run.ts";
 
 /** An export of the clone's as the package has it. Bun is asked for first, for it takes what is for Node too. */
@@ -53,11 +54,13 @@ export async function makePackage(
   included: readonly Platform[] = platforms,
   build = true,
 ): Promise<string> {
+  if (build) await makePack();
   const staging = join(folder, "package");
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(staging, { recursive: true });
   for (const platform of included) {
-    if (build && run(buildCommand(platform)) !== 0) stop(`The library for ${platform.name} could not be built.`);
+    const ptx = platform.name.startsWith("linux") ? packFolder() : undefined; // NVIDIA has no driver for macOS
+    if (build && run(buildCommand(platform, ptx)) !== 0) stop(`The library for ${platform.name} could not be built.`);
     const library = join(staging, "lib", platform.name, platform.file);
     mkdirSync(dirname(library), { recursive: true });
     copyFileSync(builtLibrary(platform), library);

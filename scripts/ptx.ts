@@ -2,11 +2,11 @@
 // NVIDIA's, and packed into one file that the library embeds. Imports no packages: setup needs it.
 //
 // The pack is a row of texts, each after a line `// bnb <family> <kernel> <architecture> <bytes of the text>`. In a text
-// BNB0, BNB1, … stand for the function constants and BNB_THREADS for a threadgroup's threads: csrc/gpu/cuda/kernels.c
+// BNB0, BNB1, … stand for the function constants and BNB_THREADS for a threadgroup's threads: csrc/gpu/cuda/ptx.c
 // replaces them.
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { libraryFolder } from "./msl/clang.ts";
 import { cudaFamilies, families, familySource } from "./msl/families.ts";
 import { translate } from "./msl/translate.ts";
@@ -15,8 +15,12 @@ import { findZig, zigVersion } from "./zig.ts";
 
 const cache = join(root, ".cache/ptx");
 
-/** Where the pack is put, for `zig build -Dptx=…`. */
-export const packPath = join(cache, "kernels.ptx");
+/** Where the path of the pack's folder stands, which has the contents' hash in its name: a compiler's cache goes by names. */
+export const packPointer = join(cache, "current");
+
+/** The folder of kernels.ptx, as it was last made; undefined where it never was. */
+export const packFolder = (): string | undefined =>
+  existsSync(packPointer) ? readFileSync(packPointer, "utf8") : undefined;
 
 /** What the pack is made of. */
 export const packInputs = ["metal", "cuda", "scripts/msl", "scripts/ptx.ts", "scripts/zig.ts"].map((path) =>
@@ -40,29 +44,20 @@ interface Source {
   readonly cpp: string;
 }
 
-function translated(family: string): Source[] {
-  const source = familySource(family);
+/** A family in Metal's language. */
+interface Family {
+  readonly family: string;
+  readonly source: string;
+}
+
+function translated({ family, source }: Family): Source[] {
   const { kernels } = translate(source, family, { target: "cuda" });
   return kernels.map(({ name }) => ({
     family,
     kernel: name,
-    architecture: "sm_80",
+    architecture: family.endsWith("_hopper") ? "sm_90a" : "sm_80",
     cpp: translate(source, family, { target: "cuda", only: [name] }).cpp,
   }));
-}
-
-/** The kernels of cuda/*.cu, which are CUDA C++ as they stand: one a file, named as it. */
-function handWritten(): Source[] {
-  const folder = join(root, "cuda");
-  const files = existsSync(folder) ? readdirSync(folder).filter((file) => file.endsWith(".cu")) : [];
-  return files.sort().flatMap((file) => {
-    const cpp = readFileSync(join(folder, file), "utf8");
-    const family = file.slice(0, -".cu".length);
-    const names = [...cpp.matchAll(/^KERNEL\((\w+),/gm)].map(([, name]) => name!);
-    return names.map(
-      (kernel): Source => ({ family, kernel, architecture: "sm_90a", cpp: `#define ONLY_${kernel}\n${cpp}` }),
-    );
-  });
 }
 
 function headers(): string {
@@ -91,6 +86,7 @@ async function compile(source: Source, library: string): Promise<string> {
   const partial = `${path}.${process.pid}`;
   writeFileSync(cu, cpp);
   const target = [`--cuda-gpu-arch=${architecture}`, `--cuda-feature=+${architectures[architecture]}`];
+  if (architecture === "sm_90a") target.push("-DSIM_HOPPER");
   const clang = Bun.spawn([findZig(), ...flags, ...target, cu, "-o", partial], { stderr: "pipe", stdout: "ignore" });
   const [status, message] = await Promise.all([clang.exited, new Response(clang.stderr).text()]);
   if (status !== 0) stop(`The kernel ${kernel} of ${family} could not be compiled to PTX:\n${message}`);
@@ -99,10 +95,11 @@ async function compile(source: Source, library: string): Promise<string> {
   return readFileSync(path, "utf8");
 }
 
-/** Makes the pack; what was compiled before is taken from .cache/ptx. */
-export async function makePack(): Promise<void> {
+/** All constants, so that a patched text says what they are. */
+const constants = Array.from({ length: 10 }, (_, i) => `BNB${i}`).join(" ");
+
+async function packed(sources: readonly Source[]): Promise<string> {
   mkdirSync(cache, { recursive: true });
-  const sources = [...[...families, ...cudaFamilies].flatMap(translated), ...handWritten()];
   const library = headers();
   const texts: string[] = [];
   let next = 0;
@@ -111,18 +108,30 @@ export async function makePack(): Promise<void> {
   };
   await Promise.all(Array.from({ length: Math.max(1, availableParallelism() - 1) }, work));
   const rows = sources.map(({ family, kernel, architecture }, at) => {
-    const text = `// constants ${Array.from({ length: 8 }, (_, i) => `BNB${i}`).join(" ")}\n${texts[at]}`;
+    const text = `// ${family} ${kernel} constants ${constants}\n${texts[at]}`;
     return `// bnb ${family} ${kernel} ${architecture} ${Buffer.byteLength(text)}\n${text}`;
   });
-  const partial = `${packPath}.${process.pid}`;
-  mkdirSync(dirname(partial), { recursive: true });
-  writeFileSync(partial, rows.join(""));
-  renameSync(partial, packPath);
+  return rows.join("");
+}
+
+/** The pack of these families alone, for tests. */
+export const packOf = (families: readonly Family[]): Promise<string> => packed(families.flatMap(translated));
+
+/** Makes the pack of all kernels; what was compiled before is taken from .cache/ptx. */
+export async function makePack(): Promise<void> {
+  const ours = [...families, ...cudaFamilies].map((family) => ({ family, source: familySource(family) }));
+  const text = await packed(ours.flatMap(translated));
+  const folder = join(cache, new Bun.CryptoHasher("sha256").update(text).digest("hex").slice(0, 16));
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "kernels.ptx"), text);
+  writeFileSync(packPointer, folder);
 }
 
 if (import.meta.main) {
   const started = performance.now();
   await makePack();
-  const megabytes = Bun.file(packPath).size / 1e6;
-  say(`Wrote ${packPath}, ${megabytes.toFixed(2)} MB, in ${((performance.now() - started) / 1000).toFixed(1)} s.`);
+  const path = join(packFolder()!, "kernels.ptx");
+  say(
+    `Wrote ${path}, ${(Bun.file(path).size / 1e6).toFixed(2)} MB, in ${((performance.now() - started) / 1000).toFixed(1)} s.`,
+  );
 }

@@ -4,10 +4,11 @@
 // The library that it builds has forms for this processor's best instruction set only, which halves the time; with
 // `--every-isa`, as tests have it, for all of them. What ships is built by build.zig, for every platform.
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { relative } from "node:path";
+import { basename, relative } from "node:path";
 import { compileLibrary, instructionSets, ownInstructionSets } from "./compile.ts";
 import { builtLibrary, hostPlatform } from "./platforms.ts";
-import { root, run, say, stop } from "./run.ts";
+import { makePack, packFolder, packInputs, packPointer } from "./ptx.ts";
+import { output, root, run, say, stop } from "./run.ts";
 
 const stamps = `${root}/.cache/setup`;
 
@@ -24,13 +25,7 @@ async function once(
   how = "",
   better: string[] = [],
 ) {
-  const hash = new Bun.CryptoHasher("sha256");
-  for (const path of inputs.flatMap(filesIn))
-    hash
-      .update(`${relative(root, path)}\0`)
-      .update(readFileSync(path))
-      .update("\0");
-  const state = hash.digest("hex");
+  const state = stateOf(inputs);
   const stamp = `${stamps}/${name}`;
   const stamped = existsSync(result) && existsSync(stamp) ? readFileSync(stamp, "utf8") : "";
   if ([how, ...better].some((way) => stamped === state + way)) return;
@@ -38,6 +33,16 @@ async function once(
   await step();
   mkdirSync(stamps, { recursive: true });
   writeFileSync(stamp, state + how);
+}
+
+function stateOf(inputs: string[]): string {
+  const hash = new Bun.CryptoHasher("sha256");
+  for (const path of inputs.flatMap(filesIn))
+    hash
+      .update(`${relative(root, path)}\0`)
+      .update(readFileSync(path))
+      .update("\0");
+  return hash.digest("hex");
 }
 
 function filesIn(path: string): string[] {
@@ -54,6 +59,22 @@ function installPackages(): void {
   if (status !== 0) stop("The JavaScript packages could not be installed: the message above says why.");
 }
 
+async function makeKernels(): Promise<void> {
+  const started = performance.now();
+  say("Compiling the kernels for CUDA …");
+  await makePack();
+  say(`Compiled in ${((performance.now() - started) / 1000).toFixed(1)} s.`);
+}
+
+/** Whether this machine has NVIDIA's driver: csrc/gpu/cuda/libcuda.c looks for it as closely as is of use. */
+function hasCuda(): boolean {
+  const folders = ["/usr/lib/wsl/lib", "/usr/local/nvidia/lib64", "/run/opengl-driver/lib"];
+  if (process.platform !== "linux") return false;
+  if (existsSync("/proc/driver/nvidia/version") || folders.some((folder) => existsSync(`${folder}/libcuda.so.1`)))
+    return true;
+  return output(["sh", "-c", "ldconfig -p | grep -m1 libcuda.so.1"]) !== undefined;
+}
+
 const host = hostPlatform();
 const everyIsa = process.argv.includes("--every-isa");
 const sets = everyIsa ? instructionSets(host) : ownInstructionSets(host).slice(0, 1);
@@ -61,10 +82,20 @@ const sets = everyIsa ? instructionSets(host) : ownInstructionSets(host).slice(0
 async function buildLibrary(): Promise<void> {
   const started = performance.now();
   say(`Building the native library for ${sets.map(({ name }) => name).join(", ")} …`);
-  await compileLibrary(host, sets);
+  await compileLibrary(host, sets, undefined, ptx);
   say(`Built in ${((performance.now() - started) / 1000).toFixed(1)} s.`);
 }
 
 await once("packages", [`${root}/package.json`, `${root}/bun.lock`], `${root}/node_modules`, installPackages);
+
+// The kernels for CUDA take half a minute of the compiler's time: they are made where NVIDIA's driver is, or on request, and
+// go into the library for as long as they are those of the sources.
+const wantsCuda = process.argv.includes("--cuda") || hasCuda();
+if (wantsCuda) await once("ptx", packInputs, packPointer, makeKernels);
+const stamp = `${stamps}/ptx`;
+const ptx = existsSync(stamp) && readFileSync(stamp, "utf8") === stateOf(packInputs) ? packFolder() : undefined;
+
 const inputs = ["csrc", "metal", "scripts/compile.ts", "scripts/zig.ts"].map((path) => `${root}/${path}`);
-await once("library", inputs, builtLibrary(host), buildLibrary, everyIsa ? "every" : sets[0]!.name, ["every"]);
+const cuda = ptx ? ` cuda ${basename(ptx)}` : "";
+const how = (everyIsa ? "every" : sets[0]!.name) + cuda;
+await once("library", inputs, builtLibrary(host), buildLibrary, how, [`every${cuda}`]);

@@ -5,7 +5,7 @@ import { root } from "./run.ts";
 
 const path = `${root}/README.md`;
 const block = /(<!-- support -->\n)([\s\S]*?)(<!-- \/support -->)/;
-const columns = ["cpu", "metal"] as const;
+const columns = ["cpu", "metal", "cuda"] as const;
 
 /** The table in the README, as `operation | format` → column → cell. */
 export function readTable(readme: string): Map<string, Record<string, string>> {
@@ -43,7 +43,7 @@ function writeTable(readme: string): string {
     );
     return `| ${operation} | ${format} | ${cells.join(" | ")} |`;
   });
-  return ["| operation | format | CPU | Metal |", "|---|---|---|---|", ...rows, ""].join("\n");
+  return ["| operation | format | CPU | Metal | CUDA |", "|---|---|---|---|---|", ...rows, ""].join("\n");
 }
 
 if (import.meta.main) {

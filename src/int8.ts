@@ -194,7 +194,7 @@ export function int8LinearMatmul(A: Tensor<"int8">, B: Tensor<"int8">): Tensor<"
 }
 
 /**
- * What the sums of {@link int8LinearMatmul} stand for: `A · rowStats · colStats · 6.200124e-5 + bias` in fp32, rounded
+ * What the sums of {@link int8LinearMatmul} stand for: `A · rowStats · colStats · 6.2000124e-5 + bias` in fp32, rounded
  * once. The constant is upstream's, for 1/127². Upstream: `functional.int8_mm_dequant`, whose bytes these are.
  *
  * @example

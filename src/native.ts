@@ -19,6 +19,7 @@ export const symbols = {
   bnb_device_describe: { args: [ptr], returns: cstring },
   bnb_device_wait: { args: [ptr], returns: i32 },
   bnb_device_idle: { args: [ptr], returns: i32 },
+  bnb_device_size: { args: [ptr, i32, f64], returns: f64 },
   bnb_device_counter: { args: [ptr, i32], returns: f64 },
   bnb_device_fallbacks: { args: [ptr], returns: cstring },
 
@@ -44,7 +45,7 @@ export const symbols = {
   bnb_codebook_read: { args: [ptr, ptr, usize], returns: i32 },
   bnb_codebook_free: { args: [ptr], returns: nothing },
 
-  bnb_quantized_from: { args: [ptr, usize, usize, ptr, usize, ptr, ptr, usize, ptr, f32], returns: ptr },
+  bnb_quantized_from: { args: [ptr, usize, usize, ptr, usize, ptr, ptr, ptr, usize, ptr, f32, ptr], returns: ptr },
   bnb_quantized_part: { args: [ptr, i32], returns: ptr },
   bnb_quantized_rows: { args: [ptr], returns: u64 },
   bnb_quantized_columns: { args: [ptr], returns: u64 },
@@ -103,10 +104,28 @@ export const floatDtypes = { float32: dtypes.float32, float16: dtypes.float16, b
 export const namedPrecisions = { highest: 1, high: 2, medium: 3 } as const;
 export const precisions = { default: 0, ...namedPrecisions } as const;
 export const scaleRules = { absmax: 0, leastSquares: 1 } as const;
-export const parts = { codes: 0, absmax: 1, code: 2, nestedAbsmax: 3, nestedCode: 4 } as const;
+export const parts = {
+  codes: 0,
+  absmax: 1,
+  code: 2,
+  nestedAbsmax: 3,
+  nestedCode: 4,
+  offsets: 5,
+  nestedOffsets: 6,
+} as const;
 export const optimizers = { adam: 0, ademamix: 1, momentum: 2, lion: 3, rmsprop: 4, adagrad: 5 } as const;
 export const activations = { silu: 0, gelu: 1, geluTanh: 2, tanh: 3 } as const;
 export const counters = { bytes: 0, peak: 1, cached: 2, operations: 3, fallbacks: 4 } as const;
+
+/** Where a GPU's products change from one kernel to the next. */
+export const sizes = {
+  vectorsMost: 0,
+  skinnyMost: 1,
+  wideVectors: 2,
+  byteTable: 3,
+  tilesWanted: 4,
+  splitLeast: 5,
+} as const;
 
 /** The members of `bnb_hyperparameters`, all doubles, in their order: an array of doubles is one. */
 export const hyperparameters = [
@@ -128,7 +147,7 @@ export const attentionOptions = ["heads", "kvHeads", "scale", "softcap", "normOf
 
 /**
  * How exact a matrix product is at least, in torch's words. `"highest"`: products in fp32. `"high"`: activations and
- * codebook as 16-bit integers, error about 1e-4. `"medium"`: as 8-bit integers, error about 1e-2. The default is
+ * codebook as 16-bit integers, error about 2e-4. `"medium"`: as 8-bit integers, error about 1e-2. The default is
  * `"highest"` for float32 activations and `"high"` for float16 and bfloat16, whose own rounding is coarser than that.
  */
 export type Precision = keyof typeof namedPrecisions;

@@ -3,6 +3,7 @@ import { currentDevice, type Device, type DeviceName, deviceOf } from "./device.
 import {
   type ArrayOf,
   arrayBytes,
+  arrayLength,
   arrays,
   type DType,
   type DTypeOf,
@@ -110,7 +111,7 @@ export class Tensor<D extends DType = DType> extends Handle {
       throw me.fail(`values is a ${arrays[held].name}, which can't become ${dtype}: give a ${arrays[dtype].name}.`);
     if (sizeOf(to) !== sizeOf(shape))
       throw me.fail(`shape ${format(to)} has ${sizeOf(to)} elements, but values has ${sizeOf(shape)}.`);
-    if (sizeOf(shape) === 0) throw me.fail("values is empty, expected at least one number.");
+    if (sizeOf(to) === 0) return Tensor.empty(me, dtype ?? held, to, device);
     const bytes = size(arrayBytes(array));
     const pointer = native.bnb_tensor_from(me.device(device), dtypes[held], ...matrixOf(to), array, bytes);
     const made = new Tensor(me.made(pointer), held, to, device);
@@ -126,7 +127,18 @@ export class Tensor<D extends DType = DType> extends Handle {
     const to = me.shape(shape);
     const code = me.code(dtype, "dtype", dtypes);
     const device = deviceOf(me, where);
+    if (sizeOf(to) === 0) return Tensor.empty(me, dtype, to, device);
     return new Tensor(me.made(native.bnb_tensor_zeros(me.device(device), code, ...matrixOf(to))), dtype, to, device);
+  }
+
+  /**
+   * @internal A tensor without elements, such as a batch of no rows. The native library has no such thing, and no operation
+   * hands it over: what stands behind it is one element, for its dtype, its device and its lifetime.
+   */
+  static empty<D extends DType>(me: Signature, dtype: D, shape: Shape, device: Device): Tensor<D> {
+    const code = me.code(dtype, "dtype", dtypes);
+    const pointer = native.bnb_tensor_zeros(me.device(device), code, ...matrixOf([1]));
+    return new Tensor(me.made(pointer), dtype, shape, device);
   }
 
   /** The number of elements. */
@@ -143,7 +155,9 @@ export class Tensor<D extends DType = DType> extends Handle {
   read(): ArrayOf[D] {
     const me = signatures.read;
     const values = new arrays[this.dtype](this.size) as ArrayOf[D];
-    me.check(native.bnb_tensor_read(me.tensor(this, "this"), values as TensorValues, size(values.byteLength)));
+    const pointer = me.batch(this, "this");
+    if (this.size === 0) return values;
+    me.check(native.bnb_tensor_read(pointer, values as TensorValues, size(values.byteLength)));
     return values;
   }
 
@@ -159,7 +173,11 @@ export class Tensor<D extends DType = DType> extends Handle {
     const me = signatures.write;
     if (dtypeOfArray(values) !== this.dtype)
       throw me.wrong("values", values, `a ${arrays[this.dtype].name} for ${this.dtype}`);
-    me.check(native.bnb_tensor_write(me.tensor(this, "this"), values as TensorValues, size(arrayBytes(values))));
+    const pointer = me.batch(this, "this");
+    if (arrayLength(values) !== this.size)
+      throw me.fail(`values has ${arrayLength(values)} elements, expected ${this.size}.`);
+    if (this.size === 0) return;
+    me.check(native.bnb_tensor_write(pointer, values as TensorValues, size(arrayBytes(values))));
   }
 
   /** A copy in another float dtype, rounded to nearest even. @throws BnbError if either dtype is an integer one */
@@ -170,14 +188,15 @@ export class Tensor<D extends DType = DType> extends Handle {
   /** @internal {@link cast} under another function's name. */
   castAs<To extends FloatDType>(me: Signature, dtype: To): Tensor<To> {
     const code = me.code(dtype, "dtype", floatDtypes);
-    return new Tensor(me.made(native.bnb_cast(me.tensor(this, "this"), code)), dtype, this.#shape, this.device);
+    const pointer = native.bnb_cast(me.batch(this, "this"), code); // of the one element that stands for none too
+    return new Tensor(me.made(pointer), dtype, this.#shape, this.device);
   }
 
   /** The same memory under another shape. One dimension may be -1: what is left over. */
   reshape(shape: Shape): Tensor<D> {
     const me = signatures.reshape;
     const full = this.#filled(shape);
-    const pointer = native.bnb_tensor_reshape(me.tensor(this, "this"), ...matrixOf(full));
+    const pointer = native.bnb_tensor_reshape(me.batch(this, "this"), ...matrixOf(this.size === 0 ? [1] : full));
     return new Tensor(me.made(pointer), this.dtype, full, this.device);
   }
 
@@ -206,7 +225,7 @@ export class Tensor<D extends DType = DType> extends Handle {
   to(device: Device | DeviceName): Tensor<D> {
     const me = signatures.to;
     const target = deviceOf(me, device);
-    const pointer = native.bnb_tensor_to(me.tensor(this, "this"), me.device(target));
+    const pointer = native.bnb_tensor_to(me.batch(this, "this"), me.device(target));
     return new Tensor(me.made(pointer), this.dtype, this.#shape, target);
   }
 
@@ -229,6 +248,7 @@ export class Tensor<D extends DType = DType> extends Handle {
   /** What console.log shows: what the tensor is, and its values, or the first and last of them. Waits as read() does. */
   [inspect](): string {
     if (this.disposed) return `${this} disposed`;
+    if (this.size === 0) return `${this} []`;
     const isFloat = Object.hasOwn(floatDtypes, this.dtype);
     const values = isFloat ? this.readFloat32() : (this.read() as Int32Array);
     const text = formatValues(values, this.#shape);

@@ -14,6 +14,7 @@ import {
   parts,
   precisions,
   scaleRules,
+  sizes,
   symbols,
 } from "../src/native.ts";
 import { declarations, enumMembers, header } from "./header.ts";
@@ -29,7 +30,7 @@ function ffiType(declaration: string, isResult: boolean): FFIType {
   if (/^int32_t\b/.test(type)) return FFIType.i32;
   if (/^float\b/.test(type)) return FFIType.f32;
   if (/^double\b/.test(type)) return FFIType.f64;
-  if (/^bnb_(status|dtype|precision|scales|part|counter|optimizer|activation)\b/.test(type)) return FFIType.i32;
+  if (/^bnb_(status|dtype|precision|scales|part|counter|size|optimizer|activation)\b/.test(type)) return FFIType.i32;
   throw new Error(`bnb.h uses a type that the ABI has no row for: ${declaration}`);
 }
 
@@ -80,6 +81,7 @@ describe("enums", () => {
     ["bnb_scales", "BNB_SCALES_", scaleRules],
     ["bnb_part", "BNB_PART_", parts],
     ["bnb_counter", "BNB_COUNTER_", counters],
+    ["bnb_size", "BNB_SIZE_", sizes],
     ["bnb_optimizer", "BNB_OPTIMIZER_", optimizers],
     ["bnb_activation", "BNB_ACTIVATION_", activations],
   ])("%s", (name, prefix, table) => {

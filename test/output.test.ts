@@ -1,5 +1,5 @@
-// The folder that a model is written into, as a transaction: what is refused before any work, what stays of the user's, what
-// becomes of other writers and of what they left behind.
+// The folder that a model is written into, as a transaction: what is refused before any work, what stays of the
+// user's, what becomes of other writers and of what they left behind.
 import { afterAll, afterEach, describe, expect, test } from "bun:test";
 import fs from "node:fs";
 import { hostname, tmpdir } from "node:os";
@@ -186,6 +186,7 @@ describe("what is the user's", () => {
     const mine = ["notes.txt", ".git", "onnx/mine.txt", "onnx/deep/x"];
     for (const name of mine) fs.writeFileSync(join(output, name), name);
     fs.chmodSync(join(output, "notes.txt"), 0o600);
+    fs.chmodSync(join(output, "onnx/deep"), 0o500);
     fs.symlinkSync("../elsewhere", join(output, "link"));
     const before = mine.map((name) => fs.statSync(join(output, name)).ino);
     const { notes } = await write(output, "new", { force: true, input: model });
@@ -361,7 +362,8 @@ describe("where the folder can't be exchanged", () => {
           await quantizeCheckpoint(${JSON.stringify(model)}, { output, quantType, force: true });
           console.log(output, JSON.stringify((await verifyCheckpoint(output)).quantized));
         }
-      console.log([".", "disk", "bound", "disk/model"].flatMap((x) => fs.readdirSync(x)).filter((name) => name.endsWith(".tmp")).length);`;
+      const names = [".", "disk", "bound", "disk/model"].flatMap((folder) => fs.readdirSync(folder));
+      console.log(names.filter((name) => name.endsWith(".tmp")).length);`;
     const mounts = 'mount -t tmpfs tmpfs disk && mount --bind real bound && exec "$@"';
     const command = ["unshare", "-Urm", "sh", "-c", mounts, "sh", process.execPath, "-e", program];
     const { stdout, stderr } = Bun.spawnSync(command, { cwd: folder });
@@ -404,6 +406,28 @@ describe("other processes", () => {
     const path = join(fresh(), "x.safetensors");
     using _writer = new SafetensorsWriter(path, []);
     expect(() => new SafetensorsWriter(path, [])).toThrow(/is being written by process/);
+  });
+
+  // Elsewhere the system does not tell of a process's threads, and the next process removes it.
+  test.skipIf(process.platform !== "linux")("what a terminated Worker left is removed by another thread", async () => {
+    const output = join(fresh(), "out");
+    const program = `
+      import { intoDirectory } from ${JSON.stringify(join(import.meta.dir, "../src/checkpoint/output.ts"))};
+      await intoDirectory({ output: ${JSON.stringify(output)} }, { bytes: 1 }, async () => {
+        postMessage("writing");
+        await new Promise(() => setInterval(() => {}, 1000));
+      });`;
+    const script = join(fresh(), "worker.ts");
+    fs.writeFileSync(script, program);
+    const worker = new Worker(script);
+    await new Promise((resolve) => worker.addEventListener("message", resolve, { once: true }));
+    await expect(write(output, "ours")).rejects.toThrow(/is being written by process/);
+    const [left] = fs.readdirSync(dirname(output));
+    const thread = JSON.parse(textOf(join(dirname(output), left!, "journal")).split("\n")[0]!).thread;
+    await worker.terminate();
+    while (fs.existsSync(join("/proc", thread))) await Bun.sleep(10);
+    expect((await write(output, "ours")).notes.join()).toMatch(/^Removed .* which was left unfinished/);
+    expect(fs.readdirSync(dirname(output))).toEqual(["out"]);
   });
 
   test("what a killed one left is removed, with a sentence, but not what is no work of its own", async () => {

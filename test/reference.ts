@@ -130,10 +130,10 @@ export function int8Code(x: number, stats: number): number {
   return Math.max(-127, Math.min(127, nearest));
 }
 
-/** sums · rowStats · columnStats · 6.200124e-5 + bias in fp32, before the last rounding. */
+/** sums · rowStats · columnStats / 127² + bias in fp32, before the last rounding. */
 export function int8Output(sum: number, rowStats: number, columnStats: number, bias: number | undefined): number {
   const scale = Math.fround(rowStats * columnStats);
-  const value = Math.fround(Math.fround(Math.fround(sum) * scale) * Math.fround(6.200124e-5));
+  const value = Math.fround(Math.fround(Math.fround(sum) * scale) * Math.fround(1 / 127 ** 2));
   return bias === undefined ? value : Math.fround(value + bias);
 }
 
@@ -235,7 +235,7 @@ export function optimizerStep(
     slow[i] = b3 * slow[i]! + (1 - b3) * gradient;
     return (s[i]! / c1 + alpha * slow[i]!) / (Math.sqrt(v[i]!) / c2 + eps);
   });
-  const unorm = Math.hypot(...directions);
+  const unorm = Math.hypot(...directions) * (kind === "adam" ? c2 / c1 : 1);
   const trust = maxUnorm > 0 && unorm > maxUnorm * before ? (maxUnorm * before) / unorm : 1;
   const rate = trust * (kind === "adam" ? (lr * c2) / c1 : lr);
   for (const [i, direction] of directions.entries())

@@ -28,28 +28,39 @@ struct dense {
     size_t      rows, columns;
 };
 
-/* A quantised matrix in host memory. Its scales are absmax[b] or, where absmax is NULL,
- * nested_code->values[absmax_codes[b]] * nested_absmax[b / nested_block] + offset. */
+/* A quantised matrix in host memory: an element is values[code] * scale, rounded, + the block's offset where there are some.
+ * Scales are absmax[b]; or the 16-bit floats absmax_halves[b]; or, where both are NULL,
+ * nested_code->values[absmax_codes[b]] * nested_absmax[g] + nested_offsets[g] of the group g = b / nested_block, or + offset
+ * where nested_offsets is NULL. */
 struct coded {
     const struct codebook *code;
     const uint8_t      *codes; /* one string of bits, the first bit of a byte its highest */
     size_t              rows, columns, block;
     const float        *absmax;
+    const uint16_t     *absmax_halves;
+    bnb_dtype           absmax_dtype; /* of absmax_halves: f16 or bf16 */
     const uint8_t      *absmax_codes;
     const struct codebook *nested_code;
-    const float        *nested_absmax;
+    const float        *nested_absmax, *nested_offsets;
     size_t              nested_block;
     float               offset;
+    const void         *offsets; /* of blocks, or NULL */
+    bnb_dtype           offsets_dtype;
 };
 
 /* The scale of a block, which lies in a group of them where scales are nested: who goes from block to block counts, as a
  * division takes longer than all else here. */
 static inline float scale_in(const struct coded *q, size_t block, size_t group) {
     if (q->absmax) return q->absmax[block];
-    return q->nested_code->values[q->absmax_codes[block]] * q->nested_absmax[group] + q->offset;
+    if (q->absmax_halves) {
+        uint16_t half = q->absmax_halves[block];
+        return q->absmax_dtype == BNB_F16 ? f16_to_f32(half) : bf16_to_f32(half);
+    }
+    float product = q->nested_code->values[q->absmax_codes[block]] * q->nested_absmax[group];
+    return product + (q->nested_offsets ? q->nested_offsets[group] : q->offset);
 }
 
-static inline size_t group_of(const struct coded *q, size_t block) { return q->absmax ? 0 : block / q->nested_block; }
+static inline size_t group_of(const struct coded *q, size_t block) { return q->nested_code ? block / q->nested_block : 0; }
 
 static inline float scale_of(const struct coded *q, size_t block) { return scale_in(q, block, group_of(q, block)); }
 
@@ -71,10 +82,19 @@ static inline float element_of(const struct dense *x, size_t i) {
     }
 }
 
-/* An element of a weight, which is `q`, or `w` where q->code is NULL. */
-static inline float weight_of(const struct dense *w, const struct coded *q, size_t i) {
-    return q->code ? q->code->values[code_at(q, i)] * scale_of(q, i / q->block) : element_of(w, i);
+/* What is added to a block's elements once they are scaled: -0 where there is nothing, for that changes no bit. */
+static inline float offset_of(const struct coded *q, size_t block) {
+    return q->offsets ? element_of(&(struct dense){.data = q->offsets, .dtype = q->offsets_dtype}, block) : -0.0f;
 }
+
+static inline float decoded(const struct coded *q, size_t i) {
+    size_t block = i / q->block;
+    float  scaled = q->code->values[code_at(q, i)] * scale_of(q, block);
+    return scaled + offset_of(q, block);
+}
+
+/* An element of a weight, which is `q`, or `w` where q->code is NULL. */
+static inline float weight_of(const struct dense *w, const struct coded *q, size_t i) { return q->code ? decoded(q, i) : element_of(w, i); }
 
 static inline void put_element(void *data, bnb_dtype dtype, size_t i, float value) {
     switch (dtype) {
@@ -308,9 +328,11 @@ static inline int8_t int8_code(float x, float factor, float threshold) {
     return (int8_t)(code + 0x1.8p23f - 0x1.8p23f);
 }
 
-/* The constant is upstream's, who mean 1 / 127² and are off by 2e-5 of it. */
+/* 1 / 127², as on upstream's GPUs; its CPU code has lost a digit, and is off by 2e-5 of it. */
+static const float INT8_UNIT = 6.2000124e-5f;
+
 static inline float int8_value(int32_t sum, float row_stats, float column_stats) {
-    return (float)sum * (row_stats * column_stats) * 6.200124e-5f;
+    return (float)sum * (row_stats * column_stats) * INT8_UNIT;
 }
 
 /* Upstream's constant for 1 / 127. */

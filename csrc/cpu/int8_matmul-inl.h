@@ -147,7 +147,7 @@ INLINE void put_run(const struct int8_output *to, bnb_dtype dtype, size_t m, siz
     float  row_stats = to->row_stats[m];
     size_t at = m * to->columns + n, i = 0;
     for (; i + WIDTH <= count; i += WIDTH) {
-        floats value = __builtin_convertvector(load_ints(sums + i), floats) * (row_stats * load_floats(to->column_stats + n + i)) * 6.200124e-5f;
+        floats value = __builtin_convertvector(load_ints(sums + i), floats) * (row_stats * load_floats(to->column_stats + n + i)) * INT8_UNIT;
         if (added) value += load_floats(added + i);
         if (to->bias) value += load_floats(to->bias + n + i);
         store(to->y, dtype, at + i, value);

@@ -27,7 +27,7 @@ struct lanes_run {
     const struct matmul_job *job;
     enum factor_kind      kind;
     bool                  coded;   /* the weights can be decoded lane by lane; else they come as rows of fp32 */
-    const struct rounded *rounded; /* of x's block; NULL: FLOATS */
+    struct rounded       *rounded; /* of x's block; NULL: FLOATS */
     struct tiles          x;
     size_t                first_row; /* of x's block */
     size_t                strips;    /* of a panel */
@@ -40,6 +40,7 @@ struct lanes_run {
 struct lanes_slot {
     uint32_t panel[STRIPS][STEPS * LANES]; /* [step, lane] of each strip */
     float    scales[STRIPS][MOST_RUNS * LANES];
+    float    rests[STRIPS][MOST_RUNS * LANES]; /* of each run, times its scale */
     float    lines[WIDTH][STEPS + WIDTH]; /* rows of fp32 before they are transposed */
     float    sums[];
 };
@@ -94,19 +95,22 @@ static void unpack_scales(const struct coded *q, size_t n, size_t k, size_t runs
 
 /* Rows [n, n + LANES) and columns [k, k + depth) of 4-bit weights; past the last row, that row again. */
 INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, size_t n, size_t k, size_t depth,
-                         uint32_t *panel, float *scales) {
+                         uint32_t *panel, float *scales, float *rests) {
     const struct coded *q = &run->job->q;
     size_t eight = 8 / factor_elements(kind); /* steps of eight codes */
     /* The panel after this one: further along the rows or, at their end, the next rows. */
     size_t ahead = k + depth < q->columns ? depth : run->strips * LANES * q->columns - k;
     unpack_scales(q, n, k, depth / SCALED, ahead, scales);
     struct decoder decoder;
+    struct rounding rounding = {};
+    if (kind != FLOATS) rounding = run->rounded->to;
     if (kind == FLOATS) decoder.floats = float_table_of(q->code->values);
-    if (kind == SHORTS) decoder.shorts = code_table_of(run->rounded->to.shorts);
-    if (kind == BYTES) memcpy(decoder.bytes, run->rounded->to.bytes, sizeof decoder.bytes);
+    if (kind == SHORTS) decoder.shorts = code_table_of(rounding.shorts);
+    if (kind == BYTES) memcpy(decoder.bytes, rounding.bytes, sizeof decoder.bytes);
     for (size_t v = 0; v < TILE_VECTORS; v++) {
         const uint8_t *rows[WIDTH];
         uint32_t *to = panel + v * WIDTH;
+        ints rest = -SCALED * NO_REST;
         for (size_t i = 0; i < WIDTH; i++)
             rows[i] = q->codes + (least(n + v * WIDTH + i, q->rows - 1) * q->columns + k) / 2;
         for (size_t chunk = 0; chunk < depth; chunk += CHUNK) {
@@ -116,8 +120,14 @@ INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, siz
                 for (size_t i = 0; i < WIDTH; i++) __builtin_prefetch(rows[i] + (chunk + ahead) / 2);
             transpose(codes);
             for (size_t i = 0; i < least(WIDTH, (depth - chunk) / 8); i++, to += eight * LANES) {
-                floats scale = kind == FLOATS ? load_floats(scales + (chunk + i * 8) / SCALED * LANES + v * WIDTH) : 0;
+                size_t at = (chunk + i * 8) / SCALED * LANES + v * WIDTH;
+                floats scale = kind == FLOATS ? load_floats(scales + at) : 0;
                 unpack_eight(kind, &decoder, codes[i], scale, to);
+                if (kind == FLOATS) continue;
+                rest = add_rests(rest, &rounding, codes[i]);
+                if ((chunk + i * 8) % SCALED != SCALED - 8) continue;
+                store(rests, BNB_F32, at, __builtin_convertvector(rest, floats) * load_floats(scales + at));
+                rest = -SCALED * NO_REST;
             }
         }
     }
@@ -145,10 +155,10 @@ static void unpack_any(const struct lanes_run *run, size_t n, size_t k, size_t d
 static void unpack_strip(const struct lanes_run *run, size_t n, size_t k, size_t depth, struct lanes_slot *slot,
                          size_t strip) {
     uint32_t *panel = slot->panel[strip];
-    float *scales = slot->scales[strip];
-    if (run->kind == SHORTS) unpack_codes(SHORTS, run, n, k, depth, panel, scales);
-    else if (run->kind == BYTES) unpack_codes(BYTES, run, n, k, depth, panel, scales);
-    else if (run->coded) unpack_codes(FLOATS, run, n, k, depth, panel, scales);
+    float *scales = slot->scales[strip], *rests = slot->rests[strip];
+    if (run->kind == SHORTS) unpack_codes(SHORTS, run, n, k, depth, panel, scales, rests);
+    else if (run->kind == BYTES) unpack_codes(BYTES, run, n, k, depth, panel, scales, rests);
+    else if (run->coded) unpack_codes(FLOATS, run, n, k, depth, panel, scales, rests);
     else unpack_any(run, n, k, depth, slot->lines, panel);
 }
 
@@ -159,8 +169,8 @@ struct lanes_tile {
     const uint32_t *w, *x; /* [step, lane] and [step, row]; for mmla, [two steps, half of the lanes of a vector, lane, step]
                             * and [two steps, row, step] */
     size_t          steps;
-    const float    *w_scales;      /* [run, lane]; as the rest for integers alone */
-    const float    *x_scales;      /* [row, scaled] */
+    const float    *w_scales, *w_rests; /* [run, lane]; as what follows for integers alone */
+    const float    *x_scales, *x_means; /* [row, scaled] */
     const int32_t  *excess;
     size_t          scaled;
     float          *sums; /* [row, sums_stride], added to */
@@ -231,6 +241,8 @@ INLINE void multiply_tile(enum factor_kind kind, const struct lanes_tile *tile, 
                     floats scale = load_floats(tile->w_scales + run * LANES + v * WIDTH);
                     scale *= tile->x_scales[m * tile->scaled + run];
                     after = fma(__builtin_convertvector(sum_of[m][v], floats), scale, before);
+                    floats mean = tile->x_means[m * tile->scaled + run];
+                    after = fma(load_floats(tile->w_rests + run * LANES + v * WIDTH), mean, after);
                 }
                 store(sums, BNB_F32, 0, after);
             }
@@ -270,10 +282,11 @@ static void multiply_panel(const struct lanes_run *run, struct lanes_slot *slot,
                 size_t m = tile_row(&run->x, i), rows = tile_row(&run->x, i + 1) - m;
                 struct lanes_tile tile = {
                     .w = slot->panel[strip], .x = run->x.factors + m * run->x.stride + k / elements * rows,
-                    .steps = depth / elements, .w_scales = slot->scales[strip], .scaled = scaled,
+                    .steps = depth / elements, .w_scales = slot->scales[strip], .w_rests = slot->rests[strip], .scaled = scaled,
                     .sums = slot->sums + m * width + strip * LANES, .sums_stride = width,
                 };
                 if (run->rounded) tile.x_scales = run->rounded->scales + m * scaled + k / SCALED;
+                if (run->rounded) tile.x_means = run->rounded->means + m * scaled + k / SCALED;
                 if (run->kind == BYTES) tile.excess = run->rounded->excess + m * scaled + k / SCALED;
                 run_lanes_tile(run->kind, &tile, rows);
             }
@@ -352,11 +365,12 @@ static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind)
     size_t stride = columns / factor_elements(kind), factors = round_up(block * stride, 16);
     size_t scaled = kind == FLOATS ? 0 : columns / SCALED, scales = round_up(block * scaled, 16);
     size_t slot = round_up(sizeof(struct lanes_slot) + block * strips * LANES * sizeof(float), 64);
-    size_t bytes = (factors + 2 * scales) * sizeof(uint32_t) + threads * slot;
+    size_t bytes = (factors + 3 * scales) * sizeof(uint32_t) + threads * slot;
     uint32_t *scratch = aligned_alloc(64, bytes);
     if (!scratch) return no_working_space("matmul", bytes);
     struct rounded rounded = {.scaled = scaled};
-    rounded.scales = (float *)(scratch + factors), rounded.excess = (int32_t *)(scratch + factors + scales);
+    rounded.scales = (float *)(scratch + factors), rounded.means = (float *)(scratch + factors + scales);
+    rounded.excess = (int32_t *)(scratch + factors + 2 * scales);
     if (kind == SHORTS) rounded.to = rounding_of(job->q.code, SHORTS, LANES_SHORT_CODE, LANES_SHORT_X);
     if (kind == BYTES) rounded.to = rounding_of(job->q.code, BYTES, LANES_BYTE, LANES_BYTE);
     bool fit = true;
@@ -366,7 +380,7 @@ static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind)
         struct lanes_run run = {
             .job = job, .kind = kind, .coded = is_in_runs(job, 4), .rounded = kind == FLOATS ? NULL : &rounded,
             .x = {scratch, count, (count + TILE_ROWS - 1) / TILE_ROWS, stride}, .first_row = first, .strips = strips,
-            .scratch = (char *)(scratch + factors + 2 * scales), .slot = slot, .next = &next,
+            .scratch = (char *)(scratch + factors + 3 * scales), .slot = slot, .next = &next,
         };
         rounded.x = run.x;
         fit = prepare_block(&run);

@@ -1,5 +1,10 @@
 /* Factors rounded to integers: the codebook once for all weights, and x in runs of SCALED elements, each with a scale
- * of its own. What integers can't stand for is found here, and left to the exact kernels. */
+ * of its own. What integers can't stand for is found here, and left to the exact kernels.
+ *
+ * What rounding takes from a code, its rest, is the same wherever the code stands, so that rests do not cancel where x has
+ * one sign: they would add up to an error that grows with the square root of the columns. So a run's rests are added up,
+ * and that sum times the run's mean of x belongs to the product. What is left out is rests times what x is off its mean. Few rows of x do
+ * without where none leans to one side: then it would cost half as much as the rest, for nothing. */
 #include <float.h>
 
 #include "simd.h"
@@ -43,6 +48,9 @@ INLINE uint32_t *row_in_tile(const struct tiles *tiles, size_t at_once, size_t r
     return tiles->factors + first * tiles->stride + (row - first) * at_once;
 }
 
+/* A step is so many rests; and the byte of a rest of none. */
+enum { RESTS = 254, NO_REST = BYTES_OFFSET ? RESTS / 2 : 0 };
+
 /* A codebook as integers of at most code_most, for an x of at most x_most. */
 struct rounding {
     enum factor_kind kind;
@@ -52,12 +60,30 @@ struct rounding {
     int32_t offset;
     int16_t shorts[16];
     uint8_t bytes[16];
+    int16_t rests[16];      /* of codes, in units of step / RESTS, */
+    uint8_t rest_bytes[16]; /* and more by NO_REST */
 };
+
+/* to + the rests of the eight codes of each lane + eight times NO_REST. */
+INLINE ints add_rests(ints to, const struct rounding *rounding, words codes) {
+#if HAS_DOT4 || HAS_SMALL_DOT4
+    const words ones = 0x01010101;
+    to = dot_bytes(to, decode_bytes(rounding->rest_bytes, codes), ones);
+    return dot_bytes(to, decode_bytes(rounding->rest_bytes, codes >> 4), ones);
+#else
+    shorts rests[4];
+    decode_shorts(code_table_of(rounding->rests), regroup(codes), rests);
+    for (int i = 0; i < 4; i++) to = dot2(to, rests[i], (shorts)1);
+    return to;
+#endif
+}
 
 INLINE floats round_to_integers(floats v) { return v + 0x1.8p23f - 0x1.8p23f; } /* exact below 2^22; ties to even */
 
 /* The codebook on the grid between 0.8 and 1 times `most` steps to its largest magnitude that it lies closest to: NF4
- * is half as far off at 112 steps as at 127. */
+ * is half as far off at 112 steps as at 127. Close is by squares, and a hundred times as much by what errors come to
+ * together, small values counting more, as weights have more of them: an AF4 that is off to one side is worse than one that
+ * is off by a little more. */
 static float fit_codes(const float values[16], float most, int16_t codes[16]) {
     enum { TRIALS = 64 };
     float largest = 0, steps = most, least_error = FLT_MAX;
@@ -66,12 +92,15 @@ static float fit_codes(const float values[16], float most, int16_t codes[16]) {
     if (!largest) return 0;
     for (int trial = 0; trial < TRIALS; trial++) {
         float tried = most * (1 - (float)trial * (0.2f / TRIALS));
-        floats error = 0;
+        floats squares = 0, offs = 0, shares = 0;
         for (int i = 0; i < 16; i += WIDTH) {
             floats value = load_floats(values + i) / largest, off = round_to_integers(value * tried) / tried - value;
-            error += off * off;
+            floats share = 1 - (floats)((ints)value & 0x7fffffff);
+            squares += off * off;
+            offs += off * share * share;
+            shares += share * share;
         }
-        float total = sum(error);
+        float mean = sum(offs) / (sum(shares) + FLT_MIN), total = sum(squares) + 100 * mean * mean;
         if (total < least_error) least_error = total, steps = tried;
     }
     for (int i = 0; i < 16; i++) codes[i] = (int16_t)__builtin_rintf(values[i] / largest * steps);
@@ -81,6 +110,10 @@ static float fit_codes(const float values[16], float most, int16_t codes[16]) {
 static struct rounding rounding_of(const struct codebook *code, enum factor_kind kind, float code_most, float x_most) {
     struct rounding to = {.kind = kind, .x_most = x_most};
     to.step = fit_codes(code->values, code_most, to.shorts);
+    for (int i = 0; i < 16; i++) {
+        if (to.step) to.rests[i] = (int16_t)__builtin_rintf((code->values[i] / to.step - to.shorts[i]) * RESTS);
+        to.rest_bytes[i] = (uint8_t)(to.rests[i] + NO_REST);
+    }
     if (kind == SHORTS) return to;
     int32_t lowest = 0, highest = 0;
     for (int i = 0; i < 16; i++) {
@@ -104,6 +137,8 @@ struct rounded {
     struct tiles x;
     size_t       scaled; /* runs of a row: zeros stand after the last of x */
     float       *scales; /* [rows, scaled], times the codebook's step */
+    float       *means;  /* [rows, scaled], times the unit of rests */
+    bool         leans;  /* one of the rows does */
     int32_t     *excess; /* [rows, scaled], what the codebook's offset adds to a run's sum, negative; BYTES only */
 };
 
@@ -111,8 +146,19 @@ struct round_job {
     struct dense          x;
     const struct rounded *rounded;
     size_t                first_row;
-    _Atomic bool         *unfit; /* set where an element is infinite or NaN, or a run's largest too small for a scale */
+    _Atomic bool         *unfit; /* set where an element is infinite or NaN, or a run's largest too small for a scale, */
+    _Atomic bool         *leans; /* and where a row leans to one side */
 };
+
+/* What a row's elements add up to. It leans where that is more than those of a mean of zero would hardly ever come to,
+ * over the row or within runs. */
+struct row_sums {
+    double all, squares, squares_of_runs;
+};
+
+INLINE bool does_lean(struct row_sums row) {
+    return row.all * row.all > 36 * row.squares || row.squares_of_runs > 4 * row.squares;
+}
 
 /* To each, the one added that is two apart from it, in four neighbours. */
 INLINE floats pair_sums(floats magnitudes) {
@@ -145,7 +191,7 @@ INLINE void put_eight(enum factor_kind kind, const int16_t from[8], uint32_t *to
 
 /* One run, from element i of x on; false where it is unfit. */
 INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_kind kind, size_t i, uint32_t *to,
-                      float *scale, int32_t *excess) {
+                      float *scale, float *mean, int32_t *excess, struct row_sums *row) {
     const struct rounding *rounding = &job->rounded->to;
     floats v[SCALED / WIDTH], pairs = 0;
     ints largest = 0; /* magnitudes as integers, in which a NaN is larger than all numbers */
@@ -165,17 +211,25 @@ INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_
     float inverse = step ? 1 / step : 0;
     int16_t integers[SCALED];
     ints total = 0;
+    floats squares = 0;
     for (size_t j = 0; j < SCALED / WIDTH; j++) {
         typedef VECTOR(int16_t, WIDTH) half_shorts;
         ints rounded = __builtin_convertvector(round_to_integers(v[j] * inverse), ints);
         half_shorts narrowed = __builtin_convertvector(rounded, half_shorts);
         memcpy(integers + j * WIDTH, &narrowed, sizeof narrowed);
         total += rounded;
+        squares = fma(v[j] * inverse, v[j] * inverse, squares);
     }
     for (size_t j = 0; j < SCALED; j += 8)
         put_eight(kind, integers + j, to + j / factor_elements(kind));
+    int32_t sum_of_run = __builtin_reduce_add(total);
+    double element_sum = (double)step * sum_of_run;
+    row->all += element_sum;
+    row->squares += (double)step * step * sum(squares);
+    row->squares_of_runs += element_sum * element_sum;
     *scale = step * rounding->step;
-    if (kind == BYTES) *excess = -rounding->offset * __builtin_reduce_add(total);
+    *mean = (float)sum_of_run * *scale * (1.0f / (SCALED * RESTS));
+    if (kind == BYTES) *excess = -rounding->offset * sum_of_run;
     return true;
 }
 
@@ -186,21 +240,24 @@ INLINE void round_rows(const struct round_job *job, bnb_dtype dtype, enum factor
     for (size_t m = first; m < last; m++) {
         size_t step, from = (job->first_row + m) * job->x.columns;
         uint32_t *to = row_in_tile(&rounded->x, at_once, m, &step), run_factors[SCALED];
-        float *scales = rounded->scales + m * rounded->scaled;
+        float *scales = rounded->scales + m * rounded->scaled, *means = rounded->means + m * rounded->scaled;
         int32_t *excess = kind == BYTES ? rounded->excess + m * rounded->scaled : NULL;
+        struct row_sums row = {0};
         for (size_t run = 0; run < runs; run++) {
             int32_t *run_excess = kind == BYTES ? excess + run : NULL;
-            if (!round_run(job, dtype, kind, from + run * SCALED, run_factors, scales + run, run_excess)) {
+            if (!round_run(job, dtype, kind, from + run * SCALED, run_factors, scales + run, means + run,
+                           run_excess, &row)) {
                 atomic_store_explicit(job->unfit, true, memory_order_relaxed);
                 return;
             }
             for (size_t i = 0; i < factors; i += at_once, to += step)
                 for (size_t j = 0; j < at_once; j++) to[j] = run_factors[i + j];
         }
+        if (does_lean(row)) atomic_store_explicit(job->leans, true, memory_order_relaxed);
         for (size_t i = runs * factors; i < rounded->x.stride; i += at_once, to += step)
             for (size_t j = 0; j < at_once; j++) to[j] = 0;
         for (size_t run = runs; run < rounded->scaled; run++) {
-            scales[run] = 0;
+            scales[run] = means[run] = 0;
             if (kind == BYTES) excess[run] = 0;
         }
     }
@@ -221,9 +278,10 @@ static void round_rows_part(const void *round_job, size_t first, size_t last) {
 }
 
 /* Rounds rows of x from first_row on, as many as `to` has; false where integers can't stand for one. */
-static bool round_x(const struct dense *x, size_t first_row, const struct rounded *to) {
-    _Atomic bool unfit = false;
-    struct round_job job = {*x, to, first_row, &unfit};
+static bool round_x(const struct dense *x, size_t first_row, struct rounded *to) {
+    _Atomic bool unfit = false, leans = false;
+    struct round_job job = {*x, to, first_row, &unfit, &leans};
     parallel_for(to->x.rows, (1 << 15) / x->columns + 1, round_rows_part, &job);
+    to->leans = atomic_load_explicit(&leans, memory_order_relaxed);
     return !atomic_load_explicit(&unfit, memory_order_relaxed);
 }

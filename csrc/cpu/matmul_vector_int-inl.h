@@ -29,23 +29,28 @@ INLINE ints chunk_of_bytes(const words w[2], const int8_t *x) {
     return dot_bytes(part, w[1], (words)load_ints(x + 4 * WIDTH));
 }
 
-/* products[m][i] = the scale of run `begin + i` of the weights times that of x, and what offsets added is taken off. */
+/* What a sum of run i of the weights counts for in row m's product: its integers, and its rests. */
+struct run_scales {
+    float integers[VECTOR_ROWS][SEGMENT], rests[VECTOR_ROWS][SEGMENT];
+};
+
+/* Of the runs from `begin` on; and what offsets add is taken off. */
 INLINE void multiply_scales(const struct vector_int_run *run, enum factor_kind kind, const float *scales, size_t begin,
-                            size_t count, size_t rows, float products[VECTOR_ROWS][SEGMENT],
-                            floats totals[VECTOR_ROWS]) {
+                            size_t count, size_t rows, struct run_scales *to, floats totals[VECTOR_ROWS]) {
     for (size_t m = 0; m < rows; m++)
         for (size_t i = 0; i < count; i += WIDTH) {
             size_t at = m * run->x.scaled + begin + i;
-            floats product = load_floats(scales + i) * load_floats(run->x.scales + at);
-            store(products[m], BNB_F32, i, product);
+            floats scale = load_floats(scales + i), product = scale * load_floats(run->x.scales + at);
+            store(to->integers[m], BNB_F32, i, product);
+            if (run->x.leans) store(to->rests[m], BNB_F32, i, scale * load_floats(run->x.means + at));
             if (kind == BYTES && BYTES_OFFSET) totals[m] = fma(load_floats(run->excess + at), product, totals[m]);
         }
 }
 
 /* A chunk of codes with all rows of x. */
 INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, const uint8_t *codes,
-                           const uint32_t *factors, size_t rows, const float products[VECTOR_ROWS][SEGMENT],
-                           size_t chunk, floats totals[VECTOR_ROWS]) {
+                           const uint32_t *factors, size_t rows, const struct run_scales *scales, size_t chunk,
+                           floats totals[VECTOR_ROWS]) {
     words packed = (words)load_ints(codes), bytes_of[2];
     shorts shorts_of[4];
     if (kind == SHORTS) {
@@ -57,8 +62,11 @@ INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, const
     for (size_t m = 0; m < rows; m++) {
         const void *row = factors + m * x->x.stride;
         ints part = kind == SHORTS ? chunk_of_shorts(shorts_of, row) : chunk_of_bytes(bytes_of, row);
-        totals[m] = fma(__builtin_convertvector(part, floats), chunk_scale(products[m], chunk), totals[m]);
+        totals[m] = fma(__builtin_convertvector(part, floats), chunk_scale(scales->integers[m], chunk), totals[m]);
     }
+    if (!x->leans) return;
+    floats rests = __builtin_convertvector(add_rests((ints)(-8 * NO_REST), &x->to, packed), floats);
+    for (size_t m = 0; m < rows; m++) totals[m] = fma(rests, chunk_scale(scales->rests[m], chunk), totals[m]);
 }
 
 INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind kind, size_t first, size_t last,
@@ -70,18 +78,19 @@ INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind
         floats totals[2][VECTOR_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
             size_t count = least(SEGMENT, runs - begin), chunks = (count * SCALED + CHUNK - 1) / CHUNK, chunk = 0;
-            float local[SEGMENT], products[VECTOR_ROWS][SEGMENT];
+            float local[SEGMENT];
+            struct run_scales products;
             const float *scales = scales_at(q, n * runs + begin, count, WIDTH, local);
-            multiply_scales(run, kind, scales, begin, count, rows, products, totals[0]);
+            multiply_scales(run, kind, scales, begin, count, rows, &products, totals[0]);
             const uint8_t *codes = q->codes + (n * runs + begin) * (SCALED / 2);
             const uint32_t *factors = x.x.factors + begin * SCALED / factor_elements(kind);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, factors += 2 * step) {
                 fetch_ahead(codes, CHUNK);
-                multiply_chunk(&x, kind, codes, factors, rows, products, chunk, totals[0]);
-                multiply_chunk(&x, kind, codes + CHUNK / 2, factors + step, rows, products, chunk + 1,
+                multiply_chunk(&x, kind, codes, factors, rows, &products, chunk, totals[0]);
+                multiply_chunk(&x, kind, codes + CHUNK / 2, factors + step, rows, &products, chunk + 1,
                                totals[TURNS(rows)]);
             }
-            if (chunk < chunks) multiply_chunk(&x, kind, codes, factors, rows, products, chunk, totals[0]);
+            if (chunk < chunks) multiply_chunk(&x, kind, codes, factors, rows, &products, chunk, totals[0]);
         }
         put_row(run->job, n, rows, totals);
     }
@@ -120,7 +129,7 @@ static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind 
     size_t rows = job->x.rows, columns = job->x.columns, elements = round_up(columns, CHUNK);
     size_t stride = elements / factor_elements(kind), scaled = round_up(elements / SCALED, WIDTH);
     size_t factors = round_up(rows * stride, 16), scales = round_up(rows * scaled, 16);
-    size_t bytes = (2 * factors + 3 * scales) * sizeof(uint32_t);
+    size_t bytes = (2 * factors + 4 * scales) * sizeof(uint32_t);
     alignas(64) uint32_t local[STACK];
     uint32_t *scratch = bytes <= sizeof local ? local : aligned_alloc(64, bytes);
     if (!scratch) return no_working_space("matmul", bytes);
@@ -128,8 +137,9 @@ static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind 
     struct vector_int_run run = {.job = job, .x = {
         .to = rounding_of(job->q.code, kind, most, most),
         .x = {scratch + factors, rows, rows, stride}, .scaled = scaled,
-        .scales = (float *)(scratch + 2 * factors), .excess = (int32_t *)(scratch + 2 * factors + scales),
-    }, .excess = (float *)(scratch + 2 * factors + 2 * scales)};
+        .scales = (float *)(scratch + 2 * factors), .means = (float *)(scratch + 2 * factors + scales),
+        .excess = (int32_t *)(scratch + 2 * factors + 2 * scales),
+    }, .excess = (float *)(scratch + 2 * factors + 3 * scales)};
     bool fit = round_x(&job->x, 0, &run.x);
     if (fit) {
         deal_chunks(run.x.x.factors, kind, rows * elements, scratch);

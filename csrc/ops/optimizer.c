@@ -24,7 +24,7 @@ struct request {
         const bnb_codebook *code;
     } states[2];
     bnb_tensor *unorm; /* NULL without a trust ratio */
-    float       max_unorm;
+    float       max_unorm, correction; /* as in metal/args.h */
     struct optimizer_rule rule;
 };
 
@@ -92,10 +92,17 @@ static struct optimizer_state second_half(struct optimizer_state both, size_t co
     return both;
 }
 
+struct step_job {
+    struct optimizer_job step;
+    float               *unorm; /* NULL without a trust ratio */
+    float                max_unorm, correction;
+};
+
 /* Writes the norm of the direction, and brings the rate down to where p moves by max_unorm × its own norm per unit of
  * the learning rate. */
-static bnb_status apply_trust(struct optimizer_job *job, float max_unorm, float *unorm, size_t blocks, size_t grain,
+static bnb_status apply_trust(struct step_job *both, size_t blocks, size_t grain,
                               void (*form)(const void *job, size_t first, size_t last)) {
+    struct optimizer_job *job = &both->step;
     job->squares = malloc(blocks * sizeof *job->squares);
     if (!job->squares) return fail(BNB_OUT_OF_MEMORY, "optimizer_step: no memory for %zu sums", blocks);
     parallel_for(blocks, grain, form, job);
@@ -104,17 +111,11 @@ static bnb_status apply_trust(struct optimizer_job *job, float max_unorm, float 
     free(job->squares);
     job->squares = NULL;
 
-    float most = max_unorm * sqrtf((float)p), norm = sqrtf((float)direction);
-    *unorm = norm;
+    float most = both->max_unorm * sqrtf((float)p), norm = both->correction * sqrtf((float)direction);
+    *both->unorm = norm;
     if (norm > most) job->rate *= most / norm;
     return BNB_OK;
 }
-
-struct step_job {
-    struct optimizer_job step;
-    float               *unorm; /* NULL without a trust ratio */
-    float                max_unorm;
-};
 
 static bnb_status step(const void *argument) {
     struct step_job       both = *(const struct step_job *)argument;
@@ -122,7 +123,7 @@ static bnb_status step(const void *argument) {
     size_t                blocks = ceil_div(job->count, OPTIMIZER_BLOCK), grain = (1 << 15) / OPTIMIZER_BLOCK;
     if (job->kind == BNB_OPTIMIZER_ADEMAMIX) job->slow = second_half(job->first, job->count);
     void (*form)(const void *job, size_t first, size_t last) = cpu_forms()->optimizer ? cpu_forms()->optimizer : optimizer_plain;
-    bnb_status status = both.unorm ? apply_trust(job, both.max_unorm, both.unorm, blocks, grain, form) : BNB_OK;
+    bnb_status status = both.unorm ? apply_trust(&both, blocks, grain, form) : BNB_OK;
     if (status == BNB_OK) parallel_for(blocks, grain, form, job);
     return status;
 }
@@ -145,6 +146,7 @@ static bnb_status step_on_host(const void *request, struct host *host) {
             },
         .unorm = r->unorm ? host_writes(host, r->unorm->buffer) : NULL,
         .max_unorm = r->max_unorm,
+        .correction = r->correction,
     };
     if (has_second(r->kind)) job.step.second = host_state(host, &r->states[1]);
     return perform(host, step, &job, sizeof job);
@@ -169,7 +171,7 @@ static bnb_status launch(const void *request) {
     bnb_device           *device = r->p->buffer->device;
     size_t                count = count_of(r), bytes = 2 * r->p->buffer->bytes + r->g->buffer->bytes;
     uint32_t              groups = groups_for(count, OPTIMIZER_THREADS / 32 * OPTIMIZER_BLOCK);
-    struct optimizer_args args = {(uint32_t)count, (uint32_t)(count >> 32), groups, r->max_unorm, r->rule};
+    struct optimizer_args args = {(uint32_t)count, (uint32_t)(count >> 32), groups, r->max_unorm, r->correction, r->rule};
     struct launch step = {
         .family = "optimizer",
         .kernel = "optimizer",
@@ -317,6 +319,7 @@ bnb_status bnb_optimizer_step(bnb_optimizer kind, const bnb_hyperparameters *hyp
         .max_unorm = (float)h.max_unorm,
     };
     if (!make_rule(kind, &h, &request.rule) || !is_request(&request)) return BNB_INVALID;
+    request.correction = kind == BNB_OPTIMIZER_ADAM ? request.rule.mix_first : 1;
     count_operation(p->buffer->device);
     return run(&(struct operation){"optimizer_step", p->buffer->device, launch, step_on_host, &request});
 }

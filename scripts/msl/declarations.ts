@@ -425,7 +425,8 @@ export class DeclarationTranslator {
       maxThreads: k.maxThreads,
       at: scope.tokens[i]!,
     });
-    this.out += `${k.head.text}${scope.tokens[i]!.before}static void ${k.name}(`;
+    const kept = scope.target === "cuda" ? "static inline" : "static"; // cuda.h's inline always is: an entry calls nothing
+    this.out += `${k.head.text}${scope.tokens[i]!.before}${kept} void ${k.name}(`;
     this.drop(i + 1, open + 1);
     ranges.forEach(([begin, end], n) => {
       this.out += (n > 0 ? "," : "") + this.body(begin, end);

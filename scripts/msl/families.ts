@@ -21,10 +21,15 @@ export const families = stemsIn(folder);
 /** The stems of cuda/*.metal, which are no stems of metal/. */
 export const cudaFamilies = stemsIn(cudaFolder);
 
+/** What the families of cuda/ share beside metal/'s headers. */
+const cudaHeaders = cudaFamilies.length ? [join(cudaFolder, "tensor.h")] : [];
+
 /** A family's whole source; places in it are named by `#line`. */
 export function familySource(stem: string): string {
-  const own = cudaFamilies.includes(stem) ? join(cudaFolder, `${stem}.metal`) : join(folder, `${stem}.metal`);
-  const parts = [...headers.map((file) => join(folder, file)), own].map(
+  const own = cudaFamilies.includes(stem)
+    ? [...cudaHeaders, join(cudaFolder, `${stem}.metal`)]
+    : [join(folder, `${stem}.metal`)];
+  const parts = [...headers.map((file) => join(folder, file)), ...own].map(
     (path) => `#line 1 "${basename(path)}"\n${readFileSync(path, "utf8")}`,
   );
   return `#include <metal_stdlib>\nusing namespace metal;\n${parts.join("\n")}`;

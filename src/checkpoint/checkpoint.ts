@@ -54,7 +54,7 @@ export class Checkpoint implements Disposable {
 
   /** The quantised weights, found at the first use. @throws BnbError as {@link findQuantized} does */
   get quantized(): ReadonlyMap<string, Stored> {
-    this.#quantized ??= findQuantized(this.tensors);
+    this.#quantized ??= within(this.path, () => findQuantized(this.tensors));
     return this.#quantized;
   }
 
@@ -65,6 +65,16 @@ export class Checkpoint implements Disposable {
 
   [Symbol.dispose](): void {
     this.close();
+  }
+}
+
+/** Runs what speaks of a checkpoint's tensors by their names; its errors say which checkpoint that was. */
+export function within<T>(path: string, run: () => T): T {
+  try {
+    return run();
+  } catch (cause) {
+    if (!(cause instanceof BnbError) || cause.message.includes(path)) throw cause;
+    throw new BnbError(`${path}: ${cause.message}`, cause.code, { cause });
   }
 }
 

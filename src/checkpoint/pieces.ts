@@ -16,7 +16,9 @@ import { storedCodebook } from "./statedict.ts";
 export interface Pieces {
   /** Every run but the last has a multiple of so many elements. */
   readonly unit: number;
-  /** Runs of at most so many elements, a multiple of `unit`. The caller disposes of each before it asks for the next. */
+  /**
+   * Runs of at most so many elements, a multiple of `unit`. The caller disposes of each before it asks for the next.
+   */
   runs(elements: number): Iterable<Tensor<FloatDType>>;
 }
 

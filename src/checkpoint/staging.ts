@@ -1,5 +1,5 @@
-// Owns the second step of writing: what is made lies in a work folder beside its target, on the same file system, locked and
-// journalled, until it is whole and durable; without a commit nothing of it stays.
+// Owns the second step of writing: what is made lies in a work folder beside its target, on the same file system,
+// locked and journalled, until it is whole and durable; without a commit nothing of it stays.
 import { randomBytes } from "node:crypto";
 import fs from "node:fs";
 import { basename, dirname, join, relative, resolve } from "node:path";
@@ -18,8 +18,8 @@ const stemBytesMax = 120;
  * A file or folder that is being made at `path`, which the caller creates; `commit` of {@link StagedFile} or of
  * `commit.ts` gives it its name.
  *
- * What was not committed is removed when the object is disposed, when the process exits, and when a signal ends it. What
- * a crash leaves is removed by the next process that writes to the same target.
+ * What was not committed is removed when the object is disposed, when the process exits, and when a signal ends it.
+ * What a crash leaves is removed by the next process that writes to the same target.
  */
 export class Staging implements Disposable {
   readonly target: string;
@@ -89,16 +89,16 @@ export class Staging implements Disposable {
   /** After a commit that succeeded: removes the work folder, in which nothing is left. */
   finish(): void {
     this.release();
+    removeWork(this.work); // under its lock, so that nobody takes it for left
     this.journal.close();
-    removeWork(this.work);
   }
 
   /** Removes what was written, unless it was committed. */
   [Symbol.dispose](): void {
     if (!pending.has(this)) return;
     this.release();
-    this.journal.close();
     this.#remove();
+    this.journal.close();
   }
 
   #makeParent(parent: string): void {

@@ -304,7 +304,9 @@ function expectPart(
 /** A tensor of which all is known before it is written. */
 type FixedSpec = TensorSpec & { readonly shape: readonly number[] };
 
-/** The tensors that an int8 weight becomes: bitsandbytes' `Linear8bitLt` saves these. @throws BnbError for another name */
+/**
+ * The tensors that an int8 weight becomes: bitsandbytes' `Linear8bitLt` saves these. @throws BnbError for another name
+ */
 export function specsInt8(
   name: string,
   shape: readonly number[],

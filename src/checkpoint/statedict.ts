@@ -6,7 +6,7 @@ import { BnbError } from "../error.ts";
 import { Int8Weight } from "../int8_weight.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
-import type { Checkpoint } from "./checkpoint.ts";
+import { type Checkpoint, within } from "./checkpoint.ts";
 import type { SafetensorsDtype } from "./header.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import {
@@ -29,9 +29,9 @@ export interface StateDictOptions {
 }
 
 /**
- * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`. What it
- * has no format for, other widths than 4 bits and codebooks than NF4 and FP4, has the same tensors under a key of this
- * library's, and bitsandbytes does not load it.
+ * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`. What
+ * it has no format for, other widths than 4 bits and codebooks than NF4 and FP4, has the same tensors under a key of
+ * this library's, and bitsandbytes does not load it.
  *
  * @example
  * ```ts
@@ -139,9 +139,14 @@ export function loadWeight(
   device = currentDevice(),
 ): Tensor | QuantizedTensor | Int8Weight {
   const stored = checkpoint.quantized.get(name);
-  if (stored) return fromStateDict(stored, device);
+  if (stored) return within(checkpoint.path, () => fromStateDict(stored, device));
   const tensor = checkpoint.tensors.get(name);
   if (!tensor) throw new BnbError(`${checkpoint.path} has no weight ${JSON.stringify(name)}.`);
+  return within(checkpoint.path, () => dense(tensor, device));
+}
+
+function dense(tensor: SafetensorsTensor, device: Device): Tensor {
+  const { name } = tensor;
   const dtype = dtypes[tensor.dtype];
   if (!dtype)
     throw new BnbError(`${name} is ${tensor.dtype}, expected ${Object.keys(dtypes).join(", ")}.`, "unsupported");

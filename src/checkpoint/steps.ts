@@ -74,7 +74,9 @@ export function fromGguf(tensor: GgufTensor, dtype: FloatDType): Source {
   return { name, shape, dtype, format, inputBytes: tensor.byteLength, load, pieces: ggufPieces(tensor, dtype) };
 }
 
-/** A quantised weight of a checkpoint, dequantised: to the dtype that it had, of which int8 keeps no record, or float16. */
+/**
+ * A quantised weight of a checkpoint, dequantised: to the dtype that it had, of which int8 keeps no record, or float16.
+ */
 export function fromStored(stored: Stored, dtype?: FloatDType): Source {
   const inputBytes = stored.parts.reduce((sum, part) => sum + part.byteLength, 0);
   const { name, format } = stored;
@@ -171,7 +173,10 @@ function codebookOf(quantType: Exclude<StoredQuantType, "int8">): Codebook {
   return sevenBits;
 }
 
-/** Writes a weight as the tensors of int8, having rounded it to a dtype first, and then to float16, as transformers does. */
+/**
+ * Writes a weight as the tensors of int8, having rounded it to a dtype first, and then to float16, as transformers
+ * does.
+ */
 export function quantizeInt8Step(source: Source, dtype: FloatDType): Step {
   const { name, shape, inputBytes } = source;
   const run: Step["run"] = (write) => {

@@ -23,7 +23,10 @@ export interface Config {
   optimBits: 8 | 32;
   /** Parameters with fewer elements have 32-bit states whatever `optimBits` says. */
   min8bitSize: number;
-  /** Above 0: where ‖direction‖ > maxUnorm × ‖p‖, the step is scaled down by their quotient, the trust ratio. */
+  /**
+   * Above 0: where ‖direction‖ > maxUnorm × ‖p‖, the step is scaled down by their quotient, the trust ratio. Adam's
+   * direction is of corrected moments.
+   */
   maxUnorm: number;
   /** Leave elements whose gradient is exactly zero as they are, states too: for sparse gradients. */
   skipZeros: boolean;

@@ -21,15 +21,16 @@ const lamb: Family = {
 };
 
 /**
- * LAMB (You et al. 2020): Adam with a trust ratio, in 8 bits too (bitsandbytes leaves it out there).
+ * LAMB (You et al. 2020): Adam with a trust ratio, that of the corrected direction, in 8 bits too (bitsandbytes leaves it
+ * out there).
  *
  * @example
  * ```ts
  * using p = new Parameter(Tensor.from([1, 1]));
  * p.grad = Tensor.from([1, -1]);
- * using optimizer = new optim.LAMB([p], { lr: 0.1, maxUnorm: 1 });
+ * using optimizer = new optim.LAMB([p], { lr: 0.1, maxUnorm: 0.5 });
  * optimizer.step();
- * p.data.read(); // → [0.968, 1.032]
+ * p.data.read(); // → [0.95, 1.05]
  * ```
  */
 export class LAMB extends Optimizer {

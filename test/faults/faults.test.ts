@@ -139,4 +139,8 @@ describe("lifetimes", () => {
   test("eight workers, two of them ended in the middle, compute the same", async () => {
     expect((await lifetime("workers", 60)).finished).toBeGreaterThanOrEqual(6);
   });
+
+  test("nothing is left of workers that are terminated in the middle", async () => {
+    expect((await lifetime("terminate", 24)).terminated).toBe(24);
+  });
 });

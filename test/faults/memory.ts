@@ -10,8 +10,8 @@ import { Codebook, currentDevice } from "../../src/index.ts";
 import { ggufFile, llamaGgufMetadata } from "../models.ts";
 
 /**
- * Models of one matrix, to be looked through, and of many, to be written from: there is one in memory at a time, which must be
- * small beside the file.
+ * Models of one matrix, to be looked through, and of many, to be written from: there is one in memory at a time, which
+ * must be small beside the file.
  */
 const [count, rowsOfMany, columns] = [12, 1024, 2048];
 
@@ -135,7 +135,9 @@ export async function memory(folder: string): Promise<MemoryReport> {
   return report;
 }
 
-/** The most memory that this process had: of Linux by its own account, since the other one counts who started it too. */
+/**
+ * The most memory that this process had: of Linux by its own account, since the other one counts who started it too.
+ */
 function residentPeak(): number {
   const path = "/proc/self/status";
   if (!existsSync(path)) return 1024 * process.resourceUsage().maxRSS;

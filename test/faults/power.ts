@@ -1,5 +1,5 @@
-// Owns the power cut: from every change that a run made to the disk it works out what a cut after each may leave, puts that
-// on a real disk, and sees that a model is there and every file of the user's.
+// Owns the power cut: from every change that a run made to the disk it works out what a cut after each may leave, puts
+// that on a real disk, and sees that a model is there and every file of the user's.
 import fs from "node:fs";
 import { basename, dirname, join } from "node:path";
 import type { Change } from "./hook.ts";
@@ -14,7 +14,9 @@ interface Inode {
   readonly data?: Buffer;
 }
 
-/** A change of names: each of these entries leads to that inode afterwards, or to none. All of it happens, or nothing. */
+/**
+ * A change of names: each of these entries leads to that inode afterwards, or to none. All of it happens, or nothing.
+ */
 interface Naming {
   readonly entries: readonly { readonly folder: Inode; readonly name: string; readonly to: Inode | undefined }[];
   /** The number of the first sync of a folder in it that came after it: from then on it has happened. */

@@ -1,6 +1,6 @@
-// Owns one quantisation in a process of its own, which a test kills, starves or disturbs: `bun quantize.ts <job>`, where the
-// job is JSON. Prints JSON: the error's message, if there was one, what lies in the output's parent after it, and how many
-// calls there were.
+// Owns one quantisation in a process of its own, which a test kills, starves or disturbs: `bun quantize.ts <job>`,
+// where the job is JSON. Prints JSON: the error's message, if there was one, what lies in the output's parent after it,
+// and how many calls there were.
 import fs from "node:fs";
 import { dirname } from "node:path";
 import { quantizeCheckpoint } from "../../src/checkpoint/transform.ts";

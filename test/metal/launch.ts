@@ -25,11 +25,15 @@ interface Launch extends Run {
   buffers: readonly View[];
   grid: readonly [number, number, number];
   group: number;
+  /** Bytes of [[threadgroup(0)]]. */
+  shared?: number;
+  /** Whether it is one of cuda/'s, which may take more threadgroup memory than Apple's GPUs have. */
+  large?: boolean;
 }
 
 /** Runs a kernel as csrc/gpu/driver.h says: args at 0, buffers from 1 on. The last buffers, `results` of them, are fresh. */
 export function launch(
-  { family, kernel, constants, args, buffers, grid, group, mode, seed }: Launch,
+  { family, kernel, constants, args, buffers, grid, group, shared, large, mode, seed }: Launch,
   results = 1,
 ): void {
   const key = `${family} ${mode}`;
@@ -43,5 +47,7 @@ export function launch(
     grid,
     group,
     seed,
+    ...(shared ? { threadgroup: { 0: shared } } : {}),
+    ...(large ? { large } : {}),
   });
 }

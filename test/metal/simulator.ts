@@ -68,6 +68,8 @@ export interface RunOptions {
   readonly lax?: boolean;
   /** Takes subnormal fp32 numbers for zeros, as Apple's GPUs do; BNB_SIM_FLUSH=0 says no where it isn't given. */
   readonly flush?: boolean;
+  /** Allows more threadgroup memory than Apple's GPUs have, as NVIDIA's do. */
+  readonly large?: boolean;
 }
 
 const triple = (size: RunOptions["grid"]): readonly [number, number, number] =>
@@ -114,7 +116,8 @@ export class MetalLibrary {
     const sim = runtime();
     const launch = sim.sim_launch_new(kernel)!;
     const memory = new Map<number, Address>();
-    const flags = (options.lax ? 1 : 0) | ((options.flush ?? process.env.BNB_SIM_FLUSH !== "0") ? 2 : 0);
+    const flushes = options.flush ?? process.env.BNB_SIM_FLUSH !== "0";
+    const flags = (options.lax ? 1 : 0) | (flushes ? 2 : 0) | (options.large ? 4 : 0);
     const check = (status: number) => {
       if (status !== 0) throw new KernelError(String(sim.sim_errors()).trim());
     };

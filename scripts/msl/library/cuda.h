@@ -46,6 +46,10 @@ typedef _Float16 half;
 
 #include "cuda/nvidia.h"
 
+#ifdef SIM_HOPPER
+#include "cuda/hopper.h"
+#endif
+
 // Threadgroup memory whose size the launch gives. Aligned as the swizzled tiles of tensor cores want it.
 extern __shared__ __attribute__((aligned(1024))) uchar sim_shared[];
 

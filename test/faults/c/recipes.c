@@ -37,7 +37,7 @@ ROW(bnb_device_name, P(world.device))
 ROW(bnb_device_describe, P(world.device))
 ROW(bnb_device_wait, P(world.device))
 ROW(bnb_device_idle, P(world.device))
-ROW(bnb_device_counter, P(world.device), I(below(5)))
+ROW(bnb_device_counter, P(world.device), I(below(7)))
 ROW(bnb_device_fallbacks, P(world.device))
 
 /* ── Tensors ────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -116,7 +116,7 @@ ROW(bnb_codebook_free, P(bnb_codebook_linear(1, 8, 1)))
 
 /* ── Quantised matrices ─────────────────────────────────────────────────────────────────────────────────────────── */
 
-ROW(bnb_quantized_from, P(world.b), N(world.n), N(world.k), P(world.codes256), N(world.k), P(world.column_stats), P(NULL), N(0), P(NULL), F(0))
+ROW(bnb_quantized_from, P(world.b), N(world.n), N(world.k), P(world.codes256), N(world.k), P(world.column_stats), P(NULL), P(NULL), N(0), P(NULL), F(0), P(NULL))
 ROW(bnb_quantized_part, P(world.q[2 + below(2)]), I(below(5)))
 ROW(bnb_quantized_rows, P(world.q[0]))
 ROW(bnb_quantized_columns, P(world.q[1]))

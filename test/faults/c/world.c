@@ -156,7 +156,7 @@ void world_build(bool small, bool cold) {
     world.q[3] = must(bnb_quantize(world.w[0], world.dynamic, world.block, 256, BNB_SCALES_ABSMAX, NULL));
     world.q[5] = must(bnb_quantize(world.w[1], world.codes_other, world.block, one_in(2) ? 0 : 256, BNB_SCALES_ABSMAX, NULL));
     bnb_codebook *int8 = must(bnb_codebook_named("int8"));
-    world.q[4] = must(bnb_quantized_from(world.b, n, k, int8, k, world.column_stats, NULL, 0, NULL, 0));
+    world.q[4] = must(bnb_quantized_from(world.b, n, k, int8, k, world.column_stats, NULL, NULL, 0, NULL, 0, NULL));
     bnb_codebook_free(int8);
     build_optimizer();
     build_cache();

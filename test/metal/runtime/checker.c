@@ -104,7 +104,7 @@ int checker_begin(const sim_launch *launch) {
     }
     if (fresh) mark_fresh(launch);
     uintptr_t begin = (uintptr_t)launch->threadgroup_memory;
-    size_t size = 2 * SIM_MAX_THREADGROUP_BYTES + SIM_MAX_VARIABLES * (SIM_MAX_GAP + SIM_THREADGROUP_ALIGNMENT);
+    size_t size = (uintptr_t)launch->threadgroup_end + SIM_PAGE - begin; // with some of the guard pages, which nothing else is at
     region *r = &regions[region_count++];
     *r = (region){
         begin - SIM_MAX_GAP, begin + size, false, 0, SIM_MEM_THREADGROUP, records_of(size + SIM_MAX_GAP), nullptr};

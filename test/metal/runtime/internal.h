@@ -38,6 +38,8 @@ struct sim_launch {
         size_t bytes;
     } constants[SIM_MAX_CONSTANTS]; // in the order of the library's table
     char *threadgroup_memory;       // where the running launch's variables and arguments start
+    char *threadgroup_end;          // where a guard page follows them
+    size_t threadgroup_most;        // bytes of them that are allowed
 };
 
 typedef enum { THREAD_READY, THREAD_AT_SIMD, THREAD_AT_BARRIER, THREAD_DONE } thread_state;

@@ -93,7 +93,7 @@ static int set_constants(const sim_launch *launch) {
 }
 
 // Gives every buffer and threadgroup parameter its address. The threadgroup's memory ends at a guard page.
-static int bind(sim_launch *launch, char *threadgroup_end) {
+static int bind(sim_launch *launch) {
     const sim_kernel *kernel = launch->kernel;
     for (uint32_t i = 0; i < kernel->entry->parameter_count; i++) {
         const sim_parameter *p = &kernel->entry->parameters[i];
@@ -108,6 +108,8 @@ static int bind(sim_launch *launch, char *threadgroup_end) {
         }
         threads_slots()[i] = b->memory;
     }
+    const size_t alignment =
+        launch->threadgroup_most > SIM_MAX_THREADGROUP_BYTES ? SIM_TILE_ALIGNMENT : SIM_THREADGROUP_ALIGNMENT;
     size_t counted = kernel->threadgroup_bytes, used = 0;
     for (uint32_t i = 0; i < kernel->variable_count; i++)
         used = kernel->variables[i]->offset + kernel->variables[i]->bytes + SIM_MAX_GAP;
@@ -120,15 +122,15 @@ static int bind(sim_launch *launch, char *threadgroup_end) {
                                   i, p->name);
         }
         counted = align_up(counted, SIM_THREADGROUP_ALIGNMENT) + launch->threadgroup[i];
-        offsets[i] = used;
-        used = align_up(used + launch->threadgroup[i] + SIM_MAX_GAP, SIM_THREADGROUP_ALIGNMENT);
+        offsets[i] = align_up(used, alignment);
+        used = align_up(offsets[i] + launch->threadgroup[i] + SIM_MAX_GAP, SIM_THREADGROUP_ALIGNMENT);
     }
-    if (counted > SIM_MAX_THREADGROUP_BYTES) {
-        return report_failure("kernel %s: %zu bytes of threadgroup memory, at most %d are there", kernel->entry->name,
-                              counted, SIM_MAX_THREADGROUP_BYTES);
+    if (counted > launch->threadgroup_most) {
+        return report_failure("kernel %s: %zu bytes of threadgroup memory, at most %zu are there", kernel->entry->name,
+                              counted, launch->threadgroup_most);
     }
     size_t last_gap = used ? SIM_MAX_GAP : 0; // the guard page takes its place
-    launch->threadgroup_memory = threadgroup_end - align_up(used - last_gap, SIM_THREADGROUP_ALIGNMENT);
+    launch->threadgroup_memory = launch->threadgroup_end - align_up(used - last_gap, alignment);
     for (uint32_t i = 0; i < SIM_MAX_BUFFERS; i++) {
         void **slot = parameter_slot(kernel, SIM_PARAMETER_THREADGROUP, i);
         if (slot) *slot = launch->threadgroup_memory + offsets[i];
@@ -157,8 +159,7 @@ static uint64_t walk(uint64_t p, uint64_t count, uint32_t seed) {
     return (uint64_t)(((unsigned __int128)p * step + seed) % count);
 }
 
-static void run_groups(const sim_launch *launch, const char *threadgroup_end, const uint32_t grid[3],
-                       const uint32_t group[3], uint32_t seed, bool lax) {
+static void run_groups(const sim_launch *launch, const uint32_t grid[3], const uint32_t group[3], uint32_t seed, bool lax) {
     bool checked = launch->kernel->library->module->checked;
     uint64_t total = (uint64_t)grid[0] * grid[1] * grid[2];
     for (uint64_t p = 0; p < total; p++) {
@@ -169,7 +170,7 @@ static void run_groups(const sim_launch *launch, const char *threadgroup_end, co
         uint32_t start = now.epoch[SIM_MEM_DEVICE] > now.epoch[SIM_MEM_THREADGROUP] ? now.epoch[SIM_MEM_DEVICE]
                                                                                     : now.epoch[SIM_MEM_THREADGROUP];
         now.group_start = now.epoch[SIM_MEM_DEVICE] = now.epoch[SIM_MEM_THREADGROUP] = start + 1;
-        fill_threadgroup_memory(launch->threadgroup_memory, threadgroup_end);
+        fill_threadgroup_memory(launch->threadgroup_memory, launch->threadgroup_end);
         if (checked) checker_begin_group();
         if (!threads_run_group(launch->kernel, grid, group, now.group, seed, lax)) return;
     }
@@ -323,20 +324,21 @@ int sim_run(sim_launch *launch, uint32_t grid_x, uint32_t grid_y, uint32_t grid_
             uint32_t group_z, uint32_t seed, uint32_t flags) {
     static char *threadgroup_region;
     const size_t capacity =
-        2 * SIM_MAX_THREADGROUP_BYTES + SIM_MAX_VARIABLES * (SIM_MAX_GAP + SIM_THREADGROUP_ALIGNMENT);
+        SIM_MOST_THREADGROUP_BYTES + SIM_MAX_VARIABLES * (SIM_MAX_GAP + SIM_THREADGROUP_ALIGNMENT);
     const uint32_t grid[3] = {grid_x, grid_y, grid_z}, group[3] = {group_x, group_y, group_z};
     report_clear();
     if (!threadgroup_region) threadgroup_region = sim_allocate(capacity / SIM_PAGE * SIM_PAGE);
     if (!threadgroup_region) return report_failure("no memory for threadgroup memory"), 1;
-    char *threadgroup_end = threadgroup_region + capacity / SIM_PAGE * SIM_PAGE;
+    launch->threadgroup_end = threadgroup_region + capacity / SIM_PAGE * SIM_PAGE;
+    launch->threadgroup_most = flags & SIM_RUN_LARGE ? SIM_MOST_THREADGROUP_BYTES : SIM_MAX_THREADGROUP_BYTES;
     now = (execution){.launch = launch};
-    if (check_sizes(launch->kernel, grid, group) || set_constants(launch) || bind(launch, threadgroup_end)) return 1;
+    if (check_sizes(launch->kernel, grid, group) || set_constants(launch) || bind(launch)) return 1;
     bool checked = launch->kernel->library->module->checked;
     if (checked && checker_begin(launch)) return report_failure("no memory for the checker's records"), 1;
     if (!memory_guard_begin()) return report_failure("the fault handler cannot be installed"), 1;
     threads_shuffle_lanes(seed);
     flush_subnormals(flags & SIM_RUN_FLUSH);
-    run_groups(launch, threadgroup_end, grid, group, seed, flags & SIM_RUN_LAX);
+    run_groups(launch, grid, group, seed, flags & SIM_RUN_LAX);
     flush_subnormals(false);
     memory_guard_end();
     if (checked) checker_end();

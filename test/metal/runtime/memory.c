@@ -53,7 +53,7 @@ const char *memory_fault_place(uintptr_t address, const sim_launch *launch, char
     if (address >= (uintptr_t)region && address < (uintptr_t)region + bytes) {
         snprintf(text, size, "past the end of a thread's stack of %d KB", SIM_STACK_BYTES >> 10);
     } else if (address + GUARD >= (uintptr_t)launch->threadgroup_memory &&
-               address < (uintptr_t)launch->threadgroup_memory + SIM_MAX_THREADGROUP_BYTES + 2 * GUARD) {
+               address < (uintptr_t)launch->threadgroup_end + GUARD) {
         snprintf(text, size, "at byte %lld of threadgroup memory",
                  (long long)(address - (uintptr_t)launch->threadgroup_memory));
     } else {

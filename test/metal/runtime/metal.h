@@ -45,6 +45,8 @@ typedef _Float16 half;
 
 #include "metal/entry.h"
 
+#include "nvidia.h"
+
 // The address spaces are one on the CPU; lint() compiles the same source with real ones.
 #define device
 #define threadgroup

@@ -89,6 +89,7 @@ enum { SIM_MEM_DEVICE = 1, SIM_MEM_THREADGROUP = 2 };
 typedef void (*sim_combine)(char *slots, sim_u32 active);
 
 sim_u32 sim_lane(void);
+sim_u32 sim_thread(void); // its place in the threadgroup
 void sim_threadgroup_barrier(sim_u32 flags, sim_site site);
 void sim_simdgroup_barrier(sim_u32 flags, sim_site site);
 // Publishes `bytes` of `in`, waits for the simdgroup, combines, and copies the slot of lane `source` to `out`.

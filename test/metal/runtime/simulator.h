@@ -14,9 +14,11 @@ typedef struct sim_launch sim_launch;
 enum {
     SIM_MAX_THREADS = 1024,
     SIM_UNDECLARED_THREADS = 384,
-    SIM_MAX_THREADGROUP_BYTES = 32768,
+    SIM_MAX_THREADGROUP_BYTES = 32768,  // Metal's limit
+    SIM_MOST_THREADGROUP_BYTES = 232448, // of a launch with SIM_RUN_LARGE
     SIM_MAX_BUFFERS = 31,
-    SIM_THREADGROUP_ALIGNMENT = 16
+    SIM_THREADGROUP_ALIGNMENT = 16,
+    SIM_TILE_ALIGNMENT = 1024 // of a threadgroup argument in a launch with SIM_RUN_LARGE
 };
 
 // The text of the last failure (or of the last launch's errors) on this process; valid until the next call.
@@ -63,8 +65,9 @@ int sim_launch_threadgroup(sim_launch *launch, uint32_t index, size_t bytes);
 int sim_launch_constant(sim_launch *launch, uint32_t index, const void *value, size_t bytes);
 
 // SIM_RUN_LAX lets simdgroup operations run with the lanes that are left, as third-party kernels expect. SIM_RUN_FLUSH
-// takes subnormal numbers of fp32 for zeros, as Apple's GPUs do.
-enum { SIM_RUN_LAX = 1, SIM_RUN_FLUSH = 2 };
+// takes subnormal numbers of fp32 for zeros, as Apple's GPUs do. SIM_RUN_LARGE allows more threadgroup memory than those
+// have, as NVIDIA's do.
+enum { SIM_RUN_LAX = 1, SIM_RUN_FLUSH = 2, SIM_RUN_LARGE = 4 };
 
 // Runs grid threadgroups of group threads. Seed 0 runs threads, threadgroups and the sums of lanes in order; others shuffle
 // all three.

@@ -315,6 +315,7 @@ bool threads_run_group(const sim_kernel *kernel, const uint32_t grid[3], const u
 #pragma GCC visibility push(default)
 
 sim_u32 sim_lane(void) { return state.current->index % SIM_LANES; }
+sim_u32 sim_thread(void) { return state.current->index; }
 
 static void wait_for_simdgroup(sim_site site, sim_u32 flags, sim_combine combine) {
     thread *me = state.current;

@@ -1,0 +1,100 @@
+/* What the files of the CUDA driver share: a GPU's state, and the functions of one file that another calls.
+ *
+ *   cuda.c           opening, describing, launching, waiting: the driver's table
+ *   serve.c          whole products by kernels of its own: which, with what grid
+ *   memory.c         device memory, and copies to and from it
+ *   ptx.c            the embedded PTX: finding, patching, compiling
+ *   profile.c        times of kernels
+ *   libcuda.c        NVIDIA's library
+ *
+ * Every function of the driver's table opens with cuda_enter and closes with cuda_leave: one lock, and the GPU's context
+ * made the thread's. The others are called in between. */
+#ifndef BNB_CUDA_H
+#define BNB_CUDA_H
+
+#include "../../internal.h"
+#include "../driver.h"
+#include "libcuda.h"
+
+enum { GPUS_MOST = 16, STAGES = 2 };
+
+struct gpu {
+    CUdevice     device;
+    CUcontext    context;
+    CUstream     stream;
+    CUmemoryPool pool;
+    char         name[128];
+    int          capability; /* 10 × major + minor */
+    int          multiprocessors;
+    int          shared_most; /* bytes of shared memory that a threadgroup can have */
+    int          driver_version;
+    size_t       total;     /* bytes */
+    char         lost[512]; /* why its context and all its memory are gone; empty while they are not */
+    struct stage {          /* pinned memory on the way between host and device, made for the first large copy */
+        void   *memory;
+        CUevent done;
+    } stages[STAGES];
+};
+
+/* Device memory. */
+struct memory {
+    CUdeviceptr at;
+    size_t      bytes;
+};
+
+extern bool cuda_profiling; /* BNB_PROFILE=1 */
+
+/* False where the GPU's context is lost, and bnb_last_error() says so. To be left in either case. */
+bool cuda_enter(struct gpu *gpu);
+void cuda_leave(void);
+
+/* What a call's failure means for the caller; `what` opens the sentence. A context that it ended is marked as lost. */
+bnb_status cuda_failed(struct gpu *gpu, CUresult result, const char *what);
+
+bnb_status cuda_launch(void *gpu, const struct launch *launch);
+bnb_status cuda_serve(void *gpu, const struct launch *whole);
+
+/* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+void      *cuda_alloc(void *gpu, size_t bytes);
+void       cuda_free(void *gpu, void *memory);
+size_t     cuda_cached(void *gpu);
+bnb_status cuda_write(void *gpu, void *memory, size_t offset, const void *from, size_t bytes);
+bnb_status cuda_read(void *gpu, void *memory, size_t offset, void *to, size_t bytes);
+
+/* ── Kernels ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* A kernel compiled for a GPU, a size of threadgroup and a set of constants, or the reason why that failed. */
+struct pipeline {
+    struct gpu      *gpu;
+    uint32_t         constants[MAX_CONSTANTS], constant_count, threads;
+    uint32_t         shared_bytes; /* as much as it has asked for */
+    CUfunction       function;
+    char            *failure;
+    struct pipeline *next;
+};
+
+/* A text of the pack. */
+struct kernel {
+    const char      *family, *name, *architecture, *text; /* the first three end at a blank */
+    size_t           bytes;
+    struct pipeline *pipelines;
+    struct kernel   *next;
+    struct profile {
+        uint64_t runs;
+        double   seconds, bytes;
+    } profile;
+};
+
+bool             ptx_open(void); /* false where this build of the library holds none */
+struct kernel   *ptx_find(const char *family, const char *name); /* NULL where there is none */
+struct pipeline *ptx_pipeline(struct gpu *gpu, struct kernel *kernel, const struct launch *launch); /* NULL and an error */
+void             ptx_profile(void); /* prints the table of profiles to stderr */
+
+/* ── Profiles ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+void profile_open(void);
+void profile_begin(struct gpu *gpu);
+void profile_end(struct gpu *gpu, struct kernel *kernel, size_t bytes_moved);
+
+#endif

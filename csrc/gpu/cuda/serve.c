@@ -1,0 +1,326 @@
+/* Whole products by the kernels of cuda/, for tensor cores: which of them, with what grid, and on what in between.
+ *
+ * They round the weight's values to the dtype of x, and with many rows its scales too, which is within what
+ * BNB_PRECISION_HIGH allows, and take what most models are: 4-bit codes in blocks that are powers of two, halves, int8. For
+ * everything else UNSUPPORTED lets the portable kernels be launched; a profile shows by their names which ran. */
+#include "cuda.h"
+
+#include <string.h>
+
+#include "../../../metal/args.h"
+
+/* Places of a product's bindings, as csrc/ops/matmul.c has them, and of its constants. */
+enum { AT_X, AT_CODES, AT_ABSMAX, AT_NESTED_ABSMAX, AT_CODE, AT_NESTED_CODE, AT_BIAS, AT_Y, AT_OFFSETS, AT_NESTED_OFFSETS };
+enum { OF_X, OF_W, OF_SCALES, OF_WHOLE, OF_BIAS, OF_Y, OF_OFFSETS };
+
+enum { HOPPER = 90 };
+
+/* One product on its way to kernels. */
+struct product {
+    struct gpu          *gpu;
+    const struct launch *whole;
+    struct matmul_args   args;
+    uint32_t             dtype; /* that the kernels multiply in: STORE_F16 or STORE_BF16 */
+    uint32_t             to;    /* of y */
+    bool                 hopper;
+};
+
+/* ── Tiles ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* A kernel of tiles: `rows` of x by `columns` of w a threadgroup. */
+struct tile {
+    const char *family, *kernel;
+    uint32_t    rows, columns, threads, shared;
+};
+
+/* Into how many parts a sum is split, so that the tiles fill the GPU: not below 512 products a part. */
+static uint32_t splits_of(const struct gpu *gpu, const struct tile *tile, uint32_t m, uint32_t n, uint32_t k) {
+    size_t tiles = ceil_div(m, tile->rows) * ceil_div(n, tile->columns);
+    size_t splits = (size_t)gpu->multiprocessors / tiles, most = k / 512;
+    if (splits > most) splits = most;
+    if (splits > 16) splits = 16;
+    return splits > 1 ? (uint32_t)splits : 1;
+}
+
+/* Adds up the parts of a split, with the portable kernel for it. */
+static bnb_status add_parts(const struct product *p, void *parts, uint32_t splits, struct binding bias, struct binding y) {
+    struct sum_args args = {.m = p->args.m, .n = p->args.n, .splits = splits};
+    return cuda_launch(p->gpu, &(struct launch){
+                                   .family         = "matmul_tile",
+                                   .kernel         = "matmul_sum",
+                                   .constants      = {p->to, [4] = p->whole->constants[OF_BIAS]},
+                                   .constant_count = 5,
+                                   .args           = &args,
+                                   .args_bytes     = sizeof args,
+                                   .bindings       = {{parts, 0, READS}, bias, y},
+                                   .binding_count  = 3,
+                                   .groups         = {(uint32_t)ceil_div(args.n, SUM_THREADS), args.m, 1},
+                                   .threads        = SUM_THREADS,
+                                   .bytes_moved    = (size_t)splits * args.m * args.n * 4,
+                               });
+}
+
+/* Launches a kernel whose binding `y_at` is y; where the sum is split that is memory for the parts, which are added up. */
+static bnb_status launch_split(const struct product *p, struct launch *launch, uint32_t y_at, struct binding bias, uint32_t splits) {
+    if (splits == 1) return cuda_launch(p->gpu, launch);
+    struct binding y = launch->bindings[y_at];
+    void          *parts = cuda_alloc(p->gpu, (size_t)splits * p->args.m * p->args.n * sizeof(float));
+    if (!parts) return bnb_last_status();
+    launch->bindings[y_at] = (struct binding){parts, 0, WRITES};
+    launch->constants[1]   = STORE_F32;
+    launch->constants[4]   = 0;
+    bnb_status status = cuda_launch(p->gpu, launch);
+    if (status == BNB_OK) status = add_parts(p, parts, splits, bias, y);
+    cuda_free(p->gpu, parts);
+    return status;
+}
+
+/* ── 4-bit codes ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static bool takes_codes(const struct product *p) {
+    uint32_t shift = p->args.scales.shift, k = p->args.k;
+    if (p->whole->constants[OF_W] != STORE_CODE4 || shift < 5 || shift > 31 || k % 32) return false;
+    uint32_t scales = p->whole->constants[OF_SCALES];
+    if ((scales != SCALES_F32 && scales != SCALES_NESTED) || p->whole->constants[OF_OFFSETS] != OFFSETS_NONE) return false;
+    if (scales == SCALES_NESTED && (p->args.scales.nested_shift < 2 || p->args.scales.nested_shift > 31)) return false;
+    return k % (shift == 5 ? 32 : shift == 6 ? 64 : 128) == 0; /* so that a lane's weights have one scale */
+}
+
+/* The launch of a kernel that takes a product's bindings as they are. */
+static struct launch launch_of(const struct product *p, const char *family, const char *kernel) {
+    struct launch launch = *p->whole;
+    launch.family         = family;
+    launch.kernel         = kernel;
+    launch.args           = &p->args;
+    launch.constant_count = 6;
+    memcpy(launch.constants, (uint32_t[]){p->dtype, p->to, p->whole->constants[OF_SCALES], 0, p->whole->constants[OF_BIAS], 0},
+           6 * sizeof *launch.constants);
+    launch.groups[0] = launch.groups[1] = launch.groups[2] = 1;
+    return launch;
+}
+
+/* Of 128 weights: a kernel for few rows gives each block columns of its own. */
+static uint32_t blocks_of_128(const struct product *p) {
+    return p->args.scales.shift == 5 ? 4 : p->args.scales.shift == 6 ? 2 : 1;
+}
+
+static bnb_status few(const struct product *p) {
+    uint32_t    blocks = blocks_of_128(p), tiles = (uint32_t)ceil_div((size_t)p->args.m * blocks, 8);
+    bool        tall = p->args.n >= 8192 && tiles <= 2;
+    const char *kernel = tiles == 1 ? (tall ? "matmul_few_1_2_8_choose" : "matmul_few_1_1_8")
+                         : tiles == 2 ? (tall ? "matmul_few_2_2_8" : "matmul_few_2_1_8")
+                                      : "matmul_few_4_1_8";
+    struct launch launch = launch_of(p, "matmul_few", kernel);
+    launch.constants[3] = blocks;
+    launch.constants[5] = p->args.k % 256 == 0;
+    launch.groups[0] = (uint32_t)ceil_div(p->args.n, tall ? 32 : 16);
+    launch.threads = 256;
+    return cuda_launch(p->gpu, &launch);
+}
+
+/* Half of them by dtype, so that no branch stands among Hopper's instructions. */
+static const struct tile hopper_tiles[2][3] = {
+    {{"matmul_hopper", "matmul_hopper_f16_64", 64, 128, 256, 32768 + 6 * 64 * 128 + 1024},
+     {"matmul_hopper", "matmul_hopper_f16_128", 128, 128, 256, 32768 + 5 * 128 * 128 + 1024},
+     {"matmul_hopper", "matmul_hopper_f16_256", 256, 128, 256, 32768 + 4 * 256 * 128 + 1024}},
+    {{"matmul_hopper", "matmul_hopper_bf16_64", 64, 128, 256, 32768 + 6 * 64 * 128 + 1024},
+     {"matmul_hopper", "matmul_hopper_bf16_128", 128, 128, 256, 32768 + 5 * 128 * 128 + 1024},
+     {"matmul_hopper", "matmul_hopper_bf16_256", 256, 128, 256, 32768 + 4 * 256 * 128 + 1024}},
+};
+
+static const struct tile portable_tiles[3] = {
+    {"matmul_many", "matmul_many_2_4_1_4_4", 32, 128, 128, 32768 + 1024 + 4 * 32 * 144},
+    {"matmul_many", "matmul_many_4_4_1_4_4", 64, 128, 128, 32768 + 1024 + 4 * 64 * 144},
+    {"matmul_many", "matmul_many_4_4_2_4_3", 128, 128, 256, 32768 + 1024 + 3 * 128 * 144},
+};
+
+static bnb_status many(const struct product *p) {
+    uint32_t           m = p->args.m;
+    const struct tile *tile = p->hopper ? &hopper_tiles[p->dtype == STORE_BF16][m <= 64 ? 0 : m <= 192 ? 1 : 2]
+                                        : &portable_tiles[m <= 32 ? 0 : m <= 64 ? 1 : 2];
+    uint32_t       splits = splits_of(p->gpu, tile, m, p->args.n, p->args.k), steps = (uint32_t)ceil_div(p->args.k, 64);
+    struct product split = *p;
+    split.args.split = (uint32_t)ceil_div(steps, splits) * 64;
+    splits = (uint32_t)ceil_div(steps, split.args.split / 64);
+
+    struct launch launch = launch_of(&split, tile->family, tile->kernel);
+    uint32_t      tiles_m = (uint32_t)ceil_div(m, tile->rows), tiles_n = (uint32_t)ceil_div(p->args.n, tile->columns);
+    launch.constants[3] = p->args.scales.shift == 5;
+    launch.groups[0] = p->hopper ? tiles_m * tiles_n : tiles_n;
+    launch.groups[1] = p->hopper ? 1 : tiles_m;
+    launch.groups[2] = splits;
+    launch.threads = tile->threads;
+    launch.shared_bytes = tile->shared;
+    return launch_split(&split, &launch, AT_Y, launch.bindings[AT_BIAS], splits);
+}
+
+/* ── Dense ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* As cuda/matmul_dense.metal and matmul_hopper.metal have it. */
+struct dense_args {
+    uint32_t m, n, bytes, split;
+};
+
+static const struct tile hopper_dense[2][2] = {
+    {{"matmul_hopper", "dense_hopper_f16_128", 128, 128, 256, 5 * 256 * 128}, {"matmul_hopper", "dense_hopper_f16_256", 256, 128, 256, 4 * 384 * 128}},
+    {{"matmul_hopper", "dense_hopper_bf16_128", 128, 128, 256, 5 * 256 * 128}, {"matmul_hopper", "dense_hopper_bf16_256", 256, 128, 256, 4 * 384 * 128}},
+};
+static const struct tile portable_dense[2] = {
+    {"matmul_dense", "matmul_dense_half_64", 64, 64, 128, 4 * 128 * 128},
+    {"matmul_dense", "matmul_dense_half_128", 128, 128, 128, 3 * 256 * 128},
+};
+
+static bnb_status dense(const struct product *p, struct binding x, struct binding w, struct binding bias, struct binding y) {
+    uint32_t           m = p->args.m;
+    const struct tile *tile = p->hopper ? &hopper_dense[p->dtype == STORE_BF16][m > 192] : &portable_dense[m > 64];
+    uint32_t           splits = splits_of(p->gpu, tile, m, p->args.n, p->args.k);
+    struct dense_args  args = {m, p->args.n, 2 * p->args.k, 0};
+    uint32_t           steps = (uint32_t)ceil_div(args.bytes, 128);
+    args.split = (uint32_t)ceil_div(steps, splits) * 128;
+    splits = (uint32_t)ceil_div(steps, args.split / 128);
+    struct launch launch = {
+        .family = tile->family,
+        .kernel = tile->kernel,
+        .constants = {p->dtype, p->to, 0, 0, p->whole->constants[OF_BIAS]},
+        .constant_count = 5,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {x, w, x, x, bias, y},
+        .binding_count = 6,
+        .groups = {(uint32_t)(ceil_div(m, tile->rows) * ceil_div(p->args.n, tile->columns)), 1, splits},
+        .threads = tile->threads,
+        .shared_bytes = tile->shared,
+        .bytes_moved = 2 * ((size_t)p->args.n + m) * p->args.k + 2 * (size_t)m * p->args.n,
+    };
+    return launch_split(p, &launch, 5, bias, splits);
+}
+
+/* The weight, written out in the dtype that is multiplied in. */
+static bnb_status write_out(const struct product *p, void *memory) {
+    const struct binding *of = p->whole->bindings;
+    size_t                count = (size_t)p->args.n * p->args.k, groups = ceil_div(count, 8 * DEQUANTIZE_THREADS);
+    struct dequantize_args args = {.count_low = (uint32_t)count, .count_high = (uint32_t)(count >> 32), .scales = p->args.scales};
+    return cuda_launch(p->gpu, &(struct launch){
+                                   .family         = "dequantize",
+                                   .kernel         = "dequantize",
+                                   .constants      = {p->whole->constants[OF_W], p->dtype, p->whole->constants[OF_SCALES], p->whole->constants[OF_OFFSETS]},
+                                   .constant_count = 4,
+                                   .args           = &args,
+                                   .args_bytes     = sizeof args,
+                                   .bindings       = {of[AT_CODES], of[AT_ABSMAX], of[AT_NESTED_ABSMAX], of[AT_CODE], of[AT_NESTED_CODE], {memory, 0, WRITES}, of[AT_OFFSETS], of[AT_NESTED_OFFSETS]},
+                                   .binding_count  = 8,
+                                   .groups         = {(uint32_t)(groups < 2048 ? groups : 2048), 1, 1},
+                                   .threads        = DEQUANTIZE_THREADS,
+                                   .bytes_moved    = count * 2 + count / 2,
+                               });
+}
+
+/* With many rows, decoding the weight once and multiplying whole is ahead of decoding it for each tile. */
+static bnb_status in_two_steps(const struct product *p) {
+    void *w = cuda_alloc(p->gpu, (size_t)p->args.n * p->args.k * 2);
+    if (!w) return bnb_last_status();
+    bnb_status            status = write_out(p, w);
+    const struct binding *of = p->whole->bindings;
+    if (status == BNB_OK) status = dense(p, of[AT_X], (struct binding){w, 0, READS}, of[AT_BIAS], of[AT_Y]);
+    cuda_free(p->gpu, w);
+    return status;
+}
+
+/* ── Choosing ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Up to so many rows the weight is read as codes, and each is decoded once for all rows (few), or once a tile (many). */
+enum { FEW_COLUMNS = 32, MANY_MOST_HOPPER = 1536, MANY_MOST = 512 };
+
+static bnb_status no_kernel(void) { return fail(BNB_UNSUPPORTED, "CUDA's own kernels don't take this case"); }
+
+static bnb_status multiply(const struct product *p) {
+    uint32_t w = p->whole->constants[OF_W], m = p->args.m;
+    if (w < STORE_CODE) { /* reading a dense weight once is all that a few rows need */
+        const struct binding *of = p->whole->bindings;
+        bool                  fits = w == p->dtype && p->args.k % 8 == 0 && m > 8;
+        return fits ? dense(p, of[AT_X], of[AT_CODES], of[AT_BIAS], of[AT_Y]) : no_kernel();
+    }
+    bool codes = takes_codes(p);
+    if (codes && m * blocks_of_128(p) <= FEW_COLUMNS) return few(p);
+    if (codes && m <= (p->hopper ? MANY_MOST_HOPPER : MANY_MOST)) return many(p);
+    return p->args.k % 8 == 0 && m > 8 ? in_two_steps(p) : no_kernel(); /* any codebook, block and width */
+}
+
+/* x in fp32, where half precision's rounding is allowed. */
+static bnb_status multiply_rounded(struct product *p) {
+    struct launch whole = *p->whole;
+    size_t        count = (size_t)p->args.m * p->args.k, groups = ceil_div(count, 8 * CAST_THREADS);
+    void         *x = cuda_alloc(p->gpu, count * 2);
+    if (!x) return bnb_last_status();
+    struct cast_args args = {(uint32_t)count, (uint32_t)(count >> 32)};
+    bnb_status       status = cuda_launch(p->gpu, &(struct launch){
+                                                      .family         = "cast",
+                                                      .kernel         = "cast",
+                                                      .constants      = {STORE_F32, p->dtype},
+                                                      .constant_count = 2,
+                                                      .args           = &args,
+                                                      .args_bytes     = sizeof args,
+                                                      .bindings       = {whole.bindings[AT_X], {x, 0, WRITES}},
+                                                      .binding_count  = 2,
+                                                      .groups         = {(uint32_t)(groups < 2048 ? groups : 2048), 1, 1},
+                                                      .threads        = CAST_THREADS,
+                                                      .bytes_moved    = count * 6,
+                                                  });
+    whole.bindings[AT_X] = (struct binding){x, 0, READS};
+    p->whole             = &whole;
+    if (status == BNB_OK) status = multiply(p);
+    cuda_free(p->gpu, x);
+    return status;
+}
+
+static bnb_status serve_matmul(struct gpu *gpu, const struct launch *whole) {
+    uint32_t       x = whole->constants[OF_X], w = whole->constants[OF_W];
+    struct product p = {.gpu = gpu, .whole = whole, .dtype = x, .to = x, .hopper = gpu->capability == HOPPER};
+    memcpy(&p.args, whole->args, sizeof p.args);
+    if (x == STORE_F32) {
+        if (whole->precision != BNB_PRECISION_MEDIUM || w == STORE_F32) return no_kernel();
+        p.dtype = w < STORE_CODE ? w : STORE_BF16;
+        return multiply_rounded(&p);
+    }
+    if (whole->precision == BNB_PRECISION_HIGHEST && w >= STORE_CODE) return no_kernel();
+    return multiply(&p);
+}
+
+/* ── LLM.int8() ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static const struct tile int8_tiles[4] = {
+    {"matmul_dense", "matmul_dense_int8_64", 64, 64, 128, 4 * 128 * 128},
+    {"matmul_dense", "matmul_dense_int8_128", 128, 128, 128, 3 * 256 * 128},
+    {"matmul_hopper", "int8_hopper_128", 128, 128, 256, 5 * 256 * 128},
+    {"matmul_hopper", "int8_hopper_256", 256, 128, 256, 4 * 384 * 128},
+};
+
+static bnb_status serve_int8(struct gpu *gpu, const struct launch *whole) {
+    struct int8_matmul_args of;
+    memcpy(&of, whole->args, sizeof of);
+    uint32_t to = whole->constants[0], outliers = whole->constants[1], bias = whole->constants[3];
+    if (outliers || of.k % 16 || of.m <= 16) return no_kernel();
+    const struct tile    *tile = &int8_tiles[(gpu->capability == HOPPER ? 2 : 0) + (of.m > 64 && (gpu->capability != HOPPER || of.m > 256))];
+    const struct binding *from = whole->bindings;
+    struct dense_args     args = {of.m, of.n, of.k, of.k};
+    return cuda_launch(gpu, &(struct launch){
+                                .family         = tile->family,
+                                .kernel         = tile->kernel,
+                                .constants      = {0, to, to != STORE_I32, 0, bias},
+                                .constant_count = 5,
+                                .args           = &args,
+                                .args_bytes     = sizeof args,
+                                .bindings       = {from[0], from[1], from[2], from[3], from[6], from[7]},
+                                .binding_count  = 6,
+                                .groups         = {(uint32_t)(ceil_div(of.m, tile->rows) * ceil_div(of.n, tile->columns)), 1, 1},
+                                .threads        = tile->threads,
+                                .shared_bytes   = tile->shared,
+                                .bytes_moved    = whole->bytes_moved,
+                            });
+}
+
+bnb_status cuda_serve(void *gpu, const struct launch *whole) {
+    if (!strcmp(whole->family, "matmul")) return serve_matmul(gpu, whole);
+    if (!strcmp(whole->family, "int8_matmul")) return serve_int8(gpu, whole);
+    return no_kernel();
+}

@@ -1,0 +1,352 @@
+// y = x · wᵀ + bias on Hopper's own products (wgmma), where w is 64 rows at a time the left factor and x, out of threadgroup
+// memory, the right one: for 4-bit codes, decoded into registers on the way; for dense halves; and for int8.
+
+constant uint Y [[function_constant(1)]];      // of y: any float, STORE_F32 where it holds parts of a split; or STORE_I32
+constant uint NESTED [[function_constant(2)]]; // whether absmax holds codes; of int8, whether sums are scaled
+constant uint HALVES [[function_constant(3)]]; // whether 64 weights have two scales, as blocks of 32 do
+constant uint BIAS [[function_constant(4)]];
+
+struct dense_args {
+    uint m, n, bytes; // of a row of x or w: a multiple of 16
+    uint split;       // bytes of a row that a threadgroup sums: all of them, or a multiple of 128
+};
+
+enum { HOPPER_THREADS = 256, TILE_N = 128 }; // rows of w that a threadgroup takes, 16 a simdgroup
+
+// Groups go down bands of 8 tiles of x, so that what runs at once shares rows of both factors.
+struct tile_place {
+    uint m0, n0;
+};
+inline tile_place place_of(uint group, uint m, uint n, uint tile_m) {
+    const uint tiles_m = (m + tile_m - 1) / tile_m, tiles_n = (n + TILE_N - 1) / TILE_N, band = 8 * tiles_n;
+    const uint first = group / band * 8, rows = min(tiles_m - first, 8u), in_band = group % band;
+    return tile_place{(first + in_band % rows) * tile_m, in_band / rows * TILE_N};
+}
+
+// Brings 128 bytes of ROWS rows, from row `first` on, into a tile; zeros past the last row and past a row's end.
+template <uint ROWS>
+inline void bring(threadgroup uchar *tile, device const uchar *from, uint rows, uint first, uint bytes, uint at, uint place) {
+    const uint piece = place % 8;
+    UNROLL for (uint i = 0; i < ROWS * 8 / HOPPER_THREADS; i++) {
+        const uint r = place / 8 + i * (HOPPER_THREADS / 8), byte = at + piece * 16;
+        const bool there = first + r < rows && byte < bytes;
+        nv_copy(tile + r * 128 + (piece ^ (r & 7u)) * 16, there ? from + ulong(first + r) * bytes + byte : from, there);
+    }
+}
+
+// Where the sums of a lane go: rows g and g + 8 of the simdgroup's 16 of w, and rows 8j + 2t and the next of x.
+struct output {
+    device uchar *y;
+    uint m, n, m0, n0;
+};
+
+// A lane's sums one by one: for parts of a split, and for shapes that the wide stores don't fit.
+template <uint BN>
+inline void save_each(output to, thread const float (&d)[BN / 2], float2 bias, uint row, uint t) {
+    UNROLL for (uint j = 0; j < BN / 8; j++)
+        UNROLL for (uint e = 0; e < 4; e++) {
+            const uint m = to.m0 + 8 * j + 2 * t + e % 2, n = to.n0 + row + e / 2 * 8;
+            if (m < to.m && n < to.n) save(to.y, Y, ulong(m) * to.n + n, d[4 * j + e] + (e < 2 ? bias.x : bias.y));
+        }
+}
+
+enum { OUTPUT_PITCH = 2 * TILE_N + 16 }; // of a row of the tile of y in threadgroup memory
+
+// In half precision by way of threadgroup memory, so that rows of y are written 16 bytes at a time.
+template <uint DTYPE, uint BN>
+inline void save_tile(output to, thread const float (&d)[BN / 2], float2 bias, threadgroup uchar *shared, uint place) {
+    const uint lane = place % 32, simdgroup = place / 32, matrix = lane / 8, r = lane % 8;
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    UNROLL for (uint j = 0; j < BN / 8; j += 2) {
+        threadgroup uchar *at = shared + (8 * (j + matrix / 2) + r) * OUTPUT_PITCH + (simdgroup * 16 + 8 * (matrix & 1u)) * 2;
+        nv_store_transposed(at, uint4(pair_of(DTYPE, d[4 * j] + bias.x, d[4 * j + 1] + bias.x),
+                                      pair_of(DTYPE, d[4 * j + 2] + bias.y, d[4 * j + 3] + bias.y),
+                                      pair_of(DTYPE, d[4 * j + 4] + bias.x, d[4 * j + 5] + bias.x),
+                                      pair_of(DTYPE, d[4 * j + 6] + bias.y, d[4 * j + 7] + bias.y)));
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    for (uint i = place; i < BN * (TILE_N / 8); i += HOPPER_THREADS) {
+        const uint m = to.m0 + i / (TILE_N / 8), n = to.n0 + i % (TILE_N / 8) * 8;
+        if (m < to.m && n < to.n)
+            *(device uint4 *)(to.y + 2 * (ulong(m) * to.n + n)) =
+                *(threadgroup const uint4 *)(shared + i / (TILE_N / 8) * OUTPUT_PITCH + i % (TILE_N / 8) * 16);
+    }
+}
+
+template <uint DTYPE, uint BN>
+inline void save_sums(output to, thread const float (&d)[BN / 2], device const float *bias, threadgroup uchar *shared, uint place) {
+    const uint row = place / 32 * 16 + place % 32 / 4, n = to.n0 + row;
+    const float2 added = BIAS == 0 ? float2(0.0f) : float2(n < to.n ? bias[n] : 0.0f, n + 8 < to.n ? bias[n + 8] : 0.0f);
+    if (Y != DTYPE || to.n % 8 != 0) save_each<BN>(to, d, added, row, place % 4);
+    else save_tile<DTYPE, BN>(to, d, added, shared, place);
+}
+
+// ── 4-bit codes ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+struct scale_source {
+    device const uchar *absmax;
+    device const float *nested_absmax;
+    threadgroup const float *nested_values;
+    uint shift, nested_shift; // of the place of 32 weights to their block's, and of that to its group's
+    float offset;
+};
+
+inline float scale_at(thread const scale_source &from, uint unit) {
+    const uint block = unit >> from.shift;
+    if (NESTED == 0) return ((device const float *)from.absmax)[block];
+    const float product = from.nested_values[from.absmax[block]] * from.nested_absmax[block >> from.nested_shift];
+    return product + from.offset;
+}
+
+// A row's 64 codes of a step and their scales; the four lanes that share a row load the same.
+struct row_step {
+    uint4 low, high;
+    float2 scale;
+};
+
+// Past a row's end the codes are whatever, beside zeros of x.
+inline row_step fetch(device const uchar *data, thread const scale_source &scales, uint row, uint step, uint units) {
+    const uint first = row + min(2 * step, units - 1), second = row + min(2 * step + 1, units - 1);
+    const float scale = scale_at(scales, first);
+    return row_step{*(device const uint4 *)(data + 16 * ulong(first)), *(device const uint4 *)(data + 16 * ulong(second)),
+                    float2(scale, HALVES != 0 ? scale_at(scales, second) : scale)};
+}
+
+// The byte of each word that the lane takes: `turn` brings it to where a row of the table begins.
+inline uint lane_values(threadgroup const uchar *table, uint lane4, uint word, uint turn) {
+    return *(threadgroup const uint *)(table + ((rotate(word, turn) & 0x7f80u) | lane4));
+}
+
+// The left factor of a step: 64 weights of rows g and g + 8.
+template <uint DTYPE>
+inline void decode(thread uint4 (&a)[4], thread const row_step &upper, thread const row_step &lower,
+                   threadgroup const uchar *table, uint lane4, uint turn) {
+    UNROLL for (uint s = 0; s < 4; s++) {
+        const float of_upper = s < 2 ? upper.scale.x : upper.scale.y, of_lower = s < 2 ? lower.scale.x : lower.scale.y;
+        const uint upper_scale = pair_of(DTYPE, of_upper, of_upper), lower_scale = pair_of(DTYPE, of_lower, of_lower);
+        const uint4 upper_words = s < 2 ? upper.low : upper.high, lower_words = s < 2 ? lower.low : lower.high;
+        const uint2 upper_pair = s % 2 == 0 ? upper_words.xy : upper_words.zw;
+        const uint2 lower_pair = s % 2 == 0 ? lower_words.xy : lower_words.zw;
+        a[s] = uint4(multiply_pair(DTYPE, lane_values(table, lane4, upper_pair.x, turn), upper_scale),
+                     multiply_pair(DTYPE, lane_values(table, lane4, lower_pair.x, turn), lower_scale),
+                     multiply_pair(DTYPE, lane_values(table, lane4, upper_pair.y, turn), upper_scale),
+                     multiply_pair(DTYPE, lane_values(table, lane4, lower_pair.y, turn), lower_scale));
+    }
+}
+
+// What a step of the product needs, beside the registers that change.
+struct product_state {
+    device const uchar *x, *data;
+    threadgroup uchar *table, *tiles;
+    uint m, m0, bytes, units, upper_row, lower_row, end, place;
+};
+
+// One step: decodes 64 weights into `a`, then multiplies them by x's tile while the caller goes on. So `a` must not be used
+// again before the step after the next, which waits for this one.
+template <uint DTYPE, uint BN, uint STAGES>
+inline void multiply_step(thread float (&d)[BN / 2], thread uint4 (&a)[4], thread row_step &upper, thread row_step &lower,
+                          thread uint &stage, thread const product_state &of, thread const scale_source &scales, uint step) {
+    constexpr uint STAGE = BN * 128;
+    decode<DTYPE>(a, upper, lower, of.table, 4 * (of.place % 32), (39u - 8 * (of.place % 4)) & 31u); // byte t to bits 7 to 14
+    const uint ahead = min(step + 1, of.end - 1);
+    upper = fetch(of.data, scales, of.upper_row, ahead, of.units);
+    lower = fetch(of.data, scales, of.lower_row, ahead, of.units);
+    nv_copy_wait<int(STAGES) - 3>();
+    nv_wgmma_see();
+    threadgroup_barrier(mem_flags::mem_threadgroup); // this step's x is there, and the one before the last's has been read
+    const uint into = stage + STAGES - 2 >= STAGES ? stage - 2 : stage + STAGES - 2, far = step + STAGES - 2;
+    if (far < of.end) bring<BN>(of.tiles + into * STAGE, of.x, of.m, of.m0, of.bytes, far * 128, of.place);
+    nv_copy_commit();
+    nv_wgmma_begin();
+    UNROLL for (uint s = 0; s < 4; s++) nv_wgmma<DTYPE, BN>(d, a[s], of.tiles + stage * STAGE + 32 * s);
+    nv_wgmma_commit();
+    nv_wgmma_wait<1>();
+    stage = stage + 1 == STAGES ? 0 : stage + 1;
+}
+
+// A threadgroup's part of y: BN rows of x by 128 of w. x comes STAGES - 2 steps of 64 ahead; while one step's product runs, the
+// next one's left factor is decoded into other registers.
+template <uint DTYPE, uint BN, uint STAGES>
+[[kernel]] void matmul_hopper(constant matmul_args &args [[buffer(0)]],
+                              device const uchar *x [[buffer(1)]],
+                              device const uchar *data [[buffer(2)]],
+                              device const uchar *absmax [[buffer(3)]],
+                              device const float *nested_absmax [[buffer(4)]],
+                              device const kernel_codebook *code [[buffer(5)]],
+                              device const kernel_codebook *nested_code [[buffer(6)]],
+                              device const float *bias [[buffer(7)]],
+                              device uchar *y [[buffer(8)]],
+                              threadgroup uchar *shared [[threadgroup(0)]],
+                              uint3 group [[threadgroup_position_in_grid]],
+                              uint place [[thread_index_in_threadgroup]]) {
+    constexpr uint STAGE = BN * 128;
+    threadgroup uchar *tiles = shared + 4 * BYTE_TABLE_WORDS;
+    threadgroup float *nested_values = (threadgroup float *)(tiles + STAGES * STAGE);
+    const tile_place at = place_of(group.x, args.m, args.n, BN);
+    const uint units = args.k / 32, steps = (args.k + 63) / 64, first = group.z * (args.split / 64);
+    const uint end = min(steps, first + args.split / 64), row = at.n0 + place / 32 * 16 + place % 32 / 4;
+    const uint upper_row = min(row, args.n - 1) * units, lower_row = min(row + 8, args.n - 1) * units;
+    const product_state of = {x, data, shared, tiles, args.m, at.m0, 2 * args.k, units, upper_row, lower_row, end, place};
+    const scale_source scales = {absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift, args.scales.offset};
+
+    UNROLL for (uint s = 0; s < STAGES - 2; s++) {
+        if (first + s < end) bring<BN>(tiles + s * STAGE, x, args.m, at.m0, of.bytes, (first + s) * 128, place);
+        nv_copy_commit();
+    }
+    if (NESTED != 0) nested_values[place] = nested_code->values[place];
+    fill_byte_table((threadgroup uint *)shared, DTYPE, code, place, HOPPER_THREADS);
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    row_step upper = fetch(data, scales, upper_row, first, units), lower = fetch(data, scales, lower_row, first, units);
+
+    float d[BN / 2];
+    UNROLL for (uint i = 0; i < BN / 2; i++) d[i] = 0.0f;
+    uint4 even[4], odd[4];
+    uint stage = 0, step = first;
+    for (; step + 1 < end; step += 2) {
+        multiply_step<DTYPE, BN, STAGES>(d, even, upper, lower, stage, of, scales, step);
+        multiply_step<DTYPE, BN, STAGES>(d, odd, upper, lower, stage, of, scales, step + 1);
+    }
+    if (step < end) multiply_step<DTYPE, BN, STAGES>(d, even, upper, lower, stage, of, scales, step);
+    nv_wgmma_wait<0>();
+    nv_wgmma_done(d);
+    nv_copy_wait<0>();
+    const output to = {y + ulong(group.z) * args.m * args.n * 4, args.m, args.n, at.m0, at.n0};
+    save_sums<DTYPE, BN>(to, d, bias, shared, place);
+}
+
+template [[host_name("matmul_hopper_f16_64")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 64, 6>) matmul_hopper<STORE_F16, 64, 6>;
+template [[host_name("matmul_hopper_f16_128")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 128, 5>) matmul_hopper<STORE_F16, 128, 5>;
+template [[host_name("matmul_hopper_f16_256")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 256, 4>) matmul_hopper<STORE_F16, 256, 4>;
+template [[host_name("matmul_hopper_bf16_64")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 64, 6>) matmul_hopper<STORE_BF16, 64, 6>;
+template [[host_name("matmul_hopper_bf16_128")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 128, 5>) matmul_hopper<STORE_BF16, 128, 5>;
+template [[host_name("matmul_hopper_bf16_256")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 256, 4>) matmul_hopper<STORE_BF16, 256, 4>;
+
+// ── Dense ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+// Both factors out of threadgroup memory: simdgroups 0 to 3 take the first 64 rows of w, the others the next.
+template <uint DTYPE, uint BN, uint STAGES>
+[[kernel]] void dense_hopper(constant dense_args &args [[buffer(0)]],
+                             device const uchar *x [[buffer(1)]],
+                             device const uchar *w [[buffer(2)]],
+                             device const float *row_stats [[buffer(3)]],
+                             device const float *column_stats [[buffer(4)]],
+                             device const float *bias [[buffer(5)]],
+                             device uchar *y [[buffer(6)]],
+                             threadgroup uchar *shared [[threadgroup(0)]],
+                             uint3 group [[threadgroup_position_in_grid]],
+                             uint place [[thread_index_in_threadgroup]]) {
+    constexpr uint STAGE = (BN + TILE_N) * 128;
+    const tile_place at = place_of(group.x, args.m, args.n, BN);
+    const uint steps = (args.bytes + 127) / 128, first = group.z * (args.split / 128);
+    const uint end = args.split >= args.bytes ? steps : min(steps, first + args.split / 128);
+    UNROLL for (uint s = 0; s < STAGES - 2; s++) {
+        if (first + s < end) {
+            bring<BN>(shared + s * STAGE, x, args.m, at.m0, args.bytes, (first + s) * 128, place);
+            bring<TILE_N>(shared + s * STAGE + BN * 128, w, args.n, at.n0, args.bytes, (first + s) * 128, place);
+        }
+        nv_copy_commit();
+    }
+    float d[BN / 2];
+    UNROLL for (uint i = 0; i < BN / 2; i++) d[i] = 0.0f;
+    uint stage = 0;
+    for (uint step = first; step < end; step++) {
+        nv_copy_wait<int(STAGES) - 3>();
+        nv_wgmma_see();
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        const uint into = stage + STAGES - 2 >= STAGES ? stage - 2 : stage + STAGES - 2, far = step + STAGES - 2;
+        if (far < end) {
+            bring<BN>(shared + into * STAGE, x, args.m, at.m0, args.bytes, far * 128, place);
+            bring<TILE_N>(shared + into * STAGE + BN * 128, w, args.n, at.n0, args.bytes, far * 128, place);
+        }
+        nv_copy_commit();
+        threadgroup const uchar *of_x = shared + stage * STAGE, *of_w = of_x + BN * 128 + place / 128 * 8192;
+        nv_wgmma_begin();
+        UNROLL for (uint s = 0; s < 4; s++) nv_wgmma_tiles<DTYPE, BN>(d, of_w + 32 * s, of_x + 32 * s);
+        nv_wgmma_commit();
+        nv_wgmma_wait<1>();
+        stage = stage + 1 == STAGES ? 0 : stage + 1;
+    }
+    nv_wgmma_wait<0>();
+    nv_wgmma_done(d);
+    nv_copy_wait<0>();
+    const output to = {y + ulong(group.z) * args.m * args.n * 4, args.m, args.n, at.m0, at.n0};
+    save_sums<DTYPE, BN>(to, d, bias, shared, place);
+}
+
+template [[host_name("dense_hopper_f16_128")]] [[kernel]] decltype(dense_hopper<STORE_F16, 128, 5>) dense_hopper<STORE_F16, 128, 5>;
+template [[host_name("dense_hopper_f16_256")]] [[kernel]] decltype(dense_hopper<STORE_F16, 256, 4>) dense_hopper<STORE_F16, 256, 4>;
+template [[host_name("dense_hopper_bf16_128")]] [[kernel]] decltype(dense_hopper<STORE_BF16, 128, 5>) dense_hopper<STORE_BF16, 128, 5>;
+template [[host_name("dense_hopper_bf16_256")]] [[kernel]] decltype(dense_hopper<STORE_BF16, 256, 4>) dense_hopper<STORE_BF16, 256, 4>;
+
+// ── LLM.int8() ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+// int8 into int32, as it is or scaled by row and column. A step is 128 of k.
+template <uint BN, uint STAGES>
+[[kernel]] void int8_hopper(constant dense_args &args [[buffer(0)]],
+                            device const uchar *x [[buffer(1)]],
+                            device const uchar *w [[buffer(2)]],
+                            device const float *row_stats [[buffer(3)]],
+                            device const float *column_stats [[buffer(4)]],
+                            device const float *bias [[buffer(5)]],
+                            device uchar *y [[buffer(6)]],
+                            threadgroup uchar *shared [[threadgroup(0)]],
+                            uint3 group [[threadgroup_position_in_grid]],
+                            uint place [[thread_index_in_threadgroup]]) {
+    constexpr uint STAGE = (BN + TILE_N) * 128;
+    const tile_place at = place_of(group.x, args.m, args.n, BN);
+    const uint end = (args.bytes + 127) / 128;
+    UNROLL for (uint s = 0; s < STAGES - 2; s++) {
+        if (s < end) {
+            bring<BN>(shared + s * STAGE, x, args.m, at.m0, args.bytes, s * 128, place);
+            bring<TILE_N>(shared + s * STAGE + BN * 128, w, args.n, at.n0, args.bytes, s * 128, place);
+        }
+        nv_copy_commit();
+    }
+    int sums[BN / 2];
+    UNROLL for (uint i = 0; i < BN / 2; i++) sums[i] = 0;
+    uint stage = 0;
+    for (uint step = 0; step < end; step++) {
+        nv_copy_wait<int(STAGES) - 3>();
+        nv_wgmma_see();
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        const uint into = stage + STAGES - 2 >= STAGES ? stage - 2 : stage + STAGES - 2, far = step + STAGES - 2;
+        if (far < end) {
+            bring<BN>(shared + into * STAGE, x, args.m, at.m0, args.bytes, far * 128, place);
+            bring<TILE_N>(shared + into * STAGE + BN * 128, w, args.n, at.n0, args.bytes, far * 128, place);
+        }
+        nv_copy_commit();
+        threadgroup const uchar *of_x = shared + stage * STAGE, *of_w = of_x + BN * 128 + place / 128 * 8192;
+        nv_wgmma_begin();
+        UNROLL for (uint s = 0; s < 4; s++) nv_wgmma_s8<BN>(sums, of_w + 32 * s, of_x + 32 * s);
+        nv_wgmma_commit();
+        nv_wgmma_wait<1>();
+        stage = stage + 1 == STAGES ? 0 : stage + 1;
+    }
+    nv_wgmma_wait<0>();
+    nv_wgmma_done(sums);
+    nv_copy_wait<0>();
+
+    const uint t = place % 4, row = place / 32 * 16 + place % 32 / 4, n = at.n0 + row;
+    if (Y == STORE_I32) {
+        UNROLL for (uint j = 0; j < BN / 8; j++)
+            UNROLL for (uint e = 0; e < 4; e++) {
+                const uint m = at.m0 + 8 * j + 2 * t + e % 2, to_n = n + e / 2 * 8;
+                if (m < args.m && to_n < args.n) ((device int *)y)[ulong(m) * args.n + to_n] = sums[4 * j + e];
+            }
+        return;
+    }
+    // 1 / 127², as upstream has it.
+    float d[BN / 2];
+    const float upper = n < args.n ? column_stats[n] : 0.0f, lower = n + 8 < args.n ? column_stats[n + 8] : 0.0f;
+    UNROLL for (uint j = 0; j < BN / 8; j++) {
+        const uint m = at.m0 + 8 * j + 2 * t;
+        const float first = m < args.m ? row_stats[m] : 0.0f, second = m + 1 < args.m ? row_stats[m + 1] : 0.0f;
+        UNROLL for (uint e = 0; e < 4; e++)
+            d[4 * j + e] = float(sums[4 * j + e]) * ((e % 2 == 0 ? first : second) * (e < 2 ? upper : lower)) * 6.200124e-5f;
+    }
+    const output to = {y, args.m, args.n, at.m0, at.n0};
+    save_sums<STORE_F16, BN>(to, d, bias, shared, place);
+}
+
+template [[host_name("int8_hopper_128")]] [[kernel]] decltype(int8_hopper<128, 5>) int8_hopper<128, 5>;
+template [[host_name("int8_hopper_256")]] [[kernel]] decltype(int8_hopper<256, 4>) int8_hopper<256, 4>;

@@ -1,0 +1,100 @@
+// What Hopper alone has (sm_90a): products that four simdgroups issue together and that run on their own, out of threadgroup
+// memory. test/metal/runtime/nvidia.h is the same for the simulator.
+//
+// A tile in threadgroup memory has rows of 128 bytes, whose pieces of 16 change places as `piece ^ (row & 7)`, and begins
+// at a multiple of 1024 bytes; a product takes the 32 bytes of each row from where `at` points within the first.
+#pragma once
+
+SIM_INLINE ulong sim_tile(const uchar *at) {
+    return (ulong)(sim_shared_address(at) >> 4) | 1ul << 16 | 64ul << 32 | 1ul << 62; // 1024 bytes from 8 rows to the next
+}
+
+// Shared memory that ordinary stores or copies wrote is seen by what follows the next barrier.
+SIM_INLINE void nv_wgmma_see() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+SIM_INLINE void nv_wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+SIM_INLINE void nv_wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int Left> SIM_INLINE void nv_wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Left) : "memory"); }
+
+// %0 to %9 where `p` is "", %10 to %19 where it is "1", and so on.
+#define SIM_TEN(p) "%" p "0,%" p "1,%" p "2,%" p "3,%" p "4,%" p "5,%" p "6,%" p "7,%" p "8,%" p "9,"
+#define SIM_THIRTY(a, b, c) SIM_TEN(a) SIM_TEN(b) SIM_TEN(c)
+#define SIM_NAMES_32 SIM_THIRTY("", "1", "2") "%30,%31"
+#define SIM_NAMES_64 SIM_THIRTY("", "1", "2") SIM_THIRTY("3", "4", "5") "%60,%61,%62,%63"
+#define SIM_NAMES_128                                                                                                  \
+    SIM_THIRTY("", "1", "2") SIM_THIRTY("3", "4", "5") SIM_THIRTY("6", "7", "8") SIM_THIRTY("9", "10", "11")          \
+    "%120,%121,%122,%123,%124,%125,%126,%127"
+#define SIM_FOUR(c, i) c(d[i]), c(d[i + 1]), c(d[i + 2]), c(d[i + 3])
+#define SIM_SIXTEEN(c, i) SIM_FOUR(c, i), SIM_FOUR(c, i + 4), SIM_FOUR(c, i + 8), SIM_FOUR(c, i + 12)
+#define SIM_SUMS_32(c, i) SIM_SIXTEEN(c, i), SIM_SIXTEEN(c, i + 16)
+#define SIM_SUMS_64(c, i) SIM_SUMS_32(c, i), SIM_SUMS_32(c, i + 32)
+#define SIM_SUMS_128(c, i) SIM_SUMS_64(c, i), SIM_SUMS_64(c, i + 64)
+
+namespace sim {
+template <uint Dtype, uint Columns> struct wgmma;
+template <uint Columns> struct wgmma_s8;
+} // namespace sim
+
+// `one` and so on are the numbers of the operands behind the sums.
+#define SIM_WGMMA(dtype, type, columns, sums, one, two, three, four, five)                                             \
+    template <> struct sim::wgmma<dtype, columns> {                                                                    \
+        static SIM_INLINE void registers(float (&d)[sums], uint4 a, ulong b) {                                         \
+            asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type " {" SIM_NAMES_##sums   \
+                         "},{%" #one ",%" #two ",%" #three ",%" #four "},%" #five ",1,1,1,0;"                          \
+                         : SIM_SUMS_##sums("+f", 0)                                                                    \
+                         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b));                                            \
+        }                                                                                                              \
+        static SIM_INLINE void tiles(float (&d)[sums], ulong a, ulong b) {                                             \
+            asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type " {" SIM_NAMES_##sums   \
+                         "},%" #one ",%" #two ",1,1,1,0,0;"                                                            \
+                         : SIM_SUMS_##sums("+f", 0)                                                                    \
+                         : "l"(a), "l"(b));                                                                            \
+        }                                                                                                              \
+    };
+SIM_WGMMA(1, "f16", 64, 32, 32, 33, 34, 35, 36)
+SIM_WGMMA(2, "bf16", 64, 32, 32, 33, 34, 35, 36)
+SIM_WGMMA(1, "f16", 128, 64, 64, 65, 66, 67, 68)
+SIM_WGMMA(2, "bf16", 128, 64, 64, 65, 66, 67, 68)
+SIM_WGMMA(1, "f16", 256, 128, 128, 129, 130, 131, 132)
+SIM_WGMMA(2, "bf16", 256, 128, 128, 129, 130, 131, 132)
+#undef SIM_WGMMA
+
+#define SIM_WGMMA_S8(columns, sums, one, two)                                                                          \
+    template <> struct sim::wgmma_s8<columns> {                                                                        \
+        static SIM_INLINE void tiles(int (&d)[sums], ulong a, ulong b) {                                               \
+            asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns "k32.s32.s8.s8 {" SIM_NAMES_##sums               \
+                         "},%" #one ",%" #two ",1;"                                                                    \
+                         : SIM_SUMS_##sums("+r", 0)                                                                    \
+                         : "l"(a), "l"(b));                                                                            \
+        }                                                                                                              \
+    };
+SIM_WGMMA_S8(64, 32, 32, 33)
+SIM_WGMMA_S8(128, 64, 64, 65)
+SIM_WGMMA_S8(256, 128, 128, 129)
+#undef SIM_WGMMA_S8
+
+// d += a · bᵀ, where a is 64 × 16, 16 rows a simdgroup, and b has N rows: d[4j + e] is row g + 8 (e / 2), column
+// 8j + 2t + e % 2. `a` in registers as nv_mma has it; it must not change until its group is waited for.
+template <uint Dtype, uint N> SIM_INLINE void nv_wgmma(float (&d)[N / 2], uint4 a, const uchar *b) {
+    sim::wgmma<Dtype, N>::registers(d, a, sim_tile(b));
+}
+// The same with `a` in threadgroup memory, 64 rows; and for int8, 32 deep.
+template <uint Dtype, uint N> SIM_INLINE void nv_wgmma_tiles(float (&d)[N / 2], const uchar *a, const uchar *b) {
+    sim::wgmma<Dtype, N>::tiles(d, sim_tile(a), sim_tile(b));
+}
+template <uint N> SIM_INLINE void nv_wgmma_s8(int (&d)[N / 2], const uchar *a, const uchar *b) {
+    sim::wgmma_s8<N>::tiles(d, sim_tile(a), sim_tile(b));
+}
+// The sums may be looked at only behind this, which follows the wait: the compiler must not move them before it.
+template <uint N> SIM_INLINE void nv_wgmma_done(float (&d)[N]) {
+    _Pragma("clang loop unroll(full)") for (uint i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+template <uint N> SIM_INLINE void nv_wgmma_done(int (&d)[N]) {
+    _Pragma("clang loop unroll(full)") for (uint i = 0; i < N; i++) asm volatile("" : "+r"(d[i])::"memory");
+}
+
+// The reverse of nv_ldmatrix, transposed: lane 8i + r names where row r of the ith matrix goes.
+SIM_INLINE void nv_store_transposed(uchar *row, uint4 words) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0],{%1,%2,%3,%4};" ::"r"(sim_shared_address(row)),
+                 "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w)
+                 : "memory");
+}

@@ -1,0 +1,99 @@
+/* What the files of the fake libcuda share: the stream's commands, memory, and the faults that a test can inject.
+ *
+ * The driver of csrc/gpu/cuda/ runs unchanged on top of this library, and kernels run in the simulator. It is stricter than
+ * NVIDIA's: what would only go wrong later, or sometimes, ends the process with the rule that was broken. */
+#ifndef FAKE_LIBCUDA_H
+#define FAKE_LIBCUDA_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "../../../csrc/gpu/cuda/libcuda.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+#define PROTOTYPE(name, parameters) EXPORT CUresult name parameters;
+CUDA_FUNCTIONS(PROTOTYPE)
+#undef PROTOTYPE
+
+/* Prints the rule that was broken, and aborts. */
+[[noreturn]] void violation(const char *sentence, ...) __attribute__((format(printf, 1, 2)));
+
+/* ── Faults and counters ────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* FAULT(name, usual value): set by BNB_FAKE_CUDA="name=value,…" or fake_cuda_set(). */
+#define FAULTS(FAULT)                                                                                                  \
+    FAULT(devices, 1)                                                                                                  \
+    FAULT(version, 13000)                                                                                              \
+    FAULT(init, 0)        /* what cuInit gives */                                                                      \
+    FAULT(context, 0)     /* what cuDevicePrimaryCtxRetain gives */                                                    \
+    FAULT(capability, 90)                                                                                              \
+    FAULT(pools, 1)                                                                                                    \
+    FAULT(memory, (long)8 << 30)                                                                                       \
+    FAULT(fail_alloc, 0)  /* the nth allocation from now on finds no memory */                                         \
+    FAULT(fail_pinned, 0) /* the nth allocation of pinned memory */                                                    \
+    FAULT(fail_compile, 0)                                                                                             \
+    FAULT(fail_launch, 0) /* the nth launch is refused for lack of registers */                                        \
+    FAULT(lose, 0)        /* the nth launch that runs ends the context */                                              \
+    FAULT(polls, 3)       /* so often must the stream be asked until it runs without a wait */
+
+extern struct faults {
+#define FIELD(name, usual) _Atomic long name;
+    FAULTS(FIELD)
+#undef FIELD
+} faults;
+
+/* True where the countdown reaches its end now. */
+bool strikes(_Atomic long *countdown);
+
+extern struct counters {
+    _Atomic long compiles, allocations, launches, runs, copies, waits, live;
+} counters;
+
+/* For tests. */
+EXPORT long fake_cuda_count(const char *name);
+EXPORT void fake_cuda_set(const char *fault, long value);
+
+/* ── The context ────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Opens every call that works in a context: takes the lock, and gives the failure that ended the context, or success. */
+CUresult enter(const char *function);
+CUresult leave(CUresult result);
+void     lose(CUresult result, const char *text);
+CUresult is_lost(void);
+
+/* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct allocation {
+    char  *memory;
+    size_t bytes;
+    bool   freed; /* in the order of calls; its memory lives until the stream has come that far */
+    struct allocation *next;
+};
+
+/* The allocation that holds all `bytes` at an address, which must be alive for the caller. */
+struct allocation *find_allocation(CUdeviceptr at, size_t bytes, const char *function);
+bool               is_pinned(const void *memory);
+void               release_allocation(struct allocation *allocation);
+
+/* ── The stream ─────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct command {
+    enum { COPY, SET, FREE, RECORD, LAUNCH } kind;
+    char              *to;
+    const char        *from;
+    size_t             bytes;
+    unsigned char      value;
+    struct allocation *allocation;
+    CUevent            event;
+    struct launched   *launch;
+    struct command    *next;
+};
+
+void     enqueue(struct command command);
+CUresult drain(void); /* runs all that was enqueued */
+
+struct launched *launch_new(CUfunction function, const unsigned groups[3], unsigned threads, unsigned shared_bytes, void **parameters);
+CUresult         launch_run(struct launched *launch); /* and frees it */
+
+#endif

@@ -1,0 +1,193 @@
+/* The fake's modules and launches: a text of PTX says of which family and kernel it is and what its constants are, and the
+ * simulator runs that kernel's Metal. What the driver patched is read back out of the text. */
+#include "fake.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../metal/runtime/simulator.h"
+
+enum { CONSTANTS = 10, PARAMETERS = 32, ERROR_JIT = 218, ERROR_NOT_FOUND = 500 };
+
+struct CUmod_st {
+    char               family[64], kernel[64];
+    uint32_t           constants[CONSTANTS];
+    unsigned           threads_most;
+    size_t             args_bytes; /* of parameter 0 where it is a struct, or 0 */
+    unsigned           parameters;
+    struct sim_library *code;
+};
+
+struct CUfunc_st {
+    struct CUmod_st  *module;
+    const sim_kernel *kernel;
+    unsigned          shared_most;
+};
+
+/* ── Simulated code ─────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Translated and compiled once for a family. */
+static struct sim_library *code_of(const char *family) {
+    static struct known {
+        char                family[64];
+        struct sim_library *code;
+    } known[128];
+    struct known *place = known;
+    while (place->code && strcmp(place->family, family)) place++;
+    if (place->code) return place->code;
+
+    const char *mode = getenv("BNB_SIM"), *bun = getenv("BNB_SIM_BUN");
+    char        command[4096], path[4096] = "";
+    snprintf(command, sizeof command, "cd '%s' && '%s' test/cuda/host/compile.ts '%s' '%s'", SIM_ROOT, bun ? bun : "bun", family,
+             mode ? mode : "fast");
+    FILE *pipe = popen(command, "r");
+    if (!pipe) violation("popen: %s", command);
+    size_t length = fread(path, 1, sizeof path - 1, pipe);
+    if (pclose(pipe)) violation("%s could not be compiled for the simulator: %s", family, path);
+    path[strcspn(path, "\n")] = 0;
+    struct sim_library *code = length ? sim_library_open(path) : NULL;
+    if (!code) violation("%s: %s", family, sim_errors());
+    snprintf(place->family, sizeof place->family, "%s", family);
+    return place->code = code;
+}
+
+/* ── Modules ────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Reads what the text says; false where it is not a text of ours, whole and patched. */
+static bool parse(struct CUmod_st *module, const char *text) {
+    int length = 0;
+    if (sscanf(text, "// %63s %63s constants%n", module->family, module->kernel, &length) != 2 || !length) return false;
+    const char *at = text + length;
+    for (int i = 0; i < CONSTANTS; i++) module->constants[i] = (uint32_t)strtoul(at, (char **)&at, 10);
+    if (*at != '\n' || strstr(text, "BNB")) return false;
+    const char *threads = strstr(text, "\n.maxntid ");
+    if (!threads || sscanf(threads, "\n.maxntid %u", &module->threads_most) != 1) return false;
+    const char *entry = strstr(text, ".entry "), *close = entry ? strstr(entry, "\n)") : NULL;
+    if (!entry || !close) return false;
+    for (const char *p = entry; (p = strstr(p, ".param ")) && p < close; p++) {
+        if (!module->parameters++) {
+            const char *size = strchr(p, '[');
+            if (size && size < strchr(p, '\n')) module->args_bytes = strtoul(size + 1, NULL, 10);
+        }
+    }
+    return module->parameters <= PARAMETERS;
+}
+
+CUresult cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned count, int *options, void **values) {
+    CUresult result = enter("cuModuleLoadDataEx");
+    if (result) return leave(result);
+    counters.compiles++;
+    if (strikes(&faults.fail_compile)) {
+        for (unsigned i = 0; i < count; i++)
+            if (options[i] == JIT_ERROR_LOG) strcpy(values[i], "ptxas injected, line 7; error: this fault was asked for");
+        return leave(ERROR_JIT);
+    }
+    if (strstr(image, "\n.target sm_90a") && faults.capability != 90) return leave(ERROR_JIT);
+    *module = calloc(1, sizeof **module);
+    if (!*module || !parse(*module, image)) violation("cuModuleLoadDataEx: a text that is not ours, or not patched: %.200s", (const char *)image);
+    (*module)->code = code_of((*module)->family);
+    return leave(CUDA_SUCCESS);
+}
+
+CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *name) {
+    CUresult result = enter("cuModuleGetFunction");
+    if (result) return leave(result);
+    if (strncmp(name, "bnb_", 4) || strcmp(name + 4, module->kernel)) return leave(ERROR_NOT_FOUND);
+    const sim_kernel *kernel = sim_library_kernel(module->code, module->kernel);
+    if (!kernel) return leave(ERROR_NOT_FOUND);
+    *function = calloc(1, sizeof **function);
+    **function = (struct CUfunc_st){module, kernel, 48 << 10};
+    return leave(CUDA_SUCCESS);
+}
+
+CUresult cuFuncGetAttribute(int *value, int attribute, CUfunction function) {
+    CUresult result = enter("cuFuncGetAttribute");
+    if (attribute != FUNCTION_THREADS_MOST) violation("cuFuncGetAttribute: %d", attribute);
+    return *value = (int)function->module->threads_most, leave(result);
+}
+
+CUresult cuFuncSetAttribute(CUfunction function, int attribute, int value) {
+    CUresult result = enter("cuFuncSetAttribute");
+    if (attribute != FUNCTION_SHARED_MOST) violation("cuFuncSetAttribute: %d", attribute);
+    if (value > SIM_MOST_THREADGROUP_BYTES) return leave(1);
+    function->shared_most = (unsigned)value;
+    return leave(result);
+}
+
+/* ── Launches ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct launched {
+    CUfunction  function;
+    char        args[4096];
+    CUdeviceptr at[PARAMETERS]; /* by index of the buffer */
+    const struct allocation *of[PARAMETERS]; /* where that lies; memory that is freed after the launch lives until then */
+    unsigned    groups[3], threads, shared_bytes;
+};
+
+struct launched *launch_new(CUfunction function, const unsigned groups[3], unsigned threads, unsigned shared_bytes, void **parameters) {
+    const struct CUmod_st *module = function->module;
+    struct launched       *launch = calloc(1, sizeof *launch);
+    if (!launch) violation("the host has no memory left");
+    *launch = (struct launched){.function = function, .groups = {groups[0], groups[1], groups[2]}, .threads = threads, .shared_bytes = shared_bytes};
+    if (module->args_bytes > sizeof launch->args) violation("%s: %zu bytes of arguments", module->kernel, module->args_bytes);
+    if (module->args_bytes) memcpy(launch->args, parameters[0], module->args_bytes);
+    unsigned first = module->args_bytes ? 1 : 0;
+    for (unsigned i = first; i < module->parameters; i++) launch->at[i + 1 - first] = *(CUdeviceptr *)parameters[i];
+    for (unsigned i = 1; i < PARAMETERS; i++) /* as it is now, not when it runs */
+        if (sim_kernel_buffers(function->kernel) >> i & 1 && launch->at[i]) launch->of[i] = find_allocation(launch->at[i], 0, module->kernel);
+    return launch;
+}
+
+CUresult cuLaunchKernel(CUfunction function, unsigned groups_x, unsigned groups_y, unsigned groups_z, unsigned threads_x, unsigned threads_y,
+                        unsigned threads_z, unsigned shared_bytes, CUstream, void **parameters, void **) {
+    CUresult result = enter("cuLaunchKernel");
+    if (result) return leave(result);
+    if (strikes(&faults.fail_launch)) return leave(CUDA_ERROR_OUT_OF_RESOURCES);
+    if (threads_y != 1 || threads_z != 1 || !threads_x || threads_x > function->module->threads_most || !groups_x || !groups_y || !groups_z ||
+        groups_y > 65535 || groups_z > 65535)
+        violation("%s: %u × %u × %u threads in %u × %u × %u groups", function->module->kernel, threads_x, threads_y, threads_z, groups_x, groups_y,
+                  groups_z);
+    if (shared_bytes > function->shared_most)
+        violation("%s: %u bytes of shared memory, of which it asked for %u", function->module->kernel, shared_bytes, function->shared_most);
+    counters.launches++;
+    const unsigned groups[3] = {groups_x, groups_y, groups_z};
+    enqueue((struct command){.kind = LAUNCH, .launch = launch_new(function, groups, threads_x, shared_bytes, parameters)});
+    return leave(CUDA_SUCCESS);
+}
+
+/* Memory that a kernel has a place for and none was given: it must not be touched. */
+static int bind(sim_launch *sim, const struct launched *launch) {
+    const struct CUmod_st *module = launch->function->module;
+    uint32_t               buffers = sim_kernel_buffers(launch->function->kernel);
+    int                    status = buffers & 1 ? sim_launch_bytes(sim, 0, launch->args, module->args_bytes) : 0;
+    for (unsigned i = 1; i < PARAMETERS && !status; i++) {
+        if (!launch->of[i]) continue;
+        char *at = (char *)(uintptr_t)launch->at[i];
+        status   = sim_launch_buffer(sim, i, at, (size_t)(launch->of[i]->memory + launch->of[i]->bytes - at), 0);
+    }
+    for (uint32_t i = 0; i < CONSTANTS && !status; i++)
+        if (sim_library_constant_bytes(module->code, i)) status = sim_launch_constant(sim, i, &module->constants[i], sizeof *module->constants);
+    if (!status && launch->shared_bytes && sim_kernel_threadgroup_arguments(launch->function->kernel) & 1)
+        status = sim_launch_threadgroup(sim, 0, launch->shared_bytes);
+    return status;
+}
+
+static int simulate(const struct launched *launch) {
+    const char *seed = getenv("BNB_SIM_SEED");
+    sim_launch *sim = sim_launch_new(launch->function->kernel);
+    int         errors = sim ? bind(sim, launch) : -1;
+    if (!errors)
+        errors = sim_run(sim, launch->groups[0], launch->groups[1], launch->groups[2], launch->threads, 1, 1,
+                         seed ? (uint32_t)strtoul(seed, NULL, 10) : 0, SIM_RUN_LARGE);
+    sim_launch_free(sim);
+    return errors;
+}
+
+CUresult launch_run(struct launched *launch) {
+    counters.runs++;
+    if (strikes(&faults.lose)) lose(CUDA_ERROR_ILLEGAL_ADDRESS, "this fault was asked for");
+    else if (simulate(launch)) lose(CUDA_ERROR_ILLEGAL_ADDRESS, sim_errors());
+    free(launch);
+    return is_lost();
+}

@@ -1,0 +1,327 @@
+/* What the CUDA driver must do, one scenario a run: `scenarios <name>` exits 0 where all that it expects came true.
+ *
+ * The driver is the one that ships; BNB_CUDA_LIBRARY puts the fake libcuda under it, BNB_FAKE_CUDA injects faults. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../../csrc/gpu/driver.h"
+#include "../../../csrc/internal.h"
+
+/* ── Stand-ins for csrc/error.c and csrc/lock.c and csrc/cpu/pool.c, and for the fake's counters ────────────────────────────────── */
+
+static _Thread_local bnb_status last_status;
+static _Thread_local char       last_error[2048];
+
+bnb_status fail(bnb_status status, const char *sentence, ...) {
+    va_list values;
+    va_start(values, sentence);
+    vsnprintf(last_error, sizeof last_error, sentence, values);
+    va_end(values);
+    return last_status = status;
+}
+
+bnb_status  bnb_last_status(void) { return last_status; }
+const char *bnb_last_error(void) { return last_error; }
+
+static pthread_mutex_t locks[LOCKS];
+
+void lock(enum lock which) { pthread_mutex_lock(&locks[which]); }
+void unlock(enum lock which) { pthread_mutex_unlock(&locks[which]); }
+
+void parallel_for(size_t count, size_t, void (*body)(const void *job, size_t first, size_t last), const void *job) { body(job, 0, count); }
+
+static long (*count)(const char *name);
+static void (*set)(const char *fault, long value);
+
+#define CHECK(condition)                                                                                               \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "scenarios.c:%d: expected %s; the last error is: %s\n", __LINE__, #condition, last_error); \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
+    } while (0)
+#define CHECK_ERROR(expected_status, part) CHECK(last_status == (expected_status) && strstr(last_error, part))
+
+/* ── Work ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static const struct driver *driver = &cuda_driver;
+static void                *gpu;
+
+struct small_args {
+    uint32_t count;
+    float    value;
+};
+
+enum { COUNT = 1000, BYTES = COUNT * sizeof(float) };
+
+static void open_gpu(void) { CHECK((gpu = driver->open(0))); }
+
+/* y = x + value, enqueued. */
+static bnb_status add(void *x, void *y, float value, uint32_t beyond) {
+    struct small_args args = {COUNT, value};
+    return driver->launch(gpu, &(struct launch){.family = "small",
+                                                .kernel = "add",
+                                                .constants = {beyond},
+                                                .constant_count = 1,
+                                                .args = &args,
+                                                .args_bytes = sizeof args,
+                                                .bindings = {{x, 0, READS}, {y, 0, WRITES}},
+                                                .binding_count = 2,
+                                                .groups = {(COUNT + beyond + 63) / 64, 1, 1},
+                                                .threads = 64,
+                                                .bytes_moved = 2 * BYTES});
+}
+
+static void *alloc_ones(void) {
+    float ones[COUNT];
+    for (size_t i = 0; i < COUNT; i++) ones[i] = 1;
+    void *memory = driver->alloc(gpu, BYTES);
+    CHECK(memory && driver->write(gpu, memory, 0, ones, BYTES) == BNB_OK);
+    return memory;
+}
+
+static bool holds(void *memory, float value) {
+    float found[COUNT];
+    CHECK(driver->read(gpu, memory, 0, found, BYTES) == BNB_OK);
+    for (size_t i = 0; i < COUNT; i++)
+        if (found[i] != value) return false;
+    return true;
+}
+
+/* ── Scenarios ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void describes(void) {
+    char line[512];
+    open_gpu();
+    driver->describe(gpu, line, sizeof line);
+    puts(line);
+}
+
+static void opens_the_second(void) {
+    char line[512];
+    open_gpu();
+    void *second = driver->open(1);
+    CHECK(second && second != gpu);
+    driver->describe(second, line, sizeof line);
+    CHECK(strstr(line, "Simulated NVIDIA GPU 1"));
+    CHECK(!driver->open(2));
+    puts(last_error);
+}
+
+static void computes(void) {
+    open_gpu();
+    void *x = alloc_ones(), *y = driver->alloc(gpu, BYTES), *z = driver->alloc(gpu, BYTES);
+    CHECK(add(x, y, 2, 0) == BNB_OK && add(y, z, 4, 0) == BNB_OK);
+    CHECK(!driver->idle(gpu) && count("runs") == 0); /* nothing ran yet */
+    CHECK(holds(z, 7) && holds(y, 3) && driver->idle(gpu));
+    CHECK(count("compiles") == 1 && count("launches") == 2 && !driver->host(gpu, z));
+
+    struct small_args args = {COUNT - 16, 1}; /* at an offset, in place */
+    CHECK(driver->launch(gpu, &(struct launch){.family = "small", .kernel = "add", .constants = {0}, .constant_count = 1, .args = &args,
+                                               .args_bytes = sizeof args, .bindings = {{y, 64, READS}, {y, 64, WRITES}}, .binding_count = 2,
+                                               .groups = {16, 1, 1}, .threads = 64}) == BNB_OK);
+    float found[17];
+    CHECK(driver->read(gpu, y, 0, found, sizeof found) == BNB_OK && found[15] == 3 && found[16] == 4);
+    CHECK(driver->read(gpu, y, 64, found, 4) == BNB_OK && found[0] == 4);
+    CHECK(driver->write(gpu, y, 4, &(float){9}, 4) == BNB_OK && driver->read(gpu, y, 0, found, 8) == BNB_OK && found[0] == 3 && found[1] == 9);
+}
+
+static void polls_until_idle(void) {
+    open_gpu();
+    void *x = alloc_ones(), *y = driver->alloc(gpu, BYTES);
+    long  waits = count("waits");
+    CHECK(add(x, y, 1, 0) == BNB_OK);
+    int polls = 0;
+    while (!driver->idle(gpu)) CHECK(++polls < 100);
+    CHECK(polls > 0 && count("waits") == waits && holds(y, 2));
+}
+
+/* Another size of threadgroup, or another constant, is another compilation; the same is none. */
+static void compiles_once_for_each_use(void) {
+    open_gpu();
+    void *x = alloc_ones(), *y = driver->alloc(gpu, BYTES + 64 * 4);
+    for (int i = 0; i < 3; i++) CHECK(add(x, y, 1, 0) == BNB_OK && add(x, y, 1, 64) == BNB_OK);
+    CHECK(driver->wait(gpu) == BNB_OK && count("compiles") == 2);
+    struct small_args args = {COUNT, 1};
+    CHECK(driver->launch(gpu, &(struct launch){.family = "small", .kernel = "add", .constants = {0}, .constant_count = 1, .args = &args,
+                                               .args_bytes = sizeof args, .bindings = {{x, 0, READS}, {y, 0, WRITES}}, .binding_count = 2,
+                                               .groups = {8, 1, 1}, .threads = 128}) == BNB_OK);
+    CHECK(driver->wait(gpu) == BNB_OK && count("compiles") == 3);
+}
+
+static void frees_after_the_work(void) {
+    open_gpu();
+    void *x = alloc_ones(), *y = driver->alloc(gpu, BYTES), *z = driver->alloc(gpu, BYTES);
+    CHECK(add(x, y, 1, 0) == BNB_OK && add(y, z, 1, 0) == BNB_OK);
+    driver->free(gpu, y); /* the work above still uses it */
+    driver->free(gpu, x);
+    driver->free(gpu, NULL);
+    CHECK(count("live") == 3 && holds(z, 3) && count("live") == 1 && driver->cached(gpu) >= 2 * BYTES);
+}
+
+static void refuses_too_much_memory(void) {
+    open_gpu();
+    void *kept = driver->alloc(gpu, 900000);
+    CHECK(kept && !driver->alloc(gpu, 2000000));
+    CHECK_ERROR(BNB_OUT_OF_MEMORY, "2000000 bytes can't be had on Simulated NVIDIA GPU 0: this process has 900000 in use, and of 2000000 in all "
+                                   "1100000 are free");
+    driver->free(gpu, kept); /* not done yet, so what comes now waits for it */
+    CHECK(driver->alloc(gpu, 1900000));
+}
+
+static void survives_a_failed_allocation(void) {
+    open_gpu();
+    set("fail_alloc", 1); /* it asks again, after it gave back what was kept */
+    CHECK(driver->alloc(gpu, BYTES) && count("allocations") == 1);
+}
+
+/* By way of pinned memory, several rounds of it, and a rest. */
+static void copies_large_memory(void) {
+    open_gpu();
+    size_t    bytes = ((size_t)50 << 20) + 12;
+    uint32_t *from = malloc(bytes), *to = calloc(1, bytes);
+    for (size_t i = 0; i < bytes / 4; i++) from[i] = (uint32_t)(i * 2654435761u);
+    void *memory = driver->alloc(gpu, bytes + 4);
+    CHECK(driver->write(gpu, memory, 4, from, bytes) == BNB_OK && driver->read(gpu, memory, 4, to, bytes) == BNB_OK);
+    CHECK(!memcmp(from, to, bytes));
+    printf("%ld copies\n", count("copies"));
+}
+
+static void passes_on_an_injected_compile_error(void) {
+    open_gpu();
+    void *x = alloc_ones(), *y = driver->alloc(gpu, BYTES);
+    for (int i = 0; i < 2; i++) {
+        CHECK(add(x, y, 1, 0) == BNB_UNSUPPORTED);
+        CHECK_ERROR(BNB_UNSUPPORTED, "Simulated NVIDIA GPU 0 can't run add of small: its driver could not compile the kernel: a PTX JIT compilation "
+                                     "failed: ptxas injected, line 7");
+    }
+    CHECK(count("compiles") == 1 && driver->wait(gpu) == BNB_OK);
+}
+
+static void passes_on_a_refused_launch(void) {
+    open_gpu();
+    void *x = alloc_ones(), *y = driver->alloc(gpu, BYTES);
+    set("fail_launch", 1);
+    CHECK(add(x, y, 1, 0) == BNB_UNSUPPORTED);
+    CHECK_ERROR(BNB_UNSUPPORTED, "lacks the registers or the shared memory for 64 threads");
+    CHECK(add(x, y, 1, 0) == BNB_OK && holds(y, 2));
+}
+
+static void refuses_bad_launches(void) {
+    open_gpu();
+    void             *x    = alloc_ones();
+    struct small_args args = {1, 1};
+    struct launch     good = {.family = "small", .kernel = "add", .constants = {0}, .constant_count = 1, .args = &args, .args_bytes = sizeof args,
+                              .bindings = {{x, 0, READS}, {x, 0, WRITES}}, .binding_count = 2, .groups = {1, 1, 1}, .threads = 32}, bad;
+    CHECK(driver->launch(gpu, &good) == BNB_OK && driver->wait(gpu) == BNB_OK);
+    bad = good, bad.kernel = "subtract";
+    CHECK(driver->launch(gpu, &bad) == BNB_UNSUPPORTED);
+    CHECK_ERROR(BNB_UNSUPPORTED, "no kernel subtract of small");
+    bad = good, bad.threads = 2048;
+    CHECK(driver->launch(gpu, &bad) == BNB_INVALID);
+    bad = good, bad.threads = 33;
+    CHECK(driver->launch(gpu, &bad) == BNB_INVALID);
+    bad = good, bad.groups[1] = 0;
+    CHECK(driver->launch(gpu, &bad) == BNB_INVALID);
+    bad = good, bad.groups[1] = 65536;
+    CHECK(driver->launch(gpu, &bad) == BNB_UNSUPPORTED);
+    bad = good, bad.args_bytes = 5000;
+    CHECK(driver->launch(gpu, &bad) == BNB_INVALID);
+    bad = good, bad.shared_bytes = 1 << 20;
+    CHECK(driver->launch(gpu, &bad) == BNB_UNSUPPORTED);
+    CHECK_ERROR(BNB_UNSUPPORTED, "1048576 bytes of shared memory are more than the");
+    CHECK(driver->launch(gpu, &good) == BNB_OK && driver->wait(gpu) == BNB_OK && driver->read(gpu, x, 0, &(float){0}, 4) == BNB_OK);
+}
+
+/* An illegal address ends the context: all that is asked of it says so, nothing hangs, and the process lives. */
+static void says_that_the_context_is_lost(void) {
+    open_gpu();
+    void *x = alloc_ones(), *y = driver->alloc(gpu, BYTES), *z = driver->alloc(gpu, BYTES);
+    set("lose", 2);
+    CHECK(add(x, y, 1, 0) == BNB_OK && add(x, z, 1, 0) == BNB_OK && add(x, y, 1, 0) == BNB_OK);
+    float found[COUNT];
+    CHECK(driver->read(gpu, y, 0, found, BYTES) == BNB_DEVICE_LOST);
+    CHECK_ERROR(BNB_DEVICE_LOST, "an illegal memory access was encountered");
+    CHECK_ERROR(BNB_DEVICE_LOST, "start the process again");
+    for (int i = 0; i < 2; i++) {
+        CHECK(driver->read(gpu, x, 0, found, BYTES) == BNB_DEVICE_LOST && driver->write(gpu, x, 0, found, BYTES) == BNB_DEVICE_LOST);
+        CHECK(driver->wait(gpu) == BNB_DEVICE_LOST && driver->idle(gpu) && add(x, y, 1, 0) == BNB_DEVICE_LOST);
+        last_status = BNB_OK;
+        CHECK(!driver->alloc(gpu, 8) && last_status == BNB_DEVICE_LOST && driver->cached(gpu) == 0);
+    }
+    driver->free(gpu, x);
+    driver->free(gpu, y);
+    CHECK_ERROR(BNB_DEVICE_LOST, "CUDA ended this process's context on it, and with it all memory there");
+}
+
+/* What a kernel does wrong on the simulated device comes back as the device's failure. */
+static void tells_what_a_kernel_did(void) {
+    open_gpu();
+    void *x = alloc_ones(), *y = driver->alloc(gpu, BYTES);
+    CHECK(add(x, y, 1, 100000) == BNB_OK && driver->wait(gpu) == BNB_DEVICE_LOST);
+    puts(last_error);
+}
+
+static void *work_on_a_thread(void *unused) {
+    void *x = alloc_ones();
+    for (int i = 0; i < 200; i++) {
+        void *y = driver->alloc(gpu, BYTES), *z = driver->alloc(gpu, BYTES);
+        CHECK(y && z && add(x, y, (float)i, 0) == BNB_OK && add(y, z, 1, 0) == BNB_OK);
+        driver->free(gpu, y);
+        if (i % 7 == 0) CHECK(holds(z, (float)i + 2));
+        if (i % 31 == 0) CHECK(driver->wait(gpu) == BNB_OK && holds(z, (float)i + 2));
+        driver->idle(gpu);
+        driver->free(gpu, z);
+    }
+    driver->free(gpu, x);
+    return unused;
+}
+
+static void serves_two_threads(void) {
+    open_gpu();
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++) CHECK(!pthread_create(&threads[i], NULL, work_on_a_thread, NULL));
+    for (int i = 0; i < 2; i++) CHECK(!pthread_join(threads[i], NULL));
+    CHECK(driver->wait(gpu) == BNB_OK && count("runs") == 800 && count("live") == 0 && count("compiles") == 1);
+}
+
+static void absent(void) {
+    for (int i = 0; i < 2; i++) {
+        last_status = BNB_OK;
+        CHECK(!driver->open(0) && last_status == BNB_UNSUPPORTED);
+    }
+    puts(last_error);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+} scenarios[] = {
+#define SCENARIO(name) {#name, name}
+    SCENARIO(describes), SCENARIO(opens_the_second), SCENARIO(computes), SCENARIO(polls_until_idle), SCENARIO(compiles_once_for_each_use),
+    SCENARIO(frees_after_the_work), SCENARIO(refuses_too_much_memory), SCENARIO(survives_a_failed_allocation), SCENARIO(copies_large_memory),
+    SCENARIO(passes_on_an_injected_compile_error), SCENARIO(passes_on_a_refused_launch), SCENARIO(refuses_bad_launches),
+    SCENARIO(says_that_the_context_is_lost), SCENARIO(tells_what_a_kernel_did), SCENARIO(serves_two_threads), SCENARIO(absent),
+};
+
+int main(int argc, char **argv) {
+    const char *path = getenv("BNB_CUDA_LIBRARY");
+    void       *fake = path ? dlopen(path, RTLD_NOW) : NULL;
+    if (fake) {
+        *(void **)&count = dlsym(fake, "fake_cuda_count");
+        *(void **)&set   = dlsym(fake, "fake_cuda_set");
+    }
+    for (size_t i = 0; argc == 2 && i < sizeof scenarios / sizeof *scenarios; i++) {
+        if (strcmp(argv[1], scenarios[i].name)) continue;
+        scenarios[i].run();
+        if (getenv("QUICK_EXIT")) fflush(stdout), quick_exit(0);
+        return 0;
+    }
+    fprintf(stderr, "usage: scenarios <name>\n");
+    return 2;
+}

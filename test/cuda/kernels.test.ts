@@ -1,0 +1,310 @@
+// The kernels of cuda/ by themselves on the simulator, against float64: every format, ragged sizes, checked accesses.
+import { describe, expect, test } from "bun:test";
+import { normal, wave } from "../cases.ts";
+import { kernelCodes, Store, scaleArguments } from "../metal/arguments.ts";
+import { launch, type Run } from "../metal/launch.ts";
+import { relativeError, round } from "../reference.ts";
+
+const nf4 = Float32Array.of(
+  ...[-1, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.091050036, 0],
+  ...[0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1],
+);
+const linear8 = Float32Array.from({ length: 256 }, (_, i) => (i - 128) / 127);
+type Half = "float16" | "bfloat16";
+
+/** Numbers in half precision: their bits, and what they are. */
+function halves(numbers: Float32Array, dtype: Half) {
+  const values = numbers.map((x) => round(x, dtype));
+  const bits =
+    dtype === "float16"
+      ? new Uint16Array(new Float16Array(values).buffer)
+      : Uint16Array.from(new Uint32Array(values.buffer), (word) => word >>> 16);
+  return { bits, values };
+}
+
+function floatsOf(bits: Uint16Array<ArrayBuffer>, dtype: Half): Float32Array {
+  if (dtype === "float16") return Float32Array.from(new Float16Array(bits.buffer));
+  return new Float32Array(Uint32Array.from(bits, (word) => word << 16).buffer);
+}
+
+/** A weight [n, k] of random codes, with the values that it stands for. */
+function weight(n: number, k: number, block: number, nested: boolean) {
+  const codes = Uint8Array.from({ length: (n * k) / 2 }, (_, i) => (i * 2654435761) >>> 13);
+  const blocks = Math.ceil((n * k) / block);
+  const offset = nested ? 0.5 : 0;
+  const scaleCodes = Uint8Array.from({ length: blocks }, (_, i) => (i * 40503) >>> 3);
+  const outer = Float32Array.from({ length: Math.ceil(blocks / 256) }, (_, i) => 0.2 + 0.1 * (i % 3));
+  const scales = Float32Array.from({ length: blocks }, (_, i) =>
+    nested ? Math.fround(linear8[scaleCodes[i]!]! * outer[i >> 8]!) + offset : 0.3 + 0.2 * Math.sin(i),
+  );
+  const values = Float64Array.from({ length: n * k }, (_, i) => {
+    const code = i % 2 ? codes[i >> 1]! & 15 : codes[i >> 1]! >> 4;
+    return nf4[code]! * scales[Math.floor(i / block)]!;
+  });
+  const layout = scaleArguments({ block, nestedBlock: nested ? 256 : 0, offset });
+  return { codes, absmax: nested ? scaleCodes : scales, outer, layout, values };
+}
+
+function product(x: Float32Array, w: Float64Array, bias: Float32Array | undefined, m: number, n: number, k: number) {
+  const y = new Float64Array(m * n);
+  for (let i = 0; i < m; i++)
+    for (let j = 0; j < n; j++) {
+      let sum = bias?.[j] ?? 0;
+      for (let c = 0; c < k; c++) sum += x[i * k + c]! * w[j * k + c]!;
+      y[i * n + j] = sum;
+    }
+  return y;
+}
+
+/** The parts of a split, added up. */
+const summed = (parts: Float32Array, splits: number) =>
+  Float32Array.from({ length: parts.length / splits }, (_, i) => {
+    let sum = 0;
+    for (let s = 0; s < splits; s++) sum += parts[(s * parts.length) / splits + i]!;
+    return sum;
+  });
+
+/** Rounded codebooks, and with many rows rounded scales, on top of the result's rounding. */
+const bounds: Record<Half, number> = { float16: 6e-4, bfloat16: 4e-3 };
+
+const fast: Run = { mode: "fast", seed: 0 };
+const checked: Run = { mode: "check", seed: 3 };
+
+const simulates = process.platform === "linux" && process.arch === "x64";
+
+interface Case {
+  m: number;
+  n: number;
+  k: number;
+  block?: number;
+  nested?: boolean;
+  bias?: boolean;
+  dtype?: Half;
+  run?: Run;
+}
+
+describe.skipIf(!simulates)("a few rows by 4-bit codes", () => {
+  function check(
+    kernel: string,
+    tall: number,
+    { m, n, k, block = 64, nested = false, bias = false, dtype = "bfloat16", run = fast }: Case,
+  ) {
+    const w = weight(n, k, block, nested);
+    const x = halves(wave(m * k, 3), dtype);
+    const y = new Uint16Array(m * n).fill(0xffff);
+    const offsets = normal(n, 5);
+    const of128 = block === 32 ? 4 : block === 64 ? 2 : 1;
+    const buffers = [x.bits, w.codes, w.absmax, w.outer, kernelCodes(nf4), kernelCodes(linear8), offsets, y];
+    launch({
+      ...{ family: "matmul_few", kernel, args: [m, n, k, k, ...w.layout], buffers, large: true, ...run },
+      constants: [Store[dtype], Store[dtype], Number(nested), of128, Number(bias), Number(k % 256 === 0)],
+      ...{ grid: [Math.ceil(n / (16 * tall)), 1, 1], group: 256 },
+    });
+    const want = product(x.values, w.values, bias ? offsets : undefined, m, n, k);
+    expect(relativeError(floatsOf(y, dtype), want)).toBeLessThan(bounds[dtype]);
+  }
+
+  test.each<Case>([
+    { m: 1, n: 40, k: 512 },
+    { m: 4, n: 33, k: 512, dtype: "float16", bias: true },
+    { m: 3, n: 40, k: 2560, nested: true },
+    { m: 2, n: 17, k: 512, block: 32, dtype: "float16" },
+    { m: 2, n: 17, k: 768, block: 32, nested: true, bias: true },
+    { m: 7, n: 40, k: 1024, block: 128 },
+    { m: 8, n: 21, k: 1024, block: 256, nested: true },
+    { m: 8, n: 21, k: 4096, block: 4096, dtype: "float16" },
+    { m: 3, n: 20, k: 320, bias: true },
+    { m: 2, n: 20, k: 96, block: 32, nested: true },
+    { m: 8, n: 18, k: 128, block: 128 },
+    { m: 4, n: 18, k: 64, dtype: "float16" },
+  ])("x [$m, $k] · w [$n, $k]ᵀ, blocks of $block, nested $nested, $dtype", (one) => {
+    check("matmul_few_1_1_8", 1, one);
+    check("matmul_few_1_2_8", 2, one);
+    check("matmul_few_1_2_8_choose", 2, one);
+    const most = one.block === 32 ? 2 : (one.block ?? 64) === 64 ? 4 : 8;
+    check("matmul_few_2_2_8", 2, { ...one, m: one.m + most });
+    check("matmul_few_4_1_8", 1, { ...one, m: 4 * most });
+  });
+
+  test.each<Case>([
+    { m: 3, n: 20, k: 320, nested: true },
+    { m: 1, n: 40, k: 2304 },
+  ])("nothing is read or written out of place, or without order: k $k", (one) => {
+    check("matmul_few_1_2_8_choose", 2, { ...one, run: checked });
+    check("matmul_few_2_1_8", 1, { ...one, run: checked });
+  });
+});
+
+describe.skipIf(!simulates)("many rows by 4-bit codes", () => {
+  const kernels = [
+    { kernel: "matmul_many_2_4_1_4_4", rows: 32, columns: 128, threads: 128, stages: 4 },
+    { kernel: "matmul_many_4_4_2_4_3", rows: 128, columns: 128, threads: 256, stages: 3 },
+    { kernel: "matmul_many_4_8_2_2_3", rows: 128, columns: 128, threads: 128, stages: 3 },
+  ];
+
+  function check({ kernel, rows, columns, threads, stages }: (typeof kernels)[number], one: Case, splits = 1): void {
+    const { m, n, k, block = 64, nested = false, bias = false, dtype = "bfloat16", run = fast } = one;
+    const w = weight(n, k, block, nested);
+    const x = halves(wave(m * k, 3), dtype);
+    const split = splits > 1 ? Math.ceil(k / splits / 64) * 64 : Math.ceil(k / 64) * 64;
+    const y = splits > 1 ? new Float32Array(splits * m * n).fill(Number.NaN) : new Uint16Array(m * n).fill(0xffff);
+    const offsets = normal(n, 5);
+    launch({
+      ...{ family: "matmul_many", kernel, args: [m, n, k, split, ...w.layout], large: true, ...run },
+      buffers: [x.bits, w.codes, w.absmax, w.outer, kernelCodes(nf4), kernelCodes(linear8), offsets, y],
+      constants: [Store[dtype], splits > 1 ? Store.float32 : Store[dtype], Number(nested), 0, Number(bias)],
+      ...{ grid: [Math.ceil(n / columns), Math.ceil(m / rows), splits], group: threads },
+      shared: 32768 + 1024 + stages * rows * 144,
+    });
+    const got = y instanceof Float32Array ? summed(y, splits) : floatsOf(y, dtype);
+    const want = product(x.values, w.values, bias ? offsets : undefined, m, n, k);
+    expect(relativeError(got, want)).toBeLessThan(bounds[dtype]);
+  }
+
+  test.each<Case>([
+    { m: 40, n: 136, k: 256 },
+    { m: 33, n: 130, k: 192, nested: true, dtype: "float16", bias: true },
+    { m: 130, n: 41, k: 96, block: 32, bias: true },
+    { m: 17, n: 41, k: 512, block: 256, nested: true },
+    { m: 70, n: 24, k: 320, block: 64, dtype: "float16" },
+  ])("x [$m, $k] · w [$n, $k]ᵀ", (one) => {
+    for (const kernel of kernels) check(kernel, one);
+  });
+
+  test("a sum is split into parts", () => {
+    check(kernels[0]!, { m: 20, n: 40, k: 704 }, 3);
+    check(kernels[1]!, { m: 20, n: 40, k: 512, nested: true, dtype: "float16" }, 2);
+  });
+
+  test("nothing is read or written out of place, or without order", () => {
+    check(kernels[0]!, { m: 33, n: 41, k: 160, block: 32, nested: true, bias: true, run: checked });
+  });
+});
+
+describe.skipIf(!simulates)("products of dense matrices", () => {
+  const kernels = [
+    { kernel: "matmul_dense_half_64", side: 64, shared: 4 * 128 * 128 },
+    { kernel: "matmul_dense_half_128", side: 128, shared: 3 * 256 * 128 },
+  ];
+
+  test.each<Case>([
+    { m: 70, n: 136, k: 192 },
+    { m: 130, n: 41, k: 72, dtype: "float16", bias: true },
+    { m: 1, n: 7, k: 8 },
+  ])("half precision: a [$m, $k] · b [$n, $k]ᵀ", ({ m, n, k, dtype = "bfloat16", bias = false }) => {
+    const a = halves(wave(m * k, 3), dtype);
+    const b = halves(normal(n * k, 4), dtype);
+    const offsets = normal(n, 5);
+    const want = product(a.values, Float64Array.from(b.values), bias ? offsets : undefined, m, n, k);
+    const unused = new Float32Array(1);
+    for (const { kernel, side, shared } of kernels) {
+      const y = new Uint16Array(m * n).fill(0xffff);
+      launch({
+        ...{ family: "matmul_dense", kernel, args: [m, n, 2 * k, 2 * k], large: true, shared, group: 128, ...fast },
+        buffers: [a.bits, b.bits, unused, unused, offsets, y],
+        constants: [Store[dtype], Store[dtype], 0, 0, Number(bias)],
+        grid: [Math.ceil(m / side) * Math.ceil(n / side), 1, 1],
+      });
+      expect(relativeError(floatsOf(y, dtype), want)).toBeLessThan(bounds[dtype]);
+    }
+  });
+
+  test("int8, as it is and scaled", () => {
+    const [m, n, k] = [67, 43, 208];
+    const a = Int8Array.from({ length: m * k }, (_, i) => (i * 40503) >> 5);
+    const b = Int8Array.from({ length: n * k }, (_, i) => (i * 30011) >> 4);
+    const exact = product(Float32Array.from(a), Float64Array.from(b), undefined, m, n, k);
+    const [rowStats, columnStats] = [normal(m, 1), normal(n, 2)];
+    const scaled = exact.map((v, i) => (v * rowStats[Math.floor(i / n)]! * columnStats[i % n]!) / 127 ** 2);
+    const unused = new Float32Array(1);
+    for (const { kernel, side, shared } of kernels) {
+      const whole = new Int32Array(m * n);
+      const half = new Uint16Array(m * n);
+      const common = {
+        ...{ family: "matmul_dense", kernel: kernel.replace("half", "int8"), args: [m, n, k, k], large: true, shared },
+        ...{ grid: [Math.ceil(m / side) * Math.ceil(n / side), 1, 1] as const, group: 128, ...fast },
+      };
+      launch({
+        ...common,
+        buffers: [a, b, rowStats, columnStats, unused, whole],
+        constants: [0, Store.int32, 0, 0, 0],
+      });
+      expect(whole).toEqual(Int32Array.from(exact));
+      launch({
+        ...common,
+        buffers: [a, b, rowStats, columnStats, unused, half],
+        constants: [0, Store.float16, 1, 0, 0],
+      });
+      expect(relativeError(floatsOf(half, "float16"), scaled)).toBeLessThan(bounds.float16);
+    }
+  });
+
+  test("nothing is read or written out of place, or without order", () => {
+    const [m, n, k] = [66, 9, 40];
+    const a = halves(wave(m * k, 3), "bfloat16");
+    const b = halves(normal(n * k, 4), "bfloat16");
+    const y = new Uint16Array(m * n);
+    const unused = new Float32Array(1);
+    const { kernel, shared } = kernels[0]!;
+    launch({
+      ...{ family: "matmul_dense", kernel, args: [m, n, 2 * k, 2 * k], large: true, shared, group: 128, ...checked },
+      buffers: [a.bits, b.bits, unused, unused, unused, y],
+      ...{ constants: [2, 2, 0, 0, 0], grid: [2, 1, 1] },
+    });
+    const want = product(a.values, Float64Array.from(b.values), undefined, m, n, k);
+    expect(relativeError(floatsOf(y, "bfloat16"), want)).toBeLessThan(bounds.bfloat16);
+  });
+});
+
+describe.skipIf(!simulates)("Hopper's products", () => {
+  const short = (dtype: Half) => (dtype === "float16" ? "f16" : "bf16");
+
+  function check(rows: number, stages: number, one: Case, splits = 1): void {
+    const { m, n, k, block = 64, nested = false, bias = false, dtype = "bfloat16", run = fast } = one;
+    const w = weight(n, k, block, nested);
+    const x = halves(wave(m * k, 3), dtype);
+    const split = splits > 1 ? Math.ceil(k / splits / 64) * 64 : Math.ceil(k / 64) * 64;
+    const y = splits > 1 ? new Float32Array(splits * m * n).fill(Number.NaN) : new Uint16Array(m * n).fill(0xffff);
+    const offsets = normal(n, 5);
+    launch({
+      ...{ family: "matmul_hopper", kernel: `matmul_hopper_${short(dtype)}_${rows}`, large: true, ...run },
+      ...{ args: [m, n, k, split, ...w.layout], group: 256, shared: 32768 + stages * rows * 128 + 1024 },
+      buffers: [x.bits, w.codes, w.absmax, w.outer, kernelCodes(nf4), kernelCodes(linear8), offsets, y],
+      constants: [0, splits > 1 ? Store.float32 : Store[dtype], Number(nested), Number(block === 32), Number(bias)],
+      grid: [Math.ceil(n / 128) * Math.ceil(m / rows), 1, splits],
+    });
+    const want = product(x.values, w.values, bias ? offsets : undefined, m, n, k);
+    const got = y instanceof Float32Array ? summed(y, splits) : floatsOf(y, dtype);
+    expect(relativeError(got, want)).toBeLessThan(bounds[dtype]);
+  }
+
+  test.each<Case>([
+    { m: 70, n: 136, k: 256 },
+    { m: 30, n: 129, k: 192, nested: true, bias: true, dtype: "float16" },
+    { m: 65, n: 24, k: 96, block: 32, bias: true },
+    { m: 3, n: 8, k: 512, block: 256, nested: true },
+  ])("4-bit codes: x [$m, $k] · w [$n, $k]ᵀ", (one) => {
+    check(64, 6, one);
+    if (one.m > 64) check(128, 5, one);
+  });
+
+  test("4-bit codes in parts of a split", () => check(64, 6, { m: 9, n: 40, k: 448 }, 3));
+
+  test.each<Case>([
+    { m: 70, n: 136, k: 192 },
+    { m: 130, n: 41, k: 72, dtype: "float16", bias: true },
+  ])("half precision: x [$m, $k] · w [$n, $k]ᵀ", ({ m, n, k, dtype = "bfloat16", bias = false }) => {
+    const x = halves(wave(m * k, 3), dtype);
+    const w = halves(normal(n * k, 4), dtype);
+    const [offsets, unused] = [normal(n, 5), new Float32Array(1)];
+    const y = new Uint16Array(m * n).fill(0xffff);
+    launch({
+      ...{ family: "matmul_hopper", kernel: `dense_hopper_${short(dtype)}_128`, args: [m, n, 2 * k, 2 * k], ...fast },
+      ...{ large: true, shared: 3 * 256 * 128, group: 256, grid: [Math.ceil(m / 128) * Math.ceil(n / 128), 1, 1] },
+      buffers: [x.bits, w.bits, unused, unused, offsets, y],
+      constants: [0, Store[dtype], 0, 0, Number(bias)],
+    });
+    const want = product(x.values, Float64Array.from(w.values), bias ? offsets : undefined, m, n, k);
+    expect(relativeError(floatsOf(y, dtype), want)).toBeLessThan(bounds[dtype]);
+  });
+});
