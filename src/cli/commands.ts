@@ -4,6 +4,7 @@ import { benchCommand } from "./bench.ts";
 import { convertCommand } from "./convert.ts";
 import { dequantizeCommand } from "./dequantize.ts";
 import { inspectCommand } from "./inspect.ts";
+import { mergeCommand } from "./merge.ts";
 import { quantizeCommand } from "./quantize.ts";
 import { serveCommand } from "./serve.ts";
 import { tuneCommand } from "./tune.ts";
@@ -14,6 +15,7 @@ export function commandsOfLibrary(): Command[] {
     quantizeCommand,
     dequantizeCommand,
     convertCommand,
+    mergeCommand,
     inspectCommand,
     verifyCommand,
     serveCommand,
