@@ -136,19 +136,25 @@ void buffer_release(struct buffer *buffer) {
     free(buffer);
 }
 
-bnb_status buffer_write(struct buffer *buffer, const void *from, size_t bytes) {
+bnb_status buffer_write_at(struct buffer *buffer, size_t offset, const void *from, size_t bytes) {
     bnb_device *device = buffer->device;
-    if (device->driver) return device->driver->write(device->gpu, buffer->memory, buffer->offset, from, bytes);
-    memcpy(buffer->memory, from, bytes);
+    if (device->driver) return device->driver->write(device->gpu, buffer->memory, buffer->offset + offset, from, bytes);
+    memcpy((char *)buffer->memory + offset, from, bytes);
     return BNB_OK;
 }
 
-bnb_status buffer_read(const struct buffer *buffer, void *to, size_t bytes) {
+bnb_status buffer_read_at(const struct buffer *buffer, size_t offset, void *to, size_t bytes) {
     bnb_device *device = buffer->device;
-    if (device->driver) return device->driver->read(device->gpu, buffer->memory, buffer->offset, to, bytes);
-    memcpy(to, buffer->memory, bytes);
+    if (device->driver) return device->driver->read(device->gpu, buffer->memory, buffer->offset + offset, to, bytes);
+    memcpy(to, (const char *)buffer->memory + offset, bytes);
     return BNB_OK;
 }
+
+bnb_status buffer_write(struct buffer *buffer, const void *from, size_t bytes) {
+    return buffer_write_at(buffer, 0, from, bytes);
+}
+
+bnb_status buffer_read(const struct buffer *buffer, void *to, size_t bytes) { return buffer_read_at(buffer, 0, to, bytes); }
 
 /* Where the CPU can address the memory, which has to be ready; or NULL. */
 static void *shared(const struct buffer *buffer) {

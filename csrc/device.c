@@ -143,12 +143,13 @@ int32_t bnb_device_idle(bnb_device *device) {
     return !is_device(device, "device_idle") || !device->driver || device->driver->idle(device->gpu);
 }
 
-static_assert(sizeof(struct sizes) == BNB_SIZES * sizeof(uint32_t), "enum bnb_size names the members in their order");
+enum { SIZES = sizeof(struct sizes) / sizeof(uint32_t) };
+static_assert(SIZES == BNB_SIZE_SPLIT_LEAST + 1, "enum bnb_size names the members in their order");
 
 double bnb_device_size(bnb_device *device, bnb_size size, double value) {
     if (!is_device(device, "device_size")) return -1;
-    if ((unsigned)size >= BNB_SIZES) {
-        fail(BNB_INVALID, "device_size: size is %d, expected 0 to %d", (int)size, BNB_SIZES - 1);
+    if ((unsigned)size >= SIZES) {
+        fail(BNB_INVALID, "device_size: size is %d, expected 0 to %d", (int)size, SIZES - 1);
         return -1;
     }
     if (!device->driver) {

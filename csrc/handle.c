@@ -27,9 +27,16 @@ static struct kind {
     enum lock     lock;
     struct freed *oldest, *newest;
     size_t        count;
-} tensors = {.lock = LOCK_TENSORS}, codebooks = {.lock = LOCK_CODEBOOKS}, quantized = {.lock = LOCK_QUANTIZED};
+} tensors = {.lock = LOCK_TENSORS}, codebooks = {.lock = LOCK_CODEBOOKS}, quantized = {.lock = LOCK_QUANTIZED}, caches = {.lock = LOCK_CACHES};
 
-static struct kind *kind_of(enum tag tag) { return tag == TAG_TENSOR ? &tensors : tag == TAG_CODEBOOK ? &codebooks : &quantized; }
+static struct kind *kind_of(enum tag tag) {
+    switch (tag) {
+    case TAG_TENSOR: return &tensors;
+    case TAG_CODEBOOK: return &codebooks;
+    case TAG_CACHE: return &caches;
+    default: return &quantized;
+    }
+}
 
 static void *oldest_of(struct kind *kind) {
     lock(kind->lock);

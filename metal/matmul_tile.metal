@@ -6,10 +6,11 @@
 
 constant uint X [[function_constant(0)]];      // of x: STORE_F32, STORE_F16 or STORE_BF16
 constant uint W [[function_constant(1)]];      // any STORE_
-constant uint NESTED [[function_constant(2)]]; // whether absmax holds codes
+constant uint SCALES [[function_constant(2)]]; // SCALES_…
 constant uint WHOLE [[function_constant(3)]];  // WHOLE_…
 constant uint BIAS [[function_constant(4)]];
 constant uint Y [[function_constant(5)]];      // of y: as x, or STORE_F32 where it holds parts of a split
+constant uint OFFSETS [[function_constant(6)]]; // OFFSETS_…
 
 // Eight elements of a row of x from k on, and zeros past `end` or where the row isn't there.
 inline octet bring_x(device const uchar *x, bool there, ulong row, uint k, uint end) {
@@ -25,9 +26,7 @@ inline octet bring_w(thread const weights &w, bool there, ulong row, uint block,
     if (WHOLE == 0) return gather8(w, row + k, valid);
     if (valid == 0) return octet{float4(0.0f), float4(0.0f)};
     if (W < STORE_CODE) return load8(w.data, W, row + k);
-    const float scale = scale_of(w, block + ((rest + k) >> w.scales.shift));
-    const octet v = values8(w, codes8(w, row + k));
-    return octet{v.low * scale, v.high * scale};
+    return decoded8(w, values8(w, codes8(w, row + k)), block + ((rest + k) >> w.scales.shift));
 }
 
 template <uint ROWS, uint SIDE>
@@ -41,6 +40,8 @@ void matmul_tile(constant matmul_args &args [[buffer(0)]],
                  device const kernel_codebook *nested_code [[buffer(6)]],
                  device const float *bias [[buffer(7)]],
                  device uchar *y [[buffer(8)]],
+                 device const uchar *offsets [[buffer(9)]],
+                 device const float *nested_offsets [[buffer(10)]],
                  uint3 group [[threadgroup_position_in_grid]],
                  uint place [[thread_index_in_threadgroup]],
                  uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -58,12 +59,12 @@ void matmul_tile(constant matmul_args &args [[buffer(0)]],
     threadgroup float *slice = values + (size <= 64 ? simdgroup * size : 0u);
     if (size <= 64) for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
     else for (uint j = place; j < size; j += TILE_THREADS) values[j] = code->values[j];
-    if (NESTED != 0)
+    if (is_nested(SCALES))
         for (uint j = place; j < 256; j += TILE_THREADS) nested_values[j] = nested_code->values[j];
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     // What this thread brings: 8 elements of a row of each tile.
-    const weights w = {W, NESTED != 0, args.scales, data, absmax, nested_absmax, slice, nested_values};
+    const weights w = {W, SCALES, OFFSETS, args.scales, data, absmax, nested_absmax, nested_offsets, offsets, slice, nested_values};
     const uint tile_row = place / (DEPTH / 8), tile_k = place % (DEPTH / 8) * 8;
     const uint m0 = group.y * ROWS, n0 = group.x * SIDE;
     const bool has_x = tile_row < ROWS && m0 + tile_row < args.m, has_w = n0 + tile_row < args.n;

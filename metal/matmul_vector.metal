@@ -3,10 +3,11 @@
 
 constant uint X [[function_constant(0)]];      // of x and y: STORE_F32, STORE_F16 or STORE_BF16
 constant uint W [[function_constant(1)]];      // any STORE_
-constant uint NESTED [[function_constant(2)]]; // whether absmax holds codes
+constant uint SCALES [[function_constant(2)]]; // SCALES_…
 constant uint WHOLE [[function_constant(3)]];  // WHOLE_…
 constant uint BIAS [[function_constant(4)]];
 constant uint PAIRS [[function_constant(5)]];  // whether a byte of 4-bit codes is looked up at once, for its two values; WHOLE is not 0
+constant uint OFFSETS [[function_constant(6)]]; // OFFSETS_…
 
 // A value for every code, or two for every byte. Single values fit four times, a slice for each simdgroup: on an M4, a slice
 // costs 9 % over no codebook at all, a table that simdgroups share 49 %, one in constant memory 30 to 56 %, one of bytes 85 %
@@ -68,6 +69,8 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
                    device const kernel_codebook *nested_code [[buffer(6)]],
                    device const float *bias [[buffer(7)]],
                    device uchar *y [[buffer(8)]],
+                   device const uchar *offsets [[buffer(9)]],
+                   device const float *nested_offsets [[buffer(10)]],
                    uint2 group [[threadgroup_position_in_grid]],
                    uint place [[thread_index_in_threadgroup]],
                    uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -77,13 +80,13 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
     threadgroup float nested_values[256];
     if (W >= STORE_CODE) {
         fill_table(values, code, place, simdgroup, lane);
-        if (NESTED != 0)
+        if (is_nested(SCALES))
             for (uint j = place; j < 256; j += VECTOR_THREADS) nested_values[j] = nested_code->values[j];
         threadgroup_barrier(mem_flags::mem_threadgroup);
     }
 
     threadgroup const float *slice = W >= STORE_CODE && PAIRS == 0 ? values + simdgroup * size_of(W) : values;
-    const weights w = {W, NESTED != 0, args.scales, data, absmax, nested_absmax, slice, nested_values};
+    const weights w = {W, SCALES, OFFSETS, args.scales, data, absmax, nested_absmax, nested_offsets, offsets, slice, nested_values};
     const uint n0 = (group.x * (VECTOR_THREADS / 32) + simdgroup) * ROWS, m0 = group.y * VECTORS;
     if (n0 >= args.n) return;
 
@@ -103,13 +106,16 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
     UNROLL for (uint r = 0; r < ROWS; r++)
         UNROLL for (uint v = 0; v < VECTORS; v++) sum[r][v] = 0.0f;
 
+    const octet ones = {float4(1.0f), float4(1.0f)};
     for (uint k = lane * VECTOR_CHUNK; k < args.k; k += 32 * VECTOR_CHUNK) {
         uint4 codes[ROWS];
-        float scale[ROWS];
+        float scale[ROWS], offset[ROWS];
         UNROLL for (uint r = 0; r < ROWS; r++) {
             const bool coded = WHOLE != 0 && W >= STORE_CODE;
             codes[r] = coded ? codes16(w, row[r] + k) : uint4(0u);
-            scale[r] = coded ? scale_of(w, block[r] + ((rest[r] + k) >> args.scales.shift)) : 1.0f;
+            const uint of = coded ? block[r] + ((rest[r] + k) >> args.scales.shift) : 0u;
+            scale[r] = coded ? scale_of(w, of) : 1.0f;
+            offset[r] = coded && OFFSETS != OFFSETS_NONE ? offset_of(w, of) : 0.0f;
         }
         UNROLL for (uint part = 0; part < VECTOR_CHUNK / STEP; part++) {
             const uint at = k + STEP * part, valid = within(at, args.k);
@@ -122,8 +128,10 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
                     if (WHOLE == 0) ws = gather8(w, row[r] + at, valid);
                     else if (W < STORE_CODE) ws = load8(data, W, row[r] + at);
                     else ws = weights8(w, values, codes[r], part);
-                    UNROLL for (uint v = 0; v < VECTORS; v++)
+                    UNROLL for (uint v = 0; v < VECTORS; v++) {
                         sum[r][v] = fma(scale[r], add_dot8(0.0f, ws, xs[v]), sum[r][v]);
+                        if (OFFSETS != OFFSETS_NONE) sum[r][v] = fma(offset[r], add_dot8(0.0f, ones, xs[v]), sum[r][v]);
+                    }
                 }
                 continue;
             }
@@ -135,6 +143,7 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
                 else if (part % 2 == 0) ws[r] = weights8(w, values, codes[r], part / 2).low;
                 else ws[r] = weights8(w, values, codes[r], part / 2).high;
                 ws[r] *= scale[r];
+                if (OFFSETS != OFFSETS_NONE) ws[r] += offset[r];
             }
             UNROLL for (uint v = 0; v < VECTORS; v++) {
                 float4 xs;

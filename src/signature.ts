@@ -144,6 +144,10 @@ export class Signature {
     return this.#handle(value, argument, "Codebook");
   }
 
+  cache(value: unknown, argument: string): NativePointer {
+    return this.#handle(value, argument, "KvCache");
+  }
+
   device(value: unknown, argument = "device"): NativePointer {
     return this.#handle(value, argument, "Device");
   }

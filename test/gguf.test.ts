@@ -282,6 +282,17 @@ describe("files", () => {
     await opening.catch((error) => expect(error).toBeInstanceOf(BnbError));
   });
 
+  test("text that is not UTF-8 is refused, in keys, values and names", async () => {
+    const path = write({ "general.name": "a model" });
+    const whole = readFileSync(path);
+    for (const text of ["general.name", "a model", "token_embd.weight"]) {
+      const bytes = Buffer.from(whole);
+      bytes[bytes.indexOf(text)] = 0xff;
+      writeFileSync(path, bytes);
+      await expect(openGguf(path)).rejects.toThrow(/the text that ends at byte \d+ is not UTF-8/);
+    }
+  });
+
   test("truncated anywhere, a file is refused and named", async () => {
     const path = write();
     const whole = readFileSync(path);

@@ -19,9 +19,9 @@ struct vector_run {
     const float *x;      /* [rows, stride] */
 };
 
-/* Whether w has codes of so many bits, and one scale for SCALED elements of each row. */
+/* Whether w has codes of so many bits, and nothing but one scale for SCALED elements of each row. */
 static bool is_in_runs(const struct matmul_job *job, uint32_t bits) {
-    return job->q.code && job->q.code->bits == bits && job->x.columns % SCALED == 0 && job->q.block % SCALED == 0;
+    return job->q.code && job->q.code->bits == bits && !job->q.offsets && job->x.columns % SCALED == 0 && job->q.block % SCALED == 0;
 }
 
 static bool takes_vector_of(const struct matmul_job *job, size_t rows) {

@@ -105,7 +105,8 @@ function openParts(path: string, files: MappedFile[]): { metadata: Metadata; pla
     throw new BnbError(`${path} is one of ${count} parts, and ${part} is missing: put it beside the others.`);
   });
   const placed = parts.flatMap((part) => part.placed);
-  const twice = placed.find((info, i) => placed.findIndex(({ name }) => name === info.name) !== i);
+  const seen = new Set<string>();
+  const twice = placed.find(({ name }) => seen.size === seen.add(name).size);
   if (twice) throw damaged(twice.file.path, "it stands in another part too", twice.name);
   const said = Number(parts[0]!.metadata.get("split.tensors.count") ?? placed.length);
   if (said !== placed.length)

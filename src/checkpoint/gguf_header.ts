@@ -75,6 +75,8 @@ const nameBytesMax = 1 << 16;
 /** Longer than any chat template. */
 const valueBytesMax = 1 << 20;
 
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
 /** Reads a file from its start, a window at a time. */
 class Cursor {
   readonly file: MappedFile;
@@ -136,7 +138,11 @@ class Cursor {
       return undefined;
     }
     const [view, at] = this.take(length);
-    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(new Uint8Array(view.buffer, at, length));
+    try {
+      return utf8.decode(new Uint8Array(view.buffer, at, length));
+    } catch {
+      throw this.damaged(`the text that ends at byte ${this.at} is not UTF-8`);
+    }
   }
 
   name(): string {

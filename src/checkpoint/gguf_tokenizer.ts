@@ -29,7 +29,7 @@ export interface TokenizerFiles {
 /** The files of a tokenizer; without tokenizer.json where the file's kind is not known. */
 export function tokenizerFiles(path: string, metadata: Metadata): TokenizerFiles {
   const tokens = metadata.get("tokenizer.ggml.tokens");
-  if (!(tokens instanceof GgufList)) return { files: new Map(), notes: ["The file has no tokenizer: " + copyIt] };
+  if (!(tokens instanceof GgufList)) return { files: new Map(), notes: [`The file has no tokenizer: ${copyIt}`] };
   const types = metadata.get("tokenizer.ggml.token_type");
   const vocabulary: Vocabulary = {
     path,

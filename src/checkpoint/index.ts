@@ -1,4 +1,5 @@
 // Owns what the package exports of checkpoints: files, whole models, state dicts, and ways from one to another.
+export { type AdapterLayer, type SaveAdapterOptions, saveAdapter } from "./adapter.ts";
 export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 export { type GgufModel, type GgufTensor, openGguf } from "./gguf.ts";
 export type { SafetensorsDtype } from "./header.ts";
@@ -30,6 +31,7 @@ export { fromStateDict, loadWeight, type StateDictOptions, toStateDict } from ".
 export {
   convertGguf,
   dequantizeCheckpoint,
+  mergeAdapter,
   type Progress,
   type QuantizeOptions,
   quantizeCheckpoint,

@@ -89,16 +89,16 @@ export class Staging implements Disposable {
   /** After a commit that succeeded: removes the work folder, in which nothing is left. */
   finish(): void {
     this.release();
+    removeWork(this.work); // under its lock, so that nobody takes it for left
     this.journal.close();
-    removeWork(this.work);
   }
 
   /** Removes what was written, unless it was committed. */
   [Symbol.dispose](): void {
     if (!pending.has(this)) return;
     this.release();
-    this.journal.close();
     this.#remove();
+    this.journal.close();
   }
 
   #makeParent(parent: string): void {

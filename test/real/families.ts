@@ -1,12 +1,13 @@
 // Tiny models of many families, on demand (`bun run test:models`): quantised here and by transformers, and read from GGUF
-// files that gguf-py wrote; the outputs agree.
+// files that gguf-py wrote; the outputs agree. Adapters, merged here and by PEFT, and saved for it.
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
 import { verifyCheckpoint } from "../../src/checkpoint/inspect.ts";
-import { convertGguf, type QuantizeOptions, quantizeCheckpoint } from "../../src/checkpoint/transform.ts";
+import { convertGguf, mergeAdapter, type QuantizeOptions, quantizeCheckpoint } from "../../src/checkpoint/transform.ts";
+import { checkpoint, nn, Tensor } from "../../src/index.ts";
 import { python } from "./packages.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-families-"));
@@ -66,5 +67,33 @@ describe.skipIf(!python)("from GGUF", () => {
     const differences = (await ask("gguf_models.py", "compare", originals, ours)) as Record<string, number>;
     expect(names.length).toBe(17);
     for (const name of names) expect([name, differences[name]]).toEqual([name, 0]);
+  });
+});
+
+describe.skipIf(!python)("adapters", () => {
+  const folder = join(scratch, "adapters");
+
+  test("merged, every kind is what PEFT merges", async () => {
+    const names = (await ask("adapters.py", "make", folder)) as string[];
+    const ours = join(scratch, "merged");
+    for (const name of names)
+      await mergeAdapter(join(folder, name, "base"), join(folder, name, "adapter"), { output: join(ours, name) });
+    const found = (await ask("adapters.py", "compare", folder, ours)) as Record<string, [number, number]>;
+    expect(names.length).toBe(9);
+    for (const name of names) {
+      const [difference, change] = found[name]!;
+      expect([name, difference < (name === "dora" ? 1e-7 : 1e-12), change > 0.05]).toEqual([name, true, true]);
+    }
+  });
+
+  test("saved, PEFT loads them", async () => {
+    const output = join(scratch, "saved");
+    const base = () => new nn.Linear4bit(Tensor.from(new Float32Array(64 * 64).fill(0.1), [64, 64]));
+    using one = nn.Lora.init(base(), { r: 4, alpha: 8 });
+    using two = nn.Lora.init(base(), { r: 2, alpha: 7 });
+    const names = ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.o_proj"] as const;
+    await checkpoint.saveAdapter({ [names[0]]: one, [names[1]]: two }, { output });
+    const scalings = await ask("adapters.py", "load", join(folder, "plain/base"), output);
+    expect(scalings).toEqual({ [names[0]]: 2, [names[1]]: 3.5 });
   });
 });

@@ -10,8 +10,8 @@
 #include "../../../metal/args.h"
 
 /* Places of a product's bindings, as csrc/ops/matmul.c has them, and of its constants. */
-enum { AT_X, AT_CODES, AT_ABSMAX, AT_NESTED_ABSMAX, AT_CODE, AT_NESTED_CODE, AT_BIAS, AT_Y };
-enum { OF_X, OF_W, OF_NESTED, OF_WHOLE, OF_BIAS };
+enum { AT_X, AT_CODES, AT_ABSMAX, AT_NESTED_ABSMAX, AT_CODE, AT_NESTED_CODE, AT_BIAS, AT_Y, AT_OFFSETS, AT_NESTED_OFFSETS };
+enum { OF_X, OF_W, OF_SCALES, OF_WHOLE, OF_BIAS, OF_Y, OF_OFFSETS };
 
 enum { HOPPER = 90 };
 
@@ -80,7 +80,9 @@ static bnb_status launch_split(const struct product *p, struct launch *launch, u
 static bool takes_codes(const struct product *p) {
     uint32_t shift = p->args.scales.shift, k = p->args.k;
     if (p->whole->constants[OF_W] != STORE_CODE4 || shift < 5 || shift > 31 || k % 32) return false;
-    if (p->whole->constants[OF_NESTED] && (p->args.scales.nested_shift < 2 || p->args.scales.nested_shift > 31)) return false;
+    uint32_t scales = p->whole->constants[OF_SCALES];
+    if ((scales != SCALES_F32 && scales != SCALES_NESTED) || p->whole->constants[OF_OFFSETS] != OFFSETS_NONE) return false;
+    if (scales == SCALES_NESTED && (p->args.scales.nested_shift < 2 || p->args.scales.nested_shift > 31)) return false;
     return k % (shift == 5 ? 32 : shift == 6 ? 64 : 128) == 0; /* so that a lane's weights have one scale */
 }
 
@@ -91,7 +93,7 @@ static struct launch launch_of(const struct product *p, const char *family, cons
     launch.kernel         = kernel;
     launch.args           = &p->args;
     launch.constant_count = 6;
-    memcpy(launch.constants, (uint32_t[]){p->dtype, p->to, p->whole->constants[OF_NESTED], 0, p->whole->constants[OF_BIAS], 0},
+    memcpy(launch.constants, (uint32_t[]){p->dtype, p->to, p->whole->constants[OF_SCALES], 0, p->whole->constants[OF_BIAS], 0},
            6 * sizeof *launch.constants);
     launch.groups[0] = launch.groups[1] = launch.groups[2] = 1;
     return launch;
@@ -201,12 +203,12 @@ static bnb_status write_out(const struct product *p, void *memory) {
     return cuda_launch(p->gpu, &(struct launch){
                                    .family         = "dequantize",
                                    .kernel         = "dequantize",
-                                   .constants      = {p->whole->constants[OF_W], p->dtype, p->whole->constants[OF_NESTED]},
-                                   .constant_count = 3,
+                                   .constants      = {p->whole->constants[OF_W], p->dtype, p->whole->constants[OF_SCALES], p->whole->constants[OF_OFFSETS]},
+                                   .constant_count = 4,
                                    .args           = &args,
                                    .args_bytes     = sizeof args,
-                                   .bindings       = {of[AT_CODES], of[AT_ABSMAX], of[AT_NESTED_ABSMAX], of[AT_CODE], of[AT_NESTED_CODE], {memory, 0, WRITES}},
-                                   .binding_count  = 6,
+                                   .bindings       = {of[AT_CODES], of[AT_ABSMAX], of[AT_NESTED_ABSMAX], of[AT_CODE], of[AT_NESTED_CODE], {memory, 0, WRITES}, of[AT_OFFSETS], of[AT_NESTED_OFFSETS]},
+                                   .binding_count  = 8,
                                    .groups         = {(uint32_t)(groups < 2048 ? groups : 2048), 1, 1},
                                    .threads        = DEQUANTIZE_THREADS,
                                    .bytes_moved    = count * 2 + count / 2,
