@@ -1,7 +1,7 @@
 // Owns the tests of attention and of its cache, against float64.
 import { describe, expect, test } from "bun:test";
 import { type AttentionOptions, attention, type Device, KvCache, Tensor } from "../src/index.ts";
-import { floatDTypes, testDevices, normal, wave } from "./cases.ts";
+import { floatDTypes, normal, testDevices, wave } from "./cases.ts";
 import { errorOf, relativeError } from "./reference.ts";
 
 interface Case {
@@ -136,6 +136,15 @@ describe.each(testDevices)("on %s", (_, device) => {
       });
       expect(relativeError(Float32Array.from(got), want)).toBeLessThan(2e-6);
     });
+  });
+
+  test("q, k and v may be the same tensor", () => {
+    const x = normal(5 * 16, 3);
+    const rows = causal(5);
+    const want = reference({ heads: 2, kvHeads: 2, d: 8, rows, q: x, k: x, v: x, scale: 8 ** -0.5 });
+    using same = Tensor.from(x, [5, 16], { device });
+    using y = attention(same, rowsTensor(rows, device), { heads: 2, k: same, v: same });
+    expect(relativeError(y.read(), want)).toBeLessThan(2e-6);
   });
 
   test("without a cache rows see each other, before and after, each text its own", () => {
