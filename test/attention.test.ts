@@ -1,7 +1,7 @@
 // Owns the tests of attention and of its cache, against float64.
 import { describe, expect, test } from "bun:test";
 import { type AttentionOptions, attention, type Device, KvCache, Tensor } from "../src/index.ts";
-import { floatDTypes, testDevices, normal, wave } from "./cases.ts";
+import { floatDTypes, normal, testDevices, wave } from "./cases.ts";
 import { errorOf, relativeError } from "./reference.ts";
 
 interface Case {

@@ -1,7 +1,7 @@
 // Owns the tests of RMS normalisation, against float64.
 import { describe, expect, test } from "bun:test";
 import { type FloatDType, rmsNorm, Tensor } from "../src/index.ts";
-import { floatDTypes, testDevices, normal, wave } from "./cases.ts";
+import { floatDTypes, normal, testDevices, wave } from "./cases.ts";
 import { errorOf, relativeError, round } from "./reference.ts";
 
 const tolerance: Record<FloatDType, number> = { float32: 1e-6, float16: 4e-4, bfloat16: 3e-3 };

@@ -1,7 +1,7 @@
 // Owns the tests of top-k, of routing to experts, and of what experts give back.
 import { describe, expect, test } from "bun:test";
 import { route, scatterAdd, Tensor, topK } from "../src/index.ts";
-import { floatDTypes, testDevices, normal, wave } from "./cases.ts";
+import { floatDTypes, normal, testDevices, wave } from "./cases.ts";
 import { errorOf, relativeError } from "./reference.ts";
 
 const shapes: [rows: number, columns: number, count: number][] = [
