@@ -138,6 +138,15 @@ describe.each(testDevices)("on %s", (_, device) => {
     });
   });
 
+  test("q, k and v may be the same tensor", () => {
+    const x = normal(5 * 16, 3);
+    const rows = causal(5);
+    const want = reference({ heads: 2, kvHeads: 2, d: 8, rows, q: x, k: x, v: x, scale: 8 ** -0.5 });
+    using same = Tensor.from(x, [5, 16], { device });
+    using y = attention(same, rowsTensor(rows, device), { heads: 2, k: same, v: same });
+    expect(relativeError(y.read(), want)).toBeLessThan(2e-6);
+  });
+
   test("without a cache rows see each other, before and after, each text its own", () => {
     const bounds = [...Array(13).fill([0, 13]), ...Array(40).fill([13, 53])] as number[][];
     const rows = bounds.map(([first, end], i) => [0, i - first!, first!, end!]);

@@ -116,6 +116,7 @@ struct request {
     bnb_attention_options options;
     const bnb_tensor     *q, *k, *v, *rows, *rope, *q_norm, *k_norm, *bias; /* norms are f32 by now; k and v are q where it holds all */
     size_t                heads, kv_heads, d;
+    bool                  joined; /* q holds keys and values too */
     bnb_cache            *cache;
     uint32_t              layer;
     struct buffer        *queries, *kept; /* the queries as attention takes them; keys and values, as the cache lays them out */
@@ -178,7 +179,6 @@ static void place_heads(const struct request *r, struct host *host, struct host_
 
 static bnb_status attention_on_host(const void *request, struct host *host) {
     const struct request *r = request;
-    bool                  joined = r->k == r->q;
     float                *queries = host_writes(host, r->queries);
     struct host_job       job = {
         .attention = {
@@ -188,7 +188,7 @@ static bnb_status attention_on_host(const void *request, struct host *host) {
         },
         .prepare = {
             .q = dense_of(host, r->q), .k = dense_of(host, r->k), .v = dense_of(host, r->v),
-            .k_first = joined ? r->heads * r->d : 0, .v_first = joined ? (r->heads + r->kv_heads) * r->d : 0,
+            .k_first = r->joined ? r->heads * r->d : 0, .v_first = r->joined ? (r->heads + r->kv_heads) * r->d : 0,
             .scale = (float)r->options.scale, .norm_offset = (float)r->options.norm_offset, .norm_eps = (float)r->options.norm_eps,
             .queries = queries,
         },
@@ -205,11 +205,10 @@ static bnb_status attention_on_host(const void *request, struct host *host) {
 /* ── Launches ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static struct attention_args args_of(const struct request *r) {
-    bool joined = r->k == r->q;
     return (struct attention_args){
         .rows = (uint32_t)r->q->rows, .heads = (uint32_t)r->heads, .kv_heads = (uint32_t)r->kv_heads, .d = (uint32_t)r->d,
         .q_columns = (uint32_t)r->q->columns, .k_columns = (uint32_t)r->k->columns, .v_columns = (uint32_t)r->v->columns,
-        .k_first = joined ? (uint32_t)(r->heads * r->d) : 0, .v_first = joined ? (uint32_t)((r->heads + r->kv_heads) * r->d) : 0,
+        .k_first = r->joined ? (uint32_t)(r->heads * r->d) : 0, .v_first = r->joined ? (uint32_t)((r->heads + r->kv_heads) * r->d) : 0,
         .rotated = r->rope ? (uint32_t)r->rope->columns : 0, .positions = r->rope ? (uint32_t)r->rope->rows : 0,
         .slots = (uint32_t)r->slots, .capacity = (uint32_t)r->capacity, .span = r->bias ? (uint32_t)(r->bias->columns + 1) / 2 : 0,
         .parts = 1, .scale = (float)r->options.scale, .softcap = (float)r->options.softcap,
@@ -351,13 +350,13 @@ static bool is_part(const bnb_tensor *part, const struct request *r, bnb_dtype d
 
 /* Finds d, and whether q holds keys and values too. */
 static bool are_heads(struct request *r) {
-    bool   joined = !r->k && !r->v;
-    size_t parts = r->heads + (joined ? 2 * r->kv_heads : 0);
+    r->joined = !r->k && !r->v;
+    size_t parts = r->heads + (r->joined ? 2 * r->kv_heads : 0);
     if (r->q->columns % parts)
         return fail(BNB_INVALID, "attention: q has %zu columns, expected a multiple of its %zu heads", r->q->columns, parts), false;
     r->d = r->q->columns / parts;
     if (r->d > HEAD_MOST) return fail(BNB_UNSUPPORTED, "attention: heads of %zu columns, expected at most %d", r->d, HEAD_MOST), false;
-    if (joined) r->k = r->v = r->q;
+    if (r->joined) r->k = r->v = r->q;
     else if (!is_part(r->k, r, r->q->dtype, r->q->rows, r->kv_heads * r->d, "k") ||
              !is_part(r->v, r, r->q->dtype, r->q->rows, r->kv_heads * r->d, "v"))
         return false;

@@ -269,7 +269,8 @@ function joinFile(from: string, to: string, stats: fs.Stats): boolean {
   try {
     fs.linkSync(from, to);
     return false;
-  } catch {
+  } catch (cause) {
+    if (!stats.isFile()) throw cause; // a pipe can't be copied
     // Why it was refused does not matter: whatever copying is refused for is told.
     fs.copyFileSync(from, to);
     fs.utimesSync(to, stats.atime, stats.mtime);

@@ -6,6 +6,7 @@ import { dequantizeCommand } from "./dequantize.ts";
 import { inspectCommand } from "./inspect.ts";
 import { mergeCommand } from "./merge.ts";
 import { quantizeCommand } from "./quantize.ts";
+import { serveCommand } from "./serve.ts";
 import { tuneCommand } from "./tune.ts";
 import { verifyCommand } from "./verify.ts";
 
@@ -17,6 +18,7 @@ export function commandsOfLibrary(): Command[] {
     mergeCommand,
     inspectCommand,
     verifyCommand,
+    serveCommand,
     benchCommand,
     tuneCommand,
   ];
