@@ -22,8 +22,8 @@ export interface Pieces {
   runs(elements: number): Iterable<Tensor<FloatDType>>;
 }
 
-/** About what a piece may have: 4 MB as float32. */
-const elementsWanted = 2 ** 20;
+/** About what a piece may have: 1 MB as float32. */
+const elementsWanted = 2 ** 18;
 
 /** How many elements a run of all these weights can have, so that runs of one lie beside those of another. */
 export function runLength(...weights: readonly Pieces[]): number {
