@@ -163,6 +163,13 @@ BNB_API bnb_tensor *bnb_tensor_to(const bnb_tensor *tensor, bnb_device *device);
 /* The same elements as rows × columns of another shape; shares the memory. */
 BNB_API bnb_tensor *bnb_tensor_reshape(const bnb_tensor *tensor, size_t rows, size_t columns);
 
+/* Rows [first, first + rows). The same memory, where it begins at a multiple of the 16 bytes that kernels load at once; a
+ * copy elsewhere, for which it waits. */
+BNB_API bnb_tensor *bnb_tensor_slice(const bnb_tensor *tensor, size_t first, size_t rows);
+
+/* Copies all of `from` to the rows of `tensor` from `first` on. Both are of one dtype and have the same columns. Waits. */
+BNB_API bnb_status bnb_tensor_put(bnb_tensor *tensor, size_t first, const bnb_tensor *from);
+
 BNB_API bnb_dtype bnb_tensor_dtype(const bnb_tensor *tensor);
 BNB_API size_t    bnb_tensor_rows(const bnb_tensor *tensor);
 BNB_API size_t    bnb_tensor_columns(const bnb_tensor *tensor);

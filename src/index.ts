@@ -14,6 +14,7 @@ export {
   createNormalMap,
 } from "./codebook.ts";
 export { type Comparison, compare } from "./compare.ts";
+export { concat } from "./concat.ts";
 export {
   currentDevice,
   Device,

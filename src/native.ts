@@ -30,6 +30,8 @@ export const symbols = {
   bnb_tensor_read: { args: [ptr, ptr, usize], returns: i32 },
   bnb_tensor_to: { args: [ptr, ptr], returns: ptr },
   bnb_tensor_reshape: { args: [ptr, usize, usize], returns: ptr },
+  bnb_tensor_slice: { args: [ptr, usize, usize], returns: ptr },
+  bnb_tensor_put: { args: [ptr, usize, ptr], returns: i32 },
   bnb_tensor_dtype: { args: [ptr], returns: i32 },
   bnb_tensor_rows: { args: [ptr], returns: u64 },
   bnb_tensor_columns: { args: [ptr], returns: u64 },

@@ -449,6 +449,20 @@ describe("other processes", () => {
     }
   });
 
+  test("what a killed writer of one file left is removed by the next, with a warning", async () => {
+    const path = join(fresh(), "x.safetensors");
+    const program = (then: string) => `
+      import { SafetensorsWriter } from ${JSON.stringify(join(import.meta.dir, "../src/checkpoint/writer.ts"))};
+      using writer = new SafetensorsWriter(${JSON.stringify(path)}, [{ name: "x", dtype: "U8", shape: [1] }]);
+      writer.write("x", Uint8Array.of(1));
+      ${then}`;
+    Bun.spawnSync([process.execPath, "-e", program('process.kill(process.pid, "SIGKILL");')]);
+    expect(fs.readdirSync(dirname(path)).length).toBe(1);
+    const { stderr } = Bun.spawnSync([process.execPath, "-e", program("writer.commit();")]);
+    expect(stderr.toString()).toMatch(/Warning: Removed .*, which was left unfinished by process/);
+    expect(fs.readdirSync(dirname(path))).toEqual(["x.safetensors"]);
+  });
+
   test("what was kept after an error, or replaced when the power went, is never removed", async () => {
     const output = join(fresh(), "out");
     await write(output, "old");

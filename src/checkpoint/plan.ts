@@ -77,20 +77,16 @@ function realOf(there: string, path: string, argument: string): string {
 }
 
 /** Whether another file system begins at a folder, or the same one a second time: nothing is renamed across that. */
-function isMount(path: string): boolean {
+function isMount(path: string, mounts = mountPoints()): boolean {
   const folder = fs.statSync(path, { throwIfNoEntry: false });
   if (!folder?.isDirectory()) return false;
-  if (folder.dev !== fs.statSync(dirname(path)).dev) return true;
-  return process.platform === "linux" && mountPoints().has(path);
+  return folder.dev !== fs.statSync(dirname(path)).dev || mounts.has(path);
 }
 
-function mountPoints(): Set<string> {
-  let table: string;
-  try {
-    table = fs.readFileSync("/proc/self/mountinfo", "utf8");
-  } catch {
-    return new Set(); // no /proc: only what has a number of its own is known to be mounted
-  }
+/** Where Linux has mounted something; elsewhere each file system has a number of its own, which is enough. */
+function mountPoints(): ReadonlySet<string> {
+  const path = "/proc/self/mountinfo";
+  const table = fs.existsSync(path) ? fs.readFileSync(path, "utf8") : "";
   const unescaped = (field: string) =>
     field.replace(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
   return new Set(table.split("\n").map((line) => unescaped(line.split(" ")[4] ?? "")));
@@ -149,11 +145,12 @@ export function checkReplaceable(path: string, output: string, names: readonly s
       if (isFolder(above) === false)
         throw new BnbError(`output ${output} has a file ${above}, where a folder must stand; move it.`);
   }
+  const mounts = mountPoints();
   const walk = (folder: string) => {
     for (const entry of fs.readdirSync(folder, { withFileTypes: true })) {
       if (!entry.isDirectory() || workName.test(entry.name)) continue;
       const inner = join(folder, entry.name);
-      if (isMount(inner))
+      if (isMount(inner, mounts))
         throw new BnbError(`output ${output} has another file system in it, at ${inner}; unmount it.`);
       walk(inner);
     }

@@ -4,6 +4,7 @@ import { randomBytes } from "node:crypto";
 import fs from "node:fs";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { BnbError } from "../error.ts";
+import { printable } from "../printable.ts";
 import { found, isInside } from "./folder.ts";
 import { clearLeftovers, Journal, removeWork } from "./journal.ts";
 import { type Place, placeOf } from "./plan.ts";
@@ -147,6 +148,7 @@ export class StagedFile implements Disposable {
     // A missing folder is the caller's mistake more often than his wish.
     if (parents.length > 0) fs.statSync(dirname(target));
     this.#staging = new Staging({ path: target, parents: [], home });
+    for (const note of this.#staging.notes) process.emitWarning(printable(note)); // there is no report that has room for it
     this.path = this.#staging.path;
   }
 

@@ -117,6 +117,8 @@ const recipes: Record<string, () => Call> = {
   "Tensor.write": () => ({ on: floats(4), args: [wave(4)] }),
   "Tensor.cast": () => ({ on: floats(4), args: ["float16"] }),
   "Tensor.reshape": () => ({ on: floats(4), args: [[2, -1]] }),
+  "Tensor.slice": () => ({ on: floats(4, 2), args: [1, 3] }),
+  concat: () => ({ args: [[floats(2, 3), floats(1, 3)]] }),
   "Tensor.to": () => ({ on: floats(4), args: [device()] }),
   Parameter: () => ({ args: [x(), { requiresGrad: true }] }),
   "Parameter.to": () => ({ on: new Parameter(x()), args: [device()] }),
