@@ -147,6 +147,18 @@ function loadModels() {
   return loading;
 }
 
+// At most ten times a second: a long answer would keep the page busy with nothing else.
+let drawing = 0;
+function draw(body, turn) {
+  drawing ||= setTimeout(() => {
+    drawing = 0;
+    if (!running) return;
+    markdown(body, turn.content);
+    status.textContent = "Writing …";
+    log.scrollTop = log.scrollHeight;
+  }, 100);
+}
+
 async function answer() {
   running = new AbortController();
   send.textContent = "Stop";
@@ -179,9 +191,7 @@ async function answer() {
         if (!text) continue;
         first ||= performance.now();
         turn.content += text;
-        markdown(body, turn.content);
-        status.textContent = "Writing …";
-        log.scrollTop = log.scrollHeight;
+        draw(body, turn);
       }
     }
   } catch (error) {

@@ -19,7 +19,7 @@ describe.skipIf(!executablePath)("the page", () => {
   const problems: string[] = [];
 
   beforeAll(async () => {
-    await byteModel(join(folder, "byte"), { eos: [], positions: 16_384 }); // an answer that lasts until it is stopped
+    await byteModel(join(folder, "byte"), { eos: [], positions: 8192 }); // an answer that lasts until it is stopped
     server = await serve({ models: [{ name: "byte", path: join(folder, "byte"), slots: 2, queue: 8 }], port: 0 });
     browser = await launch({ executablePath: executablePath!, args: ["--no-sandbox"] });
     page = await browser.newPage();
