@@ -64,6 +64,14 @@ interface RemoteFile {
  * The folder of a model of the hub: out of the local cache where that has it whole, else fetched into it. What arrived before
  * an interruption is not fetched again, and every file's size and hash are checked.
  *
+ * @example
+ * ```ts
+ * async function quantizeFromHub(id: string) {
+ *   const folder = await checkpoint.fetchModel(id, { onProgress: (done, total) => console.error(done / total) });
+ *   return await checkpoint.quantizeCheckpoint(folder, { output: "./fetched-nf4" });
+ * }
+ * ```
+ *
  * @param id `org/name`
  * @returns the folder, to give to `quantizeCheckpoint` and the like
  * @throws BnbError if the hub has no such model, it can't be reached, or what it sent is not what it said
