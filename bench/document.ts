@@ -1,5 +1,6 @@
 // Owns the figures of docs/performance.md and the plot beside it: both are written from bench/results.
 import { root, say } from "../scripts/run.ts";
+import { layerChart } from "./chart.ts";
 import { loadRecord, type PeerRecord, warning } from "./peers/results.ts";
 import { otherTable, productTable, type Table, targetTable } from "./peers/tables.ts";
 import { plot } from "./plot.ts";
@@ -73,6 +74,7 @@ export async function documented(text: string): Promise<string> {
 
 if (import.meta.main) {
   await Bun.write(page, await documented(await Bun.file(page).text()));
+  await Bun.write(`${root}/docs/layer.svg`, layerChart(loadRecord(`${results}/peers.json`)));
   await Bun.write(`${root}/docs/peers.svg`, await plot(loadRecord(`${results}/peers.json`)));
-  say("Wrote docs/performance.md and docs/peers.svg.");
+  say("Wrote docs/performance.md, docs/layer.svg and docs/peers.svg.");
 }

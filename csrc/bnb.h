@@ -38,6 +38,7 @@ typedef struct bnb_device    bnb_device;    /* a processor and its memory */
 typedef struct bnb_tensor    bnb_tensor;    /* a matrix on a device */
 typedef struct bnb_codebook  bnb_codebook;  /* the 2^k values that k-bit codes stand for */
 typedef struct bnb_quantized bnb_quantized; /* a matrix as k-bit codes, a codebook, and one scale a block */
+typedef struct bnb_cache     bnb_cache;     /* the keys and values that a model's attention has seen so far */
 
 /* How a block's scale is found. */
 typedef enum bnb_scales {
@@ -48,10 +49,12 @@ typedef enum bnb_scales {
 /* The parts of a quantised matrix, in the words of bitsandbytes' state dict. */
 typedef enum bnb_part {
     BNB_PART_CODES         = 0, /* u8 [1, bytes]: k-bit codes as one string of bits, the first bit of a byte its highest */
-    BNB_PART_ABSMAX        = 1, /* f32 [1, blocks], or their u8 codes where the scales are quantised too */
+    BNB_PART_ABSMAX        = 1, /* f32, f16 or bf16 [1, blocks], or their u8 codes where the scales are quantised too */
     BNB_PART_CODE          = 2, /* f32 [1, 2^k]: the codebook */
     BNB_PART_NESTED_ABSMAX = 3, /* f32 [1, blocks / nested block] */
     BNB_PART_NESTED_CODE   = 4, /* f32 [1, 256] */
+    BNB_PART_OFFSETS        = 5, /* f32, f16 or bf16 [1, blocks], where blocks have offsets */
+    BNB_PART_NESTED_OFFSETS = 6, /* f32 [1, blocks / nested block], where these have offsets of their own */
 } bnb_part;
 
 /* Which rule an optimizer follows. Decay is decoupled in the first two and in Lion (p shrinks before it moves), and is
@@ -77,6 +80,15 @@ typedef struct bnb_hyperparameters {
     double skip_zeros;  /* not 0: elements whose gradient is zero are left as they are */
     double step;        /* counted from 1, for bias correction */
 } bnb_hyperparameters;
+
+/* What an attention is told beside its tensors. Members are doubles, each and all, so that an array of doubles is one. */
+typedef struct bnb_attention_options {
+    double heads, kv_heads; /* of queries, and of keys and values: query head h uses head h / (heads / kv_heads) */
+    double scale;           /* scores are q · k × scale, */
+    double softcap;         /* then c × tanh(score / c) where c is above 0 */
+    double norm_offset;     /* what the norms of queries and keys add to their weights: 1 for Gemma */
+    double norm_eps;
+} bnb_attention_options;
 
 typedef enum bnb_counter {
     BNB_COUNTER_BYTES      = 0, /* in use by handles */
@@ -111,6 +123,20 @@ BNB_API bnb_status bnb_device_wait(bnb_device *device);
 /* 1 where nothing is under way, else 0. Never waits. */
 BNB_API int32_t bnb_device_idle(bnb_device *device);
 
+/* Where a GPU's products change from one kernel to the next: csrc/gpu/driver.h says what each means. Results differ in their
+ * last bits only. */
+typedef enum bnb_size {
+    BNB_SIZE_VECTORS_MOST = 0,
+    BNB_SIZE_SKINNY_MOST = 1,
+    BNB_SIZE_WIDE_VECTORS = 2,
+    BNB_SIZE_BYTE_TABLE = 3,
+    BNB_SIZE_TILES_WANTED = 4,
+    BNB_SIZE_SPLIT_LEAST = 5,
+} bnb_size;
+
+/* Sets one, unless the value is negative, and gives what it is now; -1 where it can't. Not while other threads multiply. */
+BNB_API double bnb_device_size(bnb_device *device, bnb_size size, double value);
+
 BNB_API double bnb_device_counter(const bnb_device *device, bnb_counter counter);
 
 /* What fell back to the CPU so far, a line for each operation and reason; "" where nothing did. The text belongs to the
@@ -136,6 +162,13 @@ BNB_API bnb_tensor *bnb_tensor_to(const bnb_tensor *tensor, bnb_device *device);
 
 /* The same elements as rows × columns of another shape; shares the memory. */
 BNB_API bnb_tensor *bnb_tensor_reshape(const bnb_tensor *tensor, size_t rows, size_t columns);
+
+/* Rows [first, first + rows). The same memory, where it begins at a multiple of the 16 bytes that kernels load at once; a
+ * copy elsewhere, for which it waits. */
+BNB_API bnb_tensor *bnb_tensor_slice(const bnb_tensor *tensor, size_t first, size_t rows);
+
+/* Copies all of `from` to the rows of `tensor` from `first` on. Both are of one dtype and have the same columns. Waits. */
+BNB_API bnb_status bnb_tensor_put(bnb_tensor *tensor, size_t first, const bnb_tensor *from);
 
 BNB_API bnb_dtype bnb_tensor_dtype(const bnb_tensor *tensor);
 BNB_API size_t    bnb_tensor_rows(const bnb_tensor *tensor);
@@ -167,12 +200,15 @@ BNB_API void       bnb_codebook_free(bnb_codebook *codebook);
 /* ── Quantised matrices ─────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Puts together what bnb_quantized_part takes apart; shares the tensors' memory. 8-bit codes may come as i8: with the
- * codebook "int8" and a block of `columns`, codes and stats of LLM.int8() are a quantised matrix. `absmax` is f32 with a scale a block.
- * Where the scales are quantised, `absmax` holds their u8 codes, and scale[b] is
- * nested_code[absmax[b]] × nested_absmax[b / nested_block] + offset; else nested_code and nested_absmax are NULL. */
+ * codebook "int8" and a block of `columns`, codes and stats of LLM.int8() are a quantised matrix. An element stands for
+ * code[c] × scale + offsets[b] in fp32, each rounded; `offsets` are f32, f16 or bf16, one a block, or NULL.
+ * `absmax` is f32, f16 or bf16 with a scale a block. Where the scales are quantised, it holds their u8 codes, and scale[b] is
+ * nested_code[absmax[b]] × nested_absmax[g] + offset of the nested block g = b / nested_block, or + nested_offsets[g] where
+ * that is not NULL, as of weights that were joined; else nested_code, nested_absmax and nested_offsets are NULL. */
 BNB_API bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t columns, const bnb_codebook *code,
-                                          size_t block, const bnb_tensor *absmax, const bnb_codebook *nested_code,
-                                          size_t nested_block, const bnb_tensor *nested_absmax, float offset);
+                                          size_t block, const bnb_tensor *absmax, const bnb_tensor *offsets,
+                                          const bnb_codebook *nested_code, size_t nested_block,
+                                          const bnb_tensor *nested_absmax, float offset, const bnb_tensor *nested_offsets);
 
 /* A part as a tensor that shares the memory; INVALID for a nested part where the scales are plain. */
 BNB_API bnb_tensor *bnb_quantized_part(const bnb_quantized *quantized, bnb_part part);
@@ -190,7 +226,7 @@ BNB_API void   bnb_quantized_free(bnb_quantized *quantized);
 BNB_API bnb_tensor *bnb_cast(const bnb_tensor *x, bnb_dtype dtype);
 
 /* codes[i] = the codebook's nearest value to x[i] / absmax[i / block]; absmax[b] = the block's scale, found as `scales`
- * says. `x` is f32, f16 or bf16. The block is any positive size for 8-bit codes, else a power of two from 32 to 4096.
+ * says. `x` is f32, f16 or bf16. The block is any positive size for 8-bit codes, else a power of two from 16 to 4096.
  * nested_block > 0 quantises the scales too ("double quantisation", QLoRA §3): less their mean, with the signed dynamic
  * map, in blocks of that size; scales of least squares come first, and codes are those for what the scales are then.
  * `importance` weighs the squared error of each column, for scales of least squares only: a float for each column of x,
@@ -286,6 +322,68 @@ BNB_API bnb_tensor *bnb_int8_mixed_scaled_mm(const bnb_tensor *x, const bnb_tens
 /* LLM.int8() from end to end: y[m, n] = x[m, k] · wᵀ + bias in x's dtype, with the codes of w[n, k] and the stats of its
  * rows. Rows of x that hold a NaN or an infinity give no finite number. */
 BNB_API bnb_tensor *bnb_int8_matmul(const bnb_tensor *x, const bnb_tensor *w, const bnb_tensor *stats, float threshold, const bnb_tensor *bias);
+
+/* ── Whole models ───────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* y = x · (offset + weight) / √(mean(x²) + eps), the mean over each run of d columns (Zhang and Sennrich 2019); weight is
+ * [1, d], and d divides x's columns: a norm of each head, where it is smaller. Where `residual` is not NULL, x becomes
+ * x + scale · residual first, in place. Each is f32, f16 or bf16; y has x's dtype, and is rounded once. */
+BNB_API bnb_tensor *bnb_rms_norm(bnb_tensor *x, const bnb_tensor *residual, float scale, const bnb_tensor *weight, float offset, float eps);
+
+/* y = f(x) · up. `up` has x's shape; or, where it is NULL and `gated` is not 0, it is the second half of x's columns, and
+ * y[m, columns / 2] is made of the first; else y = f(x). All are of one float dtype. */
+BNB_API bnb_tensor *bnb_activate(const bnb_tensor *x, const bnb_tensor *up, int32_t gated, bnb_activation activation);
+
+/* The keys and values of `layers` layers, for `slots` sequences of up to `capacity` tokens each: a head's row is `columns`
+ * floats as f32 or f16, or as i8 with a scale a row. Nothing in it is set: who attends says how much of a slot counts. */
+BNB_API bnb_cache *bnb_cache_new(bnb_device *device, bnb_dtype dtype, size_t layers, size_t slots, size_t heads, size_t capacity, size_t columns);
+
+/* Makes room for other numbers of slots and tokens; what there is room for stays. */
+BNB_API bnb_status bnb_cache_resize(bnb_cache *cache, size_t slots, size_t capacity);
+
+/* Copies the first `length` tokens of a slot to or from the caller's memory, bnb_cache_row_bytes for each token: layer by
+ * layer the keys, then the values, head by head; where the rows are i8, the layer's scales follow in the same order. */
+BNB_API bnb_status bnb_cache_read(const bnb_cache *cache, size_t slot, size_t length, void *data, size_t bytes);
+BNB_API bnb_status bnb_cache_write(bnb_cache *cache, size_t slot, size_t length, const void *data, size_t bytes);
+BNB_API size_t     bnb_cache_row_bytes(const bnb_cache *cache); /* of all layers, for one token */
+BNB_API void       bnb_cache_free(bnb_cache *cache);
+
+/* Attention (Vaswani et al. 2017; grouped, Ainslie et al. 2023) of m rows that may belong to several sequences:
+ * y[m, heads · d] = softmax(cap(scale · q · kᵀ) + bias) · v, for each head.
+ *
+ * q is [m, heads · d], k and v [m, kv_heads · d]; or k and v are NULL, and q [m, (heads + 2 kv_heads) · d] holds all three.
+ * `rows`, i32 [m, 4], says for each row: its slot in the cache; its position; and the keys that it sees, from the first to
+ * before the last. Keys are counted by their position in the slot. Without a cache (NULL) they are the rows themselves,
+ * counted from 0, and the slot says nothing. A row that sees no key is zeros. Before any row attends, all rows' keys and
+ * values go to their places in layer `layer` of the cache.
+ * `rope`, f32 [positions, r], rotates the first r columns of each head of q and k, element i with i + r / 2 (Su et al.
+ * 2021): a row holds the cosines of its position's r / 2 angles, then their sines. NULL: nothing is rotated.
+ * `q_norm` and `k_norm`, [1, d], normalise each head before that, as bnb_rms_norm does. NULL: neither.
+ * `bias`, f32 [heads, 2 w - 1], is added to the score of a key that lies t after the row, at column t + w - 1; beyond its
+ * ends the ends stand. NULL: none.
+ * A row whose slot, position or keys lie outside the cache or the table is INVALID on the CPU; on a GPU, where nobody
+ * looks at rows before the kernel does, its result is zeros and nothing else is touched. */
+BNB_API bnb_tensor *bnb_attention(const bnb_attention_options *options, const bnb_tensor *q, const bnb_tensor *k, const bnb_tensor *v,
+                                  const bnb_tensor *rows, const bnb_tensor *rope, const bnb_tensor *q_norm, const bnb_tensor *k_norm,
+                                  const bnb_tensor *bias, bnb_cache *cache, uint32_t layer);
+
+/* Of each row of x the `count` largest elements, largest first, the lower index first where two are as large, NaN last:
+ * i32 [rows, 2 · count], their indices, then the bits of their values as f32. */
+BNB_API bnb_tensor *bnb_topk(const bnb_tensor *x, size_t count);
+
+/* Which experts a mixture sends each row to (Shazeer et al. 2017): as bnb_topk of x, with the softmax over all of a row in
+ * place of its values; where `normalised` is not 0, divided by their sum. */
+BNB_API bnb_tensor *bnb_route(const bnb_tensor *x, size_t count, int32_t normalised);
+
+/* y[rows[i], :] += weights[i] · x[i, :], in place and in the order of i. rows is i32 and weights f32, both [1, x's rows]. */
+BNB_API bnb_status bnb_scatter_add(bnb_tensor *y, const bnb_tensor *x, const bnb_tensor *rows, const bnb_tensor *weights);
+
+/* The rows of a, then those of b, as one matrix; of one dtype and as many columns each. */
+BNB_API bnb_tensor *bnb_tensor_join(const bnb_tensor *a, const bnb_tensor *b);
+
+/* The same of quantised matrices, whose codes stay as they are; nested scales become plain ones. INVALID where codebooks,
+ * blocks or columns differ; UNSUPPORTED where a's last block or byte would be b's first. */
+BNB_API bnb_quantized *bnb_quantized_join(const bnb_quantized *a, const bnb_quantized *b);
 
 /* How far b is from a, both f32, f16 or bf16: f32 [1, 4], being the root mean square of a, that of a - b, the largest
  * |a - b|, and the number of places where either is no finite number, which the first three leave out. */

@@ -28,4 +28,12 @@ typedef enum bnb_precision {
     BNB_PRECISION_MEDIUM  = 3, /* in 8-bit integers: error about 1e-2 */
 } bnb_precision;
 
+/* What a layer's products go through on their way. */
+typedef enum bnb_activation {
+    BNB_ACTIVATION_SILU      = 0, /* x / (1 + exp(-x)) */
+    BNB_ACTIVATION_GELU      = 1, /* x · (1 + erf(x / √2)) / 2 */
+    BNB_ACTIVATION_GELU_TANH = 2, /* x · (1 + tanh(√(2/π) · (x + 0.044715 x³))) / 2 */
+    BNB_ACTIVATION_TANH      = 3,
+} bnb_activation;
+
 #endif

@@ -35,6 +35,8 @@ static bool try_open(bnb_device *device, const struct kind *kind, uint32_t index
         device->driver = kind->driver;
         device->gpu = kind->driver->open(index);
         if (!device->gpu) return false;
+        device->sizes = kind->driver->sizes;
+        if (kind->driver->choose) kind->driver->choose(device->gpu, &device->sizes);
         kind->driver->describe(device->gpu, device->description, sizeof device->description);
     } else {
         if (index) return fail(BNB_UNSUPPORTED, "%s is absent: all processors are one device, \"cpu\"", device->name), false;
@@ -139,6 +141,28 @@ bnb_status bnb_device_wait(bnb_device *device) {
 
 int32_t bnb_device_idle(bnb_device *device) {
     return !is_device(device, "device_idle") || !device->driver || device->driver->idle(device->gpu);
+}
+
+enum { SIZES = sizeof(struct sizes) / sizeof(uint32_t) };
+static_assert(SIZES == BNB_SIZE_SPLIT_LEAST + 1, "enum bnb_size names the members in their order");
+
+double bnb_device_size(bnb_device *device, bnb_size size, double value) {
+    if (!is_device(device, "device_size")) return -1;
+    if ((unsigned)size >= SIZES) {
+        fail(BNB_INVALID, "device_size: size is %d, expected 0 to %d", (int)size, SIZES - 1);
+        return -1;
+    }
+    if (!device->driver) {
+        fail(BNB_UNSUPPORTED, "device_size: %s has no such sizes, only a GPU has", device->name);
+        return -1;
+    }
+    uint32_t *at = (uint32_t *)&device->sizes + size;
+    if (value >= 0 && (value > 1 << 20 || value != (double)(uint32_t)value)) {
+        fail(BNB_INVALID, "device_size: value is %g, expected a whole number up to 2^20, or a negative one to ask", value);
+        return -1;
+    }
+    if (value >= 0) *at = (uint32_t)value;
+    return *at;
 }
 
 /* ── Counting ───────────────────────────────────────────────────────────────────────────────────────────────────── */

@@ -42,6 +42,10 @@ bool is_quantized(const bnb_quantized *quantized, const char *function, const ch
     return has_tag((const enum tag *)quantized, TAG_QUANTIZED, "quantised matrix", function, argument);
 }
 
+bool is_cache(const bnb_cache *cache, const char *function, const char *argument) {
+    return has_tag((const enum tag *)cache, TAG_CACHE, "cache", function, argument);
+}
+
 bool is_float(bnb_dtype dtype, const char *function, const char *argument) {
     if (dtype == BNB_F32 || dtype == BNB_F16 || dtype == BNB_BF16) return true;
     fail(BNB_INVALID, "%s: %s is %s, expected float32, float16 or bfloat16", function, argument, dtype_name(dtype));
@@ -63,9 +67,9 @@ bool is_shape(size_t rows, size_t columns, const char *function, const char *arg
 
 bool is_block(const bnb_codebook *code, size_t block, const char *function) {
     bool power = block && !(block & (block - 1));
-    if (code->book.bits == 8 ? block > 0 : power && block >= 32 && block <= 4096) return true;
+    if (code->book.bits == 8 ? block > 0 : power && block >= 16 && block <= 4096) return true;
     if (code->book.bits == 8) fail(BNB_INVALID, "%s: blocksize is 0, expected a positive number", function);
-    else fail(BNB_INVALID, "%s: blocksize is %zu, expected a power of two from 32 to 4096 for %u-bit codes", function, block, code->book.bits);
+    else fail(BNB_INVALID, "%s: blocksize is %zu, expected a power of two from 16 to 4096 for %u-bit codes", function, block, code->book.bits);
     return false;
 }
 

@@ -14,13 +14,14 @@
 /* ── Handles ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Every handle opens with its tag, so that NULL, a freed handle or one of another kind is refused, not followed. */
-enum tag { TAG_DEVICE = 0x42444556, TAG_TENSOR = 0x4254454e, TAG_CODEBOOK = 0x42434f44, TAG_QUANTIZED = 0x42515541 };
+enum tag { TAG_DEVICE = 0x42444556, TAG_TENSOR = 0x4254454e, TAG_CODEBOOK = 0x42434f44, TAG_QUANTIZED = 0x42515541, TAG_CACHE = 0x42434143 };
 
 struct bnb_device {
     enum tag             tag;
     char                 name[32]; /* its kind, and the place of a further GPU: "cuda:1" */
     const struct driver *driver;   /* NULL on the CPU */
     void                *gpu;      /* what the driver's functions are given */
+    struct sizes         sizes;    /* the driver's, unless bnb_device_size has set others */
     char                 description[256];
     _Atomic size_t       bytes, peak, cached, operations, fallbacks;
 };
@@ -32,6 +33,8 @@ struct buffer {
     void            *memory; /* the driver's, or an address on the CPU */
     size_t           bytes;
     size_t           capacity; /* of memory from host_alloc; 0 where the memory is part of the buffer's own piece */
+    struct buffer   *whole;    /* of which this is a part, or NULL */
+    size_t           offset;   /* of a part in a driver's memory; on the CPU `memory` is the part's own address */
 };
 
 struct bnb_tensor {
@@ -55,15 +58,30 @@ struct bnb_quantized {
     size_t         rows, columns, block;
     bnb_codebook  *code;
     struct buffer *codes;
-    struct buffer *absmax; /* f32, or u8 codes where nested_code is set: */
+    struct buffer *absmax; /* of absmax_dtype: f32, f16 or bf16; or u8 codes where nested_code is set: */
+    bnb_dtype      absmax_dtype;
     bnb_codebook  *nested_code;
     struct buffer *nested_absmax;
     size_t         nested_block;
     float          offset;
+    struct buffer *nested_offsets; /* f32, of each nested block, instead of `offset`; or NULL */
+    struct buffer *offsets;        /* of each block, of offsets_dtype; or NULL */
+    bnb_dtype      offsets_dtype;
+};
+
+/* A layer's buffer holds keys [slots, heads, capacity, columns], then values; where they are i8, then a float for each row
+ * of the keys and of the values. */
+struct bnb_cache {
+    enum tag        tag;
+    bnb_dtype       dtype;
+    bnb_device     *device;
+    size_t          slots, heads, capacity, columns, layers;
+    struct buffer **layer;
 };
 
 /* Memory for a handle, cleared but for its tag; NULL where there is none, with no failure recorded. */
 void *handle_new(enum tag tag, size_t size);
+bool  handle_claim(const void *handle); /* true for the one who may free it: what opens every free */
 void  handle_free(void *handle);
 
 /* The checks that open every entry. Each records its failure, naming the function and the argument. */
@@ -71,6 +89,7 @@ bool is_device(const bnb_device *device, const char *function);
 bool is_tensor(const bnb_tensor *tensor, const char *function, const char *argument);
 bool is_codebook(const bnb_codebook *codebook, const char *function, const char *argument);
 bool is_quantized(const bnb_quantized *quantized, const char *function, const char *argument);
+bool is_cache(const bnb_cache *cache, const char *function, const char *argument);
 bool is_float(bnb_dtype dtype, const char *function, const char *argument);
 bool is_shape(size_t rows, size_t columns, const char *function, const char *argument);
 bool is_block(const bnb_codebook *code, size_t block, const char *function);
@@ -79,7 +98,7 @@ bool on_device(const struct buffer *buffer, const bnb_device *device, const char
 /* ── Locks ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* In the order in which one thread may take them. What is behind each stands where it is used. */
-enum lock { LOCK_OPENING, LOCK_MAKING, LOCK_GPU, LOCK_COUNTING, LOCK_KEEPING, LOCK_TENSORS, LOCK_CODEBOOKS, LOCK_QUANTIZED, LOCKS };
+enum lock { LOCK_OPENING, LOCK_MAKING, LOCK_GPU, LOCK_COUNTING, LOCK_KEEPING, LOCK_TENSORS, LOCK_CODEBOOKS, LOCK_QUANTIZED, LOCK_CACHES, LOCKS };
 
 void lock(enum lock which);
 void unlock(enum lock which);
@@ -94,9 +113,12 @@ void forget_gpus(void);
 
 struct buffer *buffer_new(bnb_device *device, size_t bytes); /* NULL and an error; not cleared */
 struct buffer *buffer_share(struct buffer *buffer);
+struct buffer *buffer_part(struct buffer *whole, size_t offset, size_t bytes); /* the same memory, from an offset on */
 void           buffer_release(struct buffer *buffer); /* NULL is fine */
 bnb_status     buffer_write(struct buffer *buffer, const void *from, size_t bytes);
 bnb_status     buffer_read(const struct buffer *buffer, void *to, size_t bytes);
+bnb_status     buffer_write_at(struct buffer *buffer, size_t offset, const void *from, size_t bytes);
+bnb_status     buffer_read_at(const struct buffer *buffer, size_t offset, void *to, size_t bytes);
 bnb_status     buffer_clear(struct buffer *buffer);
 bnb_status     buffer_copy(struct buffer *to, const struct buffer *from); /* of the same size, on any devices */
 

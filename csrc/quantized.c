@@ -12,6 +12,7 @@ bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows
     bnb_quantized *q = handle_new(TAG_QUANTIZED, sizeof *q);
     if (!q) return refuse(BNB_OUT_OF_MEMORY, "no memory for a quantised matrix's handle");
     *q = (bnb_quantized){.tag = TAG_QUANTIZED, .rows = rows, .columns = columns, .block = block, .nested_block = nested_block};
+    q->absmax_dtype = nested_block ? BNB_U8 : BNB_F32;
     q->code = codebook_share(code);
 
     size_t blocks = ceil_div(rows * columns, block);
@@ -30,10 +31,12 @@ bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows
 }
 
 void bnb_quantized_free(bnb_quantized *q) {
-    if (!q || !is_quantized(q, "quantized_free", "quantized")) return;
+    if (!q || !is_quantized(q, "quantized_free", "quantized") || !handle_claim(q)) return;
     buffer_release(q->codes);
     buffer_release(q->absmax);
     buffer_release(q->nested_absmax);
+    buffer_release(q->nested_offsets);
+    buffer_release(q->offsets);
     bnb_codebook_free(q->code);
     bnb_codebook_free(q->nested_code);
     handle_free(q);
@@ -49,39 +52,62 @@ static bool is_part(const bnb_tensor *part, bnb_dtype dtype, size_t elements, co
     return false;
 }
 
+/* Scales that are quantised in turn, as the caller gives them. */
+struct nesting {
+    const bnb_codebook *code;
+    size_t              block;
+    const bnb_tensor   *absmax;
+    float               offset;
+    const bnb_tensor   *offsets; /* or NULL */
+};
+
+static bool is_float_part(const bnb_tensor *part, size_t elements, const bnb_device *device, const char *argument) {
+    return is_tensor(part, "quantized_from", argument) && is_float(part->dtype, "quantized_from", argument) &&
+           is_part(part, part->dtype, elements, device, argument);
+}
+
+static bool is_nesting(const bnb_tensor *absmax, const struct nesting *nesting, size_t blocks, const bnb_device *device) {
+    if (!is_codebook(nesting->code, "quantized_from", "nested_code")) return false;
+    if (nesting->code->book.bits != 8)
+        return fail(BNB_INVALID, "quantized_from: nested_code has %u values, expected 256", nesting->code->book.size), false;
+    if (!nesting->block) return fail(BNB_INVALID, "quantized_from: nested_blocksize is 0, expected a positive number"), false;
+    if (!isfinite(nesting->offset))
+        return fail(BNB_INVALID, "quantized_from: offset is %g, expected a finite number", nesting->offset), false;
+    size_t groups = ceil_div(blocks, nesting->block);
+    return is_part(absmax, BNB_U8, blocks, device, "absmax") && is_part(nesting->absmax, BNB_F32, groups, device, "nested_absmax") &&
+           (!nesting->offsets || is_part(nesting->offsets, BNB_F32, groups, device, "nested_offsets"));
+}
+
 bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t columns, const bnb_codebook *code, size_t block,
-                                  const bnb_tensor *absmax, const bnb_codebook *nested_code, size_t nested_block,
-                                  const bnb_tensor *nested_absmax, float offset) {
+                                  const bnb_tensor *absmax, const bnb_tensor *offsets, const bnb_codebook *nested_code,
+                                  size_t nested_block, const bnb_tensor *nested_absmax, float offset, const bnb_tensor *nested_offsets) {
+    struct nesting nesting = {nested_code, nested_block, nested_absmax, offset, nested_offsets};
     if (!is_shape(rows, columns, "quantized_from", "shape") || !is_codebook(code, "quantized_from", "code") || !is_block(code, block, "quantized_from") ||
         !is_tensor(codes, "quantized_from", "codes"))
         return NULL;
     const bnb_device *device = codes->buffer->device;
     size_t            blocks = ceil_div(rows * columns, block);
-    bool              nested = nested_code;
     if (!is_part(codes, BNB_U8, code_bytes(code->book.bits, rows * columns), device, "codes") ||
-        !is_part(absmax, nested ? BNB_U8 : BNB_F32, blocks, device, "absmax"))
+        !(nested_code ? is_nesting(absmax, &nesting, blocks, device) : is_float_part(absmax, blocks, device, "absmax")) ||
+        (offsets && !is_float_part(offsets, blocks, device, "offsets")))
         return NULL;
-    if (nested) {
-        if (!is_codebook(nested_code, "quantized_from", "nested_code")) return NULL;
-        if (nested_code->book.bits != 8) return refuse(BNB_INVALID, "quantized_from: nested_code has %u values, expected 256", nested_code->book.size);
-        if (!nested_block) return refuse(BNB_INVALID, "quantized_from: nested_blocksize is 0, expected a positive number");
-        if (!isfinite(offset)) return refuse(BNB_INVALID, "quantized_from: offset is %g, expected a finite number", offset);
-        if (!is_part(nested_absmax, BNB_F32, ceil_div(blocks, nested_block), device, "nested_absmax")) return NULL;
-    } else if (nested_absmax) {
-        return refuse(BNB_INVALID, "quantized_from: nested_absmax is given without nested_code");
-    }
+    if (!nested_code && (nested_absmax || nested_offsets))
+        return refuse(BNB_INVALID, "quantized_from: nested_%s is given without nested_code", nested_absmax ? "absmax" : "offsets");
 
     bnb_quantized *q = handle_new(TAG_QUANTIZED, sizeof *q);
     if (!q) return refuse(BNB_OUT_OF_MEMORY, "no memory for a quantised matrix's handle");
-    *q = (bnb_quantized){.tag = TAG_QUANTIZED, .rows = rows, .columns = columns, .block = block};
+    *q = (bnb_quantized){.tag = TAG_QUANTIZED, .rows = rows, .columns = columns, .block = block, .absmax_dtype = absmax->dtype};
     q->code = codebook_share((bnb_codebook *)code);
     q->codes = buffer_share(codes->buffer);
     q->absmax = buffer_share(absmax->buffer);
-    if (!nested) return q;
+    if (offsets) q->offsets = buffer_share(offsets->buffer), q->offsets_dtype = offsets->dtype;
+    if (!nested_code) return q;
+    q->absmax_dtype = BNB_U8; /* signed bytes are as good */
     q->nested_code = codebook_share((bnb_codebook *)nested_code);
     q->nested_absmax = buffer_share(nested_absmax->buffer);
     q->nested_block = nested_block;
-    q->offset = offset;
+    q->offset = nested_offsets ? 0 : offset;
+    if (nested_offsets) q->nested_offsets = buffer_share(nested_offsets->buffer);
     return q;
 }
 
@@ -91,21 +117,29 @@ static bnb_tensor *values_of(const bnb_codebook *code, bnb_device *device) {
     return bnb_tensor_from(device, BNB_F32, 1, code->book.size, code->book.values, code->book.size * sizeof(float));
 }
 
+static bnb_tensor *nested_part(const bnb_quantized *q, bnb_part part, size_t blocks) {
+    if (!q->nested_code) return refuse(BNB_INVALID, "quantized_part: the scales are plain, so there is no nested part");
+    if (part == BNB_PART_NESTED_CODE) return values_of(q->nested_code, q->codes->device);
+    struct buffer *buffer = part == BNB_PART_NESTED_ABSMAX ? q->nested_absmax : q->nested_offsets;
+    if (!buffer) return refuse(BNB_INVALID, "quantized_part: one offset serves all nested blocks: ask for that");
+    return tensor_over(buffer, BNB_F32, 1, ceil_div(blocks, q->nested_block));
+}
+
 bnb_tensor *bnb_quantized_part(const bnb_quantized *q, bnb_part part) {
     if (!is_quantized(q, "quantized_part", "quantized")) return NULL;
-    bnb_device *device = q->codes->device;
-    size_t      blocks = ceil_div(q->rows * q->columns, q->block);
+    size_t blocks = ceil_div(q->rows * q->columns, q->block);
     switch (part) {
     case BNB_PART_CODES: return tensor_over(q->codes, BNB_U8, 1, code_bytes(q->code->book.bits, q->rows * q->columns));
-    case BNB_PART_ABSMAX: return tensor_over(q->absmax, q->nested_code ? BNB_U8 : BNB_F32, 1, blocks);
-    case BNB_PART_CODE: return values_of(q->code, device);
+    case BNB_PART_ABSMAX: return tensor_over(q->absmax, q->absmax_dtype, 1, blocks);
+    case BNB_PART_CODE: return values_of(q->code, q->codes->device);
     case BNB_PART_NESTED_ABSMAX:
     case BNB_PART_NESTED_CODE:
-        if (!q->nested_code) return refuse(BNB_INVALID, "quantized_part: the scales are plain, so there is no nested part");
-        if (part == BNB_PART_NESTED_CODE) return values_of(q->nested_code, device);
-        return tensor_over(q->nested_absmax, BNB_F32, 1, ceil_div(blocks, q->nested_block));
+    case BNB_PART_NESTED_OFFSETS: return nested_part(q, part, blocks);
+    case BNB_PART_OFFSETS:
+        if (!q->offsets) return refuse(BNB_INVALID, "quantized_part: the blocks have no offsets");
+        return tensor_over(q->offsets, q->offsets_dtype, 1, blocks);
     }
-    return refuse(BNB_INVALID, "quantized_part: part is %d, expected 0 to %d", (int)part, BNB_PART_NESTED_CODE);
+    return refuse(BNB_INVALID, "quantized_part: part is %d, expected 0 to %d", (int)part, BNB_PART_NESTED_OFFSETS);
 }
 
 size_t bnb_quantized_rows(const bnb_quantized *q) { return is_quantized(q, "quantized_rows", "quantized") ? q->rows : 0; }
@@ -122,6 +156,7 @@ static void deallocate(void *, void *handle) {
     case TAG_TENSOR: bnb_tensor_free(handle); break;
     case TAG_CODEBOOK: bnb_codebook_free(handle); break;
     case TAG_QUANTIZED: bnb_quantized_free(handle); break;
+    case TAG_CACHE: bnb_cache_free(handle); break;
     case TAG_DEVICE: break;
     }
 }

@@ -4,7 +4,14 @@
 
 // How a matrix is stored, as kernels are told by their function constants: enum bnb_dtype, or codes of k bits, which is
 // STORE_CODE + k for k from 2 to 8.
-enum { STORE_F32 = 0, STORE_F16 = 1, STORE_BF16 = 2, STORE_I32 = 5, STORE_CODE = 16, STORE_CODE4 = 20, STORE_CODE8 = 24 };
+enum { STORE_F32 = 0, STORE_F16 = 1, STORE_BF16 = 2, STORE_I8 = 3, STORE_I32 = 5, STORE_CODE = 16, STORE_CODE4 = 20, STORE_CODE8 = 24 };
+
+// How the scales of blocks are stored: floats of a dtype; u8 codes of a nested codebook, with a scale a nested block and an
+// offset for all; or the same with an offset for each nested block.
+enum { SCALES_F32 = 0, SCALES_NESTED = 1, SCALES_F16 = 2, SCALES_BF16 = 3, SCALES_JOINED = 4 };
+
+// The offsets of blocks, which are added to what is scaled: none, or floats of a dtype.
+enum { OFFSETS_NONE = 0, OFFSETS_F32 = 1, OFFSETS_F16 = 2, OFFSETS_BF16 = 3 };
 
 // Which weights take the wide loads: none; where rows and blocks are multiples of VECTOR_CHUNK and blocks are powers of
 // two; where rows are such multiples and each has one scale, which makes shift 31.
@@ -24,7 +31,15 @@ enum {
     SUM_THREADS        = 256,
     EMBEDDING_THREADS  = 256,  // 8 elements a thread
     LAYER_NORM_THREADS = 256,  // a row
+    RMS_NORM_THREADS   = 256,  // a run
+    ACTIVATE_THREADS   = 256,  // elements by turns
+    TOPK_THREADS       = 256,  // a row
+    SCATTER_THREADS    = 256,  // a column each
+    PREPARE_THREADS    = 32,   // a head of a row
+    ATTEND_THREADS     = 128,  // 4 simdgroups at the keys of one head of a row, 32 keys each at a time
+    ATTEND_MOST        = 1024, // columns of a head
     COMPARE_THREADS    = 256,  // 8 elements a thread
+    FINITE_THREADS     = 256,  // 4 elements a thread
     COMPARE_SUMS_BYTES = 16,   // what a threadgroup leaves
     INT8_THREADS       = 256,  // 8 simdgroups: at a row, or at 32 columns
     OPTIMIZER_THREADS  = 256,  // 8 simdgroups, each at one block of the states
@@ -112,11 +127,61 @@ struct layer_norm_args {
 };
 static_assert(sizeof(struct layer_norm_args) == 12, "host and kernels must lay out struct layer_norm_args alike");
 
+// Runs of d elements: x += scale · residual, y = x · (offset + weight) / √(mean(x²) + eps).
+struct rms_norm_args {
+    uint32_t d;
+    float    scale, offset, eps;
+};
+static_assert(sizeof(struct rms_norm_args) == 16, "host and kernels must lay out struct rms_norm_args alike");
+
+// enum bnb_activation, and what it is a gate for: nothing, another tensor, or the second half of x's columns.
+enum { ACTIVATION_SILU = 0, ACTIVATION_GELU = 1, ACTIVATION_GELU_TANH = 2, ACTIVATION_TANH = 3 };
+enum { GATE_NONE = 0, GATE_OTHER = 1, GATE_HALVES = 2 };
+
+// y[rows, columns] = f(x) · up
+struct activate_args {
+    uint32_t count_low, count_high; // elements of y
+    uint32_t columns;               // of y
+};
+static_assert(sizeof(struct activate_args) == 12, "host and kernels must lay out struct activate_args alike");
+
+struct topk_args {
+    uint32_t columns, count;
+};
+static_assert(sizeof(struct topk_args) == 8, "host and kernels must lay out struct topk_args alike");
+
+// y[to[i], :] += weights[i] · x[i, :]
+struct scatter_add_args {
+    uint32_t rows, columns, most; // of x, of both, and of y's rows
+};
+static_assert(sizeof(struct scatter_add_args) == 12, "host and kernels must lay out struct scatter_add_args alike");
+
+// What each row of attention says of itself: bnb_attention's `rows`.
+enum { ROW_SLOT = 0, ROW_POSITION = 1, ROW_FIRST = 2, ROW_LAST = 3, ROW_FIELDS = 4 };
+
+struct attention_args {
+    uint32_t rows, heads, kv_heads, d;
+    uint32_t q_columns, k_columns, v_columns; // of the matrices that they lie in,
+    uint32_t k_first, v_first;                // and where in a row of those they begin
+    uint32_t rotated, positions;              // columns and rows of the table of angles
+    uint32_t slots, capacity;                 // of the cache, or 1 and the rows
+    uint32_t span;                            // the bias has 2 · span - 1 columns
+    uint32_t parts;                           // that each head's keys are split into
+    float    scale, softcap, norm_offset, norm_eps;
+};
+static_assert(sizeof(struct attention_args) == 76, "host and kernels must lay out struct attention_args alike");
+
 struct compare_args {
     uint32_t count_low, count_high;
     uint32_t parts; // the threadgroups that left sums
 };
 static_assert(sizeof(struct compare_args) == 12, "host and kernels must lay out struct compare_args alike");
+
+// Numbers of fp32.
+struct finite_args {
+    uint32_t count;
+};
+static_assert(sizeof(struct finite_args) == 4, "host and kernels must lay out struct finite_args alike");
 
 // Which rule an optimizer follows: enum bnb_optimizer.
 enum { RULE_ADAM = 0, RULE_ADEMAMIX = 1, RULE_MOMENTUM = 2, RULE_LION = 3, RULE_RMSPROP = 4, RULE_ADAGRAD = 5 };

@@ -57,7 +57,14 @@ inline octet load8(device const uchar *data, uint store, ulong i) {
     return octet{float4(as_type<half4>(wide.xy)), float4(as_type<half4>(wide.zw))};
 }
 
-// The same for any i, of which only the first `count` elements are there; the others are zeros.
+// Elements i to i + 3, where i is a multiple of 4.
+inline float4 load4(device const uchar *data, uint store, ulong i) {
+    if (store == STORE_F32) return *(device const float4 *)(data + 4 * i);
+    const uint2 wide = *(device const uint2 *)(data + 2 * i);
+    return store == STORE_BF16 ? widen_bf16(wide) : float4(as_type<half4>(wide));
+}
+
+// Elements i to i + 7 for any i, of which only the first `count` elements are there; the others are zeros.
 inline octet load_some(device const uchar *data, uint store, ulong i, uint count) {
     octet v = {float4(0.0f), float4(0.0f)};
     UNROLL for (uint j = 0; j < 4; j++) {
@@ -97,14 +104,16 @@ inline void save_some(device uchar *data, uint store, ulong i, uint count, octet
 // A matrix to read from: dense, or codes with a scale a block. The values that codes stand for are looked up in
 // threadgroup memory, the fastest place for a small table that each lane indexes otherwise.
 struct weights {
-    uint store;
-    bool nested;
+    uint store, scale_store, offset_store; // STORE_…, SCALES_…, OFFSETS_…
     scale_layout scales;
     device const uchar *data;
     device const uchar *absmax; // floats, or codes of the nested codebook
-    device const float *nested_absmax;
+    device const float *nested_absmax, *nested_offsets;
+    device const uchar *offsets;
     threadgroup const float *values, *nested_values;
 };
+
+inline bool is_nested(uint scale_store) { return scale_store == SCALES_NESTED || scale_store == SCALES_JOINED; }
 
 inline uint block_of(thread const weights &w, ulong i) {
     return uint(w.scales.shift < 32 ? i >> w.scales.shift : i / w.scales.block);
@@ -112,10 +121,27 @@ inline uint block_of(thread const weights &w, ulong i) {
 
 // Product and sum are rounded one by one, as bitsandbytes and the CPU do, so that every device gives the same bits.
 inline float scale_of(thread const weights &w, uint block) {
-    if (!w.nested) return ((device const float *)w.absmax)[block];
+    if (w.scale_store == SCALES_F32) return ((device const float *)w.absmax)[block];
+    if (w.scale_store == SCALES_F16) return load(w.absmax, STORE_F16, block);
+    if (w.scale_store == SCALES_BF16) return load(w.absmax, STORE_BF16, block);
     const uint outer = w.scales.nested_shift < 32 ? block >> w.scales.nested_shift : block / w.scales.nested_block;
     const float product = w.nested_values[w.absmax[block]] * w.nested_absmax[outer];
-    return product + w.scales.offset;
+    return product + (w.scale_store == SCALES_JOINED ? w.nested_offsets[outer] : w.scales.offset);
+}
+
+// What is added to the block's elements once they are scaled; only where w.offset_store says that there is something.
+inline float offset_of(thread const weights &w, uint block) { return load(w.offsets, w.offset_store - OFFSETS_F32, block); }
+
+// Eight values under one scale, as the elements that they stand for.
+inline octet decoded8(thread const weights &w, octet v, uint block) {
+    const float scale = scale_of(w, block);
+    v.low *= scale;
+    v.high *= scale;
+    if (w.offset_store == OFFSETS_NONE) return v;
+    const float offset = offset_of(w, block);
+    v.low += offset;
+    v.high += offset;
+    return v;
 }
 
 // The bits of a code, and how many values there are.
@@ -167,7 +193,10 @@ inline float weight_of(thread const weights &w, ulong i) {
     device const uchar *codes = w.data + i * bits / 8;
     uint both = uint(codes[0]) << 8; // a code lies in one byte or two
     if (from + bits > 8) both |= codes[1];
-    return w.values[both >> (16 - from - bits) & (size_of(w.store) - 1)] * scale_of(w, block_of(w, i));
+    const uint block = block_of(w, i);
+    const float scaled = w.values[both >> (16 - from - bits) & (size_of(w.store) - 1)] * scale_of(w, block);
+    if (w.offset_store == OFFSETS_NONE) return scaled;
+    return scaled + offset_of(w, block);
 }
 
 // `count` weights from any i on, then zeros: for rows and blocks that the wide loads don't fit.
@@ -180,11 +209,14 @@ inline octet gather8(thread const weights &w, ulong i, uint count) {
     return v;
 }
 
-// The sum with eight products added, each rounded once.
-inline float add_dot8(float sum, octet a, octet b) {
-    UNROLL for (uint j = 0; j < 4; j++) sum = fma(a.low[j], b.low[j], sum);
-    UNROLL for (uint j = 0; j < 4; j++) sum = fma(a.high[j], b.high[j], sum);
+// The sum with products added, each rounded once.
+inline float add_dot4(float sum, float4 a, float4 b) {
+    UNROLL for (uint j = 0; j < 4; j++) sum = fma(a[j], b[j], sum);
     return sum;
+}
+
+inline float add_dot8(float sum, octet a, octet b) {
+    return add_dot4(add_dot4(sum, a.low, b.low), a.high, b.high);
 }
 
 // How many of the 8 elements from `at` on come before `end`.

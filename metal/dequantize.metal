@@ -3,7 +3,8 @@
 
 constant uint CODES [[function_constant(0)]]; // STORE_CODE + bits
 constant uint TO [[function_constant(1)]];
-constant uint NESTED [[function_constant(2)]];
+constant uint SCALES [[function_constant(2)]];  // SCALES_…
+constant uint OFFSETS [[function_constant(3)]]; // OFFSETS_…
 
 [[host_name("dequantize")]] [[kernel, max_total_threads_per_threadgroup(DEQUANTIZE_THREADS)]]
 void dequantize(constant dequantize_args &args [[buffer(0)]],
@@ -13,6 +14,8 @@ void dequantize(constant dequantize_args &args [[buffer(0)]],
                 device const kernel_codebook *code [[buffer(4)]],
                 device const kernel_codebook *nested_code [[buffer(5)]],
                 device uchar *y [[buffer(6)]],
+                device const uchar *offsets [[buffer(7)]],
+                device const float *nested_offsets [[buffer(8)]],
                 uint thread_index [[thread_position_in_grid]],
                 uint threads [[threads_per_grid]],
                 uint place [[thread_index_in_threadgroup]],
@@ -24,20 +27,16 @@ void dequantize(constant dequantize_args &args [[buffer(0)]],
     const uint size = size_of(CODES);
     threadgroup float *slice = OWN_SLICE(values + simdgroup * size, size); // a simdgroup's own: shared tables were measured slower
     for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
-    if (NESTED != 0) nested_values[place] = nested_code->values[place];
+    if (is_nested(SCALES)) nested_values[place] = nested_code->values[place];
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    const weights w = {CODES, NESTED != 0, args.scales, codes, absmax, nested_absmax, slice, nested_values};
+    const weights w = {CODES, SCALES, OFFSETS, args.scales, codes, absmax, nested_absmax, nested_offsets, offsets, slice, nested_values};
     const bool whole = w.scales.shift >= 3 && w.scales.shift < 32; // 8 elements share a block
     const ulong count = count_of(args.count_low, args.count_high);
     for (ulong i = ulong(thread_index) * 8; i < count; i += ulong(threads) * 8) {
         const uint valid = within(i, count);
         if (valid == 8 && whole) {
-            octet v = values8(w, codes8(w, i));
-            const float scale = scale_of(w, block_of(w, i));
-            v.low *= scale;
-            v.high *= scale;
-            save8(y, TO, i, v);
+            save8(y, TO, i, decoded8(w, values8(w, codes8(w, i)), block_of(w, i)));
         } else {
             save_some(y, TO, i, valid, gather8(w, i, valid));
         }

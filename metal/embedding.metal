@@ -2,9 +2,10 @@
 // the host has checked that every index is one of the table's.
 
 constant uint W [[function_constant(0)]];      // how the table is stored, any STORE_; backward, of dy
-constant uint NESTED [[function_constant(1)]]; // whether absmax holds codes
+constant uint SCALES [[function_constant(1)]]; // SCALES_…
 constant uint WHOLE [[function_constant(2)]];  // WHOLE_… for multiples of 8
 constant uint Y [[function_constant(3)]];
+constant uint OFFSETS [[function_constant(4)]]; // OFFSETS_…
 
 [[host_name("embedding")]] [[kernel, max_total_threads_per_threadgroup(EMBEDDING_THREADS)]]
 void embedding(constant embedding_args &args [[buffer(0)]],
@@ -15,15 +16,17 @@ void embedding(constant embedding_args &args [[buffer(0)]],
                device const kernel_codebook *code [[buffer(5)]],
                device const kernel_codebook *nested_code [[buffer(6)]],
                device uchar *y [[buffer(7)]],
+               device const uchar *offsets [[buffer(8)]],
+               device const float *nested_offsets [[buffer(9)]],
                uint thread_index [[thread_position_in_grid]],
                uint threads [[threads_per_grid]],
                uint place [[thread_index_in_threadgroup]]) {
     threadgroup float values[256], nested_values[256];
     if (W >= STORE_CODE && place < size_of(W)) values[place] = code->values[place];
-    if (NESTED != 0) nested_values[place] = nested_code->values[place];
+    if (is_nested(SCALES)) nested_values[place] = nested_code->values[place];
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    const weights w = {W, NESTED != 0, args.scales, data, absmax, nested_absmax, values, nested_values};
+    const weights w = {W, SCALES, OFFSETS, args.scales, data, absmax, nested_absmax, nested_offsets, offsets, values, nested_values};
     const uint pieces = (args.columns + 7) / 8;
     const ulong count = count_of(args.rows_low, args.rows_high) * pieces;
     for (ulong piece = thread_index; piece < count; piece += threads) {
@@ -36,9 +39,7 @@ void embedding(constant embedding_args &args [[buffer(0)]],
         } else if (W < STORE_CODE) {
             save8(y, Y, to, load8(data, W, from));
         } else {
-            const octet v = values8(w, codes8(w, from));
-            const float scale = scale_of(w, WHOLE == WHOLE_ROWS ? index : block_of(w, from));
-            save8(y, Y, to, octet{v.low * scale, v.high * scale});
+            save8(y, Y, to, decoded8(w, values8(w, codes8(w, from)), WHOLE == WHOLE_ROWS ? index : block_of(w, from)));
         }
     }
 }

@@ -6,6 +6,7 @@ constant uint BY_COLUMN [[function_constant(2)]];  // whether stats belong to co
 constant uint FINDS [[function_constant(3)]];      // whether stats are found, else given
 constant uint CODES [[function_constant(4)]];      // whether codes are wanted
 constant uint OUTLIERS [[function_constant(5)]];   // whether there is a list of columns that become zeros
+constant uint WHOLE [[function_constant(6)]];      // whether columns are multiples of 8: then a thread takes 8 at once
 
 // ── Columns: what goes down a matrix ────────────────────────────────────────────────────────────────────────────────
 
@@ -89,13 +90,26 @@ void int8_list(constant int8_quantize_args &args [[buffer(0)]],
 
 // ── Rows: a threadgroup each ────────────────────────────────────────────────────────────────────────────────────────
 
+// Whether an element counts for the stats.
+inline bool is_usual(float element, float threshold) { return LIMITED == 0 || !(fabs(element) >= threshold); }
+
 // The largest magnitude of a row, as bits, in every thread.
 inline uint along_row(constant int8_quantize_args &args, device const uchar *x, ulong first, uint place, uint simdgroup, uint lane,
                       threadgroup uint *shared) {
     uint largest = 0;
-    for (uint c = place; c < args.columns; c += INT8_THREADS) {
-        const float element = load(x, X, first + c);
-        if (LIMITED == 0 || !(fabs(element) >= args.threshold)) largest = max(largest, magnitude_of(element));
+    if (WHOLE != 0) {
+        for (uint c = 8 * place; c < args.columns; c += 8 * INT8_THREADS) {
+            const octet v = load8(x, X, first + c);
+            UNROLL for (uint j = 0; j < 4; j++) {
+                if (is_usual(v.low[j], args.threshold)) largest = max(largest, magnitude_of(v.low[j]));
+                if (is_usual(v.high[j], args.threshold)) largest = max(largest, magnitude_of(v.high[j]));
+            }
+        }
+    } else {
+        for (uint c = place; c < args.columns; c += INT8_THREADS) {
+            const float element = load(x, X, first + c);
+            if (is_usual(element, args.threshold)) largest = max(largest, magnitude_of(element));
+        }
     }
     largest = simd_max(largest);
     if (lane == 0) shared[simdgroup] = largest;
@@ -139,8 +153,22 @@ void int8_rows(constant int8_quantize_args &args [[buffer(0)]],
     }
     if (CODES == 0) return;
     const inverse factor = factor_of(of_row);
-    for (uint c = place; c < args.columns; c += INT8_THREADS)
-        codes[first + c] = code_of(load(x, X, first + c), BY_COLUMN != 0 ? factor_of(stats[c]) : factor, args.threshold);
+    if (WHOLE != 0 && BY_COLUMN == 0) {
+        for (uint c = 8 * place; c < args.columns; c += 8 * INT8_THREADS) {
+            const octet v = load8(x, X, first + c);
+            char4 low, high;
+            UNROLL for (uint j = 0; j < 4; j++) {
+                low[j] = code_of(v.low[j], factor, args.threshold);
+                high[j] = code_of(v.high[j], factor, args.threshold);
+            }
+            *(device uint2 *)(codes + first + c) = uint2(as_type<uint>(low), as_type<uint>(high));
+        }
+    } else {
+        for (uint c = place; c < args.columns; c += INT8_THREADS) {
+            const inverse by = BY_COLUMN != 0 ? factor_of(stats[c]) : factor;
+            codes[first + c] = code_of(load(x, X, first + c), by, args.threshold);
+        }
+    }
     if (OUTLIERS == 0) return;
     threadgroup_barrier(mem_flags::mem_device);
     for (uint o = place; o < args.columns; o += INT8_THREADS) {
@@ -158,5 +186,19 @@ void int8_dequantize(constant int8_quantize_args &args [[buffer(0)]],
                      uint row [[threadgroup_position_in_grid]],
                      uint place [[thread_index_in_threadgroup]]) {
     const ulong first = ulong(row) * args.columns;
-    for (uint c = place; c < args.columns; c += INT8_THREADS) save(y, X, first + c, int8_weight(codes[first + c], stats[row]));
+    const float of_row = stats[row];
+    if (WHOLE == 0) {
+        for (uint c = place; c < args.columns; c += INT8_THREADS) save(y, X, first + c, int8_weight(codes[first + c], of_row));
+        return;
+    }
+    for (uint c = 8 * place; c < args.columns; c += 8 * INT8_THREADS) {
+        const uint2 words = *(device const uint2 *)(codes + first + c);
+        const char4 low = as_type<char4>(words.x), high = as_type<char4>(words.y);
+        octet v;
+        UNROLL for (uint j = 0; j < 4; j++) {
+            v.low[j] = int8_weight(low[j], of_row);
+            v.high[j] = int8_weight(high[j], of_row);
+        }
+        save8(y, X, first + c, v);
+    }
 }

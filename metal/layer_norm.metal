@@ -1,5 +1,5 @@
 // Layer normalisation of each row, and its gradients. A threadgroup takes a row; the weight's gradient, which sums over
-// rows, takes their stats from a first launch, and a thread a column.
+// rows, takes their stats from a first launch, and a thread a column of a part of the rows.
 
 constant uint X [[function_constant(0)]];
 constant uint DY [[function_constant(1)]];
@@ -88,19 +88,23 @@ void layer_norm_stats(constant layer_norm_args &args [[buffer(0)]],
     if (place == 0) stats[group] = of_row;
 }
 
-// The weight's gradient: Σ dy · n over the rows.
+// The weight's gradient: Σ dy · n over the rows, which the grid's second dimension shares out: a row of sums for each part.
 [[host_name("layer_norm_backward_weight")]] [[kernel, max_total_threads_per_threadgroup(LAYER_NORM_THREADS)]]
 void layer_norm_backward_weight(constant layer_norm_args &args [[buffer(0)]],
                                 device const uchar *x [[buffer(1)]],
                                 device const uchar *dy [[buffer(2)]],
                                 device const float2 *stats [[buffer(5)]],
                                 device float *d_weight [[buffer(6)]],
-                                uint column [[thread_position_in_grid]]) {
+                                uint2 group [[threadgroup_position_in_grid]],
+                                uint2 groups [[threadgroups_per_grid]],
+                                uint place [[thread_index_in_threadgroup]]) {
+    const uint column = group.x * LAYER_NORM_THREADS + place, each = (args.rows + groups.y - 1) / groups.y;
     if (column >= args.columns) return;
+    const uint end = min(args.rows, (group.y + 1) * each);
     float sum = 0.0f;
-    for (uint row = 0; row < args.rows; row++) {
+    for (uint row = group.y * each; row < end; row++) {
         const ulong i = ulong(row) * args.columns + column;
-        sum += load(dy, DY, i) * ((load(x, X, i) - stats[row].x) * stats[row].y);
+        sum = fma(load(dy, DY, i), (load(x, X, i) - stats[row].x) * stats[row].y, sum);
     }
-    d_weight[column] = sum;
+    d_weight[ulong(group.y) * args.columns + column] = sum;
 }

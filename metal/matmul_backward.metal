@@ -4,11 +4,12 @@
 
 constant uint A [[function_constant(0)]];       // of a: STORE_F32, STORE_F16 or STORE_BF16
 constant uint W [[function_constant(1)]];       // any STORE_
-constant uint NESTED [[function_constant(2)]];  // whether absmax holds codes
+constant uint SCALES [[function_constant(2)]];  // SCALES_…
 constant uint WHOLE_A [[function_constant(3)]]; // whether the rows that are stored are multiples of 8
 constant uint WHOLE_W [[function_constant(4)]]; // WHOLE_… for multiples of 8
 constant uint TRANSPOSED [[function_constant(5)]];
 constant uint Y [[function_constant(6)]]; // of y, or STORE_F32 where it holds parts of a split
+constant uint OFFSETS [[function_constant(7)]]; // OFFSETS_…
 
 // `valid` elements of a from i on, and zeros up to 8.
 inline octet bring_a(device const uchar *a, ulong i, uint valid) {
@@ -22,9 +23,7 @@ inline octet bring_w(thread const weights &w, uint row, ulong i, uint valid) {
     if (WHOLE_W == 0) return gather8(w, i, valid);
     if (valid == 0) return octet{float4(0.0f), float4(0.0f)};
     if (W < STORE_CODE) return load8(w.data, W, i);
-    const float scale = scale_of(w, WHOLE_W == WHOLE_ROWS ? row : block_of(w, i));
-    const octet v = values8(w, codes8(w, i));
-    return octet{v.low * scale, v.high * scale};
+    return decoded8(w, values8(w, codes8(w, i)), WHOLE_W == WHOLE_ROWS ? row : block_of(w, i));
 }
 
 template <uint SIDE>
@@ -37,6 +36,8 @@ void matmul_backward(constant matmul_args &args [[buffer(0)]],
                      device const kernel_codebook *code [[buffer(5)]],
                      device const kernel_codebook *nested_code [[buffer(6)]],
                      device uchar *y [[buffer(7)]],
+                     device const uchar *offsets [[buffer(8)]],
+                     device const float *nested_offsets [[buffer(9)]],
                      uint3 group [[threadgroup_position_in_grid]],
                      uint place [[thread_index_in_threadgroup]],
                      uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -53,12 +54,12 @@ void matmul_backward(constant matmul_args &args [[buffer(0)]],
     threadgroup float *slice = values + (size <= 64 ? simdgroup * size : 0u);
     if (size <= 64) for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
     else for (uint j = place; j < size; j += TILE_THREADS) values[j] = code->values[j];
-    if (NESTED != 0)
+    if (is_nested(SCALES))
         for (uint j = place; j < 256; j += TILE_THREADS) nested_values[j] = nested_code->values[j];
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     // What this thread brings: 8 elements of a row of each tile. Tiles of w, and of a transposed, have DEPTH rows.
-    const weights w = {W, NESTED != 0, args.scales, data, absmax, nested_absmax, slice, nested_values};
+    const weights w = {W, SCALES, OFFSETS, args.scales, data, absmax, nested_absmax, nested_offsets, offsets, slice, nested_values};
     const uint deep_row = place / (DEPTH / 8), deep_at = place % (DEPTH / 8) * 8;
     const uint wide_row = place / (SIDE / 8), wide_at = place % (SIDE / 8) * 8;
     const uint m0 = group.y * SIDE, k0 = group.x * SIDE;

@@ -1,7 +1,8 @@
 // The sum of two tensors. Checks, kernels and fallbacks are in csrc/ops/add.c.
 import type { FloatDType } from "./dtype.ts";
-import { native } from "./native.ts";
-import { format, sameShape } from "./shape.ts";
+import { noRows } from "./matmul.ts";
+import { floatDtypes, native } from "./native.ts";
+import { format, sameShape, sizeOf } from "./shape.ts";
 import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
@@ -22,11 +23,13 @@ import { Tensor } from "./tensor.ts";
 export function add<D extends FloatDType>(a: Tensor<D>, b: Tensor, options: { scale?: number } = {}): Tensor<D> {
   const me = signatures.add;
   const { scale = 1 } = me.options(options);
-  const [left, right] = [me.tensor(a, "a"), me.tensor(b, "b")];
+  const [left, right] = [me.batch(a, "a"), me.batch(b, "b")];
   const shape = a.shape;
   if (!sameShape(shape, b.shape))
     throw me.fail(`a is ${format(shape)} and b is ${format(b.shape)}: the shapes must match.`);
-  return new Tensor(me.made(native.bnb_add(left, right, me.finite(scale, "scale"))), a.dtype, shape, a.device);
+  me.finite(scale, "scale");
+  if (sizeOf(shape) === 0) return noRows(me, a, shape, () => me.code(b.dtype, "b's dtype", floatDtypes));
+  return new Tensor(me.made(native.bnb_add(left, right, scale)), a.dtype, shape, a.device);
 }
 
 /**
@@ -43,7 +46,7 @@ export function add<D extends FloatDType>(a: Tensor<D>, b: Tensor, options: { sc
  */
 export function scale<D extends FloatDType>(x: Tensor<D>, factor: number): Tensor<D> {
   const me = signatures.scale;
-  const pointer = native.bnb_add(null, me.tensor(x, "x"), me.finite(factor, "factor"));
+  const pointer = native.bnb_add(null, me.batch(x, "x"), me.finite(factor, "factor")); // of the one element that stands for none too
   return new Tensor(me.made(pointer), x.dtype, x.shape, x.device);
 }
 

@@ -3,6 +3,7 @@ import { NativeObject } from "./handle.ts";
 import { inspect } from "./inspect.ts";
 import { counters, lastError, type NativePointer, native, text } from "./native.ts";
 import { Signature } from "./signature.ts";
+import { tuningOf, writeSizes } from "./tuning.ts";
 
 /** What can compute. Where none is named, the first of these that is present is used, or the one that `BNB_DEVICE` names. */
 export type DeviceKind = "metal" | "cuda" | "cpu";
@@ -68,6 +69,10 @@ export class Device extends NativeObject {
     const open = Device.#open.get(pointer);
     if (open) return open;
     const device = new Device(pointer);
+    if (device.kind !== "cpu") {
+      const tuning = tuningOf(device.description);
+      if (tuning.state === "tuned") writeSizes(pointer, tuning.sizes);
+    }
     Device.#open.set(pointer, device);
     return device;
   }

@@ -40,7 +40,7 @@ export function gather<D extends FloatDType>(
   given: Weight,
   options: { dtype?: D | undefined },
 ): Tensor<D> {
-  const rows = me.tensor(indices, "indices");
+  const rows = me.batch(indices, "indices");
   const w = handleOf(me, given);
   const quantized = "bits" in w;
   const table = quantized ? me.quantized(w, "w") : me.tensor(w, "w");
@@ -48,9 +48,13 @@ export function gather<D extends FloatDType>(
   const code = dtype === undefined ? dtypes[w.dtype] : me.code(dtype, "dtype", floatDtypes);
   const shape = w.shape;
   if (shape.length !== 2) throw me.fail(`w is ${format(shape)}, expected two dimensions, [rows, d].`);
+  const result = [...indices.shape, shape[1]!];
+  if (indices.size === 0 && indices.dtype === "int32")
+    return Tensor.empty(me, dtype ?? (w.dtype as D), result, w.device);
+  me.tensor(indices, "indices");
   const look = quantized ? native.bnb_embedding_quantized : native.bnb_embedding;
   const pointer = look(rows, table, code);
-  return new Tensor(me.made(pointer), dtype ?? (w.dtype as D), [...indices.shape, shape[1]!], indices.device);
+  return new Tensor(me.made(pointer), dtype ?? (w.dtype as D), result, indices.device);
 }
 
 /** Options of {@link embeddingBackward}. */
@@ -96,7 +100,7 @@ export function scatter<D extends FloatDType>(
   rows: number,
   options: EmbeddingBackwardOptions<D>,
 ): Tensor<D> {
-  const [gradients, places] = [me.tensor(dy, "dy"), me.tensor(indices, "indices")];
+  const [gradients, places] = [me.batch(dy, "dy"), me.batch(indices, "indices")];
   const { dtype, paddingIdx } = options;
   me.whole(rows, "rows", 1, rowsMax);
   const padding = paddingIdx === undefined ? -1 : me.whole(paddingIdx, "paddingIdx", 0, rows - 1);
@@ -104,8 +108,12 @@ export function scatter<D extends FloatDType>(
   if (shape.length === 0 || !sameShape(shape.slice(0, -1), indices.shape))
     throw me.fail(`dy is ${format(shape)} and indices is ${format(indices.shape)}: dy needs a row for each index.`);
   const code = dtype === undefined ? dtypes[dy.dtype] : me.code(dtype, "dtype", floatDtypes);
+  const d = shape.at(-1)!;
+  if (indices.size === 0 && d > 0)
+    return Tensor.zeros([rows, d], { dtype: dtype ?? (dy.dtype as D), device: dy.device });
+  me.tensor(dy, "dy");
   const pointer = native.bnb_embedding_backward(gradients, places, size(rows), padding, code);
-  return new Tensor(me.made(pointer), dtype ?? (dy.dtype as D), [rows, shape.at(-1)!], dy.device);
+  return new Tensor(me.made(pointer), dtype ?? (dy.dtype as D), [rows, d], dy.device);
 }
 
 /** What int32 indices can name. */

@@ -17,7 +17,7 @@ const deallocator = native.bnb_deallocator()!;
 const tokenBytesMax = 2 ** 32 - 1;
 
 /** What the native library holds for a JavaScript object. */
-export type HandleKind = "Device" | "Tensor" | "QuantizedTensor" | "Codebook";
+export type HandleKind = "Device" | "Tensor" | "QuantizedTensor" | "Codebook" | "KvCache";
 
 /**
  * What stands for a native object. Its address and its kind are private fields, which a clone, a copy out of JSON or a
@@ -25,12 +25,19 @@ export type HandleKind = "Device" | "Tensor" | "QuantizedTensor" | "Codebook";
  */
 export abstract class NativeObject {
   readonly #kind: HandleKind;
+  readonly #empty: boolean;
   #pointer: NativePointer | null;
 
-  /** Takes over the address of a native object. */
-  protected constructor(kind: HandleKind, pointer: NativePointer) {
+  /** Takes over the address of a native object; `empty` says that its memory stands for no element. */
+  protected constructor(kind: HandleKind, pointer: NativePointer, empty = false) {
     this.#kind = kind;
+    this.#empty = empty;
     this.#pointer = pointer;
+  }
+
+  /** @internal Whether a handle stands for no element: the native library has no such thing. */
+  static isEmpty(handle: NativeObject): boolean {
+    return handle.#empty;
   }
 
   /**
@@ -79,8 +86,8 @@ export abstract class Handle extends NativeObject implements Disposable {
 
   /** Takes over a handle that a native function returned. */
   protected constructor(kind: HandleKind, pointer: NativePointer, bytes: number) {
-    super(kind, pointer);
-    this.#token = toArrayBuffer(pointer, 0, Math.min(bytes, tokenBytesMax), pointer, deallocator);
+    super(kind, pointer, bytes === 0);
+    this.#token = toArrayBuffer(pointer, 0, Math.min(Math.max(bytes, 1), tokenBytesMax), pointer, deallocator);
   }
 
   /** Whether {@link dispose} has been called. */

@@ -1,7 +1,9 @@
 // What the package exports: bitsandbytes' vocabulary for Bun. Examples in docstrings need no more than these names
 // imported, and test/docs.test.ts runs each and checks what its `// → value` comments say.
 
+export { type ActivateOptions, type Activation, activate } from "./activate.ts";
 export { add, scale } from "./add.ts";
+export { type AttentionOptions, attention, type CacheDType, KvCache, type KvCacheOptions } from "./attention.ts";
 export * as checkpoint from "./checkpoint/index.ts";
 export {
   Codebook,
@@ -12,6 +14,7 @@ export {
   createNormalMap,
 } from "./codebook.ts";
 export { type Comparison, compare } from "./compare.ts";
+export { concat } from "./concat.ts";
 export {
   currentDevice,
   Device,
@@ -38,6 +41,7 @@ export {
   int8VectorwiseQuant,
 } from "./int8.ts";
 export { Int8Weight, matmul8bit, matmul8bitFp } from "./int8_weight.ts";
+export { joinRows } from "./join.ts";
 export { type LayerNormGradients, layerNorm, layerNormBackward } from "./layer_norm.ts";
 export { linear, type MatmulOptions, matmul4bit, matmulBlockwise } from "./matmul.ts";
 export {
@@ -47,6 +51,21 @@ export {
   matmul4bitBackward,
   matmulBlockwiseBackward,
 } from "./matmul_backward.ts";
+export { Chat, type ChatOptions } from "./model/chat.ts";
+export type { FinishReason, GeneratedToken, GenerateOptions, Usage } from "./model/generation.ts";
+export {
+  type Completion,
+  type EmbedOptions,
+  type LoadOptions,
+  Model,
+  type ModelGenerateOptions,
+  TextGeneration,
+} from "./model/model.ts";
+export type { Pooling, PoolingMode } from "./model/pooling.ts";
+export type { SamplingOptions, TokenLogprob } from "./model/sample.ts";
+export { Session, type SessionOptions } from "./model/session.ts";
+export { type ChatTemplateOptions, type Message, Tokenizer } from "./model/tokenizer.ts";
+export type { QuantizeOnLoad } from "./model/weights.ts";
 export type { Precision } from "./native.ts";
 export * as nn from "./nn/index.ts";
 export * as optim from "./optim/index.ts";
@@ -62,7 +81,9 @@ export {
   type ScalesOptions,
 } from "./quantize.ts";
 export { type NestedScales, type QuantizedParts, QuantizedTensor, type QuantType } from "./quantized.ts";
+export { type RmsNormOptions, rmsNorm } from "./rms_norm.ts";
 export type { Shape } from "./shape.ts";
 export { Tensor, type TensorOptions } from "./tensor.ts";
+export { type Largest, route, scatterAdd, topK } from "./topk.ts";
 export { version } from "./version.ts";
 export { matmul, matmulBackward, type Weight } from "./weight.ts";

@@ -5,11 +5,11 @@ import { type Device, type DeviceName, deviceOf } from "./device.ts";
 import type { FloatDType } from "./dtype.ts";
 import { inspect } from "./inspect.ts";
 import { dequantizeRows, type Int8QuantOptions, quantizeRows } from "./int8.ts";
-import { biasPointer, type MatmulOptions, matmulQuantized, resultShape } from "./matmul.ts";
+import { biasPointer, type MatmulOptions, matmulQuantized, noRows, resultShape } from "./matmul.ts";
 import { native } from "./native.ts";
 import type { DequantizeOptions } from "./quantize.ts";
 import { QuantizedTensor } from "./quantized.ts";
-import { format, type Shape } from "./shape.ts";
+import { format, type Shape, sizeOf } from "./shape.ts";
 import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
@@ -177,12 +177,13 @@ export function multiply<D extends FloatDType>(
   w: Int8Weight,
   { threshold = 0, bias }: Int8QuantOptions & { bias?: Tensor | undefined },
 ): Tensor<D> {
-  const input = me.tensor(x, "x");
+  const input = me.batch(x, "x");
   me.object(w, "w", Int8Weight);
   const [codes, scales] = [me.tensor(w.CB, "w.CB"), me.tensor(w.SCB, "w.SCB")];
   const n = w.CB.shape;
   const shape = resultShape(me, x.shape, n);
   me.notNegative(threshold, "threshold");
+  if (sizeOf(shape) === 0) return noRows(me, x, shape, () => biasPointer(me, bias, n));
   const pointer = native.bnb_int8_matmul(input, codes, scales, threshold, biasPointer(me, bias, n));
   return new Tensor(me.made(pointer), x.dtype, shape, x.device);
 }

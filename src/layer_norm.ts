@@ -1,8 +1,9 @@
 // Layer normalisation and its gradients. Checks, kernels and fallbacks are in csrc/ops/layer_norm.c.
 import type { FloatDType } from "./dtype.ts";
+import { noRows } from "./matmul.ts";
 import { biasGradient } from "./matmul_backward.ts";
 import { native } from "./native.ts";
-import { format, type Shape, sameShape } from "./shape.ts";
+import { format, type Shape, sameShape, sizeOf } from "./shape.ts";
 import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
@@ -45,10 +46,11 @@ export function normalize<D extends FloatDType>(
   bias: Tensor,
   { eps = defaultEps }: { eps?: number },
 ): Tensor<D> {
-  const [input, factor, addend] = [me.tensor(x, "x"), me.tensor(weight, "weight"), me.tensor(bias, "bias")];
+  const [input, factor, addend] = [me.batch(x, "x"), me.tensor(weight, "weight"), me.tensor(bias, "bias")];
   const shape = x.shape;
   checkAffine(me, weight.shape, shape, "weight");
   checkAffine(me, bias.shape, shape, "bias");
+  if (sizeOf(shape) === 0) return noRows(me, x, shape, () => me.notNegative(eps, "eps"));
   const pointer = native.bnb_layer_norm(input, factor, addend, me.notNegative(eps, "eps"));
   return new Tensor(me.made(pointer), x.dtype, shape, x.device);
 }
@@ -99,11 +101,15 @@ export function normalizeBackward<D extends FloatDType>(
   { eps = defaultEps }: { eps?: number },
 ): LayerNormGradients<D> {
   me.notNegative(eps, "eps");
-  const [gradient, input, factor] = [me.tensor(dy, "dy"), me.tensor(x, "x"), me.tensor(weight, "weight")];
+  const [gradient, input, factor] = [me.batch(dy, "dy"), me.batch(x, "x"), me.tensor(weight, "weight")];
   const shape = x.shape;
   checkAffine(me, weight.shape, shape, "weight");
   if (!sameShape(dy.shape, shape))
     throw me.fail(`dy is ${format(dy.shape)} and x is ${format(shape)}: they must match.`);
+  if (sizeOf(shape) === 0) {
+    const zeros = () => Tensor.zeros([shape.at(-1)!], { device: dy.device });
+    return { dx: noRows(me, dy, shape), dWeight: zeros(), dBias: zeros() };
+  }
   const dx = new Tensor(
     me.made(native.bnb_layer_norm_backward(gradient, input, factor, eps)),
     dy.dtype,

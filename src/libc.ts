@@ -69,13 +69,17 @@ export const libc = {
     return shared().flock(descriptor, exclusiveNow) === 0;
   },
 
-  /** A variable of the environment that this process was started with; Bun adds to process.env what a `.env` file says. */
+  /**
+   * A variable of the environment that this process was started with; Bun adds to process.env what a `.env` file says.
+   */
   startedWith(name: string): string | undefined {
     const value: CString | string | null = shared().getenv(text(name));
     return value === null ? undefined : String(value);
   },
 
-  /** The descriptor of a new file of memory, which no program that this one starts gets; negative if refused. Of Linux. */
+  /**
+   * The descriptor of a new file of memory, which no program that this one starts gets; negative if refused. Of Linux.
+   */
   memoryFile(name: string): number {
     const closeOnExec = 1;
     return linux().memfd_create(text(name), closeOnExec);

@@ -16,8 +16,8 @@ export interface LibraryFile {
 }
 
 /**
- * What `BNB_LIBRARY` says, if this process was started with it. Bun puts into process.env what a `.env` file of the current
- * folder says, and that may be the folder of a model from a stranger, whose code must not run.
+ * What `BNB_LIBRARY` says, if this process was started with it. Bun puts into process.env what a `.env` file of the
+ * current folder says, and that may be the folder of a model from a stranger, whose code must not run.
  */
 export function namedLibrary(): string | undefined {
   const { BNB_LIBRARY } = process.env;
@@ -25,7 +25,8 @@ export function namedLibrary(): string | undefined {
 }
 
 /**
- * The native library: what `BNB_LIBRARY` in the environment names, else the one for this platform that came with this code.
+ * The native library: what `BNB_LIBRARY` in the environment names, else the one for this platform that came with this
+ * code.
  *
  * @throws BnbError (`unsupported`) if there is none, with the next step
  */
@@ -36,7 +37,8 @@ export function findLibrary(): LibraryFile {
     if (existsSync(path)) return { path, origin: "BNB_LIBRARY" };
     throw missing(`BNB_LIBRARY names ${path}, which does not exist. Unset it, or give the path of libbunsandbytes.`);
   }
-  // A bundle that is no executable names the library relative to itself, where the system would look in the working directory.
+  // A bundle that is no executable names the library relative to itself, where the system would look in the working
+  // directory.
   const own = ownLibrary();
   const paths = [thisFolder(), import.meta.dir].map((folder) => resolve(folder, own));
   const path = paths.find((path) => existsSync(path)) ?? paths[0]!;
@@ -44,8 +46,8 @@ export function findLibrary(): LibraryFile {
 }
 
 /**
- * The folder of the file that runs. In a bundle as CommonJS, and so with `--bytecode`, Bun writes down import.meta.dir as
- * it was where the bundle was made (oven-sh/bun#39715); a stack knows better.
+ * The folder of the file that runs. In a bundle as CommonJS, and so with `--bytecode`, Bun writes down import.meta.dir
+ * as it was where the bundle was made (oven-sh/bun#39715); a stack knows better.
  */
 function thisFolder(): string {
   const frame = new Error().stack?.split("\n")[1] ?? "";

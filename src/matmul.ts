@@ -1,8 +1,8 @@
 // Matrix products with quantised and dense weights. Checks, kernels and fallbacks are in csrc/ops/matmul.c.
-import type { FloatDType } from "./dtype.ts";
-import { type NativePointer, namedPrecisions, native, type Precision, precisions } from "./native.ts";
+import type { DType, FloatDType } from "./dtype.ts";
+import { floatDtypes, type NativePointer, namedPrecisions, native, type Precision, precisions } from "./native.ts";
 import type { QuantizedTensor } from "./quantized.ts";
-import { format, type Shape } from "./shape.ts";
+import { format, type Shape, sizeOf } from "./shape.ts";
 import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
@@ -104,9 +104,10 @@ export function matmulDense<D extends FloatDType>(
   w: Tensor,
   { bias, precision }: MatmulOptions,
 ): Tensor<D> {
-  const [left, right] = [me.tensor(x, "x"), me.tensor(w, "w")];
+  const [left, right] = [me.batch(x, "x"), me.tensor(w, "w")];
   const n = w.shape;
   const shape = resultShape(me, x.shape, n);
+  if (sizeOf(shape) === 0) return noRows(me, x, shape, () => biasPointer(me, bias, n));
   const pointer = native.bnb_matmul(left, right, biasPointer(me, bias, n), precisionCode(me, precision));
   return new Tensor(me.made(pointer), x.dtype, shape, x.device);
 }
@@ -118,11 +119,19 @@ export function matmulQuantized<D extends FloatDType>(
   w: QuantizedTensor,
   { bias, precision }: MatmulOptions,
 ): Tensor<D> {
-  const [left, right] = [me.tensor(x, "x"), me.quantized(w, "w")];
+  const [left, right] = [me.batch(x, "x"), me.quantized(w, "w")];
   const n = w.shape;
   const shape = resultShape(me, x.shape, n);
+  if (sizeOf(shape) === 0) return noRows(me, x, shape, () => biasPointer(me, bias, n));
   const pointer = native.bnb_matmul_quantized(left, right, biasPointer(me, bias, n), precisionCode(me, precision));
   return new Tensor(me.made(pointer), x.dtype, shape, x.device);
+}
+
+/** @internal The result for a batch without rows, of a function that x and what else it takes would fit. */
+export function noRows<D extends DType>(me: Signature, x: Tensor<D>, shape: Shape, check?: () => unknown): Tensor<D> {
+  me.code(x.dtype, "the dtype of the batch", floatDtypes);
+  check?.();
+  return Tensor.empty(me, x.dtype, shape, x.device);
 }
 
 /** @internal [..., n], for x [..., k] and a weight [n, k]. */

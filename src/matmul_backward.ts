@@ -1,8 +1,9 @@
 // The gradients of matrix products. Checks, kernels and fallbacks are in csrc/ops/matmul_backward.c.
 import type { FloatDType } from "./dtype.ts";
+import { noRows } from "./matmul.ts";
 import { dtypes, floatDtypes, native } from "./native.ts";
 import type { QuantizedTensor } from "./quantized.ts";
-import { format, type Shape, sameShape } from "./shape.ts";
+import { format, type Shape, sameShape, sizeOf } from "./shape.ts";
 import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
@@ -68,8 +69,9 @@ export function linearBackward<D extends FloatDType>(dy: Tensor<D>, w: Tensor): 
 
 /** @internal {@link linearBackward} under another function's name. */
 export function denseBackward<D extends FloatDType>(me: Signature, dy: Tensor<D>, w: Tensor): Tensor<D> {
-  const [left, right] = [me.tensor(dy, "dy"), me.tensor(w, "w")];
+  const [left, right] = [me.batch(dy, "dy"), me.tensor(w, "w")];
   const shape = gradientShape(me, dy.shape, w.shape);
+  if (sizeOf(shape) === 0) return noRows(me, dy, shape);
   return new Tensor(me.made(native.bnb_matmul_backward(left, right)), dy.dtype, shape, dy.device);
 }
 
@@ -100,14 +102,19 @@ export function linearBackwardWeight<D extends FloatDType>(
 }
 
 function weightGradient<D extends FloatDType>(me: Signature, dy: Tensor, x: Tensor, options: { dtype?: D }): Tensor<D> {
-  const [left, right] = [me.tensor(dy, "dy"), me.tensor(x, "x")];
+  const [left, right] = [me.batch(dy, "dy"), me.batch(x, "x")];
   const { dtype } = options;
   const code = dtype === undefined ? dtypes[dy.dtype] : me.code(dtype, "dtype", floatDtypes);
   const [rows, inputs] = [dy.shape, x.shape];
   if (rows.length === 0 || inputs.length === 0 || !sameShape(rows.slice(0, -1), inputs.slice(0, -1)))
     throw me.fail(`dy is ${format(rows)} and x is ${format(inputs)}: all dimensions but the last must match.`);
+  const [n, k] = [rows.at(-1)!, inputs.at(-1)!];
+  if (sizeOf(rows) === 0 && n > 0 && k > 0)
+    return Tensor.zeros([n, k], { dtype: dtype ?? (dy.dtype as D), device: dy.device });
+  me.tensor(dy, "dy");
+  me.tensor(x, "x");
   const pointer = native.bnb_matmul_backward_weight(left, right, code);
-  return new Tensor(me.made(pointer), dtype ?? (dy.dtype as D), [rows.at(-1)!, inputs.at(-1)!], dy.device);
+  return new Tensor(me.made(pointer), dtype ?? (dy.dtype as D), [n, k], dy.device);
 }
 
 /**
@@ -134,8 +141,9 @@ export function linearBackwardBias<D extends FloatDType>(
 
 /** @internal {@link linearBackwardBias} under another function's name. */
 export function biasGradient<D extends FloatDType>(me: Signature, dy: Tensor, options: { dtype?: D }): Tensor<D> {
-  me.tensor(dy, "dy");
+  me.batch(dy, "dy");
   const n = dy.shape.at(-1) ?? 1;
+  if (dy.size === 0) return Tensor.zeros([n], { dtype: options.dtype ?? (dy.dtype as D), device: dy.device });
   using rows = dy.reshape([-1, n]);
   using ones = Tensor.from(new Float32Array(rows.shape[0]!).fill(1), [rows.shape[0]!, 1], { device: dy.device });
   using sums = weightGradient(me, rows, ones, options); // [n, 1]
@@ -144,8 +152,9 @@ export function biasGradient<D extends FloatDType>(me: Signature, dy: Tensor, op
 
 /** @internal The gradient with a quantised weight, under the caller's name. */
 export function quantizedBackward<D extends FloatDType>(me: Signature, dy: Tensor<D>, w: QuantizedTensor): Tensor<D> {
-  const [left, right] = [me.tensor(dy, "dy"), me.quantized(w, "w")];
+  const [left, right] = [me.batch(dy, "dy"), me.quantized(w, "w")];
   const shape = gradientShape(me, dy.shape, w.shape);
+  if (sizeOf(shape) === 0) return noRows(me, dy, shape);
   return new Tensor(me.made(native.bnb_matmul_quantized_backward(left, right)), dy.dtype, shape, dy.device);
 }
 

@@ -19,6 +19,7 @@ export const symbols = {
   bnb_device_describe: { args: [ptr], returns: cstring },
   bnb_device_wait: { args: [ptr], returns: i32 },
   bnb_device_idle: { args: [ptr], returns: i32 },
+  bnb_device_size: { args: [ptr, i32, f64], returns: f64 },
   bnb_device_counter: { args: [ptr, i32], returns: f64 },
   bnb_device_fallbacks: { args: [ptr], returns: cstring },
 
@@ -29,6 +30,8 @@ export const symbols = {
   bnb_tensor_read: { args: [ptr, ptr, usize], returns: i32 },
   bnb_tensor_to: { args: [ptr, ptr], returns: ptr },
   bnb_tensor_reshape: { args: [ptr, usize, usize], returns: ptr },
+  bnb_tensor_slice: { args: [ptr, usize, usize], returns: ptr },
+  bnb_tensor_put: { args: [ptr, usize, ptr], returns: i32 },
   bnb_tensor_dtype: { args: [ptr], returns: i32 },
   bnb_tensor_rows: { args: [ptr], returns: u64 },
   bnb_tensor_columns: { args: [ptr], returns: u64 },
@@ -44,7 +47,7 @@ export const symbols = {
   bnb_codebook_read: { args: [ptr, ptr, usize], returns: i32 },
   bnb_codebook_free: { args: [ptr], returns: nothing },
 
-  bnb_quantized_from: { args: [ptr, usize, usize, ptr, usize, ptr, ptr, usize, ptr, f32], returns: ptr },
+  bnb_quantized_from: { args: [ptr, usize, usize, ptr, usize, ptr, ptr, ptr, usize, ptr, f32, ptr], returns: ptr },
   bnb_quantized_part: { args: [ptr, i32], returns: ptr },
   bnb_quantized_rows: { args: [ptr], returns: u64 },
   bnb_quantized_columns: { args: [ptr], returns: u64 },
@@ -77,6 +80,20 @@ export const symbols = {
   bnb_int8_scaled_mm: { args: [ptr, ptr, ptr, ptr, ptr, i32], returns: ptr },
   bnb_int8_mixed_scaled_mm: { args: [ptr, ptr, ptr, ptr, ptr, ptr, ptr], returns: ptr },
   bnb_int8_matmul: { args: [ptr, ptr, ptr, f32, ptr], returns: ptr },
+  bnb_rms_norm: { args: [ptr, ptr, f32, ptr, f32, f32], returns: ptr },
+  bnb_activate: { args: [ptr, ptr, i32, i32], returns: ptr },
+  bnb_cache_new: { args: [ptr, i32, usize, usize, usize, usize, usize], returns: ptr },
+  bnb_cache_resize: { args: [ptr, usize, usize], returns: i32 },
+  bnb_cache_read: { args: [ptr, usize, usize, ptr, usize], returns: i32 },
+  bnb_cache_write: { args: [ptr, usize, usize, ptr, usize], returns: i32 },
+  bnb_cache_row_bytes: { args: [ptr], returns: u64 },
+  bnb_cache_free: { args: [ptr], returns: nothing },
+  bnb_attention: { args: [ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, u32], returns: ptr },
+  bnb_topk: { args: [ptr, usize], returns: ptr },
+  bnb_route: { args: [ptr, usize, i32], returns: ptr },
+  bnb_scatter_add: { args: [ptr, ptr, ptr, ptr], returns: i32 },
+  bnb_tensor_join: { args: [ptr, ptr], returns: ptr },
+  bnb_quantized_join: { args: [ptr, ptr], returns: ptr },
   bnb_compare: { args: [ptr, ptr], returns: ptr },
   bnb_optimizer_step: { args: [i32, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr], returns: i32 },
 
@@ -89,9 +106,28 @@ export const floatDtypes = { float32: dtypes.float32, float16: dtypes.float16, b
 export const namedPrecisions = { highest: 1, high: 2, medium: 3 } as const;
 export const precisions = { default: 0, ...namedPrecisions } as const;
 export const scaleRules = { absmax: 0, leastSquares: 1 } as const;
-export const parts = { codes: 0, absmax: 1, code: 2, nestedAbsmax: 3, nestedCode: 4 } as const;
+export const parts = {
+  codes: 0,
+  absmax: 1,
+  code: 2,
+  nestedAbsmax: 3,
+  nestedCode: 4,
+  offsets: 5,
+  nestedOffsets: 6,
+} as const;
 export const optimizers = { adam: 0, ademamix: 1, momentum: 2, lion: 3, rmsprop: 4, adagrad: 5 } as const;
+export const activations = { silu: 0, gelu: 1, geluTanh: 2, tanh: 3 } as const;
 export const counters = { bytes: 0, peak: 1, cached: 2, operations: 3, fallbacks: 4 } as const;
+
+/** Where a GPU's products change from one kernel to the next. */
+export const sizes = {
+  vectorsMost: 0,
+  skinnyMost: 1,
+  wideVectors: 2,
+  byteTable: 3,
+  tilesWanted: 4,
+  splitLeast: 5,
+} as const;
 
 /** The members of `bnb_hyperparameters`, all doubles, in their order: an array of doubles is one. */
 export const hyperparameters = [
@@ -107,6 +143,9 @@ export const hyperparameters = [
   "skipZeros",
   "step",
 ] as const;
+
+/** The same of `bnb_attention_options`. */
+export const attentionOptions = ["heads", "kvHeads", "scale", "softcap", "normOffset", "normEps"] as const;
 
 /**
  * How exact a matrix product is at least, in torch's words. `"highest"`: products in fp32. `"high"`: activations and

@@ -1,7 +1,10 @@
-// Owns the one escape for text that may come from a stranger, such as a tensor's name: what it gives moves no cursor, changes
-// no colour, and turns no line around.
+// Owns the one escape for text that may come from a stranger, such as a tensor's name: what it gives moves no cursor,
+// changes no colour, and turns no line around.
 
-/** Control characters (C0, DEL, C1), line separators, halves of surrogate pairs, what changes direction or can't be seen. */
+/**
+ * Control characters (C0, DEL, C1), line separators, halves of surrogate pairs, what changes direction or can't be
+ * seen.
+ */
 const unsafe = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 
 const short: Record<string, string> = { "\n": "\\n", "\t": "\\t", "\r": "\\r" };

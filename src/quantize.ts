@@ -28,7 +28,7 @@ export interface ScalesOptions {
 export interface Quantize4bitOptions extends ScalesOptions {
   /** The codebook, `"nf4"` by default (upstream: `"fp4"`), or 16 values of your own. */
   quantType?: QuantType | Codebook;
-  /** Elements that share a scale: a power of two from 32 to 4096; 64 by default. */
+  /** Elements that share a scale: a power of two from 16 to 4096; 64 by default. */
   blocksize?: number;
   /** Quantise the scales too, to 8 bits in blocks of 256: about 0.4 bits an element less at block 64. Default false. */
   compressStatistics?: boolean;
@@ -38,7 +38,7 @@ export interface Quantize4bitOptions extends ScalesOptions {
 export interface QuantizeBlockwiseOptions extends ScalesOptions {
   /** The values, whose count decides the bits: 4 to 256. The signed dynamic map of 8 bits by default. */
   code?: Codebook;
-  /** Elements that share a scale; for 8 bits any number and 4096 by default, else a power of two from 32 and 64. */
+  /** Elements that share a scale; for 8 bits any number and 4096 by default, else a power of two from 16 and 64. */
   blocksize?: number;
   /** Quantise the scales too. Default false. */
   nested?: boolean;

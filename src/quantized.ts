@@ -26,14 +26,18 @@ export interface NestedScales {
   blocksize: number;
   /** The mean of the scales, which was taken off before they were quantised. */
   offset: number;
+  /** float32 [blocks / blocksize]: an offset for each block of scale codes instead, as weights have that were joined by rows. */
+  offsets?: Tensor<"float32"> | undefined;
 }
 
 /** What {@link QuantizedTensor.fromParts} puts together. */
 export interface QuantizedParts {
   /** uint8: k-bit codes as one string of bits, the first bit of a byte its highest; codes of 8 bits may be signed bytes. */
   codes: Tensor<"uint8"> | Tensor<"int8">;
-  /** A scale for each block: float32, or uint8 codes of them where `nested` is given. */
-  absmax: Tensor<"float32"> | Tensor<"uint8">;
+  /** A scale for each block: float32, float16 or bfloat16, or uint8 codes of them where `nested` is given. */
+  absmax: Tensor<FloatDType> | Tensor<"uint8">;
+  /** What is added to the elements of each block once they are scaled, in any float dtype: MLX's biases, GGUF's minima. */
+  offsets?: Tensor<FloatDType> | undefined;
   /** The values that a code stands for. */
   code: Codebook;
   /** Elements that share a scale; blocks run over the flattened tensor. */
@@ -75,6 +79,7 @@ export class QuantizedTensor extends Handle {
   readonly blocksize: number;
   /** Scales that share one of their own; 0 where the scales are plain. */
   readonly nestedBlocksize: number;
+  readonly #stores: Stores;
 
   /** @internal Takes over a native handle, and a shape that nobody changes. */
   constructor(
@@ -85,8 +90,10 @@ export class QuantizedTensor extends Handle {
     code: Codebook,
     blocksize: number,
     nestedBlocksize: number,
+    stores: Stores = { absmax: nestedBlocksize ? "uint8" : "float32" },
   ) {
-    super("QuantizedTensor", pointer, bytesOf(sizeOf(shape), code.bits, blocksize, nestedBlocksize));
+    super("QuantizedTensor", pointer, bytesOf(sizeOf(shape), code.bits, blocksize, nestedBlocksize, stores));
+    this.#stores = stores;
     this.#shape = shape;
     this.dtype = dtype;
     this.device = device;
@@ -103,8 +110,8 @@ export class QuantizedTensor extends Handle {
    */
   static fromParts(parts: QuantizedParts): QuantizedTensor {
     const me = signatures.fromParts;
-    const { codes, absmax, code, blocksize, shape, dtype = "float32", nested } = me.members(parts, "parts");
-    const to = me.shape(shape);
+    const { codes, absmax, offsets, code, blocksize, shape, dtype = "float32", nested } = me.members(parts, "parts");
+    const to = me.shape(shape, "shape", 1);
     me.code(dtype, "dtype", floatDtypes);
     me.whole(blocksize, "blocksize", 1);
     const state2 = nested === undefined ? undefined : signatures.nested.members(nested, "nested");
@@ -114,13 +121,28 @@ export class QuantizedTensor extends Handle {
       me.codebook(code, "code"),
       size(blocksize),
       me.tensor(absmax, "absmax"),
+      offsets === undefined ? null : me.tensor(offsets, "offsets"),
       state2 ? me.codebook(state2.code, "nested.code") : null,
       size(state2 ? me.whole(state2.blocksize, "nested.blocksize", 1) : 0),
       state2 ? me.tensor(state2.absmax, "nested.absmax") : null,
       state2 ? me.finite(state2.offset, "nested.offset") : 0,
+      state2?.offsets === undefined ? null : me.tensor(state2.offsets, "nested.offsets"),
     );
-    const blocks = state2?.blocksize ?? 0;
-    return new QuantizedTensor(me.made(pointer), to, dtype, codes.device, code, blocksize, blocks);
+    const stores: Stores = {
+      absmax: state2 ? "uint8" : (absmax.dtype as FloatDType),
+      offsets: offsets?.dtype,
+      nestedOffsets: state2?.offsets !== undefined,
+    };
+    return new QuantizedTensor(
+      me.made(pointer),
+      to,
+      dtype,
+      codes.device,
+      code,
+      blocksize,
+      state2?.blocksize ?? 0,
+      stores,
+    );
   }
 
   /** A copy of the dimensions of the tensor that the codes stand for. */
@@ -140,7 +162,7 @@ export class QuantizedTensor extends Handle {
 
   /** Bytes of codes and scales in memory. */
   get byteLength(): number {
-    return bytesOf(this.size, this.bits, this.blocksize, this.nestedBlocksize);
+    return bytesOf(this.size, this.bits, this.blocksize, this.nestedBlocksize, this.#stores);
   }
 
   /** Bits an element, codes and scales together. */
@@ -153,13 +175,20 @@ export class QuantizedTensor extends Handle {
     return new Tensor(this.#part("codes"), "uint8", [codeBytes(this.size, this.bits)], this.device);
   }
 
-  /** A scale for each block: float32, or its uint8 code where {@link nested}. Shares the memory. */
-  get absmax(): Tensor<"float32"> | Tensor<"uint8"> {
-    const pointer = this.#part("absmax");
+  /**
+   * A scale for each block: float32 where this library quantised, or what it was put together of; its uint8 code where
+   * {@link nested}. Shares the memory.
+   */
+  get absmax(): Tensor<FloatDType> | Tensor<"uint8"> {
     const shape = [Math.ceil(this.size / this.blocksize)];
-    return this.nested
-      ? new Tensor(pointer, "uint8", shape, this.device)
-      : new Tensor(pointer, "float32", shape, this.device);
+    return new Tensor(this.#part("absmax"), this.#stores.absmax as FloatDType, shape, this.device);
+  }
+
+  /** What is added to each block's elements once they are scaled; undefined where there is nothing. Shares the memory. */
+  get offsets(): Tensor<FloatDType> | undefined {
+    const { offsets } = this.#stores;
+    const shape = [Math.ceil(this.size / this.blocksize)];
+    return offsets && new Tensor(this.#part("offsets"), offsets, shape, this.device);
   }
 
   /** The 2^bits values that a code stands for. Upstream: `quant_map`. */
@@ -168,13 +197,17 @@ export class QuantizedTensor extends Handle {
   }
 
   /** The scales' own scales and codebook where they are quantised too, else undefined. Shares the memory. */
-  get state2(): { absmax: Tensor<"float32">; code: Float32Array; blocksize: number } | undefined {
+  get state2():
+    | { absmax: Tensor<"float32">; code: Float32Array; blocksize: number; offsets: Tensor<"float32"> | undefined }
+    | undefined {
     if (!this.nested) return undefined;
     const shape = [Math.ceil(Math.ceil(this.size / this.blocksize) / this.nestedBlocksize)];
+    const offsets = this.#stores.nestedOffsets ? this.#part("nestedOffsets") : undefined;
     return {
       absmax: new Tensor(this.#part("nestedAbsmax"), "float32", shape, this.device),
       code: this.#values("nestedCode", 256),
       blocksize: this.nestedBlocksize,
+      offsets: offsets === undefined ? undefined : new Tensor(offsets, "float32", shape, this.device),
     };
   }
 
@@ -207,13 +240,18 @@ export class QuantizedTensor extends Handle {
     using absmax = this.absmax;
     const { state2 } = this;
     using nested = state2?.absmax;
+    using nestedOffsets = state2?.offsets;
+    using offsets = this.offsets;
     using movedCodes = codes.to(target);
     using movedAbsmax = absmax.to(target);
+    using movedOffsets = offsets?.to(target);
     using movedNested = nested?.to(target);
+    using movedNestedOffsets = nestedOffsets?.to(target);
     const { blocksize, dtype, offset } = this;
     return QuantizedTensor.fromParts({
       codes: movedCodes,
       absmax: movedAbsmax,
+      offsets: movedOffsets,
       code: this.quantType ? Codebook.named(this.quantType) : Codebook.from(this.code),
       blocksize,
       shape: this.#shape,
@@ -223,6 +261,7 @@ export class QuantizedTensor extends Handle {
         code: Codebook.from(state2!.code),
         blocksize: this.nestedBlocksize,
         offset,
+        offsets: movedNestedOffsets,
       },
     });
   }
@@ -255,20 +294,32 @@ function codeBytes(elements: number, bits: number): number {
   return Math.ceil((elements * bits) / 8);
 }
 
-function bytesOf(elements: number, bits: number, blocksize: number, nestedBlocksize: number): number {
+/** The dtypes of scales and of blocks' offsets, and whether nested blocks have offsets of their own. */
+interface Stores {
+  readonly absmax: FloatDType | "uint8";
+  readonly offsets?: FloatDType | undefined;
+  readonly nestedOffsets?: boolean;
+}
+
+function bytesOf(elements: number, bits: number, blocksize: number, nestedBlocksize: number, stores: Stores): number {
   const blocks = Math.ceil(elements / blocksize);
-  const scales = nestedBlocksize
-    ? blocks + Math.ceil(blocks / nestedBlocksize) * dtypeBytes("float32")
-    : blocks * dtypeBytes("float32");
-  return codeBytes(elements, bits) + scales;
+  const groups = nestedBlocksize ? Math.ceil(blocks / nestedBlocksize) : 0;
+  const ofBlocks = dtypeBytes(stores.absmax) + (stores.offsets ? dtypeBytes(stores.offsets) : 0);
+  const ofGroups = dtypeBytes("float32") * (stores.nestedOffsets ? 2 : 1);
+  return codeBytes(elements, bits) + blocks * ofBlocks + groups * ofGroups;
 }
 
 const signatures = {
   fromParts: new Signature("QuantizedTensor.fromParts", {
-    options: ["codes", "absmax", "code", "blocksize", "shape", "dtype", "nested"],
-    native: { nested_code: "nested.code", nested_block: "nested.blocksize", nested_absmax: "nested.absmax" },
+    options: ["codes", "absmax", "offsets", "code", "blocksize", "shape", "dtype", "nested"],
+    native: {
+      nested_code: "nested.code",
+      nested_block: "nested.blocksize",
+      nested_absmax: "nested.absmax",
+      nested_offsets: "nested.offsets",
+    },
   }),
-  nested: new Signature("QuantizedTensor.fromParts", { options: ["absmax", "code", "blocksize", "offset"] }),
+  nested: new Signature("QuantizedTensor.fromParts", { options: ["absmax", "code", "blocksize", "offset", "offsets"] }),
   part: new Signature("QuantizedTensor"),
   matmul: new Signature("QuantizedTensor.matmul", { options: ["bias", "precision"] }),
   to: new Signature("QuantizedTensor.to"),

@@ -118,14 +118,22 @@ export class Signature {
 
   // ── Arguments ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** The address of a tensor. */
+  /** The address of a tensor that has elements. */
   tensor(value: unknown, argument: string): NativePointer {
+    const pointer = this.#handle(value, argument, "Tensor");
+    if (NativeObject.isEmpty(value as NativeObject))
+      throw this.fail(`${argument} is ${value}, expected at least one element.`);
+    return pointer;
+  }
+
+  /** The address of a tensor that may have no rows, as a batch may: which is for the caller to look at. */
+  batch(value: unknown, argument: string): NativePointer {
     return this.#handle(value, argument, "Tensor");
   }
 
   /** The address of a tensor that may be left out, null then. */
   tensorIf(value: unknown, argument: string): NativePointer | null {
-    return value === undefined ? null : this.#handle(value, argument, "Tensor");
+    return value === undefined ? null : this.tensor(value, argument);
   }
 
   quantized(value: unknown, argument: string): NativePointer {
@@ -134,6 +142,10 @@ export class Signature {
 
   codebook(value: unknown, argument: string): NativePointer {
     return this.#handle(value, argument, "Codebook");
+  }
+
+  cache(value: unknown, argument: string): NativePointer {
+    return this.#handle(value, argument, "KvCache");
   }
 
   device(value: unknown, argument = "device"): NativePointer {
@@ -214,15 +226,17 @@ export class Signature {
     return code;
   }
 
-  /** A copy of a shape, which its giver can no longer change. */
-  shape(value: unknown, argument = "shape"): Shape {
+  /** A copy of a shape, which its giver can no longer change. A dimension may be 0: there is no element then. */
+  shape(value: unknown, argument = "shape", least = 0): Shape {
     if (!Array.isArray(value)) throw this.wrong(argument, value, "an array of dimensions, such as [2, 3]");
     const shape: number[] = [];
     const { length } = value;
     for (let i = 0; i < length; i++) shape.push(value[i]);
     for (const dimension of shape)
-      if (!Number.isSafeInteger(dimension) || dimension < 1)
-        throw this.fail(`${argument} is ${show(shape)}, expected whole numbers of at least 1 in every dimension.`);
+      if (!Number.isSafeInteger(dimension) || dimension < least)
+        throw this.fail(
+          `${argument} is ${show(shape)}, expected whole numbers of at least ${least} in every dimension.`,
+        );
     if (!Number.isSafeInteger(sizeOf(shape)))
       throw this.fail(`${argument} is ${format(shape)}, which has more elements than can be counted.`);
     return shape;

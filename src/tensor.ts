@@ -3,6 +3,7 @@ import { currentDevice, type Device, type DeviceName, deviceOf } from "./device.
 import {
   type ArrayOf,
   arrayBytes,
+  arrayLength,
   arrays,
   type DType,
   type DTypeOf,
@@ -12,7 +13,7 @@ import {
   type TensorValues,
 } from "./dtype.ts";
 import { Handle } from "./handle.ts";
-import { formatValues, inspect } from "./inspect.ts";
+import { edgeItems, elementsMax, formatValues, inspect } from "./inspect.ts";
 import { dtypes, floatDtypes, type NativePointer, native, size } from "./native.ts";
 import { format, matrixOf, type Shape, sizeOf } from "./shape.ts";
 import { Signature, show } from "./signature.ts";
@@ -110,7 +111,7 @@ export class Tensor<D extends DType = DType> extends Handle {
       throw me.fail(`values is a ${arrays[held].name}, which can't become ${dtype}: give a ${arrays[dtype].name}.`);
     if (sizeOf(to) !== sizeOf(shape))
       throw me.fail(`shape ${format(to)} has ${sizeOf(to)} elements, but values has ${sizeOf(shape)}.`);
-    if (sizeOf(shape) === 0) throw me.fail("values is empty, expected at least one number.");
+    if (sizeOf(to) === 0) return Tensor.empty(me, dtype ?? held, to, device);
     const bytes = size(arrayBytes(array));
     const pointer = native.bnb_tensor_from(me.device(device), dtypes[held], ...matrixOf(to), array, bytes);
     const made = new Tensor(me.made(pointer), held, to, device);
@@ -126,7 +127,18 @@ export class Tensor<D extends DType = DType> extends Handle {
     const to = me.shape(shape);
     const code = me.code(dtype, "dtype", dtypes);
     const device = deviceOf(me, where);
+    if (sizeOf(to) === 0) return Tensor.empty(me, dtype, to, device);
     return new Tensor(me.made(native.bnb_tensor_zeros(me.device(device), code, ...matrixOf(to))), dtype, to, device);
+  }
+
+  /**
+   * @internal A tensor without elements, such as a batch of no rows. The native library has no such thing, and no operation
+   * hands it over: what stands behind it is one element, for its dtype, its device and its lifetime.
+   */
+  static empty<D extends DType>(me: Signature, dtype: D, shape: Shape, device: Device): Tensor<D> {
+    const code = me.code(dtype, "dtype", dtypes);
+    const pointer = native.bnb_tensor_zeros(me.device(device), code, ...matrixOf([1]));
+    return new Tensor(me.made(pointer), dtype, shape, device);
   }
 
   /** The number of elements. */
@@ -143,7 +155,9 @@ export class Tensor<D extends DType = DType> extends Handle {
   read(): ArrayOf[D] {
     const me = signatures.read;
     const values = new arrays[this.dtype](this.size) as ArrayOf[D];
-    me.check(native.bnb_tensor_read(me.tensor(this, "this"), values as TensorValues, size(values.byteLength)));
+    const pointer = me.batch(this, "this");
+    if (this.size === 0) return values;
+    me.check(native.bnb_tensor_read(pointer, values as TensorValues, size(values.byteLength)));
     return values;
   }
 
@@ -159,7 +173,11 @@ export class Tensor<D extends DType = DType> extends Handle {
     const me = signatures.write;
     if (dtypeOfArray(values) !== this.dtype)
       throw me.wrong("values", values, `a ${arrays[this.dtype].name} for ${this.dtype}`);
-    me.check(native.bnb_tensor_write(me.tensor(this, "this"), values as TensorValues, size(arrayBytes(values))));
+    const pointer = me.batch(this, "this");
+    if (arrayLength(values) !== this.size)
+      throw me.fail(`values has ${arrayLength(values)} elements, expected ${this.size}.`);
+    if (this.size === 0) return;
+    me.check(native.bnb_tensor_write(pointer, values as TensorValues, size(arrayBytes(values))));
   }
 
   /** A copy in another float dtype, rounded to nearest even. @throws BnbError if either dtype is an integer one */
@@ -170,14 +188,15 @@ export class Tensor<D extends DType = DType> extends Handle {
   /** @internal {@link cast} under another function's name. */
   castAs<To extends FloatDType>(me: Signature, dtype: To): Tensor<To> {
     const code = me.code(dtype, "dtype", floatDtypes);
-    return new Tensor(me.made(native.bnb_cast(me.tensor(this, "this"), code)), dtype, this.#shape, this.device);
+    const pointer = native.bnb_cast(me.batch(this, "this"), code); // of the one element that stands for none too
+    return new Tensor(me.made(pointer), dtype, this.#shape, this.device);
   }
 
   /** The same memory under another shape. One dimension may be -1: what is left over. */
   reshape(shape: Shape): Tensor<D> {
     const me = signatures.reshape;
     const full = this.#filled(shape);
-    const pointer = native.bnb_tensor_reshape(me.tensor(this, "this"), ...matrixOf(full));
+    const pointer = native.bnb_tensor_reshape(me.batch(this, "this"), ...matrixOf(this.size === 0 ? [1] : full));
     return new Tensor(me.made(pointer), this.dtype, full, this.device);
   }
 
@@ -202,11 +221,35 @@ export class Tensor<D extends DType = DType> extends Handle {
     );
   }
 
+  /**
+   * The rows from `start` up to, not including, `end`; a row is all that the first dimension counts. Negative numbers count
+   * from the end, as for arrays. It shares the memory where it begins at a multiple of 16 bytes, and is a copy elsewhere.
+   */
+  slice(start = 0, end?: number): Tensor<D> {
+    const me = signatures.slice;
+    const [rows, ...rest] = this.#shape;
+    if (rows === undefined) throw me.fail(`${this} has no dimension to take a part of.`);
+    const at = (value: number, argument: string) => {
+      const whole = me.whole(value, argument, Number.MIN_SAFE_INTEGER);
+      return Math.min(whole < 0 ? Math.max(rows + whole, 0) : whole, rows);
+    };
+    const from = at(start, "start");
+    const count = Math.max((end === undefined ? rows : at(end, "end")) - from, 0);
+    const shape = [count, ...rest];
+    const pointer = me.batch(this, "this");
+    if (sizeOf(shape) === 0) return Tensor.empty(me, this.dtype, shape, this.device);
+    using column = rest.length === 0 ? this.reshape([rows, 1]) : undefined; // else a vector is one row of the library's
+    const each = sizeOf(rest.slice(0, -1));
+    const made = native.bnb_tensor_slice(column?.pointer ?? pointer, size(from * each), size(count * each));
+    using part = new Tensor(me.made(made), this.dtype, [count, ...(column ? [1] : rest)], this.device);
+    return part.reshape(shape);
+  }
+
   /** A copy on another device. */
   to(device: Device | DeviceName): Tensor<D> {
     const me = signatures.to;
     const target = deviceOf(me, device);
-    const pointer = native.bnb_tensor_to(me.tensor(this, "this"), me.device(target));
+    const pointer = native.bnb_tensor_to(me.batch(this, "this"), me.device(target));
     return new Tensor(me.made(pointer), this.dtype, this.#shape, target);
   }
 
@@ -226,12 +269,25 @@ export class Tensor<D extends DType = DType> extends Handle {
     return { dtype: this.dtype, shape: this.shape, device: this.device.kind };
   }
 
+  /** The values by place; of a large tensor only the rows that are shown are read. */
+  #shownValues(): (at: number) => number {
+    const read = (part: Tensor) => (Object.hasOwn(floatDtypes, part.dtype) ? part.readFloat32() : part.read());
+    const rows = this.#shape[0] ?? 1;
+    if (this.size <= elementsMax || rows <= 2 * edgeItems) {
+      const values = read(this);
+      return (at) => values[at]!;
+    }
+    using head = this.slice(0, edgeItems);
+    using tail = this.slice(-edgeItems);
+    const [first, last] = [read(head), read(tail)];
+    return (at) => first[at] ?? last[at - this.size + last.length]!;
+  }
+
   /** What console.log shows: what the tensor is, and its values, or the first and last of them. Waits as read() does. */
   [inspect](): string {
     if (this.disposed) return `${this} disposed`;
-    const isFloat = Object.hasOwn(floatDtypes, this.dtype);
-    const values = isFloat ? this.readFloat32() : (this.read() as Int32Array);
-    const text = formatValues(values, this.#shape);
+    if (this.size === 0) return `${this} []`;
+    const text = formatValues(this.#shownValues(), this.#shape);
     return `${this}${text.includes("\n") ? "\n" : " "}${text}`;
   }
 }
@@ -243,5 +299,6 @@ const signatures = {
   write: new Signature("Tensor.write", { native: { data: "values" } }),
   cast: new Signature("Tensor.cast", { native: { x: "the tensor" } }),
   reshape: new Signature("Tensor.reshape"),
+  slice: new Signature("Tensor.slice"),
   to: new Signature("Tensor.to"),
 };

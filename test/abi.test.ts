@@ -5,6 +5,8 @@ import { describe, expect, test } from "bun:test";
 import { statuses } from "../src/error.ts";
 import { version } from "../src/index.ts";
 import {
+  activations,
+  attentionOptions,
   counters,
   dtypes,
   hyperparameters,
@@ -12,6 +14,7 @@ import {
   parts,
   precisions,
   scaleRules,
+  sizes,
   symbols,
 } from "../src/native.ts";
 import { declarations, enumMembers, header } from "./header.ts";
@@ -27,7 +30,7 @@ function ffiType(declaration: string, isResult: boolean): FFIType {
   if (/^int32_t\b/.test(type)) return FFIType.i32;
   if (/^float\b/.test(type)) return FFIType.f32;
   if (/^double\b/.test(type)) return FFIType.f64;
-  if (/^bnb_(status|dtype|precision|scales|part|counter|optimizer)\b/.test(type)) return FFIType.i32;
+  if (/^bnb_(status|dtype|precision|scales|part|counter|size|optimizer|activation)\b/.test(type)) return FFIType.i32;
   throw new Error(`bnb.h uses a type that the ABI has no row for: ${declaration}`);
 }
 
@@ -45,12 +48,16 @@ test("every function of bnb.h has its row in native.ts, and no other row is ther
 
 const camelCase = (name: string) => name.toLowerCase().replace(/_(\w)/g, (_, letter: string) => letter.toUpperCase());
 
-test("bnb_hyperparameters is an array of doubles, in native.ts's order", () => {
-  const body = /typedef struct bnb_hyperparameters \{([\s\S]*?)\}/.exec(header)![1]!;
+test.each([
+  ["bnb_hyperparameters", hyperparameters],
+  ["bnb_attention_options", attentionOptions],
+])("%s is an array of doubles, in native.ts's order", (struct, order) => {
+  const members = new RegExp(`typedef struct ${struct} \\{([\\s\\S]*?)\\}`).exec(header)![1]!;
+  const body = members.replace(/\/\*[\s\S]*?\*\//g, "");
   const declarations = body.split(";").filter((line) => line.trim());
   for (const declaration of declarations) expect(declaration.trim()).toStartWith("double ");
   const names = declarations.flatMap((line) => line.replace(/^\s*double/, "").split(",")).map((name) => name.trim());
-  expect(hyperparameters as readonly string[]).toEqual(names.map(camelCase));
+  expect(order as readonly string[]).toEqual(names.map(camelCase));
 });
 
 /** An enum's members without their prefix, in camelCase. */
@@ -74,7 +81,9 @@ describe("enums", () => {
     ["bnb_scales", "BNB_SCALES_", scaleRules],
     ["bnb_part", "BNB_PART_", parts],
     ["bnb_counter", "BNB_COUNTER_", counters],
+    ["bnb_size", "BNB_SIZE_", sizes],
     ["bnb_optimizer", "BNB_OPTIMIZER_", optimizers],
+    ["bnb_activation", "BNB_ACTIVATION_", activations],
   ])("%s", (name, prefix, table) => {
     expect(table as unknown).toEqual(enumOf(name, prefix));
   });

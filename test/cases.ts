@@ -56,7 +56,7 @@ export const codebooksOfOtherBits: Readonly<Record<string, Codebook>> = {
 };
 
 /** 4-bit block sizes that are legal. */
-export const blocksizes4 = [32, 64, 128, 256, 512, 1024, 2048, 4096] as const;
+export const blocksizes4 = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096] as const;
 
 /** 8-bit block sizes: upstream's, and some that only a general loop serves. */
 export const blocksizes8 = [64, 256, 4096, 1, 7, 100] as const;

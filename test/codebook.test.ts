@@ -1,6 +1,14 @@
 // Owns the test that every codebook has upstream's bits, and that codebooks of the user's own are checked.
 import { describe, expect, test } from "bun:test";
-import { Codebook, createDynamicMap, createFp8Map, createLinearMap, createNormalMap } from "../src/index.ts";
+import {
+  Codebook,
+  createDynamicMap,
+  createFp8Map,
+  createLinearMap,
+  createNormalMap,
+  quantize4bit,
+  Tensor,
+} from "../src/index.ts";
 import kbits from "./golden/kbits.json";
 import tables from "./golden/tables.json";
 import { errorOf } from "./reference.ts";
@@ -104,6 +112,40 @@ test("a signed linear map without a zero is even", () => {
   expect([...createLinearMap(true, 2, false).values].map((value) => +value.toFixed(6))).toEqual([
     -1, -0.333333, 0.333333, 1,
   ]);
+});
+
+/** Upstream's create_dynamic_map, in float64, line by line. */
+function dynamicMap(maxExponentBits: number, totalBits: number): number[] {
+  const valueBits = totalBits - 1;
+  const data: number[] = [0, 1];
+  const decade = (items: number, exponent: number) => {
+    const boundary = (i: number) => 0.1 + (0.9 * i) / (items - 1);
+    for (let i = 0; i + 1 < items; i++) {
+      const mean = ((boundary(i) + boundary(i + 1)) / 2) * 10 ** exponent;
+      data.push(mean, -mean);
+    }
+  };
+  for (let i = 0; i < maxExponentBits; i++)
+    decade(Math.trunc(2 ** (i + valueBits - maxExponentBits) + 1), i - (maxExponentBits - 1));
+  const additional = 2 ** (valueBits - maxExponentBits) - 1;
+  if (additional > 0) decade(additional + 1, 0);
+  return data.sort((a, b) => a - b);
+}
+
+test.each([2, 3, 4, 5, 6, 7, 8])("createDynamicMap(true, %i, b), as upstream's own tests call it", (bits) => {
+  const { values } = createDynamicMap(true, bits, bits);
+  expect(values.length).toBe(2 ** bits);
+  for (const [i, want] of dynamicMap(bits, bits).entries()) expect(values[i]).toBeCloseTo(want, 6);
+  expect(errorOf(() => createDynamicMap(false, bits, bits)).message).toContain("maxExponentBits");
+});
+
+test("a named codebook is everybody's: to dispose of it changes nothing", () => {
+  {
+    using c = Codebook.named("nf4");
+    c.dispose();
+  }
+  expect(Codebook.named("nf4").values[0]).toBe(-1);
+  expect(quantize4bit(Tensor.from([1, -1])).quantType).toBe("nf4");
 });
 
 describe("codebooks of the user's own", () => {

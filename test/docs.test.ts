@@ -1,12 +1,13 @@
 // Owns the test that every public name is documented, with an example that compiles, runs, and gives what it says.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { quantizeCheckpoint } from "../src/checkpoint/transform.ts";
 import * as api from "../src/index.ts";
 import { exampleOf, moduleOf } from "./docs/examples.ts";
 import { publicNames } from "./docs/names.ts";
+import { tiny } from "./model/fixtures.ts";
 import { ggufFile, llamaDirectory, llamaGgufMetadata, llamaGgufTensors } from "./models.ts";
 
 const root = resolve(import.meta.dir, "..");
@@ -42,6 +43,8 @@ describe("the examples", () => {
   beforeAll(async () => {
     await llamaDirectory(join(models, "model"));
     await quantizeCheckpoint(join(models, "model"), { output: join(models, "model-nf4") });
+    symlinkSync(tiny("llama"), join(models, "tiny-llama"));
+    symlinkSync(tiny("bert"), join(models, "tiny-bert"));
     writeFileSync(join(models, "model.gguf"), ggufFile(llamaGgufMetadata, llamaGgufTensors));
 
     // Names that share a docstring share its example.

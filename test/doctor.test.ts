@@ -157,7 +157,7 @@ test("a device that computes wrongly is told with its numbers", () => {
 });
 
 test.each([
-  [{ BNB_DEVICE: "cuda" }, /^BNB_DEVICE asks for cuda\. .*use "cpu", or unset BNB_DEVICE\.$/],
+  [{ BNB_DEVICE: "cuda" }, /^BNB_DEVICE asks for cuda\. .*"cpu", or unset BNB_DEVICE\.$/],
   [{ BNB_DEVICE: "gpu" }, /^BNB_DEVICE is "gpu", expected "metal", "cuda" or "cpu": unset it/],
   [{ BNB_ISA: "abacus" }, /^BNB_ISA is "abacus", expected one that this processor has: .*; unset it/],
   [{ BNB_NUM_THREADS: "x", BNB_DEVICE: "cuda" }, /^BNB_NUM_THREADS is "x", expected .* or unset it/],

@@ -12,6 +12,7 @@ import { dtypes, native, size } from "../src/native.ts";
 import { Signature } from "../src/signature.ts";
 import {
   f32,
+  type GgufMetadata,
   type GgufTensorSpec,
   ggufFile,
   llamaGgufMetadata as metadata,
@@ -24,7 +25,11 @@ const scratch = mkdtempSync(join(tmpdir(), "bnb-gguf-"));
 afterAll(() => rmSync(scratch, { recursive: true }));
 let files = 0;
 
-const types = { F32: 0, F16: 1, Q4_0: 2, Q4_1: 3, Q5_0: 6, Q5_1: 7, Q8_0: 8, Q4_K: 12, Q5_K: 13, Q6_K: 14, BF16: 30 };
+const types = {
+  ...{ F32: 0, F16: 1, Q4_0: 2, Q4_1: 3, Q5_0: 6, Q5_1: 7, Q8_0: 8, Q2_K: 10, Q3_K: 11, Q4_K: 12, Q5_K: 13, Q6_K: 14 },
+  ...{ IQ2_XXS: 16, IQ2_XS: 17, IQ3_XXS: 18, IQ1_S: 19, IQ4_NL: 20, IQ3_S: 21, IQ2_S: 22, IQ4_XS: 23, IQ1_M: 29 },
+  ...{ BF16: 30, TQ1_0: 34, TQ2_0: 35, MXFP4: 39, NVFP4: 40 },
+};
 
 function expand(type: number, rows: number, columns: number, data: Uint8Array, dtype: FloatDType = "float32"): Tensor {
   const pointer = native.bnb_tensor_from_gguf(
@@ -56,17 +61,32 @@ describe("blocks", () => {
     expect(tensor.readFloat32()).toEqual(expected);
   });
 
+  // gguf-py has no Q8_K, in which llama.cpp keeps activations: a float and 256 signed bytes, then sums.
+  test("Q8_K is its float times its bytes", () => {
+    const block = new Uint8Array(292).map((_, i) => i * 7);
+    new DataView(block.buffer).setFloat32(0, 0.37, true);
+    using tensor = expand(15, 1, 256, block);
+    const expected = Float32Array.from(new Int8Array(block.buffer, 4, 256), (code) => Math.fround(0.37) * code);
+    expect(tensor.read() as Float32Array).toEqual(expected);
+  });
+
   test("what is wrong is named", () => {
     expect(() => expand(2, 1, 32, new Uint8Array(17))).toThrow(/data has 17 bytes, expected 18 for Q4_0 \[1, 32\]/);
     expect(() => expand(2, 1, 33, new Uint8Array(18))).toThrow(/columns is 33, expected a multiple of Q4_0's 32/);
-    expect(() => expand(19, 1, 32, new Uint8Array(18))).toThrow(/type is 19/);
+    expect(() => expand(31, 1, 32, new Uint8Array(18))).toThrow(/type is 31/);
     expect(() => expand(4, 1, 32, new Uint8Array(18))).toThrow(/type is 4/);
     expect(() => expand(2 ** 31, 1, 32, new Uint8Array(18))).toThrow(/type is 2147483648/);
     expect(() => expand(0, 2 ** 40, 2 ** 40, new Uint8Array(4))).toThrow(BnbError);
   });
 });
 
-function write(extra: Record<string, string | number> = {}, list: readonly GgufTensorSpec[] = tensors): string {
+/** The llama's tensors, with one in the place of that of its name, or behind them. */
+function withTensor(spec: GgufTensorSpec): GgufTensorSpec[] {
+  const rest = tensors.filter(({ name }) => name !== spec.name);
+  return [...rest, spec];
+}
+
+function write(extra: GgufMetadata = {}, list: readonly GgufTensorSpec[] = tensors): string {
   const path = join(scratch, `${files++}.gguf`);
   writeFileSync(path, ggufFile({ ...metadata, ...extra }, list));
   return path;
@@ -125,8 +145,8 @@ describe("files", () => {
     const original = weights(rows * 64);
     const data = new Uint8Array(permute(original, rows, heads).buffer);
     const name = `blk.0.attn_${which}.weight`;
-    using model = await openGguf(write({}, [tensors[0]!, { name, shape: [rows, 64], type: 0, data }]));
-    const bytes = model.tensors[1]!.read();
+    using model = await openGguf(write({}, withTensor({ name, shape: [rows, 64], type: 0, data })));
+    const bytes = model.tensors.at(-1)!.read();
     expect(new Float32Array(bytes.buffer, bytes.byteOffset, original.length)).toEqual(original);
   });
 
@@ -135,11 +155,11 @@ describe("files", () => {
       Object.entries(metadata).map(([key, value]) => [key.replace("llama.", "qwen2."), value]),
     );
     const path = join(scratch, "qwen.gguf");
-    const list = [tensors[0]!, tensors[2]!, f32("blk.0.attn_q.bias", [64]), f32("output.weight", [10, 64])];
+    const list = [...tensors, f32("blk.0.attn_q.bias", [64]), f32("output.weight", [10, 64])];
     writeFileSync(path, ggufFile({ ...qwen, "general.architecture": "qwen2" }, list));
     using model = await openGguf(path);
-    expect(Buffer.compare(model.tensors[1]!.read(), tensors[2]!.data)).toBe(0);
-    expect(model.tensors.map(({ name }) => name).slice(2)).toEqual([
+    expect(Buffer.compare(model.tensors[2]!.read(), tensors[2]!.data)).toBe(0);
+    expect(model.tensors.map(({ name }) => name).slice(-2)).toEqual([
       "model.layers.0.self_attn.q_proj.bias",
       "lm_head.weight",
     ]);
@@ -150,7 +170,7 @@ describe("files", () => {
     const output = join(scratch, "nf4");
     const report = await convertGguf(write(), { output, quantType: "nf4" });
     expect(report.weights).toBe(7);
-    expect(report.notes.join()).toMatch(/tokenizer is not carried over/);
+    expect(report.notes.join()).toMatch(/has no tokenizer: copy tokenizer.json/);
     using file = openSafetensors(join(output, "model.safetensors"));
     expect(file.tensor("model.layers.0.mlp.up_proj.weight").shape).toEqual([96 * 32, 1]);
     expect(file.tensor("model.embed_tokens.weight").dtype).toBe("BF16");
@@ -194,20 +214,60 @@ describe("files", () => {
   });
 
   const refused: [string, RegExp, () => string][] = [
-    ["another architecture", /has architecture gemma; llama/, () => write({ "general.architecture": "gemma" })],
-    ["one part of several", /is one of several/, () => write({ "split.count": 2 })],
+    ["another architecture", /has architecture mamba; llama/, () => write({ "general.architecture": "mamba" })],
     [
       "a tensor without a place",
       /blk.0.ffn_gate_exps.weight has no place/,
-      () => write({}, [f32("blk.0.ffn_gate_exps.weight", [1])]),
+      () => write({}, [...tensors, f32("blk.0.ffn_gate_exps.weight", [1])]),
     ],
-    ["a type that is not read", /has GGML type 10; F32/, () => write({}, [{ ...tensors[0]!, type: 10 }])],
+    [
+      "a type that holds no weights",
+      /has GGML's type I32; F32, F16/,
+      () => write({}, withTensor({ ...tensors[1]!, type: 26 })),
+    ],
+    [
+      "a type of the future",
+      /has GGML's type number 99, which is newer/,
+      () => write({}, withTensor({ ...tensors[1]!, type: 99 })),
+    ],
     [
       "rows that are no multiple of a block",
       /rows of 48 elements/,
-      () => write({}, [{ ...tensors[0]!, shape: [10, 48], type: 2 }]),
+      () => write({}, withTensor({ ...tensors[0]!, shape: [10, 48], type: 2 })),
     ],
-    ["no embedding", /has no token_embd.weight/, () => write({}, [tensors[1]!])],
+    ["no embedding", /has no token_embd.weight/, () => write({}, tensors.slice(1))],
+    [
+      "a layer without one of its weights",
+      /has no blk.0.ffn_down.weight, which a model of its architecture needs/,
+      () =>
+        write(
+          {},
+          tensors.filter(({ name }) => name !== "blk.0.ffn_down.weight"),
+        ),
+    ],
+    [
+      "a layer beyond the last",
+      /says 1 layers, and it has blk.1.ffn_up/,
+      () => write({}, [...tensors, f32("blk.1.ffn_up.weight", [96, 64])]),
+    ],
+    ["more layers than tensors", /says 4000000000 layers/, () => write({ "llama.block_count": 4e9 })],
+    ["an adapter", /is an adapter \(LoRA\), not a model/, () => write({ "general.type": "adapter" })],
+    ["an alignment that is none", /alignment is 33, expected a power of two/, () => write({ "general.alignment": 33 })],
+    [
+      "an epsilon that is none",
+      /epsilon is NaN, expected a finite/,
+      () => write({ "llama.attention.layer_norm_rms_epsilon": Number.NaN }),
+    ],
+    [
+      "a token that is text",
+      /bos_token_id is x, expected a number/,
+      () => write({ "tokenizer.ggml.bos_token_id": "x" }),
+    ],
+    [
+      "scaling of a kind that is none",
+      /scaling.type is odd with the factor/,
+      () => write({ "llama.rope.scaling.type": "odd" }),
+    ],
     ["heads that do not divide", /64 rows do not fit 5 heads/, () => write({ "llama.attention.head_count": 5 })],
     ["metadata that is text", /block_count is x, expected a count/, () => write({ "llama.block_count": "x" })],
     ["a tensor twice", /has the tensor "output_norm.weight" twice/, () => write({}, [...tensors, tensors.at(-1)!])],
@@ -220,6 +280,17 @@ describe("files", () => {
     const opening = openGguf(path).then((model) => model.tensors.map((tensor) => tensor.read()));
     await expect(opening).rejects.toThrow(message);
     await opening.catch((error) => expect(error).toBeInstanceOf(BnbError));
+  });
+
+  test("text that is not UTF-8 is refused, in keys, values and names", async () => {
+    const path = write({ "general.name": "a model" });
+    const whole = readFileSync(path);
+    for (const text of ["general.name", "a model", "token_embd.weight"]) {
+      const bytes = Buffer.from(whole);
+      bytes[bytes.indexOf(text)] = 0xff;
+      writeFileSync(path, bytes);
+      await expect(openGguf(path)).rejects.toThrow(/the text that ends at byte \d+ is not UTF-8/);
+    }
   });
 
   test("truncated anywhere, a file is refused and named", async () => {

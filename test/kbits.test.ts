@@ -79,9 +79,9 @@ describe.each(testDevices)("on %s", (_, device) => {
   test("what does not fit is refused, with a sentence", () => {
     const code = Codebook.named("nf3");
     using w = Tensor.from(normal(128), [2, 64], { device });
-    for (const blocksize of [8, 16, 48, 8192])
+    for (const blocksize of [8, 17, 48, 8192])
       expect(errorOf(() => quantizeBlockwise(w, { code, blocksize })).message).toContain(
-        `blocksize is ${blocksize}, expected a power of two from 32 to 4096 for 3-bit codes`,
+        `blocksize is ${blocksize}, expected a power of two from 16 to 4096 for 3-bit codes`,
       );
     const bytes = (count: number) => Tensor.from(new Uint8Array(count), [count], { device });
     const absmax = Tensor.from(new Float32Array(2), [2], { device });

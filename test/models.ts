@@ -60,16 +60,19 @@ export interface GgufTensorSpec {
   readonly data: Uint8Array;
 }
 
-/** A GGUF file of version 3. Integers become uint32, other numbers float32. */
-export function ggufFile(metadata: Record<string, string | number>, tensors: readonly GgufTensorSpec[]): Uint8Array {
+export type GgufMetadata = Record<string, string | number | boolean | readonly string[] | readonly number[]>;
+
+/** A GGUF file of version 3. Integers become uint32, other numbers float32, also in lists. */
+export function ggufFile(metadata: GgufMetadata, tensors: readonly GgufTensorSpec[]): Uint8Array {
   const typed: Record<string, unknown> = {
     version: { value: 3, type: GGUFValueType.UINT32 },
     tensor_count: { value: BigInt(tensors.length), type: GGUFValueType.UINT64 },
     kv_count: { value: BigInt(Object.keys(metadata).length), type: GGUFValueType.UINT64 },
   };
   for (const [key, value] of Object.entries(metadata)) {
-    const number = Number.isInteger(value) ? GGUFValueType.UINT32 : GGUFValueType.FLOAT32;
-    typed[key] = { value, type: typeof value === "string" ? GGUFValueType.STRING : number };
+    typed[key] = Array.isArray(value)
+      ? { value, type: GGUFValueType.ARRAY, subType: ggufType(value[0], value) }
+      : { value, type: ggufType(value, [value]) };
   }
   // Unpadded, since the tensors' entries follow the metadata directly.
   const head = serializeGgufMetadata(typed as unknown as GGUFTypedMetadata, { alignment: 1 });
@@ -91,6 +94,12 @@ export function ggufFile(metadata: Record<string, string | number>, tensors: rea
   return Buffer.concat([header, Buffer.alloc(pad(header.length) - header.length), ...body]);
 }
 
+function ggufType(value: unknown, all: readonly unknown[]): GGUFValueType {
+  if (typeof value === "string") return GGUFValueType.STRING;
+  if (typeof value === "boolean") return GGUFValueType.BOOL;
+  return all.every(Number.isInteger) ? GGUFValueType.UINT32 : GGUFValueType.FLOAT32;
+}
+
 const pad = (bytes: number) => Math.ceil(bytes / 32) * 32;
 
 /** A tensor of float32 weights. */
@@ -103,7 +112,7 @@ export const f32 = (name: string, shape: number[], seed = 1): GgufTensorSpec => 
 };
 
 /** A llama of one layer, as GGUF says it. */
-export const llamaGgufMetadata: Record<string, string | number> = {
+export const llamaGgufMetadata: GgufMetadata = {
   "general.architecture": "llama",
   "llama.block_count": 1,
   "llama.context_length": 128,

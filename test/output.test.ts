@@ -1,5 +1,5 @@
-// The folder that a model is written into, as a transaction: what is refused before any work, what stays of the user's, what
-// becomes of other writers and of what they left behind.
+// The folder that a model is written into, as a transaction: what is refused before any work, what stays of the
+// user's, what becomes of other writers and of what they left behind.
 import { afterAll, afterEach, describe, expect, test } from "bun:test";
 import fs from "node:fs";
 import { hostname, tmpdir } from "node:os";
@@ -186,6 +186,7 @@ describe("what is the user's", () => {
     const mine = ["notes.txt", ".git", "onnx/mine.txt", "onnx/deep/x"];
     for (const name of mine) fs.writeFileSync(join(output, name), name);
     fs.chmodSync(join(output, "notes.txt"), 0o600);
+    fs.chmodSync(join(output, "onnx/deep"), 0o500);
     fs.symlinkSync("../elsewhere", join(output, "link"));
     const before = mine.map((name) => fs.statSync(join(output, name)).ino);
     const { notes } = await write(output, "new", { force: true, input: model });
@@ -344,6 +345,30 @@ describe("where the folder can't be exchanged", () => {
     expect(fs.readdirSync(output).filter((name) => name.startsWith("."))).toEqual([]);
   });
 
+  test("a folder that a user may write to, but not beside it, is written to", () => {
+    const folder = fresh();
+    const output = join(folder, "out");
+    fs.mkdirSync(output);
+    // Root may write anywhere, so the child becomes nobody first.
+    if (process.getuid?.() === 0) fs.chownSync(output, 65534, 65534);
+    fs.chmodSync(folder, 0o555);
+    fs.chmodSync(scratch, 0o755);
+    const program = `
+      import { intoDirectory } from ${JSON.stringify(join(import.meta.dir, "../src/checkpoint/output.ts"))};
+      import { writeText } from ${JSON.stringify(join(import.meta.dir, "../src/checkpoint/staging.ts"))};
+      if (process.getuid() === 0) { process.setgid(65534); process.setuid(65534); }
+      for (const text of ["old", "new"])
+        await intoDirectory({ output: ${JSON.stringify(output)}, force: true }, { bytes: 1 }, async (folder) => {
+          writeText(folder + "/model.safetensors", text);
+          return {};
+        });`;
+    const { stderr } = Bun.spawnSync([process.execPath, "-e", program], { cwd: "/" });
+    fs.chmodSync(folder, 0o755);
+    expect(stderr.toString()).toBe("");
+    expect(fs.readdirSync(output)).toEqual(["model.safetensors"]);
+    expect(textOf(join(output, "model.safetensors"))).toBe("new");
+  });
+
   const canMount =
     Bun.which("unshare") !== null &&
     Bun.spawnSync(["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], { stderr: "ignore" }).success;
@@ -361,7 +386,8 @@ describe("where the folder can't be exchanged", () => {
           await quantizeCheckpoint(${JSON.stringify(model)}, { output, quantType, force: true });
           console.log(output, JSON.stringify((await verifyCheckpoint(output)).quantized));
         }
-      console.log([".", "disk", "bound", "disk/model"].flatMap((x) => fs.readdirSync(x)).filter((name) => name.endsWith(".tmp")).length);`;
+      const names = [".", "disk", "bound", "disk/model"].flatMap((folder) => fs.readdirSync(folder));
+      console.log(names.filter((name) => name.endsWith(".tmp")).length);`;
     const mounts = 'mount -t tmpfs tmpfs disk && mount --bind real bound && exec "$@"';
     const command = ["unshare", "-Urm", "sh", "-c", mounts, "sh", process.execPath, "-e", program];
     const { stdout, stderr } = Bun.spawnSync(command, { cwd: folder });
@@ -406,6 +432,28 @@ describe("other processes", () => {
     expect(() => new SafetensorsWriter(path, [])).toThrow(/is being written by process/);
   });
 
+  // Elsewhere the system does not tell of a process's threads, and the next process removes it.
+  test.skipIf(process.platform !== "linux")("what a terminated Worker left is removed by another thread", async () => {
+    const output = join(fresh(), "out");
+    const program = `
+      import { intoDirectory } from ${JSON.stringify(join(import.meta.dir, "../src/checkpoint/output.ts"))};
+      await intoDirectory({ output: ${JSON.stringify(output)} }, { bytes: 1 }, async () => {
+        postMessage("writing");
+        await new Promise(() => setInterval(() => {}, 1000));
+      });`;
+    const script = join(fresh(), "worker.ts");
+    fs.writeFileSync(script, program);
+    const worker = new Worker(script);
+    await new Promise((resolve) => worker.addEventListener("message", resolve, { once: true }));
+    await expect(write(output, "ours")).rejects.toThrow(/is being written by process/);
+    const [left] = fs.readdirSync(dirname(output));
+    const thread = JSON.parse(textOf(join(dirname(output), left!, "journal")).split("\n")[0]!).thread;
+    await worker.terminate();
+    while (fs.existsSync(join("/proc", thread))) await Bun.sleep(10);
+    expect((await write(output, "ours")).notes.join()).toMatch(/^Removed .* which was left unfinished/);
+    expect(fs.readdirSync(dirname(output))).toEqual(["out"]);
+  });
+
   test("what a killed one left is removed, with a sentence, but not what is no work of its own", async () => {
     const output = join(fresh(), "out");
     const names = () => fs.readdirSync(dirname(output)).filter((name) => name.endsWith(".tmp"));
@@ -423,6 +471,20 @@ describe("other processes", () => {
       expect(names()).toEqual(foreign ? [left!] : []);
       expect(textOf(join(output, "model.safetensors"))).toBe("ours");
     }
+  });
+
+  test("what a killed writer of one file left is removed by the next, with a warning", async () => {
+    const path = join(fresh(), "x.safetensors");
+    const program = (then: string) => `
+      import { SafetensorsWriter } from ${JSON.stringify(join(import.meta.dir, "../src/checkpoint/writer.ts"))};
+      using writer = new SafetensorsWriter(${JSON.stringify(path)}, [{ name: "x", dtype: "U8", shape: [1] }]);
+      writer.write("x", Uint8Array.of(1));
+      ${then}`;
+    Bun.spawnSync([process.execPath, "-e", program('process.kill(process.pid, "SIGKILL");')]);
+    expect(fs.readdirSync(dirname(path)).length).toBe(1);
+    const { stderr } = Bun.spawnSync([process.execPath, "-e", program("writer.commit();")]);
+    expect(stderr.toString()).toMatch(/Warning: Removed .*, which was left unfinished by process/);
+    expect(fs.readdirSync(dirname(path))).toEqual(["x.safetensors"]);
   });
 
   test("what was kept after an error, or replaced when the power went, is never removed", async () => {

@@ -1,12 +1,20 @@
-// What the command prints: nothing that a terminal would obey, all of it or an error, and no stack where a pipe is closed.
-import { describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+// What the command prints: nothing that a terminal would obey, all of it or an error, and no stack where a pipe is
+// closed.
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { table } from "../src/cli/table.ts";
 import { BnbError } from "../src/error.ts";
 import { printable, printableLines } from "../src/printable.ts";
+import { llamaDirectory } from "./models.ts";
 
 const root = resolve(import.meta.dir, "..");
 const main = join(root, "src/cli/main.ts");
+
+const model = mkdtempSync(join(tmpdir(), "bnb-printing-"));
+afterAll(() => rmSync(model, { recursive: true }));
+await llamaDirectory(model);
 
 describe("the escape", () => {
   test.each([
@@ -28,6 +36,11 @@ describe("the escape", () => {
   });
 });
 
+test("a table has as many rows as there are", () => {
+  const rows = Array.from({ length: 300_000 }, (_, row) => [`tensor ${row}`, String(row)]);
+  expect(table([["name", "number"], ...rows]).split("\n").length).toBe(300_002);
+});
+
 test("the command writes by print.ts only", () => {
   const sources = [...new Bun.Glob("src/cli/*.ts").scanSync(root)].filter((path) => !path.endsWith("/print.ts"));
   expect(sources.length).toBeGreaterThan(10);
@@ -39,7 +52,7 @@ test("the command writes by print.ts only", () => {
 
 const shell = (command: string) => {
   const { exitCode, stdout, stderr } = Bun.spawnSync(["bash", "-c", command], {
-    env: { ...process.env, BUN: process.execPath, MAIN: main },
+    env: { ...process.env, BUN: process.execPath, MAIN: main, MODEL: model },
   });
   return { status: exitCode, out: stdout.toString(), err: stderr.toString() };
 };
@@ -57,6 +70,14 @@ describe("standard output", () => {
     const { status, err } = shell(`"$BUN" "$MAIN" ${args} > /dev/full`);
     expect(status).toBe(1);
     expect(err).toMatch(/^bunsandbytes: ENOSPC: no space left on device, write \(standard output\)\n$/);
+  });
+
+  test.each(["2> /dev/full", "2> >(true)"])("goes on without standard error: %s", (where) => {
+    const { status, out } = shell(
+      `sleep 0.1; "$BUN" "$MAIN" inspect "$MODEL" ${where}; "$BUN" "$MAIN" verify none ${where}`,
+    );
+    expect(out).toContain("all: 12 tensors");
+    expect(status).toBe(1);
   });
 
   test("of a slow reader gets all", () => {

@@ -273,7 +273,7 @@ describe.each(testDevices)("on %s", (_, device) => {
   });
 
   describe("is refused, with a sentence", () => {
-    test.each([16, 48, 8192, 0, -64, 1.5, Number.NaN])("4-bit block %d", (blocksize) => {
+    test.each([8, 48, 8192, 0, -64, 1.5, Number.NaN])("4-bit block %d", (blocksize) => {
       using w = Tensor.from(wave(128), [2, 64], { device });
       const { code, message } = errorOf(() => quantize4bit(w, { blocksize }));
       expect(code).toBe("invalid");

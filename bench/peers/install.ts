@@ -19,7 +19,10 @@ export const pythonPackages = {
   ggml: ["libggml-python==0.20.2.post1", "gguf==0.19.0"],
   torch: ["torch==2.15.0"], // on Linux PyPI has only the build for CUDA, whose CPU code is the same: 5 GB
   bitsandbytes: ["torch==2.15.0", "bitsandbytes==0.50.2"],
-  transformers: ["torch==2.15.0", "transformers==5.24.0", "accelerate==1.15.0", "bitsandbytes==0.50.2"],
+  transformers: [
+    ...["torch==2.15.0", "transformers==5.24.0", "accelerate==1.15.0", "bitsandbytes==0.50.2"],
+    ...["gguf==0.19.0", "peft==0.21.2"],
+  ],
 } as const;
 
 /** Runs a command; gives the last line of its complaint where it fails. */

@@ -28,12 +28,12 @@ INLINE void decode_halves(const uint8_t low[16], const uint8_t high[16], const u
 
 /* A run of whole 64s of 4-bit codes, from an even one on, in a 16-bit dtype: what each code stands for under the scale
  * is rounded once, not for each element. */
-INLINE void decode_run_of_halves(const struct coded *q, size_t first, size_t count, float scale, void *y,
+INLINE void decode_run_of_halves(const struct coded *q, size_t first, size_t count, float scale, float offset, void *y,
                                  bnb_dtype dtype, size_t i, bool streams) {
     uint16_t values[16];
     uint8_t  low[16], high[16];
     for (size_t code = 0; code < 16; code += WIDTH)
-        store(values, dtype, code, load_floats(q->code->values + code) * scale);
+        store(values, dtype, code, load_floats(q->code->values + code) * scale + offset);
     for (size_t code = 0; code < 16; code++)
         low[code] = (uint8_t)values[code], high[code] = (uint8_t)(values[code] >> 8);
     for (size_t done = 0; done < count; done += 64) {
@@ -47,18 +47,18 @@ INLINE void decode_run_of_halves(const struct coded *q, size_t first, size_t cou
     }
 }
 
-/* One run of elements under one scale, to y[i…]. */
-INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_t count, float scale, void *y,
+/* One run of elements under one scale and offset, which is -0 where there is none, to y[i…]. */
+INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_t count, float scale, float offset, void *y,
                        bnb_dtype dtype, size_t i, bool streams) {
     const float *values = q->code->values;
     const uint8_t *codes = q->codes;
     table16 table = table16_of(values);
     float step = q->code->step;
     size_t end = first + count, at = first;
-    if (bits == 4 && at % 2 && at < end) put_element(y, dtype, i++, values[code_at(q, at++)] * scale);
+    if (bits == 4 && at % 2 && at < end) put_element(y, dtype, i++, values[code_at(q, at++)] * scale + offset);
     if (bits == 4 && dtype != BNB_F32) {
         size_t whole = (end - at) / 64 * 64;
-        if (whole) decode_run_of_halves(q, at, whole, scale, y, dtype, i, streams);
+        if (whole) decode_run_of_halves(q, at, whole, scale, offset, y, dtype, i, streams);
         at += whole, i += whole;
     }
     for (; at + WIDTH <= end; at += WIDTH, i += WIDTH) {
@@ -66,10 +66,10 @@ INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_
         if (bits == 4) v = lookup16(table, load_nibbles(codes + at / 2));
         else if (step) v = load_signed_bytes((const int8_t *)codes + at) * step;
         else v = values_of(values, codes + at);
-        if (streams) stream(y, dtype, i, v * scale);
-        else store(y, dtype, i, v * scale);
+        if (streams) stream(y, dtype, i, v * scale + offset);
+        else store(y, dtype, i, v * scale + offset);
     }
-    for (; at < end; at++, i++) put_element(y, dtype, i, values[code_at(q, at)] * scale);
+    for (; at < end; at++, i++) put_element(y, dtype, i, values[code_at(q, at)] * scale + offset);
 }
 
 /* Elements [first, last) to y[0…]. */
@@ -78,7 +78,7 @@ INLINE void decode(const struct coded *q, uint32_t bits, size_t first, size_t la
     size_t block = first / q->block, end = (block + 1) * q->block;
     for (size_t i = first; i < last; block++, end += q->block) {
         size_t count = least(end, last) - i;
-        decode_run(q, bits, i, count, scale_of(q, block), y, dtype, i - first, streams);
+        decode_run(q, bits, i, count, scale_of(q, block), offset_of(q, block), y, dtype, i - first, streams);
         i += count;
     }
 }

@@ -28,28 +28,39 @@ struct dense {
     size_t      rows, columns;
 };
 
-/* A quantised matrix in host memory. Its scales are absmax[b] or, where absmax is NULL,
- * nested_code->values[absmax_codes[b]] * nested_absmax[b / nested_block] + offset. */
+/* A quantised matrix in host memory: an element is values[code] * scale, rounded, + the block's offset where there are some.
+ * Scales are absmax[b]; or the 16-bit floats absmax_halves[b]; or, where both are NULL,
+ * nested_code->values[absmax_codes[b]] * nested_absmax[g] + nested_offsets[g] of the group g = b / nested_block, or + offset
+ * where nested_offsets is NULL. */
 struct coded {
     const struct codebook *code;
     const uint8_t      *codes; /* one string of bits, the first bit of a byte its highest */
     size_t              rows, columns, block;
     const float        *absmax;
+    const uint16_t     *absmax_halves;
+    bnb_dtype           absmax_dtype; /* of absmax_halves: f16 or bf16 */
     const uint8_t      *absmax_codes;
     const struct codebook *nested_code;
-    const float        *nested_absmax;
+    const float        *nested_absmax, *nested_offsets;
     size_t              nested_block;
     float               offset;
+    const void         *offsets; /* of blocks, or NULL */
+    bnb_dtype           offsets_dtype;
 };
 
 /* The scale of a block, which lies in a group of them where scales are nested: who goes from block to block counts, as a
  * division takes longer than all else here. */
 static inline float scale_in(const struct coded *q, size_t block, size_t group) {
     if (q->absmax) return q->absmax[block];
-    return q->nested_code->values[q->absmax_codes[block]] * q->nested_absmax[group] + q->offset;
+    if (q->absmax_halves) {
+        uint16_t half = q->absmax_halves[block];
+        return q->absmax_dtype == BNB_F16 ? f16_to_f32(half) : bf16_to_f32(half);
+    }
+    float product = q->nested_code->values[q->absmax_codes[block]] * q->nested_absmax[group];
+    return product + (q->nested_offsets ? q->nested_offsets[group] : q->offset);
 }
 
-static inline size_t group_of(const struct coded *q, size_t block) { return q->absmax ? 0 : block / q->nested_block; }
+static inline size_t group_of(const struct coded *q, size_t block) { return q->nested_code ? block / q->nested_block : 0; }
 
 static inline float scale_of(const struct coded *q, size_t block) { return scale_in(q, block, group_of(q, block)); }
 
@@ -71,10 +82,19 @@ static inline float element_of(const struct dense *x, size_t i) {
     }
 }
 
-/* An element of a weight, which is `q`, or `w` where q->code is NULL. */
-static inline float weight_of(const struct dense *w, const struct coded *q, size_t i) {
-    return q->code ? q->code->values[code_at(q, i)] * scale_of(q, i / q->block) : element_of(w, i);
+/* What is added to a block's elements once they are scaled: -0 where there is nothing, for that changes no bit. */
+static inline float offset_of(const struct coded *q, size_t block) {
+    return q->offsets ? element_of(&(struct dense){.data = q->offsets, .dtype = q->offsets_dtype}, block) : -0.0f;
 }
+
+static inline float decoded(const struct coded *q, size_t i) {
+    size_t block = i / q->block;
+    float  scaled = q->code->values[code_at(q, i)] * scale_of(q, block);
+    return scaled + offset_of(q, block);
+}
+
+/* An element of a weight, which is `q`, or `w` where q->code is NULL. */
+static inline float weight_of(const struct dense *w, const struct coded *q, size_t i) { return q->code ? decoded(q, i) : element_of(w, i); }
 
 static inline void put_element(void *data, bnb_dtype dtype, size_t i, float value) {
     switch (dtype) {
@@ -147,6 +167,66 @@ struct embedding_job {
     void          *y;
     bnb_dtype      dtype;
 };
+
+/* Runs of d elements; x += scale · residual first where there is one. */
+struct rms_norm_job {
+    void        *x;
+    bnb_dtype    dtype; /* of x and y */
+    struct dense residual; /* data is NULL where there is none */
+    float        scale;
+    const float *weight; /* [d] */
+    size_t       runs, d;
+    float        offset, eps;
+    void        *y;
+};
+
+/* y[m, columns] = f(x) · up, all of x's dtype. */
+struct activate_job {
+    struct dense   x, up;    /* up.data is NULL where there is none */
+    size_t         up_first; /* the column of `up` that belongs to the first of x */
+    size_t         columns;
+    bnb_activation kind;
+    void          *y;
+};
+
+/* Keys and values of one layer: rows of d elements, f32, f16 or i8 with a scale a row, at
+ * (slot × heads + head) × capacity + position. */
+struct stored_heads {
+    const void  *data;
+    const float *scales; /* of i8 */
+};
+
+struct attention_job {
+    size_t              rows, heads, kv_heads, d;
+    const int32_t      *at;      /* [rows, ROW_FIELDS] */
+    const float        *queries; /* [rows, heads · d], normalised, rotated, and times the scale */
+    struct stored_heads keys, values;
+    bnb_dtype           store;
+    size_t              capacity;
+    float               softcap;
+    const float        *bias; /* [heads, 2 · span - 1], or NULL */
+    size_t              span;
+    bool                indexed; /* a row's own key is at its position, else at its number */
+    void               *y;
+    bnb_dtype           dtype;
+};
+
+/* Where a row's own key lies among those that it may see. */
+static inline int32_t own_key(const struct attention_job *job, size_t row) {
+    return job->indexed ? job->at[row * ROW_FIELDS + ROW_POSITION] : (int32_t)row;
+}
+
+/* The slot whose keys a row sees. */
+static inline size_t slot_of(const struct attention_job *job, size_t row) {
+    return job->indexed ? (size_t)job->at[row * ROW_FIELDS + ROW_SLOT] : 0;
+}
+
+/* What the bias adds to a key `distance` after the row. */
+static inline float bias_at(const struct attention_job *job, size_t head, int64_t distance) {
+    int64_t most = (int64_t)job->span - 1;
+    distance = distance < -most ? -most : distance > most ? most : distance;
+    return job->bias[head * (2 * job->span - 1) + (size_t)(distance + most)];
+}
 
 /* One state of an optimizer, updated in place: floats, or codes with a scale for each OPTIMIZER_BLOCK of them. */
 struct optimizer_state {
@@ -266,6 +346,9 @@ struct cpu_forms {
     void (*cast)(const void *cast_job, size_t first, size_t last);
     void (*optimizer)(const void *optimizer_job, size_t first_block, size_t last_block);
     void (*embedding)(const void *embedding_job, size_t first, size_t last);
+    void (*rms_norm)(const void *rms_norm_job, size_t first_run, size_t last_run);
+    void (*activate)(const void *activate_job, size_t first_row, size_t last_row);
+    bnb_status (*attention)(const struct attention_job *job); /* heads of up to 512 columns; only scratch memory can fail it */
     bnb_status (*matmul)(const struct matmul_job *job); /* takes every case; only scratch memory can fail it */
     bnb_status (*matmul_backward)(const struct matmul_backward_job *job); /* the same */
     void (*int8_outliers)(const void *int8_outliers_job, size_t first_row, size_t last_row);

@@ -21,6 +21,9 @@
 #include "matmul-inl.h"
 #include "matmul_backward-inl.h"
 #include "embedding-inl.h"
+#include "rms_norm-inl.h"
+#include "activate-inl.h"
+#include "attention-inl.h"
 #include "int8_quantize-inl.h"
 #include "int8_matmul-inl.h"
 
@@ -37,6 +40,9 @@ const struct cpu_forms TABLE(ISA) = {
     .cast = cast,
     .optimizer = optimizer,
     .embedding = embedding,
+    .rms_norm = rms_norm,
+    .activate = activate,
+    .attention = attention,
     .matmul = matmul,
     .matmul_backward = matmul_backward,
     .int8_outliers = int8_outliers,

@@ -83,32 +83,32 @@ INLINE void load_values(const uint8_t *codes, uint32_t bits, const float *values
     for (uint32_t i = 0; i < 8; i++) out[i / WIDTH][i % WIDTH] = values[eight >> (64 - bits * (i + 1)) & mask];
 }
 
-/* One run of elements under one scale. */
-INLINE void decode_run_of(const struct coded *q, uint32_t bits, size_t first, size_t last, float scale, float *y) {
+/* One run of elements under one scale and offset, which is -0 where there is none: nothing changes by adding that. */
+INLINE void decode_run_of(const struct coded *q, uint32_t bits, size_t first, size_t last, float scale, float offset, float *y) {
     const float *values = q->code->values;
     size_t at = first;
-    for (; at < last && at % 8; at++) *y++ = values[code_at(q, at)] * scale;
+    for (; at < last && at % 8; at++) *y++ = values[code_at(q, at)] * scale + offset;
     const uint8_t *codes = q->codes + at / 8 * bits;
     for (; at + GROUP <= last; at += GROUP, codes += GROUP / 8 * bits) {
         floats v[GROUP_VECTORS];
         load_values(codes, bits, values, v);
-        for (int j = 0; j < GROUP_VECTORS; j++, y += WIDTH) store(y, BNB_F32, 0, v[j] * scale);
+        for (int j = 0; j < GROUP_VECTORS; j++, y += WIDTH) store(y, BNB_F32, 0, v[j] * scale + offset);
     }
-    for (; at < last; at++) *y++ = values[code_at(q, at)] * scale;
+    for (; at < last; at++) *y++ = values[code_at(q, at)] * scale + offset;
 }
 
 /* Elements [first, last) to y[0…]. */
 static void decode_kbits(const struct coded *q, size_t first, size_t last, float *y) {
     for (size_t i = first, end; i < last; y += end - i, i = end) {
         size_t block = i / q->block;
-        float scale = scale_of(q, block);
+        float scale = scale_of(q, block), offset = offset_of(q, block);
         end = least((block + 1) * q->block, last);
         switch (q->code->bits) {
-        case 2: decode_run_of(q, 2, i, end, scale, y); break;
-        case 3: decode_run_of(q, 3, i, end, scale, y); break;
-        case 5: decode_run_of(q, 5, i, end, scale, y); break;
-        case 6: decode_run_of(q, 6, i, end, scale, y); break;
-        default: decode_run_of(q, 7, i, end, scale, y); break;
+        case 2: decode_run_of(q, 2, i, end, scale, offset, y); break;
+        case 3: decode_run_of(q, 3, i, end, scale, offset, y); break;
+        case 5: decode_run_of(q, 5, i, end, scale, offset, y); break;
+        case 6: decode_run_of(q, 6, i, end, scale, offset, y); break;
+        default: decode_run_of(q, 7, i, end, scale, offset, y); break;
         }
     }
 }

@@ -6,7 +6,8 @@ enum { KBITS_ROWS = 4 /* the most rows of x */ };
 
 /* Rows are whole thirty-twos, and so is every block: no 32 elements have two scales. */
 static bool takes_kbits(const struct matmul_job *job) {
-    return job->q.code && is_kbits(job->q.code) && job->x.rows <= KBITS_ROWS && job->x.columns % 32 == 0;
+    return job->q.code && is_kbits(job->q.code) && !job->q.offsets && job->x.rows <= KBITS_ROWS && job->x.columns % 32 == 0 &&
+           job->q.block % 32 == 0;
 }
 
 /* sums[m] += x[m, k…] · `count` weights from `codes` on, before their scale. */

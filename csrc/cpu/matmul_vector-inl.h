@@ -19,9 +19,9 @@ struct vector_run {
     const float *x;      /* [rows, stride] */
 };
 
-/* The length of runs of w where it has codes of so many bits, and each run of a row one scale; else 0. */
+/* The length of runs of w where it has codes of so many bits, and each run of a row nothing but one scale; else 0. */
 static size_t run_length(const struct matmul_job *job, uint32_t bits) {
-    if (!job->q.code || job->q.code->bits != bits) return 0;
+    if (!job->q.code || job->q.code->bits != bits || job->q.offsets) return 0;
     size_t both = job->x.columns | job->q.block; /* a multiple of what both are multiples of */
     return both % RUN == 0 ? RUN : both % SHORT_RUN == 0 ? SHORT_RUN : 0;
 }
@@ -35,13 +35,21 @@ static bool takes_vector(const struct matmul_job *job) { return takes_vector_of(
 /* WIDTH scales from a block on, which lies in a group of nested scales; those past the last block may be anything. */
 INLINE floats block_scales(const struct coded *q, size_t block, size_t group) {
     if (q->absmax) return load_floats(q->absmax + block);
+    if (q->absmax_halves && q->absmax_dtype == BNB_F16) return load(q->absmax_halves, BNB_F16, block);
+    if (q->absmax_halves) return load(q->absmax_halves, BNB_BF16, block);
     floats value = values_of(q->nested_code->values, q->absmax_codes + block), factor = q->nested_absmax[group];
+    floats offset = q->nested_offsets ? q->nested_offsets[group] : q->offset;
     size_t end = (group + 1) * q->nested_block;
     if (block + WIDTH > end) {
         size_t last = (q->rows * q->columns - 1) / q->block / q->nested_block;
-        for (size_t i = end - block; i < WIDTH; i++) factor[i] = q->nested_absmax[least((block + i) / q->nested_block, last)];
+        for (size_t i = end - block; i < WIDTH; i++) {
+            size_t next = least((block + i) / q->nested_block, last);
+            factor[i] = q->nested_absmax[next];
+            if (q->nested_offsets) offset[i] = q->nested_offsets[next];
+        }
     }
-    return value * factor + q->offset;
+    floats product = value * factor;
+    return product + offset;
 }
 
 /* The scales of runs [first, first + count) of the weights, with zeros up to a multiple of `whole`, a constant. */
@@ -54,7 +62,7 @@ INLINE const float *scales_at(const struct coded *q, size_t length, size_t first
     size_t group = group_of(q, first >> shift);
     for (size_t i = 0; i < count; i += WIDTH) {
         size_t block = (first + i) >> shift;
-        while (!q->absmax && block >= (group + 1) * q->nested_block) group++;
+        while (q->nested_code && block >= (group + 1) * q->nested_block) group++;
         floats scales = block_scales(q, block, group);
         if (shift) { /* no more than half of them are used, and one */
             float of_blocks[16] = {0};

@@ -41,9 +41,12 @@ struct launch {
     size_t         bytes_moved;  /* read and written, for profiles and for deciding when to commit */
 };
 
-/* Where the portable products of metal/ change from one kernel to the next on this kind of GPU. */
+/* Where the portable products of metal/ change from one kernel to the next on a GPU: enum bnb_size names them in this order. */
 struct sizes {
-    uint32_t vectors_most; /* rows of x up to which kernels that read w anew for every 4 are ahead of tiles */
+    uint32_t vectors_most; /* rows of x up to which kernels that read w once for up to 8 are ahead of tiles */
+    uint32_t skinny_most;  /* and up to which tiles of 16 rows are ahead of larger ones */
+    uint32_t wide_vectors; /* one row of x meets 8 rows of w a simdgroup, and not 4: 0 never, 1 where x is f32, 2 always */
+    uint32_t byte_table;   /* whether 4-bit codes are looked up by two */
     uint32_t tiles_wanted; /* tiles that fill the GPU: with fewer, tiles are small and the sum is split, */
     uint32_t split_least;  /* though not below this many products */
 };
@@ -55,6 +58,7 @@ struct driver {
     /* The GPU of that place, counted from 0; NULL where it is absent, and bnb_last_error() says why. Once for each. */
     void *(*open)(uint32_t index);
     void (*describe)(void *gpu, char *text, size_t size); /* one line for people */
+    void (*choose)(void *gpu, struct sizes *sizes);       /* what is otherwise for this very GPU; may be NULL */
 
     void *(*alloc)(void *gpu, size_t bytes);      /* NULL: out of memory, and bnb_last_error() says how much there is */
     void (*free)(void *gpu, void *memory);        /* returns at once; the memory goes after the work that uses it */

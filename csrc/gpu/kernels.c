@@ -27,6 +27,9 @@ static const char scales[] = {
 static const char dequantize[] = {
 #embed <dequantize.metal> suffix(, 0)
 };
+static const char finite[] = {
+#embed <finite.metal> suffix(, 0)
+};
 static const char compare[] = {
 #embed <compare.metal> suffix(, 0)
 };
@@ -51,6 +54,21 @@ static const char embedding[] = {
 static const char layer_norm[] = {
 #embed <layer_norm.metal> suffix(, 0)
 };
+static const char rms_norm[] = {
+#embed <rms_norm.metal> suffix(, 0)
+};
+static const char activate[] = {
+#embed <activate.metal> suffix(, 0)
+};
+static const char attention[] = {
+#embed <attention.metal> suffix(, 0)
+};
+static const char topk[] = {
+#embed <topk.metal> suffix(, 0)
+};
+static const char scatter_add[] = {
+#embed <scatter_add.metal> suffix(, 0)
+};
 static const char int8_quantize[] = {
 #embed <int8_quantize.metal> suffix(, 0)
 };
@@ -71,6 +89,7 @@ const struct kernel_source kernel_families[] = {
     {"quantize", quantize},
     {"scales", scales},
     {"dequantize", dequantize},
+    {"finite", finite},
     {"compare", compare},
     {"optimizer", optimizer},
     {"matmul_vector", matmul_vector},
@@ -79,6 +98,11 @@ const struct kernel_source kernel_families[] = {
     {"add", add},
     {"embedding", embedding},
     {"layer_norm", layer_norm},
+    {"rms_norm", rms_norm},
+    {"activate", activate},
+    {"attention", attention},
+    {"topk", topk},
+    {"scatter_add", scatter_add},
     {"int8_quantize", int8_quantize},
     {"int8_matmul", int8_matmul},
     {NULL, NULL},

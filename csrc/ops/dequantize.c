@@ -7,8 +7,8 @@ static void dequantize_plain(const void *argument, size_t first, size_t last) {
     size_t                       elements = q->rows * q->columns;
     for (size_t block = first; block < last; block++) {
         size_t end = (block + 1) * q->block < elements ? (block + 1) * q->block : elements;
-        float  scale = scale_of(q, block);
-        for (size_t i = block * q->block; i < end; i++) put_element(job->y, job->dtype, i, q->code->values[code_at(q, i)] * scale);
+        float  scale = scale_of(q, block), offset = offset_of(q, block);
+        for (size_t i = block * q->block; i < end; i++) put_element(job->y, job->dtype, i, q->code->values[code_at(q, i)] * scale + offset);
     }
 }
 
@@ -38,17 +38,17 @@ static bnb_status launch(const void *request) {
     struct launch          launch = {
         .family = "dequantize",
         .kernel = "dequantize",
-        .constants = {store_of(q->code), y->dtype, q->nested_code != NULL},
-        .constant_count = 3,
+        .constants = {store_of(q->code), y->dtype, scales_of(q), offsets_of(q)},
+        .constant_count = 4,
         .args = &args,
         .args_bytes = sizeof args,
-        .binding_count = 6,
+        .binding_count = 8,
         .groups = {groups_for(elements, DEQUANTIZE_THREADS * 8), 1, 1},
         .threads = DEQUANTIZE_THREADS,
         .bytes_moved = quantized_bytes(q) + y->buffer->bytes,
     };
     launch.bindings[5] = writes(y->buffer);
-    bnb_status status = bind_quantized(q, launch.bindings, &args.scales);
+    bnb_status status = bind_quantized(q, launch.bindings, launch.bindings + 6, &args.scales);
     return status ? status : enqueue(y->buffer->device, &launch);
 }
 

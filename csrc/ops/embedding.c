@@ -65,19 +65,18 @@ static bool are_indices(const bnb_tensor *indices) {
 
 /* ── Forward ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* The table is `w`, or `q` where w is NULL. The indices are the copy that was checked: the tensor's memory may be shared with
+/* The indices are the copy that was checked: the tensor's memory may be shared with
  * a thread that writes to it. */
 struct request {
     const struct buffer *indices;
-    const bnb_tensor    *w;
-    const bnb_quantized *q;
+    struct operand       w;
     bnb_tensor          *y;
 };
 
 static bnb_status launch(const void *request) {
     const struct request *r = request;
-    const bnb_tensor     *w = r->w, *y = r->y;
-    const bnb_quantized  *q = r->q;
+    struct operand        w = r->w;
+    const bnb_tensor     *y = r->y;
     size_t                columns = y->columns;
     if (columns > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a row of 2^32 elements or more");
     size_t pieces = y->rows * ceil_div(columns, 8);
@@ -89,24 +88,19 @@ static bnb_status launch(const void *request) {
     struct launch launch = {
         .family = "embedding",
         .kernel = "embedding",
-        .constants = {q ? store_of(q->code) : (uint32_t)w->dtype, q && q->nested_code, columns % 8 == 0, y->dtype},
-        .constant_count = 4,
+        .constants = {operand_store(w), operand_scales(w), columns % 8 == 0, y->dtype, operand_offsets(w)},
+        .constant_count = 5,
         .args = &args,
         .args_bytes = sizeof args,
         .bindings = {reads(r->indices), [6] = writes(y->buffer)},
-        .binding_count = 7,
+        .binding_count = 9,
         .groups = {groups_for(pieces, EMBEDDING_THREADS), 1, 1},
         .threads = EMBEDDING_THREADS,
         .bytes_moved = 2 * y->buffer->bytes,
     };
-    if (q) {
-        bnb_status status = bind_quantized(q, launch.bindings + 1, &args.scales);
-        if (status) return status;
-        launch.constants[2] = whole_of(q, &args.scales);
-    } else {
-        launch.bindings[1] = reads(w->buffer);
-        for (int i = 2; i < 6; i++) launch.bindings[i] = unused(w->buffer);
-    }
+    bnb_status status = bind_operand(w, launch.bindings + 1, launch.bindings + 7, &args.scales);
+    if (status) return status;
+    if (w.coded) launch.constants[2] = whole_of(w.coded, &args.scales);
     return enqueue(y->buffer->device, &launch);
 }
 
@@ -125,15 +119,15 @@ static bnb_status embedding_on_host(const void *request, struct host *host) {
         .y = host_writes(host, r->y->buffer),
         .dtype = r->y->dtype,
     };
-    if (r->w) job.w = dense_of(host, r->w);
-    else job.q = coded_of(host, r->q);
+    if (r->w.dense) job.w = dense_of(host, r->w.dense);
+    else job.q = coded_of(host, r->w.coded);
     return perform(host, look_up, &job, sizeof job);
 }
 
-static bnb_tensor *embedding(const bnb_tensor *indices, const bnb_tensor *w, const bnb_quantized *q, bnb_dtype dtype) {
-    size_t      rows = w ? w->rows : q->rows, columns = w ? w->columns : q->columns;
+static bnb_tensor *embedding(const bnb_tensor *indices, struct operand w, bnb_dtype dtype) {
+    size_t      rows = operand_rows(w), columns = operand_columns(w);
     size_t      count = indices->rows * indices->columns;
-    bnb_device *device = w ? w->buffer->device : q->codes->device;
+    bnb_device *device = operand_buffer(w)->device;
     if (!on_device(indices->buffer, device, "embedding", "indices") ||
         !is_shape(count, columns, "embedding", "the result"))
         return NULL;
@@ -143,7 +137,7 @@ static bnb_tensor *embedding(const bnb_tensor *indices, const bnb_tensor *w, con
     bnb_tensor    *y = checked && buffer_write(checked, copy, count * sizeof *copy) == BNB_OK ? tensor_new(device, dtype, count, columns) : NULL;
     free(copy);
     count_operation(device);
-    struct request request = {checked, w, q, y};
+    struct request request = {checked, w, y};
     bnb_status     status = y ? run(&(struct operation){"embedding", device, launch, embedding_on_host, &request}) : BNB_OUT_OF_MEMORY;
     buffer_release(checked); /* the driver keeps it until the work is done */
     if (status == BNB_OK) return y;
@@ -155,13 +149,13 @@ bnb_tensor *bnb_embedding(const bnb_tensor *indices, const bnb_tensor *w, bnb_dt
     if (!are_indices(indices) || !is_tensor(w, "embedding", "w") || !is_float(w->dtype, "embedding", "w") ||
         !is_float(dtype, "embedding", "dtype"))
         return NULL;
-    return embedding(indices, w, NULL, dtype);
+    return embedding(indices, (struct operand){.dense = w}, dtype);
 }
 
 bnb_tensor *bnb_embedding_quantized(const bnb_tensor *indices, const bnb_quantized *w, bnb_dtype dtype) {
     if (!are_indices(indices) || !is_quantized(w, "embedding", "w") || !is_float(dtype, "embedding", "dtype"))
         return NULL;
-    return embedding(indices, NULL, w, dtype);
+    return embedding(indices, (struct operand){.coded = w}, dtype);
 }
 
 /* ── Backward ───────────────────────────────────────────────────────────────────────────────────────────────────── */

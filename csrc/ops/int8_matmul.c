@@ -90,7 +90,7 @@ static bnb_status launch(const void *request) {
     launch.binding_count = 8;
     bnb_status status = serve(device, &launch);
     if (status != BNB_UNSUPPORTED) return status;
-    const struct sizes *sizes = &device->driver->sizes;
+    const struct sizes *sizes = &device->sizes;
     if (m <= sizes->vectors_most) {
         uint32_t vectors = vectors_of(m);
         launch.kernel = vectors == 1 ? "int8_vector_1" : vectors == 2 ? "int8_vector_2" : "int8_vector_4";

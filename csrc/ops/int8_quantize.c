@@ -67,8 +67,8 @@ static bnb_status prepare(const char *kernel, const bnb_tensor *x, float thresho
     *launch = (struct launch){
         .family = "int8_quantize",
         .kernel = kernel,
-        .constants = {x->dtype, threshold != 0},
-        .constant_count = 6,
+        .constants = {x->dtype, threshold != 0, [6] = x->columns % 8 == 0},
+        .constant_count = 7,
         .args = args,
         .args_bytes = sizeof *args,
         .groups = {1, 1, 1},

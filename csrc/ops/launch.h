@@ -15,10 +15,10 @@ static inline uint32_t groups_for(size_t elements, size_t of_a_group) {
 }
 
 /* Memory as bindings, by what the kernel does with it; a place that it won't look at is unused, whatever is there. */
-static inline struct binding reads(const struct buffer *buffer) { return (struct binding){buffer->memory, 0, READS}; }
-static inline struct binding writes(const struct buffer *buffer) { return (struct binding){buffer->memory, 0, WRITES}; }
-static inline struct binding updates(const struct buffer *buffer) { return (struct binding){buffer->memory, 0, UPDATES}; }
-static inline struct binding unused(const struct buffer *buffer) { return (struct binding){buffer->memory, 0, UNUSED}; }
+static inline struct binding reads(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, READS}; }
+static inline struct binding writes(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, WRITES}; }
+static inline struct binding updates(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, UPDATES}; }
+static inline struct binding unused(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, UNUSED}; }
 static inline struct binding reads_if(const struct buffer *buffer, const struct buffer *other) {
     return buffer ? reads(buffer) : unused(other);
 }
@@ -31,14 +31,39 @@ static inline uint32_t shift_of(size_t block) {
 /* A codebook's copy on the GPU, made at its first use. */
 bnb_status bind_codebook(bnb_codebook *codebook, bnb_device *device, struct binding *binding);
 
-/* Binds codes, absmax, nested absmax, codebook and nested codebook, in this order; where there is no nested part its
- * place takes another, which the kernel won't touch. UNSUPPORTED where a size is beyond the kernels' 32 bits. */
-bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct scale_layout *scales);
+/* Binds codes, absmax, nested absmax, codebook and nested codebook, in this order, and the offsets of blocks and of nested
+ * blocks; where a part is missing its place takes another, which the kernel won't touch. UNSUPPORTED where a size is beyond
+ * the kernels' 32 bits. */
+bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct binding offsets[2], struct scale_layout *scales);
 
 size_t quantized_bytes(const bnb_quantized *q);
 
-/* How kernels are told that a matrix holds such codes. */
+/* How kernels are told that a matrix holds such codes, and how their scales and offsets are stored. */
 static inline uint32_t store_of(const bnb_codebook *code) { return STORE_CODE + code->book.bits; }
+
+static inline uint32_t scales_of(const bnb_quantized *q) {
+    if (q->nested_code) return q->nested_offsets ? SCALES_JOINED : SCALES_NESTED;
+    return q->absmax_dtype == BNB_F32 ? SCALES_F32 : q->absmax_dtype == BNB_F16 ? SCALES_F16 : SCALES_BF16;
+}
+
+static inline uint32_t offsets_of(const bnb_quantized *q) { return q->offsets ? OFFSETS_F32 + q->offsets_dtype : OFFSETS_NONE; }
+
+/* What products multiply by: a dense matrix, or a quantised one where that is not NULL. */
+struct operand {
+    const bnb_tensor    *dense;
+    const bnb_quantized *coded;
+};
+
+static inline size_t               operand_rows(struct operand w) { return w.coded ? w.coded->rows : w.dense->rows; }
+static inline size_t               operand_columns(struct operand w) { return w.coded ? w.coded->columns : w.dense->columns; }
+static inline const struct buffer *operand_buffer(struct operand w) { return w.coded ? w.coded->codes : w.dense->buffer; }
+static inline size_t               operand_bytes(struct operand w) { return w.coded ? quantized_bytes(w.coded) : w.dense->buffer->bytes; }
+static inline uint32_t             operand_store(struct operand w) { return w.coded ? store_of(w.coded->code) : (uint32_t)w.dense->dtype; }
+static inline uint32_t             operand_scales(struct operand w) { return w.coded ? scales_of(w.coded) : SCALES_F32; }
+static inline uint32_t             operand_offsets(struct operand w) { return w.coded ? offsets_of(w.coded) : OFFSETS_NONE; }
+
+/* As bind_quantized. */
+bnb_status bind_operand(struct operand w, struct binding bindings[5], struct binding offsets[2], struct scale_layout *scales);
 
 /* Which loads fit kernels that take 8 elements of a row at once: WHOLE_… for multiples of 8. */
 static inline uint32_t whole_of(const bnb_quantized *q, const struct scale_layout *scales) {
@@ -47,7 +72,7 @@ static inline uint32_t whole_of(const bnb_quantized *q, const struct scale_layou
     return scales->shift >= 3 && scales->shift < 32 ? WHOLE_BLOCKS : WHOLE_NOT;
 }
 
-/* The rows of x that a vector kernel takes at once. */
+/* The rows of x that a vector kernel of int8 takes at once. */
 static inline uint32_t vectors_of(size_t rows) { return rows == 1 ? 1 : rows == 2 ? 2 : 4; }
 
 /* The side of the tiles of an output. */

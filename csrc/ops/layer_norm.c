@@ -128,6 +128,35 @@ static bnb_status layer_norm_on_host(const void *request, struct host *host) {
     return perform(host, layer_norm, &job, sizeof job);
 }
 
+/* The rows of a part of the weight's gradient, at least. */
+enum { ROWS_LEAST = 32 };
+
+/* The weight's gradient: the rows' stats, sums over parts of the rows, so that few columns fill the GPU too, and their sum. */
+static bnb_status launch_weight(const struct request *r, struct launch *launch) {
+    bnb_device    *device = r->x->buffer->device;
+    size_t         rows = r->x->rows, columns = r->x->columns, across = ceil_div(columns, LAYER_NORM_THREADS);
+    size_t         wanted = ceil_div(device->sizes.tiles_wanted, across), most = rows / ROWS_LEAST;
+    size_t         parts = wanted < most ? wanted : most ? most : 1;
+    struct buffer *stats = buffer_new(device, rows * 2 * sizeof(float));
+    struct buffer *sums = stats && parts > 1 ? buffer_new(device, parts * columns * sizeof(float)) : NULL;
+    bnb_status     status = !stats || (parts > 1 && !sums) ? bnb_last_status() : BNB_OK;
+    if (status == BNB_OK) {
+        launch->bindings[4] = writes(stats);
+        launch->bindings[5] = unused(r->y->buffer);
+        status = enqueue(device, launch);
+        launch->bindings[4] = reads(stats);
+        launch->bindings[5] = writes(sums ? sums : r->y->buffer);
+        launch->kernel = "layer_norm_backward_weight";
+        launch->groups[0] = (uint32_t)across;
+        launch->groups[1] = (uint32_t)parts;
+        if (status == BNB_OK) status = enqueue(device, launch);
+        if (status == BNB_OK && sums) status = launch_sum(sums, (uint32_t)parts, NULL, r->y);
+    }
+    if (sums) buffer_release(sums); /* the driver keeps both until the work is done */
+    if (stats) buffer_release(stats);
+    return status;
+}
+
 /* Constants: the dtypes of x, of dy and of y. Every kernel has x, dy, weight, bias, the rows' stats and y bound,
  * whether it looks at them or not. */
 static bnb_status launch(const void *request) {
@@ -154,18 +183,7 @@ static bnb_status launch(const void *request) {
     };
     if (r->direction != BACKWARD_WEIGHT) return enqueue(device, &launch);
 
-    struct buffer *stats = buffer_new(device, rows * 2 * sizeof(float));
-    if (!stats) return BNB_OUT_OF_MEMORY;
-    launch.bindings[4] = writes(stats);
-    launch.bindings[5] = unused(r->y->buffer);
-    bnb_status status = enqueue(device, &launch);
-    launch.bindings[4] = reads(stats);
-    launch.bindings[5] = writes(r->y->buffer);
-    launch.kernel = "layer_norm_backward_weight";
-    launch.groups[0] = (uint32_t)ceil_div(columns, LAYER_NORM_THREADS);
-    if (status == BNB_OK) status = enqueue(device, &launch);
-    buffer_release(stats); /* the driver keeps it until the work is done */
-    return status;
+    return launch_weight(r, &launch);
 }
 
 static bool is_affine(const bnb_tensor *tensor, const bnb_tensor *x, const char *function, const char *argument) {

@@ -2,13 +2,12 @@
  * stored one way or the other: the checks, the launch and the plain loop. */
 #include "launch.h"
 
-/* One product, y[m, k] = Σn a[m, n] · w[n, k]: the weight is `w`, or `q` where w is NULL. */
+/* One product, y[m, k] = Σn a[m, n] · w[n, k]. */
 struct product {
-    const bnb_tensor    *a;
-    bool                 transposed; /* a is stored as a[n, m] */
-    const bnb_tensor    *w;
-    const bnb_quantized *q;
-    bnb_tensor          *y;
+    const bnb_tensor *a;
+    bool              transposed; /* a is stored as a[n, m] */
+    struct operand    w;
+    bnb_tensor       *y;
 };
 
 /* Rows [first, last) of y. */
@@ -43,42 +42,36 @@ static bnb_status matmul_backward_on_host(const void *request, struct host *host
         .y = host_writes(host, p->y->buffer),
         .dtype = p->y->dtype,
     };
-    if (p->w) job.w = dense_of(host, p->w);
-    else job.q = coded_of(host, p->q);
+    if (p->w.dense) job.w = dense_of(host, p->w.dense);
+    else job.q = coded_of(host, p->w.coded);
     return perform(host, matmul_backward, &job, sizeof job);
 }
 
-/* Constants: the dtype of a, how w is stored, nested, whether the wide loads fit a, whether they fit w, whether a is
- * transposed, the dtype of y. */
+/* Constants: the dtype of a, how w and its scales are stored, whether the wide loads fit a, whether they fit w, whether a is
+ * transposed, the dtype of y, how w's offsets are stored. */
 static bnb_status launch(const void *request) {
     const struct product *p = request;
     size_t m = p->y->rows, n = p->transposed ? p->a->rows : p->a->columns, k = p->y->columns;
     if (m > INT32_MAX || n > INT32_MAX || k > INT32_MAX)
         return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
     bnb_device         *device = p->y->buffer->device;
-    const struct sizes *sizes = &device->driver->sizes;
+    const struct sizes *sizes = &device->sizes;
     uint32_t            side = side_of(sizes, m, k);
     struct matmul_args  args = {.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k, .split = (uint32_t)n};
     struct launch launch = {
         .family = "matmul_backward",
         .precision = p->y->dtype == BNB_F32 ? BNB_PRECISION_HIGHEST : BNB_PRECISION_HIGH, /* as of forward products */
-        .constants = {p->a->dtype, p->q ? store_of(p->q->code) : (uint32_t)p->w->dtype, p->q && p->q->nested_code,
-                      p->a->columns % 8 == 0, k % 8 == 0, p->transposed, p->y->dtype},
-        .constant_count = 7,
+        .constants = {p->a->dtype, operand_store(p->w), operand_scales(p->w), p->a->columns % 8 == 0, k % 8 == 0, p->transposed,
+                      p->y->dtype, operand_offsets(p->w)},
+        .constant_count = 8,
         .args = &args,
         .args_bytes = sizeof args,
         .bindings = {reads(p->a->buffer), [6] = writes(p->y->buffer)},
-        .binding_count = 7,
-        .bytes_moved = p->a->buffer->bytes + (p->q ? quantized_bytes(p->q) : p->w->buffer->bytes) + p->y->buffer->bytes,
+        .binding_count = 9,
+        .bytes_moved = p->a->buffer->bytes + operand_bytes(p->w) + p->y->buffer->bytes,
     };
-    bnb_status status = BNB_OK;
-    if (p->q) {
-        status = bind_quantized(p->q, launch.bindings + 1, &args.scales);
-        launch.constants[4] = whole_of(p->q, &args.scales);
-    } else {
-        launch.bindings[1] = reads(p->w->buffer);
-        for (int i = 2; i < 6; i++) launch.bindings[i] = unused(p->w->buffer);
-    }
+    bnb_status status = bind_operand(p->w, launch.bindings + 1, launch.bindings + 7, &args.scales);
+    if (p->w.coded) launch.constants[4] = whole_of(p->w.coded, &args.scales);
     if (status || (status = serve(device, &launch)) != BNB_UNSUPPORTED) return status;
 
     args.split = split_of(sizes, args.n, ceil_div(m, side) * ceil_div(k, side));
@@ -104,7 +97,7 @@ static bnb_status launch(const void *request) {
 /* Makes y, [rows, columns] of `dtype`, and gives it. */
 static bnb_tensor *multiply(struct product p, bnb_dtype dtype, size_t rows, size_t columns) {
     bnb_device *device = p.a->buffer->device;
-    if (!on_device(p.w ? p.w->buffer : p.q->codes, device, "matmul_backward", p.transposed ? "x" : "w") ||
+    if (!on_device(operand_buffer(p.w), device, "matmul_backward", p.transposed ? "x" : "w") ||
         !is_shape(rows, columns, "matmul_backward", "the gradient"))
         return NULL;
     p.y = tensor_new(device, dtype, rows, columns);
@@ -126,7 +119,7 @@ bnb_tensor *bnb_matmul_backward(const bnb_tensor *dy, const bnb_tensor *w) {
         return refuse(BNB_INVALID,
                       "matmul_backward: dy is [%zu, %zu] and w is [%zu, %zu]: dy needs a column for each row of w",
                       dy->rows, dy->columns, w->rows, w->columns);
-    return multiply((struct product){.a = dy, .w = w}, dy->dtype, dy->rows, w->columns);
+    return multiply((struct product){.a = dy, .w = {.dense = w}}, dy->dtype, dy->rows, w->columns);
 }
 
 bnb_tensor *bnb_matmul_quantized_backward(const bnb_tensor *dy, const bnb_quantized *w) {
@@ -135,7 +128,7 @@ bnb_tensor *bnb_matmul_quantized_backward(const bnb_tensor *dy, const bnb_quanti
         return refuse(BNB_INVALID,
                       "matmul_backward: dy is [%zu, %zu] and w is [%zu, %zu]: dy needs a column for each row of w",
                       dy->rows, dy->columns, w->rows, w->columns);
-    return multiply((struct product){.a = dy, .q = w}, dy->dtype, dy->rows, w->columns);
+    return multiply((struct product){.a = dy, .w = {.coded = w}}, dy->dtype, dy->rows, w->columns);
 }
 
 bnb_tensor *bnb_matmul_backward_weight(const bnb_tensor *dy, const bnb_tensor *x, bnb_dtype dtype) {
@@ -145,5 +138,5 @@ bnb_tensor *bnb_matmul_backward_weight(const bnb_tensor *dy, const bnb_tensor *x
     if (dy->rows != x->rows)
         return refuse(BNB_INVALID, "matmul_backward: dy is [%zu, %zu] and x is [%zu, %zu]: the rows must match",
                       dy->rows, dy->columns, x->rows, x->columns);
-    return multiply((struct product){.a = dy, .transposed = true, .w = x}, dtype, dy->columns, x->columns);
+    return multiply((struct product){.a = dy, .transposed = true, .w = {.dense = x}}, dtype, dy->columns, x->columns);
 }

@@ -21,9 +21,9 @@ static void *stage(const struct buffer *buffer, enum access access) {
 /* On a GPU: waits for the memory's work first. */
 static void *address_of(const struct buffer *buffer, enum access access) {
     bnb_device *device = buffer->device;
-    void       *shared = device->driver->host(device->gpu, buffer->memory);
+    char       *shared = device->driver->host(device->gpu, buffer->memory);
     if (!shared) return stage(buffer, access);
-    return device->driver->ready(device->gpu, buffer->memory, access) == BNB_OK ? shared : NULL;
+    return device->driver->ready(device->gpu, buffer->memory, access) == BNB_OK ? shared + buffer->offset : NULL;
 }
 
 /* As for a tensor that is added to itself. */
@@ -68,12 +68,17 @@ struct coded coded_of(struct host *host, const bnb_quantized *q) {
         .rows = q->rows,
         .columns = q->columns,
         .block = q->block,
-        .absmax = q->nested_code ? NULL : absmax,
+        .absmax = q->absmax_dtype == BNB_F32 ? absmax : NULL,
+        .absmax_halves = q->absmax_dtype == BNB_F16 || q->absmax_dtype == BNB_BF16 ? absmax : NULL,
+        .absmax_dtype = q->absmax_dtype,
         .absmax_codes = q->nested_code ? absmax : NULL,
         .nested_code = q->nested_code ? &q->nested_code->book : NULL,
         .nested_absmax = q->nested_code ? host_reads(host, q->nested_absmax) : NULL,
+        .nested_offsets = q->nested_offsets ? host_reads(host, q->nested_offsets) : NULL,
         .nested_block = q->nested_block,
         .offset = q->offset,
+        .offsets = q->offsets ? host_reads(host, q->offsets) : NULL,
+        .offsets_dtype = q->offsets_dtype,
     };
 }
 

@@ -40,18 +40,24 @@ export function firstError(stderr: string, name: string, ours: readonly string[]
 
 /** Metal's own headers by name: including one is allowed, and gives nothing, for all of Metal's names are known already. */
 const metalHeaders = [
-  "metal_stdlib",
-  "metal_simdgroup",
-  "metal_simdgroup_matrix",
-  "metal_atomic",
-  "metal_math",
-  "metal_integer",
-];
+  "atomic",
+  "common",
+  "compute",
+  "geometric",
+  "integer",
+  "limits",
+  "math",
+  "matrix",
+  "pack",
+  "relational",
+]
+  .concat(["simdgroup", "simdgroup_matrix", "types", "type_traits", "uniform", "stdlib"])
+  .map((part) => `metal_${part}`);
 
 /** Runs the C preprocessor; the result keeps line markers. */
 export function preprocess(source: string, name: string, version: number, includes: readonly string[] = []): string {
   const headers = join(cache, "headers");
-  if (!existsSync(join(headers, metalHeaders.at(-1)!))) {
+  if (!metalHeaders.every((header) => existsSync(join(headers, header)))) {
     mkdirSync(headers, { recursive: true });
     for (const header of metalHeaders) writeFileSync(join(headers, header), "");
   }

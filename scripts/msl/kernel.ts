@@ -70,7 +70,10 @@ function parseParameter(scope: Scope, begin: number, end: number, used: Used): F
 
 function readAttribute(scope: Scope, at: number, end: number): { word: string; index?: number } {
   const stop = closing(scope.tokens, at) + 1;
-  const match = /^\[\[\s*(\w+)\s*(?:\(\s*(\d+)\s*\))?\s*\]\]$/.exec(textOf(scope.tokens, at, stop));
+  const all = textOf(scope.tokens, at, stop);
+  // Of a list, the place: third-party kernels say beside it on which function constant a parameter depends.
+  const one = scope.dialect === "any" ? all.replace(/\s*,?\s*function_constant\s*\(\s*\w+\s*\)\s*,?/, "") : all;
+  const match = /^\[\[\s*(\w+)\s*(?:\(\s*(\d+)\s*\))?\s*\]\]$/.exec(one);
   if (!match || stop !== end) scope.refuse(at, `the attribute ${textOf(scope.tokens, at, end)}`);
   return { word: match[1]!, ...(match[2] === undefined ? {} : { index: Number(match[2]) }) };
 }

@@ -4,8 +4,10 @@ import { basename, dirname, join } from "node:path";
 import { BnbError } from "../error.ts";
 import { fileIn, openRegular, readText } from "./folder.ts";
 import { damaged, headerBytesMax, liesBehind } from "./header.ts";
+import { readConfig } from "./huggingface.ts";
 import { isObject, parseJson } from "./json.ts";
 import { snapshotOf } from "./locate.ts";
+import { findMlx } from "./mlx.ts";
 import { dumps } from "./pyjson.ts";
 import { openSafetensors, type SafetensorsFile, type SafetensorsTensor } from "./safetensors.ts";
 import { writeText } from "./staging.ts";
@@ -54,7 +56,10 @@ export class Checkpoint implements Disposable {
 
   /** The quantised weights, found at the first use. @throws BnbError as {@link findQuantized} does */
   get quantized(): ReadonlyMap<string, Stored> {
-    this.#quantized ??= findQuantized(this.tensors);
+    this.#quantized ??= within(this.path, () => {
+      const mlx = findMlx(this.tensors, readConfig(this.directory));
+      return mlx.size > 0 ? new Map<string, Stored>(mlx) : findQuantized(this.tensors);
+    });
     return this.#quantized;
   }
 
@@ -65,6 +70,16 @@ export class Checkpoint implements Disposable {
 
   [Symbol.dispose](): void {
     this.close();
+  }
+}
+
+/** Runs what speaks of a checkpoint's tensors by their names; its errors say which checkpoint that was. */
+export function within<T>(path: string, run: () => T): T {
+  try {
+    return run();
+  } catch (cause) {
+    if (!(cause instanceof BnbError) || cause.message.includes(path)) throw cause;
+    throw new BnbError(`${path}: ${cause.message}`, cause.code, { cause });
   }
 }
 

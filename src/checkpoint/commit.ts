@@ -55,6 +55,8 @@ class Commit {
   readonly #names: readonly string[];
   /** The user's files as they were when they got their second name, in the stage. */
   readonly #joined = new Map<string, Joined>();
+  /** Files of the user's whose names the file system takes for names of the result: it may not tell `A` from `a`. */
+  readonly #sameNames = new Set<string>();
 
   constructor(staging: Staging, plan: Plan, replaced: Replaced) {
     this.#staging = staging;
@@ -101,7 +103,7 @@ class Commit {
 
   /** Whether the new model replaces a file of the folder. */
   #isReplaced(name: string): boolean {
-    return this.#names.includes(name) || this.#replaced.isWeights(name);
+    return this.#names.includes(name) || this.#sameNames.has(name) || this.#replaced.isWeights(name);
   }
 
   /** Gives the user's other files a second name in the stage: a link, or a copy where the file system has no links. */
@@ -116,6 +118,10 @@ class Commit {
         if (!found(to)) fs.mkdirSync(to);
         this.#join(name);
         likeBefore(to, stats);
+        continue;
+      }
+      if (found(to)) {
+        this.#sameNames.add(name);
         continue;
       }
       journal.content({ linked: name });
@@ -157,6 +163,7 @@ class Commit {
       const path = join(old, name);
       const stats = fs.lstatSync(path);
       if (stats.isDirectory()) {
+        fs.chmodSync(path, stats.mode | 0o700); // one that may only be read can't be emptied
         const stays = this.#empty(name);
         if (stays.length === 0) fs.rmdirSync(path);
         return stays;
@@ -262,7 +269,8 @@ function joinFile(from: string, to: string, stats: fs.Stats): boolean {
   try {
     fs.linkSync(from, to);
     return false;
-  } catch {
+  } catch (cause) {
+    if (!stats.isFile()) throw cause; // a pipe can't be copied
     // Why it was refused does not matter: whatever copying is refused for is told.
     fs.copyFileSync(from, to);
     fs.utimesSync(to, stats.atime, stats.mtime);

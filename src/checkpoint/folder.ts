@@ -1,5 +1,5 @@
-// Owns what is read of a model's folder, which may come from a stranger: ordinary files only, of a size that is known, and
-// links that stay inside.
+// Owns what is read of a model's folder, which may come from a stranger: ordinary files only, of a size that is known,
+// and links that stay inside.
 import fs from "node:fs";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { BnbError } from "../error.ts";
@@ -10,8 +10,8 @@ import { parseJson } from "./json.ts";
 export const configBytesMax = 2 ** 24;
 
 /**
- * Opens an ordinary file for reading and gives its descriptor. What else there is, a pipe, a device, a folder, is refused
- * at once: opening or reading it might wait for ever.
+ * Opens an ordinary file for reading and gives its descriptor. What else there is, a pipe, a device, a folder, is
+ * refused at once: opening or reading it might wait for ever.
  *
  * @throws BnbError for what is no file; the system's error where it can't be opened
  */
@@ -53,7 +53,9 @@ export function isInside(path: string, folder: string): boolean {
   return path === folder || path.startsWith(folder.endsWith(sep) ? folder : folder + sep);
 }
 
-/** Where links of a folder may lead: into itself, and from a snapshot of the Hugging Face cache into that model's blobs. */
+/**
+ * Where links of a folder may lead: into itself, and from a snapshot of the Hugging Face cache into that model's blobs.
+ */
 function rootsOf(folder: string): string[] {
   const real = fs.realpathSync(folder);
   const snapshots = dirname(real);
@@ -113,7 +115,9 @@ export interface OtherFile {
 const weightsFile =
   /\.(safetensors|safetensors\.index\.json|bin|bin\.index\.json|pth?|gguf|h5|msgpack|onnx|ot|tflite)$/;
 
-/** The folders of the parts that a model of sentence-transformers has behind its transformer, with weights of their own. */
+/**
+ * The folders of the parts that a model of sentence-transformers has behind its transformer, with weights of their own.
+ */
 function partsOf(folder: string): string[] {
   const path = fileIn(folder, "modules.json");
   if (path === undefined) return [];

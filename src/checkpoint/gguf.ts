@@ -1,25 +1,14 @@
-// Owns GGUF files: their header, their quantised tensors' sizes, and what they are called in Hugging Face's models.
+// Owns GGUF models: one file or the parts of a split one, as tensors under the names that Hugging Face's models have.
+import { existsSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { BnbError } from "../error.ts";
-import { type GgufInfo, type MetadataValue, readGgufHeader } from "./gguf_header.ts";
+import { type Architecture, architectures } from "./gguf_architectures.ts";
+import { architectureOf, configOf, factsOf } from "./gguf_config.ts";
+import { type GgufInfo, type Metadata, readGgufHeader } from "./gguf_header.ts";
+import { ggufTypeName, ggufTypes } from "./gguf_types.ts";
 import { damaged } from "./header.ts";
 import type { Config } from "./huggingface.ts";
 import { MappedFile, unmap } from "./mapped.ts";
-import { PyFloat, type PyValue } from "./pyjson.ts";
-
-/** GGML's types that can be read, by their number: elements and bytes of a block. */
-const types: Record<number, { readonly name: string; readonly block: number; readonly bytes: number }> = {
-  0: { name: "F32", block: 1, bytes: 4 },
-  1: { name: "F16", block: 1, bytes: 2 },
-  2: { name: "Q4_0", block: 32, bytes: 18 },
-  3: { name: "Q4_1", block: 32, bytes: 20 },
-  6: { name: "Q5_0", block: 32, bytes: 22 },
-  7: { name: "Q5_1", block: 32, bytes: 24 },
-  8: { name: "Q8_0", block: 32, bytes: 34 },
-  12: { name: "Q4_K", block: 256, bytes: 144 },
-  13: { name: "Q5_K", block: 256, bytes: 176 },
-  14: { name: "Q6_K", block: 256, bytes: 210 },
-  30: { name: "BF16", block: 1, bytes: 2 },
-};
 
 /** A tensor of a GGUF file, under its Hugging Face name. */
 export interface GgufTensor {
@@ -39,133 +28,215 @@ export interface GgufTensor {
   release(bytes: Uint8Array): void;
 }
 
+/** A GGUF model that is open: `using model = await openGguf(…)`, for its tensors are read when they are asked for. */
 export interface GgufModel extends Disposable {
   readonly path: string;
   readonly config: Config;
+  /** What the file says beside config.json: its tokenizer, for one. */
+  readonly metadata: Metadata;
   readonly tensors: readonly GgufTensor[];
   /** What a person should know: what the file has that the model will not. */
   readonly notes: readonly string[];
 }
 
-type Metadata = ReadonlyMap<string, MetadataValue>;
+/** A tensor that stands in one of the files. */
+interface Placed extends GgufInfo {
+  readonly file: MappedFile;
+}
 
-/** The models that can be converted: GGUF's architecture → Hugging Face's. */
-const architectures: Record<string, { readonly model: string; readonly type: string }> = {
-  llama: { model: "LlamaForCausalLM", type: "llama" },
-  qwen2: { model: "Qwen2ForCausalLM", type: "qwen2" },
-  qwen3: { model: "Qwen3ForCausalLM", type: "qwen3" },
-};
-
-const globalNames: Record<string, string> = {
-  token_embd: "model.embed_tokens",
-  output_norm: "model.norm",
-  output: "lm_head",
-};
-
-const layerNames: Record<string, string> = {
-  attn_norm: "input_layernorm",
-  attn_q: "self_attn.q_proj",
-  attn_k: "self_attn.k_proj",
-  attn_v: "self_attn.v_proj",
-  attn_output: "self_attn.o_proj",
-  attn_q_norm: "self_attn.q_norm",
-  attn_k_norm: "self_attn.k_norm",
-  ffn_norm: "post_attention_layernorm",
-  ffn_gate: "mlp.gate_proj",
-  ffn_up: "mlp.up_proj",
-  ffn_down: "mlp.down_proj",
-};
-
-/** llama.cpp's table of rotary factors, which Hugging Face's models compute from config.json instead. */
-const ropeFactors = "rope_freqs.weight";
+/** Tables that config.json says in its own way. */
+const tables = ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
 
 /**
- * Opens a GGUF file of an architecture that can be converted.
+ * Opens a GGUF file of an architecture that can be read; of a split one all parts, whichever was named.
  *
- * @throws BnbError naming the architecture, the type or the tensor that cannot be converted, or what is damaged
+ * @example
+ * ```ts
+ * using model = await checkpoint.openGguf("./model.gguf");
+ * model.config.model_type; // → "llama"
+ * model.tensors[0]?.name; // → "model.embed_tokens.weight"
+ * ```
+ *
+ * @throws BnbError naming the architecture, the type or the tensor that cannot be converted, or what is missing or damaged
  */
 export async function openGguf(path: string): Promise<GgufModel> {
-  const file = new MappedFile(path);
+  const files: MappedFile[] = [];
+  const close = () => {
+    for (const file of files) file.close();
+  };
   try {
-    const { metadata, tensors: all } = readGgufHeader(file);
-    const architecture = String(metadata.get("general.architecture"));
-    if (!Object.hasOwn(architectures, architecture)) {
-      const known = Object.keys(architectures).join(", ");
-      throw new BnbError(`${path} has architecture ${architecture}; ${known} can be converted.`, "unsupported");
-    }
-    if (Number(metadata.get("split.count") ?? 1) > 1) {
-      throw new BnbError(`${path} is one of several; merge them first (llama-gguf-split --merge).`, "unsupported");
-    }
-    const infos = all.filter((info) => info.name !== ropeFactors);
-    const factors = all.find((info) => info.name === ropeFactors);
-    const heads = architecture === "llama" ? headCounts(path, metadata) : undefined;
-    const tensors = infos.map((info) => toTensor(file, info, heads));
-    const tied = !tensors.some((tensor) => tensor.name === "lm_head.weight");
-    const config = toConfig(path, architecture, metadata, tied, tensors);
-    const scaling = factors && ropeScaling(file, factors, config);
-    const notes = factors && !scaling ? [ropeNote] : [];
-    const scaled = scaling ? { ...config, rope_scaling: scaling } : config;
-    return { path, config: scaled, tensors, notes, [Symbol.dispose]: () => file.close() };
+    const { metadata, placed } = openParts(path, files);
+    const architecture = checkKind(path, metadata);
+    const byName = new Map(placed.map((info) => [info.name, info]));
+    checkComplete(path, metadata, architecture, byName);
+    const heads = architecture.interleaved && headCounts(path, metadata);
+    const tensors = placed
+      .filter(({ name }) => !tables.includes(name))
+      .flatMap((info) => toTensors(info, architecture, heads));
+    const vocabulary = byName.get("token_embd.weight")!.shape.at(-1)!;
+    const factors = (name: string) => {
+      const info = byName.get(name);
+      return info && readTable(info);
+    };
+    const contents = { path, metadata, names: new Set(byName.keys()), vocabulary, factors };
+    return { path, ...configOf(architecture, contents), metadata, tensors, [Symbol.dispose]: close };
   } catch (error) {
-    file.close();
+    close();
     throw error;
   }
 }
 
-const ropeNote =
-  "The file scales its rotary frequencies (rope_freqs.weight), which config.json must say too: copy `rope_scaling` from the " +
-  "original model's config.json, or long texts will suffer.";
+// ── Which files ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-function headCounts(path: string, metadata: Metadata): { q: number; k: number } {
-  const q = count(path, metadata, "llama.attention.head_count");
-  const k =
-    metadata.get("llama.attention.head_count_kv") === undefined
-      ? q
-      : count(path, metadata, "llama.attention.head_count_kv");
-  return { q, k };
+/** Opens every part of a model; all that is opened is in `files`. The first part has the metadata. */
+function openParts(path: string, files: MappedFile[]): { metadata: Metadata; placed: Placed[] } {
+  const open = (part: string) => {
+    const file = new MappedFile(part);
+    files.push(file);
+    const { metadata, tensors } = readGgufHeader(file);
+    return { metadata, placed: tensors.map((info) => ({ ...info, file })) };
+  };
+  const named = open(path);
+  const count = Number(named.metadata.get("split.count") ?? 1);
+  if (count <= 1) return named;
+  const parts = partNames(path, count).map((part) => {
+    if (basename(part) === basename(path)) return named;
+    if (existsSync(part)) return open(part);
+    throw new BnbError(`${path} is one of ${count} parts, and ${part} is missing: put it beside the others.`);
+  });
+  const placed = parts.flatMap((part) => part.placed);
+  const seen = new Set<string>();
+  const twice = placed.find(({ name }) => seen.size === seen.add(name).size);
+  if (twice) throw damaged(twice.file.path, "it stands in another part too", twice.name);
+  const said = Number(parts[0]!.metadata.get("split.tensors.count") ?? placed.length);
+  if (said !== placed.length)
+    throw damaged(path, `its parts have ${placed.length} tensors, and split.tensors.count is ${said}`);
+  return { metadata: parts[0]!.metadata, placed };
 }
 
-function toTensor(file: MappedFile, info: GgufInfo, heads: { q: number; k: number } | undefined): GgufTensor {
-  const type = types[info.type];
-  if (!type) {
-    const known = Object.values(types).map(({ name }) => name);
+/** llama.cpp's names of parts: `…-00001-of-00003.gguf`. */
+function partNames(path: string, count: number): string[] {
+  const found = /^(.*-)\d{5}(-of-(\d{5})\.gguf)$/.exec(basename(path));
+  if (!found || Number(found[3]) !== count || count > 99_999) {
+    const name = `NAME-00001-of-${String(count).padStart(5, "0")}.gguf`;
+    throw new BnbError(`${path} is one of ${count} parts, which are found by their names: call it ${name}.`);
+  }
+  const number = (i: number) => String(i + 1).padStart(5, "0");
+  return Array.from({ length: count }, (_, i) => join(dirname(path), `${found[1]}${number(i)}${found[2]}`));
+}
+
+function checkKind(path: string, metadata: Metadata): Architecture {
+  if (metadata.get("general.type") === "adapter") {
     throw new BnbError(
-      `${file.path}: ${info.name} has GGML type ${info.type}; ${known.join(", ")} can be read.`,
+      `${path} is an adapter (LoRA), not a model; convert the model that it belongs to.`,
       "unsupported",
     );
   }
-  const shape = info.shape.toReversed();
+  const architecture = architectureOf(metadata);
+  if (typeof architecture !== "string") return architecture;
+  const known = Object.keys(architectures).join(", ");
+  throw new BnbError(`${path} has architecture ${architecture}; ${known} can be converted.`, "unsupported");
+}
+
+/** @throws BnbError naming the first tensor that the architecture can't do without */
+function checkComplete(
+  path: string,
+  metadata: Metadata,
+  { whole, needs, experts }: Architecture,
+  all: ReadonlyMap<string, GgufInfo>,
+): void {
+  const layers = factsOf(path, metadata).count("block_count");
+  if (layers > all.size) throw damaged(path, `its metadata says ${layers} layers, and it has ${all.size} tensors`);
+  const missing = (name: string) => damaged(path, `it has no ${name}, which a model of its architecture needs`);
+  for (const stem of Object.keys(whole))
+    if (stem !== "output" && !all.has(`${stem}.weight`)) throw missing(`${stem}.weight`);
+  const single = Object.keys(experts?.names ?? {}).map((stem) => stem.replace("_exps", ".0"));
+  for (let layer = 0; layer < layers; layer++) {
+    const has = (stem: string) => all.has(`blk.${layer}.${stem}.weight`);
+    const apart = single.length > 0 && has(single[0]!);
+    const wanted = [...needs, ...(apart ? single : Object.keys(experts?.names ?? {}))];
+    const absent = wanted.find((stem) => !has(stem));
+    if (absent !== undefined) throw missing(`blk.${layer}.${absent}.weight`);
+  }
+  const beyond = [...all.keys()].find((name) => Number(/^blk\.(\d+)\./.exec(name)?.[1] ?? 0) >= layers);
+  if (beyond) throw damaged(path, `its metadata says ${layers} layers, and it has ${beyond}`);
+}
+
+function headCounts(path: string, metadata: Metadata): { q: number; k: number } {
+  const facts = factsOf(path, metadata);
+  const q = facts.count("attention.head_count");
+  return { q, k: facts.optional("attention.head_count_kv") ?? q };
+}
+
+// ── Tensors ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** The bytes of a tensor, found to lie in its file. */
+function sizeOf({ file, name, shape: extents, type: number, offset }: Placed): { shape: number[]; byteLength: number } {
+  const type = ggufTypes[number];
+  if (!type) {
+    const known = Object.values(ggufTypes).map((one) => one.name);
+    const what = `${file.path}: ${name} has GGML's type ${ggufTypeName(number)}`;
+    throw new BnbError(`${what}; ${known.join(", ")} can be read.`, "unsupported");
+  }
+  const shape = extents.toReversed();
   const columns = shape.at(-1) ?? 1;
   if (columns % type.block !== 0) {
-    throw damaged(file.path, `rows of ${columns} elements are no multiple of ${type.name}'s ${type.block}`, info.name);
+    throw damaged(file.path, `rows of ${columns} elements are no multiple of ${type.name}'s ${type.block}`, name);
   }
   const elements = shape.reduce((product, extent) => product * extent, 1);
   const byteLength = (elements / type.block) * type.bytes;
-  const { offset } = info;
   if (!Number.isSafeInteger(elements) || elements === 0 || !(offset + byteLength <= file.size)) {
-    throw damaged(file.path, `its ${byteLength} bytes at ${offset} reach beyond the file's ${file.size}`, info.name);
+    throw damaged(file.path, `its ${byteLength} bytes at ${offset} reach beyond the file's ${file.size}`, name);
   }
-  const pairs = /^blk\.\d+\.attn_q\./.test(info.name)
-    ? heads?.q
-    : /^blk\.\d+\.attn_k\./.test(info.name)
-      ? heads?.k
-      : undefined;
-  const read = () => {
-    const bytes = file.view(offset, byteLength, info.name);
-    if (pairs === undefined) return bytes;
-    const ordered = unpermute(file.path, info.name, bytes, shape[0]!, pairs);
-    unmap(bytes);
-    return ordered;
+  return { shape, byteLength };
+}
+
+/** What a tensor of the file is in the model: itself, or one matrix for each expert. */
+function toTensors(
+  info: Placed,
+  architecture: Architecture,
+  heads: { q: number; k: number } | undefined,
+): GgufTensor[] {
+  const { file, offset, type } = info;
+  const { shape, byteLength } = sizeOf(info);
+  const format = ggufTypes[type]!.name;
+  const name = hfName(info, architecture);
+  const make = (hf: string, extents: readonly number[], at: number, bytes: number, order?: number): GgufTensor => {
+    const read = () => {
+      const view = file.view(at, bytes, info.name);
+      const ordered = order === undefined ? undefined : unpermute(file.path, info.name, view, shape[0]!, order);
+      const plain = architecture.normsPlusOne && isNorm(hf) ? minusOne(info, ordered ?? view) : ordered;
+      if (plain) unmap(view);
+      return plain ?? view;
+    };
+    return { name: hf, shape: extents, type, format, byteLength: bytes, read, release: unmap };
   };
-  return {
-    name: hfName(file.path, info.name),
-    shape,
-    type: info.type,
-    format: type.name,
-    byteLength,
-    read,
-    release: unmap,
-  };
+  if (name.includes("*")) {
+    const [experts = 0, ...matrix] = shape;
+    if (matrix.length !== 2) throw damaged(file.path, `it has ${shape.length} extents, expected 3`, info.name);
+    const bytes = byteLength / experts;
+    return Array.from({ length: experts }, (_, i) =>
+      make(name.replace("*", String(i)), matrix, offset + i * bytes, bytes),
+    );
+  }
+  const order = heads && /^blk\.\d+\.attn_([qk])\./.exec(info.name)?.[1];
+  // A gate of one output is a vector in GGUF.
+  const extents = name.endsWith("shared_expert_gate.weight") && shape.length === 1 ? [1, ...shape] : shape;
+  return [make(name, extents, offset, byteLength, order ? heads[order as "q" | "k"] : undefined)];
+}
+
+/** @returns with `*` for the number of an expert, where there is a matrix for each */
+function hfName({ file, name }: Placed, { whole, layers, layer, experts }: Architecture): string {
+  const [, number, stem, suffix] = /^(?:blk\.(\d+)\.)?([\w.]+)\.(weight|bias)$/.exec(name) ?? [];
+  const known = number === undefined ? whole : layer;
+  const prefix = number === undefined ? "" : `${layers}.${number}.`;
+  if (stem !== undefined && Object.hasOwn(known, stem)) return `${prefix}${known[stem]}.${suffix}`;
+  const [, single, which] = /^(ffn_\w+)\.(\d+)$/.exec(stem ?? "") ?? [];
+  const fused = single === undefined ? stem : `${single}_exps`;
+  if (number !== undefined && fused !== undefined && experts && Object.hasOwn(experts.names, fused))
+    return `${prefix}${experts.in}.${which ?? "*"}.${experts.names[fused]}.${suffix}`;
+  const what = `${file.path}: tensor ${name} has no place in the Hugging Face model of this architecture`;
+  throw new BnbError(`${what}.`, "unsupported");
 }
 
 /**
@@ -188,97 +259,18 @@ function unpermute(path: string, name: string, bytes: Uint8Array, rows: number, 
   return ordered;
 }
 
-function hfName(path: string, name: string): string {
-  const [, layer, stem, suffix] = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(name) ?? [];
-  const known = layer === undefined ? globalNames : layerNames;
-  if (stem === undefined || !Object.hasOwn(known, stem)) {
-    throw new BnbError(
-      `${path}: tensor ${name} has no place in the Hugging Face model of this architecture.`,
-      "unsupported",
-    );
-  }
-  return layer === undefined ? `${known[stem]}.${suffix}` : `model.layers.${layer}.${known[stem]}.${suffix}`;
+const isNorm = (name: string) => /norm\.weight$/.test(name);
+
+/** A norm of Gemma as Hugging Face has it: llama.cpp's converter adds the 1 that its model adds when it runs. */
+function minusOne({ file, name, type }: Placed, bytes: Uint8Array): Uint8Array {
+  if (type !== 0) throw damaged(file.path, `it is ${ggufTypes[type]!.name}, expected F32 of a norm`, name);
+  const values = new Float32Array(bytes.slice().buffer);
+  return new Uint8Array(values.map((value) => value - 1).buffer);
 }
 
-// ── config.json ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-function count(path: string, metadata: Metadata, key: string): number {
-  const value = Number(metadata.get(key));
-  if (Number.isSafeInteger(value) && value > 0) return value;
-  throw damaged(path, `its metadata ${key} is ${String(metadata.get(key))}, expected a count`);
-}
-
-function toConfig(
-  path: string,
-  architecture: string,
-  metadata: Metadata,
-  tied: boolean,
-  tensors: readonly GgufTensor[],
-): Config {
-  const { model, type } = architectures[architecture]!;
-  const own = (key: string) => count(path, metadata, `${architecture}.${key}`);
-  const optional = (key: string) => metadata.get(`${architecture}.${key}`);
-  const heads = own("attention.head_count");
-  const vocabulary = tensors.find((tensor) => tensor.name === "model.embed_tokens.weight");
-  if (!vocabulary) throw damaged(path, "it has no token_embd.weight");
-  const config: Record<string, PyValue> = {
-    architectures: [model],
-    model_type: type,
-    hidden_act: "silu",
-    hidden_size: own("embedding_length"),
-    intermediate_size: own("feed_forward_length"),
-    max_position_embeddings: own("context_length"),
-    num_attention_heads: heads,
-    num_hidden_layers: own("block_count"),
-    num_key_value_heads: optional("attention.head_count_kv") === undefined ? heads : own("attention.head_count_kv"),
-    rms_norm_eps: new PyFloat(shortFloat(optional("attention.layer_norm_rms_epsilon") ?? 1e-6)),
-    rope_theta: new PyFloat(shortFloat(optional("rope.freq_base") ?? 10_000)),
-    tie_word_embeddings: tied,
-    vocab_size: vocabulary.shape[0]!,
-  };
-  const headSize =
-    optional("attention.key_length") ?? (type === "llama" ? optional("rope.dimension_count") : undefined);
-  if (headSize !== undefined) config.head_dim = Number(headSize);
-  if (tensors.some((tensor) => tensor.name.endsWith("q_proj.bias")) && type === "llama") config.attention_bias = true;
-  for (const id of ["bos", "eos", "unknown", "padding"] as const) {
-    const token = metadata.get(`tokenizer.ggml.${id}_token_id`);
-    const key = { bos: "bos_token_id", eos: "eos_token_id", unknown: "unk_token_id", padding: "pad_token_id" }[id];
-    if (token !== undefined) config[key] = Number(token);
-  }
-  return config;
-}
-
-/**
- * The `rope_scaling` of Llama 3.1 to 3.3, found again from the factors that llama.cpp's converter computed of it. All
- * these models have the same parameters except the factor, which the lowest frequency has whole.
- *
- * @returns `undefined` if the factors are of another kind
- */
-function ropeScaling(file: MappedFile, info: GgufInfo, config: Config): Config | undefined {
+/** A table of numbers that config.json takes the place of; it is always a short vector of F32. */
+function readTable(info: Placed): Float32Array | undefined {
   if (info.type !== 0 || info.shape.length !== 1) return undefined;
-  const count = info.shape[0]!;
-  if (count === 0 || !(info.offset + 4 * count <= file.size)) {
-    throw damaged(file.path, `its ${count} factors at ${info.offset} reach beyond the file's ${file.size}`, info.name);
-  }
-  const factors = new Float32Array(file.read(info.offset, 4 * count).buffer);
-  const [low, high, context, factor] = [1, 4, 8192, factors.at(-1)!];
-  const theta = (config.rope_theta as PyFloat).value;
-  const same = factors.every((value, i) => {
-    const turns = context / (2 * Math.PI * theta ** (i / count));
-    const smooth = Math.min(1, Math.max(0, (turns - low) / (high - low)));
-    return Math.abs(value * ((1 - smooth) / factor + smooth) - 1) < 1e-3;
-  });
-  if (!same || !(factor > 1)) return undefined;
-  return {
-    rope_type: "llama3",
-    factor: new PyFloat(factor),
-    low_freq_factor: new PyFloat(low),
-    high_freq_factor: new PyFloat(high),
-    original_max_position_embeddings: context,
-  };
-}
-
-/** GGUF keeps fp32; config.json should say 1e-05, not 9.999999747378752e-06. */
-function shortFloat(value: unknown): number {
-  return Number(Math.fround(Number(value)).toPrecision(7));
+  const { byteLength } = sizeOf(info);
+  return new Float32Array(info.file.read(info.offset, byteLength).buffer);
 }

@@ -1,5 +1,5 @@
 // Owns the header of a GGUF file: metadata and what it says of each tensor. Nothing in it is believed before the file has
-// been seen to hold it, and what nobody asks for, such as the vocabulary, is passed over.
+// been seen to hold it, and lists, such as the vocabulary, are passed over and read when somebody asks for them.
 import { BnbError } from "../error.ts";
 import { damaged } from "./header.ts";
 import type { MappedFile } from "./mapped.ts";
@@ -16,15 +16,39 @@ export interface GgufInfo {
 }
 
 export interface GgufHeader {
-  /** By key. A list is {@link listValue}, for none is needed. */
-  readonly metadata: ReadonlyMap<string, MetadataValue>;
+  /** By key. */
+  readonly metadata: Metadata;
   readonly tensors: readonly GgufInfo[];
 }
 
-export type MetadataValue = number | boolean | string;
+export type Metadata = ReadonlyMap<string, MetadataValue>;
+export type MetadataValue = number | boolean | string | GgufList;
 
-/** Stands for a list, and is no count. */
-export const listValue = "a list";
+/** A list of metadata, which stays in the file until it is read. */
+export class GgufList {
+  /** @internal */
+  constructor(
+    readonly file: MappedFile,
+    readonly start: number,
+    readonly length: number,
+  ) {}
+
+  /** The texts or numbers. @throws BnbError where it is a list of lists */
+  read(): (number | boolean | string)[] {
+    const cursor = new Cursor(this.file);
+    cursor.at = this.start;
+    const type = cursor.u32();
+    const count = cursor.count();
+    const scalar = scalars[type];
+    if (!scalar && type !== text) throw cursor.damaged("a list of lists stands where one of texts or numbers should");
+    return Array.from({ length: count }, () => (scalar ? scalar[1](...cursor.take(scalar[0])) : cursor.name()));
+  }
+
+  /** So that errors about a value that should be something else can name it. */
+  toString(): string {
+    return `a list of ${this.length}`;
+  }
+}
 
 /** GGUF's types of metadata by number: how many bytes, and how to read them. 8 is text, 9 a list. */
 const scalars: Record<number, readonly [bytes: number, read: (view: DataView, at: number) => number | boolean]> = {
@@ -48,39 +72,41 @@ const extentsMax = 4;
 const nestingMax = 4;
 /** Longer than any name or key. */
 const nameBytesMax = 1 << 16;
-/** Longer than any value that is asked for: chat templates are not. */
-const valueBytesMax = 1000;
+/** Longer than any chat template. */
+const valueBytesMax = 1 << 20;
+
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** Reads a file from its start, a window at a time. */
 class Cursor {
-  readonly #file: MappedFile;
+  readonly file: MappedFile;
   #window = new DataView(new ArrayBuffer(0));
   #windowStart = 0;
   at = 0;
 
   constructor(file: MappedFile) {
-    this.#file = file;
+    this.file = file;
   }
 
   damaged(what: string): BnbError {
-    return damaged(this.#file.path, `its GGUF header cannot be read (${what})`);
+    return damaged(this.file.path, `its GGUF header cannot be read (${what})`);
   }
 
   /** Takes the next bytes, and gives where they are. @throws BnbError where the file has not so many */
   take(bytes: number): readonly [view: DataView, at: number] {
-    if (!(bytes <= this.#file.size - this.at)) throw this.damaged(`it ends at byte ${this.#file.size}, within a value`);
+    if (!(bytes <= this.file.size - this.at)) throw this.damaged(`it ends at byte ${this.file.size}, within a value`);
     const start = this.at;
     this.at += bytes;
     if (start < this.#windowStart || this.at > this.#windowStart + this.#window.byteLength) {
-      const length = Math.min(Math.max(bytes, 1 << 16), this.#file.size - start);
-      this.#window = new DataView(this.#file.read(start, length).buffer);
+      const length = Math.min(Math.max(bytes, 1 << 16), this.file.size - start);
+      this.#window = new DataView(this.file.read(start, length).buffer);
       this.#windowStart = start;
     }
     return [this.#window, start - this.#windowStart];
   }
 
   skip(bytes: number): void {
-    if (!(bytes <= this.#file.size - this.at)) throw this.damaged(`it ends at byte ${this.#file.size}, within a list`);
+    if (!(bytes <= this.file.size - this.at)) throw this.damaged(`it ends at byte ${this.file.size}, within a list`);
     this.at += bytes;
   }
 
@@ -93,8 +119,8 @@ class Cursor {
   count(): number {
     const [view, at] = this.take(8);
     const count = view.getBigUint64(at, true);
-    if (count > BigInt(this.#file.size))
-      throw this.damaged(`${count} items do not fit the file's ${this.#file.size} bytes`);
+    if (count > BigInt(this.file.size))
+      throw this.damaged(`${count} items do not fit the file's ${this.file.size} bytes`);
     return Number(count);
   }
 
@@ -112,7 +138,11 @@ class Cursor {
       return undefined;
     }
     const [view, at] = this.take(length);
-    return new TextDecoder().decode(new Uint8Array(view.buffer, at, length));
+    try {
+      return utf8.decode(new Uint8Array(view.buffer, at, length));
+    } catch {
+      throw this.damaged(`the text that ends at byte ${this.at} is not UTF-8`);
+    }
   }
 
   name(): string {
@@ -122,20 +152,22 @@ class Cursor {
   }
 }
 
-function skipList(cursor: Cursor, depth = 0): void {
+/** @returns how many there are */
+function skipList(cursor: Cursor, depth = 0): number {
   if (depth === nestingMax) throw cursor.damaged(`lists are nested more than ${nestingMax} deep`);
   const type = cursor.u32();
   const count = cursor.count();
   const scalar = scalars[type];
   if (scalar) {
     cursor.skip(count * scalar[0]);
-    return;
+    return count;
   }
   if (type !== text && type !== list) throw cursor.damaged(`a list has type ${type}`);
   for (let i = 0; i < count; i++) {
     if (type === list) skipList(cursor, depth + 1);
     else cursor.skip(cursor.count());
   }
+  return count;
 }
 
 function metadataValue(cursor: Cursor, key: string): MetadataValue {
@@ -144,8 +176,9 @@ function metadataValue(cursor: Cursor, key: string): MetadataValue {
   if (scalar) return scalar[1](...cursor.take(scalar[0]));
   if (type === text) return cursor.text(valueBytesMax) ?? "a long text";
   if (type !== list) throw cursor.damaged(`${JSON.stringify(key)} has type ${type}`);
-  skipList(cursor);
-  return listValue;
+  const start = cursor.at;
+  const length = skipList(cursor);
+  return new GgufList(cursor.file, start, length);
 }
 
 function tensorInfo(cursor: Cursor): GgufInfo {
@@ -180,7 +213,8 @@ export function readGgufHeader(file: MappedFile): GgufHeader {
     tensors.set(info.name, info);
   }
   const alignment = Number(metadata.get("general.alignment") ?? 32);
-  if (!Number.isSafeInteger(alignment) || alignment < 1) throw cursor.damaged(`general.alignment is ${alignment}`);
+  if (!(alignment >= 8 && alignment <= 2 ** 20 && Number.isInteger(Math.log2(alignment))))
+    throw cursor.damaged(`general.alignment is ${alignment}, expected a power of two from 8`);
   const data = Math.ceil(cursor.at / alignment) * alignment;
   return { metadata, tensors: [...tensors.values()].map((info) => ({ ...info, offset: data + info.offset })) };
 }

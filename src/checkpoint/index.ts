@@ -1,6 +1,10 @@
 // Owns what the package exports of checkpoints: files, whole models, state dicts, and ways from one to another.
+export { type AdapterLayer, type SaveAdapterOptions, saveAdapter } from "./adapter.ts";
 export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+export { type GgufModel, type GgufTensor, openGguf } from "./gguf.ts";
+export { loadGguf } from "./gguf_weight.ts";
 export type { SafetensorsDtype } from "./header.ts";
+export { type FetchOptions, fetchModel } from "./hub.ts";
 export {
   type InspectOptions,
   inspectCheckpoint,
@@ -9,6 +13,7 @@ export {
   type WeightError,
   type WeightReport,
 } from "./inspect.ts";
+export type { MlxMode, StateMlx, StoredMlx } from "./mlx.ts";
 export {
   openSafetensors,
   type SafetensorsFile,
@@ -29,6 +34,7 @@ export { fromStateDict, loadWeight, type StateDictOptions, toStateDict } from ".
 export {
   convertGguf,
   dequantizeCheckpoint,
+  mergeAdapter,
   type Progress,
   type QuantizeOptions,
   quantizeCheckpoint,

@@ -1,5 +1,6 @@
-// Owns the journals of work folders: each says who makes what, which files are its own and how far it came, so that what a
-// process left behind when it was killed can be told from what a living one needs, and from what is somebody's only copy.
+// Owns the journals of work folders: each says who makes what, which files are its own and how far it came, so that
+// what a process left behind when it was killed can be told from what a living one needs, and from what is somebody's
+// only copy.
 import fs from "node:fs";
 import os from "node:os";
 import { join } from "node:path";
@@ -14,6 +15,9 @@ interface Identity {
   readonly host: string;
   /** When the process began. */
   readonly started: string;
+  /** What tells it from every other process, and its thread, where the system says that; else empty. */
+  readonly birth: string;
+  readonly thread: string;
   readonly target: string;
   /** Whether its file system could lock the journal: otherwise nobody can tell whether the process still lives. */
   readonly locked: boolean;
@@ -44,7 +48,16 @@ export class Journal {
     this.#descriptor = fs.openSync(join(work, journalName), "wx");
     const locked = libc.lock(this.#descriptor);
     const started = new Date(Date.now() - 1000 * process.uptime()).toISOString();
-    this.#write({ process: process.pid, host: os.hostname(), started, target, locked } satisfies Identity);
+    const identity = {
+      process: process.pid,
+      host: os.hostname(),
+      started,
+      birth: birth(),
+      thread: thread(),
+      target,
+      locked,
+    };
+    this.#write(identity satisfies Identity);
     fs.fsyncSync(this.#descriptor);
   }
 
@@ -66,6 +79,29 @@ export class Journal {
   #write(line: object): void {
     fs.writeSync(this.#descriptor, `${JSON.stringify(line)}\n`);
   }
+}
+
+/** What tells this process from every other: its number and name may be those of one in another container. */
+function birth(): string {
+  try {
+    const start = fs.readFileSync("/proc/self/stat", "utf8").split(") ").at(-1)!.split(" ")[19];
+    return `${fs.readlinkSync("/proc/self/ns/pid")} ${start}`;
+  } catch {
+    return ""; // not Linux
+  }
+}
+
+/** The path below /proc of this thread: a Worker's goes when it is terminated, and its locks stay with the process. */
+function thread(): string {
+  try {
+    return fs.readlinkSync("/proc/thread-self");
+  } catch {
+    return ""; // not Linux
+  }
+}
+
+function isTerminatedWorkers(identity: Identity): boolean {
+  return identity.birth !== "" && identity.birth === birth() && !fs.existsSync(join("/proc", identity.thread));
 }
 
 /** Removes a journal whose work folder has nothing else in it, and the folder. */
@@ -133,7 +169,7 @@ function clearLeftover(work: string, target: string): string | undefined {
     const { process: id, host, started, locked } = record.identity;
     const who = `process ${id} on ${host}, begun at ${started}`;
     if (!locked) return `${work} is of ${who}; whether that has ended can't be told here: remove it if so.`;
-    if (!libc.lock(descriptor))
+    if (!libc.lock(descriptor) && !isTerminatedWorkers(record.identity))
       throw new BnbError(`output ${target} is being written by ${who}: wait for its end, or choose another place.`);
     const reason = whyKept(work, record);
     if (reason) return `${work} was left by ${who}, and ${reason}: look through it, and remove it by hand.`;

@@ -1,5 +1,5 @@
-// Owns reading JSON that a file holds, which may be anything: byte by byte, as strict as Rust's serde_json, or as lenient as
-// Python's json, whichever reads the same file elsewhere.
+// Owns reading JSON that a file holds, which may be anything: byte by byte, as strict as Rust's serde_json, or as
+// lenient as Python's json, whichever reads the same file elsewhere.
 
 /** Deeper than any file has a reason to be; walking what is much deeper overflows the stack. */
 const nestingMax = 100;
@@ -18,7 +18,10 @@ export interface JsonOptions {
   readonly python?: boolean;
 }
 
-/** A cursor over JSON text in UTF-8. Each method reads one value from where it stands. @throws SyntaxError where it can't */
+/**
+ * A cursor over JSON text in UTF-8. Each method reads one value from where it stands. @throws SyntaxError where it
+ * can't
+ */
 export class JsonReader {
   readonly #bytes: Buffer;
   readonly #python: boolean;
@@ -70,14 +73,16 @@ export class JsonReader {
     throw this.#error("text with half of a surrogate pair", start - 1);
   }
 
-  /** A whole number from 0 to 2⁵³ - 1 without sign, point or exponent; `undefined` for another value, which is not read. */
+  /**
+   * A whole number from 0 to 2⁵³ - 1 without sign, point or exponent; `undefined` for another value, which is not read.
+   */
   count(): number | undefined {
     this.#space();
     const start = this.#at;
     const bytes = this.#bytes;
     let at = start;
     let value = 0;
-    for (; bytes[at]! >= zero && bytes[at]! <= nine; at++) value = 10 * value + bytes[at]! - zero;
+    for (; bytes[at]! >= zero && bytes[at]! <= nine; at++) value = 10 * value + (bytes[at]! - zero);
     const isLonger = isOfNumber(bytes[at]) || (bytes[start] === zero && at > start + 1);
     if (at === start || isLonger || !Number.isSafeInteger(value)) return undefined;
     this.#at = at;

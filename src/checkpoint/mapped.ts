@@ -10,6 +10,9 @@ const arrayBytesMax = 2 ** 32;
 /** Errors that mean that a file may be read but not mapped for writing, which Bun does even for private views. */
 const unmappable = ["EACCES", "EPERM", "EROFS", "ENODEV", "ETXTBSY"];
 
+/** Whether what a descriptor holds has a name, as on Linux where /proc is mounted. */
+const hasDescriptorNames = process.platform === "linux" && existsSync("/proc/self/fd");
+
 /** A file that is open for reading. */
 export class MappedFile {
   readonly path: string;
@@ -44,13 +47,13 @@ export class MappedFile {
   }
 
   /**
-   * Maps what was opened. Bun maps by name, and under this one another file may be by now, whose data would be read with
-   * this one's header; Linux has a name for what a descriptor holds, and elsewhere the two are compared, before and after.
+   * Maps what was opened. Bun maps by name, and under this one another file may be by now, whose data would be read
+   * with this one's header; Linux has a name for what a descriptor holds, and elsewhere the two are compared, before
+   * and after.
    */
   #map(offset: number, length: number): Uint8Array {
     const options = { shared: false, offset, size: length };
-    if (process.platform === "linux" && existsSync("/proc/self/fd"))
-      return Bun.mmap(`/proc/self/fd/${this.#descriptor}`, options);
+    if (hasDescriptorNames) return Bun.mmap(`/proc/self/fd/${this.#descriptor}`, options);
     if (!this.#isUnderItsName()) throw this.#replaced();
     const bytes = Bun.mmap(this.path, options);
     if (this.#isUnderItsName()) return bytes;

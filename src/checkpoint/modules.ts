@@ -162,7 +162,7 @@ export function rootsOf(shapes: Shapes): string[] {
 /** The modules that have a matrix as their weight. */
 export function matricesOf(shapes: Shapes): string[] {
   return [...shapes]
-    .filter(([name, shape]) => shape.length === 2 && name.endsWith(".weight"))
+    .filter(([name, shape]) => shape.length === 2 && !shape.includes(0) && name.endsWith(".weight"))
     .map(([name]) => name.slice(0, -".weight".length));
 }
 

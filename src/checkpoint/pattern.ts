@@ -1,5 +1,5 @@
-// Owns patterns of modules' names: regular expressions that a person gave, matched to names that a stranger gave, in bounded
-// time.
+// Owns patterns of modules' names: regular expressions that a person gave, matched to names that a stranger gave, in
+// bounded time.
 import { BnbError } from "../error.ts";
 
 /** Longer than any module's name: how long matching takes grows with a power of the length. */
@@ -15,7 +15,9 @@ interface Group {
   hasChoice: boolean;
 }
 
-/** What repeats the last item: `?`, `*`, `+`, `{2}`, `{2,}` or `{2,5}`, and `?` behind it, which only changes the order. */
+/**
+ * What repeats the last item: `?`, `*`, `+`, `{2}`, `{2,}` or `{2,5}`, and `?` behind it, which only changes the order.
+ */
 const quantifier = /(?:[?*+]|\{(\d+)(?:(,)(\d*))?\})\??/y;
 
 /** Why a regular expression may take exponential time, or long; `undefined` where it can't. */
@@ -66,22 +68,38 @@ function slowness(pattern: string): string | undefined {
  * @throws BnbError for what is no regular expression, or one that may take long
  */
 export function modulePattern(pattern: string): (module: string) => boolean {
+  const regex = boundedRegex(pattern, `^(?:${pattern})(?:(?<=\\.)|(?=\\.|$))`, "skip");
+  return (module) => module.endsWith(pattern) || bounded(module, "skip", regex);
+}
+
+/**
+ * PEFT's `get_pattern_key`, for one pattern: it matches the end of a module's name, from its start or behind a dot.
+ *
+ * @throws BnbError for what is no regular expression, or one that may take long
+ */
+export function endingPattern(pattern: string, what: string): (module: string) => boolean {
+  const regex = boundedRegex(pattern, `(?:^|\\.)(?:${pattern})$`, what);
+  return (module) => bounded(module, what, regex);
+}
+
+function boundedRegex(pattern: string, whole: string, what: string): RegExp {
   let regex: RegExp;
   try {
-    regex = new RegExp(`^(?:${pattern})(?:(?<=\\.)|(?=\\.|$))`);
+    regex = new RegExp(whole);
   } catch (cause) {
-    throw new BnbError(`skip ${JSON.stringify(pattern)} is no regular expression: ${(cause as Error).message}.`);
+    throw new BnbError(`${what} ${JSON.stringify(pattern)} is no regular expression: ${(cause as Error).message}.`);
   }
   const reason = slowness(pattern);
   if (reason)
     throw new BnbError(
-      `skip ${JSON.stringify(pattern)} ${reason}, which can take for ever: give several simpler ones.`,
+      `${what} ${JSON.stringify(pattern)} ${reason}, which can take for ever: give several simpler ones.`,
     );
-  return (module) => {
-    if (module.endsWith(pattern)) return true;
-    if (module.length <= nameLengthMax) return regex.test(module);
-    throw new BnbError(
-      `skip can't be matched to a name of ${module.length} characters, above ${nameLengthMax}: ${module}.`,
-    );
-  };
+  return regex;
+}
+
+function bounded(module: string, what: string, regex: RegExp): boolean {
+  if (module.length <= nameLengthMax) return regex.test(module);
+  throw new BnbError(
+    `${what} can't be matched to a name of ${module.length} characters, above ${nameLengthMax}: ${module}.`,
+  );
 }

@@ -1,9 +1,10 @@
-// Owns the second step of writing: what is made lies in a work folder beside its target, on the same file system, locked and
-// journalled, until it is whole and durable; without a commit nothing of it stays.
+// Owns the second step of writing: what is made lies in a work folder beside its target, on the same file system,
+// locked and journalled, until it is whole and durable; without a commit nothing of it stays.
 import { randomBytes } from "node:crypto";
 import fs from "node:fs";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { BnbError } from "../error.ts";
+import { printable } from "../printable.ts";
 import { found, isInside } from "./folder.ts";
 import { clearLeftovers, Journal, removeWork } from "./journal.ts";
 import { type Place, placeOf } from "./plan.ts";
@@ -18,8 +19,8 @@ const stemBytesMax = 120;
  * A file or folder that is being made at `path`, which the caller creates; `commit` of {@link StagedFile} or of
  * `commit.ts` gives it its name.
  *
- * What was not committed is removed when the object is disposed, when the process exits, and when a signal ends it. What
- * a crash leaves is removed by the next process that writes to the same target.
+ * What was not committed is removed when the object is disposed, when the process exits, and when a signal ends it.
+ * What a crash leaves is removed by the next process that writes to the same target.
  */
 export class Staging implements Disposable {
   readonly target: string;
@@ -89,16 +90,16 @@ export class Staging implements Disposable {
   /** After a commit that succeeded: removes the work folder, in which nothing is left. */
   finish(): void {
     this.release();
+    removeWork(this.work); // under its lock, so that nobody takes it for left
     this.journal.close();
-    removeWork(this.work);
   }
 
   /** Removes what was written, unless it was committed. */
   [Symbol.dispose](): void {
     if (!pending.has(this)) return;
     this.release();
-    this.journal.close();
     this.#remove();
+    this.journal.close();
   }
 
   #makeParent(parent: string): void {
@@ -147,6 +148,7 @@ export class StagedFile implements Disposable {
     // A missing folder is the caller's mistake more often than his wish.
     if (parents.length > 0) fs.statSync(dirname(target));
     this.#staging = new Staging({ path: target, parents: [], home });
+    for (const note of this.#staging.notes) process.emitWarning(printable(note)); // there is no report that has room for it
     this.path = this.#staging.path;
   }
 

@@ -6,8 +6,9 @@ import { BnbError } from "../error.ts";
 import { Int8Weight } from "../int8_weight.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
-import type { Checkpoint } from "./checkpoint.ts";
+import { type Checkpoint, within } from "./checkpoint.ts";
 import type { SafetensorsDtype } from "./header.ts";
+import { fromMlx, type StoredMlx } from "./mlx.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import {
   packState,
@@ -29,9 +30,9 @@ export interface StateDictOptions {
 }
 
 /**
- * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`. What it
- * has no format for, other widths than 4 bits and codebooks than NF4 and FP4, has the same tensors under a key of this
- * library's, and bitsandbytes does not load it.
+ * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`. What
+ * it has no format for, other widths than 4 bits and codebooks than NF4 and FP4, has the same tensors under a key of
+ * this library's, and bitsandbytes does not load it.
  *
  * @example
  * ```ts
@@ -98,11 +99,12 @@ function int8ToStateDict(name: string, w: Int8Weight): TensorSource[] {
  *
  * @param stored what `findQuantized` found
  */
-export function fromStateDict(stored: Stored4bit | StoredBlockwise, device?: Device): QuantizedTensor;
+export function fromStateDict(stored: Stored4bit | StoredBlockwise | StoredMlx, device?: Device): QuantizedTensor;
 export function fromStateDict(stored: StoredInt8, device?: Device): Int8Weight;
 export function fromStateDict(stored: Stored, device?: Device): QuantizedTensor | Int8Weight;
 export function fromStateDict(stored: Stored, device: Device = currentDevice()): QuantizedTensor | Int8Weight {
   if (stored.format === "int8") return int8FromStateDict(stored, device);
+  if (stored.format === "mlx") return fromMlx(stored, device);
   const { state } = stored;
   using codes = bytesToTensor(stored.codes, device);
   using absmax = state.nested ? bytesToTensor(stored.absmax, device) : floatsToTensor(stored.absmax, device);
@@ -139,9 +141,14 @@ export function loadWeight(
   device = currentDevice(),
 ): Tensor | QuantizedTensor | Int8Weight {
   const stored = checkpoint.quantized.get(name);
-  if (stored) return fromStateDict(stored, device);
+  if (stored) return within(checkpoint.path, () => fromStateDict(stored, device));
   const tensor = checkpoint.tensors.get(name);
   if (!tensor) throw new BnbError(`${checkpoint.path} has no weight ${JSON.stringify(name)}.`);
+  return within(checkpoint.path, () => dense(tensor, device));
+}
+
+function dense(tensor: SafetensorsTensor, device: Device): Tensor {
+  const { name } = tensor;
   const dtype = dtypes[tensor.dtype];
   if (!dtype)
     throw new BnbError(`${name} is ${tensor.dtype}, expected ${Object.keys(dtypes).join(", ")}.`, "unsupported");

@@ -13,7 +13,7 @@ import type { Step } from "./checkpoint.ts";
 import type { GgufTensor } from "./gguf.ts";
 import type { SafetensorsDtype } from "./header.ts";
 import type { StoredQuantType } from "./huggingface.ts";
-import { ggufPieces, type Pieces, plainPieces, storedPieces } from "./pieces.ts";
+import { ggufPieces, type Pieces, plainPieces, storedPieces, wholePiece } from "./pieces.ts";
 import type { SafetensorsTensor, SafetensorsValues } from "./safetensors.ts";
 import { floatDtypes, type StorageDtype, type Stored, specsBlockwise, specsInt8 } from "./state.ts";
 import { fromStateDict, toStateDict } from "./statedict.ts";
@@ -74,7 +74,9 @@ export function fromGguf(tensor: GgufTensor, dtype: FloatDType): Source {
   return { name, shape, dtype, format, inputBytes: tensor.byteLength, load, pieces: ggufPieces(tensor, dtype) };
 }
 
-/** A quantised weight of a checkpoint, dequantised: to the dtype that it had, of which int8 keeps no record, or float16. */
+/**
+ * A quantised weight of a checkpoint, dequantised: to the dtype that it had, of which int8 keeps no record, or float16.
+ */
 export function fromStored(stored: Stored, dtype?: FloatDType): Source {
   const inputBytes = stored.parts.reduce((sum, part) => sum + part.byteLength, 0);
   const { name, format } = stored;
@@ -91,7 +93,9 @@ export function fromStored(stored: Stored, dtype?: FloatDType): Source {
     using q = fromStateDict(stored);
     return dequantizeBlockwise(q, { dtype: to });
   };
-  return { name, shape: stored.state.shape, dtype: to, format, inputBytes, load, pieces: storedPieces(stored, to) };
+  const { shape } = stored.state;
+  const pieces = stored.format === "mlx" ? wholePiece(shape, load) : storedPieces(stored, to);
+  return { name, shape, dtype: to, format, inputBytes, load, pieces };
 }
 
 /** A matrix that is stored by columns, as one by rows, or the other way round. */
@@ -171,7 +175,10 @@ function codebookOf(quantType: Exclude<StoredQuantType, "int8">): Codebook {
   return sevenBits;
 }
 
-/** Writes a weight as the tensors of int8, having rounded it to a dtype first, and then to float16, as transformers does. */
+/**
+ * Writes a weight as the tensors of int8, having rounded it to a dtype first, and then to float16, as transformers
+ * does.
+ */
 export function quantizeInt8Step(source: Source, dtype: FloatDType): Step {
   const { name, shape, inputBytes } = source;
   const run: Step["run"] = (write) => {

@@ -1,20 +1,29 @@
-// Owns the three ways to make a checkpoint from another: quantise it, dequantise it, convert it from GGUF.
+// Owns the four ways to make a checkpoint from another: quantise it, dequantise it, merge an adapter into it, convert it from GGUF.
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import type { ScalesOptions } from "../quantize.ts";
-import { type Checkpoint, openCheckpoint, type Step, type WriteOptions, writeCheckpoint } from "./checkpoint.ts";
+import { openAdapter } from "./adapter.ts";
+import {
+  checkPlain,
+  expertNotes,
+  formatNotes,
+  noConfig,
+  nothingToDo,
+  sizeNotes,
+  typeNotes,
+  whyStays,
+} from "./advice.ts";
+import { openCheckpoint, type Step, type WriteOptions, writeCheckpoint } from "./checkpoint.ts";
 import { openGguf } from "./gguf.ts";
+import { tokenizerFiles } from "./gguf_tokenizer.ts";
 import {
   type Choice,
   type Config,
   chooseModules,
   configDtype,
-  hasForeignCodes,
   isTransformersType,
-  kindOf,
-  quantMethod,
   readConfig,
   type StoredQuantType,
   staysFloat32,
@@ -25,12 +34,14 @@ import {
   withQuantization,
   writeConfig,
 } from "./huggingface.ts";
-import { isKnown, transformersVersion } from "./modules.ts";
+import { Merging } from "./merge.ts";
 import { intoDirectory } from "./output.ts";
 import type { OutputOptions } from "./plan.ts";
-import { floatDtypes, type StorageDtype } from "./state.ts";
+import { writeText } from "./staging.ts";
+import { floatDtypes, type StorageDtype, type Stored } from "./state.ts";
 import {
   castStep,
+  copyStep,
   floatDtypeOf,
   fromGguf,
   fromSafetensors,
@@ -41,7 +52,7 @@ import {
   type Source,
   transposedSource,
 } from "./steps.ts";
-import { specBytes, type TensorSpec } from "./writer.ts";
+import { specBytes } from "./writer.ts";
 
 /** Options of every function that writes a model from another. */
 export interface TransformOptions extends OutputOptions {
@@ -113,6 +124,11 @@ export interface TransformReport {
  * @throws BnbError if the model is quantised already, or cannot be read; nothing is left at the output then
  */
 export async function quantizeCheckpoint(input: string, options: QuantizeOptions): Promise<TransformReport> {
+  return await quantizeWith(input, options);
+}
+
+/** @param merging an adapter whose share each tensor gets before it is quantised */
+async function quantizeWith(input: string, options: QuantizeOptions, merging?: Merging): Promise<TransformReport> {
   using checkpoint = openCheckpoint(input);
   const config = readConfig(checkpoint.directory);
   const leftover = checkPlain(input, checkpoint, config);
@@ -125,10 +141,13 @@ export async function quantizeCheckpoint(input: string, options: QuantizeOptions
   const steps = Array.from(checkpoint.tensors.values(), (tensor) => {
     const { name } = tensor;
     const to = isWide(name, wanted) ? "float32" : dtype;
-    if (!choice.weights.has(name)) return keepStep(tensor, to);
-    const source = fromSafetensors(tensor);
+    const merged = merging && floatDtypeOf(tensor.dtype) && merging.merged(fromSafetensors(tensor), false);
+    if (!choice.weights.has(name)) return merged ? castStep(merged, to ?? merged.dtype) : keepStep(tensor, to);
+    const source = merged ?? fromSafetensors(tensor);
     return quantizeStep(choice.transposed.has(name) ? transposedSource(source) : source, to, options);
   });
+  if (merging) steps.push(...merging.rest().map((source) => castStep(source, dtype ?? source.dtype)));
+  merging?.checkAllTaken();
   const plain = config && withDtype(withoutQuantization(config), wanted);
   const written = plain && quantizedConfig(plain, wanted, choice, options);
   const stays = Object.fromEntries(
@@ -140,52 +159,6 @@ export async function quantizeCheckpoint(input: string, options: QuantizeOptions
   const report = await write(checkpoint, steps, written, choice.weights.size, notes, options);
   const wide = steps.filter(({ specs }) => specs.length === 1);
   return { ...report, notes: [...report.notes, ...sizeNotes(report, wide), ...formatNotes(options)], stays };
-}
-
-/** Why a model shrank less than one would expect of 4 bits, and what helps. */
-function sizeNotes({ inputBytes, outputBytes }: TransformReport, kept: readonly Step[]): string[] {
-  const specs = kept.flatMap((step) => step.specs);
-  const bytesOf = (some: readonly TensorSpec[]) => some.reduce((sum, spec) => sum + specBytes(spec), 0);
-  const stay = bytesOf(specs);
-  if (inputBytes >= 2.5 * outputBytes || 2 * stay < outputBytes) return [];
-  const wide = bytesOf(specs.filter(({ dtype }) => dtype === "F32"));
-  const share = `${Math.round((100 * stay) / outputBytes)} % of the result are tensors that stay floats`;
-  const what = `The model shrank by ${(inputBytes / outputBytes).toFixed(1)} only: ${share}, as in transformers`;
-  if (2 * wide < stay) return [`${what}; --json says why each does.`];
-  return [`${what}, in float32: --dtype bfloat16 makes these half as large.`];
-}
-
-function formatNotes({ quantType = "nf4" }: QuantizeOptions): string[] {
-  if (isTransformersType(quantType)) return [];
-  return [`transformers and bitsandbytes have no format ${quantType}: only this library reads the result.`];
-}
-
-function nothingToDo(input: string, { kept }: Choice): BnbError {
-  const [first] = [...kept].filter(([, why]) => !why.startsWith("an embedding") && !why.startsWith("the output head"));
-  const why = first ? `: ${first[0]} and its like are kept (${first[1]})` : "";
-  return new BnbError(`${input} has no Linear weights to quantise${why}.`);
-}
-
-/** @returns what a person should know @throws BnbError for an adapter, or a model that is quantised */
-function checkPlain(input: string, checkpoint: Checkpoint, config: Config | undefined): string[] {
-  const names = [...checkpoint.tensors.keys()];
-  if (names.length > 0 && names.every((name) => /\.(lora_|modules_to_save\.)/.test(name)))
-    throw new BnbError(
-      `${input} is an adapter, not a model; merge it into its base (\`bunsandbytes merge BASE ADAPTER --output DIR\`).`,
-    );
-  const says = quantMethod(config);
-  const stored = [...checkpoint.quantized.values()][0]?.format;
-  if (stored !== undefined || (says !== undefined && hasForeignCodes(checkpoint.tensors.values())))
-    throw new BnbError(`${input} is quantised already (${stored ?? says}); dequantise it first, or take the original.`);
-  if (says === undefined) return [];
-  return [
-    `config.json said that weights are quantised (${says}), but none is: they were floats, and are quantised now.`,
-  ];
-}
-
-function whyStays(name: string, { kept }: Choice, isWide: boolean): string {
-  const why = kept.get(name) ?? "not a matrix of a linear layer";
-  return isWide ? `${why}; in float32, as in transformers` : why;
 }
 
 /**
@@ -225,8 +198,65 @@ export async function dequantizeCheckpoint(input: string, options: TransformOpti
 }
 
 /**
- * Makes a Hugging Face model of a GGUF file of a llama or qwen model: its weights as floats (bfloat16 by default), or
- * quantised where `quantType` is given, which has no default here. The tokenizer is not carried over.
+ * Puts an adapter of PEFT's into its base: a dense model stays dense, or is quantised where `quantType` is given, and the
+ * weights of a quantised one are quantised again as they were. LoRA with all that adapter_config.json says of ranks, alphas and
+ * rsLoRA, DoRA, biases, embeddings, and modules that are saved whole.
+ *
+ * @example
+ * ```ts
+ * using layer = nn.Lora.init(new nn.Linear4bit(Tensor.zeros([128, 64])), { r: 4, alpha: 8 });
+ * await checkpoint.saveAdapter({ "model.layers.0.mlp.up_proj": layer }, { output: "./adapter" });
+ * const report = await checkpoint.mergeAdapter("./model", "./adapter", { output: "./merged" });
+ * report.weights; // → 1
+ * ```
+ *
+ * @throws BnbError naming the option of adapter_config.json that is not supported, or what of the adapter fits no weight
+ */
+export async function mergeAdapter(base: string, adapter: string, options: QuantizeOptions): Promise<TransformReport> {
+  using opened = openAdapter(adapter);
+  const merging = new Merging(opened);
+  if (options.quantType !== undefined) return await quantizeWith(base, options, merging);
+  using checkpoint = openCheckpoint(base);
+  const config = readConfig(checkpoint.directory);
+  const parts = new Set([...checkpoint.quantized.values()].flatMap((weight) => weight.parts.map((part) => part.name)));
+  const isWide = staysFloat32(config);
+  let weights = 0;
+  const quantized = [...checkpoint.quantized.values()].flatMap((stored) => {
+    const merged = merging.merged(fromStored(stored, configDtype(config)), true);
+    if (!merged) return stored.parts.map(copyStep);
+    weights++;
+    return [againStep(stored, merged)];
+  });
+  const plain = [...checkpoint.tensors.values()].filter((tensor) => !parts.has(tensor.name));
+  const dense = plain.map((tensor) => {
+    const to = options.dtype && isWide(tensor.name, options.dtype) ? "float32" : options.dtype;
+    const merged = floatDtypeOf(tensor.dtype) && merging.merged(fromSafetensors(tensor), false);
+    if (!merged) return keepStep(tensor, to);
+    weights++;
+    return castStep(merged, to ?? merged.dtype);
+  });
+  const rest = merging.rest().map((source) => castStep(source, options.dtype ?? source.dtype));
+  merging.checkAllTaken();
+  const written = config && (options.dtype ? withDtype(config, options.dtype) : config);
+  const notes = config ? [] : [noConfig(base)];
+  return await write(checkpoint, [...quantized, ...dense, ...rest], written, weights, notes, options);
+}
+
+/** Quantises a weight as it was before. @throws BnbError for a codebook of its own */
+function againStep(stored: Stored, source: Source): Step {
+  if (stored.format === "int8") return quantizeInt8Step(source, source.dtype);
+  if (stored.format === "blockwise" || stored.format === "mlx") {
+    const whose = stored.format === "mlx" ? "of MLX's" : "of this library's";
+    throw new BnbError(`${stored.name} is in a format ${whose}; dequantise the model, and merge with --quant-type.`);
+  }
+  const { blocksize, nested } = stored.state;
+  const options = { quantType: stored.format, blocksize, doubleQuant: nested !== undefined };
+  return quantizeBlockwiseStep(source, source.dtype, { ...options, scales: "absmax", storage: "uint8" });
+}
+
+/**
+ * Makes a Hugging Face model of a GGUF file, or of the parts of a split one: its weights as floats (bfloat16 by default),
+ * or quantised where `quantType` is given, which has no default here; its tokenizer rebuilt from the file's metadata.
  *
  * @example
  * ```ts
@@ -245,12 +275,10 @@ export async function convertGguf(input: string, options: QuantizeOptions): Prom
   );
   const plain = withDtype(model.config, dtype);
   const config = choice ? quantizedConfig(plain, dtype, choice, options) : plain;
-  const notes = [...model.notes, tokenizerNote];
-  return await write(model, steps, config, choice?.weights.size ?? 0, notes, options);
+  const tokenizer = tokenizerFiles(input, model.metadata);
+  const notes = [...model.notes, ...tokenizer.notes];
+  return await write(model, steps, config, choice?.weights.size ?? 0, notes, options, tokenizer.files);
 }
-
-const tokenizerNote =
-  "The tokenizer is not carried over: copy tokenizer.json and tokenizer_config.json from the original model.";
 
 function quantizeStep(source: Source, dtype: FloatDType | undefined, options: QuantizeOptions): Step {
   const { quantType = "nf4", blocksize = 64, doubleQuant = false, quantStorage: storage = "uint8" } = options;
@@ -272,24 +300,6 @@ function quantizedConfig(config: Config, dtype: FloatDType, choice: Choice, opti
   return withQuantization(config, { quantType, doubleQuant, computeDtype, storage, skipModules });
 }
 
-function noConfig(input: string): string {
-  return `There is no config.json beside ${input}, so none was written: transformers needs one to load the result.`;
-}
-
-function expertNotes({ kept }: Choice): string[] {
-  const experts = [...kept.keys()].filter((name) => /\.experts\.\d+\./.test(name)).length;
-  return experts === 0 ? [] : [`${experts} expert matrices stay as they are, as in transformers 5, which fuses them.`];
-}
-
-function typeNotes(config: Config | undefined): string[] {
-  const kind = kindOf(config);
-  if (!config || isKnown(kind)) return [];
-  const what = kind.type
-    ? `transformers ${transformersVersion} has no type ${kind.type}`
-    : "config.json has no model_type";
-  return [`${what}: the choice of modules is a guess by names and shapes, and transformers may make another.`];
-}
-
 async function write(
   source: { readonly path: string },
   steps: Step[],
@@ -297,6 +307,7 @@ async function write(
   weights: number,
   notes: readonly string[],
   options: TransformOptions,
+  texts: ReadonlyMap<string, string> = new Map(),
 ): Promise<TransformReport> {
   const inputBytes = steps.reduce((sum, step) => sum + step.inputBytes, 0);
   const bytes = steps.reduce((sum, { specs }) => sum + specs.reduce((all, spec) => all + specBytes(spec), 0), 0);
@@ -307,6 +318,7 @@ async function write(
       await writeCheckpoint(directory, steps, writeOptions(steps.length, inputBytes, options));
       const outputBytes = bytesIn(directory);
       if (config) writeConfig(directory, config);
+      for (const [name, text] of texts) writeText(join(directory, name), text);
       return { outputBytes };
     },
   );

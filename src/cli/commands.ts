@@ -4,10 +4,23 @@ import { benchCommand } from "./bench.ts";
 import { convertCommand } from "./convert.ts";
 import { dequantizeCommand } from "./dequantize.ts";
 import { inspectCommand } from "./inspect.ts";
+import { mergeCommand } from "./merge.ts";
 import { quantizeCommand } from "./quantize.ts";
+import { serveCommand } from "./serve.ts";
+import { tuneCommand } from "./tune.ts";
 import { verifyCommand } from "./verify.ts";
 
 export function commandsOfLibrary(): Command[] {
-  const commands = [quantizeCommand, dequantizeCommand, convertCommand, inspectCommand, verifyCommand, benchCommand];
+  const commands = [
+    quantizeCommand,
+    dequantizeCommand,
+    convertCommand,
+    mergeCommand,
+    inspectCommand,
+    verifyCommand,
+    serveCommand,
+    benchCommand,
+    tuneCommand,
+  ];
   return commands.map((command) => command());
 }

@@ -1,17 +1,22 @@
 // Owns `bunsandbytes convert`.
 import { Command, Option } from "commander";
+import { architectures } from "../checkpoint/gguf_architectures.ts";
+import { ggufTypes } from "../checkpoint/gguf_types.ts";
 import { convertGguf } from "../checkpoint/transform.ts";
 import { type QuantizeFlags, quantizeOptions, withQuantizing, withWriting } from "./options.ts";
 import { runTransform } from "./transform.ts";
 
 export function convertCommand(): Command {
   const command = new Command("convert")
-    .description("Make a Hugging Face model of a GGUF file (llama, qwen2 and qwen3 architectures).")
-    .argument("<file>", "a .gguf file of F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K or Q6_K tensors")
+    .description("Make a Hugging Face model of a GGUF file, its tokenizer included.")
+    .argument("<file>", "a .gguf file, of a split one any part")
     .addHelpText(
       "after",
       `
-The tokenizer is not carried over: copy it from the original model.
+Architectures: ${Object.keys(architectures).join(", ")}.
+Types: ${Object.values(ggufTypes)
+        .map(({ name }) => name)
+        .join(", ")}.
 
 Examples:
   bunsandbytes convert model.Q4_K_M.gguf --output ./model

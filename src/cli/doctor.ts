@@ -1,8 +1,10 @@
-// Owns `bunsandbytes doctor`: what is on this machine, what is wrong with it, and what to do about that. It works, and says
-// why, where the native library can't be opened: nothing that needs the library is imported before it is asked for.
+// Owns `bunsandbytes doctor`: what is on this machine, what is wrong with it, and what to do about that. It works, and
+// says why, where the native library can't be opened: nothing that needs the library is imported before it is asked
+// for.
 import { Command } from "commander";
 import { BnbError } from "../error.ts";
 import { namedLibrary } from "../library.ts";
+import type { Tuning } from "../tuning.ts";
 import { bunVersions, version } from "../version.ts";
 import type { DeviceFinding } from "./examine.ts";
 import { type Machine, machine } from "./machine.ts";
@@ -54,7 +56,10 @@ function show(found: Findings): void {
     ["processor", `${processor}, ${memoryGB} GB; ${processorFeatures.join(" ") || "no features known"}`],
     ["library", found.library ? `${found.library.path} (${origins[found.library.origin]})` : "none"],
     ["environment", set.join(" ") || "no BNB_ variable is set"],
-    ...found.devices.map((device) => [device.kind, device.available ? device.description : absence(device.reason)]),
+    ...found.devices.flatMap((device) => [
+      [device.kind, device.available ? device.description : absence(device.reason)],
+      ...(device.available && device.tuning ? [["", tuned(device.tuning)]] : []),
+    ]),
   ];
   for (const [name, value] of rows) print(line`${styled("dim", name!.padEnd(12))}  ${value}`);
   printTests(found.devices);
@@ -71,6 +76,15 @@ const origins = {
   package: "the package's own",
   executable: "embedded in this executable",
 } as const;
+
+const tuned = (tuning: Tuning) =>
+  tuning.state === "tuned"
+    ? `tuned: ${Object.entries(tuning.sizes)
+        .map(([name, value]) => `${name} ${value}`)
+        .join(", ")} (${tuning.path})`
+    : tuning.state === "not tuned"
+      ? 'not tuned: "bunsandbytes tune" times its kernels'
+      : `tuning ${tuning.state}`;
 
 /** `Metal is absent: it needs …` beside the device's name. */
 const absence = (reason: string) => reason.replace(/^\w+ is absent: /, "absent: ");

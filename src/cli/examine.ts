@@ -2,6 +2,7 @@
 import { Device, type DeviceReport, devices } from "../device.ts";
 import { BnbError } from "../error.ts";
 import { support } from "../support.ts";
+import { type Tuning, tuningOf } from "../tuning.ts";
 import { type SelfTest, selfTest } from "./selftest.ts";
 
 /** A device that was tested, or the reason for which there is none. */
@@ -9,6 +10,8 @@ export type DeviceFinding =
   | Extract<DeviceReport, { available: false }>
   | (Extract<DeviceReport, { available: true }> & {
       readonly selfTest: readonly SelfTest[];
+      /** Of a GPU: whether its sizes were measured here. */
+      readonly tuning?: Tuning;
       /** What it leaves to the CPU, or does not do, operation by operation. */
       readonly lacks: readonly { readonly operation: string; readonly format: string; readonly support: string }[];
       /** Why: a line for each operation and reason, since the process began. */
@@ -25,7 +28,8 @@ export interface Examination {
 export function examineDevices(): Examination {
   const problems: string[] = [];
   const found = devices().map((report) => (report.available ? examine(report, problems) : report));
-  // The CPU is absent only where a variable of the environment makes no sense, and then all devices are, for that reason.
+  // The CPU is absent only where a variable of the environment makes no sense, and then all devices are, for that
+  // reason.
   const cpu = found.find(({ kind }) => kind === "cpu");
   if (cpu?.available === false) return { devices: found, problems: [`${cpu.reason}.`] };
 
@@ -57,7 +61,10 @@ function examine(report: Extract<DeviceReport, { available: true }>, problems: s
       `${report.kind} leaves work to the CPU, for its compiler refuses ${refused.length} of the kernels: ` +
         `${refused[0]!.slice(0, 300)}. Update the system; if it is up to date, report this.`,
     );
-  return { ...report, selfTest: tests, lacks, fallbacks };
+  const tuning = report.kind === "cpu" ? undefined : tuningOf(report.description);
+  if (tuning?.state === "unreadable")
+    problems.push(`${tuning.path} is not used: ${tuning.reason}. Run "bunsandbytes tune" anew, or delete it.`);
+  return { ...report, selfTest: tests, ...(tuning && { tuning }), lacks, fallbacks };
 }
 
 function tested(device: Device, problems: string[]): SelfTest[] {

@@ -55,7 +55,7 @@ export function withQuantizing(command: Command, quantType: Option): Command {
   const storages = ["uint8", "int8", "float16", "bfloat16", "float32", "float64"];
   return command
     .addOption(quantType.choices(quantTypes))
-    .option("--blocksize <n>", "weights that share a scale: a power of two from 32 to 4096", blocksize, 64)
+    .option("--blocksize <n>", "weights that share a scale: a power of two from 16 to 4096", blocksize, 64)
     .option("--double-quant", "quantise the scales too, which saves 0.37 bits a weight at block 64")
     .addOption(
       new Option("--scales <rule>", "of codebooks: bitsandbytes' own, or those of the smallest squared error")
@@ -105,8 +105,8 @@ function collect(value: string, before: readonly string[] = []): string[] {
 
 function blocksize(text: string): number {
   const value = Number(text);
-  if (value >= 32 && value <= 4096 && Number.isInteger(Math.log2(value))) return value;
-  throw new InvalidArgumentError("Expected 32, 64, 128, 256, 512, 1024, 2048 or 4096.");
+  if (value >= 16 && value <= 4096 && Number.isInteger(Math.log2(value))) return value;
+  throw new InvalidArgumentError("Expected 16, 32, 64, 128, 256, 512, 1024, 2048 or 4096.");
 }
 
 /** Sizes as transformers reads them: `5GB` is 5·10⁹ bytes, `5GiB` is 5·2³⁰. */

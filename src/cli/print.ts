@@ -1,5 +1,5 @@
-// Owns writing to standard output and standard error: nothing gets there but what was escaped, and whatever can't be written
-// is an error.
+// Owns writing to standard output and standard error: nothing gets there but what was escaped, and whatever can't be
+// written is an error.
 import fs from "node:fs";
 import { styleText } from "node:util";
 import { printable, printableLines } from "../printable.ts";
@@ -27,17 +27,25 @@ export function styled(format: Parameters<typeof styleText>[0], text: string): P
 
 /** Writes lines to standard output. */
 export function print(...lines: readonly (string | Printable)[]): void {
-  write(process.stdout.fd, `${lines.map(safe).join("\n")}\n`);
+  put(`${lines.map(safe).join("\n")}\n`);
 }
 
-/** Writes lines to standard error. */
+/** Writes lines to standard error. That nobody reads them, or there is no room, ends no work: it could not be told. */
 export function warn(...lines: readonly (string | Printable)[]): void {
-  write(process.stderr.fd, `${lines.map(safe).join("\n")}\n`);
+  complain(`${lines.map(safe).join("\n")}\n`);
+}
+
+function complain(text: string): void {
+  try {
+    writeAll(process.stderr.fd, text);
+  } catch (error) {
+    if (!(error instanceof Error && "syscall" in error)) throw error;
+  }
 }
 
 /** Writes a value as JSON to standard output; text in it has JSON's escapes for whatever a terminal would obey. */
 export function printJson(value: unknown, indent?: number): void {
-  write(process.stdout.fd, `${printableLines(JSON.stringify(value, null, indent))}\n`);
+  put(`${printableLines(JSON.stringify(value, null, indent))}\n`);
 }
 
 /** A complaint of commander's, of several lines, which quotes what was typed: that stays on one. */
@@ -48,12 +56,12 @@ function complaint(text: string): string {
 
 /** For commander: help as it is, complaints escaped. */
 export const output = {
-  writeOut: (text: string) => write(process.stdout.fd, text),
-  writeErr: (text: string) => write(process.stderr.fd, text),
-  outputError: (text: string, put: (text: string) => void) => put(complaint(text)),
+  writeOut: put,
+  writeErr: complain,
+  outputError: (text: string, write: (text: string) => void) => write(complaint(text)),
 };
 
-/** A stream that can't be written to. */
+/** Standard output that can't be written to. */
 export class OutputError extends Error {
   readonly syscall = "write";
 }
@@ -62,16 +70,24 @@ export class OutputError extends Error {
 const pipeClosedStatus = 128 + 13;
 const waitMs = 5;
 
-function write(descriptor: number, text: string): void {
+function put(text: string): void {
+  try {
+    writeAll(process.stdout.fd, text);
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    if (code === "EPIPE") process.exit(pipeClosedStatus);
+    throw new OutputError(`${message} (standard output)`, { cause });
+  }
+}
+
+function writeAll(descriptor: number, text: string): void {
   const bytes = Buffer.from(text);
   for (let done = 0; done < bytes.length; ) {
     try {
       done += fs.writeSync(descriptor, bytes, done);
-    } catch (cause) {
-      const { code, message } = cause as NodeJS.ErrnoException;
-      if (code === "EAGAIN") Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, waitMs);
-      else if (code === "EPIPE") process.exit(pipeClosedStatus);
-      else throw new OutputError(`${message} (standard ${descriptor === 1 ? "output" : "error"})`, { cause });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, waitMs); // a pipe that is full for now
     }
   }
 }

@@ -75,7 +75,10 @@ const formats: [name: string, quantize: (w: Tensor) => Subject][] = [
   ["int8", (w) => int8(Int8Weight.quantize(w))],
 ];
 
-/** Tests a device in about a second; what it leaves to the CPU has no figures of its own. @throws BnbError where an operation fails on it */
+/**
+ * Tests a device in about a second; what it leaves to the CPU has no figures of its own. @throws BnbError where an
+ * operation fails on it
+ */
 export function selfTest(device: Device): SelfTest[] {
   const uniform = (length: number) => Float32Array.from({ length }, () => 2 * Math.random() - 1);
   using w = Tensor.from(uniform(n * k), [n, k], { device });
@@ -106,8 +109,8 @@ function ratio(a: Tensor, b: Tensor): number {
 
 /**
  * The relative error of weights that are independent and evenly spread. In a block of b the largest magnitude m has
- * E[m²] = b / (b + 2) and no error; each of the others falls between two of the codebook's values that lie g apart with a
- * probability in proportion to g, and is off by m² · g² / 12 in the mean.
+ * E[m²] = b / (b + 2) and no error; each of the others falls between two of the codebook's values that lie g apart with
+ * a probability in proportion to g, and is off by m² · g² / 12 in the mean.
  */
 function expectedError(code: Float32Array, b: number): number {
   const sorted = code.toSorted();

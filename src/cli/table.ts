@@ -3,8 +3,8 @@ import { printable } from "../printable.ts";
 import { Printable } from "./print.ts";
 
 /**
- * Lines of a table, escaped. The first row is the head; a column is aligned right where every cell under its head starts
- * with a digit, a sign or a dash.
+ * Lines of a table, escaped. The first row is the head; a column is aligned right where every cell under its head
+ * starts with a digit, a sign or a dash.
  */
 export function table(rows: readonly (readonly (string | Printable)[])[]): string {
   const cells = rows.map((row) => row.map((cell) => (cell instanceof Printable ? cell.text : printable(cell))));

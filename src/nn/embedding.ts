@@ -176,7 +176,7 @@ export class StableEmbedding extends Embedding {
   override backward(dy: Tensor<FloatDType>, indices: Tensor<"int32">): void {
     const me = signatures.stableBackward;
     using rows = this.#rows(me, indices);
-    me.tensor(dy, "dy");
+    me.batch(dy, "dy");
     if (!sameShape(dy.shape, rows.shape)) throw me.fail(`dy is ${format(dy.shape)}, expected ${format(rows.shape)}.`);
     me.code(dy.dtype, "dy's dtype", floatDtypes);
     using dRows = this.norm.backward(dy, rows);

@@ -106,14 +106,14 @@ export class Linear4bit extends LinearLayer {
   forward<D extends FloatDType>(x: Tensor<D>): Tensor<D> {
     const me = signatures.forward;
     const { bias, precision } = this;
-    me.tensor(x, "x");
+    me.batch(x, "x");
     return passIn(this.computeDtype, x, (input) => matmulQuantized(me, input, this.weight, { bias, precision }));
   }
 
   /** The gradient of the input, `dy · w`, in dy's dtype. The weight is frozen, and so is the bias. */
   backward<D extends FloatDType>(dy: Tensor<D>): Tensor<D> {
     const me = signatures.backward;
-    me.tensor(dy, "dy");
+    me.batch(dy, "dy");
     return passIn(this.computeDtype, dy, (gradient) => quantizedBackward(me, gradient, this.weight));
   }
 

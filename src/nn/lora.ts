@@ -1,6 +1,7 @@
 // LoRA: a trained product of two thin matrices beside a frozen linear layer.
 import { add, scale } from "../add.ts";
-import type { Checkpoint } from "../checkpoint/checkpoint.ts";
+import { adaptedModules, plainName, settingsIn } from "../checkpoint/adapter.ts";
+import { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { tensorSource } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
@@ -47,6 +48,7 @@ export class Lora extends Layer {
     super();
     const me = signatures.lora;
     const { alpha: given } = me.options(options);
+    if (given !== undefined) me.finite(given, "alpha");
     me.object(base, "base", linearLayers);
     me.tensor(A, "A");
     me.tensor(B, "B");
@@ -82,7 +84,15 @@ export class Lora extends Layer {
     return new Lora(base, A, Tensor.zeros([outFeatures, r], { device, dtype: init.dtype! }), { alpha });
   }
 
-  /** The adapter that a checkpoint of PEFT's holds under a name, put on a base, which it takes over. */
+  /**
+   * The adapter that a checkpoint of PEFT's holds for a module, put on a base, which it takes over. Rank, alpha, their patterns
+   * and rsLoRA are what the adapter_config.json beside it says.
+   *
+   * @param checkpoint `openCheckpoint("…/adapter_model.safetensors")`
+   * @param name the module's, with or without what PEFT puts before it, such as `model.layers.0.self_attn.q_proj`
+   * @param options `alpha` in the place of what adapter_config.json says; r where there is none
+   * @throws BnbError naming the option of adapter_config.json that a layer can't have: `mergeAdapter` may know it
+   */
   static load(
     base: LinearLayer,
     checkpoint: Checkpoint,
@@ -90,10 +100,26 @@ export class Lora extends Layer {
     options: { alpha?: number | undefined } = {},
   ): Lora {
     const me = signatures.load;
-    const { alpha } = me.options(options);
+    const { alpha: given } = me.options(options);
+    if (given !== undefined) me.finite(given, "alpha");
     const { device } = me.object(base, "base", linearLayers);
-    const load = (part: string) => loadDense(me, checkpoint, `${me.text(name, "name")}.${part}.weight`, device);
-    return new Lora(base, load("lora_A"), load("lora_B"), { alpha });
+    const { tensors, directory, path } = me.object(checkpoint, "checkpoint", Checkpoint);
+    const module = plainName(me.text(name, "name"));
+    const parts = adaptedModules(checkpoint).get(module)?.parts;
+    const settings = settingsIn(directory);
+    const refused = [
+      settings?.dora || parts?.has("lora_magnitude_vector") ? "use_dora" : undefined,
+      settings?.bias || parts?.has("lora_B.bias") ? "lora_bias" : undefined,
+      settings?.fanInFanOut ? "fan_in_fan_out" : undefined,
+    ].find((option) => option !== undefined);
+    if (refused)
+      throw me.fail(`checkpoint ${path} has ${refused}, which a layer can't have: merge it (\`bunsandbytes merge\`).`);
+    const [a, b] = [parts?.get("lora_A"), parts?.get("lora_B")];
+    if (!a || !b) throw me.fail(`name leads to ${JSON.stringify(name)}, for which ${path} has no lora_A and lora_B.`);
+    const [A, B] = [a, b].map((part) => loadDense(me, checkpoint, keyOf(tensors, part), device)) as [Tensor, Tensor];
+    const rank = A.shape[0]!;
+    const alpha = given === undefined ? settings && settings.scaling(module, rank) * rank : given;
+    return new Lora(base, A, B, { alpha });
   }
 
   protected override parts(): Record<string, Part> {
@@ -148,9 +174,14 @@ export class Lora extends Layer {
 
 /** Checks what a pass is given: a float tensor [..., columns]. */
 function checkInput(me: Signature, x: Tensor, argument: string, columns: number): void {
-  me.tensor(x, argument);
+  me.batch(x, argument);
   me.code(x.dtype, `${argument}'s dtype`, floatDtypes);
   if (x.shape.at(-1) !== columns) throw me.fail(`${argument} is ${format(x.shape)}, expected [..., ${columns}].`);
+}
+
+/** The name that a tensor has in its file. */
+function keyOf<T>(tensors: ReadonlyMap<string, T>, tensor: T): string {
+  return [...tensors].find(([, other]) => other === tensor)![0];
 }
 
 const linearLayers = {

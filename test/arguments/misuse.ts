@@ -67,7 +67,12 @@ const shown = (value: unknown) => Bun.inspect(value, { depth: 1 }).slice(0, 120)
 
 /** Arguments that can't be left out: those before the first that has a default, or is said to be optional here. */
 function requiredOf({ name, parameters }: Callable): number {
-  const optionals: Record<string, number> = { "Tensor.from": 1, createNormalMap: 0, "Device.open": 0 };
+  const optionals: Record<string, number> = {
+    "Tensor.from": 1,
+    "Tensor.slice": 0,
+    createNormalMap: 0,
+    "Device.open": 0,
+  };
   if (name.startsWith("create")) return 0;
   const options = parameters.findIndex((parameter) => parameter === "options" || parameter === "device");
   return optionals[name] ?? (options < 0 || parameters[options] === "device" ? parameters.length : options);

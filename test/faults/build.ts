@@ -18,7 +18,9 @@ const kinds: Record<string, string> = {
   bnb_tensor: "TENSOR",
   bnb_codebook: "CODEBOOK",
   bnb_quantized: "QUANTIZED",
+  bnb_cache: "CACHE",
   bnb_hyperparameters: "HYPERPARAMETERS",
+  bnb_attention_options: "ATTENTION_OPTIONS",
   char: "TEXT",
   void: "MEMORY",
   float: "MEMORY",
@@ -59,7 +61,7 @@ function entryRow(declaration: Declaration): string {
   const { name, parameters } = declaration;
   const rows = parameters.length ? `{${parameters.map(parameterRow).join(", ")}}` : "{}";
   const frees = name.endsWith("_free");
-  const views = ["bnb_tensor_reshape", "bnb_quantized_from", "bnb_quantized_part"].includes(name);
+  const views = ["bnb_tensor_reshape", "bnb_tensor_slice", "bnb_quantized_from", "bnb_quantized_part"].includes(name);
   return `    {"${name}", valid_${name}, ${returnKind(declaration)}, ${parameters.length}, ${rows}, ${frees}, ${views}},`;
 }
 

@@ -12,17 +12,34 @@ const until = performance.now() + 1000 * Number(secondsText);
 const countMax = Number(countText ?? Number.POSITIVE_INFINITY);
 
 type Pointer = number | bigint;
-type Kind = "bnb_device" | "bnb_tensor" | "bnb_codebook" | "bnb_quantized";
+type Kind = "bnb_device" | "bnb_tensor" | "bnb_codebook" | "bnb_quantized" | "bnb_cache";
 
 const call = native as unknown as Record<string, (...args: unknown[]) => unknown>;
 const device = call.bnb_device_open!(Buffer.from("cpu\0")) as Pointer;
 
 // Square matrices of one size, so that what is drawn fits more often than not.
 const side = 32;
-const kept: Record<Kind, Pointer[]> = { bnb_device: [device], bnb_tensor: [], bnb_codebook: [], bnb_quantized: [] };
-const loose: Record<Kind, Pointer[]> = { bnb_device: [], bnb_tensor: [], bnb_codebook: [], bnb_quantized: [] };
+const kept: Record<Kind, Pointer[]> = {
+  bnb_device: [device],
+  bnb_tensor: [],
+  bnb_codebook: [],
+  bnb_quantized: [],
+  bnb_cache: [],
+};
+const loose: Record<Kind, Pointer[]> = {
+  bnb_device: [],
+  bnb_tensor: [],
+  bnb_codebook: [],
+  bnb_quantized: [],
+  bnb_cache: [],
+};
 const gone: Pointer[] = [];
-const frees = { bnb_tensor: "bnb_tensor_free", bnb_codebook: "bnb_codebook_free", bnb_quantized: "bnb_quantized_free" };
+const frees = {
+  bnb_tensor: "bnb_tensor_free",
+  bnb_codebook: "bnb_codebook_free",
+  bnb_quantized: "bnb_quantized_free",
+  bnb_cache: "bnb_cache_free",
+};
 
 function must(pointer: unknown): Pointer {
   if (pointer === null) throw new Error(String(call.bnb_last_error!()));
@@ -50,6 +67,7 @@ function build(random: Random): void {
     [0, 256],
   ] as const)
     kept.bnb_quantized.push(must(call.bnb_quantize!(kept.bnb_tensor[0], kept.bnb_codebook[code], 64, nested, 0, null)));
+  for (const dtype of [0, 3]) kept.bnb_cache.push(must(call.bnb_cache_new!(device, dtype, 1, 1, 1, side, side)));
 }
 
 const sizes = [
@@ -88,7 +106,7 @@ const numbers = [
 ];
 
 function handle(random: Random, kind: Kind, borrowed: boolean): unknown {
-  const others = ["bnb_device", "bnb_tensor", "bnb_codebook", "bnb_quantized"] as const;
+  const others = ["bnb_device", "bnb_tensor", "bnb_codebook", "bnb_quantized", "bnb_cache"] as const;
   if (random.below(10) < 8)
     return random.pick(borrowed && random.oneIn(2) && loose[kind].length ? loose[kind] : kept[kind]);
   return random.pick([
@@ -102,11 +120,11 @@ function handle(random: Random, kind: Kind, borrowed: boolean): unknown {
 }
 
 function argument(random: Random, { type, name }: Parameter, memory: { bytes: number }): unknown {
-  const kind = /bnb_(device|tensor|codebook|quantized) \*/.exec(type)?.[0].slice(0, -2) as Kind | undefined;
+  const kind = /bnb_(device|tensor|codebook|quantized|cache) \*/.exec(type)?.[0].slice(0, -2) as Kind | undefined;
   if (kind) return handle(random, kind, type.startsWith("const"));
   if (type === "const char *")
     return random.pick([null, Buffer.from("nf4\0"), Buffer.from("cpu\0"), Buffer.from("%s%n\0"), Buffer.from([0])]);
-  if (type === "const bnb_hyperparameters *")
+  if (type === "const bnb_hyperparameters *" || type === "const bnb_attention_options *")
     return random.oneIn(8)
       ? null
       : Float64Array.from({ length: 11 }, () => Number(random.pick([0.9, 0.5, 1e-3, 1, Number.NaN])));
@@ -167,7 +185,7 @@ function attempt(random: Random): void {
     tried.refusedByBun++; // what Bun knows to be no argument of that type
     return;
   }
-  const kind = /^bnb_(tensor|codebook|quantized) \*$/.exec(returns)?.[0].slice(0, -2) as
+  const kind = /^bnb_(tensor|codebook|quantized|cache) \*$/.exec(returns)?.[0].slice(0, -2) as
     | Exclude<Kind, "bnb_device">
     | undefined;
   if (kind && result !== null) take(kind, result as Pointer);
@@ -182,8 +200,9 @@ const random = new Random(seed);
 build(random);
 const used = call.bnb_device_counter!(device, 0) as number;
 while (tried.calls < countMax && performance.now() < until) attempt(random);
-for (const kind of ["bnb_quantized", "bnb_tensor", "bnb_codebook"] as const)
+for (const kind of ["bnb_cache", "bnb_quantized", "bnb_tensor", "bnb_codebook"] as const)
   while (loose[kind].length > 0) free(kind, loose[kind][0]!);
+for (const cache of kept.bnb_cache) call.bnb_cache_resize!(cache, 1, side); // as it was
 const left = (call.bnb_device_counter!(device, 0) as number) - used;
 if (left !== 0) throw new Error(`${left} native bytes are left`);
 console.log(JSON.stringify(tried));

@@ -1,6 +1,7 @@
-// Owns the fuzzing of files, in a process of its own: `bun files.ts <folder> <note> <seed> <seconds> [count]`. Damaged copies of
-// real files are opened and read whole. Each must be read or refused with a BnbError, within a second or so, and within
-// twice the file's size of native memory. Prints JSON with what was tried; what is under way stands in the note.
+// Owns the fuzzing of files, in a process of its own: `bun files.ts <folder> <note> <seed> <seconds> [count]`. Damaged
+// copies of real files are opened and read whole. Each must be read or refused with a BnbError, within a second or so,
+// and within twice the file's size of native memory. Prints JSON with what was tried; what is under way stands in the
+// note.
 import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.ts";
@@ -172,6 +173,7 @@ async function attempt(target: Target, size: number): Promise<void> {
   } catch (error) {
     if (!(error instanceof BnbError)) throw error;
     check(error.message.length < 20_000, `the sentence has ${error.message.length} characters`);
+    check(error.message.includes(folder), `the sentence names no file: ${error.message}`);
     tried[target.name]!.refused++;
     sentences.add(kindOf(error.message));
   }

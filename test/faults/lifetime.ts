@@ -1,4 +1,4 @@
-// Owns lifetimes under stress, each in a process of its own: `bun lifetime.ts dispose|collect|workers <count>`. Prints JSON
+// Owns lifetimes under stress, each in a process of its own: `bun lifetime.ts dispose|collect|workers|terminate <count>`. Prints JSON
 // with what was done and the most memory that it took.
 import { currentDevice, matmul4bit, quantize4bit, Tensor } from "../../src/index.ts";
 
@@ -75,11 +75,40 @@ async function hammer(rounds: number) {
   return { workers, finished: results.length, roundsEach: rounds };
 }
 
+/** Ends workers wherever they are, between a call and the line that takes its result over too: nothing of theirs is left. */
+async function terminate(count: number) {
+  const used = bytes();
+  for (let i = 0; i < count; i++) {
+    const worker = new Worker(import.meta.path, { argv: ["endless"] });
+    await new Promise((resolve) => worker.addEventListener("message", resolve));
+    await Bun.sleep(i % 20);
+    const closed = new Promise((resolve) => worker.addEventListener("close", resolve));
+    worker.terminate();
+    await closed;
+  }
+  for (let wait = 0; wait < 100 && bytes() !== used; wait++) await Bun.sleep(20);
+  check(bytes() === used, `${bytes() - used} native bytes are left of ${count} workers`);
+  return { terminated: count };
+}
+
+/** Makes results until it is ended. */
+function endless(): never {
+  const kept = Array.from({ length: 20 }, () => Tensor.zeros([256, 256]));
+  postMessage(kept.length);
+  for (;;) {
+    using half = kept[0]!.cast("float16");
+    using whole = half.cast("float32");
+    void whole;
+  }
+}
+
 if (Bun.isMainThread) {
   const [mode, count] = process.argv.slice(2);
-  const modes: Record<string, (count: number) => unknown> = { dispose, collect, workers: hammer };
+  const modes: Record<string, (count: number) => unknown> = { dispose, collect, workers: hammer, terminate };
   console.log(JSON.stringify(await modes[mode!]!(Number(count))));
   process.exit(0);
+} else if (process.argv.at(-1) === "endless") {
+  endless();
 } else {
   postMessage(product(Number(process.argv.at(-1)), 0n));
 }

@@ -1,5 +1,5 @@
-// Owns `bun run test:faults`: the long form of the fault suite, with every sanitizer that this machine has. It prints what
-// it tried, and what it could not; each run can be had again by its seed.
+// Owns `bun run test:faults`: the long form of the fault suite, with every sanitizer that this machine has. It prints
+// what it tried, and what it could not; each run can be had again by its seed.
 import { mkdtempSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
@@ -16,8 +16,9 @@ const options = new Command("test:faults")
   .option("--seconds <n>", "how long each kind of fault is tried", Number, 60)
   .option("--seed <n>", "where the random numbers begin", Number, Date.now() % 1_000_000)
   .option("--only <names>", "kinds to try, by commas", (text: string) => text.split(","))
+  .option("--list", "print the kinds as JSON, and try none")
   .parse()
-  .opts<{ seconds: number; seed: number; only?: string[] }>();
+  .opts<{ seconds: number; seed: number; only?: string[]; list?: boolean }>();
 const { seconds, seed } = options;
 
 /** Thrown by what can't be tried here: the sentence says why. */
@@ -148,8 +149,13 @@ const kinds: Record<string, () => Promise<unknown>> = {
   dispose: () => lifetime("dispose", 100_000 * seconds),
   collect: () => lifetime("collect", 50 * seconds),
   workers: () => lifetime("workers", 10 * seconds),
+  terminate: () => lifetime("terminate", 10 * seconds),
 };
 
+if (options.list) {
+  console.log(JSON.stringify(Object.keys(kinds)));
+  process.exit();
+}
 console.log(`Seed ${seed}, ${seconds} s a kind. Again: bun run test:faults --seed ${seed} --seconds ${seconds}`);
 let failures = 0;
 for (const [name, run] of Object.entries(kinds)) {

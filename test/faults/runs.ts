@@ -147,7 +147,10 @@ export async function files(seed: number, seconds: number, count?: number): Prom
 }
 
 /** Puts lifetimes under stress. */
-export function lifetime(mode: "dispose" | "collect" | "workers", count: number): Promise<Record<string, number>> {
+export function lifetime(
+  mode: "dispose" | "collect" | "workers" | "terminate",
+  count: number,
+): Promise<Record<string, number>> {
   return script("lifetime.ts", [mode, count]);
 }
 

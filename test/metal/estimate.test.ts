@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { families, familySource } from "../../scripts/msl/families.ts";
 import { translate } from "../../scripts/msl/translate.ts";
 import { estimate, threadsFor } from "./estimate.ts";
+import { estimatesTable, writtenTable } from "./estimates.ts";
 
 const shapes = readFileSync(join(import.meta.dir, "../../metal/args.h"), "utf8");
 
@@ -14,10 +15,10 @@ const constants: Readonly<Record<string, readonly number[]>> = {
   dequantize: [20, 1, 1],
   embedding: [20, 1, 1, 1],
   int8_matmul: [1, 0, 1, 1, 1],
-  int8_quantize: [1, 1, 0, 1, 1, 1],
+  int8_quantize: [1, 1, 0, 1, 1, 1, 1],
   matmul_backward: [1, 20, 1, 1, 1, 0, 1],
   matmul_tile: [1, 20, 1, 1, 1, 1],
-  matmul_vector: [1, 20, 1, 1, 1],
+  matmul_vector: [1, 20, 1, 1, 1, 0],
   optimizer: [0, 1, 0, 24, 0],
   quantize: [0, 24, 0],
 };
@@ -43,6 +44,10 @@ test("an array in a loop that is none of registers is seen", () => {
   expect(source).not.toBe(familySource("optimizer"));
   const subject = { family: "optimizer", kernel: "optimizer", threads: 256, constants: constants.optimizer! };
   expect(estimate(subject, source).spilled).toBeGreaterThan(0);
+}, 60_000);
+
+test("the page of figures has the table of estimates", () => {
+  expect(writtenTable()).toBe(estimatesTable().trim());
 }, 60_000);
 
 test("a core's registers among its threads, by the tables that were measured", () => {

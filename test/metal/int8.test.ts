@@ -32,6 +32,7 @@ const shapes = [
   [2, 256],
   [9, 300],
   [33, 70],
+  [2, 4104], // a second turn of 8 columns a thread
 ] as const;
 
 describe.each(runs)("int8_quantize, $mode, seed $seed", (run) => {
@@ -55,7 +56,7 @@ describe.each(runs)("int8_quantize, $mode, seed $seed", (run) => {
 
       const stats = new Float32Array(rows);
       const codes = new Int8Array(rows * columns);
-      const constants = [x, limited, 0, 1, 1, limited];
+      const constants = [x, limited, 0, 1, 1, limited, +(columns % 8 === 0)];
       const buffers = [memory, list, stats, codes];
       launch({ ...shared, kernel: "int8_rows", constants, buffers, grid: [rows, 1, 1] }, 2);
       expect(stats).toEqual(want.stats);
@@ -65,7 +66,7 @@ describe.each(runs)("int8_quantize, $mode, seed $seed", (run) => {
       launch({
         ...shared,
         kernel: "int8_dequantize",
-        constants: [Store.float32],
+        constants: [Store.float32, 0, 0, 0, 0, 0, +(columns % 8 === 0)],
         buffers: [codes, stats, back],
         grid: [rows, 1, 1],
       });
@@ -86,7 +87,7 @@ describe.each(runs)("int8_quantize, $mode, seed $seed", (run) => {
       const shared = { ...run, family: "int8_quantize", args: [rows, columns, bitsOf(threshold)], group: 256 };
       const stats = new Float32Array(columns);
       const codes = new Int8Array(rows * columns);
-      const constants = [Store[dtype], +(threshold > 0), 1, 0, 1, 0];
+      const constants = [Store[dtype], +(threshold > 0), 1, 0, 1, 0, +(columns % 8 === 0)];
       const grid = [Math.ceil(columns / 32), 1, 1] as const;
       launch({ ...shared, kernel: "int8_column_stats", constants, buffers: [memory, stats], grid });
       expect(stats).toEqual(want);

@@ -264,22 +264,30 @@ describe.each(runs)("matmul_vector, $mode, seed $seed", (run) => {
       [5, 18, 100],
       [1, 3, 1],
       [4, 7, 19],
+      [8, 21, 96],
+      [7, 6, 35],
+      [11, 5, 48], // a second group of vectors, not full
     ] as const;
     for (const [m, n, k] of shapes) {
       const bias = (m + n) % 2 === 0;
       const p = product({ m, n, k, dtype, w, bias });
-      const vectors = m === 1 ? 1 : m === 2 ? 2 : 4;
-      launch({
-        ...run,
-        family: "matmul_vector",
-        kernel: `matmul_vector_${vectors}`,
-        constants: p.constants,
-        args: [m, n, k, k, ...p.scales],
-        buffers: [p.x, ...p.weight, p.offsets, p.y],
-        grid: [Math.ceil(n / 16), Math.ceil(m / vectors), 1],
-        group: 128,
-      });
-      expectProduct(p.y, dtype, p);
+      const vectors = [1, 2, 4, 8].find((most) => m <= most) ?? 8;
+      const [, stored, , whole] = p.constants;
+      for (const pairs of stored === Store.codes(4) && whole ? [0, 1] : [0])
+        for (const wide of vectors === 1 ? [false, true] : [false]) {
+          bytesOf(p.y).fill(0);
+          launch({
+            ...run,
+            family: "matmul_vector",
+            kernel: wide ? "matmul_vector_1_wide" : `matmul_vector_${vectors}`,
+            constants: [...p.constants, pairs],
+            args: [m, n, k, k, ...p.scales],
+            buffers: [p.x, ...p.weight, p.offsets, p.y],
+            grid: [Math.ceil(n / (wide ? 32 : 16)), Math.ceil(m / vectors), 1],
+            group: 128,
+          });
+          expectProduct(p.y, dtype, p);
+        }
     }
   });
 });
@@ -292,6 +300,8 @@ describe.each(runs)("matmul_tile, $mode, seed $seed", (run) => {
     { side: 32, m: 12, n: 20, k: 208, split: 96 }, // three parts, the last shorter
     { side: 64, m: 65, n: 70, k: 80, split: 80 },
     { side: 64, m: 34, n: 66, k: 35, split: 35 },
+    { side: 16, m: 9, n: 70, k: 80, split: 80 },
+    { side: 16, m: 17, n: 60, k: 35, split: 32 },
   ] as const;
   test.each(products)("$dtype by $name", ({ dtype, w }) => {
     for (const { side, m, n, k, split } of tiles) {
@@ -307,7 +317,7 @@ describe.each(runs)("matmul_tile, $mode, seed $seed", (run) => {
         constants: [x!, weight!, nested!, whole!, parts === 1 ? +bias : 0, parts === 1 ? x! : Store.float32],
         args: [m, n, k, split, ...p.scales],
         buffers: [p.x, ...p.weight, p.offsets, y],
-        grid: [Math.ceil(n / side), Math.ceil(m / side), parts],
+        grid: [Math.ceil(n / (side === 16 ? 64 : side)), Math.ceil(m / side), parts],
         group: 128,
       });
       if (parts > 1)

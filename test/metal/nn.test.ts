@@ -155,13 +155,13 @@ describe.each(runs)("layer_norm, $mode, seed $seed", (run) => {
       const [numbers, gradient] = [load(x, of), load(dy, to)];
       const stats = new Float32Array(2 * rows);
       const epsBits = new Uint32Array(Float32Array.of(eps).buffer)[0]!;
-      const pass = (kernel: string, result: View, store: FloatDType, grid: number, last = false) =>
+      const pass = (kernel: string, result: View, store: FloatDType, grid: number, last = false, parts = 1) =>
         launch({
           ...run,
           ...{ family: "layer_norm", kernel, constants: [Store[of], Store[to], Store[store]] },
           args: [rows, columns, epsBits],
           buffers: last ? [x, dy, weights, bias, result] : [x, dy, weights, bias, stats, result],
-          grid: [grid, 1, 1],
+          grid: [grid, parts, 1],
           group: 256,
         });
       const y = store(new Float32Array(rows * columns), of);
@@ -171,12 +171,20 @@ describe.each(runs)("layer_norm, $mode, seed $seed", (run) => {
       pass("layer_norm_backward", dx, to, rows);
       pass("layer_norm_stats", stats, of, rows, true);
       pass("layer_norm_backward_weight", dWeight, "float32", Math.ceil(columns / 256));
+      const parts = 3; // which the rows need not be a multiple of, and may be fewer than
+      const sums = new Float32Array(parts * columns);
+      pass("layer_norm_backward_weight", sums, "float32", Math.ceil(columns / 256), false, parts);
+      const added = Float32Array.from(
+        { length: columns },
+        (_, c) => sums[c]! + sums[columns + c]! + sums[2 * columns + c]!,
+      );
 
       const want = reference.layerNorm(numbers, gradient, weights, bias, columns, eps);
       const size = (length: number) => new Float32Array(length).fill(10);
       expectClose(y, of, want.y, size(rows * columns));
       expectClose(dx, to, want.dx, size(rows * columns));
       expectClose(dWeight, "float32", want.dWeight, size(columns));
+      expectClose(added, "float32", want.dWeight, size(columns));
     }
   });
 });

@@ -311,6 +311,72 @@ describe("the translator refuses", () => {
   });
 });
 
+// What third parties write otherwise than we do: Metal, and not a dialect of ours, is what the translator reads.
+describe("of third parties the translator accepts", () => {
+  const third = (source: string) => compile(`${head}${source}`, { dialect: "any", name: "third.metal" });
+
+  test("attributes in one list, Metal's smaller headers, and assertions", () => {
+    const library = third(`#include <metal_compute>
+      #include <metal_common>
+      #include <metal_geometric>
+      template <typename T>
+      [[kernel, max_total_threads_per_threadgroup(64)]] void twice(device const T *x, device T *y,
+                                                                   uint i [[thread_position_in_grid]]) {
+        assert(i < 64);
+        y[i] = 2 * x[i];
+      }
+      template [[host_name("twice_float")]] [[kernel]] decltype(twice<float>) twice<float>;`);
+    const y = new Float32Array(4);
+    library.run("twice_float", { buffers: { 0: Float32Array.of(1, 2, 3, 4), 1: y }, grid: 1, group: 4 });
+    expect([...y]).toEqual([2, 4, 6, 8]);
+    expect(library.kernels[0]!.maxThreads).toBe("64");
+    expect(() => library.run("twice_float", { buffers: { 0: y, 1: y }, grid: 1, group: 128 })).toThrow(
+      "1 to 64 are allowed",
+    );
+  });
+
+  test("a parameter that a function constant decides on", () => {
+    const library = third(`constant bool has_bias [[function_constant(0)]];
+      kernel void add(device const float *x [[buffer(0)]], device float *y [[buffer(1)]],
+                      device const float *bias [[buffer(2), function_constant(has_bias)]],
+                      uint i [[thread_position_in_grid]]) {
+        y[i] = has_bias ? x[i] + bias[i] : x[i];
+      }`);
+    const y = new Float32Array(2);
+    const buffers = { 0: Float32Array.of(1, 2), 1: y, 2: Float32Array.of(10, 20) };
+    library.run("add", { constants: { 0: true }, buffers, grid: 1, group: 2 });
+    expect([...y]).toEqual([11, 22]);
+  });
+
+  test("products of vectors and matrices", () => {
+    const library =
+      third(`kernel void product(device const float4x4 *m [[buffer(0)]], device const float4 *v [[buffer(1)]],
+                                               device float4 *y [[buffer(2)]]) {
+        y[0] = v[0] * m[0];
+        y[1] = m[0] * v[0];
+      }`);
+    const m = Float32Array.from({ length: 16 }, (_, i) => i); // by columns
+    const v = Float32Array.of(1, 2, 3, 4);
+    const y = new Float32Array(8);
+    library.run("product", { buffers: { 0: m, 1: v, 2: y }, grid: 1, group: 1 });
+    const at = (column: number, row: number) => m[4 * column + row]!;
+    const sum = (term: (j: number) => number) => [0, 1, 2, 3].reduce((all, j) => all + term(j), 0);
+    expect([...y.subarray(0, 4)]).toEqual([0, 1, 2, 3].map((i) => sum((j) => v[j]! * at(i, j))));
+    expect([...y.subarray(4)]).toEqual([0, 1, 2, 3].map((i) => sum((j) => v[j]! * at(j, i))));
+  });
+
+  test("but of ours none of it", () => {
+    for (const [source, message] of [
+      [
+        "kernel void k(device float *y [[buffer(0), function_constant(0)]]) {}",
+        "the attribute [[buffer(0), function_constant(0)]]",
+      ],
+      [inBody("assert(i < 4);"), "assert"],
+    ] as const)
+      expect(() => compile(head + source, { name: "rows.metal" })).toThrow(message);
+  });
+});
+
 describe("the translator", () => {
   test("keeps the lines of #line directives", () => {
     const source = `#line 1 "args.h"\nstruct Shape { uint n; };\n#line 10 "family.metal"\n${inBody("\n\no[i] = 0.5;")}`;

@@ -102,6 +102,9 @@ static void metal_describe(void *, char *text, size_t size) {
              metal.family, (double)metal.working_set / 1e9, (double)metal.buffer_max / 1e9, kernels_origin());
 }
 
+/* On M1 and M2 shifts run at a quarter of the rate, and a table of bytes needs half of them. */
+static void metal_choose(void *, struct sizes *sizes) { sizes->byte_table = metal.family <= 8; }
+
 /* ── Launching ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static bnb_status check(const struct launch *launch) {
@@ -210,9 +213,10 @@ static bool metal_idle(void *) {
 /* Vectors and tiles cross over between 10 and 13 rows on an M3 Max in MLX (ml-explore/mlx, pull request 3863). */
 const struct driver metal_driver = {
     .kind     = "metal",
-    .sizes    = {.vectors_most = 8, .tiles_wanted = 256, .split_least = 512},
+    .sizes    = {.vectors_most = 8, .skinny_most = 16, .wide_vectors = 1, .tiles_wanted = 256, .split_least = 512},
     .open     = metal_open,
     .describe = metal_describe,
+    .choose   = metal_choose,
     .alloc    = metal_alloc,
     .free     = metal_free,
     .host     = metal_host,

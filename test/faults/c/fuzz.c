@@ -32,6 +32,7 @@ static void free_handle(enum kind kind, void *handle) {
     if (kind == TENSOR) bnb_tensor_free(handle);
     if (kind == CODEBOOK) bnb_codebook_free(handle);
     if (kind == QUANTIZED) bnb_quantized_free(handle);
+    if (kind == CACHE) bnb_cache_free(handle);
 }
 
 /* A codebook with a name is one handle with many owners, so a freed one may well be alive. */
@@ -64,10 +65,12 @@ static void *of_world(const struct world *w, enum kind kind) {
     if (kind == DEVICE) return w->device;
     if (kind == CODEBOOK) return (bnb_codebook *[]){w->codes16, w->codes256, w->codes_other, w->nf4, w->dynamic}[below(5)];
     if (kind == QUANTIZED) return w->q[below(6)];
+    if (kind == CACHE) return w->cache[below(3)];
     bnb_tensor *const *threes[] = {w->x, w->w, w->dy, w->bias, w->weight, w->p, w->g};
     if (one_in(2)) return threes[below(sizeof threes / sizeof *threes)][below(3)];
     bnb_tensor *single[] = {w->indices,  w->a,        w->b,         w->row_stats, w->column_stats, w->x_column_stats, w->sums,
-                            w->outliers, w->state[0], w->state8[0], w->absmax[0], w->state_twice,  w->state8_twice,   w->unorm};
+                            w->outliers, w->state[0], w->state8[0], w->absmax[0], w->state_twice,  w->state8_twice,   w->unorm,
+                            w->rows};
     return single[below(sizeof single / sizeof *single)];
 }
 
@@ -89,7 +92,7 @@ static void *any_gone(enum kind kind) {
 /* ── What no caller should give ─────────────────────────────────────────────────────────────────────────────────── */
 
 static void *bad_handle(const struct parameter *parameter, bool frees) {
-    enum kind other = (enum kind)((parameter->kind + 1 + below(3)) % 4);
+    enum kind other = (enum kind)((parameter->kind + 1 + below(4)) % (CACHE + 1));
     switch (below(8)) {
     case 0:
     case 1: return NULL;
@@ -130,6 +133,14 @@ static const char *bad_text(void) {
     return text;
 }
 
+static bnb_attention_options *bad_options(const bnb_attention_options *valid) {
+    if (one_in(8)) return NULL;
+    bnb_attention_options *o = scratch(sizeof *o);
+    *o = *valid;
+    ((double *)o)[below(sizeof *o / sizeof(double))] = bad_number();
+    return o;
+}
+
 static bnb_hyperparameters *bad_hyperparameters(const bnb_hyperparameters *valid) {
     if (!valid || one_in(4)) return NULL;
     bnb_hyperparameters *h = scratch(sizeof *h);
@@ -150,7 +161,8 @@ static void spoil(const struct entry *entry, int at, union arg *args) {
     case DEVICE:
     case TENSOR:
     case CODEBOOK:
-    case QUANTIZED: arg->p = bad_handle(parameter, entry->frees); break;
+    case QUANTIZED:
+    case CACHE: arg->p = bad_handle(parameter, entry->frees); break;
     case SIZE: arg->n = bad_size(); break;
     case BYTES: arg->n = one_in(2) ? bad_size() : arg->n + below(9) - 4; break;
     case U32: arg->u = one_in(2) ? (uint32_t)bad_size() : (uint32_t)below(40); break;
@@ -158,6 +170,7 @@ static void spoil(const struct entry *entry, int at, union arg *args) {
     case F32: arg->f = (float)bad_number(); break;
     case F64: arg->d = bad_number(); break;
     case TEXT: arg->p = (void *)bad_text(); break;
+    case ATTENTION_OPTIONS: arg->p = bad_options(arg->p); break;
     case HYPERPARAMETERS: arg->p = bad_hyperparameters(arg->p); break;
     case ENUM: arg->i = bad_member(parameter->members); break;
     case MEMORY: arg->p = one_in(2) ? NULL : arg->p; break;
@@ -259,6 +272,7 @@ static bnb_status check_result(const struct entry *entry, const union arg *args,
     case TENSOR:
     case CODEBOOK:
     case QUANTIZED:
+    case CACHE:
         if (!result.p) return expect_failure();
         if (entry->returns == TENSOR) read_whole(result.p);
         if (entry->returns != DEVICE) keep_loose(entry->returns, result.p, is_borrowed(entry, args));
@@ -268,7 +282,7 @@ static bnb_status check_result(const struct entry *entry, const union arg *args,
         return (bnb_status)result.i;
     case TEXT: check_text(result.p); return BNB_OK;
     case ADDRESS:
-        ((void (*)(void *, void *))result.p)(NULL, alone && one_in(2) ? any_gone((enum kind)below(4)) : NULL);
+        ((void (*)(void *, void *))result.p)(NULL, alone && one_in(2) ? any_gone((enum kind)below(CACHE + 1)) : NULL);
         ((void (*)(void *, void *))result.p)(NULL, made_tensor());
         return BNB_OK;
     default: return BNB_OK;

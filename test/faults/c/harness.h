@@ -11,12 +11,13 @@
 
 /* ── Entries ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* What a parameter or a result is. The first four are handles. */
+/* What a parameter or a result is. The first five are handles. */
 enum kind {
     DEVICE,
     TENSOR,
     CODEBOOK,
     QUANTIZED,
+    CACHE,
     SIZE,
     BYTES, /* the size_t that says how long the memory before it is */
     U32,
@@ -26,12 +27,13 @@ enum kind {
     TEXT,
     MEMORY,
     HYPERPARAMETERS,
+    ATTENTION_OPTIONS,
     ENUM, /* `members` of them, from 0 on */
     STATUS,
     NOTHING,
     ADDRESS,
 };
-static inline bool is_handle(enum kind kind) { return kind <= QUANTIZED; }
+static inline bool is_handle(enum kind kind) { return kind <= CACHE; }
 
 union arg {
     void    *p;
@@ -85,6 +87,9 @@ struct world {
     bnb_codebook  *codes16, *codes256, *codes_other, *nf4, *dynamic; /* other: of any other width */
     bnb_quantized *q[6]; /* of w: 4 bits, 8 bits, both with nested scales, LLM.int8()'s b, and another width */
     bnb_tensor    *p[3], *g[3], *state[2], *state_twice, *state8[2], *state8_twice, *absmax[2], *absmax_twice, *unorm;
+    bnb_tensor    *one;  /* the number of the first row */
+    bnb_tensor    *rows; /* of one text: what each of x[m, k] sees */
+    bnb_cache     *cache[3]; /* of heads with k columns, f32 and bytes; and one that is small whatever becomes of it */
 };
 extern _Thread_local struct world world;
 

@@ -37,7 +37,7 @@ ROW(bnb_device_name, P(world.device))
 ROW(bnb_device_describe, P(world.device))
 ROW(bnb_device_wait, P(world.device))
 ROW(bnb_device_idle, P(world.device))
-ROW(bnb_device_counter, P(world.device), I(below(5)))
+ROW(bnb_device_counter, P(world.device), I(below(7)))
 ROW(bnb_device_fallbacks, P(world.device))
 
 /* ── Tensors ────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -73,6 +73,8 @@ VALID(bnb_tensor_read) {
 }
 
 ROW(bnb_tensor_to, P(ANY(world.w)), P(world.device))
+ROW(bnb_tensor_slice, P(ANY(world.x)), N(below(world.m)), N(1))
+ROW(bnb_tensor_put, P(world.w[0]), N(0), P(world.m <= world.n ? world.x[0] : world.w[0]))
 ROW(bnb_tensor_reshape, P(ANY(world.x)), N(world.k), N(world.m))
 ROW(bnb_tensor_dtype, P(ANY(world.x)))
 ROW(bnb_tensor_rows, P(ANY(world.x)))
@@ -116,7 +118,7 @@ ROW(bnb_codebook_free, P(bnb_codebook_linear(1, 8, 1)))
 
 /* ── Quantised matrices ─────────────────────────────────────────────────────────────────────────────────────────── */
 
-ROW(bnb_quantized_from, P(world.b), N(world.n), N(world.k), P(world.codes256), N(world.k), P(world.column_stats), P(NULL), N(0), P(NULL), F(0))
+ROW(bnb_quantized_from, P(world.b), N(world.n), N(world.k), P(world.codes256), N(world.k), P(world.column_stats), P(NULL), P(NULL), N(0), P(NULL), F(0), P(NULL))
 ROW(bnb_quantized_part, P(world.q[2 + below(2)]), I(below(5)))
 ROW(bnb_quantized_rows, P(world.q[0]))
 ROW(bnb_quantized_columns, P(world.q[1]))
@@ -176,4 +178,49 @@ VALID(bnb_optimizer_step) {
     GIVE(I(kind), P(h), P(ANY(world.p)), P(ANY(world.g)), P(first), P(coded ? (twice ? world.absmax_twice : world.absmax[0]) : NULL),
          P(coded ? world.dynamic : NULL), P(!second ? NULL : coded ? world.state8[1] : world.state[1]), P(coded && second ? world.absmax[1] : NULL),
          P(coded && second ? world.dynamic : NULL), P(trust ? world.unorm : NULL));
+}
+
+/* ── Whole models ───────────────────────────────────────────────────────────────────────────────────────────────── */
+
+ROW(bnb_rms_norm, P(ANY(world.p)), P(OPTIONAL(ANY(world.g))), F(normal()), P(ANY(world.weight)), F(below(2)), F(1e-6))
+
+VALID(bnb_activate) {
+    bnb_tensor *x = ANY(world.x);
+    GIVE(P(x), P(OPTIONAL(x)), I(0), I(below(4)));
+}
+
+ROW(bnb_cache_new, P(world.device), I(((int[]){BNB_F32, BNB_F16, BNB_I8}[below(3)])), N(1 + below(3)), N(1 + below(3)), N(1 + below(3)), N(1 + below(40)),
+    N(1 + below(40)))
+ROW(bnb_cache_resize, P(world.cache[2]), N(1 + below(3)), N(1 + below(60)))
+
+static void span(union arg *args, bnb_cache *cache) {
+    size_t length = below(world.m + 1), bytes = length * bnb_cache_row_bytes(cache);
+    GIVE(P(cache), N(0), N(length), P(scratch(bytes + 1)), N(bytes));
+}
+
+VALID(bnb_cache_read) { span(args, world.cache[below(2)]); }
+VALID(bnb_cache_write) { span(args, world.cache[below(2)]); }
+ROW(bnb_cache_row_bytes, P(world.cache[below(2)]))
+ROW(bnb_cache_free, P(bnb_cache_new(world.device, BNB_F16, 1, 1, 1, 16, 8)))
+
+VALID(bnb_attention) {
+    bnb_attention_options *o = scratch(sizeof *o);
+    *o = (bnb_attention_options){.heads = 1, .kv_heads = 1, .scale = 0.1, .softcap = one_in(2) ? 0 : 30, .norm_eps = 1e-6};
+    bool        kept = 2 * world.m * world.k * sizeof(float) >= 1 << 16; /* memory of the call's own would be */
+    bnb_tensor *x = ANY(world.x), *norm = OPTIONAL(ANY(world.weight));
+    GIVE(P(o), P(x), P(x), P(x), P(world.rows), P(NULL), P(norm), P(norm), P(NULL), P(kept || one_in(2) ? world.cache[below(2)] : NULL), U(0));
+}
+
+ROW(bnb_topk, P(ANY(world.x)), N(1 + below(world.k)))
+ROW(bnb_route, P(ANY(world.x)), N(1 + below(world.k)), I(below(2)))
+ROW(bnb_scatter_add, P(ANY(world.dy)), P(ANY(world.bias)), P(world.one), P(world.unorm))
+
+VALID(bnb_tensor_join) {
+    size_t dtype = below(3);
+    GIVE(P(world.x[dtype]), P(world.w[dtype]));
+}
+
+VALID(bnb_quantized_join) {
+    bnb_quantized *whole = (world.n * world.k) % world.block ? NULL : world.q[2];
+    GIVE(P(whole ? whole : world.q[4]), P(whole ? whole : world.q[4]));
 }

@@ -111,6 +111,19 @@ static void build_optimizer(void) {
     world.unorm = must(bnb_tensor_zeros(world.device, BNB_F32, 1, 1));
 }
 
+/* A text of m rows, and caches that hold it. */
+static void build_cache(void) {
+    size_t   m = world.m;
+    int32_t *rows = malloc(m * 4 * sizeof *rows);
+    for (size_t i = 0; i < m; i++) memcpy(rows + 4 * i, (int32_t[]){0, (int32_t)i, 0, (int32_t)i + 1}, 4 * sizeof *rows);
+    world.rows = must(bnb_tensor_from(world.device, BNB_I32, m, 4, rows, m * 4 * sizeof *rows));
+    free(rows);
+    world.one = integers(1, 1, 1);
+    world.cache[0] = must(bnb_cache_new(world.device, BNB_F32, 2, 2, 1, m, world.k));
+    world.cache[1] = must(bnb_cache_new(world.device, BNB_I8, 1, 1, 1, m, world.k));
+    world.cache[2] = must(bnb_cache_new(world.device, BNB_F16, 1, 1, 2, 16, 8));
+}
+
 void world_build(bool small, bool cold) {
     const char *kind = getenv("FAULTS_DEVICE");
     world = (struct world){.device = must(bnb_device_open(kind ? kind : "cpu"))};
@@ -143,9 +156,10 @@ void world_build(bool small, bool cold) {
     world.q[3] = must(bnb_quantize(world.w[0], world.dynamic, world.block, 256, BNB_SCALES_ABSMAX, NULL));
     world.q[5] = must(bnb_quantize(world.w[1], world.codes_other, world.block, one_in(2) ? 0 : 256, BNB_SCALES_ABSMAX, NULL));
     bnb_codebook *int8 = must(bnb_codebook_named("int8"));
-    world.q[4] = must(bnb_quantized_from(world.b, n, k, int8, k, world.column_stats, NULL, 0, NULL, 0));
+    world.q[4] = must(bnb_quantized_from(world.b, n, k, int8, k, world.column_stats, NULL, NULL, 0, NULL, 0, NULL));
     bnb_codebook_free(int8);
     build_optimizer();
+    build_cache();
 }
 
 void world_free(void) {
@@ -155,9 +169,10 @@ void world_free(void) {
         for (int i = 0; i < 3; i++) bnb_tensor_free(tensors[t][i]);
     bnb_tensor *single[] = {w->indices, w->a,           w->b,         w->row_stats, w->column_stats, w->x_column_stats, w->sums,         w->outliers,
                             w->state[0], w->state[1], w->state_twice, w->state8[0], w->state8[1],   w->state8_twice,   w->absmax[0], w->absmax[1],
-                            w->absmax_twice, w->unorm};
+                            w->absmax_twice, w->unorm, w->rows, w->one};
     for (size_t t = 0; t < sizeof single / sizeof *single; t++) bnb_tensor_free(single[t]);
     for (int i = 0; i < 6; i++) bnb_quantized_free(w->q[i]);
+    for (int i = 0; i < 3; i++) bnb_cache_free(w->cache[i]);
     bnb_codebook *codebooks[] = {w->codes16, w->codes256, w->codes_other, w->nf4, w->dynamic};
     for (int i = 0; i < 5; i++) bnb_codebook_free(codebooks[i]);
     world = (struct world){};

@@ -63,6 +63,7 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
     ["passes_on_compile_errors", {}],
     ["passes_on_an_injected_compile_error", { BNB_FAKE_METAL: "fail_compile=1" }],
     ["refuses_greedy_kernels", {}],
+    ["refuses_more_threads_than_a_kernel_can_have", {}],
     ["refuses_bad_launches", {}],
     ["tells_once_that_work_was_lost", {}],
     ["marks_what_was_lost", {}],

@@ -299,6 +299,19 @@ static void refuses_greedy_kernels(void) {
     CHECK_ERROR(BNB_UNSUPPORTED, "36000) exceeds the maximum threadgroup memory allowed (32768)");
 }
 
+/* A kernel gets the threads that it declares; of one that declares none a GPU may leave it few. */
+static void refuses_more_threads_than_a_kernel_can_have(void) {
+    open_gpu();
+    void             *y      = gpu->alloc(one, BYTES);
+    struct small_args args   = {1, 1};
+    struct launch     launch = {.family = "small", .kernel = "undeclared", .args = &args, .args_bytes = sizeof args,
+                                .bindings = {{y, 0, WRITES}}, .binding_count = 1, .groups = {1, 1, 1}, .threads = 512};
+    CHECK(gpu->launch(one, &launch) == BNB_UNSUPPORTED);
+    CHECK_ERROR(BNB_UNSUPPORTED, "512 threads in a group are more than the 384");
+    launch.threads = 384;
+    CHECK(gpu->launch(one, &launch) == BNB_OK && gpu->wait(one) == BNB_OK);
+}
+
 static void refuses_bad_launches(void) {
     open_gpu();
     void             *x = alloc_ones();
@@ -443,7 +456,7 @@ static const struct {
     SCENARIO(bounds_what_is_pending), SCENARIO(reuses_memory_after_its_work),
     SCENARIO(lets_the_cpu_read_past_the_end), SCENARIO(gives_exact_buffers), SCENARIO(refuses_too_much_memory),
     SCENARIO(waits_for_memory), SCENARIO(survives_a_failed_allocation), SCENARIO(passes_on_compile_errors),
-    SCENARIO(passes_on_an_injected_compile_error), SCENARIO(refuses_greedy_kernels), SCENARIO(refuses_bad_launches),
+    SCENARIO(passes_on_an_injected_compile_error), SCENARIO(refuses_greedy_kernels), SCENARIO(refuses_more_threads_than_a_kernel_can_have), SCENARIO(refuses_bad_launches),
     SCENARIO(tells_once_that_work_was_lost), SCENARIO(marks_what_was_lost), SCENARIO(gives_threadgroup_memory), SCENARIO(tells_what_a_kernel_did), SCENARIO(serves_two_threads),
     SCENARIO(leaks_nothing), SCENARIO(absent),
 };

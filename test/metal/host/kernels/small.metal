@@ -24,6 +24,12 @@ void add(constant small_args &args [[buffer(0)]], device const float *x [[buffer
     if (i < args.count) y[i] = values[args.count - 1 - i];
 }
 
+// Says nothing of its threads, so that the registers it takes decide how many it may have.
+[[host_name("undeclared")]] [[kernel]] void undeclared(constant small_args &args [[buffer(0)]], device float *y [[buffer(1)]],
+                                                       uint i [[thread_position_in_grid]]) {
+    if (i < args.count) y[i] = args.value;
+}
+
 // More threadgroup memory than an Apple GPU has.
 [[host_name("greedy")]] [[kernel]] void greedy(constant small_args &args [[buffer(0)]], device float *y [[buffer(1)]],
                                                uint i [[thread_index_in_threadgroup]]) {

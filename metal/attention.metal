@@ -1,0 +1,227 @@
+// Attention in three steps. attention_prepare normalises and rotates, and puts keys and values where they are kept: a
+// simdgroup takes a head of a row. attention takes a head of a row with a threadgroup, whose simdgroups go over the keys by
+// turns, 32 at a time: a lane scores a key, then the lanes share the columns of the values among themselves, with a running
+// maximum and sum (Milakov and Gimelshein 2018). Where the keys are split, attention_merge makes one of the parts.
+
+constant uint X [[function_constant(0)]];       // of q, k, v and y
+constant uint STORE [[function_constant(1)]];   // of keys and values: STORE_F32, STORE_F16 or STORE_I8
+constant uint CACHED [[function_constant(2)]];  // whether keys are counted by position, else by row
+constant uint ROTATES [[function_constant(3)]]; // whether there is a table of angles
+constant uint NORMS [[function_constant(4)]];   // whether heads are normalised
+constant uint BIAS [[function_constant(5)]];    // whether scores are biased by distance
+constant uint SPLIT [[function_constant(6)]];   // whether the result is a part
+
+constant uint SIMDGROUPS = ATTEND_THREADS / 32;
+constant float NOTHING = -3.0e38f; // below every score, and no infinity, of which differences are not numbers
+
+// What a row says of itself, and whether that can be so: nobody has looked at it before.
+struct row_of_text {
+    uint slot, position, first, last, own;
+    bool sound;
+};
+
+inline row_of_text row_at(constant attention_args &args, device const int *rows, uint row) {
+    row_of_text at;
+    at.slot = CACHED != 0 ? uint(rows[row * ROW_FIELDS + ROW_SLOT]) : 0u;
+    at.position = uint(rows[row * ROW_FIELDS + ROW_POSITION]);
+    at.first = uint(rows[row * ROW_FIELDS + ROW_FIRST]);
+    at.last = uint(rows[row * ROW_FIELDS + ROW_LAST]);
+    at.own = CACHED != 0 ? at.position : row;
+    const bool turns = ROTATES == 0 || at.position < args.positions;
+    at.sound = at.slot < args.slots && at.own < args.capacity && turns && at.first <= at.last && at.last <= args.capacity;
+    return at;
+}
+
+// The place of a key's row of a head among those of its kind.
+inline ulong place_of(constant attention_args &args, uint slot, uint head, uint key) {
+    return (ulong(slot) * args.kv_heads + head) * args.capacity + key;
+}
+
+inline float stored(device const uchar *data, device const float *scales, ulong row, ulong i) {
+    if (STORE == STORE_I8) return float(((device const char *)data)[i]) * scales[row];
+    return load(data, STORE, i);
+}
+
+// As int8_code of csrc/cpu/forms.h.
+inline char code_of(float x, float factor) {
+    const float code = clamp(x * factor, -127.0f, 127.0f);
+    return char(rint(code));
+}
+
+[[host_name("attention_prepare")]] [[kernel, max_total_threads_per_threadgroup(PREPARE_THREADS)]]
+void attention_prepare(constant attention_args &args [[buffer(0)]],
+                       device const uchar *q [[buffer(1)]],
+                       device const uchar *k [[buffer(2)]],
+                       device const uchar *v [[buffer(3)]],
+                       device const int *rows [[buffer(4)]],
+                       device const float *rope [[buffer(5)]],
+                       device const float *q_norm [[buffer(6)]],
+                       device const float *k_norm [[buffer(7)]],
+                       device float *queries [[buffer(8)]],
+                       device uchar *keys [[buffer(9)]],
+                       device uchar *values [[buffer(10)]],
+                       device float *key_scales [[buffer(11)]],
+                       device float *value_scales [[buffer(12)]],
+                       uint2 group [[threadgroup_position_in_grid]],
+                       uint lane [[thread_index_in_threadgroup]]) {
+    threadgroup float head[ATTEND_MOST];
+    const uint row = group.y, d = args.d;
+    const row_of_text at = row_at(args, rows, row);
+    if (!at.sound) return;
+    const bool is_query = group.x < args.heads, is_value = group.x >= args.heads + args.kv_heads;
+    const uint index = is_query ? group.x : (group.x - args.heads) % args.kv_heads;
+
+    ulong from = ulong(row) * args.v_columns + args.v_first + index * d;
+    if (is_query) from = ulong(row) * args.q_columns + index * d;
+    else if (!is_value) from = ulong(row) * args.k_columns + args.k_first + index * d;
+    float squares = 0.0f;
+    for (uint i = lane; i < d; i += 32) {
+        const float x = is_query ? load(q, X, from + i) : is_value ? load(v, X, from + i) : load(k, X, from + i);
+        head[i] = x;
+        squares += x * x;
+    }
+    const float total = simd_sum(squares);
+    if (NORMS != 0 && !is_value) {
+        const float inverse = 1.0f / precise::sqrt(total / float(d) + args.norm_eps);
+        for (uint i = lane; i < d; i += 32) {
+            const float weight = args.norm_offset + (is_query ? q_norm[i] : k_norm[i]);
+            head[i] *= weight * inverse;
+        }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    if (ROTATES != 0 && !is_value) {
+        const uint half_of = args.rotated / 2;
+        device const float *cosines = rope + ulong(at.position) * args.rotated, *sines = cosines + half_of;
+        for (uint i = lane; i < half_of; i += 32) {
+            const float a = head[i], b = head[i + half_of];
+            head[i] = a * cosines[i] - b * sines[i];
+            head[i + half_of] = b * cosines[i] + a * sines[i];
+        }
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+    }
+
+    if (is_query) {
+        for (uint i = lane; i < d; i += 32) queries[(ulong(row) * args.heads + index) * d + i] = head[i] * args.scale;
+        return;
+    }
+    const ulong place = place_of(args, at.slot, index, at.own);
+    device uchar *to = is_value ? values : keys;
+    if (STORE != STORE_I8) {
+        for (uint i = lane; i < d; i += 32) save(to, STORE, place * d + i, head[i]);
+        return;
+    }
+    float most = 0.0f;
+    for (uint i = lane; i < d; i += 32) most = max(most, fabs(head[i]));
+    most = simd_max(most);
+    const float factor = most > 1e-36f ? 1.0f / most * 127.0f : 0.0f;
+    for (uint i = lane; i < d; i += 32) ((device char *)to)[place * d + i] = code_of(head[i], factor);
+    if (lane == 0) (is_value ? value_scales : key_scales)[place] = most / 127.0f;
+}
+
+// What the bias adds to a key that lies so far after the row; beyond its ends the ends stand.
+inline float bias_at(constant attention_args &args, device const float *bias, uint head, int distance) {
+    const int most = int(args.span) - 1;
+    return bias[head * (2 * args.span - 1) + uint(clamp(distance, -most, most) + most)];
+}
+
+// LANES columns of a head belong to each lane.
+template <uint LANES>
+[[kernel, max_total_threads_per_threadgroup(ATTEND_THREADS)]]
+void attention(constant attention_args &args [[buffer(0)]],
+               device const float *queries [[buffer(1)]],
+               device const int *rows [[buffer(2)]],
+               device const uchar *keys [[buffer(3)]],
+               device const uchar *values [[buffer(4)]],
+               device const float *key_scales [[buffer(5)]],
+               device const float *value_scales [[buffer(6)]],
+               device const float *bias [[buffer(7)]],
+               device uchar *y [[buffer(8)]],
+               uint3 group [[threadgroup_position_in_grid]],
+               uint place [[thread_index_in_threadgroup]],
+               uint simdgroup [[simdgroup_index_in_threadgroup]],
+               uint lane [[thread_index_in_simdgroup]]) {
+    threadgroup float query[32 * LANES];
+    threadgroup float sums[SIMDGROUPS * 32 * LANES];
+    threadgroup float mosts[SIMDGROUPS], totals[SIMDGROUPS];
+    const uint head = group.x, row = group.y, part = group.z, d = args.d;
+    const uint kv_head = head / (args.heads / args.kv_heads);
+    const row_of_text at = row_at(args, rows, row);
+    const uint seen = at.sound ? at.last - at.first : 0u;
+    const uint share = ((seen + args.parts - 1) / args.parts + 31) / 32 * 32;
+    const uint begin = min(at.last, at.first + part * share), end = at.sound ? min(at.last, begin + share) : begin;
+
+    for (uint i = place; i < 32 * LANES; i += ATTEND_THREADS)
+        query[i] = i < d && at.sound ? queries[(ulong(row) * args.heads + head) * d + i] : 0.0f;
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+
+    float most = NOTHING, total = 0.0f, sum[LANES];
+    UNROLL for (uint j = 0; j < LANES; j++) sum[j] = 0.0f;
+    for (uint base = begin + simdgroup * 32; base < end; base += ATTEND_THREADS) {
+        const uint count = min(32u, end - base);
+        float score = NOTHING;
+        if (lane < count) {
+            const ulong key = place_of(args, at.slot, kv_head, base + lane);
+            score = 0.0f;
+            for (uint i = 0; i < d; i++) score = fma(query[i], stored(keys, key_scales, key, key * d + i), score);
+            if (args.softcap > 0.0f) {
+                const float share_of_cap = score / args.softcap;
+                score = args.softcap * (fabs(share_of_cap) > 15.0f ? (score < 0.0f ? -1.0f : 1.0f) : tanh(share_of_cap));
+            }
+            if (BIAS != 0) score += bias_at(args, bias, head, int(base + lane) - int(at.own));
+        }
+        const float top = max(most, simd_max(score));
+        const float weight = lane < count ? exp(score - top) : 0.0f, shrink = exp(most - top);
+        total = total * shrink + simd_sum(weight);
+        most = top;
+        UNROLL for (uint j = 0; j < LANES; j++) sum[j] *= shrink;
+        for (uint key = 0; key < count; key++) {
+            const float of_key = simd_broadcast(weight, ushort(key));
+            const ulong from = place_of(args, at.slot, kv_head, base + key);
+            UNROLL for (uint j = 0; j < LANES; j++) {
+                const uint i = lane + 32 * j;
+                if (i < d) sum[j] = fma(of_key, stored(values, value_scales, from, from * d + i), sum[j]);
+            }
+        }
+    }
+
+    if (lane == 0) mosts[simdgroup] = most, totals[simdgroup] = total;
+    UNROLL for (uint j = 0; j < LANES; j++) sums[simdgroup * 32 * LANES + lane + 32 * j] = sum[j];
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    float all = NOTHING, whole = 0.0f;
+    for (uint s = 0; s < SIMDGROUPS; s++) all = max(all, mosts[s]);
+    for (uint s = 0; s < SIMDGROUPS; s++) whole += totals[s] * exp(mosts[s] - all);
+    const ulong unit = ulong(row) * args.heads + head;
+    device float *partial = (device float *)y + (ulong(part) * args.rows * args.heads + unit) * (d + 2);
+    for (uint i = place; i < d; i += ATTEND_THREADS) {
+        float merged = 0.0f;
+        for (uint s = 0; s < SIMDGROUPS; s++) merged += sums[s * 32 * LANES + i] * exp(mosts[s] - all);
+        if (SPLIT != 0) partial[2 + i] = merged;
+        else save(y, X, unit * d + i, whole > 0.0f ? merged / whole : whole);
+    }
+    if (SPLIT != 0 && place == 0) partial[0] = all, partial[1] = whole;
+}
+
+template [[host_name("attention_2")]] [[kernel]] decltype(attention<2>) attention<2>;
+template [[host_name("attention_4")]] [[kernel]] decltype(attention<4>) attention<4>;
+template [[host_name("attention_8")]] [[kernel]] decltype(attention<8>) attention<8>;
+template [[host_name("attention_32")]] [[kernel]] decltype(attention<32>) attention<32>;
+
+[[host_name("attention_merge")]] [[kernel, max_total_threads_per_threadgroup(PREPARE_THREADS)]]
+void attention_merge(constant attention_args &args [[buffer(0)]],
+                     device const float *partial [[buffer(1)]],
+                     device uchar *y [[buffer(2)]],
+                     uint unit [[threadgroup_position_in_grid]],
+                     uint lane [[thread_index_in_threadgroup]]) {
+    const uint stride = args.d + 2;
+    const ulong step = ulong(args.rows) * args.heads * stride;
+    device const float *first = partial + ulong(unit) * stride;
+    float all = NOTHING, whole = 0.0f;
+    for (uint part = 0; part < args.parts; part++) all = max(all, first[part * step]);
+    for (uint part = 0; part < args.parts; part++) whole += first[part * step + 1] * exp(first[part * step] - all);
+    for (uint i = lane; i < args.d; i += PREPARE_THREADS) {
+        float merged = 0.0f;
+        for (uint part = 0; part < args.parts; part++)
+            merged += first[part * step + 2 + i] * exp(first[part * step] - all);
+        save(y, X, ulong(unit) * args.d + i, whole > 0.0f ? merged / whole : whole);
+    }
+}

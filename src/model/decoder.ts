@@ -1,0 +1,196 @@
+// Owns the one decoder: ids of several sequences in, logits out, with their keys and values in a cache.
+import { activate } from "../activate.ts";
+import { scale } from "../add.ts";
+import { KvCache } from "../attention.ts";
+import type { Device } from "../device.ts";
+import type { FloatDType } from "../dtype.ts";
+import { embedding } from "../embedding.ts";
+import { BnbError } from "../error.ts";
+import { joinRows } from "../join.ts";
+import type { QuantizedTensor } from "../quantized.ts";
+import { Tensor } from "../tensor.ts";
+import type { Architecture } from "./architecture.ts";
+import { Norm, type Rows, type Stack, Stream } from "./stack.ts";
+import type { Linear, Loader } from "./weights.ts";
+
+/** What one step does with one sequence. */
+export interface Segment {
+  /** Its place in the cache. */
+  readonly slot: number;
+  /** How many of its tokens the cache holds already. */
+  readonly start: number;
+  /** The tokens that follow. */
+  readonly ids: ArrayLike<number>;
+  /** Whose logits are wanted: those after the last token, after each, or none. */
+  readonly logits: "last" | "all" | "none";
+}
+
+/** A model that continues texts. */
+export class Decoder implements Disposable {
+  readonly architecture: Architecture;
+  readonly device: Device;
+  readonly #embedding: Tensor<FloatDType> | QuantizedTensor;
+  readonly #stack: Stack;
+  readonly #norm: Norm;
+  readonly #head: Linear;
+
+  constructor(loader: Loader, architecture: Architecture, device: Device, stack: Stack) {
+    const { names } = architecture;
+    this.architecture = architecture;
+    this.device = device;
+    this.#embedding = loader.table(names.embedding);
+    if (this.#embedding.shape[0]! < architecture.vocabulary)
+      throw new BnbError(
+        `${names.embedding} has ${this.#embedding.shape[0]} rows, expected the ${architecture.vocabulary} of vocab_size.`,
+      );
+    this.#stack = stack;
+    this.#norm = new Norm(loader, names.finalNorm!, architecture.norm);
+    const tied = architecture.tied && !loader.has(names.head!);
+    const table = tied ? this.#embedding : loader.table(names.head!);
+    this.#head = loader.linearOf(table, tied ? undefined : loader.bias(names.head!));
+  }
+
+  /** A cache for this model. */
+  cache(options: { slots?: number; capacity: number; dtype?: KvCache["dtype"] | undefined }): KvCache {
+    const { layers, kvHeads, headDim } = this.architecture;
+    return new KvCache({ ...options, layers: layers.length, heads: kvHeads, columns: headDim, device: this.device });
+  }
+
+  /**
+   * Takes the tokens of every segment in, and gives the logits that they ask for.
+   *
+   * @returns float32 [wanted, vocabulary], in the order of the segments; undefined where none are wanted
+   */
+  forward(segments: readonly Segment[], cache: KvCache): Tensor<"float32"> | undefined {
+    const steps = this.steps(segments, cache);
+    for (;;) {
+      const { done, value } = steps.next();
+      if (done) return value;
+    }
+  }
+
+  /** The same, layer by layer, so that who runs it can let others in between. */
+  *steps(segments: readonly Segment[], cache: KvCache): Generator<void, Tensor<"float32"> | undefined, void> {
+    const isLong = ({ start, ids }: Segment) => this.#stack.isLong(start + ids.length);
+    const long = segments.filter(isLong);
+    if (long.length === 0 || long.length === segments.length) return yield* this.#pass(segments, cache);
+    // One table serves all rows of a pass.
+    const first = yield* this.#pass(
+      segments.filter((segment) => !isLong(segment)),
+      cache,
+    );
+    const second = yield* this.#pass(long, cache);
+    return inOrder(segments, isLong, first, second);
+  }
+
+  *#pass(segments: readonly Segment[], cache: KvCache): Generator<void, Tensor<"float32"> | undefined, void> {
+    const { multipliers } = this.architecture;
+    using ids = Tensor.from(idsOf(segments), undefined, { device: this.device });
+    using stream = new Stream(embedding(ids, this.#embedding, { dtype: "float32" }), multipliers.residual);
+    if (multipliers.embedding !== 1) stream.replace(scale(stream.x, multipliers.embedding));
+    const rows = this.#rowsOf(segments, cache);
+    try {
+      yield* this.#stack.run(stream, rows);
+    } finally {
+      for (const seen of rows.seen.values()) seen.dispose();
+    }
+    return this.#logits(stream.x, wantedRows(segments));
+  }
+
+  #logits(x: Tensor<"float32">, wanted: Int32Array): Tensor<"float32"> | undefined {
+    if (wanted.length === 0) return undefined;
+    const { multipliers, logitSoftcap } = this.architecture;
+    using places = Tensor.from(wanted, undefined, { device: this.device });
+    using last = embedding(places, x, { dtype: "float32" });
+    using normal = this.#norm.apply(last);
+    const scaled = scaledBy(this.#head.one(normal), multipliers.logits / (logitSoftcap || 1));
+    if (!logitSoftcap) return scaled;
+    using uncapped = scaled;
+    return scaledBy(activate(uncapped, "tanh"), logitSoftcap);
+  }
+
+  #rowsOf(segments: readonly Segment[], cache: KvCache): Rows {
+    const windows = new Set(this.architecture.layers.map(({ window }) => window));
+    const seen = new Map(
+      [...windows].map((window) => [
+        window,
+        Tensor.from(seenBy(segments, window), [count(segments), 4], { device: this.device }),
+      ]),
+    );
+    const positions = Math.max(...segments.map(({ start, ids }) => start + ids.length));
+    return { seen, positions, cache, bias: undefined };
+  }
+
+  [Symbol.dispose](): void {
+    this.#stack[Symbol.dispose]();
+    this.#norm[Symbol.dispose]();
+    this.#head[Symbol.dispose]();
+    this.#embedding.dispose();
+  }
+}
+
+/** A tensor times a factor, in its place. */
+function scaledBy(x: Tensor<"float32">, factor: number): Tensor<"float32"> {
+  if (factor === 1) return x;
+  using before = x;
+  return scale(before, factor);
+}
+
+const count = (segments: readonly Segment[]) => segments.reduce((sum, { ids }) => sum + ids.length, 0);
+
+function idsOf(segments: readonly Segment[]): Int32Array {
+  const ids = new Int32Array(count(segments));
+  let at = 0;
+  for (const segment of segments) {
+    ids.set(segment.ids, at);
+    at += segment.ids.length;
+  }
+  return ids;
+}
+
+/** For each row its slot, its position, and the keys that it sees: all up to itself, or those of a window. */
+function seenBy(segments: readonly Segment[], window: number | undefined): Int32Array {
+  const rows = new Int32Array(4 * count(segments));
+  let at = 0;
+  for (const { slot, start, ids } of segments)
+    for (let position = start; position < start + ids.length; position++, at += 4) {
+      rows[at] = slot;
+      rows[at + 1] = position;
+      rows[at + 2] = window === undefined ? 0 : Math.max(0, position + 1 - window);
+      rows[at + 3] = position + 1;
+    }
+  return rows;
+}
+
+/** Which rows of a pass logits are wanted of. */
+function wantedRows(segments: readonly Segment[]): Int32Array {
+  const wanted: number[] = [];
+  let at = 0;
+  for (const { ids, logits } of segments) {
+    if (logits === "all") for (let i = 0; i < ids.length; i++) wanted.push(at + i);
+    if (logits === "last") wanted.push(at + ids.length - 1);
+    at += ids.length;
+  }
+  return Int32Array.from(wanted);
+}
+
+/** Logits of two passes, put back into the order of the segments. */
+function inOrder(
+  segments: readonly Segment[],
+  isSecond: (segment: Segment) => boolean,
+  first: Tensor<"float32"> | undefined,
+  second: Tensor<"float32"> | undefined,
+): Tensor<"float32"> | undefined {
+  if (!first || !second) return first ?? second;
+  using a = first;
+  using b = second;
+  using both = joinRows([a, b]) as Tensor<"float32">;
+  const next = [0, a.shape[0]!];
+  const order = segments.flatMap((segment) => {
+    const pass = Number(isSecond(segment));
+    const length = segment.logits === "all" ? segment.ids.length : Number(segment.logits === "last");
+    return Array.from({ length }, () => next[pass]!++);
+  });
+  using places = Tensor.from(Int32Array.from(order), undefined, { device: both.device });
+  return embedding(places, both, { dtype: "float32" });
+}

@@ -1,0 +1,259 @@
+// Owns the layers of a model and how rows go through them: what the decoder and the encoder share.
+import { activate } from "../activate.ts";
+import { add } from "../add.ts";
+import { type AttentionOptions, attention, type KvCache } from "../attention.ts";
+import type { Device } from "../device.ts";
+import { layerNorm } from "../layer_norm.ts";
+import { rmsNorm } from "../rms_norm.ts";
+import { Tensor } from "../tensor.ts";
+import type { Architecture, LayerSpec, NormPlace, RopeSpec } from "./architecture.ts";
+import { Experts } from "./experts.ts";
+import { RopeTable } from "./rope.ts";
+import type { Linear, Loader } from "./weights.ts";
+
+type Floats = Tensor<"float32">;
+
+/** A norm of either kind. */
+export class Norm implements Disposable {
+  readonly #weight: Tensor;
+  readonly #bias: Tensor | undefined;
+  readonly #spec: Architecture["norm"];
+
+  constructor(loader: Loader, module: string, spec: Architecture["norm"]) {
+    this.#spec = spec;
+    this.#weight = loader.dense(module);
+    const bias = loader.bias(module);
+    this.#bias = spec.kind === "layer" ? (bias ?? zerosLike(this.#weight)) : bias;
+  }
+
+  apply(x: Floats): Floats {
+    const { kind, eps, offset } = this.#spec;
+    if (kind === "layer") return layerNorm(x, this.#weight, this.#bias!, { eps });
+    return rmsNorm(x, this.#weight, { eps, offset });
+  }
+
+  /** The norm of the stream when `residual` has been added to it. */
+  after(stream: Stream, residual: Floats): Floats {
+    if (this.#spec.kind === "layer") {
+      stream.add(residual);
+      return this.apply(stream.x);
+    }
+    const { eps, offset } = this.#spec;
+    return rmsNorm(stream.x, this.#weight, { eps, offset, residual, scale: stream.scale });
+  }
+
+  /** What {@link attention} takes to normalise heads by itself. */
+  get weight(): Tensor {
+    return this.#weight;
+  }
+
+  [Symbol.dispose](): void {
+    this.#weight.dispose();
+    this.#bias?.dispose();
+  }
+}
+
+function zerosLike(weight: Tensor): Tensor {
+  return Tensor.from(new Float32Array(weight.size), weight.shape, { device: weight.device });
+}
+
+/** What layers add to. */
+export class Stream implements Disposable {
+  x: Floats;
+  /** What is added is multiplied by it: Granite's residual multiplier. */
+  readonly scale: number;
+
+  constructor(x: Floats, scale: number) {
+    this.x = x;
+    this.scale = scale;
+  }
+
+  add(residual: Floats): void {
+    this.replace(add(this.x, residual, { scale: this.scale }));
+  }
+
+  replace(x: Floats): void {
+    this.x.dispose();
+    this.x = x;
+  }
+
+  [Symbol.dispose](): void {
+    this.x.dispose();
+  }
+}
+
+/** What rows of one pass are told to attention: where they stand, and what they see in layers with a window and without. */
+export interface Rows {
+  /** By the window of a layer; the key `undefined` is for those that see all. */
+  readonly seen: ReadonlyMap<number | undefined, Tensor<"int32">>;
+  /** The positions that tables must reach. */
+  readonly positions: number;
+  readonly cache: KvCache | undefined;
+  readonly bias: Floats | undefined;
+}
+
+class Layer implements Disposable {
+  readonly spec: LayerSpec;
+  readonly norms: Partial<Record<NormPlace, Norm>> = {};
+  readonly qkv: Linear;
+  readonly attentionOut: Linear;
+  readonly qNorm: Norm | undefined;
+  readonly kNorm: Norm | undefined;
+  readonly mlp: Mlp | Experts;
+
+  constructor(loader: Loader, architecture: Architecture, index: number) {
+    const { names, norm } = architecture;
+    const prefix = names.layer.replace("{}", String(index));
+    this.spec = architecture.layers[index]!;
+    for (const [place, module] of Object.entries(names.norms) as [NormPlace, string][])
+      if (place !== "beforeAttention" || this.spec.attentionNorm)
+        this.norms[place] = new Norm(loader, prefix + module, norm);
+    this.qkv = loader.linear(firstThere(loader, prefix, names.qkv), { apart: architecture.qkNorm === "all" });
+    this.attentionOut = loader.linear([prefix + names.attentionOut]);
+    this.qNorm = names.qNorm ? new Norm(loader, prefix + names.qNorm, norm) : undefined;
+    this.kNorm = names.kNorm ? new Norm(loader, prefix + names.kNorm, norm) : undefined;
+    this.mlp = this.spec.sparse
+      ? new Experts(loader, architecture, prefix)
+      : new Mlp(loader, architecture, firstThere(loader, prefix, names.mlpIn), prefix + names.mlpOut);
+  }
+
+  [Symbol.dispose](): void {
+    for (const part of [...Object.values(this.norms), this.qkv, this.attentionOut, this.qNorm, this.kNorm, this.mlp])
+      part?.[Symbol.dispose]();
+  }
+}
+
+/** The first of several ways to name modules that a checkpoint has; the last where it has none, for the error. */
+function firstThere(loader: Loader, prefix: string, ways: readonly (readonly string[])[]): string[] {
+  const way = ways.find((way) => loader.has(prefix + way[0])) ?? ways.at(-1)!;
+  return way.map((module) => prefix + module);
+}
+
+/** The products of a layer's second half, and what stands between them. */
+export class Mlp implements Disposable {
+  readonly #spec: Architecture["mlp"];
+  readonly #into: Linear;
+  readonly #out: Linear;
+
+  constructor(loader: Loader, { mlp }: Pick<Architecture, "mlp">, into: readonly string[], out: string) {
+    this.#spec = mlp;
+    this.#into = loader.linear(into);
+    this.#out = loader.linear([out]);
+  }
+
+  apply(x: Floats): Floats {
+    const [first, up] = this.#into.apply(x);
+    using gate = first!;
+    using active = activate(gate, this.#spec.activation, { up, gated: this.#spec.gated });
+    up?.dispose();
+    return this.#out.one(active);
+  }
+
+  [Symbol.dispose](): void {
+    this.#into[Symbol.dispose]();
+    this.#out[Symbol.dispose]();
+  }
+}
+
+/** All layers of a model on a device. */
+export class Stack implements Disposable {
+  readonly #architecture: Architecture;
+  readonly #layers: readonly Layer[];
+  readonly #ropes = new Map<RopeSpec, RopeTable>();
+
+  private constructor(architecture: Architecture, layers: readonly Layer[], device: Device) {
+    this.#architecture = architecture;
+    this.#layers = layers;
+    for (const { rope } of architecture.layers)
+      if (rope && !this.#ropes.has(rope)) this.#ropes.set(rope, new RopeTable(rope, device));
+  }
+
+  /** Layer by layer; `onLayer` may wait, or stop it by throwing. */
+  static async load(
+    loader: Loader,
+    architecture: Architecture,
+    device: Device,
+    onLayer: (index: number) => Promise<void>,
+  ): Promise<Stack> {
+    const layers: Layer[] = [];
+    try {
+      for (const index of architecture.layers.keys()) {
+        layers.push(new Layer(loader, architecture, index));
+        await onLayer(index);
+      }
+    } catch (error) {
+      for (const layer of layers) layer[Symbol.dispose]();
+      throw error;
+    }
+    return new Stack(architecture, layers, device);
+  }
+
+  /** Whether a text of so many tokens turns its positions by other angles than a shorter one. */
+  isLong(positions: number): boolean {
+    return [...this.#ropes.values()].some((table) => table.isLong(positions));
+  }
+
+  /** Runs the rows of a stream through every layer, which is what it yields between. */
+  *run(stream: Stream, rows: Rows): Generator<void, void, void> {
+    for (const [index, layer] of this.#layers.entries()) {
+      if (this.#architecture.parallel) this.#both(layer, index, stream, rows);
+      else this.#oneAfterTheOther(layer, index, stream, rows);
+      yield;
+    }
+  }
+
+  #both(layer: Layer, index: number, stream: Stream, rows: Rows): void {
+    using input = layer.norms.beforeAttention!.apply(stream.x);
+    using attended = this.#attend(layer, index, input, rows);
+    using fed = layer.mlp.apply(input);
+    stream.add(attended);
+    stream.add(fed);
+  }
+
+  #oneAfterTheOther(layer: Layer, index: number, stream: Stream, rows: Rows): void {
+    const { beforeAttention, afterAttention, sumAttention, beforeMlp, afterMlp, sumMlp } = layer.norms;
+    {
+      const input = beforeAttention?.apply(stream.x);
+      using attended = normed(this.#attend(layer, index, input ?? stream.x, rows), afterAttention);
+      input?.dispose();
+      const next = beforeMlp ? beforeMlp.after(stream, attended) : undefined;
+      if (!next) stream.add(attended);
+      if (sumAttention) stream.replace(sumAttention.apply(stream.x));
+      using fed = normed(layer.mlp.apply(next ?? stream.x), afterMlp);
+      next?.dispose();
+      stream.add(fed);
+    }
+    if (sumMlp) stream.replace(sumMlp.apply(stream.x));
+  }
+
+  #attend(layer: Layer, index: number, x: Floats, rows: Rows): Floats {
+    const { heads, kvHeads, qkNorm, norm, attention: options } = this.#architecture;
+    const { rope, window } = layer.spec;
+    let [q, k, v] = layer.qkv.apply(x);
+    if (qkNorm === "all") [q, k] = [normed(q!, layer.qNorm), normed(k!, layer.kNorm)];
+    const byHead = qkNorm === "head" && { qNorm: layer.qNorm!.weight, kNorm: layer.kNorm!.weight };
+    const parts: AttentionOptions = { heads, kvHeads, k, v, ...options, ...byHead };
+    using attended = attention(q!, rows.seen.get(window)!, {
+      ...parts,
+      normEps: norm.eps,
+      normOffset: norm.offset,
+      rope: rope && this.#ropes.get(rope)!.for(rows.positions),
+      bias: rows.bias,
+      cache: rows.cache,
+      layer: index,
+    });
+    for (const part of [q, k, v]) part?.dispose();
+    return layer.attentionOut.one(attended);
+  }
+
+  [Symbol.dispose](): void {
+    for (const part of [...this.#layers, ...this.#ropes.values()]) part[Symbol.dispose]();
+  }
+}
+
+/** A tensor's norm in its place. */
+function normed(x: Floats, norm: Norm | undefined): Floats {
+  if (!norm) return x;
+  using before = x;
+  return norm.apply(before);
+}

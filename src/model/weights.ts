@@ -1,0 +1,235 @@
+// Owns where a model's weights come from, and what becomes of them on the way to the device: joined, quantised, or as they are.
+import type { Checkpoint } from "../checkpoint/checkpoint.ts";
+import { loadWeight } from "../checkpoint/statedict.ts";
+import { Codebook } from "../codebook.ts";
+import type { Device } from "../device.ts";
+import type { FloatDType } from "../dtype.ts";
+import { BnbError } from "../error.ts";
+import { Int8Weight, matmul8bit } from "../int8_weight.ts";
+import { joinRows } from "../join.ts";
+import { linear, matmul4bit, matmulBlockwise } from "../matmul.ts";
+import type { Precision } from "../native.ts";
+import { quantize4bit, quantizeBlockwise } from "../quantize.ts";
+import { QuantizedTensor } from "../quantized.ts";
+import { Tensor } from "../tensor.ts";
+
+/** A weight in any form that can be multiplied with. */
+export type Weight = Tensor | QuantizedTensor | Int8Weight;
+
+/** Tensors by their Hugging Face names, whatever file they lie in. */
+export interface WeightSource {
+  /** What was opened, for errors. */
+  readonly path: string;
+  has(name: string): boolean;
+  /** A weight on a device, the caller's to dispose of. @throws BnbError if there is none of that name */
+  load(name: string, device: Device): Weight;
+}
+
+/** The weights of a Hugging Face checkpoint: dense, and in bitsandbytes' formats. */
+export function checkpointSource(checkpoint: Checkpoint): WeightSource {
+  return {
+    path: checkpoint.path,
+    has: (name) => checkpoint.tensors.has(name),
+    load: (name, device) => loadWeight(checkpoint, name, device),
+  };
+}
+
+/** How dense weights are quantised while a model loads. */
+export interface QuantizeOnLoad {
+  /** 4 bits in blocks, as bitsandbytes has them, or LLM.int8(). */
+  readonly quantType?: "nf4" | "fp4" | "int8" | undefined;
+  /** Weights that share a scale; 64 by default. For 4 bits only. */
+  readonly blocksize?: number | undefined;
+  /** Quantise the scales too. For 4 bits only. */
+  readonly doubleQuant?: boolean | undefined;
+}
+
+/** How products are made. */
+interface LinearOptions {
+  readonly precision: Precision;
+  /** Of LLM.int8(): columns with a larger magnitude are multiplied in floating point. */
+  readonly threshold: number;
+  /** The weights are not to be joined. */
+  readonly apart?: boolean;
+}
+
+/** The products of one or more weights with the same input: joined to one where they can be. */
+export class Linear implements Disposable {
+  readonly #parts: { weight: Weight; bias: Tensor | undefined }[] = [];
+  readonly #precision: Precision;
+  readonly #threshold: number;
+
+  constructor(weights: Weight[], biases: (Tensor | undefined)[], options: LinearOptions) {
+    this.#precision = options.precision;
+    this.#threshold = options.threshold;
+    const weight = options.apart && weights.length > 1 ? undefined : joined(weights);
+    if (weight) this.#parts.push({ weight, bias: joinedBias(weights, biases) });
+    else for (const [i, weight] of weights.entries()) this.#parts.push({ weight, bias: biases[i] });
+  }
+
+  /** [m, n] for each part: one where all are joined. */
+  apply<D extends FloatDType>(x: Tensor<D>): Tensor<D>[] {
+    return this.#parts.map(({ weight, bias }) => product(x, weight, bias, this.#precision, this.#threshold));
+  }
+
+  /** The product, where there is one weight. */
+  one<D extends FloatDType>(x: Tensor<D>): Tensor<D> {
+    return this.apply(x)[0]!;
+  }
+
+  /** Bytes in memory. */
+  get byteLength(): number {
+    return this.#parts.reduce((sum, { weight, bias }) => sum + weight.byteLength + (bias?.byteLength ?? 0), 0);
+  }
+
+  [Symbol.dispose](): void {
+    for (const { weight, bias } of this.#parts) {
+      weight[Symbol.dispose]();
+      bias?.dispose();
+    }
+  }
+}
+
+function product<D extends FloatDType>(
+  x: Tensor<D>,
+  weight: Weight,
+  bias: Tensor | undefined,
+  precision: Precision,
+  threshold: number,
+): Tensor<D> {
+  if (weight instanceof Int8Weight) return matmul8bit(x, weight, { bias, threshold });
+  if (weight instanceof Tensor) return linear(x, weight, { bias });
+  return weight.bits === 4
+    ? matmul4bit(x, weight, { bias, precision })
+    : matmulBlockwise(x, weight, { bias, precision });
+}
+
+/** One weight of several, which it takes over; undefined where they are of different kinds, and left as they are. */
+function joined(weights: Weight[]): Weight | undefined {
+  if (weights.length === 1) return weights[0];
+  let whole: Weight;
+  if (weights.every((weight) => weight instanceof Int8Weight)) whole = joinedInt8(weights);
+  else if (weights.every((weight) => weight instanceof QuantizedTensor) && areAlike(weights)) whole = joinRows(weights);
+  else if (weights.every((weight) => weight instanceof Tensor && weight.dtype === (weights[0] as Tensor).dtype))
+    whole = joinRows(weights as Tensor[]);
+  else return undefined;
+  for (const weight of weights) weight[Symbol.dispose]();
+  return whole;
+}
+
+/** Whether codes can lie behind each other: of one form, and each of whole blocks. */
+function areAlike(weights: readonly QuantizedTensor[]): boolean {
+  const { bits, quantType, blocksize } = weights[0]!;
+  return weights.every(
+    (weight) =>
+      weight.bits === bits &&
+      weight.quantType === quantType &&
+      weight.blocksize === blocksize &&
+      weight.size % blocksize === 0,
+  );
+}
+
+function joinedInt8(weights: readonly Int8Weight[]): Int8Weight {
+  const rows = weights.map(({ CB }) => CB.shape[0]!);
+  const columns = weights.map(({ SCB }, i) => SCB.reshape([rows[i]!, 1]));
+  using scales = joinRows(columns);
+  for (const column of columns) column.dispose();
+  const CB = joinRows(weights.map(({ CB }) => CB)) as Tensor<"int8">;
+  return new Int8Weight(CB, scales.reshape([scales.size]) as Tensor<"float32">);
+}
+
+/** The biases behind each other, zeros where a weight has none. */
+function joinedBias(weights: readonly Weight[], biases: readonly (Tensor | undefined)[]): Tensor | undefined {
+  if (biases.every((bias) => bias === undefined)) return undefined;
+  if (biases.length === 1) return biases[0];
+  const rows = biases.map((bias, i) => {
+    using wide = bias?.cast("float32") ?? Tensor.zeros([weights[i]!.shape[0]!], { device: weights[i]!.device });
+    bias?.dispose();
+    return wide.reshape([wide.size, 1]);
+  });
+  using column = joinRows(rows);
+  for (const row of rows) row.dispose();
+  return column.reshape([column.size]);
+}
+
+/** What a {@link Loader} does with weights. */
+export type LoaderOptions = QuantizeOnLoad & LinearOptions;
+
+/** Takes modules out of a source, by their names less what stands before all of them. */
+export class Loader {
+  readonly #source: WeightSource;
+  readonly #device: Device;
+  readonly #root: string;
+  readonly #options: LoaderOptions;
+
+  constructor(source: WeightSource, device: Device, root: string, options: LoaderOptions) {
+    this.#source = source;
+    this.#device = device;
+    this.#root = root;
+    this.#options = options;
+  }
+
+  has(module: string): boolean {
+    return this.#source.has(this.#nameOf(module));
+  }
+
+  /** A dense tensor, as it is. */
+  dense(module: string, part: "weight" | "bias" = "weight"): Tensor {
+    const name = this.#nameOf(module, part);
+    const weight = this.#source.load(name, this.#device);
+    if (weight instanceof Tensor) return weight;
+    weight[Symbol.dispose]();
+    throw new BnbError(`${this.#source.path}: ${name} is quantised, expected a dense tensor.`, "unsupported");
+  }
+
+  bias(module: string): Tensor | undefined {
+    return this.#source.has(this.#nameOf(module, "bias")) ? this.dense(module, "bias") : undefined;
+  }
+
+  /**
+   * Modules that take the same input.
+   *
+   * @param how `dense`: they are not quantised, whatever the options say; `apart`: they are not joined
+   */
+  linear(modules: readonly string[], how: { dense?: boolean; apart?: boolean } = {}): Linear {
+    const weights: Weight[] = [];
+    const biases: (Tensor | undefined)[] = [];
+    for (const module of modules) {
+      weights.push(this.#quantized(this.#source.load(this.#nameOf(module), this.#device), how.dense ?? false));
+      biases.push(this.bias(module));
+    }
+    return new Linear(weights, biases, { ...this.#options, apart: how.apart ?? false });
+  }
+
+  /** A table to look rows up in and to multiply with as a head. */
+  table(module: string): Tensor<FloatDType> | QuantizedTensor {
+    const weight = this.#source.load(this.#nameOf(module), this.#device);
+    if (weight instanceof Int8Weight)
+      throw new BnbError(`${this.#source.path}: ${module} is in LLM.int8(), expected a dense table.`, "unsupported");
+    return this.#byteQuantized(weight);
+  }
+
+  /** The product with a table; takes it over. */
+  linearOf(table: Weight, bias: Tensor | undefined): Linear {
+    return new Linear([table], [bias], this.#options);
+  }
+
+  /** A head is quantised to bytes where the rest is quantised: in 4 bits it is what changes every text (docs/models.md). */
+  #byteQuantized(weight: Tensor | QuantizedTensor): Tensor<FloatDType> | QuantizedTensor {
+    if (!this.#options.quantType || !(weight instanceof Tensor)) return weight as Tensor<FloatDType> | QuantizedTensor;
+    using dense = weight;
+    return quantizeBlockwise(dense, { code: Codebook.named("int8"), blocksize: 64 });
+  }
+
+  #quantized(weight: Weight, keepsDense: boolean): Weight {
+    const { quantType, blocksize = 64, doubleQuant = false } = this.#options;
+    if (!quantType || keepsDense || !(weight instanceof Tensor)) return weight;
+    using dense = weight;
+    if (quantType === "int8") return Int8Weight.quantize(dense);
+    return quantize4bit(dense, { quantType, blocksize, compressStatistics: doubleQuant });
+  }
+
+  #nameOf(module: string, part = "weight"): string {
+    return `${this.#source.has(`${module}.${part}`) ? "" : this.#root}${module}.${part}`;
+  }
+}

@@ -1,0 +1,187 @@
+// How a weight may lie: scales of every dtype, nested or joined; an offset a block; blocks from 16. What each stands for is
+// worked out in fp32 here, step by step, and every operation is held to it.
+import { describe, expect, test } from "bun:test";
+import {
+  Codebook,
+  dequantizeBlockwise,
+  embedding,
+  matmulBlockwise,
+  matmulBlockwiseBackward,
+  QuantizedTensor,
+  quantizeBlockwise,
+  Tensor,
+} from "../src/index.ts";
+import { blocksizes4, floatDTypes, testDevices, wave } from "./cases.ts";
+import { errorOf, matmul, pack, relativeError, round, transpose } from "./reference.ts";
+
+const f32 = Math.fround;
+type Scales = "float32" | "float16" | "bfloat16" | "nested" | "joined";
+type Offsets = "none" | "float32" | "float16" | "bfloat16";
+
+/** Whole numbers from 0 on, as MLX, GGUF, GPTQ and AWQ have them. */
+const affine = (bits: number) => Codebook.from(Float32Array.from({ length: 2 ** bits }, (_, code) => code));
+const e4m3 = Codebook.named("dynamic");
+
+interface Case {
+  readonly rows: number;
+  readonly columns: number;
+  readonly bits: number;
+  readonly block: number;
+  readonly scales: Scales;
+  readonly offsets: Offsets;
+}
+
+/** A weight that lies so, and what it stands for. */
+function weight(
+  device: Tensor["device"],
+  { rows, columns, bits, block, scales, offsets }: Case,
+): { q: QuantizedTensor; w: Float32Array } {
+  const count = rows * columns;
+  const code = affine(bits);
+  const values = code.values;
+  const codes = Uint8Array.from({ length: count }, (_, i) => (i * 7 + (i >> 3)) % 2 ** bits);
+  const blocks = Math.ceil(count / block);
+  const nestedBlock = 8;
+  const groups = Math.ceil(blocks / nestedBlock);
+  const dtype = scales === "nested" || scales === "joined" ? undefined : scales;
+  const plain = wave(blocks, 3).map((v) => (dtype ? round(v + 1.5, dtype) : 0));
+  const scaleCodes = Uint8Array.from({ length: blocks }, (_, b) => (b * 37 + 90) % 256);
+  const outer = wave(groups, 5).map((v) => v + 2);
+  const outerOffsets = wave(groups, 6);
+  const added = wave(blocks, 4).map((v) => (offsets === "none" ? 0 : round(v - 0.5, offsets)));
+  const nestedValues = e4m3.values;
+  const w = Float32Array.from({ length: count }, (_, i) => {
+    const b = Math.floor(i / block);
+    const g = Math.floor(b / nestedBlock);
+    const product = f32(nestedValues[scaleCodes[b]!]! * outer[g]!);
+    const scale = dtype ? plain[b]! : f32(product + (scales === "joined" ? outerOffsets[g]! : f32(0.25)));
+    return offsets === "none" ? f32(values[codes[i]!]! * scale) : f32(f32(values[codes[i]!]! * scale) + added[b]!);
+  });
+  const vector = (v: Float32Array) => Tensor.from(v, [v.length], { device });
+  const bytes = (v: Uint8Array) => Tensor.from(v, [v.length], { device });
+  const q = QuantizedTensor.fromParts({
+    codes: bytes(pack(codes, values)),
+    absmax: dtype ? vector(plain).cast(dtype) : bytes(scaleCodes),
+    offsets: offsets === "none" ? undefined : vector(added).cast(offsets),
+    code,
+    blocksize: block,
+    shape: [rows, columns],
+    nested: dtype
+      ? undefined
+      : {
+          absmax: vector(outer),
+          code: e4m3,
+          blocksize: nestedBlock,
+          offset: 0.25,
+          offsets: scales === "joined" ? vector(outerOffsets) : undefined,
+        },
+  });
+  return { q, w };
+}
+
+const scalesKinds: readonly Scales[] = ["float32", "float16", "bfloat16", "nested", "joined"];
+const offsetKinds: readonly Offsets[] = ["none", "float32", "float16", "bfloat16"];
+/** Rows that are whole blocks, rows that blocks cross, and blocks that the wide loads don't fit. */
+const shapes: readonly (readonly [rows: number, columns: number, block: number])[] = [
+  [24, 64, 16],
+  [16, 128, 32],
+  [8, 128, 64],
+  [5, 48, 32],
+  [7, 21, 16],
+];
+const cases: Case[] = shapes.flatMap(([rows, columns, block], s) =>
+  scalesKinds.flatMap((scales, i) =>
+    offsetKinds.map((offsets, j) => ({
+      rows,
+      columns,
+      block,
+      scales,
+      offsets,
+      bits: [4, 8, 3, 2, 5][(s + i + j) % 5]!,
+    })),
+  ),
+);
+const name = (c: Case) =>
+  `${c.bits} bits [${c.rows}, ${c.columns}] in blocks of ${c.block}, scales ${c.scales}, offsets ${c.offsets}`;
+
+describe.each(testDevices)("on %s", (_, device) => {
+  test.each(cases.map((c) => [name(c), c] as const))("%s", (_, c) => {
+    const { q, w } = weight(device, c);
+    for (const dtype of floatDTypes)
+      expect(dequantizeBlockwise(q, { dtype }).cast("float32").read()).toEqual(w.map((v) => round(v, dtype)));
+
+    const indices = Tensor.from(Int32Array.of(c.rows - 1, 0, 3), [3], { device });
+    const rows = [c.rows - 1, 0, 3].flatMap((r) => [...w.subarray(r * c.columns, (r + 1) * c.columns)]);
+    expect([...embedding(indices, q).read()]).toEqual(rows);
+
+    for (const [m, dtype] of [
+      [1, "float32"],
+      [3, "float16"],
+      [11, "float32"],
+      [40, "bfloat16"],
+    ] as const) {
+      const x = wave(m * c.columns, 9).map((v) => round(v, dtype));
+      const y = matmulBlockwise(Tensor.from(x, [m, c.columns], { device }).cast(dtype), q)
+        .cast("float32")
+        .read();
+      expect(relativeError(y, matmul(x, w, undefined, m, c.rows, c.columns))).toBeLessThan(
+        dtype === "float32" ? 2e-6 : dtype === "float16" ? 1e-3 : 5e-3,
+      );
+      const dy = wave(m * c.rows, 8).map((v) => round(v, dtype));
+      const dx = matmulBlockwiseBackward(Tensor.from(dy, [m, c.rows], { device }).cast(dtype), q)
+        .cast("float32")
+        .read();
+      expect(
+        relativeError(dx, matmul(dy, transpose(w, c.rows, c.columns), undefined, m, c.columns, c.rows)),
+      ).toBeLessThan(dtype === "float32" ? 2e-6 : dtype === "float16" ? 1e-3 : 5e-3);
+    }
+  });
+
+  test("its parts share the memory, and a copy elsewhere stands for the same", () => {
+    for (const scales of scalesKinds) {
+      const { q, w } = weight(device, { rows: 4, columns: 256, bits: 4, block: 16, scales, offsets: "bfloat16" });
+      expect(q.absmax.dtype).toBe(q.nested ? "uint8" : (scales as "float32"));
+      expect(q.offsets?.dtype).toBe("bfloat16");
+      expect(q.state2?.offsets?.dtype).toBe(scales === "joined" ? "float32" : undefined);
+      const nested = q.nested ? 64 + 8 * (scales === "joined" ? 8 : 4) : 64 * (scales === "float32" ? 4 : 2);
+      expect(q.byteLength).toBe(512 + nested + 64 * 2);
+      expect(dequantizeBlockwise(q.to("cpu"), { dtype: "float32" }).read()).toEqual(w);
+    }
+  });
+
+  test("what does not fit is refused, with a sentence", () => {
+    const vector = (v: ArrayLike<number>) => Tensor.from(Float32Array.from(v), [v.length], { device });
+    const bytes = (count: number) => Tensor.from(new Uint8Array(count), [count], { device });
+    const parts = { codes: bytes(32), absmax: vector([1, 2, 3, 4]), code: affine(4), blocksize: 16, shape: [1, 64] };
+    const message = (change: object) => errorOf(() => QuantizedTensor.fromParts({ ...parts, ...change })).message;
+    QuantizedTensor.fromParts(parts).dispose();
+    expect(message({ offsets: vector([1, 2, 3]) })).toContain(
+      "offsets is float32 [1, 3], expected float32 with 4 elements",
+    );
+    expect(message({ offsets: bytes(4) })).toContain("offsets is uint8, expected float32, float16 or bfloat16");
+    expect(message({ absmax: bytes(4) })).toContain("absmax is uint8, expected float32, float16 or bfloat16");
+    const nested = { absmax: vector([1]), code: e4m3, blocksize: 256, offset: 0, offsets: vector([1, 2]) };
+    expect(message({ absmax: bytes(4), nested })).toContain(
+      "nested.offsets is float32 [1, 2], expected float32 with 1 element",
+    );
+  });
+
+  test("blocks of 16 are quantised to", () => {
+    for (const bits of [4, 3, 8]) {
+      const x = wave(16 * 33 + 5);
+      const code = bits === 4 ? Codebook.named("nf4") : bits === 3 ? Codebook.named("nf3") : e4m3;
+      const q = quantizeBlockwise(Tensor.from(x, [x.length], { device }), { code, blocksize: 16 });
+      const back = dequantizeBlockwise(q, { dtype: "float32" }).read();
+      const absmax = Float32Array.from({ length: 34 }, (_, b) =>
+        Math.max(...x.subarray(b * 16, b * 16 + 16).map(Math.abs)),
+      );
+      expect([...q.absmax.read()]).toEqual([...absmax]);
+      const near = (v: number) => [...code.values].reduce((a, b) => (Math.abs(b - v) < Math.abs(a - v) ? b : a));
+      back.forEach((v, i) => {
+        const scale = absmax[i >> 4]!;
+        expect(Math.abs(v - x[i]!)).toBeLessThanOrEqual(Math.abs(f32(near(x[i]! / scale) * scale) - x[i]!) + 1e-6);
+      });
+    }
+    expect(blocksizes4[0]).toBe(16); // and by every test of 4-bit blocks
+  });
+});
