@@ -69,10 +69,8 @@ export const libc = {
     return shared().flock(descriptor, exclusiveNow) === 0;
   },
 
-  /**
-   * A variable of the environment that this process was started with; Bun adds to process.env what a `.env` file says.
-   */
-  startedWith(name: string): string | undefined {
+  /** A variable of the environment that this process was started with. */
+  getenv(name: string): string | undefined {
     const value: CString | string | null = shared().getenv(text(name));
     return value === null ? undefined : String(value);
   },
