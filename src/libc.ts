@@ -35,8 +35,8 @@ const linux = opener(ofLinux);
 export function withoutJit(cause: unknown): BnbError | undefined {
   if (!(cause as Error).message.includes("requires the JIT")) return undefined;
   return new BnbError(
-    "Bun runs without its JIT, which calls into native code need. Unset BUN_JSC_useJIT; a hardened app on macOS needs " +
-      "the entitlement com.apple.security.cs.allow-jit.",
+    "Bun runs without its JIT, which calls into native code need. Unset BUN_JSC_useJIT; a hardened app on macOS " +
+      "needs the entitlement com.apple.security.cs.allow-jit.",
     "unsupported",
     { cause },
   );
