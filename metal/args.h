@@ -40,6 +40,7 @@ enum {
     ATTEND_THREADS     = 128,  // 4 simdgroups at the keys of one head of a row, 32 keys each at a time
     ATTEND_MOST        = 1024, // columns of a head
     COMPARE_THREADS    = 256,  // 8 elements a thread
+    FINITE_THREADS     = 256,  // 4 elements a thread
     COMPARE_SUMS_BYTES = 16,   // what a threadgroup leaves
     INT8_THREADS       = 256,  // 8 simdgroups: at a row, or at 32 columns
     OPTIMIZER_THREADS  = 256,  // 8 simdgroups, each at one block of the states
@@ -179,6 +180,12 @@ struct compare_args {
     uint32_t parts; // the threadgroups that left sums
 };
 static_assert(sizeof(struct compare_args) == 12, "host and kernels must lay out struct compare_args alike");
+
+// Numbers of fp32.
+struct finite_args {
+    uint32_t count;
+};
+static_assert(sizeof(struct finite_args) == 4, "host and kernels must lay out struct finite_args alike");
 
 // Which rule an optimizer follows: enum bnb_optimizer.
 enum { RULE_ADAM = 0, RULE_ADEMAMIX = 1, RULE_MOMENTUM = 2, RULE_LION = 3, RULE_RMSPROP = 4, RULE_ADAGRAD = 5 };

@@ -33,6 +33,9 @@ static const char scales[] = {
 static const char dequantize[] = {
 #embed <dequantize.metal> suffix(, 0)
 };
+static const char finite[] = {
+#embed <finite.metal> suffix(, 0)
+};
 static const char compare[] = {
 #embed <compare.metal> suffix(, 0)
 };
@@ -91,6 +94,7 @@ const struct kernel_source kernel_families[] = {
     {"quantize", quantize},
     {"scales", scales},
     {"dequantize", dequantize},
+    {"finite", finite},
     {"compare", compare},
     {"optimizer", optimizer},
     {"matmul_vector", matmul_vector},

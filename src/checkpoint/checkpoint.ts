@@ -4,8 +4,10 @@ import { basename, dirname, join } from "node:path";
 import { BnbError } from "../error.ts";
 import { fileIn, openRegular, readText } from "./folder.ts";
 import { damaged, headerBytesMax, liesBehind } from "./header.ts";
+import { readConfig } from "./huggingface.ts";
 import { isObject, parseJson } from "./json.ts";
 import { snapshotOf } from "./locate.ts";
+import { findMlx } from "./mlx.ts";
 import { dumps } from "./pyjson.ts";
 import { openSafetensors, type SafetensorsFile, type SafetensorsTensor } from "./safetensors.ts";
 import { writeText } from "./staging.ts";
@@ -54,7 +56,10 @@ export class Checkpoint implements Disposable {
 
   /** The quantised weights, found at the first use. @throws BnbError as {@link findQuantized} does */
   get quantized(): ReadonlyMap<string, Stored> {
-    this.#quantized ??= within(this.path, () => findQuantized(this.tensors));
+    this.#quantized ??= within(this.path, () => {
+      const mlx = findMlx(this.tensors, readConfig(this.directory));
+      return mlx.size > 0 ? new Map<string, Stored>(mlx) : findQuantized(this.tensors);
+    });
     return this.#quantized;
   }
 

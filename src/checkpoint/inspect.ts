@@ -163,6 +163,10 @@ function plainEntry(tensor: SafetensorsTensor): Entry {
 
 function formatOf(weight: Stored): string {
   if (weight.format === "int8") return "int8";
+  if (weight.format === "mlx") {
+    const { mode, bits, blocksize } = weight.state;
+    return mode === "affine" ? `mlx affine${bits}/${blocksize}` : `mlx ${mode}`;
+  }
   const { blocksize, nested } = weight.state;
   const format = weight.format === "blockwise" ? `${weight.state.bits}-bit` : weight.format;
   return `${format}${blocksize === 64 ? "" : `/${blocksize}`}${nested ? "+dq" : ""}`;
@@ -238,6 +242,7 @@ function nonFinite(pieces: Pieces): number {
 
 /** What is wrong with a quantised weight's scales; what they give is looked at with the weight. */
 function scaleProblems({ name, ...stored }: Stored): string[] {
+  if (stored.format === "mlx") return []; // of affine weights they may be negative, and others have no sign
   const scales = stored.format !== "int8" && stored.nestedAbsmax ? stored.nestedAbsmax : stored.absmax;
   const bad = (scales.values as Float32Array).reduce(
     (count, scale) => count + Number(!(scale >= 0 && scale < Infinity)),
@@ -258,6 +263,7 @@ function checkConfig(checkpoint: Checkpoint, quantized: Readonly<Record<string, 
   }
   const others = formats.filter((format) => format !== says);
   if (says === undefined) return [];
+  if (others.length === 0 && says === "mlx") return [];
   if (others.length === 0 && formats.length > 0)
     return checkChoice(originalShapes(checkpoint), config, new Set(checkpoint.quantized.keys()));
   return [`config.json says that weights are ${says}, but ${formats.join(" and ") || "none"} are stored.`];

@@ -8,6 +8,7 @@ import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
 import { type Checkpoint, within } from "./checkpoint.ts";
 import type { SafetensorsDtype } from "./header.ts";
+import { fromMlx, type StoredMlx } from "./mlx.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import {
   packState,
@@ -98,11 +99,12 @@ function int8ToStateDict(name: string, w: Int8Weight): TensorSource[] {
  *
  * @param stored what `findQuantized` found
  */
-export function fromStateDict(stored: Stored4bit | StoredBlockwise, device?: Device): QuantizedTensor;
+export function fromStateDict(stored: Stored4bit | StoredBlockwise | StoredMlx, device?: Device): QuantizedTensor;
 export function fromStateDict(stored: StoredInt8, device?: Device): Int8Weight;
 export function fromStateDict(stored: Stored, device?: Device): QuantizedTensor | Int8Weight;
 export function fromStateDict(stored: Stored, device: Device = currentDevice()): QuantizedTensor | Int8Weight {
   if (stored.format === "int8") return int8FromStateDict(stored, device);
+  if (stored.format === "mlx") return fromMlx(stored, device);
   const { state } = stored;
   using codes = bytesToTensor(stored.codes, device);
   using absmax = state.nested ? bytesToTensor(stored.absmax, device) : floatsToTensor(stored.absmax, device);

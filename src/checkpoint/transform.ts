@@ -245,11 +245,11 @@ export async function mergeAdapter(base: string, adapter: string, options: Quant
 /** Quantises a weight as it was before. @throws BnbError for a codebook of its own */
 function againStep(stored: Stored, source: Source): Step {
   if (stored.format === "int8") return quantizeInt8Step(source, source.dtype);
+  if (stored.format === "blockwise" || stored.format === "mlx") {
+    const whose = stored.format === "mlx" ? "of MLX's" : "of this library's";
+    throw new BnbError(`${stored.name} is in a format ${whose}; dequantise the model, and merge with --quant-type.`);
+  }
   const { blocksize, nested } = stored.state;
-  if (stored.format === "blockwise")
-    throw new BnbError(
-      `${stored.name} is quantised in a form of this library's; dequantise the model, and merge with --quant-type.`,
-    );
   const options = { quantType: stored.format, blocksize, doubleQuant: nested !== undefined };
   return quantizeBlockwiseStep(source, source.dtype, { ...options, scales: "absmax", storage: "uint8" });
 }

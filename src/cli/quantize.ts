@@ -1,13 +1,14 @@
 // Owns `bunsandbytes quantize`.
 import { Command, Option } from "commander";
 import { quantizeCheckpoint } from "../checkpoint/transform.ts";
+import { located } from "./hub.ts";
 import { type QuantizeFlags, quantizeOptions, withQuantizing, withWriting } from "./options.ts";
 import { runTransform } from "./transform.ts";
 
 export function quantizeCommand(): Command {
   const command = new Command("quantize")
     .description("Quantise a model's Linear weights, as transformers does with a BitsAndBytesConfig.")
-    .argument("<input>", "a model's directory, a safetensors file, or its index")
+    .argument("<input>", "a model's directory, a safetensors file, its index, or org/name of the Hugging Face hub")
     .addHelpText(
       "after",
       `
@@ -19,15 +20,15 @@ transformers loads nf4, fp4 and int8; af4, nf2 to nf7, and dynamic, of 8 bits, a
 Examples:
   bunsandbytes quantize ./model --output ./model-nf4 --double-quant
   bunsandbytes quantize ./model --best
+  bunsandbytes quantize HuggingFaceTB/SmolLM2-135M --double-quant
   bunsandbytes quantize ./model --output ./model-fp4 --quant-type fp4 --dtype bfloat16 --skip down_proj`,
     );
   const quantType = new Option("--quant-type <type>", "the codebook").default("nf4");
-  return withQuantizing(withWriting(command, "the model's"), quantType).action((input: string, flags: QuantizeFlags) =>
-    runTransform("Quantising", flags, (options) =>
-      quantizeCheckpoint(input, {
-        ...quantizeOptions(flags, input, flags.best ? "best" : flags.quantType!),
-        ...options,
-      }),
-    ),
+  return withQuantizing(withWriting(command, "the model's"), quantType).action(
+    async (input: string, flags: QuantizeFlags) => {
+      const path = await located(input, flags);
+      const quantize = quantizeOptions(flags, input, flags.best ? "best" : flags.quantType!);
+      await runTransform("Quantising", flags, (options) => quantizeCheckpoint(path, { ...quantize, ...options }));
+    },
   );
 }

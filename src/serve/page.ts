@@ -125,6 +125,40 @@ function repeat(i) {
   answer();
 }
 
+// A request to the server, with its key where it asks for one.
+async function ask(path, options = {}) {
+  for (;;) {
+    const key = sessionStorage.getItem(saved);
+    const headers = { ...options.headers, ...(key && { authorization: "Bearer " + key }) };
+    const response = await fetch(path, { ...options, headers });
+    if (response.ok) return response;
+    if (response.status !== 401) throw new Error((await response.json()).error.message);
+    const given = prompt("The server asks for its key:");
+    if (!given) throw new Error("The server asks for a key.");
+    sessionStorage.setItem(saved, given);
+  }
+}
+let loading;
+function loadModels() {
+  loading ??= ask("/v1/models").then((response) => response.json()).then(({ data }) => {
+    model.replaceChildren(...data.map(({ id }) => new Option(id, id)));
+    model.hidden = data.length < 2;
+  }).catch((error) => { loading = undefined; throw error; });
+  return loading;
+}
+
+// At most ten times a second: a long answer would keep the page busy with nothing else.
+let drawing = 0;
+function draw(body, turn) {
+  drawing ||= setTimeout(() => {
+    drawing = 0;
+    if (!running) return;
+    markdown(body, turn.content);
+    status.textContent = "Writing …";
+    log.scrollTop = log.scrollHeight;
+  }, 100);
+}
+
 async function answer() {
   running = new AbortController();
   send.textContent = "Stop";
@@ -136,18 +170,12 @@ async function answer() {
   const started = performance.now();
   let first = 0, tokens = 0;
   try {
-    const headers = { "content-type": "application/json" };
-    if (sessionStorage.key_) headers.authorization = "Bearer " + sessionStorage.key_;
+    await loadModels();
     const messages = turns.slice(0, -1).map(({ role, content }) => ({ role, content }));
-    const response = await fetch("/v1/chat/completions", {
-      method: "POST", headers, signal: running.signal,
+    const response = await ask("/v1/chat/completions", {
+      method: "POST", headers: { "content-type": "application/json" }, signal: running.signal,
       body: JSON.stringify({ model: model.value, messages, stream: true, stream_options: { include_usage: true } }),
     });
-    if (response.status === 401) {
-      sessionStorage.key_ = prompt("The server asks for its key:") ?? "";
-      throw new Error("Ask again, with the key.");
-    }
-    if (!response.ok) throw new Error((await response.json()).error.message);
     let rest = "";
     for await (const bytes of response.body.pipeThrough(new TextDecoderStream())) {
       rest += bytes;
@@ -163,9 +191,7 @@ async function answer() {
         if (!text) continue;
         first ||= performance.now();
         turn.content += text;
-        markdown(body, turn.content);
-        status.textContent = "Writing …";
-        log.scrollTop = log.scrollHeight;
+        draw(body, turn);
       }
     }
   } catch (error) {
@@ -203,10 +229,7 @@ input.onkeydown = (event) => {
   if (event.key === "Escape" && running) running.abort();
 };
 $("new").onclick = () => { if (running) running.abort(); turns = []; keep(); show(); input.focus(); };
-fetch("/v1/models").then((response) => response.json()).then(({ data = [] }) => {
-  model.replaceChildren(...data.map(({ id }) => new Option(id, id)));
-  model.hidden = data.length < 2;
-});
+loadModels().catch(() => {});
 show();
 input.focus();
 `;

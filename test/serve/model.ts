@@ -20,7 +20,7 @@ const template =
   "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 /** Writes the model's folder. Without `eos` its texts have no end of their own. */
-export async function byteModel(folder: string, { eos = [2, 4] } = {}): Promise<void> {
+export async function byteModel(folder: string, { eos = [2, 4], positions = 1024 } = {}): Promise<void> {
   mkdirSync(folder, { recursive: true });
   const vocabulary = [...specials, ...spelledBytes()];
   const json = (name: string, value: object) => writeFileSync(`${folder}/${name}`, JSON.stringify(value));
@@ -28,7 +28,7 @@ export async function byteModel(folder: string, { eos = [2, 4] } = {}): Promise<
     ...{ architectures: ["LlamaForCausalLM"], model_type: "llama", hidden_act: "silu", dtype: "float32" },
     ...{ hidden_size: hidden, intermediate_size: middle, num_attention_heads: heads, num_key_value_heads: kvHeads },
     ...{ head_dim: headDim, num_hidden_layers: layers, vocab_size: vocabulary.length, rms_norm_eps: 1e-6 },
-    ...{ max_position_embeddings: 1024, rope_parameters: { rope_theta: 10000, rope_type: "default" } },
+    ...{ max_position_embeddings: positions, rope_parameters: { rope_theta: 10000, rope_type: "default" } },
     ...{ tie_word_embeddings: false, bos_token_id: 1, eos_token_id: eos, pad_token_id: 0 },
   });
   json("tokenizer_config.json", {

@@ -19,7 +19,7 @@ describe.skipIf(!executablePath)("the page", () => {
   const problems: string[] = [];
 
   beforeAll(async () => {
-    await byteModel(join(folder, "byte"), { eos: [] });
+    await byteModel(join(folder, "byte"), { eos: [], positions: 8192 }); // an answer that lasts until it is stopped
     server = await serve({ models: [{ name: "byte", path: join(folder, "byte"), slots: 2, queue: 8 }], port: 0 });
     browser = await launch({ executablePath: executablePath!, args: ["--no-sandbox"] });
     page = await browser.newPage();
@@ -58,6 +58,8 @@ describe.skipIf(!executablePath)("the page", () => {
     await page.reload();
     expect((await articles())[0]).toEqual(["user", "hi"]);
     await press("Repeat");
+    await written();
+    await press("Stop");
     await settled();
     expect((await articles()).map(([role]) => role)).toEqual(["user", "assistant"]);
     await press("Edit");
