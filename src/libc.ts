@@ -12,7 +12,7 @@ const ofLinux = {
   memfd_create: { args: [cstring, u32], returns: i32 },
 } as const;
 
-const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
+const library = process.platform === "darwin" ? "/usr/lib/libSystem.B.dylib" : "libc.so.6";
 
 /** Opens one of the system's own libraries; its functions are looked up when they are first needed. */
 function opener<const Symbols extends Record<string, FFIFunction>>(symbols: Symbols) {
