@@ -286,6 +286,15 @@ BNB_API bnb_tensor *bnb_layer_norm_backward_weight(const bnb_tensor *dy, const b
 /* y = a + scale · b in a's dtype, product and sum each rounded to fp32; a may be NULL: y = scale · b in b's dtype. */
 BNB_API bnb_tensor *bnb_add(const bnb_tensor *a, const bnb_tensor *b, float scale);
 
+/* y = a · b, element by element, in a's dtype. */
+BNB_API bnb_tensor *bnb_mul(const bnb_tensor *a, const bnb_tensor *b);
+
+/* y = e to the x, in x's dtype, within 2 ulp of fp32 and rounded once. */
+BNB_API bnb_tensor *bnb_exp(const bnb_tensor *x);
+
+/* Each row's powers of e over their sum, in x's dtype. A row with a NaN, or an infinity above all else, is NaN. */
+BNB_API bnb_tensor *bnb_softmax(const bnb_tensor *x);
+
 /* LLM.int8() (Dettmers et al. 2022) stands for x[r, c] by code[r, c] · stats[r] / 127, stats being the row's largest
  * magnitude; columns that hold an outlier, a magnitude of at least a threshold, are left to floating point. A threshold
  * of 0 means that there is none; it is finite and not negative. */

@@ -26,7 +26,7 @@ export interface Place {
   readonly path: string;
   /** Folders that must be made first, the outermost first. */
   readonly parents: readonly string[];
-  /** Where the stage is made, on the file system of `path`: beside it, or in it where that is a mount. */
+  /** Where the stage is made, on the file system of `path`: beside it, or in it where that can't be replaced. */
   readonly home: string;
 }
 
@@ -34,7 +34,7 @@ export interface Plan extends Place {
   /** As it was given, for sentences. */
   readonly output: string;
   readonly force: boolean;
-  /** Whether the folder itself must stay, for it is a mount or where this process is: then its files are exchanged. */
+  /** Whether the folder itself must stay, since it can't be replaced or this process is in it: its files are moved. */
   readonly stays: boolean;
   /** Files of the input that come along. */
   readonly carried: readonly OtherFile[];
@@ -61,7 +61,19 @@ export function placeOf(path: string, argument: string): Place {
   if (target === dirname(target))
     throw new BnbError(`${argument} ${path} is the root of all folders; choose one in it.`);
   const parents = missing.slice(0, -1).map((_, index) => join(real, ...missing.slice(0, index + 1)));
-  return { path: target, parents, home: isMount(target) ? target : dirname(target) };
+  return { path: target, parents, home: isFixed(target) ? target : dirname(target) };
+}
+
+/** Whether a folder can be filled, but not replaced: it is a mount, or this user may not write beside it. */
+function isFixed(path: string): boolean {
+  if (!found(path)?.isDirectory()) return false;
+  if (isMount(path)) return true;
+  try {
+    fs.accessSync(dirname(path), fs.constants.W_OK | fs.constants.X_OK);
+    return false;
+  } catch {
+    return true;
+  }
 }
 
 function realOf(there: string, path: string, argument: string): string {
