@@ -2,6 +2,7 @@
 import fs from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join, relative } from "node:path";
+import { startedWith } from "../environment.ts";
 import { BnbError } from "../error.ts";
 import { readText } from "./folder.ts";
 import { parseJson } from "./json.ts";
@@ -44,9 +45,9 @@ function hubHome(): string {
 }
 
 function savedToken(): string | undefined {
-  const { HF_TOKEN, HUGGING_FACE_HUB_TOKEN, HF_TOKEN_PATH } = process.env;
+  const { HF_TOKEN, HUGGING_FACE_HUB_TOKEN } = process.env;
   if (HF_TOKEN || HUGGING_FACE_HUB_TOKEN) return HF_TOKEN || HUGGING_FACE_HUB_TOKEN;
-  const path = HF_TOKEN_PATH || join(hubHome(), "token");
+  const path = startedWith("HF_TOKEN_PATH") ?? join(hubHome(), "token");
   return fs.existsSync(path) ? readText(path, 10_000).trim() || undefined : undefined;
 }
 
@@ -138,7 +139,7 @@ class Remote {
 
   constructor(id: string, { endpoint, token }: FetchOptions) {
     this.#id = id;
-    this.#endpoint = (endpoint ?? (process.env.HF_ENDPOINT || hub)).replace(/\/+$/, "");
+    this.#endpoint = (endpoint ?? startedWith("HF_ENDPOINT") ?? hub).replace(/\/+$/, "");
     this.#token = token ?? savedToken();
   }
 

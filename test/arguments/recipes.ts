@@ -107,6 +107,9 @@ const lora = () => nn.Lora.init(linear4bit(), { r: 4 });
 
 const recipes: Record<string, () => Call> = {
   add: () => ({ args: [x(), x(), { scale: 2 }] }),
+  mul: () => ({ args: [x(), x()] }),
+  exp: () => ({ args: [x()] }),
+  softmax: () => ({ args: [x()] }),
   scale: () => ({ args: [x(), 2] }),
   compare: () => ({ args: [x(), x()] }),
   setDevice: () => ({ args: [device()] }),
