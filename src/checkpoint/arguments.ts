@@ -23,6 +23,7 @@ export const signatures = {
   verifyCheckpoint: new Signature("verifyCheckpoint", { options: ["onProgress"] }),
   quantizeCheckpoint: new Signature("quantizeCheckpoint", { options: quantize }),
   dequantizeCheckpoint: new Signature("dequantizeCheckpoint", { options: transform }),
+  quantizeToMlx: new Signature("quantizeToMlx", { options: [...transform, "bits", "blocksize"] }),
   convertGguf: new Signature("convertGguf", { options: quantize }),
   mergeAdapter: new Signature("mergeAdapter", { options: quantize }),
   saveAdapter: new Signature("saveAdapter", { options: ["output", "force", "base"] }),
@@ -75,12 +76,7 @@ export function checkInspect(me: Signature, given: InspectOptions): void {
 
 /** One tensor that a function is to write. */
 export function checkSpec<T extends TensorSpec>(me: Signature, spec: T, argument: string): T {
-  if (
-    !isOptions(spec) ||
-    typeof spec.name !== "string" ||
-    typeof spec.dtype !== "string" ||
-    typeof spec.shape !== "object"
-  )
+  if (!isOptions(spec) || !("name" in spec && "dtype" in spec && "shape" in spec))
     throw me.wrong(argument, spec, "tensors { name, dtype, shape, … }");
   return spec;
 }

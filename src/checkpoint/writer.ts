@@ -3,7 +3,7 @@
 import fs from "node:fs";
 import { BnbError } from "../error.ts";
 import { isOptions } from "../signature.ts";
-import { checkIterable, checkPath, checkSpec, signatures } from "./arguments.ts";
+import { checkIterable, checkSpec, signatures } from "./arguments.ts";
 import {
   byLayout,
   headerBytesMax,
@@ -71,7 +71,7 @@ export class SafetensorsWriter implements Disposable {
 
   /** @throws BnbError for a name that stands twice, an unknown dtype or an impossible shape */
   constructor(path: string, specs: Iterable<TensorSpec>, { metadata = { format: "pt" } }: SafetensorsOptions = {}) {
-    checkPath(signatures.writer, path, "path");
+    signatures.writer.text(path, "path");
     checkIterable(signatures.writer, specs, "specs");
     if (!isOptions(metadata)) throw signatures.writer.wrong("metadata", metadata, "an object of strings");
     this.#metadata = checkedMetadata(metadata);
@@ -245,7 +245,7 @@ export async function writeSafetensors(
   options: SafetensorsOptions = {},
 ): Promise<void> {
   const me = signatures.writeSafetensors;
-  checkPath(me, path, "path");
+  me.text(path, "path");
   checkIterable(me, tensors, "tensors");
   const { metadata } = me.options(options);
   if (metadata !== undefined && !isOptions(metadata)) throw me.wrong("metadata", metadata, "an object of strings");

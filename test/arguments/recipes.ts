@@ -144,6 +144,7 @@ const recipes: Record<string, () => Call> = {
   quantize4bit: () => ({
     args: [x(), { quantType: "nf4", blocksize: 64, compressStatistics: true, ...scales() }],
   }),
+  quantizeAffine: () => ({ args: [x(), { bits: 4, blocksize: 64 }] }),
   quantizeBlockwise: () => ({
     args: [x(), { code: Codebook.named("nf3"), blocksize: 64, nested: true, ...scales() }],
   }),
@@ -305,6 +306,7 @@ Object.assign(recipes, {
   verifyCheckpoint: () => ({ args: [path, { onProgress: () => {} }] }),
   quantizeCheckpoint: () => ({ args: [plain, quantized()] }),
   dequantizeCheckpoint: () => ({ args: [path, transformed()] }),
+  quantizeToMlx: () => ({ args: [plain, { ...transformed(), bits: 4, blocksize: 64 }] }),
   convertGguf: () => ({ args: [gguf, quantized()] }),
   saveAdapter: () => ({ args: [{ "model.q": lora() }, { output: output(), force: false, base: "model" }] }),
   writeSafetensors: () => ({ args: [output(), [spec("x")], { metadata: { format: "pt" } }] }),
