@@ -236,6 +236,10 @@ BNB_API bnb_tensor *bnb_cast(const bnb_tensor *x, bnb_dtype dtype);
 BNB_API bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block, bnb_scales scales,
                                     const bnb_tensor *importance);
 
+/* Integers of 2 to 8 bits with a scale and an offset for each block of a row, as MLX's affine mode has them, code for code.
+ * `x` is f32, f16 or bf16, which scales and offsets get too; the block divides its columns. It is done on the CPU, and waits. */
+BNB_API bnb_quantized *bnb_quantize_affine(const bnb_tensor *x, uint32_t bits, size_t block);
+
 /* The matrix that `q` stands for: code × scale in fp32, rounded once to `dtype` (f32, f16 or bf16). */
 BNB_API bnb_tensor *bnb_dequantize(const bnb_quantized *q, bnb_dtype dtype);
 

@@ -80,6 +80,7 @@ export {
   quantizeBlockwise,
   type ScalesOptions,
 } from "./quantize.ts";
+export { type QuantizeAffineOptions, quantizeAffine } from "./quantize_affine.ts";
 export { type NestedScales, type QuantizedParts, QuantizedTensor, type QuantType } from "./quantized.ts";
 export { type RmsNormOptions, rmsNorm } from "./rms_norm.ts";
 export type { Shape } from "./shape.ts";

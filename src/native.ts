@@ -58,6 +58,7 @@ export const symbols = {
 
   bnb_cast: { args: [ptr, i32], returns: ptr },
   bnb_quantize: { args: [ptr, ptr, usize, usize, i32, ptr], returns: ptr },
+  bnb_quantize_affine: { args: [ptr, u32, usize], returns: ptr },
   bnb_dequantize: { args: [ptr, i32], returns: ptr },
   bnb_matmul: { args: [ptr, ptr, ptr, i32], returns: ptr },
   bnb_matmul_quantized: { args: [ptr, ptr, ptr, i32], returns: ptr },

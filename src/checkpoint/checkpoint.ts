@@ -200,6 +200,8 @@ export interface WriteOptions {
   /** Begin another shard before one grows above this many bytes. */
   readonly shardBytes?: number;
   readonly onStep?: (step: Step) => void;
+  /** Of the files: `{ format: "pt" }` by default. */
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
 }
 
 /**
@@ -211,7 +213,7 @@ export interface WriteOptions {
 export async function writeCheckpoint(
   directory: string,
   steps: Iterable<Step>,
-  { shardBytes = shardBytesDefault, onStep }: WriteOptions = {},
+  { shardBytes = shardBytesDefault, onStep, metadata }: WriteOptions = {},
 ): Promise<void> {
   const sorted = [...steps].sort((a, b) => Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)));
   const shards = planShards(sorted, shardBytes);
@@ -223,6 +225,7 @@ export async function writeCheckpoint(
     using writer = new SafetensorsWriter(
       join(directory, file),
       shard.flatMap((step) => step.specs),
+      metadata && { metadata },
     );
     for (const step of inLayout(shard)) {
       await runStep(step, (name, data) => {

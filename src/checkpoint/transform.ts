@@ -277,7 +277,7 @@ export async function convertGguf(input: string, options: QuantizeOptions): Prom
   const config = choice ? quantizedConfig(plain, dtype, choice, options) : plain;
   const tokenizer = tokenizerFiles(input, model.metadata);
   const notes = [...model.notes, ...tokenizer.notes];
-  return await write(model, steps, config, choice?.weights.size ?? 0, notes, options, tokenizer.files);
+  return await write(model, steps, config, choice?.weights.size ?? 0, notes, options, { texts: tokenizer.files });
 }
 
 function quantizeStep(source: Source, dtype: FloatDType | undefined, options: QuantizeOptions): Step {
@@ -300,14 +300,21 @@ function quantizedConfig(config: Config, dtype: FloatDType, choice: Choice, opti
   return withQuantization(config, { quantType, doubleQuant, computeDtype, storage, skipModules });
 }
 
-async function write(
+/** What else is written: texts by the names of their files, and metadata of the weights' files. */
+interface Beside {
+  readonly texts?: ReadonlyMap<string, string>;
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
+/** @internal Writes a model's folder, and says what was done. */
+export async function write(
   source: { readonly path: string },
   steps: Step[],
   config: Config | undefined,
   weights: number,
   notes: readonly string[],
   options: TransformOptions,
-  texts: ReadonlyMap<string, string> = new Map(),
+  { texts = new Map(), metadata }: Beside = {},
 ): Promise<TransformReport> {
   const inputBytes = steps.reduce((sum, step) => sum + step.inputBytes, 0);
   const bytes = steps.reduce((sum, { specs }) => sum + specs.reduce((all, spec) => all + specBytes(spec), 0), 0);
@@ -315,7 +322,7 @@ async function write(
     options,
     { input: source.path, bytes },
     async (directory) => {
-      await writeCheckpoint(directory, steps, writeOptions(steps.length, inputBytes, options));
+      await writeCheckpoint(directory, steps, { ...writeOptions(steps.length, inputBytes, options), metadata });
       const outputBytes = bytesIn(directory);
       if (config) writeConfig(directory, config);
       for (const [name, text] of texts) writeText(join(directory, name), text);
