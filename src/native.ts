@@ -58,6 +58,7 @@ export const symbols = {
 
   bnb_cast: { args: [ptr, i32], returns: ptr },
   bnb_quantize: { args: [ptr, ptr, usize, usize, i32, ptr], returns: ptr },
+  bnb_quantize_affine: { args: [ptr, u32, usize], returns: ptr },
   bnb_dequantize: { args: [ptr, i32], returns: ptr },
   bnb_matmul: { args: [ptr, ptr, ptr, i32], returns: ptr },
   bnb_matmul_quantized: { args: [ptr, ptr, ptr, i32], returns: ptr },
@@ -71,6 +72,9 @@ export const symbols = {
   bnb_layer_norm_backward: { args: [ptr, ptr, ptr, f32], returns: ptr },
   bnb_layer_norm_backward_weight: { args: [ptr, ptr, f32], returns: ptr },
   bnb_add: { args: [ptr, ptr, f32], returns: ptr },
+  bnb_mul: { args: [ptr, ptr], returns: ptr },
+  bnb_exp: { args: [ptr], returns: ptr },
+  bnb_softmax: { args: [ptr], returns: ptr },
   bnb_int8_outliers: { args: [ptr, f32], returns: ptr },
   bnb_int8_stats: { args: [ptr, f32, i32], returns: ptr },
   bnb_int8_vectorwise_quant: { args: [ptr, ptr, f32, ptr, i32], returns: ptr },

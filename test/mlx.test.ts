@@ -5,12 +5,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
 import { inspectCheckpoint, verifyCheckpoint } from "../src/checkpoint/inspect.ts";
-import { inOurOrder } from "../src/checkpoint/mlx.ts";
+import { inMlxOrder, inOurOrder } from "../src/checkpoint/mlx.ts";
 import { openSafetensors } from "../src/checkpoint/safetensors.ts";
 import { loadWeight } from "../src/checkpoint/statedict.ts";
 import { dequantizeCheckpoint, quantizeCheckpoint } from "../src/checkpoint/transform.ts";
+import { quantizeToMlx } from "../src/checkpoint/transform_mlx.ts";
 import { writeSafetensors } from "../src/checkpoint/writer.ts";
-import { dequantizeBlockwise, matmul, type QuantizedTensor, Tensor } from "../src/index.ts";
+import { BnbError, dequantizeBlockwise, matmul, type QuantizedTensor, quantizeAffine, Tensor } from "../src/index.ts";
+import { llamaDirectory, weights } from "./models.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-mlx-"));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -56,6 +58,60 @@ describe.each(names)("%s", (name) => {
     const theirs = values(`${name}.y`);
     for (const [i, value] of (y.read() as Float32Array).entries())
       expect(Math.abs(value - theirs[i]!)).toBeLessThan(3e-6);
+  });
+});
+
+const affine = names.filter((name) => name.startsWith("affine"));
+
+test.each(affine)("quantising gives MLX's own codes, scales and biases: %s", (name) => {
+  const { bits, group_size } = settings(name);
+  const dtype = name.endsWith("h") ? "float16" : "float32";
+  using x = Tensor.from(values("weights"), [4, 256], { dtype });
+  using q = quantizeAffine(x, { bits, blocksize: group_size });
+  expect(inMlxOrder(q.codes.read(), bits)).toEqual(golden.tensor(`${name}.weight`).bytes.slice());
+  const bytes = (of: Tensor) => new Uint8Array((of.read() as Float32Array).buffer as ArrayBuffer);
+  expect(bytes(q.absmax)).toEqual(golden.tensor(`${name}.scales`).bytes.slice());
+  expect(bytes(q.offsets!)).toEqual(golden.tensor(`${name}.biases`).bytes.slice());
+});
+
+test("what can't be quantised so is named", () => {
+  const x = Tensor.from(weights(4 * 96), [4, 96]);
+  expect(() => quantizeAffine(x)).toThrow(
+    /quantizeAffine: blocksize is 64, expected one that divides the 96 columns of x/,
+  );
+  expect(() => quantizeAffine(x, { bits: 9 })).toThrow(/bits is 9, expected a whole number from 2 to 8/);
+  expect(() => quantizeAffine(x, { blocksize: 24 })).toThrow(/blocksize is 24/);
+  const bad = Tensor.from(weights(64).with(7, Number.NaN), [1, 64]);
+  expect(() => quantizeAffine(bad)).toThrow(/x\[0, 7\] is -?nan, expected finite numbers/);
+  expect(() => quantizeAffine(Tensor.from(new Int8Array(64), [1, 64]))).toThrow(BnbError);
+});
+
+describe("writing", () => {
+  test("a llama: what MLX quantises, its config, and back", async () => {
+    const input = join(scratch, "llama");
+    await llamaDirectory(input);
+    const output = join(scratch, "llama-mlx");
+    const report = await quantizeToMlx(input, { output, bits: 3, blocksize: 32, dtype: "float16" });
+    expect([report.weights, report.kept]).toEqual([9, 3]);
+    expect((await verifyCheckpoint(output)).problems).toEqual([]);
+    const config = JSON.parse(readFileSync(join(output, "config.json"), "utf8"));
+    const said = { bits: 3, group_size: 32, mode: "affine" };
+    expect([config.quantization, config.quantization_config, config.torch_dtype]).toEqual([said, said, "float16"]);
+    using opened = openCheckpoint(output);
+    expect(opened.tensors.get("model.embed_tokens.weight")!.shape).toEqual([96, 6]);
+    expect(opened.files[0]!.metadata).toEqual({ format: "mlx" });
+    const [worst] = await inspectCheckpoint(output, { errorAgainst: input });
+    expect([worst!.format, worst!.error!.relative < 0.2]).toEqual(["mlx affine3/32", true]);
+  });
+
+  test("weights by columns, and widths that MLX has not, are refused", async () => {
+    const input = join(scratch, "gpt2");
+    await llamaDirectory(input, { "h.0.attn.c_attn.weight": [64, 192], "h.0.attn.c_attn.bias": [192] });
+    writeFileSync(join(input, "config.json"), '{"model_type": "gpt2"}');
+    const output = join(scratch, "none");
+    await expect(quantizeToMlx(input, { output })).rejects.toThrow(/c_attn.weight is stored by columns/);
+    await expect(quantizeToMlx(input, { output, bits: 7 })).rejects.toThrow(/bits is 7; MLX has 2, 3/);
+    await expect(quantizeToMlx(input, { output, blocksize: 16 })).rejects.toThrow(/blocksize is 16; MLX has 32/);
   });
 });
 
@@ -109,4 +165,5 @@ test.each([2, 3, 4, 5, 6, 8])("codes of %d bits are turned from the lowest bit f
   const theirs = pack((at) => [at >> 3, at % 8]);
   const ours = pack((at) => [at >> 3, -1 - (7 - (at % 8))]);
   expect(inOurOrder(theirs, bits)).toEqual(ours);
+  expect(inMlxOrder(ours, bits)).toEqual(theirs);
 });

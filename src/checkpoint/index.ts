@@ -41,6 +41,7 @@ export {
   type TransformOptions,
   type TransformReport,
 } from "./transform.ts";
+export { type MlxOptions, quantizeToMlx } from "./transform_mlx.ts";
 export {
   type SafetensorsOptions,
   SafetensorsWriter,

@@ -1,6 +1,7 @@
 // Adapters put into the weights that they belong to: what a merged tensor is made of, and that nothing of an adapter is lost.
-import { add, scale } from "../add.ts";
+
 import type { FloatDType } from "../dtype.ts";
+import { add, scale } from "../elementwise.ts";
 import { BnbError } from "../error.ts";
 import { linear } from "../matmul.ts";
 import { Tensor } from "../tensor.ts";

@@ -3,6 +3,7 @@ import { Codebook } from "../codebook.ts";
 import { currentDevice, type Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
+import { integers } from "../quantize_affine.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
 import { isObject } from "./json.ts";
@@ -170,6 +171,26 @@ export function inOurOrder(packed: Uint8Array, bits: number): Uint8Array {
   return ordered;
 }
 
+/** The inverse of {@link inOurOrder}. */
+export function inMlxOrder(ordered: Uint8Array, bits: number): Uint8Array {
+  if (bits === 8) return ordered;
+  const packed = new Uint8Array(ordered.length);
+  const mask = 2 ** bits - 1;
+  for (let start = 0; start < ordered.length; start += bits) {
+    let [high, highBits, low, lowBits, to] = [0, 0, 0, 0, start];
+    for (let from = start; from < start + bits; from++) {
+      high = (high << 8) | ordered[from]!;
+      for (highBits += 8; highBits >= bits; ) {
+        highBits -= bits;
+        low |= ((high >>> highBits) & mask) << lowBits;
+        for (lowBits += bits; lowBits >= 8; lowBits -= 8, low >>>= 8) packed[to++] = low;
+      }
+      high &= 2 ** highBits - 1;
+    }
+  }
+  return packed;
+}
+
 const made = new Map<string, Codebook>();
 
 /** A codebook that is made once. */
@@ -180,8 +201,6 @@ function once(name: string, values: () => number[]): Codebook {
   made.set(name, codebook);
   return codebook;
 }
-
-const integers = (bits: number) => once(`integers ${bits}`, () => Array.from({ length: 2 ** bits }, (_, i) => i));
 
 const halves = [0, 0.5, 1, 1.5, 2, 3, 4, 6];
 const e2m1 = () => once("E2M1", () => [...halves, ...halves.map((value) => -value)]);

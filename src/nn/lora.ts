@@ -1,10 +1,11 @@
 // LoRA: a trained product of two thin matrices beside a frozen linear layer.
-import { add, scale } from "../add.ts";
+
 import { adaptedModules, plainName, settingsIn } from "../checkpoint/adapter.ts";
 import { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { tensorSource } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
+import { add, scale } from "../elementwise.ts";
 import { linear } from "../matmul.ts";
 import { linearBackward, linearBackwardWeight } from "../matmul_backward.ts";
 import { floatDtypes } from "../native.ts";

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 rng = np.random.default_rng(11)
 weights = rng.standard_normal((4, 256)).astype(np.float32) * 0.05
 x = rng.standard_normal((3, 256)).astype(np.float32)
-golden = {"x": x}
+golden = {"x": x, "weights": weights}
 modes = [("affine", bits, group) for bits in (2, 3, 4, 5, 6, 8) for group in (32, 64, 128)]
 modes += [("mxfp4", 4, 32), ("mxfp8", 8, 32), ("nvfp4", 4, 16)]
 for mode, bits, group in modes:

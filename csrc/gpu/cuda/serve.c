@@ -249,21 +249,21 @@ static bnb_status multiply(const struct product *p) {
 /* x in fp32, where half precision's rounding is allowed. */
 static bnb_status multiply_rounded(struct product *p) {
     struct launch whole = *p->whole;
-    size_t        count = (size_t)p->args.m * p->args.k, groups = ceil_div(count, 8 * CAST_THREADS);
+    size_t        count = (size_t)p->args.m * p->args.k, groups = ceil_div(count, 8 * ELEMENTWISE_THREADS);
     void         *x = cuda_alloc(p->gpu, count * 2);
     if (!x) return bnb_last_status();
-    struct cast_args args = {(uint32_t)count, (uint32_t)(count >> 32)};
+    struct elementwise_args args = {(uint32_t)count, (uint32_t)(count >> 32), 1};
     bnb_status       status = cuda_launch(p->gpu, &(struct launch){
-                                                      .family         = "cast",
-                                                      .kernel         = "cast",
-                                                      .constants      = {STORE_F32, p->dtype},
-                                                      .constant_count = 2,
+                                                      .family         = "elementwise",
+                                                      .kernel         = "unary",
+                                                      .constants      = {UNARY_COPY, STORE_F32, p->dtype},
+                                                      .constant_count = 3,
                                                       .args           = &args,
                                                       .args_bytes     = sizeof args,
                                                       .bindings       = {whole.bindings[AT_X], {x, 0, WRITES}},
                                                       .binding_count  = 2,
                                                       .groups         = {(uint32_t)(groups < 2048 ? groups : 2048), 1, 1},
-                                                      .threads        = CAST_THREADS,
+                                                      .threads        = ELEMENTWISE_THREADS,
                                                       .bytes_moved    = count * 6,
                                                   });
     whole.bindings[AT_X] = (struct binding){x, 0, READS};
