@@ -40,7 +40,10 @@ export class Merging {
       const [a, b, whole] = [take("lora_embedding_A"), take("lora_embedding_B"), take("weight")];
       if (!a || !b) throw new BnbError(`${this.#adapter.path} has no lora_embedding_B for ${adapted.module}.`);
       // PEFT saves an embedding that it adapts as a whole too, for it may have more rows than the base's.
-      return mergedMatrix(whole ? replaced(source, whole) : source, a, b, { scaling: this.#scaling(adapted), byColumns: true });
+      return mergedMatrix(whole ? replaced(source, whole) : source, a, b, {
+        scaling: this.#scaling(adapted),
+        byColumns: true,
+      });
     }
     const whole = take(kind);
     return whole && replaced(source, whole);
