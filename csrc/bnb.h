@@ -163,6 +163,13 @@ BNB_API bnb_tensor *bnb_tensor_to(const bnb_tensor *tensor, bnb_device *device);
 /* The same elements as rows × columns of another shape; shares the memory. */
 BNB_API bnb_tensor *bnb_tensor_reshape(const bnb_tensor *tensor, size_t rows, size_t columns);
 
+/* Rows [first, first + rows). The same memory, where it begins at a multiple of the 16 bytes that kernels load at once; a
+ * copy elsewhere, for which it waits. */
+BNB_API bnb_tensor *bnb_tensor_slice(const bnb_tensor *tensor, size_t first, size_t rows);
+
+/* Copies all of `from` to the rows of `tensor` from `first` on. Both are of one dtype and have the same columns. Waits. */
+BNB_API bnb_status bnb_tensor_put(bnb_tensor *tensor, size_t first, const bnb_tensor *from);
+
 BNB_API bnb_dtype bnb_tensor_dtype(const bnb_tensor *tensor);
 BNB_API size_t    bnb_tensor_rows(const bnb_tensor *tensor);
 BNB_API size_t    bnb_tensor_columns(const bnb_tensor *tensor);
@@ -229,6 +236,10 @@ BNB_API bnb_tensor *bnb_cast(const bnb_tensor *x, bnb_dtype dtype);
 BNB_API bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block, bnb_scales scales,
                                     const bnb_tensor *importance);
 
+/* Integers of 2 to 8 bits with a scale and an offset for each block of a row, as MLX's affine mode has them, code for code.
+ * `x` is f32, f16 or bf16, which scales and offsets get too; the block divides its columns. It is done on the CPU, and waits. */
+BNB_API bnb_quantized *bnb_quantize_affine(const bnb_tensor *x, uint32_t bits, size_t block);
+
 /* The matrix that `q` stands for: code × scale in fp32, rounded once to `dtype` (f32, f16 or bf16). */
 BNB_API bnb_tensor *bnb_dequantize(const bnb_quantized *q, bnb_dtype dtype);
 
@@ -274,6 +285,15 @@ BNB_API bnb_tensor *bnb_layer_norm_backward_weight(const bnb_tensor *dy, const b
 
 /* y = a + scale · b in a's dtype, product and sum each rounded to fp32; a may be NULL: y = scale · b in b's dtype. */
 BNB_API bnb_tensor *bnb_add(const bnb_tensor *a, const bnb_tensor *b, float scale);
+
+/* y = a · b, element by element, in a's dtype. */
+BNB_API bnb_tensor *bnb_mul(const bnb_tensor *a, const bnb_tensor *b);
+
+/* y = e to the x, in x's dtype, within 2 ulp of fp32 and rounded once. */
+BNB_API bnb_tensor *bnb_exp(const bnb_tensor *x);
+
+/* Each row's powers of e over their sum, in x's dtype. A row with a NaN, or an infinity above all else, is NaN. */
+BNB_API bnb_tensor *bnb_softmax(const bnb_tensor *x);
 
 /* LLM.int8() (Dettmers et al. 2022) stands for x[r, c] by code[r, c] · stats[r] / 127, stats being the row's largest
  * magnitude; columns that hold an outlier, a magnitude of at least a threshold, are left to floating point. A threshold

@@ -113,8 +113,23 @@ struct buffer *buffer_share(struct buffer *buffer) {
     return buffer;
 }
 
+struct buffer *buffer_part(struct buffer *whole, size_t offset, size_t bytes) {
+    struct buffer *part = malloc(sizeof *part);
+    if (!part) return refuse(BNB_OUT_OF_MEMORY, "no memory for a part of a tensor");
+    bool shared = whole->device->driver;
+    *part = (struct buffer){.refs = 1, .device = whole->device, .bytes = bytes, .whole = buffer_share(whole->whole ? whole->whole : whole)};
+    part->memory = shared ? whole->memory : (char *)whole->memory + offset;
+    part->offset = shared ? whole->offset + offset : 0;
+    return part;
+}
+
 void buffer_release(struct buffer *buffer) {
     if (!buffer || --buffer->refs) return;
+    if (buffer->whole) {
+        buffer_release(buffer->whole);
+        free(buffer);
+        return;
+    }
     buffer->device->bytes -= buffer->bytes;
     if (buffer->device->driver) buffer->device->driver->free(buffer->device->gpu, buffer->memory);
     else if (buffer->capacity) host_free(buffer->device, buffer->memory, buffer->capacity);
@@ -123,14 +138,14 @@ void buffer_release(struct buffer *buffer) {
 
 bnb_status buffer_write_at(struct buffer *buffer, size_t offset, const void *from, size_t bytes) {
     bnb_device *device = buffer->device;
-    if (device->driver) return device->driver->write(device->gpu, buffer->memory, offset, from, bytes);
+    if (device->driver) return device->driver->write(device->gpu, buffer->memory, buffer->offset + offset, from, bytes);
     memcpy((char *)buffer->memory + offset, from, bytes);
     return BNB_OK;
 }
 
 bnb_status buffer_read_at(const struct buffer *buffer, size_t offset, void *to, size_t bytes) {
     bnb_device *device = buffer->device;
-    if (device->driver) return device->driver->read(device->gpu, buffer->memory, offset, to, bytes);
+    if (device->driver) return device->driver->read(device->gpu, buffer->memory, buffer->offset + offset, to, bytes);
     memcpy(to, (const char *)buffer->memory + offset, bytes);
     return BNB_OK;
 }
@@ -144,7 +159,9 @@ bnb_status buffer_read(const struct buffer *buffer, void *to, size_t bytes) { re
 /* Where the CPU can address the memory, which has to be ready; or NULL. */
 static void *shared(const struct buffer *buffer) {
     bnb_device *device = buffer->device;
-    return device->driver ? device->driver->host(device->gpu, buffer->memory) : buffer->memory;
+    if (!device->driver) return buffer->memory;
+    char *whole = device->driver->host(device->gpu, buffer->memory);
+    return whole ? whole + buffer->offset : NULL;
 }
 
 /* Piece by piece through memory of the host, where the CPU can address neither side; zeros where `from` is NULL. */
@@ -157,8 +174,8 @@ static bnb_status copy_by_pieces(struct buffer *to, const struct buffer *from) {
     bnb_status           status = BNB_OK;
     for (size_t at = 0, count; at < to->bytes && status == BNB_OK; at += count) {
         count = to->bytes - at < room ? to->bytes - at : room;
-        if (giver) status = giver->read(from->device->gpu, from->memory, at, piece, count);
-        if (status == BNB_OK) status = taker->write(to->device->gpu, to->memory, at, piece, count);
+        if (giver) status = giver->read(from->device->gpu, from->memory, from->offset + at, piece, count);
+        if (status == BNB_OK) status = taker->write(to->device->gpu, to->memory, to->offset + at, piece, count);
     }
     free(piece);
     return status;

@@ -33,6 +33,8 @@ struct buffer {
     void            *memory; /* the driver's, or an address on the CPU */
     size_t           bytes;
     size_t           capacity; /* of memory from host_alloc; 0 where the memory is part of the buffer's own piece */
+    struct buffer   *whole;    /* of which this is a part, or NULL */
+    size_t           offset;   /* of a part in a driver's memory; on the CPU `memory` is the part's own address */
 };
 
 struct bnb_tensor {
@@ -111,6 +113,7 @@ void forget_gpus(void);
 
 struct buffer *buffer_new(bnb_device *device, size_t bytes); /* NULL and an error; not cleared */
 struct buffer *buffer_share(struct buffer *buffer);
+struct buffer *buffer_part(struct buffer *whole, size_t offset, size_t bytes); /* the same memory, from an offset on */
 void           buffer_release(struct buffer *buffer); /* NULL is fine */
 bnb_status     buffer_write(struct buffer *buffer, const void *from, size_t bytes);
 bnb_status     buffer_read(const struct buffer *buffer, void *to, size_t bytes);

@@ -3,6 +3,8 @@
 
 #include "internal.h"
 
+enum { LOAD_BYTES = 16 }; /* what kernels load at once: memory that they take begins at a multiple */
+
 static const struct {
     const char *name;
     size_t      size;
@@ -99,6 +101,39 @@ bnb_tensor *bnb_tensor_reshape(const bnb_tensor *tensor, size_t rows, size_t col
         return refuse(BNB_INVALID, "tensor_reshape: [%zu, %zu] does not have the %zu elements of [%zu, %zu]", rows, columns,
                       tensor->rows * tensor->columns, tensor->rows, tensor->columns);
     return tensor_over(tensor->buffer, tensor->dtype, rows, columns);
+}
+
+bnb_tensor *bnb_tensor_slice(const bnb_tensor *tensor, size_t first, size_t rows) {
+    if (!is_tensor(tensor, "tensor_slice", "tensor")) return NULL;
+    if (!rows || first >= tensor->rows || rows > tensor->rows - first)
+        return refuse(BNB_INVALID, "tensor_slice: rows is %zu from %zu on, expected some of the %zu that there are", rows, first, tensor->rows);
+    size_t         row_bytes = tensor->columns * dtype_size(tensor->dtype), offset = first * row_bytes;
+    struct buffer *part = buffer_part(tensor->buffer, offset, rows * row_bytes);
+    if (!part) return NULL;
+    if (offset % LOAD_BYTES == 0) /* as all memory begins at a multiple of it */
+        return tensor_of(part, tensor->dtype, rows, tensor->columns);
+    bnb_tensor *copy = tensor_new(part->device, tensor->dtype, rows, tensor->columns);
+    if (copy && buffer_copy(copy->buffer, part) != BNB_OK) bnb_tensor_free(copy), copy = NULL;
+    buffer_release(part);
+    return copy;
+}
+
+static const struct buffer *base_of(const struct buffer *buffer) { return buffer->whole ? buffer->whole : buffer; }
+
+bnb_status bnb_tensor_put(bnb_tensor *tensor, size_t first, const bnb_tensor *from) {
+    if (!is_tensor(tensor, "tensor_put", "tensor") || !is_tensor(from, "tensor_put", "from") ||
+        !on_device(from->buffer, tensor->buffer->device, "tensor_put", "from"))
+        return BNB_INVALID;
+    if (from->dtype != tensor->dtype || from->columns != tensor->columns || first > tensor->rows || from->rows > tensor->rows - first)
+        return fail(BNB_INVALID, "tensor_put: from is %s [%zu, %zu], expected %s with %zu columns and at most %zu rows", dtype_name(from->dtype),
+                    from->rows, from->columns, dtype_name(tensor->dtype), tensor->columns, first > tensor->rows ? 0 : tensor->rows - first);
+    if (base_of(from->buffer) == base_of(tensor->buffer))
+        return fail(BNB_INVALID, "tensor_put: from shares its memory with what is written: copy it first");
+    struct buffer *part = buffer_part(tensor->buffer, first * tensor->columns * dtype_size(tensor->dtype), from->buffer->bytes);
+    if (!part) return BNB_OUT_OF_MEMORY;
+    bnb_status status = buffer_copy(part, from->buffer);
+    buffer_release(part);
+    return status;
 }
 
 bnb_dtype bnb_tensor_dtype(const bnb_tensor *tensor) {

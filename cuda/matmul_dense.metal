@@ -31,7 +31,7 @@ inline void bring(threadgroup uchar *tile, device const uchar *from, uint rows, 
 inline float2 scaled(float2 v, device const float *row_stats, device const float *column_stats, uint m, uint n, uint rows, uint columns) {
     if (STATS == 0 || m >= rows || n >= columns) return v;
     const float2 by = float2(column_stats[n], n + 1 < columns ? column_stats[n + 1] : 0.0f);
-    return v * (row_stats[m] * by) * 6.200124e-5f; // 1 / 127², as upstream has it
+    return v * (row_stats[m] * by) * 6.2000124e-5f; // 1 / 127²
 }
 
 inline void save_sums(device uchar *y, uint rows, uint columns, uint m, uint n, float2 v, device const float *row_stats,

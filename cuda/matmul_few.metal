@@ -19,37 +19,47 @@ enum { STEP = 256 }; // weights of a row that a simdgroup takes at once, in two 
 struct scale_source {
     device const uchar *absmax;
     device const float *nested_absmax;
-    threadgroup const float *nested_values;
     uint shift, nested_shift; // of a unit's place to its block's, and of that to its group's
-    float offset;
 };
 
-// Past the row's last unit, which is `last`, that one's is given: it scales a sum of zeros.
-inline float scale_at(thread const scale_source &from, uint unit, uint last) {
-    const uint block = (WHOLE != 0 ? unit : min(unit, last)) >> from.shift;
-    if (NESTED == 0) return ((device const float *)from.absmax)[block];
-    const float product = from.nested_values[from.absmax[block]] * from.nested_absmax[block >> from.nested_shift];
-    return product + from.offset;
+// What is loaded of the scales of a lane's two columns in both spans of a step, while the last step is multiplied: the scales
+// themselves, x and y of the first span, z and w of the second; or where they are codes, those in `bits.x`, a byte each, and
+// the scales of their groups in `outer`, one a span.
+struct raw_scales {
+    uint4 bits;
+    float2 outer;
+};
+
+// The block of a unit. Past the row's last unit, which is `last`, that one's: it scales a sum of zeros.
+inline uint block_at(thread const scale_source &from, uint unit, uint last) {
+    return (WHOLE != 0 ? unit : min(unit, last)) >> from.shift;
 }
 
-// The scales of a lane's two columns in both spans of a step: x and y in the first, z and w in the second.
-inline float4 scales_at(thread const scale_source &from, uint unit, uint last, uint lane) {
-    if (BLOCKS == 2 && WHOLE != 0 && NESTED == 0) return *(device const float4 *)(from.absmax + 4 * ulong(unit >> 1));
-    if (BLOCKS == 2 && WHOLE != 0) {
-        const uint block = unit >> 1, codes = *(device const uint *)(from.absmax + block);
-        const float outer = from.nested_absmax[block >> from.nested_shift]; // a group has 4 blocks at least
-        const float4 products = float4(from.nested_values[codes & 255u], from.nested_values[codes >> 8 & 255u],
-                                       from.nested_values[codes >> 16 & 255u], from.nested_values[codes >> 24]) *
-                                outer;
-        return products + from.offset;
+inline raw_scales fetch_scales(thread const scale_source &from, uint unit, uint last, uint lane) {
+    raw_scales to = {uint4(0u), float2(0.0f)};
+    const uint at = unit + (BLOCKS == 4 ? 2 * (lane & 1u) : 0u), next = BLOCKS == 4 ? 1u : BLOCKS == 2 ? 2u : 0u;
+    const uint4 blocks = uint4(block_at(from, at, last), block_at(from, at + next, last), block_at(from, at + 4, last),
+                               block_at(from, at + 4 + next, last));
+    if (NESTED == 0) {
+        device const uint *scales = (device const uint *)from.absmax;
+        if (BLOCKS == 2 && WHOLE != 0) to.bits = *(device const uint4 *)(scales + blocks.x);
+        else to.bits = uint4(scales[blocks.x], scales[blocks.y], scales[blocks.z], scales[blocks.w]);
+        return to;
     }
-    if (BLOCKS == 1) {
-        const float first = scale_at(from, unit, last), second = scale_at(from, unit + 4, last);
-        return float4(first, first, second, second);
-    }
-    const uint at = unit + (BLOCKS == 4 ? 2 * (lane & 1u) : 0u), next = BLOCKS == 4 ? 1u : 2u;
-    return float4(scale_at(from, at, last), scale_at(from, at + next, last), scale_at(from, at + 4, last),
-                  scale_at(from, at + 4 + next, last));
+    if (BLOCKS == 2 && WHOLE != 0) to.bits.x = *(device const uint *)(from.absmax + blocks.x);
+    else to.bits.x = uint(from.absmax[blocks.x]) | uint(from.absmax[blocks.y]) << 8 | uint(from.absmax[blocks.z]) << 16 |
+                     uint(from.absmax[blocks.w]) << 24;
+    to.outer = float2(from.nested_absmax[blocks.x >> from.nested_shift], from.nested_absmax[blocks.z >> from.nested_shift]);
+    return to;
+}
+
+inline float4 scales_of(raw_scales raw, threadgroup const float *nested_values, float offset) {
+    if (NESTED == 0) return as_type<float4>(raw.bits);
+    const uint codes = raw.bits.x;
+    float4 scales = float4(nested_values[codes & 255u], nested_values[codes >> 8 & 255u], nested_values[codes >> 16 & 255u],
+                           nested_values[codes >> 24]);
+    scales *= float4(raw.outer.x, raw.outer.x, raw.outer.y, raw.outer.y);
+    return scales + offset;
 }
 
 // A threadgroup takes 16 × TALL rows of w, and every simdgroup of its WARPS each WARPS-th step of k. CHOOSE: codes of the lower
@@ -72,34 +82,35 @@ template <uint TILES, uint TALL, uint WARPS, bool CHOOSE>
     static_assert(WARPS * ROWS * COLUMNS <= BYTE_TABLE_WORDS, "the simdgroups' sums must fit where the table was");
     threadgroup uint table[BYTE_TABLE_WORDS];
     threadgroup float nested_values[256];
+    nv_let_next_start();
     const uint g = lane / 4, t = lane % 4, n0 = group.x * ROWS;
     const uint steps = (args.k + STEP - 1) / STEP, units = args.k / 32;
 
     // Where each of the lane's rows begins, in units; past the last row the last one is read again, and not written.
     uint row[2 * TALL];
     UNROLL for (uint r = 0; r < 2 * TALL; r++) row[r] = min(n0 + 8 * r + g, args.n - 1) * units;
-    const scale_source scales = {absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift, args.scales.offset};
+    const scale_source scales = {absmax, nested_absmax, args.scales.shift - 5, args.scales.nested_shift};
 
     // The next step's codes and scales are under way while this one's are multiplied.
     uint4 next[2 * TALL][2];
-    float4 next_scale[2 * TALL];
+    raw_scales next_scale[2 * TALL];
     if (simdgroup < steps) {
         UNROLL for (uint r = 0; r < 2 * TALL; r++) {
             UNROLL for (uint span = 0; span < 2; span++) {
                 const uint unit = 8 * simdgroup + 4 * span + t;
                 next[r][span] = nv_stream16(data + 16 * ulong(row[r] + (WHOLE != 0 ? unit : min(unit, units - 1))));
             }
+            next_scale[r] = fetch_scales(scales, row[r] + 8 * simdgroup, row[r] + units - 1, t);
         }
     }
 
     if (NESTED != 0)
         for (uint i = place; i < 256; i += 32 * WARPS) nested_values[i] = nested_code->values[i];
-    fill_byte_table(table, X, code, place, 32 * WARPS);
+    fill_byte_table<32 * WARPS>(table, X, code, place);
     const split_values choices = split_of(X, code);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     threadgroup const uchar *lookup = (threadgroup const uchar *)table;
-    if (simdgroup < steps)
-        UNROLL for (uint r = 0; r < 2 * TALL; r++) next_scale[r] = scales_at(scales, row[r] + 8 * simdgroup, row[r] + units - 1, t);
+    nv_wait_for_last(); // the weight is under way; x comes from the launch before
 
     // A lane's column of the right factor. Where it has zeros it reads the table's values past the sixteenth.
     device const uchar *zeros = (device const uchar *)(code->values + 16);
@@ -117,19 +128,21 @@ template <uint TILES, uint TALL, uint WARPS, bool CHOOSE>
 
     for (uint step = simdgroup; step < steps; step += WARPS) {
         uint4 codes[2 * TALL][2];
-        float4 scale[2 * TALL];
+        raw_scales raw[2 * TALL];
         UNROLL for (uint r = 0; r < 2 * TALL; r++) {
             codes[r][0] = next[r][0];
             codes[r][1] = next[r][1];
-            scale[r] = next_scale[r];
+            raw[r] = next_scale[r];
             if (step + WARPS < steps) {
                 UNROLL for (uint span = 0; span < 2; span++) {
                     const uint unit = 8 * (step + WARPS) + 4 * span + t;
                     next[r][span] = nv_stream16(data + 16 * ulong(row[r] + (WHOLE != 0 ? unit : min(unit, units - 1))));
                 }
-                next_scale[r] = scales_at(scales, row[r] + 8 * (step + WARPS), row[r] + units - 1, t);
+                next_scale[r] = fetch_scales(scales, row[r] + 8 * (step + WARPS), row[r] + units - 1, t);
             }
         }
+        float4 scale[2 * TALL];
+        UNROLL for (uint r = 0; r < 2 * TALL; r++) scale[r] = scales_of(raw[r], nested_values, args.scales.offset);
         UNROLL for (uint span = 0; span < 2; span++) {
             const bool there = mine && (WHOLE != 0 || 8 * step + 4 * span + t < units);
             float4 part[TALL][TILES];
@@ -153,8 +166,8 @@ template <uint TILES, uint TALL, uint WARPS, bool CHOOSE>
                 const float2 upper = span == 0 ? scale[2 * r].xy : scale[2 * r].zw;
                 const float2 lower = span == 0 ? scale[2 * r + 1].xy : scale[2 * r + 1].zw;
                 UNROLL for (uint j = 0; j < TILES; j++) {
-                    sum[r][j][0] += upper * part[r][j].xy;
-                    sum[r][j][1] += lower * part[r][j].zw;
+                    sum[r][j][0] = fma(upper, part[r][j].xy, sum[r][j][0]);
+                    sum[r][j][1] = fma(lower, part[r][j].zw, sum[r][j][1]);
                 }
             }
         }
@@ -172,12 +185,16 @@ template <uint TILES, uint TALL, uint WARPS, bool CHOOSE>
                 to[ROWS] = sum[r][j][h].y;
             }
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint i = place; i < ROWS * COLUMNS / BLOCKS; i += 32 * WARPS) {
+    for (uint i = place; i < ROWS * COLUMNS; i += 32 * WARPS) {
         const uint m = i / ROWS, n = n0 + i % ROWS;
-        if (m >= args.m || n >= args.n) continue;
+        if (m >= args.m || n >= args.n) break; // as the rows of the next ones are: beyond m, or beyond n alike
         float total = 0.0f;
-        UNROLL for (uint s = 0; s < WARPS; s++)
-            for (uint h = 0; h < BLOCKS; h++) total += parts[(s * COLUMNS + m * BLOCKS + h) * ROWS + i % ROWS];
+        UNROLL for (uint h = 0; h < 4; h++) {
+            if (h >= BLOCKS) continue;
+            float of[WARPS];
+            UNROLL for (uint s = 0; s < WARPS; s++) of[s] = parts[(s * COLUMNS + m * BLOCKS + h) * ROWS + i % ROWS];
+            UNROLL for (uint s = 0; s < WARPS; s++) total += of[s];
+        }
         save(y, Y, ulong(m) * args.n + n, BIAS != 0 ? total + bias[n] : total);
     }
 }

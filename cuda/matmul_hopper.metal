@@ -194,7 +194,7 @@ template <uint DTYPE, uint BN, uint STAGES>
         nv_copy_commit();
     }
     if (NESTED != 0) nested_values[place] = nested_code->values[place];
-    fill_byte_table((threadgroup uint *)shared, DTYPE, code, place, HOPPER_THREADS);
+    fill_byte_table<HOPPER_THREADS>((threadgroup uint *)shared, DTYPE, code, place);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     row_step upper = fetch(data, scales, upper_row, first, units), lower = fetch(data, scales, lower_row, first, units);
 
@@ -335,14 +335,14 @@ template <uint BN, uint STAGES>
             }
         return;
     }
-    // 1 / 127², as upstream has it.
+    // 1 / 127².
     float d[BN / 2];
     const float upper = n < args.n ? column_stats[n] : 0.0f, lower = n + 8 < args.n ? column_stats[n + 8] : 0.0f;
     UNROLL for (uint j = 0; j < BN / 8; j++) {
         const uint m = at.m0 + 8 * j + 2 * t;
         const float first = m < args.m ? row_stats[m] : 0.0f, second = m + 1 < args.m ? row_stats[m + 1] : 0.0f;
         UNROLL for (uint e = 0; e < 4; e++)
-            d[4 * j + e] = float(sums[4 * j + e]) * ((e % 2 == 0 ? first : second) * (e < 2 ? upper : lower)) * 6.200124e-5f;
+            d[4 * j + e] = float(sums[4 * j + e]) * ((e % 2 == 0 ? first : second) * (e < 2 ? upper : lower)) * 6.2000124e-5f;
     }
     const output to = {y, args.m, args.n, at.m0, at.n0};
     save_sums<STORE_F16, BN>(to, d, bias, shared, place);

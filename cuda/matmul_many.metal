@@ -73,7 +73,7 @@ template <uint MT, uint NT, uint WM, uint WN, uint STAGES>
     }
     if (NESTED != 0)
         for (uint i = place; i < 256; i += THREADS) nested_values[i] = nested_code->values[i];
-    fill_byte_table((threadgroup uint *)shared, X, code, place, THREADS);
+    fill_byte_table<THREADS>((threadgroup uint *)shared, X, code, place);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     float next_scale[NT];
     UNROLL for (uint j = 0; j < NT; j++) next_scale[j] = scale_at(scales, row[j] + min(2 * first + t / 2, units - 1));

@@ -22,10 +22,16 @@ inline void multiply_tile(uint dtype, thread float4 &d, uint4 a, uint2 b) {
 // the lane's own bank. 32 KB.
 enum { BYTE_TABLE_WORDS = 256 * 32 };
 
-inline void fill_byte_table(threadgroup uint *table, uint dtype, device const kernel_codebook *code, uint place, uint threads) {
-    for (uint i = place; i < 2048; i += threads) {
-        const uint byte = i / 8, pair = pair_of(dtype, code->values[byte >> 4], code->values[byte & 15u]);
-        *(threadgroup uint4 *)(table + 4 * i) = uint4(pair, pair, pair, pair);
+// A thread's bytes share their low code, and its loads are all under way at once.
+template <uint THREADS>
+inline void fill_byte_table(threadgroup uint *table, uint dtype, device const kernel_codebook *code, uint place) {
+    static_assert(THREADS % 128 == 0, "bytes THREADS / 8 apart must have one low code");
+    const float low = code->values[place / 8 & 15u];
+    float high[2048 / THREADS];
+    UNROLL for (uint j = 0; j < 2048 / THREADS; j++) high[j] = code->values[(place + j * THREADS) / 128];
+    UNROLL for (uint j = 0; j < 2048 / THREADS; j++) {
+        const uint pair = pair_of(dtype, high[j], low);
+        *(threadgroup uint4 *)(table + 4 * (place + j * THREADS)) = uint4(pair, pair, pair, pair);
     }
 }
 

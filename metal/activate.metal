@@ -32,7 +32,7 @@ inline float activated(float x) {
     return x / (1.0f + exp(fma(x * x, -0.071354816f, -1.5957691f) * x));
 }
 
-[[host_name("activate")]] [[kernel]]
+[[host_name("activate")]] [[kernel, max_total_threads_per_threadgroup(ACTIVATE_THREADS)]]
 void activate(constant activate_args &args [[buffer(0)]],
               device const uchar *x [[buffer(1)]],
               device const uchar *up [[buffer(2)]],

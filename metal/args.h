@@ -19,7 +19,7 @@ enum { WHOLE_NOT = 0, WHOLE_BLOCKS = 1, WHOLE_ROWS = 2 };
 
 // The shapes that host and kernels must agree on. A count of threads is a threadgroup's.
 enum {
-    CAST_THREADS       = 256,  // 8 elements a thread
+    ELEMENTWISE_THREADS = 256, // 8 elements a thread
     DEQUANTIZE_THREADS = 256,  // 8 elements a thread
     QUANTIZE_THREADS   = 512,  // 8 elements a thread: every block that is a power of two from 8 to 4096 divides the
     QUANTIZE_TILE      = 4096, // elements of a threadgroup
@@ -32,6 +32,7 @@ enum {
     EMBEDDING_THREADS  = 256,  // 8 elements a thread
     LAYER_NORM_THREADS = 256,  // a row
     RMS_NORM_THREADS   = 256,  // a run
+    SOFTMAX_THREADS    = 256,  // a row
     ACTIVATE_THREADS   = 256,  // elements by turns
     TOPK_THREADS       = 256,  // a row
     SCATTER_THREADS    = 256,  // a column each
@@ -39,6 +40,7 @@ enum {
     ATTEND_THREADS     = 128,  // 4 simdgroups at the keys of one head of a row, 32 keys each at a time
     ATTEND_MOST        = 1024, // columns of a head
     COMPARE_THREADS    = 256,  // 8 elements a thread
+    FINITE_THREADS     = 256,  // 4 elements a thread
     COMPARE_SUMS_BYTES = 16,   // what a threadgroup leaves
     INT8_THREADS       = 256,  // 8 simdgroups: at a row, or at 32 columns
     OPTIMIZER_THREADS  = 256,  // 8 simdgroups, each at one block of the states
@@ -58,11 +60,16 @@ struct kernel_codebook {
 };
 static_assert(sizeof(struct kernel_codebook) == 5392, "host and kernels must lay out struct kernel_codebook alike");
 
+// What is done to each element; metal/elementwise_rule.h has the arithmetic.
+enum { UNARY_COPY = 0, UNARY_SCALE = 1, UNARY_EXP = 2 };
+enum { BINARY_ADD = 0, BINARY_MULTIPLY = 1 };
+
 // A count of 64 bits is two words.
-struct cast_args {
+struct elementwise_args {
     uint32_t count_low, count_high;
+    float    scale;
 };
-static_assert(sizeof(struct cast_args) == 8, "host and kernels must lay out struct cast_args alike");
+static_assert(sizeof(struct elementwise_args) == 12, "host and kernels must lay out struct elementwise_args alike");
 
 struct quantize_args {
     uint32_t count_low, count_high; // elements
@@ -106,12 +113,10 @@ struct sum_args {
 };
 static_assert(sizeof(struct sum_args) == 12, "host and kernels must lay out struct sum_args alike");
 
-// y = a + scale · b
-struct add_args {
-    uint32_t count_low, count_high;
-    float    scale;
+struct softmax_args {
+    uint32_t columns;
 };
-static_assert(sizeof(struct add_args) == 12, "host and kernels must lay out struct add_args alike");
+static_assert(sizeof(struct softmax_args) == 4, "host and kernels must lay out struct softmax_args alike");
 
 // Rows of y, or of a table's gradient.
 struct embedding_args {
@@ -175,6 +180,12 @@ struct compare_args {
     uint32_t parts; // the threadgroups that left sums
 };
 static_assert(sizeof(struct compare_args) == 12, "host and kernels must lay out struct compare_args alike");
+
+// Numbers of fp32.
+struct finite_args {
+    uint32_t count;
+};
+static_assert(sizeof(struct finite_args) == 4, "host and kernels must lay out struct finite_args alike");
 
 // Which rule an optimizer follows: enum bnb_optimizer.
 enum { RULE_ADAM = 0, RULE_ADEMAMIX = 1, RULE_MOMENTUM = 2, RULE_LION = 3, RULE_RMSPROP = 4, RULE_ADAGRAD = 5 };

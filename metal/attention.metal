@@ -48,7 +48,7 @@ inline char code_of(float x, float factor) {
     return char(rint(code));
 }
 
-[[host_name("attention_prepare")]] [[kernel]]
+[[host_name("attention_prepare")]] [[kernel, max_total_threads_per_threadgroup(PREPARE_THREADS)]]
 void attention_prepare(constant attention_args &args [[buffer(0)]],
                        device const uchar *q [[buffer(1)]],
                        device const uchar *k [[buffer(2)]],
@@ -82,7 +82,7 @@ void attention_prepare(constant attention_args &args [[buffer(0)]],
     }
     const float total = simd_sum(squares);
     if (NORMS != 0 && !is_value) {
-        const float inverse = 1.0f / sqrt(total / float(d) + args.norm_eps);
+        const float inverse = 1.0f / precise::sqrt(total / float(d) + args.norm_eps);
         for (uint i = lane; i < d; i += 32) {
             const float weight = args.norm_offset + (is_query ? q_norm[i] : k_norm[i]);
             head[i] *= weight * inverse;
@@ -126,19 +126,20 @@ inline float bias_at(constant attention_args &args, device const float *bias, ui
 
 // LANES columns of a head belong to each lane.
 template <uint LANES>
-[[kernel]] void attention(constant attention_args &args [[buffer(0)]],
-                          device const float *queries [[buffer(1)]],
-                          device const int *rows [[buffer(2)]],
-                          device const uchar *keys [[buffer(3)]],
-                          device const uchar *values [[buffer(4)]],
-                          device const float *key_scales [[buffer(5)]],
-                          device const float *value_scales [[buffer(6)]],
-                          device const float *bias [[buffer(7)]],
-                          device uchar *y [[buffer(8)]],
-                          uint3 group [[threadgroup_position_in_grid]],
-                          uint place [[thread_index_in_threadgroup]],
-                          uint simdgroup [[simdgroup_index_in_threadgroup]],
-                          uint lane [[thread_index_in_simdgroup]]) {
+[[kernel, max_total_threads_per_threadgroup(ATTEND_THREADS)]]
+void attention(constant attention_args &args [[buffer(0)]],
+               device const float *queries [[buffer(1)]],
+               device const int *rows [[buffer(2)]],
+               device const uchar *keys [[buffer(3)]],
+               device const uchar *values [[buffer(4)]],
+               device const float *key_scales [[buffer(5)]],
+               device const float *value_scales [[buffer(6)]],
+               device const float *bias [[buffer(7)]],
+               device uchar *y [[buffer(8)]],
+               uint3 group [[threadgroup_position_in_grid]],
+               uint place [[thread_index_in_threadgroup]],
+               uint simdgroup [[simdgroup_index_in_threadgroup]],
+               uint lane [[thread_index_in_simdgroup]]) {
     threadgroup float query[32 * LANES];
     threadgroup float sums[SIMDGROUPS * 32 * LANES];
     threadgroup float mosts[SIMDGROUPS], totals[SIMDGROUPS];
@@ -205,7 +206,7 @@ template [[host_name("attention_4")]] [[kernel]] decltype(attention<4>) attentio
 template [[host_name("attention_8")]] [[kernel]] decltype(attention<8>) attention<8>;
 template [[host_name("attention_32")]] [[kernel]] decltype(attention<32>) attention<32>;
 
-[[host_name("attention_merge")]] [[kernel]]
+[[host_name("attention_merge")]] [[kernel, max_total_threads_per_threadgroup(PREPARE_THREADS)]]
 void attention_merge(constant attention_args &args [[buffer(0)]],
                      device const float *partial [[buffer(1)]],
                      device uchar *y [[buffer(2)]],

@@ -6,7 +6,7 @@ constant uint ADDS [[function_constant(2)]];     // whether there is one
 
 constant uint SIMDGROUPS = RMS_NORM_THREADS / 32;
 
-[[host_name("rms_norm")]] [[kernel]]
+[[host_name("rms_norm")]] [[kernel, max_total_threads_per_threadgroup(RMS_NORM_THREADS)]]
 void rms_norm(constant rms_norm_args &args [[buffer(0)]],
               device uchar *x [[buffer(1)]],
               device const uchar *residual [[buffer(2)]],
@@ -29,7 +29,7 @@ void rms_norm(constant rms_norm_args &args [[buffer(0)]],
     threadgroup_barrier(mem_flags::mem_threadgroup);
     float total = 0.0f;
     for (uint j = 0; j < SIMDGROUPS; j++) total += shared[j];
-    const float inverse = 1.0f / sqrt(total / float(args.d) + args.eps);
+    const float inverse = 1.0f / precise::sqrt(total / float(args.d) + args.eps);
     for (uint c = place; c < args.d; c += RMS_NORM_THREADS)
         save(y, X, run + c, (weight[c] + args.offset) * (load(x, X, run + c) * inverse));
 }

@@ -4,7 +4,7 @@
 constant uint X [[function_constant(0)]];
 constant uint Y [[function_constant(1)]];
 
-[[host_name("scatter_add")]] [[kernel]]
+[[host_name("scatter_add")]] [[kernel, max_total_threads_per_threadgroup(SCATTER_THREADS)]]
 void scatter_add(constant scatter_add_args &args [[buffer(0)]],
                  device const uchar *x [[buffer(1)]],
                  device const int *rows [[buffer(2)]],

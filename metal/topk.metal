@@ -36,7 +36,7 @@ inline float sum_all(float v, threadgroup float *shared, uint simdgroup, uint la
 // An exponent that is NaN counts as the least, as it does for the order.
 inline float share_of(float x, float most) { return x == x ? exp(x - most) : 0.0f; }
 
-[[host_name("topk")]] [[kernel]]
+[[host_name("topk")]] [[kernel, max_total_threads_per_threadgroup(TOPK_THREADS)]]
 void topk(constant topk_args &args [[buffer(0)]],
           device const uchar *x [[buffer(1)]],
           device int *y [[buffer(2)]],

@@ -28,7 +28,7 @@ export const packInputs = ["metal", "cuda", "scripts/msl", "scripts/ptx.ts", "sc
 );
 
 /** What a text is compiled for: any GPU from this architecture on, or those of Hopper alone. */
-const architectures = { sm_80: "ptx74", sm_90a: "ptx80" } as const;
+const architectures = { sm_80: "ptx74", sm_90: "ptx78", sm_90a: "ptx80" } as const;
 type Architecture = keyof typeof architectures;
 
 const flags = [
@@ -52,12 +52,12 @@ interface Family {
 
 function translated({ family, source }: Family): Source[] {
   const { kernels } = translate(source, family, { target: "cuda" });
-  return kernels.map(({ name }) => ({
-    family,
-    kernel: name,
-    architecture: family.endsWith("_hopper") ? "sm_90a" : "sm_80",
-    cpp: translate(source, family, { target: "cuda", only: [name] }).cpp,
-  }));
+  const compiledFor: Architecture[] = family.endsWith("_hopper") ? ["sm_90a"] : ["sm_80"];
+  if (source.includes("nv_wait_for_last")) compiledFor.push("sm_90");
+  return kernels.flatMap(({ name }) => {
+    const { cpp } = translate(source, family, { target: "cuda", only: [name] });
+    return compiledFor.map((architecture) => ({ family, kernel: name, architecture, cpp }));
+  });
 }
 
 function headers(): string {
@@ -68,9 +68,13 @@ function headers(): string {
     .join("\0");
 }
 
+/** Kernels that want two threadgroups a multiprocessor, so that one loads while another's table is filled. */
+const twoGroups = /^matmul_few_1_2_8|^matmul_hopper_b?f16_64/;
+
 /** The driver's words in the place of what clang wrote. */
-function withWords(ptx: string): string {
-  const threads = ptx.replace(/^\.maxntid 1024(, 1, 1)?$/m, ".maxntid BNB_THREADS, 1, 1");
+function withWords(kernel: string, ptx: string): string {
+  const groups = twoGroups.test(kernel) ? "\n.minnctapersm 2" : "";
+  const threads = ptx.replace(/^\.maxntid 1024(, 1, 1)?$/m, `.maxntid BNB_THREADS, 1, 1${groups}`);
   if (!threads.includes("BNB_THREADS"))
     throw new Error("the PTX has no .maxntid: clang writes it otherwise than expected");
   return threads;
@@ -78,7 +82,9 @@ function withWords(ptx: string): string {
 
 async function compile(source: Source, library: string): Promise<string> {
   const { family, kernel, architecture, cpp } = source;
-  const key = [zigVersion, flags.join(" "), architecture, library, cpp, String(withWords)].join("\0");
+  const key = [zigVersion, flags.join(" "), architecture, library, cpp, String(withWords), String(twoGroups)].join(
+    "\0",
+  );
   const hash = new Bun.CryptoHasher("sha256").update(key).digest("hex").slice(0, 24);
   const path = join(cache, `${hash}.ptx`);
   if (existsSync(path)) return readFileSync(path, "utf8");
@@ -87,10 +93,11 @@ async function compile(source: Source, library: string): Promise<string> {
   writeFileSync(cu, cpp);
   const target = [`--cuda-gpu-arch=${architecture}`, `--cuda-feature=+${architectures[architecture]}`];
   if (architecture === "sm_90a") target.push("-DSIM_HOPPER");
+  if (architecture === "sm_90") target.push("-DSIM_OVERLAP");
   const clang = Bun.spawn([findZig(), ...flags, ...target, cu, "-o", partial], { stderr: "pipe", stdout: "ignore" });
   const [status, message] = await Promise.all([clang.exited, new Response(clang.stderr).text()]);
   if (status !== 0) stop(`The kernel ${kernel} of ${family} could not be compiled to PTX:\n${message}`);
-  writeFileSync(partial, withWords(readFileSync(partial, "utf8")));
+  writeFileSync(partial, withWords(kernel, readFileSync(partial, "utf8")));
   renameSync(partial, path);
   return readFileSync(path, "utf8");
 }

@@ -1,17 +1,17 @@
-// Owns the README's support table: prints it for the devices that are here, and writes it with --write.
+// The support table of docs/devices.md: prints it for the devices that are here, and writes it with --write.
 import { Device, devices } from "../src/index.ts";
 import { support } from "../src/support.ts";
 import { root } from "./run.ts";
 
-const path = `${root}/README.md`;
+export const path = `${root}/docs/devices.md`;
 const block = /(<!-- support -->\n)([\s\S]*?)(<!-- \/support -->)/;
 const columns = ["cpu", "metal", "cuda"] as const;
 
-/** The table in the README, as `operation | format` → column → cell. */
-export function readTable(readme: string): Map<string, Record<string, string>> {
+/** The table of the page, as `operation | format` → column → cell. */
+export function readTable(page: string): Map<string, Record<string, string>> {
   const lines =
     block
-      .exec(readme)?.[2]
+      .exec(page)?.[2]
       ?.split("\n")
       .filter((line) => line.startsWith("|")) ?? [];
   const cells = lines.map((line) =>
@@ -30,8 +30,8 @@ export function readTable(readme: string): Map<string, Record<string, string>> {
 }
 
 /** The table's text, with the columns of absent devices kept as they were. */
-function writeTable(readme: string): string {
-  const before = readTable(readme);
+function writeTable(page: string): string {
+  const before = readTable(page);
   const present = new Map(
     devices().flatMap((report) =>
       report.available ? [[report.kind as string, support(Device.open(report.kind))] as const] : [],
@@ -47,12 +47,12 @@ function writeTable(readme: string): string {
 }
 
 if (import.meta.main) {
-  const readme = await Bun.file(path).text();
-  const table = writeTable(readme);
+  const page = await Bun.file(path).text();
+  const table = writeTable(page);
   if (process.argv.includes("--write"))
     await Bun.write(
       path,
-      readme.replace(block, (_, open, __, close) => open + table + close),
+      page.replace(block, (_, open, __, close) => open + table + close),
     );
   console.log(table);
 }

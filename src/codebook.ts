@@ -92,7 +92,7 @@ export class Codebook extends Handle {
 
   /** What console.log shows. */
   [inspect](): string {
-    return this.disposed ? "Codebook disposed" : `${this} ${formatValues(this.values, [2 ** this.bits])}`;
+    return this.disposed ? "Codebook disposed" : `${this} ${formatValues((at) => this.values[at]!, [2 ** this.bits])}`;
   }
 
   /** Bits of a code: 2 to 8. */

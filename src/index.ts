@@ -2,7 +2,6 @@
 // imported, and test/docs.test.ts runs each and checks what its `// → value` comments say.
 
 export { type ActivateOptions, type Activation, activate } from "./activate.ts";
-export { add, scale } from "./add.ts";
 export { type AttentionOptions, attention, type CacheDType, KvCache, type KvCacheOptions } from "./attention.ts";
 export * as checkpoint from "./checkpoint/index.ts";
 export {
@@ -14,6 +13,7 @@ export {
   createNormalMap,
 } from "./codebook.ts";
 export { type Comparison, compare } from "./compare.ts";
+export { concat } from "./concat.ts";
 export {
   currentDevice,
   Device,
@@ -24,6 +24,7 @@ export {
   setDevice,
 } from "./device.ts";
 export type { ArrayOf, DType, FloatDType, TensorValues } from "./dtype.ts";
+export { add, exp, mul, scale, softmax } from "./elementwise.ts";
 export { type EmbeddingBackwardOptions, embedding, embeddingBackward } from "./embedding.ts";
 export { BnbError, type BnbErrorCode } from "./error.ts";
 export {
@@ -79,6 +80,7 @@ export {
   quantizeBlockwise,
   type ScalesOptions,
 } from "./quantize.ts";
+export { type QuantizeAffineOptions, quantizeAffine } from "./quantize_affine.ts";
 export { type NestedScales, type QuantizedParts, QuantizedTensor, type QuantType } from "./quantized.ts";
 export { type RmsNormOptions, rmsNorm } from "./rms_norm.ts";
 export type { Shape } from "./shape.ts";

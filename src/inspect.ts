@@ -5,8 +5,8 @@ import { type Shape, sizeOf } from "./shape.ts";
 export const inspect = Symbol.for("nodejs.util.inspect.custom");
 
 /** A tensor of more elements is shown by the first and last of each dimension: as numpy does from 1,000 on. */
-const elementsMax = 100;
-const edgeItems = 3;
+export const elementsMax = 100;
+export const edgeItems = 3;
 
 /** The indices of a dimension that are shown; -1 stands for those between. */
 function shownOf(extent: number, whole: boolean): number[] {
@@ -18,8 +18,8 @@ function shownOf(extent: number, whole: boolean): number[] {
 const numberText = (value: number) => String(Number(value.toPrecision(5)) + 0); // -0 becomes 0
 
 /** Values as nested lists, the innermost dimension on a line: `[[1, 2], [3, 4]]` with each number as wide as the widest. */
-export function formatValues(values: ArrayLike<number>, shape: Shape): string {
-  if (shape.length === 0) return numberText(values[0]!);
+export function formatValues(valueAt: (at: number) => number, shape: Shape): string {
+  if (shape.length === 0) return numberText(valueAt(0));
   const whole = sizeOf(shape) <= elementsMax;
 
   const listed = (dimension: number, start: number, text: (at: number) => string): string => {
@@ -35,8 +35,8 @@ export function formatValues(values: ArrayLike<number>, shape: Shape): string {
 
   let width = 0;
   listed(0, 0, (at) => {
-    width = Math.max(width, numberText(values[at]!).length);
+    width = Math.max(width, numberText(valueAt(at)).length);
     return "";
   });
-  return listed(0, 0, (at) => numberText(values[at]!).padStart(width));
+  return listed(0, 0, (at) => numberText(valueAt(at)).padStart(width));
 }

@@ -12,7 +12,7 @@ const ofLinux = {
   memfd_create: { args: [cstring, u32], returns: i32 },
 } as const;
 
-const library = process.platform === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
+const library = process.platform === "darwin" ? "/usr/lib/libSystem.B.dylib" : "libc.so.6";
 
 /** Opens one of the system's own libraries; its functions are looked up when they are first needed. */
 function opener<const Symbols extends Record<string, FFIFunction>>(symbols: Symbols) {
@@ -35,8 +35,8 @@ const linux = opener(ofLinux);
 export function withoutJit(cause: unknown): BnbError | undefined {
   if (!(cause as Error).message.includes("requires the JIT")) return undefined;
   return new BnbError(
-    "Bun runs without its JIT, which calls into native code need. Unset BUN_JSC_useJIT; a hardened app on macOS needs " +
-      "the entitlement com.apple.security.cs.allow-jit.",
+    "Bun runs without its JIT, which calls into native code need. Unset BUN_JSC_useJIT; a hardened app on macOS " +
+      "needs the entitlement com.apple.security.cs.allow-jit.",
     "unsupported",
     { cause },
   );
@@ -69,10 +69,8 @@ export const libc = {
     return shared().flock(descriptor, exclusiveNow) === 0;
   },
 
-  /**
-   * A variable of the environment that this process was started with; Bun adds to process.env what a `.env` file says.
-   */
-  startedWith(name: string): string | undefined {
+  /** A variable of the environment that this process was started with. */
+  getenv(name: string): string | undefined {
     const value: CString | string | null = shared().getenv(text(name));
     return value === null ? undefined : String(value);
   },

@@ -1,8 +1,8 @@
 // Owns the way to the native library: which file it is on this platform, and what to say when it is missing.
 import { existsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
+import { startedWith } from "./environment.ts";
 import { BnbError } from "./error.ts";
-import { libc } from "./libc.ts";
 
 /** A native library, and how it was found. */
 export interface LibraryFile {
@@ -15,13 +15,9 @@ export interface LibraryFile {
   readonly origin: "BNB_LIBRARY" | "package" | "executable";
 }
 
-/**
- * What `BNB_LIBRARY` says, if this process was started with it. Bun puts into process.env what a `.env` file of the
- * current folder says, and that may be the folder of a model from a stranger, whose code must not run.
- */
+/** The native library that the environment names. */
 export function namedLibrary(): string | undefined {
-  const { BNB_LIBRARY } = process.env;
-  return BNB_LIBRARY && libc.startedWith("BNB_LIBRARY") === BNB_LIBRARY ? BNB_LIBRARY : undefined;
+  return startedWith("BNB_LIBRARY");
 }
 
 /**

@@ -1,9 +1,10 @@
 // Owns the support table: what a device does itself, found by trying it and looking at what the library counted.
-import { add } from "./add.ts";
+
 import { createLinearMap } from "./codebook.ts";
 import { compare } from "./compare.ts";
 import type { Device } from "./device.ts";
 import type { FloatDType } from "./dtype.ts";
+import { add, exp, mul, softmax } from "./elementwise.ts";
 import { embedding, embeddingBackward } from "./embedding.ts";
 import { BnbError } from "./error.ts";
 import { int8DoubleQuant } from "./int8.ts";
@@ -84,6 +85,9 @@ const probes: [operation: string, format: string, probe: Probe][] = [
   ["layer norm", "dense", ({ w, x }) => layerNorm(w, x.reshape([columns]), x.reshape([columns]))],
   ["layer norm, gradients", "dense", ({ w, x }) => layerNormBackward(w, w, x.reshape([columns])).dx],
   ["add", "dense", ({ w }) => add(w, w)],
+  ["multiply elements", "dense", ({ w }) => mul(w, w)],
+  ["exp", "dense", ({ w }) => exp(w)],
+  ["softmax", "dense", ({ w }) => softmax(w)],
   ["quantise", "LLM.int8()", ({ w }) => int8DoubleQuant(w, { threshold: 0.99 })],
   ["dequantise", "LLM.int8()", ({ w }) => Int8Weight.quantize(w).dequantize()],
   ["matmul, one row", "LLM.int8()", ({ w, x }) => matmul8bit(x, Int8Weight.quantize(w), { threshold: 0.99 })],

@@ -13,7 +13,7 @@ import {
   type TensorValues,
 } from "./dtype.ts";
 import { Handle } from "./handle.ts";
-import { formatValues, inspect } from "./inspect.ts";
+import { edgeItems, elementsMax, formatValues, inspect } from "./inspect.ts";
 import { dtypes, floatDtypes, type NativePointer, native, size } from "./native.ts";
 import { format, matrixOf, type Shape, sizeOf } from "./shape.ts";
 import { Signature, show } from "./signature.ts";
@@ -221,6 +221,30 @@ export class Tensor<D extends DType = DType> extends Handle {
     );
   }
 
+  /**
+   * The rows from `start` up to, not including, `end`; a row is all that the first dimension counts. Negative numbers count
+   * from the end, as for arrays. It shares the memory where it begins at a multiple of 16 bytes, and is a copy elsewhere.
+   */
+  slice(start = 0, end?: number): Tensor<D> {
+    const me = signatures.slice;
+    const [rows, ...rest] = this.#shape;
+    if (rows === undefined) throw me.fail(`${this} has no dimension to take a part of.`);
+    const at = (value: number, argument: string) => {
+      const whole = me.whole(value, argument, Number.MIN_SAFE_INTEGER);
+      return Math.min(whole < 0 ? Math.max(rows + whole, 0) : whole, rows);
+    };
+    const from = at(start, "start");
+    const count = Math.max((end === undefined ? rows : at(end, "end")) - from, 0);
+    const shape = [count, ...rest];
+    const pointer = me.batch(this, "this");
+    if (sizeOf(shape) === 0) return Tensor.empty(me, this.dtype, shape, this.device);
+    using column = rest.length === 0 ? this.reshape([rows, 1]) : undefined; // else a vector is one row of the library's
+    const each = sizeOf(rest.slice(0, -1));
+    const made = native.bnb_tensor_slice(column?.pointer ?? pointer, size(from * each), size(count * each));
+    using part = new Tensor(me.made(made), this.dtype, [count, ...(column ? [1] : rest)], this.device);
+    return part.reshape(shape);
+  }
+
   /** A copy on another device. */
   to(device: Device | DeviceName): Tensor<D> {
     const me = signatures.to;
@@ -245,13 +269,25 @@ export class Tensor<D extends DType = DType> extends Handle {
     return { dtype: this.dtype, shape: this.shape, device: this.device.kind };
   }
 
+  /** The values by place; of a large tensor only the rows that are shown are read. */
+  #shownValues(): (at: number) => number {
+    const read = (part: Tensor) => (Object.hasOwn(floatDtypes, part.dtype) ? part.readFloat32() : part.read());
+    const rows = this.#shape[0] ?? 1;
+    if (this.size <= elementsMax || rows <= 2 * edgeItems) {
+      const values = read(this);
+      return (at) => values[at]!;
+    }
+    using head = this.slice(0, edgeItems);
+    using tail = this.slice(-edgeItems);
+    const [first, last] = [read(head), read(tail)];
+    return (at) => first[at] ?? last[at - this.size + last.length]!;
+  }
+
   /** What console.log shows: what the tensor is, and its values, or the first and last of them. Waits as read() does. */
   [inspect](): string {
     if (this.disposed) return `${this} disposed`;
     if (this.size === 0) return `${this} []`;
-    const isFloat = Object.hasOwn(floatDtypes, this.dtype);
-    const values = isFloat ? this.readFloat32() : (this.read() as Int32Array);
-    const text = formatValues(values, this.#shape);
+    const text = formatValues(this.#shownValues(), this.#shape);
     return `${this}${text.includes("\n") ? "\n" : " "}${text}`;
   }
 }
@@ -263,5 +299,6 @@ const signatures = {
   write: new Signature("Tensor.write", { native: { data: "values" } }),
   cast: new Signature("Tensor.cast", { native: { x: "the tensor" } }),
   reshape: new Signature("Tensor.reshape"),
+  slice: new Signature("Tensor.slice"),
   to: new Signature("Tensor.to"),
 };

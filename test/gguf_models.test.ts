@@ -5,7 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openGguf } from "../src/checkpoint/gguf.ts";
 import { dumps } from "../src/checkpoint/pyjson.ts";
+import { openSafetensors } from "../src/checkpoint/safetensors.ts";
 import { convertGguf } from "../src/checkpoint/transform.ts";
+import { checkpoint, dequantizeBlockwise, QuantizedTensor, Tensor } from "../src/index.ts";
 import {
   f32,
   type GgufMetadata,
@@ -259,5 +261,49 @@ describe("tokenizers", () => {
     expect(odd.notes.join()).toMatch(/splits text as of-tomorrow, which is not rebuilt: copy tokenizer.json/);
     const other = await convert({ ...vocabulary, "tokenizer.ggml.model": "rwkv" });
     expect(other.notes.join()).toMatch(/of the kind rwkv, which is not rebuilt/);
+  });
+});
+
+describe("weights as they are", () => {
+  const numbers = {
+    Q4_0: 2,
+    Q4_1: 3,
+    Q5_0: 6,
+    Q5_1: 7,
+    Q8_0: 8,
+    Q4_K: 12,
+    Q5_K: 13,
+    Q6_K: 14,
+    IQ4_NL: 20,
+    IQ4_XS: 23,
+    MXFP4: 39,
+  };
+  const golden = openSafetensors(join(import.meta.dir, "golden/gguf.safetensors"));
+
+  test.each(Object.entries(numbers))(
+    "%s: its own codes and scales, and gguf-py's values to the bit",
+    async (name, type) => {
+      const data = golden.tensor(`${name}.data`).bytes.slice();
+      const shapes = { down: [2, 768], up: [96, 64] };
+      const tensors = llamaGgufTensors.map((tensor) =>
+        tensor.name === "blk.0.ffn_down.weight" ? { ...tensor, shape: shapes.down, type, data } : tensor,
+      );
+      using model = await openGguf(write(llamaGgufMetadata, tensors));
+      using w = checkpoint.loadGguf(model, "model.layers.0.mlp.down_proj.weight") as QuantizedTensor;
+      expect(w).toBeInstanceOf(QuantizedTensor);
+      using dense = dequantizeBlockwise(w, { dtype: "float32" });
+      const got = dense.read() as Float32Array;
+      const expected = golden.tensor(`${name}.values`).values as Float32Array;
+      expect(got.filter((value, i) => value !== expected[i]).length).toBe(0);
+      const inFile = (8 * data.length) / (2 * 768);
+      expect(w.bitsPerElement).toBeLessThan(inFile + (/K$/.test(name) ? 1.2 : 0.13));
+    },
+  );
+
+  test("other types are dense", async () => {
+    using model = await openGguf(write(llamaGgufMetadata));
+    using w = checkpoint.loadGguf(model, "model.norm.weight", { dtype: "bfloat16" });
+    expect([w instanceof Tensor, w.dtype, w.shape]).toEqual([true, "bfloat16", [64]]);
+    expect(() => checkpoint.loadGguf(model, "norm")).toThrow(/has no weight "norm"/);
   });
 });

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import {
   createLinearMap,
-  type Device,
+  Device,
   Int8Weight,
   nn,
   optim,
@@ -14,7 +14,8 @@ import {
 } from "../src/index.ts";
 import { floatDTypes, testDevices, wave } from "./cases.ts";
 
-const devices = testDevices.map(([, device]) => device);
+// The CPU too, where BNB_DEVICE names another: between the two, memory is copied.
+const devices = [...new Set([...testDevices.map(([, device]) => device), Device.open("cpu")])];
 const pairs = devices.flatMap((from) => devices.map((to) => [`${from} → ${to}`, from, to] as const));
 
 const bytesOf = (q: QuantizedTensor) => [

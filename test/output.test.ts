@@ -345,6 +345,30 @@ describe("where the folder can't be exchanged", () => {
     expect(fs.readdirSync(output).filter((name) => name.startsWith("."))).toEqual([]);
   });
 
+  test("a folder that a user may write to, but not beside it, is written to", () => {
+    const folder = fresh();
+    const output = join(folder, "out");
+    fs.mkdirSync(output);
+    // Root may write anywhere, so the child becomes nobody first.
+    if (process.getuid?.() === 0) fs.chownSync(output, 65534, 65534);
+    fs.chmodSync(folder, 0o555);
+    fs.chmodSync(scratch, 0o755);
+    const program = `
+      import { intoDirectory } from ${JSON.stringify(join(import.meta.dir, "../src/checkpoint/output.ts"))};
+      import { writeText } from ${JSON.stringify(join(import.meta.dir, "../src/checkpoint/staging.ts"))};
+      if (process.getuid() === 0) { process.setgid(65534); process.setuid(65534); }
+      for (const text of ["old", "new"])
+        await intoDirectory({ output: ${JSON.stringify(output)}, force: true }, { bytes: 1 }, async (folder) => {
+          writeText(folder + "/model.safetensors", text);
+          return {};
+        });`;
+    const { stderr } = Bun.spawnSync([process.execPath, "-e", program], { cwd: "/" });
+    fs.chmodSync(folder, 0o755);
+    expect(stderr.toString()).toBe("");
+    expect(fs.readdirSync(output)).toEqual(["model.safetensors"]);
+    expect(textOf(join(output, "model.safetensors"))).toBe("new");
+  });
+
   const canMount =
     Bun.which("unshare") !== null &&
     Bun.spawnSync(["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], { stderr: "ignore" }).success;
@@ -447,6 +471,20 @@ describe("other processes", () => {
       expect(names()).toEqual(foreign ? [left!] : []);
       expect(textOf(join(output, "model.safetensors"))).toBe("ours");
     }
+  });
+
+  test("what a killed writer of one file left is removed by the next, with a warning", async () => {
+    const path = join(fresh(), "x.safetensors");
+    const program = (then: string) => `
+      import { SafetensorsWriter } from ${JSON.stringify(join(import.meta.dir, "../src/checkpoint/writer.ts"))};
+      using writer = new SafetensorsWriter(${JSON.stringify(path)}, [{ name: "x", dtype: "U8", shape: [1] }]);
+      writer.write("x", Uint8Array.of(1));
+      ${then}`;
+    Bun.spawnSync([process.execPath, "-e", program('process.kill(process.pid, "SIGKILL");')]);
+    expect(fs.readdirSync(dirname(path)).length).toBe(1);
+    const { stderr } = Bun.spawnSync([process.execPath, "-e", program("writer.commit();")]);
+    expect(stderr.toString()).toMatch(/Warning: Removed .*, which was left unfinished by process/);
+    expect(fs.readdirSync(dirname(path))).toEqual(["x.safetensors"]);
   });
 
   test("what was kept after an error, or replaced when the power went, is never removed", async () => {

@@ -13,11 +13,14 @@ afterAll(() => rmSync(model, { recursive: true }));
 await llamaDirectory(model);
 /** Says which of the files in the folder were taken: a library that is none is refused by its name. */
 writeFileSync(join(model, "tokenizer.so"), "no library");
-writeFileSync(join(model, ".env"), "BNB_LIBRARY=./tokenizer.so\nBNB_DEVICE=cuda\n");
+writeFileSync(
+  join(model, ".env"),
+  "BNB_LIBRARY=./tokenizer.so\nBNB_DEVICE=cuda\nHF_ENDPOINT=http://stranger.example\nHF_TOKEN_PATH=./token\n",
+);
 writeFileSync(join(model, "bunfig.toml"), 'preload = ["./preload.ts"]\n');
 writeFileSync(join(model, "preload.ts"), `require("fs").writeFileSync(${JSON.stringify(join(model, "ran"))}, "");`);
 
-const { BNB_LIBRARY: _, BNB_DEVICE: __, ...outside } = process.env;
+const { BNB_LIBRARY: _, BNB_DEVICE: __, HF_ENDPOINT: ___, HF_TOKEN_PATH: ____, ...outside } = process.env;
 const env = { ...outside, PATH: `${join(root, "node_modules/.bin")}:${outside.PATH}` };
 function run(command: string[], more: Record<string, string> = {}) {
   const { exitCode, stdout, stderr } = Bun.spawnSync(command, { cwd: model, env: { ...env, ...more } });
@@ -69,6 +72,16 @@ describe("an import, which can't keep Bun from loading .env", () => {
     const named = { BNB_LIBRARY: findLibrary().path, BNB_DEVICE: "cpu" };
     const { out } = run([process.execPath, "--config=/dev/null", ...importing], named);
     expect(out).toBe(`${named.BNB_LIBRARY} BNB_LIBRARY ${named.BNB_LIBRARY}\n`);
+  });
+
+  test("believes it neither where the hub is, nor which file has the user's token", () => {
+    const program = `const { startedWith } = await import(${JSON.stringify(join(root, "src/environment.ts"))});
+      console.log(process.env.HF_ENDPOINT, ["HF_ENDPOINT", "HF_TOKEN_PATH", "SHELL_SAYS"].map(startedWith).join());`;
+    const { out } = run([process.execPath, "--config=/dev/null", "-e", program], { SHELL_SAYS: "yes" });
+    expect(out).toBe("http://stranger.example ,,yes\n");
+    const hub = readFileSync(join(root, "src/checkpoint/hub.ts"), "utf8");
+    for (const name of ["HF_ENDPOINT", "HF_TOKEN_PATH"]) expect(hub).toContain(`startedWith("${name}")`);
+    expect(hub).not.toMatch(/HF_(ENDPOINT|TOKEN_PATH)[^;]*= process\.env|process\.env\.HF_(ENDPOINT|TOKEN_PATH)/);
   });
 
   test("doctor says that it was not believed", () => {

@@ -23,6 +23,7 @@ export const pythonPackages = {
     ...["torch==2.15.0", "transformers==5.24.0", "accelerate==1.15.0", "bitsandbytes==0.50.2"],
     ...["gguf==0.19.0", "peft==0.21.2"],
   ],
+  mlx: ["mlx==0.32.4", "mlx-cpu==0.32.4", "mlx-lm==0.32.2"],
 } as const;
 
 /** Runs a command; gives the last line of its complaint where it fails. */

@@ -8,7 +8,7 @@ INLINE void cast_run(const struct dense *x, bnb_dtype from, size_t first, size_t
     for (; i < last; i++) put_element(y, to, i - first, element_of(x, i));
 }
 
-INLINE void cast_from(const struct cast_job *job, size_t first, size_t last, bnb_dtype from) {
+INLINE void cast_from(const struct unary_job *job, size_t first, size_t last, bnb_dtype from) {
     char *y = job->y;
     switch (job->dtype) {
     case BNB_F16: cast_run(&job->x, from, first, last, y + first * 2, BNB_F16); break;
@@ -17,8 +17,8 @@ INLINE void cast_from(const struct cast_job *job, size_t first, size_t last, bnb
     }
 }
 
-static void cast(const void *cast_job, size_t first, size_t last) {
-    const struct cast_job *job = cast_job;
+static void cast(const void *unary_job, size_t first, size_t last) {
+    const struct unary_job *job = unary_job;
     switch (job->x.dtype) {
     case BNB_F16: cast_from(job, first, last, BNB_F16); break;
     case BNB_BF16: cast_from(job, first, last, BNB_BF16); break;

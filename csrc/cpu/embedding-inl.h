@@ -13,7 +13,7 @@ static void embedding(const void *embedding_job, size_t first, size_t last) {
             memcpy(y, (const char *)job->w.data + from * size, columns * size);
         } else if (!job->q.code) {
             const char *w = (const char *)job->w.data + from * (job->w.dtype == BNB_F32 ? 4 : 2);
-            struct cast_job casting = {.x = {w, job->w.dtype, 1, columns}, .y = y, .dtype = job->dtype};
+            struct unary_job casting = {.x = {w, job->w.dtype, 1, columns}, .y = y, .dtype = job->dtype};
             cast(&casting, 0, columns);
         } else {
             for (size_t at = 0; at < columns; at += EMBEDDING_PIECE) {

@@ -132,10 +132,24 @@ struct dequantize_job {
     bnb_dtype    dtype;
 };
 
-struct cast_job {
+struct unary_job {
     struct dense x;
     void        *y;
-    bnb_dtype    dtype;
+    bnb_dtype    dtype; /* of y */
+    uint32_t     kind;  /* UNARY_… */
+    float        scale;
+};
+
+struct binary_job {
+    struct dense a, b;
+    void        *y; /* in a's dtype */
+    uint32_t     kind; /* BINARY_… */
+    float        scale;
+};
+
+struct softmax_job {
+    struct dense x;
+    void        *y; /* in x's dtype */
 };
 
 /* y[m, n] = Σk x[m, k] · w[n, k] + bias[n], in x's dtype. The weight is `q`, or `w` where q.code is NULL. */
@@ -343,7 +357,10 @@ struct cpu_forms {
     void (*quantize)(const void *quantize_job, size_t first_block, size_t last_block);
     void (*scales)(const void *scales_job, size_t first_block, size_t last_block);
     void (*dequantize)(const void *dequantize_job, size_t first_block, size_t last_block);
-    void (*cast)(const void *cast_job, size_t first, size_t last);
+    void (*cast)(const void *unary_job, size_t first, size_t last); /* UNARY_COPY, between any dtypes */
+    void (*unary)(const void *unary_job, size_t first, size_t last);
+    void (*binary)(const void *binary_job, size_t first, size_t last);
+    void (*softmax)(const void *softmax_job, size_t first, size_t last); /* rows */
     void (*optimizer)(const void *optimizer_job, size_t first_block, size_t last_block);
     void (*embedding)(const void *embedding_job, size_t first, size_t last);
     void (*rms_norm)(const void *rms_norm_job, size_t first_run, size_t last_run);

@@ -23,6 +23,7 @@
 #include "embedding-inl.h"
 #include "rms_norm-inl.h"
 #include "activate-inl.h"
+#include "elementwise-inl.h"
 #include "attention-inl.h"
 #include "int8_quantize-inl.h"
 #include "int8_matmul-inl.h"
@@ -38,6 +39,9 @@ const struct cpu_forms TABLE(ISA) = {
     .scales = scales,
     .dequantize = dequantize,
     .cast = cast,
+    .unary = unary_form,
+    .binary = binary_form,
+    .softmax = softmax_form,
     .optimizer = optimizer,
     .embedding = embedding,
     .rms_norm = rms_norm,

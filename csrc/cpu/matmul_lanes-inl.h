@@ -16,7 +16,7 @@ enum {
                                           * sums stay in the second cache too */
     STRIPS       = 64 / LANES,           /* the most of a panel, which stays in the second cache */
     STEPS        = 256,                  /* factors of a weight row in a panel */
-    MOST_RUNS    = STEPS * 4 / SCALED,
+    MOST_RUNS    = STEPS * 4 / SHORT_RUN,
     /* All 64 products of a run add up in a lane: 64 · 4095 · 8191 is just below 2^31. */
     LANES_SHORT_CODE = 4095,
     LANES_SHORT_X    = 8191,
@@ -26,7 +26,7 @@ enum {
 struct lanes_run {
     const struct matmul_job *job;
     enum factor_kind      kind;
-    bool                  coded;   /* the weights can be decoded lane by lane; else they come as rows of fp32 */
+    size_t                length;  /* of the weights' runs: they are decoded lane by lane; 0: they come as rows of fp32 */
     struct rounded       *rounded; /* of x's block; NULL: FLOATS */
     struct tiles          x;
     size_t                first_row; /* of x's block */
@@ -49,7 +49,7 @@ static bool takes_lanes(const struct matmul_job *job) {
     return job->x.rows > (job->q.code && job->q.code->bits == 4 ? FEW_ROWS : 2 * TILE_ROWS);
 }
 
-static bool takes_lanes_shorts(const struct matmul_job *job) { return takes_lanes(job) && is_in_runs(job, 4); }
+static bool takes_lanes_shorts(const struct matmul_job *job) { return takes_lanes(job) && run_length(job, 4); }
 static bool takes_lanes_bytes(const struct matmul_job *job) { return HAS_BYTES && takes_lanes_shorts(job); }
 
 /* ── Panels ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -83,13 +83,14 @@ INLINE void unpack_eight(enum factor_kind kind, const struct decoder *decoder, w
 }
 
 /* The scales of weight rows [n, n + LANES) from column k on, [run, lane]; those `ahead` columns on are fetched. */
-static void unpack_scales(const struct coded *q, size_t n, size_t k, size_t runs, size_t ahead, float *scales) {
-    size_t runs_of_block = q->block / SCALED;
+static void unpack_scales(const struct coded *q, size_t length, size_t n, size_t k, size_t runs, size_t ahead,
+                          float *scales) {
+    uint32_t shift = (uint32_t)__builtin_ctzll(q->block / length); /* runs of a block */
     for (size_t lane = 0; lane < LANES; lane++) {
-        size_t first = (least(n + lane, q->rows - 1) * q->columns + k) / SCALED;
-        if (q->absmax && runs_of_block == 1) __builtin_prefetch(q->absmax + first + ahead / SCALED);
+        size_t first = (least(n + lane, q->rows - 1) * q->columns + k) / length;
+        if (q->absmax && !shift) __builtin_prefetch(q->absmax + first + ahead / length);
         for (size_t i = 0; i < runs; i++)
-            scales[i * LANES + lane] = scale_of(q, runs_of_block == 1 ? first + i : (first + i) / runs_of_block);
+            scales[i * LANES + lane] = scale_of(q, (first + i) >> shift);
     }
 }
 
@@ -100,7 +101,8 @@ INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, siz
     size_t eight = 8 / factor_elements(kind); /* steps of eight codes */
     /* The panel after this one: further along the rows or, at their end, the next rows. */
     size_t ahead = k + depth < q->columns ? depth : run->strips * LANES * q->columns - k;
-    unpack_scales(q, n, k, depth / SCALED, ahead, scales);
+    size_t length = run->length;
+    unpack_scales(q, length, n, k, depth / length, ahead, scales);
     struct decoder decoder;
     struct rounding rounding = {};
     if (kind != FLOATS) rounding = run->rounded->to;
@@ -110,7 +112,7 @@ INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, siz
     for (size_t v = 0; v < TILE_VECTORS; v++) {
         const uint8_t *rows[WIDTH];
         uint32_t *to = panel + v * WIDTH;
-        ints rest = -SCALED * NO_REST;
+        ints no_rest = (int32_t)length * -NO_REST, rest = no_rest;
         for (size_t i = 0; i < WIDTH; i++)
             rows[i] = q->codes + (least(n + v * WIDTH + i, q->rows - 1) * q->columns + k) / 2;
         for (size_t chunk = 0; chunk < depth; chunk += CHUNK) {
@@ -120,14 +122,14 @@ INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, siz
                 for (size_t i = 0; i < WIDTH; i++) __builtin_prefetch(rows[i] + (chunk + ahead) / 2);
             transpose(codes);
             for (size_t i = 0; i < least(WIDTH, (depth - chunk) / 8); i++, to += eight * LANES) {
-                size_t at = (chunk + i * 8) / SCALED * LANES + v * WIDTH;
+                size_t at = (chunk + i * 8) / length * LANES + v * WIDTH;
                 floats scale = kind == FLOATS ? load_floats(scales + at) : 0;
                 unpack_eight(kind, &decoder, codes[i], scale, to);
                 if (kind == FLOATS) continue;
                 rest = add_rests(rest, &rounding, codes[i]);
-                if ((chunk + i * 8) % SCALED != SCALED - 8) continue;
+                if ((chunk + i * 8) % length != length - 8) continue;
                 store(rests, BNB_F32, at, __builtin_convertvector(rest, floats) * load_floats(scales + at));
-                rest = -SCALED * NO_REST;
+                rest = no_rest;
             }
         }
     }
@@ -158,7 +160,7 @@ static void unpack_strip(const struct lanes_run *run, size_t n, size_t k, size_t
     float *scales = slot->scales[strip], *rests = slot->rests[strip];
     if (run->kind == SHORTS) unpack_codes(SHORTS, run, n, k, depth, panel, scales, rests);
     else if (run->kind == BYTES) unpack_codes(BYTES, run, n, k, depth, panel, scales, rests);
-    else if (run->coded) unpack_codes(FLOATS, run, n, k, depth, panel, scales, rests);
+    else if (run->length) unpack_codes(FLOATS, run, n, k, depth, panel, scales, rests);
     else unpack_any(run, n, k, depth, slot->lines, panel);
 }
 
@@ -220,8 +222,8 @@ INLINE void multiply_blocks(const struct lanes_tile *tile, size_t rows, size_t f
         }
 }
 
-INLINE void multiply_tile(enum factor_kind kind, const struct lanes_tile *tile, size_t rows) {
-    size_t run_steps = kind == FLOATS ? tile->steps : SCALED / factor_elements(kind);
+INLINE void multiply_tile(enum factor_kind kind, const struct lanes_tile *tile, size_t length, size_t rows) {
+    size_t run_steps = kind == FLOATS ? tile->steps : length / factor_elements(kind);
     for (size_t m = 0; m < rows; m++)
         for (size_t v = 0; v < TILE_VECTORS; v++) __builtin_prefetch(tile->sums + m * tile->sums_stride + v * WIDTH);
     for (size_t run = 0; run * run_steps < tile->steps; run++) {
@@ -250,23 +252,25 @@ INLINE void multiply_tile(enum factor_kind kind, const struct lanes_tile *tile, 
 }
 
 /* More rows than a tile has are shared evenly, so that fewer than half of the most is never asked for. */
-INLINE void multiply_tile_of(enum factor_kind kind, const struct lanes_tile *tile, size_t rows) {
+INLINE void multiply_tile_of(enum factor_kind kind, const struct lanes_tile *tile, size_t length, size_t rows) {
     switch (rows) {
-    case 3: multiply_tile(kind, tile, 3); break;
-    case 4: multiply_tile(kind, tile, 4); break;
-    case 5: multiply_tile(kind, tile, 5); break;
+    case 3: multiply_tile(kind, tile, length, 3); break;
+    case 4: multiply_tile(kind, tile, length, 4); break;
+    case 5: multiply_tile(kind, tile, length, 5); break;
 #if REGISTERS == 32
-    case 6: multiply_tile(kind, tile, 6); break;
-    case 7: multiply_tile(kind, tile, 7); break;
+    case 6: multiply_tile(kind, tile, length, 6); break;
+    case 7: multiply_tile(kind, tile, length, 7); break;
 #endif
-    default: multiply_tile(kind, tile, TILE_ROWS); break;
+    default: multiply_tile(kind, tile, length, TILE_ROWS); break;
     }
 }
 
-static void run_lanes_tile(enum factor_kind kind, const struct lanes_tile *tile, size_t rows) {
-    if (kind == FLOATS) multiply_tile_of(FLOATS, tile, rows);
-    else if (kind == SHORTS) multiply_tile_of(SHORTS, tile, rows);
-    else multiply_tile_of(BYTES, tile, rows);
+static void run_lanes_tile(enum factor_kind kind, const struct lanes_tile *tile, size_t length, size_t rows) {
+    if (kind == FLOATS) multiply_tile_of(FLOATS, tile, RUN, rows);
+    else if (kind == SHORTS && length == RUN) multiply_tile_of(SHORTS, tile, RUN, rows);
+    else if (kind == SHORTS) multiply_tile_of(SHORTS, tile, SHORT_RUN, rows);
+    else if (length == RUN) multiply_tile_of(BYTES, tile, RUN, rows);
+    else multiply_tile_of(BYTES, tile, SHORT_RUN, rows);
 }
 
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -285,10 +289,10 @@ static void multiply_panel(const struct lanes_run *run, struct lanes_slot *slot,
                     .steps = depth / elements, .w_scales = slot->scales[strip], .w_rests = slot->rests[strip], .scaled = scaled,
                     .sums = slot->sums + m * width + strip * LANES, .sums_stride = width,
                 };
-                if (run->rounded) tile.x_scales = run->rounded->scales + m * scaled + k / SCALED;
-                if (run->rounded) tile.x_means = run->rounded->means + m * scaled + k / SCALED;
-                if (run->kind == BYTES) tile.excess = run->rounded->excess + m * scaled + k / SCALED;
-                run_lanes_tile(run->kind, &tile, rows);
+                if (run->rounded) tile.x_scales = run->rounded->scales + m * scaled + k / run->length;
+                if (run->rounded) tile.x_means = run->rounded->means + m * scaled + k / run->length;
+                if (run->kind == BYTES) tile.excess = run->rounded->excess + m * scaled + k / run->length;
+                run_lanes_tile(run->kind, &tile, run->length, rows);
             }
 }
 
@@ -363,12 +367,12 @@ static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind)
     threads = least(threads, (all_strips + strips - 1) / strips);
 
     size_t stride = columns / factor_elements(kind), factors = round_up(block * stride, 16);
-    size_t scaled = kind == FLOATS ? 0 : columns / SCALED, scales = round_up(block * scaled, 16);
+    size_t length = run_length(job, 4), scaled = kind == FLOATS ? 0 : columns / length, scales = round_up(block * scaled, 16);
     size_t slot = round_up(sizeof(struct lanes_slot) + block * strips * LANES * sizeof(float), 64);
     size_t bytes = (factors + 3 * scales) * sizeof(uint32_t) + threads * slot;
     uint32_t *scratch = aligned_alloc(64, bytes);
     if (!scratch) return no_working_space("matmul", bytes);
-    struct rounded rounded = {.scaled = scaled};
+    struct rounded rounded = {.length = length, .scaled = scaled};
     rounded.scales = (float *)(scratch + factors), rounded.means = (float *)(scratch + factors + scales);
     rounded.excess = (int32_t *)(scratch + factors + 2 * scales);
     if (kind == SHORTS) rounded.to = rounding_of(job->q.code, SHORTS, LANES_SHORT_CODE, LANES_SHORT_X);
@@ -378,7 +382,7 @@ static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind)
         _Atomic size_t next = 0;
         size_t first = rows * i / blocks, count = rows * (i + 1) / blocks - first;
         struct lanes_run run = {
-            .job = job, .kind = kind, .coded = is_in_runs(job, 4), .rounded = kind == FLOATS ? NULL : &rounded,
+            .job = job, .kind = kind, .length = length, .rounded = kind == FLOATS ? NULL : &rounded,
             .x = {scratch, count, (count + TILE_ROWS - 1) / TILE_ROWS, stride}, .first_row = first, .strips = strips,
             .scratch = (char *)(scratch + factors + 3 * scales), .slot = slot, .next = &next,
         };

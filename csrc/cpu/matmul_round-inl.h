@@ -1,4 +1,4 @@
-/* Factors rounded to integers: the codebook once for all weights, and x in runs of SCALED elements, each with a scale
+/* Factors rounded to integers: the codebook once for all weights, and x in runs of elements, each with a scale
  * of its own. What integers can't stand for is found here, and left to the exact kernels.
  *
  * What rounding takes from a code, its rest, is the same wherever the code stands, so that rests do not cancel where x has
@@ -9,7 +9,9 @@
 
 #include "simd.h"
 
-enum { SCALED = 64 }; /* elements of a row of weights that surely have one scale: a block is a multiple */
+/* Elements of a row of weights that surely have one scale: a block is a multiple of a run's length. Short ones are for
+ * blocks of 32, and for rows that are no multiple of 64. */
+enum { RUN = 64, SHORT_RUN = 32 };
 
 /* What a kernel multiplies: 32 bits hold one float, two int16 or four int8. */
 enum factor_kind { FLOATS, SHORTS, BYTES };
@@ -135,6 +137,7 @@ static struct rounding rounding_of(const struct codebook *code, enum factor_kind
 struct rounded {
     struct rounding to;
     struct tiles x;
+    size_t       length; /* of runs */
     size_t       scaled; /* runs of a row: zeros stand after the last of x */
     float       *scales; /* [rows, scaled], times the codebook's step */
     float       *means;  /* [rows, scaled], times the unit of rests */
@@ -190,12 +193,12 @@ INLINE void put_eight(enum factor_kind kind, const int16_t from[8], uint32_t *to
 }
 
 /* One run, from element i of x on; false where it is unfit. */
-INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_kind kind, size_t i, uint32_t *to,
-                      float *scale, float *mean, int32_t *excess, struct row_sums *row) {
+INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_kind kind, size_t length, size_t i,
+                      uint32_t *to, float *scale, float *mean, int32_t *excess, struct row_sums *row) {
     const struct rounding *rounding = &job->rounded->to;
-    floats v[SCALED / WIDTH], pairs = 0;
+    floats v[RUN / WIDTH], pairs = 0;
     ints largest = 0; /* magnitudes as integers, in which a NaN is larger than all numbers */
-    for (size_t j = 0; j < SCALED / WIDTH; j++) {
+    for (size_t j = 0; j < length / WIDTH; j++) {
         v[j] = load(job->x.data, dtype, i + j * WIDTH);
         ints magnitude = (ints)v[j] & 0x7fffffff;
         largest = __builtin_elementwise_max(largest, magnitude);
@@ -209,10 +212,10 @@ INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_
         step = __builtin_fmaxf(step, pair);
     }
     float inverse = step ? 1 / step : 0;
-    int16_t integers[SCALED];
+    int16_t integers[RUN];
     ints total = 0;
     floats squares = 0;
-    for (size_t j = 0; j < SCALED / WIDTH; j++) {
+    for (size_t j = 0; j < length / WIDTH; j++) {
         typedef VECTOR(int16_t, WIDTH) half_shorts;
         ints rounded = __builtin_convertvector(round_to_integers(v[j] * inverse), ints);
         half_shorts narrowed = __builtin_convertvector(rounded, half_shorts);
@@ -220,7 +223,7 @@ INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_
         total += rounded;
         squares = fma(v[j] * inverse, v[j] * inverse, squares);
     }
-    for (size_t j = 0; j < SCALED; j += 8)
+    for (size_t j = 0; j < length; j += 8)
         put_eight(kind, integers + j, to + j / factor_elements(kind));
     int32_t sum_of_run = __builtin_reduce_add(total);
     double element_sum = (double)step * sum_of_run;
@@ -228,24 +231,25 @@ INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_
     row->squares += (double)step * step * sum(squares);
     row->squares_of_runs += element_sum * element_sum;
     *scale = step * rounding->step;
-    *mean = (float)sum_of_run * *scale * (1.0f / (SCALED * RESTS));
+    *mean = (float)sum_of_run * *scale * (1.0f / (float)(length * RESTS));
     if (kind == BYTES) *excess = -rounding->offset * sum_of_run;
     return true;
 }
 
-INLINE void round_rows(const struct round_job *job, bnb_dtype dtype, enum factor_kind kind, size_t first, size_t last) {
+INLINE void round_rows(const struct round_job *job, bnb_dtype dtype, enum factor_kind kind, size_t length, size_t first,
+                       size_t last) {
     const struct rounded *rounded = job->rounded;
-    size_t factors = SCALED / factor_elements(kind), at_once = factors_at_once(kind);
-    size_t runs = job->x.columns / SCALED;
+    size_t factors = length / factor_elements(kind), at_once = factors_at_once(kind);
+    size_t runs = job->x.columns / length;
     for (size_t m = first; m < last; m++) {
         size_t step, from = (job->first_row + m) * job->x.columns;
-        uint32_t *to = row_in_tile(&rounded->x, at_once, m, &step), run_factors[SCALED];
+        uint32_t *to = row_in_tile(&rounded->x, at_once, m, &step), run_factors[RUN];
         float *scales = rounded->scales + m * rounded->scaled, *means = rounded->means + m * rounded->scaled;
         int32_t *excess = kind == BYTES ? rounded->excess + m * rounded->scaled : NULL;
         struct row_sums row = {0};
         for (size_t run = 0; run < runs; run++) {
             int32_t *run_excess = kind == BYTES ? excess + run : NULL;
-            if (!round_run(job, dtype, kind, from + run * SCALED, run_factors, scales + run, means + run,
+            if (!round_run(job, dtype, kind, length, from + run * length, run_factors, scales + run, means + run,
                            run_excess, &row)) {
                 atomic_store_explicit(job->unfit, true, memory_order_relaxed);
                 return;
@@ -264,8 +268,11 @@ INLINE void round_rows(const struct round_job *job, bnb_dtype dtype, enum factor
 }
 
 INLINE void round_rows_of(const struct round_job *job, bnb_dtype dtype, size_t first, size_t last) {
-    if (job->rounded->to.kind == SHORTS) round_rows(job, dtype, SHORTS, first, last);
-    else round_rows(job, dtype, BYTES, first, last);
+    bool is_short = job->rounded->length == SHORT_RUN;
+    if (job->rounded->to.kind == SHORTS && is_short) round_rows(job, dtype, SHORTS, SHORT_RUN, first, last);
+    else if (job->rounded->to.kind == SHORTS) round_rows(job, dtype, SHORTS, RUN, first, last);
+    else if (is_short) round_rows(job, dtype, BYTES, SHORT_RUN, first, last);
+    else round_rows(job, dtype, BYTES, RUN, first, last);
 }
 
 static void round_rows_part(const void *round_job, size_t first, size_t last) {

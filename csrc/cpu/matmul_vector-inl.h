@@ -7,7 +7,7 @@
 enum {
     VECTOR_ROWS = 8,       /* the most rows of x, */
     FEW_ROWS    = 6,       /* and up to which decoding the weights first is no faster, unless they become bytes */
-    SEGMENT     = 64,      /* runs of SCALED weights whose scales are worked out at once */
+    SEGMENT     = 64,      /* runs of weights whose scales are worked out at once */
     VECTOR_WORK = 1 << 17, /* products for which a thread is worth calling: some ten microseconds */
     AHEAD       = 4096,    /* bytes to prefetch ahead */
     STACK       = 4096,    /* floats of working space that the stack has room for: no call of malloc where x is short */
@@ -19,44 +19,78 @@ struct vector_run {
     const float *x;      /* [rows, stride] */
 };
 
-/* Whether w has codes of so many bits, and nothing but one scale for SCALED elements of each row. */
-static bool is_in_runs(const struct matmul_job *job, uint32_t bits) {
-    return job->q.code && job->q.code->bits == bits && !job->q.offsets && job->x.columns % SCALED == 0 && job->q.block % SCALED == 0;
+/* The length of runs of w where it has codes of so many bits, and each run of a row nothing but one scale; else 0. */
+static size_t run_length(const struct matmul_job *job, uint32_t bits) {
+    if (!job->q.code || job->q.code->bits != bits || job->q.offsets) return 0;
+    size_t both = job->x.columns | job->q.block; /* a multiple of what both are multiples of */
+    return both % RUN == 0 ? RUN : both % SHORT_RUN == 0 ? SHORT_RUN : 0;
 }
 
 static bool takes_vector_of(const struct matmul_job *job, size_t rows) {
-    return is_in_runs(job, 4) && job->x.rows <= rows;
+    return run_length(job, 4) && job->x.rows <= rows;
 }
 
 static bool takes_vector(const struct matmul_job *job) { return takes_vector_of(job, FEW_ROWS); }
 
-/* The scales of runs [first, first + count) of SCALED weights, with zeros up to a multiple of `whole`, a constant. */
-INLINE const float *scales_at(const struct coded *q, size_t first, size_t count, size_t whole, float local[SEGMENT]) {
-    if (q->absmax && q->block == SCALED && count % whole == 0) return q->absmax + first;
-    size_t runs = q->block / SCALED, block = runs == 1 ? first : first / runs, next = (block + 1) * runs - first;
-    size_t group = group_of(q, block), end = (group + 1) * q->nested_block;
-    for (size_t i = 0; i < count; i++) {
-        if (i == next) {
-            next += runs;
-            if (++block == end) group++, end += q->nested_block;
+/* WIDTH scales from a block on, which lies in a group of nested scales; those past the last block may be anything. */
+INLINE floats block_scales(const struct coded *q, size_t block, size_t group) {
+    if (q->absmax) return load_floats(q->absmax + block);
+    if (q->absmax_halves && q->absmax_dtype == BNB_F16) return load(q->absmax_halves, BNB_F16, block);
+    if (q->absmax_halves) return load(q->absmax_halves, BNB_BF16, block);
+    floats value = values_of(q->nested_code->values, q->absmax_codes + block), factor = q->nested_absmax[group];
+    floats offset = q->nested_offsets ? q->nested_offsets[group] : q->offset;
+    size_t end = (group + 1) * q->nested_block;
+    if (block + WIDTH > end) {
+        size_t last = (q->rows * q->columns - 1) / q->block / q->nested_block;
+        for (size_t i = end - block; i < WIDTH; i++) {
+            size_t next = least((block + i) / q->nested_block, last);
+            factor[i] = q->nested_absmax[next];
+            if (q->nested_offsets) offset[i] = q->nested_offsets[next];
         }
-        local[i] = scale_in(q, block, group);
     }
-    for (size_t i = count; i % whole; i++) local[i] = 0;
+    floats product = value * factor;
+    return product + offset;
+}
+
+/* The scales of runs [first, first + count) of the weights, with zeros up to a multiple of `whole`, a constant. */
+INLINE const float *scales_at(const struct coded *q, size_t length, size_t first, size_t count, size_t whole,
+                              float local[SEGMENT]) {
+    uint32_t shift = (uint32_t)__builtin_ctzll(q->block / length); /* runs of a block: a power of two, as 4 bits have it */
+    if (q->absmax && shift == 0 && count % whole == 0) return q->absmax + first;
+    ints lane;
+    for (int i = 0; i < WIDTH; i++) lane[i] = i;
+    size_t group = group_of(q, first >> shift);
+    for (size_t i = 0; i < count; i += WIDTH) {
+        size_t block = (first + i) >> shift;
+        while (q->nested_code && block >= (group + 1) * q->nested_block) group++;
+        floats scales = block_scales(q, block, group);
+        if (shift) { /* no more than half of them are used, and one */
+            float of_blocks[16] = {0};
+            memcpy(of_blocks, &scales, sizeof scales);
+            ints index = ((int32_t)((first + i) & ((1u << shift) - 1)) + lane) >> (int32_t)shift;
+            scales = WIDTH == 16 ? lookup16(table16_of(of_blocks), index) : lookup8(table8_of(of_blocks), index);
+        }
+        store(local, BNB_F32, i, lane < (int32_t)(count - i) ? scales : (floats)0);
+    }
     return local;
 }
 
-/* The scales of a chunk: a lane's eight nibbles are neighbours, so there may be two. */
-enum { CHUNK_SCALES = CHUNK > SCALED ? CHUNK / SCALED : 1 };
+/* The most scales of a chunk: a lane's eight nibbles are neighbours, so there may be up to four. */
+INLINE size_t chunk_scales(size_t length) { return CHUNK > length ? CHUNK / length : 1; }
 
 /* They, lane by lane. */
-INLINE floats chunk_scale(const float *scales, size_t chunk) {
+INLINE floats chunk_scale(const float *scales, size_t length, size_t chunk) {
+    const float *from = scales + chunk * CHUNK / length;
 #if WIDTH == 16
-    typedef VECTOR(float, 2) floats2;
-    floats2 both = {scales[chunk * 2], scales[chunk * 2 + 1]};
-    return __builtin_shufflevector(both, both, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    floats4 four = {from[0], from[1]};
+    if (length == RUN) return __builtin_shufflevector(four, four, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    memcpy(&four, from, sizeof four);
+    return __builtin_shufflevector(four, four, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+#elif WIDTH == 8
+    floats4 first = *from, second = length == RUN ? first : (floats4)from[1];
+    return __builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7);
 #else
-    return scales[chunk * CHUNK / SCALED];
+    return (floats)*from;
 #endif
 }
 
@@ -91,41 +125,47 @@ INLINE void multiply_floats_chunk(const struct vector_run *run, float_table tabl
     }
 }
 
-INLINE void multiply_floats(const struct vector_run *run, size_t first, size_t last, size_t rows) {
+INLINE void multiply_floats(const struct vector_run *run, size_t length, size_t first, size_t last, size_t rows) {
     const struct coded q = run->job->q; /* a copy, which no store can change */
-    size_t runs = q.columns / SCALED;
+    size_t runs = q.columns / length;
     float_table table = float_table_of(q.code->values);
     for (size_t n = first; n < last; n++) {
         floats totals[2][VECTOR_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
-            size_t count = least(SEGMENT, runs - begin), chunks = (count * SCALED + CHUNK - 1) / CHUNK, chunk = 0;
+            size_t count = least(SEGMENT, runs - begin), chunks = (count * length + CHUNK - 1) / CHUNK, chunk = 0;
             float local[SEGMENT];
-            const float *scales = scales_at(&q, n * runs + begin, count, CHUNK_SCALES, local);
-            const float *x = run->x + begin * SCALED;
-            const uint8_t *codes = q.codes + (n * runs + begin) * (SCALED / 2);
+            const float *scales = scales_at(&q, length, n * runs + begin, count, chunk_scales(length), local);
+            const float *x = run->x + begin * length;
+            const uint8_t *codes = q.codes + (n * runs + begin) * (length / 2);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, x += 2 * CHUNK) {
                 fetch_ahead(codes, CHUNK);
-                multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, chunk), totals[0]);
-                multiply_floats_chunk(run, table, codes + CHUNK / 2, x + CHUNK, rows, chunk_scale(scales, chunk + 1),
+                multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, length, chunk),
+                                      totals[0]);
+                multiply_floats_chunk(run, table, codes + CHUNK / 2, x + CHUNK, rows, chunk_scale(scales, length, chunk + 1),
                                       totals[TURNS(rows)]);
             }
             if (chunk < chunks)
-                multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, chunk), totals[0]);
+                multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, length, chunk), totals[0]);
         }
         put_row(run->job, n, rows, totals);
     }
 }
 
+INLINE void multiply_floats_by(const struct vector_run *run, size_t length, size_t first, size_t last) {
+    switch (run->job->x.rows) {
+    case 1: multiply_floats(run, length, first, last, 1); break;
+    case 2: multiply_floats(run, length, first, last, 2); break;
+    case 3: multiply_floats(run, length, first, last, 3); break;
+    case 4: multiply_floats(run, length, first, last, 4); break;
+    case 5: multiply_floats(run, length, first, last, 5); break;
+    default: multiply_floats(run, length, first, last, FEW_ROWS); break;
+    }
+}
+
 static void multiply_floats_rows(const void *vector_run, size_t first, size_t last) {
     const struct vector_run *run = vector_run;
-    switch (run->job->x.rows) {
-    case 1: multiply_floats(run, first, last, 1); break;
-    case 2: multiply_floats(run, first, last, 2); break;
-    case 3: multiply_floats(run, first, last, 3); break;
-    case 4: multiply_floats(run, first, last, 4); break;
-    case 5: multiply_floats(run, first, last, 5); break;
-    default: multiply_floats(run, first, last, FEW_ROWS); break;
-    }
+    if (run_length(run->job, 4) == RUN) multiply_floats_by(run, RUN, first, last);
+    else multiply_floats_by(run, SHORT_RUN, first, last);
 }
 
 /* x in the order in which a chunk is decoded: the first elements of all lanes, then the second ones. */

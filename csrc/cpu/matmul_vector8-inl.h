@@ -4,7 +4,7 @@
 enum { CODES8_ROWS = 4 }; /* the most rows of x */
 
 static bool takes_vector8(const struct matmul_job *job) {
-    return is_in_runs(job, 8) && job->x.rows <= CODES8_ROWS;
+    return run_length(job, 8) == RUN && job->x.rows <= CODES8_ROWS;
 }
 
 /* As values_of, but the codes come in a word, for here x keeps the load ports busy too. */
@@ -22,22 +22,22 @@ INLINE floats values_of_word(const float *values, const uint8_t *codes) {
 
 INLINE void multiply_codes8(const struct ordered_run *run, size_t first, size_t last, size_t rows, bool stepped) {
     const struct coded *q = &run->job->q;
-    size_t columns = q->columns, runs = columns / SCALED;
+    size_t columns = q->columns, runs = columns / RUN;
     for (size_t n = first; n < last; n++) {
         floats totals[CODES8_ROWS] = {0};
         size_t at = n * columns, block = at / q->block, next = block * q->block;
         float  scale = 0;
-        for (size_t r = 0; r < runs; r++, at += SCALED) {
+        for (size_t r = 0; r < runs; r++, at += RUN) {
             if (r == 0 || at == next) {
                 scale = scale_of(q, block++) * (stepped ? q->code->step : 1);
                 next += q->block;
             }
             const uint8_t *codes = q->codes + at;
-            const float *x = run->x + r * SCALED;
+            const float *x = run->x + r * RUN;
             floats parts[CODES8_ROWS][2] = {0}; /* of one row two, so that a sum does not wait for the one before */
             __builtin_prefetch(codes + AHEAD);
 #pragma unroll
-            for (size_t v = 0; v < SCALED / WIDTH; v++) {
+            for (size_t v = 0; v < RUN / WIDTH; v++) {
                 const uint8_t *from = codes + v * WIDTH;
                 floats w = stepped ? load_signed_bytes((const int8_t *)from) : values_of_word(q->code->values, from);
                 for (size_t m = 0; m < rows; m++) {

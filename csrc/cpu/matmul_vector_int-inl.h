@@ -48,7 +48,7 @@ INLINE void multiply_scales(const struct vector_int_run *run, enum factor_kind k
 }
 
 /* A chunk of codes with all rows of x. */
-INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, const uint8_t *codes,
+INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, size_t length, const uint8_t *codes,
                            const uint32_t *factors, size_t rows, const struct run_scales *scales, size_t chunk,
                            floats totals[VECTOR_ROWS]) {
     words packed = (words)load_ints(codes), bytes_of[2];
@@ -62,59 +62,65 @@ INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, const
     for (size_t m = 0; m < rows; m++) {
         const void *row = factors + m * x->x.stride;
         ints part = kind == SHORTS ? chunk_of_shorts(shorts_of, row) : chunk_of_bytes(bytes_of, row);
-        totals[m] = fma(__builtin_convertvector(part, floats), chunk_scale(scales->integers[m], chunk), totals[m]);
+        totals[m] = fma(__builtin_convertvector(part, floats), chunk_scale(scales->integers[m], length, chunk),
+                        totals[m]);
     }
     if (!x->leans) return;
     floats rests = __builtin_convertvector(add_rests((ints)(-8 * NO_REST), &x->to, packed), floats);
-    for (size_t m = 0; m < rows; m++) totals[m] = fma(rests, chunk_scale(scales->rests[m], chunk), totals[m]);
+    for (size_t m = 0; m < rows; m++) totals[m] = fma(rests, chunk_scale(scales->rests[m], length, chunk), totals[m]);
 }
 
-INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind kind, size_t first, size_t last,
-                              size_t rows) {
+INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind kind, size_t length, size_t first,
+                              size_t last, size_t rows) {
     const struct coded *q = &run->job->q;
     struct rounded x = run->x; /* a copy, which no store can change */
-    size_t runs = q->columns / SCALED, step = CHUNK / factor_elements(kind);
+    size_t runs = q->columns / length, step = CHUNK / factor_elements(kind);
     for (size_t n = first; n < last; n++) {
         floats totals[2][VECTOR_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
-            size_t count = least(SEGMENT, runs - begin), chunks = (count * SCALED + CHUNK - 1) / CHUNK, chunk = 0;
+            size_t count = least(SEGMENT, runs - begin), chunks = (count * length + CHUNK - 1) / CHUNK, chunk = 0;
             float local[SEGMENT];
             struct run_scales products;
-            const float *scales = scales_at(q, n * runs + begin, count, WIDTH, local);
+            const float *scales = scales_at(q, length, n * runs + begin, count, WIDTH, local);
             multiply_scales(run, kind, scales, begin, count, rows, &products, totals[0]);
-            const uint8_t *codes = q->codes + (n * runs + begin) * (SCALED / 2);
-            const uint32_t *factors = x.x.factors + begin * SCALED / factor_elements(kind);
+            const uint8_t *codes = q->codes + (n * runs + begin) * (length / 2);
+            const uint32_t *factors = x.x.factors + begin * length / factor_elements(kind);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, factors += 2 * step) {
                 fetch_ahead(codes, CHUNK);
-                multiply_chunk(&x, kind, codes, factors, rows, &products, chunk, totals[0]);
-                multiply_chunk(&x, kind, codes + CHUNK / 2, factors + step, rows, &products, chunk + 1,
+                multiply_chunk(&x, kind, length, codes, factors, rows, &products, chunk, totals[0]);
+                multiply_chunk(&x, kind, length, codes + CHUNK / 2, factors + step, rows, &products, chunk + 1,
                                totals[TURNS(rows)]);
             }
-            if (chunk < chunks) multiply_chunk(&x, kind, codes, factors, rows, &products, chunk, totals[0]);
+            if (chunk < chunks) multiply_chunk(&x, kind, length, codes, factors, rows, &products, chunk, totals[0]);
         }
         put_row(run->job, n, rows, totals);
     }
 }
 
-INLINE void multiply_integer_rows(const struct vector_int_run *run, enum factor_kind kind, size_t first, size_t last) {
+INLINE void multiply_integer_rows(const struct vector_int_run *run, enum factor_kind kind, size_t length, size_t first,
+                                  size_t last) {
     switch (run->job->x.rows) {
-    case 1: multiply_integers(run, kind, first, last, 1); break;
-    case 2: multiply_integers(run, kind, first, last, 2); break;
-    case 3: multiply_integers(run, kind, first, last, 3); break;
-    case 4: multiply_integers(run, kind, first, last, 4); break;
-    case 5: multiply_integers(run, kind, first, last, 5); break;
-    case 6: multiply_integers(run, kind, first, last, FEW_ROWS); break;
-    case 7: multiply_integers(run, kind, first, last, 7); break;
-    default: multiply_integers(run, kind, first, last, VECTOR_ROWS); break;
+    case 1: multiply_integers(run, kind, length, first, last, 1); break;
+    case 2: multiply_integers(run, kind, length, first, last, 2); break;
+    case 3: multiply_integers(run, kind, length, first, last, 3); break;
+    case 4: multiply_integers(run, kind, length, first, last, 4); break;
+    case 5: multiply_integers(run, kind, length, first, last, 5); break;
+    case 6: multiply_integers(run, kind, length, first, last, FEW_ROWS); break;
+    case 7: multiply_integers(run, kind, length, first, last, 7); break;
+    default: multiply_integers(run, kind, length, first, last, VECTOR_ROWS); break;
     }
 }
 
-static void multiply_shorts_part(const void *run, size_t first, size_t last) {
-    multiply_integer_rows(run, SHORTS, first, last);
+static void multiply_shorts_part(const void *vector_int_run, size_t first, size_t last) {
+    const struct vector_int_run *run = vector_int_run;
+    if (run->x.length == RUN) multiply_integer_rows(run, SHORTS, RUN, first, last);
+    else multiply_integer_rows(run, SHORTS, SHORT_RUN, first, last);
 }
 
-static void multiply_bytes_part(const void *run, size_t first, size_t last) {
-    multiply_integer_rows(run, BYTES, first, last);
+static void multiply_bytes_part(const void *vector_int_run, size_t first, size_t last) {
+    const struct vector_int_run *run = vector_int_run;
+    if (run->x.length == RUN) multiply_integer_rows(run, BYTES, RUN, first, last);
+    else multiply_integer_rows(run, BYTES, SHORT_RUN, first, last);
 }
 
 /* From the order of rounded rows, lane after lane, to that of chunks, in which lanes lie side by side. */
@@ -127,7 +133,8 @@ static void deal_chunks(const uint32_t *from, enum factor_kind kind, size_t elem
 
 static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind kind) {
     size_t rows = job->x.rows, columns = job->x.columns, elements = round_up(columns, CHUNK);
-    size_t stride = elements / factor_elements(kind), scaled = round_up(elements / SCALED, WIDTH);
+    size_t length = run_length(job, 4), stride = elements / factor_elements(kind);
+    size_t scaled = round_up(most(1, elements / length), WIDTH);
     size_t factors = round_up(rows * stride, 16), scales = round_up(rows * scaled, 16);
     size_t bytes = (2 * factors + 4 * scales) * sizeof(uint32_t);
     alignas(64) uint32_t local[STACK];
@@ -136,7 +143,7 @@ static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind 
     float most = kind == SHORTS ? VECTOR_SHORTS_MOST : VECTOR_BYTES_MOST;
     struct vector_int_run run = {.job = job, .x = {
         .to = rounding_of(job->q.code, kind, most, most),
-        .x = {scratch + factors, rows, rows, stride}, .scaled = scaled,
+        .x = {scratch + factors, rows, rows, stride}, .length = length, .scaled = scaled,
         .scales = (float *)(scratch + 2 * factors), .means = (float *)(scratch + 2 * factors + scales),
         .excess = (int32_t *)(scratch + 2 * factors + 2 * scales),
     }, .excess = (float *)(scratch + 2 * factors + 3 * scales)};

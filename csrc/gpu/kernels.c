@@ -15,8 +15,14 @@ static const char optimizer_rule_h[] = {
 static const char scales_rule_h[] = {
 #embed <scales_rule.h> suffix(, 0)
 };
-static const char cast[] = {
-#embed <cast.metal> suffix(, 0)
+static const char elementwise_rule_h[] = {
+#embed <elementwise_rule.h> suffix(, 0)
+};
+static const char elementwise[] = {
+#embed <elementwise.metal> suffix(, 0)
+};
+static const char softmax[] = {
+#embed <softmax.metal> suffix(, 0)
 };
 static const char quantize[] = {
 #embed <quantize.metal> suffix(, 0)
@@ -26,6 +32,9 @@ static const char scales[] = {
 };
 static const char dequantize[] = {
 #embed <dequantize.metal> suffix(, 0)
+};
+static const char finite[] = {
+#embed <finite.metal> suffix(, 0)
 };
 static const char compare[] = {
 #embed <compare.metal> suffix(, 0)
@@ -41,9 +50,6 @@ static const char matmul_tile[] = {
 };
 static const char matmul_backward[] = {
 #embed <matmul_backward.metal> suffix(, 0)
-};
-static const char add[] = {
-#embed <add.metal> suffix(, 0)
 };
 static const char embedding[] = {
 #embed <embedding.metal> suffix(, 0)
@@ -76,22 +82,24 @@ static const char int8_matmul[] = {
 const struct kernel_source kernel_headers[] = {
     {"args.h", args_h},
     {"common.h", common_h},
+    {"elementwise_rule.h", elementwise_rule_h},
     {"optimizer_rule.h", optimizer_rule_h},
     {"scales_rule.h", scales_rule_h},
     {NULL, NULL},
 };
 
 const struct kernel_source kernel_families[] = {
-    {"cast", cast},
+    {"elementwise", elementwise},
+    {"softmax", softmax},
     {"quantize", quantize},
     {"scales", scales},
     {"dequantize", dequantize},
+    {"finite", finite},
     {"compare", compare},
     {"optimizer", optimizer},
     {"matmul_vector", matmul_vector},
     {"matmul_tile", matmul_tile},
     {"matmul_backward", matmul_backward},
-    {"add", add},
     {"embedding", embedding},
     {"layer_norm", layer_norm},
     {"rms_norm", rms_norm},

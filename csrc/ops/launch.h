@@ -15,10 +15,10 @@ static inline uint32_t groups_for(size_t elements, size_t of_a_group) {
 }
 
 /* Memory as bindings, by what the kernel does with it; a place that it won't look at is unused, whatever is there. */
-static inline struct binding reads(const struct buffer *buffer) { return (struct binding){buffer->memory, 0, READS}; }
-static inline struct binding writes(const struct buffer *buffer) { return (struct binding){buffer->memory, 0, WRITES}; }
-static inline struct binding updates(const struct buffer *buffer) { return (struct binding){buffer->memory, 0, UPDATES}; }
-static inline struct binding unused(const struct buffer *buffer) { return (struct binding){buffer->memory, 0, UNUSED}; }
+static inline struct binding reads(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, READS}; }
+static inline struct binding writes(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, WRITES}; }
+static inline struct binding updates(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, UPDATES}; }
+static inline struct binding unused(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, UNUSED}; }
 static inline struct binding reads_if(const struct buffer *buffer, const struct buffer *other) {
     return buffer ? reads(buffer) : unused(other);
 }

@@ -21,9 +21,9 @@ static void *stage(const struct buffer *buffer, enum access access) {
 /* On a GPU: waits for the memory's work first. */
 static void *address_of(const struct buffer *buffer, enum access access) {
     bnb_device *device = buffer->device;
-    void       *shared = device->driver->host(device->gpu, buffer->memory);
+    char       *shared = device->driver->host(device->gpu, buffer->memory);
     if (!shared) return stage(buffer, access);
-    return device->driver->ready(device->gpu, buffer->memory, access) == BNB_OK ? shared : NULL;
+    return device->driver->ready(device->gpu, buffer->memory, access) == BNB_OK ? shared + buffer->offset : NULL;
 }
 
 /* As for a tensor that is added to itself. */

@@ -1,11 +1,15 @@
 // Owns checkpoints as a whole: opens one or many safetensors files as one set of tensors, and writes such sets.
+
 import { closeSync, existsSync, mkdirSync, readdirSync, readSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { BnbError } from "../error.ts";
+import { checkPath, signatures } from "./arguments.ts";
 import { fileIn, openRegular, readText } from "./folder.ts";
 import { damaged, headerBytesMax, liesBehind } from "./header.ts";
+import { readConfig } from "./huggingface.ts";
 import { isObject, parseJson } from "./json.ts";
 import { snapshotOf } from "./locate.ts";
+import { findMlx } from "./mlx.ts";
 import { dumps } from "./pyjson.ts";
 import { openSafetensors, type SafetensorsFile, type SafetensorsTensor } from "./safetensors.ts";
 import { writeText } from "./staging.ts";
@@ -54,7 +58,10 @@ export class Checkpoint implements Disposable {
 
   /** The quantised weights, found at the first use. @throws BnbError as {@link findQuantized} does */
   get quantized(): ReadonlyMap<string, Stored> {
-    this.#quantized ??= within(this.path, () => findQuantized(this.tensors));
+    this.#quantized ??= within(this.path, () => {
+      const mlx = findMlx(this.tensors, readConfig(this.directory));
+      return mlx.size > 0 ? new Map<string, Stored>(mlx) : findQuantized(this.tensors);
+    });
     return this.#quantized;
   }
 
@@ -92,6 +99,7 @@ export function within<T>(path: string, run: () => T): T {
  * @throws BnbError naming the file and the tensor, if anything is missing or damaged
  */
 export function openCheckpoint(path: string): Checkpoint {
+  checkPath(signatures.openCheckpoint, path, "path");
   const place = snapshotOf(path);
   const weights = weightsPath(place);
   const directory = dirname(weights);
@@ -195,6 +203,8 @@ export interface WriteOptions {
   /** Begin another shard before one grows above this many bytes. */
   readonly shardBytes?: number;
   readonly onStep?: (step: Step) => void;
+  /** Of the files: `{ format: "pt" }` by default. */
+  readonly metadata?: Readonly<Record<string, string>> | undefined;
 }
 
 /**
@@ -206,7 +216,7 @@ export interface WriteOptions {
 export async function writeCheckpoint(
   directory: string,
   steps: Iterable<Step>,
-  { shardBytes = shardBytesDefault, onStep }: WriteOptions = {},
+  { shardBytes = shardBytesDefault, onStep, metadata }: WriteOptions = {},
 ): Promise<void> {
   const sorted = [...steps].sort((a, b) => Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)));
   const shards = planShards(sorted, shardBytes);
@@ -218,6 +228,7 @@ export async function writeCheckpoint(
     using writer = new SafetensorsWriter(
       join(directory, file),
       shard.flatMap((step) => step.specs),
+      metadata && { metadata },
     );
     for (const step of inLayout(shard)) {
       await runStep(step, (name, data) => {

@@ -2,7 +2,9 @@
 export { type AdapterLayer, type SaveAdapterOptions, saveAdapter } from "./adapter.ts";
 export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 export { type GgufModel, type GgufTensor, openGguf } from "./gguf.ts";
+export { loadGguf } from "./gguf_weight.ts";
 export type { SafetensorsDtype } from "./header.ts";
+export { type FetchOptions, fetchModel } from "./hub.ts";
 export {
   type InspectOptions,
   inspectCheckpoint,
@@ -11,6 +13,7 @@ export {
   type WeightError,
   type WeightReport,
 } from "./inspect.ts";
+export type { MlxMode, StateMlx, StoredMlx } from "./mlx.ts";
 export {
   openSafetensors,
   type SafetensorsFile,
@@ -38,6 +41,7 @@ export {
   type TransformOptions,
   type TransformReport,
 } from "./transform.ts";
+export { type MlxOptions, quantizeToMlx } from "./transform_mlx.ts";
 export {
   type SafetensorsOptions,
   SafetensorsWriter,

@@ -1,6 +1,8 @@
 // Owns looking at checkpoints: what each weight is stored as, costs and lost, and whether all is sound.
+
 import { type Comparison, compare } from "../compare.ts";
 import { BnbError } from "../error.ts";
+import { checkInspect, checkPath, signatures } from "./arguments.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import { type GgufModel, openGguf } from "./gguf.ts";
 import { checkChoice, originalShapes, quantMethod, readConfig, storedByColumns } from "./huggingface.ts";
@@ -65,6 +67,8 @@ interface Opened extends Disposable {
  * @param path a directory, a safetensors file, or a GGUF file
  */
 export async function inspectCheckpoint(path: string, options: InspectOptions = {}): Promise<WeightReport[]> {
+  checkPath(signatures.inspectCheckpoint, path, "path");
+  checkInspect(signatures.inspectCheckpoint, options);
   using opened = await open(path);
   const reports = opened.entries.map(({ report }) => report);
   if (options.errorAgainst === undefined) return reports;
@@ -163,6 +167,10 @@ function plainEntry(tensor: SafetensorsTensor): Entry {
 
 function formatOf(weight: Stored): string {
   if (weight.format === "int8") return "int8";
+  if (weight.format === "mlx") {
+    const { mode, bits, blocksize } = weight.state;
+    return mode === "affine" ? `mlx affine${bits}/${blocksize}` : `mlx ${mode}`;
+  }
   const { blocksize, nested } = weight.state;
   const format = weight.format === "blockwise" ? `${weight.state.bits}-bit` : weight.format;
   return `${format}${blocksize === 64 ? "" : `/${blocksize}`}${nested ? "+dq" : ""}`;
@@ -200,6 +208,8 @@ export async function verifyCheckpoint(
   path: string,
   options: Pick<InspectOptions, "onProgress"> = {},
 ): Promise<VerifyReport> {
+  checkPath(signatures.verifyCheckpoint, path, "path");
+  checkInspect(signatures.verifyCheckpoint, options);
   using checkpoint = openCheckpoint(path);
   const stored = checkpoint.quantized;
   const quantized: Record<string, number> = {};
@@ -238,6 +248,7 @@ function nonFinite(pieces: Pieces): number {
 
 /** What is wrong with a quantised weight's scales; what they give is looked at with the weight. */
 function scaleProblems({ name, ...stored }: Stored): string[] {
+  if (stored.format === "mlx") return []; // of affine weights they may be negative, and others have no sign
   const scales = stored.format !== "int8" && stored.nestedAbsmax ? stored.nestedAbsmax : stored.absmax;
   const bad = (scales.values as Float32Array).reduce(
     (count, scale) => count + Number(!(scale >= 0 && scale < Infinity)),
@@ -258,6 +269,7 @@ function checkConfig(checkpoint: Checkpoint, quantized: Readonly<Record<string, 
   }
   const others = formats.filter((format) => format !== says);
   if (says === undefined) return [];
+  if (others.length === 0 && says === "mlx") return [];
   if (others.length === 0 && formats.length > 0)
     return checkChoice(originalShapes(checkpoint), config, new Set(checkpoint.quantized.keys()));
   return [`config.json says that weights are ${says}, but ${formats.join(" and ") || "none"} are stored.`];

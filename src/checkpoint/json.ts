@@ -82,7 +82,7 @@ export class JsonReader {
     const bytes = this.#bytes;
     let at = start;
     let value = 0;
-    for (; bytes[at]! >= zero && bytes[at]! <= nine; at++) value = 10 * value + bytes[at]! - zero;
+    for (; bytes[at]! >= zero && bytes[at]! <= nine; at++) value = 10 * value + (bytes[at]! - zero);
     const isLonger = isOfNumber(bytes[at]) || (bytes[start] === zero && at > start + 1);
     if (at === start || isLonger || !Number.isSafeInteger(value)) return undefined;
     this.#at = at;

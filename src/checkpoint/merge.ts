@@ -1,6 +1,7 @@
 // Adapters put into the weights that they belong to: what a merged tensor is made of, and that nothing of an adapter is lost.
-import { add, scale } from "../add.ts";
+
 import type { FloatDType } from "../dtype.ts";
+import { add, scale } from "../elementwise.ts";
 import { BnbError } from "../error.ts";
 import { linear } from "../matmul.ts";
 import { Tensor } from "../tensor.ts";
@@ -117,7 +118,7 @@ function mergedMatrix(source: Source, a: SafetensorsTensor, b: SafetensorsTensor
     const made = { ...source, shape: [rows!, columns!], dtype: source.dtype, load: () => whole.cast(source.dtype) };
     return options.byColumns ? transposedSource(made).load() : made.load();
   };
-  return { ...source, load };
+  return { ...source, load, pieces: undefined };
 }
 
 /** `scaling · B · A` in float32, rounded to the adapter's dtype, as PEFT has it on a CPU. */
@@ -153,7 +154,7 @@ function mergedBias(source: Source, bias: SafetensorsTensor, scaling: number): S
     using sum = add(base, more, { scale: scaling });
     return sum.cast(source.dtype);
   };
-  return { ...source, load };
+  return { ...source, load, pieces: undefined };
 }
 
 /** A tensor that an adapter has whole, in the dtype of the one that it replaces. */
@@ -167,7 +168,7 @@ function replaced(source: Source, tensor: SafetensorsTensor): Source {
     using loaded = whole.load();
     return loaded.cast(source.dtype) as Tensor<FloatDType>;
   };
-  return { ...source, load };
+  return { ...source, load, pieces: undefined };
 }
 
 function wide(source: Source): Tensor<"float32"> {

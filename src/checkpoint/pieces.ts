@@ -9,7 +9,7 @@ import { Signature } from "../signature.ts";
 import { Tensor } from "../tensor.ts";
 import type { GgufTensor } from "./gguf.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
-import type { Stored, Stored4bit, StoredBlockwise, StoredInt8 } from "./state.ts";
+import type { Stored4bit, StoredBlockwise, StoredInt8, StoredOurs } from "./state.ts";
 import { storedCodebook } from "./statedict.ts";
 
 /** A weight as runs of its elements, in order, each a flat tensor of floats. */
@@ -22,8 +22,8 @@ export interface Pieces {
   runs(elements: number): Iterable<Tensor<FloatDType>>;
 }
 
-/** About what a piece may have: 4 MB as float32. */
-const elementsWanted = 2 ** 20;
+/** About what a piece may have: 1 MB as float32. */
+const elementsWanted = 2 ** 18;
 
 /** How many elements a run of all these weights can have, so that runs of one lie beside those of another. */
 export function runLength(...weights: readonly Pieces[]): number {
@@ -43,6 +43,15 @@ function* spans(total: number, elements: number): Iterable<readonly [start: numb
 
 const sizeOf = (shape: readonly number[]) => shape.reduce((product, extent) => product * extent, 1);
 
+/** A weight that can only be had whole, as one piece. */
+export function wholePiece(shape: readonly number[], load: () => Tensor<FloatDType>): Pieces {
+  function* runs() {
+    using whole = load();
+    yield whole.reshape([-1]);
+  }
+  return { unit: Math.max(1, sizeOf(shape)), runs };
+}
+
 /** A float tensor of a file. */
 export function plainPieces(tensor: SafetensorsTensor, dtype: FloatDType): Pieces {
   function* runs(elements: number) {
@@ -55,7 +64,7 @@ export function plainPieces(tensor: SafetensorsTensor, dtype: FloatDType): Piece
 }
 
 /** A quantised weight of a checkpoint, dequantised to a dtype. */
-export function storedPieces(stored: Stored, dtype: FloatDType): Pieces {
+export function storedPieces(stored: StoredOurs, dtype: FloatDType): Pieces {
   return stored.format === "int8" ? int8Pieces(stored, dtype) : blockwisePieces(stored, dtype);
 }
 

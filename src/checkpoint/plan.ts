@@ -26,7 +26,7 @@ export interface Place {
   readonly path: string;
   /** Folders that must be made first, the outermost first. */
   readonly parents: readonly string[];
-  /** Where the stage is made, on the file system of `path`: beside it, or in it where that is a mount. */
+  /** Where the stage is made, on the file system of `path`: beside it, or in it where that can't be replaced. */
   readonly home: string;
 }
 
@@ -34,7 +34,7 @@ export interface Plan extends Place {
   /** As it was given, for sentences. */
   readonly output: string;
   readonly force: boolean;
-  /** Whether the folder itself must stay, for it is a mount or where this process is: then its files are exchanged. */
+  /** Whether the folder itself must stay, since it can't be replaced or this process is in it: its files are moved. */
   readonly stays: boolean;
   /** Files of the input that come along. */
   readonly carried: readonly OtherFile[];
@@ -61,7 +61,19 @@ export function placeOf(path: string, argument: string): Place {
   if (target === dirname(target))
     throw new BnbError(`${argument} ${path} is the root of all folders; choose one in it.`);
   const parents = missing.slice(0, -1).map((_, index) => join(real, ...missing.slice(0, index + 1)));
-  return { path: target, parents, home: isMount(target) ? target : dirname(target) };
+  return { path: target, parents, home: isFixed(target) ? target : dirname(target) };
+}
+
+/** Whether a folder can be filled, but not replaced: it is a mount, or this user may not write beside it. */
+function isFixed(path: string): boolean {
+  if (!found(path)?.isDirectory()) return false;
+  if (isMount(path)) return true;
+  try {
+    fs.accessSync(dirname(path), fs.constants.W_OK | fs.constants.X_OK);
+    return false;
+  } catch {
+    return true;
+  }
 }
 
 function realOf(there: string, path: string, argument: string): string {
@@ -77,20 +89,16 @@ function realOf(there: string, path: string, argument: string): string {
 }
 
 /** Whether another file system begins at a folder, or the same one a second time: nothing is renamed across that. */
-function isMount(path: string): boolean {
+function isMount(path: string, mounts = mountPoints()): boolean {
   const folder = fs.statSync(path, { throwIfNoEntry: false });
   if (!folder?.isDirectory()) return false;
-  if (folder.dev !== fs.statSync(dirname(path)).dev) return true;
-  return process.platform === "linux" && mountPoints().has(path);
+  return folder.dev !== fs.statSync(dirname(path)).dev || mounts.has(path);
 }
 
-function mountPoints(): Set<string> {
-  let table: string;
-  try {
-    table = fs.readFileSync("/proc/self/mountinfo", "utf8");
-  } catch {
-    return new Set(); // no /proc: only what has a number of its own is known to be mounted
-  }
+/** Where Linux has mounted something; elsewhere each file system has a number of its own, which is enough. */
+function mountPoints(): ReadonlySet<string> {
+  const path = "/proc/self/mountinfo";
+  const table = fs.existsSync(path) ? fs.readFileSync(path, "utf8") : "";
   const unescaped = (field: string) =>
     field.replace(/\\(\d{3})/g, (_, octal) => String.fromCharCode(Number.parseInt(octal, 8)));
   return new Set(table.split("\n").map((line) => unescaped(line.split(" ")[4] ?? "")));
@@ -149,11 +157,12 @@ export function checkReplaceable(path: string, output: string, names: readonly s
       if (isFolder(above) === false)
         throw new BnbError(`output ${output} has a file ${above}, where a folder must stand; move it.`);
   }
+  const mounts = mountPoints();
   const walk = (folder: string) => {
     for (const entry of fs.readdirSync(folder, { withFileTypes: true })) {
       if (!entry.isDirectory() || workName.test(entry.name)) continue;
       const inner = join(folder, entry.name);
-      if (isMount(inner))
+      if (isMount(inner, mounts))
         throw new BnbError(`output ${output} has another file system in it, at ${inner}; unmount it.`);
       walk(inner);
     }

@@ -4,6 +4,7 @@ import { randomBytes } from "node:crypto";
 import fs from "node:fs";
 import { basename, dirname, join, relative, resolve } from "node:path";
 import { BnbError } from "../error.ts";
+import { printable } from "../printable.ts";
 import { found, isInside } from "./folder.ts";
 import { clearLeftovers, Journal, removeWork } from "./journal.ts";
 import { type Place, placeOf } from "./plan.ts";
@@ -79,8 +80,9 @@ export class Staging implements Disposable {
     }
     this.journal.close();
     const reason = (cause as Error).message.replace(/\.?$/, ".");
+    const place = `It stays at ${this.path}: move it from there.`;
     return new BnbError(
-      `The result is whole, but could not be put at ${this.target}: ${reason} It stays at ${this.path}: move it from there.`,
+      `The result is whole, but could not be put at ${this.target}: ${reason} ${place}`,
       cause instanceof BnbError ? cause.code : "invalid",
       { cause },
     );
@@ -147,6 +149,8 @@ export class StagedFile implements Disposable {
     // A missing folder is the caller's mistake more often than his wish.
     if (parents.length > 0) fs.statSync(dirname(target));
     this.#staging = new Staging({ path: target, parents: [], home });
+    // There is no report that has room for it.
+    for (const note of this.#staging.notes) process.emitWarning(printable(note));
     this.path = this.#staging.path;
   }
 

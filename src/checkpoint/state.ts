@@ -1,8 +1,11 @@
 // Owns bitsandbytes' state-dict keys: which tensors make up a quantised weight, and how they must agree.
+import { isMap } from "node:util/types";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
+import { Signature } from "../signature.ts";
 import { type SafetensorsDtype, tensorBytes } from "./header.ts";
 import { isObject, parseJson } from "./json.ts";
+import type { StoredMlx } from "./mlx.ts";
 import { dumps, PyFloat, type PyValue } from "./pyjson.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import type { TensorSpec } from "./writer.ts";
@@ -161,7 +164,10 @@ export function stateKey(name: string, quantType: State["quantType"]): string {
 }
 
 /** A quantised weight as a checkpoint holds it: its tensors, found and checked against one another. */
-export type Stored = Stored4bit | StoredBlockwise | StoredInt8;
+export type Stored = StoredOurs | StoredMlx;
+
+/** One whose state stands beside it in bitsandbytes' form. */
+export type StoredOurs = Stored4bit | StoredBlockwise | StoredInt8;
 
 /** A 4-bit weight of a checkpoint: its state, and the tensors that it is made of. */
 export interface Stored4bit extends StoredParts {
@@ -207,8 +213,9 @@ export interface StoredInt8 {
  * @returns by the weight's name
  * @throws BnbError naming the key that is missing, foreign, damaged, or at odds with the others
  */
-export function findQuantized(tensors: ReadonlyMap<string, SafetensorsTensor>): Map<string, Stored> {
-  const found = new Map<string, Stored>();
+export function findQuantized(tensors: ReadonlyMap<string, SafetensorsTensor>): Map<string, StoredOurs> {
+  if (!isMap(tensors)) throw new Signature("findQuantized").wrong("tensors", tensors, "a Map of tensors by name");
+  const found = new Map<string, StoredOurs>();
   for (const key of tensors.keys()) {
     const name = statePattern.exec(key)?.[1];
     if (name !== undefined) {

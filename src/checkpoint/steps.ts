@@ -13,7 +13,7 @@ import type { Step } from "./checkpoint.ts";
 import type { GgufTensor } from "./gguf.ts";
 import type { SafetensorsDtype } from "./header.ts";
 import type { StoredQuantType } from "./huggingface.ts";
-import { ggufPieces, type Pieces, plainPieces, storedPieces } from "./pieces.ts";
+import { ggufPieces, type Pieces, plainPieces, storedPieces, wholePiece } from "./pieces.ts";
 import type { SafetensorsTensor, SafetensorsValues } from "./safetensors.ts";
 import { floatDtypes, type StorageDtype, type Stored, specsBlockwise, specsInt8 } from "./state.ts";
 import { fromStateDict, toStateDict } from "./statedict.ts";
@@ -93,7 +93,9 @@ export function fromStored(stored: Stored, dtype?: FloatDType): Source {
     using q = fromStateDict(stored);
     return dequantizeBlockwise(q, { dtype: to });
   };
-  return { name, shape: stored.state.shape, dtype: to, format, inputBytes, load, pieces: storedPieces(stored, to) };
+  const { shape } = stored.state;
+  const pieces = stored.format === "mlx" ? wholePiece(shape, load) : storedPieces(stored, to);
+  return { name, shape, dtype: to, format, inputBytes, load, pieces };
 }
 
 /** A matrix that is stored by columns, as one by rows, or the other way round. */

@@ -1,4 +1,5 @@
 // Owns the four ways to make a checkpoint from another: quantise it, dequantise it, merge an adapter into it, convert it from GGUF.
+
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { FloatDType } from "../dtype.ts";
@@ -15,6 +16,7 @@ import {
   typeNotes,
   whyStays,
 } from "./advice.ts";
+import { checkPath, checkQuantize, checkTransform, signatures } from "./arguments.ts";
 import { openCheckpoint, type Step, type WriteOptions, writeCheckpoint } from "./checkpoint.ts";
 import { openGguf } from "./gguf.ts";
 import { tokenizerFiles } from "./gguf_tokenizer.ts";
@@ -124,6 +126,8 @@ export interface TransformReport {
  * @throws BnbError if the model is quantised already, or cannot be read; nothing is left at the output then
  */
 export async function quantizeCheckpoint(input: string, options: QuantizeOptions): Promise<TransformReport> {
+  checkPath(signatures.quantizeCheckpoint, input, "input");
+  checkQuantize(signatures.quantizeCheckpoint, options);
   return await quantizeWith(input, options);
 }
 
@@ -173,6 +177,8 @@ async function quantizeWith(input: string, options: QuantizeOptions, merging?: M
  * @throws BnbError naming the key, if a quantisation state is missing, foreign or damaged
  */
 export async function dequantizeCheckpoint(input: string, options: TransformOptions): Promise<TransformReport> {
+  checkPath(signatures.dequantizeCheckpoint, input, "input");
+  checkTransform(signatures.dequantizeCheckpoint, options);
   using checkpoint = openCheckpoint(input);
   const config = readConfig(checkpoint.directory);
   const stored = checkpoint.quantized;
@@ -213,6 +219,9 @@ export async function dequantizeCheckpoint(input: string, options: TransformOpti
  * @throws BnbError naming the option of adapter_config.json that is not supported, or what of the adapter fits no weight
  */
 export async function mergeAdapter(base: string, adapter: string, options: QuantizeOptions): Promise<TransformReport> {
+  checkPath(signatures.mergeAdapter, base, "base");
+  checkPath(signatures.mergeAdapter, adapter, "adapter");
+  checkQuantize(signatures.mergeAdapter, options);
   using opened = openAdapter(adapter);
   const merging = new Merging(opened);
   if (options.quantType !== undefined) return await quantizeWith(base, options, merging);
@@ -245,11 +254,11 @@ export async function mergeAdapter(base: string, adapter: string, options: Quant
 /** Quantises a weight as it was before. @throws BnbError for a codebook of its own */
 function againStep(stored: Stored, source: Source): Step {
   if (stored.format === "int8") return quantizeInt8Step(source, source.dtype);
+  if (stored.format === "blockwise" || stored.format === "mlx") {
+    const whose = stored.format === "mlx" ? "of MLX's" : "of this library's";
+    throw new BnbError(`${stored.name} is in a format ${whose}; dequantise the model, and merge with --quant-type.`);
+  }
   const { blocksize, nested } = stored.state;
-  if (stored.format === "blockwise")
-    throw new BnbError(
-      `${stored.name} is quantised in a form of this library's; dequantise the model, and merge with --quant-type.`,
-    );
   const options = { quantType: stored.format, blocksize, doubleQuant: nested !== undefined };
   return quantizeBlockwiseStep(source, source.dtype, { ...options, scales: "absmax", storage: "uint8" });
 }
@@ -265,6 +274,8 @@ function againStep(stored: Stored, source: Source): Step {
  * ```
  */
 export async function convertGguf(input: string, options: QuantizeOptions): Promise<TransformReport> {
+  checkPath(signatures.convertGguf, input, "input");
+  checkQuantize(signatures.convertGguf, options);
   using model = await openGguf(input);
   const { quantType, dtype = "bfloat16" } = options;
   const sources = model.tensors.map((tensor) => fromGguf(tensor, dtype));
@@ -277,7 +288,7 @@ export async function convertGguf(input: string, options: QuantizeOptions): Prom
   const config = choice ? quantizedConfig(plain, dtype, choice, options) : plain;
   const tokenizer = tokenizerFiles(input, model.metadata);
   const notes = [...model.notes, ...tokenizer.notes];
-  return await write(model, steps, config, choice?.weights.size ?? 0, notes, options, tokenizer.files);
+  return await write(model, steps, config, choice?.weights.size ?? 0, notes, options, { texts: tokenizer.files });
 }
 
 function quantizeStep(source: Source, dtype: FloatDType | undefined, options: QuantizeOptions): Step {
@@ -300,14 +311,21 @@ function quantizedConfig(config: Config, dtype: FloatDType, choice: Choice, opti
   return withQuantization(config, { quantType, doubleQuant, computeDtype, storage, skipModules });
 }
 
-async function write(
+/** What else is written: texts by the names of their files, and metadata of the weights' files. */
+interface Beside {
+  readonly texts?: ReadonlyMap<string, string>;
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
+/** @internal Writes a model's folder, and says what was done. */
+export async function write(
   source: { readonly path: string },
   steps: Step[],
   config: Config | undefined,
   weights: number,
   notes: readonly string[],
   options: TransformOptions,
-  texts: ReadonlyMap<string, string> = new Map(),
+  { texts = new Map(), metadata }: Beside = {},
 ): Promise<TransformReport> {
   const inputBytes = steps.reduce((sum, step) => sum + step.inputBytes, 0);
   const bytes = steps.reduce((sum, { specs }) => sum + specs.reduce((all, spec) => all + specBytes(spec), 0), 0);
@@ -315,7 +333,7 @@ async function write(
     options,
     { input: source.path, bytes },
     async (directory) => {
-      await writeCheckpoint(directory, steps, writeOptions(steps.length, inputBytes, options));
+      await writeCheckpoint(directory, steps, { ...writeOptions(steps.length, inputBytes, options), metadata });
       const outputBytes = bytesIn(directory);
       if (config) writeConfig(directory, config);
       for (const [name, text] of texts) writeText(join(directory, name), text);

@@ -10,6 +10,7 @@ import { inspectCommand } from "./inspect.ts";
 import { mergeCommand } from "./merge.ts";
 import { perplexityCommand } from "./perplexity.ts";
 import { quantizeCommand } from "./quantize.ts";
+import { serveCommand } from "./serve.ts";
 import { tuneCommand } from "./tune.ts";
 import { verifyCommand } from "./verify.ts";
 
@@ -25,6 +26,7 @@ export function commandsOfLibrary(): Command[] {
     mergeCommand,
     inspectCommand,
     verifyCommand,
+    serveCommand,
     benchCommand,
     tuneCommand,
   ];

@@ -32,7 +32,8 @@ function printReport(report: TransformReport, seconds: number): void {
   print(`Wrote ${output} in ${seconds.toFixed(1)} s (${rate}/s).`);
   print(`  ${bytes(inputBytes)} → ${bytes(outputBytes)}, ${(inputBytes / outputBytes).toFixed(2)}×`);
   print(
-    `  ${counted(weights, "weight")} changed, ${counted(kept, "tensor")} kept, ${counted(carried.length, "other file")}`,
+    `  ${counted(weights, "weight")} changed, ${counted(kept, "tensor")} kept, ` +
+      counted(carried.length, "other file"),
   );
   for (const note of notes) print(`  Note: ${note}`);
 }

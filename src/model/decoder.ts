@@ -1,9 +1,9 @@
 // Owns the one decoder: ids of several sequences in, logits out, with their keys and values in a cache.
 import { activate } from "../activate.ts";
-import { scale } from "../add.ts";
 import { KvCache } from "../attention.ts";
 import type { Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
+import { scale } from "../elementwise.ts";
 import { embedding } from "../embedding.ts";
 import { BnbError } from "../error.ts";
 import { joinRows } from "../join.ts";

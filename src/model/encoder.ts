@@ -1,8 +1,8 @@
 // Owns the one encoder: texts in, a vector for each token out, and what becomes of those for a whole text.
 
-import { add } from "../add.ts";
 import type { Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
+import { add } from "../elementwise.ts";
 import { embedding } from "../embedding.ts";
 import { BnbError } from "../error.ts";
 import type { QuantizedTensor } from "../quantized.ts";

@@ -2,6 +2,7 @@
 import { BnbError } from "../error.ts";
 import type { Tensor } from "../tensor.ts";
 import { type Largest, topK } from "../topk.ts";
+import type { Constraint } from "./constraint.ts";
 import type { Segment } from "./decoder.ts";
 import { logprobsOf, Sampler, type SamplingOptions, type TokenLogprob } from "./sample.ts";
 import type { Session } from "./session.ts";
@@ -58,6 +59,7 @@ export class Generation {
   readonly #stream: TextStream | undefined;
   readonly #stops: StopFilter;
   readonly #eos: ReadonlySet<number>;
+  readonly #constraint: Constraint | undefined;
   readonly #maxTokens: number;
   readonly #promptTokens: number;
   readonly #cachedTokens: number;
@@ -73,7 +75,13 @@ export class Generation {
   finishReason: FinishReason | undefined;
 
   /** @throws BnbError if the prompt does not fit, or an option is out of its range */
-  constructor(session: Session, prompt: readonly number[], options: GenerateOptions, tokenizer?: Tokenizer) {
+  constructor(
+    session: Session,
+    prompt: readonly number[],
+    options: GenerateOptions,
+    tokenizer?: Tokenizer,
+    constraint?: Constraint,
+  ) {
     const { maxTokens = 256, stop = [], logprobs = 0, promptLookup = 0 } = options;
     checkCount("maxTokens", maxTokens, 1);
     checkCount("logprobs", logprobs, 0);
@@ -89,6 +97,7 @@ export class Generation {
     this.#sampler = new Sampler(options, "generate");
     this.#stream = tokenizer && new TextStream(tokenizer, prompt);
     this.#stops = new StopFilter(typeof stop === "string" ? [stop] : stop);
+    this.#constraint = constraint;
     this.#eos = new Set(options.ignoreEos ? [] : session.decoder.architecture.tokens.eos);
     this.#maxTokens = Math.min(maxTokens, room);
     // The last token is fed in any case, for its logits.
@@ -116,8 +125,14 @@ export class Generation {
   finish(reason: FinishReason): void {
     if (this.finishReason) return;
     this.finishReason = reason;
+    this.#constraint?.[Symbol.dispose]();
     if (reason !== "stop" || this.#stops.met === undefined)
       this.#text += this.#stops.push(this.#stream?.flush() ?? "") + this.#stops.flush();
+  }
+
+  /** Finds out what the text's form lets follow, while the decoder is at work. */
+  async prepare(): Promise<void> {
+    await this.#constraint?.follow(this.ids);
   }
 
   /** What the decoder is to do for this text next, with at most so many tokens; throws the signal's reason. */
@@ -130,6 +145,11 @@ export class Generation {
     return this.session.segment(fed, !whole ? "none" : this.#guesses.length ? "all" : "last");
   }
 
+  /** How many tokens the decoder has not seen yet, guesses left out. */
+  get waiting(): number {
+    return this.#pending.length;
+  }
+
   /** How many rows of logits the step gave this text. */
   get rows(): number {
     if (this.#feeding < this.#pending.length) return 0;
@@ -138,7 +158,7 @@ export class Generation {
 
   /** How many of the largest logits are enough; undefined: it takes all. */
   get largest(): number | undefined {
-    return this.#options.logprobs === undefined ? this.#sampler.largest : undefined;
+    return this.#options.logprobs === undefined && !this.#constraint ? this.#sampler.largest : undefined;
   }
 
   /** Takes what a step gave: nothing where it fed a part of the prompt, else logits row by row. */
@@ -166,11 +186,16 @@ export class Generation {
     if (!(row instanceof Float32Array)) return this.#sampler.chooseOf(row);
     const { logprobs } = this.#options;
     const seen = this.session.tokens;
-    if (logprobs === undefined) return this.#sampler.choose(row, seen);
-    const id = this.#sampler.choose(row.slice(), seen);
+    if (logprobs === undefined) return this.#sampler.choose(this.#masked(row), seen);
+    const id = this.#sampler.choose(this.#masked(row.slice()), seen);
     const { chosen, top } = logprobsOf(row, id, logprobs);
     this.logprobs.push({ id, logprob: chosen, top });
     return id;
+  }
+
+  #masked(logits: Float32Array): Float32Array {
+    this.#constraint?.mask(logits);
+    return logits;
   }
 
   #write(id: number): void {
@@ -184,7 +209,7 @@ export class Generation {
   /** What followed the last tokens where they stood before: the longest run of them, its latest place. */
   #lookUp(most: number): number[] {
     const count = Math.min(this.#options.promptLookup ?? 0, most, this.#maxTokens - this.ids.length - 1);
-    if (count < 1) return [];
+    if (count < 1 || this.#constraint) return []; // whose form is known for the next token only
     const text = [...this.session.tokens, ...this.#pending];
     for (let run = Math.min(lookupLongest, text.length - 1); run > 0; run--) {
       const last = text.slice(-run);
@@ -200,23 +225,24 @@ function checkCount(name: string, value: number, least: number): void {
   throw new BnbError(`generate: ${name} is ${value}, expected a whole number of at least ${least}.`);
 }
 
-/** Tokens that one step takes in at most: longer prompts go in parts, so that others are not kept waiting. */
-const stepTokens = 512;
+/** Tokens that one step takes in at most, unless fewer are asked for. */
+export const stepTokens = 512;
 
 /** How long a step may keep others waiting, in milliseconds. */
 const turn = 8;
 
 /**
  * One step of any number of texts whose sessions share a cache: prompts are read on, and every text that is through with
- * its own gets its next token. Texts may come and go between steps.
+ * its own gets its next token. Texts may come and go between steps. Long prompts go in parts of `tokens` together, so that
+ * others are not kept waiting.
  *
  * @internal
  */
-export async function step(generations: readonly Generation[]): Promise<void> {
-  const share = Math.max(1, Math.floor(stepTokens / generations.length));
+export async function step(generations: readonly Generation[], tokens = stepTokens): Promise<void> {
   const [first] = generations;
   if (!first) return;
-  const segments = generations.map((generation) => generation.next(share));
+  const segments = segmentsOf(generations, tokens);
+  await Promise.all(generations.map((generation) => generation.prepare()));
   const steps = first.session.decoder.steps(segments, first.session.shared.cache);
   let since = performance.now();
   for (;;) {
@@ -229,6 +255,13 @@ export async function step(generations: readonly Generation[]): Promise<void> {
     await new Promise(setImmediate);
     since = performance.now();
   }
+}
+
+/** What each text is to do: those that write need one token, and the others share what is left for their prompts. */
+function segmentsOf(generations: readonly Generation[], tokens: number): Segment[] {
+  const reading = generations.filter(({ waiting }) => waiting > 1).length;
+  const share = Math.max(1, Math.floor((tokens - (generations.length - reading)) / Math.max(1, reading)));
+  return generations.map((generation) => generation.next(share));
 }
 
 /** Gives each text its rows: the largest logits where that is enough for all, else whole rows. */

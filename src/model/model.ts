@@ -8,6 +8,7 @@ import { Signature } from "../signature.ts";
 import type { Architecture } from "./architecture.ts";
 import { Chat, type ChatOptions } from "./chat.ts";
 import { type JsonObject, readArchitecture } from "./config.ts";
+import { type Constraint, constraintsOf, type TextFormat } from "./constraint.ts";
 import { Decoder } from "./decoder.ts";
 import { Encoder, type EncoderInput } from "./encoder.ts";
 import { jsonOf, textOf, tokenizerOf } from "./folder.ts";
@@ -41,6 +42,8 @@ export interface LoadOptions extends QuantizeOnLoad {
 
 /** Options of {@link Model.generate}. */
 export interface ModelGenerateOptions extends GenerateOptions, SessionOptions {
+  /** What the text must be: JSON, JSON of a schema, or what a grammar derives. */
+  format?: TextFormat | undefined;
   /** Write on in this session, and read only what it does not hold yet; by default one that goes with the text. */
   session?: Session | undefined;
 }
@@ -71,17 +74,17 @@ const batchTokens = 1024;
  * ```
  */
 export class TextGeneration implements AsyncIterable<string> {
-  readonly #make: () => { generation: Generation; done: () => void };
+  readonly #make: () => Promise<{ generation: Generation; done: () => void }>;
   #generation: Generation | undefined;
 
   /** @internal Use `model.generate()`. */
-  constructor(make: () => { generation: Generation; done: () => void }) {
+  constructor(make: () => Promise<{ generation: Generation; done: () => void }>) {
     this.#make = make;
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<string, void, void> {
     if (this.#generation) throw new BnbError("generate: the text has been read already: ask for another.");
-    const { generation, done } = this.#make();
+    const { generation, done } = await this.#make();
     this.#generation = generation;
     try {
       while (!generation.finishReason) {
@@ -209,13 +212,14 @@ export class Model implements Disposable {
    * @throws BnbError, when the text is read, if the prompt does not fit or an option is out of its range
    */
   generate(prompt: string | readonly number[], options: ModelGenerateOptions = {}): TextGeneration {
-    return new TextGeneration(() => {
+    return new TextGeneration(async () => {
+      const constraint = options.format && (await this.constrain(options.format));
       const session = options.session ?? this.session(options);
       const done = () => {
         if (!options.session) session.dispose();
       };
       try {
-        return { generation: this.#generation(session, prompt, options), done };
+        return { generation: this.generation(session, prompt, options, constraint), done };
       } catch (error) {
         done();
         throw error;
@@ -231,7 +235,7 @@ export class Model implements Disposable {
     if (prompts.length === 0) return [];
     const sessions = this.sessions(prompts.length, options);
     try {
-      const generations = prompts.map((prompt, i) => this.#generation(sessions[i]!, prompt, options));
+      const generations = prompts.map((prompt, i) => this.generation(sessions[i]!, prompt, options));
       const texts = prompts.map(() => "");
       for (let live = generations; live.length > 0; live = live.filter(({ finishReason }) => !finishReason))
         await step(live);
@@ -244,9 +248,22 @@ export class Model implements Disposable {
     }
   }
 
-  #generation(session: Session, prompt: string | readonly number[], options: GenerateOptions): Generation {
+  /** @internal A text that grows by steps, with others that share its session's cache. */
+  generation(
+    session: Session,
+    prompt: string | readonly number[],
+    options: GenerateOptions,
+    constraint?: Constraint,
+  ): Generation {
     const ids = typeof prompt === "string" ? this.tokenizer.encode(prompt) : prompt;
-    return new Generation(session, ids, { ...this.defaults, ...defined(options) }, this.#tokenizer);
+    return new Generation(session, ids, { ...this.defaults, ...defined(options) }, this.#tokenizer, constraint);
+  }
+
+  /** @internal A form for one text. @throws BnbError if it can't be understood */
+  async constrain(format: TextFormat): Promise<Constraint> {
+    const { vocabulary, tokens } = this.architecture;
+    const constraints = await constraintsOf(this.tokenizer, vocabulary, tokens.eos);
+    return constraints.start(format);
   }
 
   /** A conversation. @throws BnbError (`unsupported`) for an encoder */

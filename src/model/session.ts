@@ -142,6 +142,13 @@ export class Session implements Disposable {
     return shared;
   }
 
+  /** @internal Takes over the first `length` tokens of another session of the same cache, which need not be read again. */
+  adopt(other: Session, length: number): void {
+    this.#live();
+    if (length > 0) this.shared.cache.write(this.slot, length, other.shared.cache.read(other.slot, length));
+    this.#tokens = other.#tokens.slice(0, length);
+  }
+
   /** The tokens and what the model remembers of them, for {@link restore} by the same model. */
   save(): Uint8Array<ArrayBuffer> {
     this.#live();

@@ -1,8 +1,8 @@
 // Owns the layers of a model and how rows go through them: what the decoder and the encoder share.
 import { activate } from "../activate.ts";
-import { add } from "../add.ts";
 import { type AttentionOptions, attention, type KvCache } from "../attention.ts";
 import type { Device } from "../device.ts";
+import { add } from "../elementwise.ts";
 import { layerNorm } from "../layer_norm.ts";
 import { rmsNorm } from "../rms_norm.ts";
 import { Tensor } from "../tensor.ts";

@@ -1,7 +1,8 @@
 // How gradients add up, dtypes of a pass, and the numbers that new parameters start from.
-import { add } from "../add.ts";
+
 import { deviceOf } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
+import { add } from "../elementwise.ts";
 import { floatDtypes } from "../native.ts";
 import type { Parameter } from "../parameter.ts";
 import { type Shape, sizeOf } from "../shape.ts";

@@ -1,10 +1,11 @@
 // LoRA: a trained product of two thin matrices beside a frozen linear layer.
-import { add, scale } from "../add.ts";
+
 import { adaptedModules, plainName, settingsIn } from "../checkpoint/adapter.ts";
 import { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { tensorSource } from "../checkpoint/statedict.ts";
 import type { TensorSource } from "../checkpoint/writer.ts";
 import type { FloatDType } from "../dtype.ts";
+import { add, scale } from "../elementwise.ts";
 import { linear } from "../matmul.ts";
 import { linearBackward, linearBackwardWeight } from "../matmul_backward.ts";
 import { floatDtypes } from "../native.ts";
@@ -48,6 +49,7 @@ export class Lora extends Layer {
     super();
     const me = signatures.lora;
     const { alpha: given } = me.options(options);
+    if (given !== undefined) me.finite(given, "alpha");
     me.object(base, "base", linearLayers);
     me.tensor(A, "A");
     me.tensor(B, "B");
@@ -100,6 +102,7 @@ export class Lora extends Layer {
   ): Lora {
     const me = signatures.load;
     const { alpha: given } = me.options(options);
+    if (given !== undefined) me.finite(given, "alpha");
     const { device } = me.object(base, "base", linearLayers);
     const { tensors, directory, path } = me.object(checkpoint, "checkpoint", Checkpoint);
     const module = plainName(me.text(name, "name"));
@@ -116,7 +119,7 @@ export class Lora extends Layer {
     if (!a || !b) throw me.fail(`name leads to ${JSON.stringify(name)}, for which ${path} has no lora_A and lora_B.`);
     const [A, B] = [a, b].map((part) => loadDense(me, checkpoint, keyOf(tensors, part), device)) as [Tensor, Tensor];
     const rank = A.shape[0]!;
-    const alpha = given ?? (settings ? settings.scaling(module, rank) * rank : undefined);
+    const alpha = given === undefined ? settings && settings.scaling(module, rank) * rank : given;
     return new Lora(base, A, B, { alpha });
   }
 

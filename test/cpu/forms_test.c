@@ -387,7 +387,7 @@ static void test_dequantize(void) {
 static void check_cast(struct dense x, bnb_dtype dtype) {
     size_t count = x.rows * x.columns;
     void *right = malloc(count * size_of(dtype));
-    struct cast_job job = {x, guarded(count * size_of(dtype), 0), dtype};
+    struct unary_job job = {.x = x, .y = guarded(count * size_of(dtype), 0), .dtype = dtype};
     forms->cast(&job, 0, count / 3);
     forms->cast(&job, count / 3, count);
     for (size_t i = 0; i < count; i++) {
@@ -705,6 +705,7 @@ static void test_matmul_of_odd_numbers(void) {
 }
 
 #include "backward_forms.c"
+#include "elementwise_forms.c"
 #include "int8_forms.c"
 #include "scales_forms.c"
 
@@ -813,6 +814,7 @@ int main(int count, char **arguments) {
     test_scales();
     test_dequantize();
     test_cast();
+    test_elementwise();
     test_optimizer();
     test_matmul();
     test_matmul_at_the_bound();

@@ -49,7 +49,7 @@ static void check_int8_quantize(struct dense x, float threshold) {
 
     EACH(d, dtypes) {
         void *y = guarded(rows * columns * size_of(dtypes[d]), 0), *right = malloc(rows * columns * size_of(dtypes[d]));
-        struct int8_dequantize_job back = {job.codes, columns, stats, y, dtypes[d]};
+        struct int8_dequantize_job back = {.codes = job.codes, .rows = rows, .columns = columns, .stats = stats, .y = y, .dtype = dtypes[d]};
         forms->int8_dequantize(&back, 0, rows);
         for (size_t i = 0; i < rows * columns; i++) {
             put_element(right, dtypes[d], i, int8_weight(job.codes[i], stats[i / columns]));
@@ -164,7 +164,7 @@ static void test_int8_matmul(void) {
         job.outlier_count = count; /* a's codes count there too: the form needs not know that they are zeros */
         check_int8_outputs(job, right);
 
-        struct int8_mm_dequant_job separate = {right, job.to};
+        struct int8_mm_dequant_job separate = {.sums = right, .rows = m, .to = job.to};
         separate.to.y = guarded(m * n * size_of(dtype), 0);
         forms->int8_mm_dequant(&separate, 0, m);
         job.outlier_count = 0;

@@ -1,7 +1,7 @@
 // What holds on a GPU with memory of its own: `bun test ./test/drivers/discrete.ts` with its environment.
 import { dlopen } from "bun:ffi";
 import { describe, expect, test } from "bun:test";
-import { add } from "../../src/add.ts";
+import { add } from "../../src/elementwise.ts";
 import { BnbError, Device, matmul4bit, quantize4bit, Tensor } from "../../src/index.ts";
 import { wave } from "../cases.ts";
 

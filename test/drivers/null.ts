@@ -1,6 +1,6 @@
 // What holds on a device that launches nothing and shares nothing: `bun test ./test/drivers/null.ts` with its environment.
 import { describe, expect, test } from "bun:test";
-import { add } from "../../src/add.ts";
+import { add } from "../../src/elementwise.ts";
 import { BnbError, Device, type DeviceKind, matmul4bit, quantize4bit, Tensor } from "../../src/index.ts";
 import { wave } from "../cases.ts";
 

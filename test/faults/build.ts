@@ -61,7 +61,7 @@ function entryRow(declaration: Declaration): string {
   const { name, parameters } = declaration;
   const rows = parameters.length ? `{${parameters.map(parameterRow).join(", ")}}` : "{}";
   const frees = name.endsWith("_free");
-  const views = ["bnb_tensor_reshape", "bnb_quantized_from", "bnb_quantized_part"].includes(name);
+  const views = ["bnb_tensor_reshape", "bnb_tensor_slice", "bnb_quantized_from", "bnb_quantized_part"].includes(name);
   return `    {"${name}", valid_${name}, ${returnKind(declaration)}, ${parameters.length}, ${rows}, ${frees}, ${views}},`;
 }
 

@@ -77,13 +77,13 @@ describe("a model that is being written", () => {
     expect(killed).toBeGreaterThan(15);
     expect(full).toBeGreaterThan(10);
     expect(Object.keys(states).sort()).toEqual(["absent", "fp4", "nf4"]);
-  });
+  }, 300_000);
 
   test("is one process's, whenever another writes to the same place", async () => {
     const { pairs, outcomes } = await twoWriters(folder("two-writers"), 17);
     expect(pairs).toBeGreaterThan(8);
     expect(outcomes["the first"]).toBeGreaterThan(5);
-  });
+  }, 300_000);
 
   test("survives a power cut after any change of the disk, as do the user's files", async () => {
     const { cuts, disks, states } = await powerCuts(folder("power"), seed, 2);
@@ -91,7 +91,7 @@ describe("a model that is being written", () => {
     expect(disks).toBeGreaterThan(200);
     expect(states.nf4).toBeGreaterThan(10);
     expect(states.fp4).toBeGreaterThan(100);
-  });
+  }, 300_000);
 
   test.skipIf(!canMount())("on a disk that is full, leaves nothing, and says which file", async () => {
     const { error, left } = await quantizeOnto(folder("disk"), 80);
@@ -112,7 +112,7 @@ test("nothing that a terminal would obey comes out of any command", async () => 
   await attackTerminal(folder("terminal"), attacks.join(""), report);
   expect(report.runs).toBeGreaterThan(40);
   expect(report.characters).toBeGreaterThan(10_000);
-});
+}, 300_000);
 
 test("each command takes at most twice its file's size of memory", async () => {
   const report = await memory(folder("memory"));
@@ -123,7 +123,7 @@ test("each command takes at most twice its file's size of memory", async () => {
     "convert",
   ]);
   for (const [native] of Object.values(report)) expect(native).toBeLessThan(1);
-});
+}, 300_000);
 
 describe("lifetimes", () => {
   test("a million tensors made and disposed of leave nothing", async () => {

@@ -7,7 +7,7 @@ import { packState, specsBlockwise, stateKey } from "../../src/checkpoint/state.
 import { convertGguf, dequantizeCheckpoint, quantizeCheckpoint } from "../../src/checkpoint/transform.ts";
 import { type TensorSource, writeSafetensors } from "../../src/checkpoint/writer.ts";
 import { Codebook, currentDevice } from "../../src/index.ts";
-import { ggufFile, llamaGgufMetadata } from "../models.ts";
+import { f32, ggufFile, llamaGgufMetadata } from "../models.ts";
 
 /**
  * Models of one matrix, to be looked through, and of many, to be written from: there is one in memory at a time, which
@@ -98,11 +98,31 @@ async function make(folder: string): Promise<void> {
     const many = Array.from({ length: count }, (_, layer) => tensors(layer, rowsOfMany)).flat();
     await writeSafetensors(join(folder, `${format}-many`, "model.safetensors"), many);
   }
-  const [rows, elements] = [rowsOfMany, rowsOfMany * columns];
-  const q8 = (name: string) => ({ name, shape: [rows, columns], type: 8, data: new Uint8Array((elements / 32) * 34) });
-  const layers = Array.from({ length: count }, (_, layer) => q8(`blk.${layer}.ffn_up.weight`));
-  const metadata = { ...llamaGgufMetadata, "llama.block_count": count };
-  writeFileSync(join(folder, "model.gguf"), ggufFile(metadata, [q8("token_embd.weight"), ...layers]));
+  writeFileSync(join(folder, "model.gguf"), gguf());
+}
+
+/** A llama of three layers in Q8_0. */
+function gguf(): Uint8Array {
+  const [layers, hidden, inner] = [3, 1024, 2048];
+  const q8 = (name: string, rows: number, columns: number) => {
+    return { name, shape: [rows, columns], type: 8, data: new Uint8Array((rows * columns * 34) / 32) };
+  };
+  const layer = (prefix: string) => [
+    ...["attn_norm", "ffn_norm"].map((stem) => f32(`${prefix}.${stem}.weight`, [hidden])),
+    ...["attn_q", "attn_k", "attn_v", "attn_output"].map((stem) => q8(`${prefix}.${stem}.weight`, hidden, hidden)),
+    ...["ffn_gate", "ffn_up"].map((stem) => q8(`${prefix}.${stem}.weight`, inner, hidden)),
+    q8(`${prefix}.ffn_down.weight`, hidden, inner),
+  ];
+  const all = Array.from({ length: layers }, (_, number) => layer(`blk.${number}`)).flat();
+  const metadata = {
+    ...llamaGgufMetadata,
+    "llama.block_count": layers,
+    "llama.embedding_length": hidden,
+    "llama.feed_forward_length": inner,
+    "llama.attention.head_count": 16,
+    "llama.attention.head_count_kv": 16,
+  };
+  return ggufFile(metadata, [q8("token_embd.weight", 64, hidden), f32("output_norm.weight", [hidden]), ...all]);
 }
 
 function sizeOf(path: string): number {

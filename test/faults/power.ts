@@ -2,6 +2,7 @@
 // that on a real disk, and sees that a model is there and every file of the user's.
 import fs from "node:fs";
 import { basename, dirname, join } from "node:path";
+import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
 import type { Change } from "./hook.ts";
 import { expectThat, prepare, run, stateOf } from "./interrupted.ts";
 import { Random } from "./random.ts";
@@ -172,25 +173,27 @@ export interface PowerReport {
 /** Files of the user's in the folder that is written to. */
 const mine = ["mine.txt", "onnx/mine.txt", "sub/deep/mine.txt"];
 
+/** What is written, and onto what: a folder onto nothing, over another, over one that can't be exchanged; a file. */
+const kinds = [
+  { over: false, moves: false, file: false, allowed: ["absent", "nf4"] },
+  { over: true, moves: false, file: false, allowed: ["fp4", "nf4"] },
+  { over: true, moves: true, file: false, allowed: ["fp4", "nf4", "nothing to load"] },
+  { over: true, moves: false, file: true, allowed: ["fp4", "a new file"] },
+] as const;
+
+type Kind = (typeof kinds)[number];
+
 /**
- * Cuts the power after every change of a run: onto nothing, over another model, and where folders can't be exchanged.
+ * Cuts the power after every change of a run: onto nothing, over another model, where folders can't be exchanged, and
+ * where one file replaces another.
  *
- * @param random how many random choices of what was not forced are tried a cut, beside all, nothing, names only and data only
+ * @param random how many random choices of what was not forced are tried a cut, beside all, nothing, names only and
+ *   data only
  */
 export async function powerCuts(folder: string, seed: number, random: number): Promise<PowerReport> {
   const report: PowerReport = { cuts: 0, disks: 0, states: {} };
-  for (const [over, moves] of [
-    [false, false],
-    [true, false],
-    [true, true],
-  ] as const)
-    await cutRun(folder, { over, moves }, new Random(seed), random, report);
+  for (const kind of kinds) await cutRun(folder, kind, new Random(seed), random, report);
   return report;
-}
-
-interface Kind {
-  readonly over: boolean;
-  readonly moves: boolean;
 }
 
 async function cutRun(folder: string, kind: Kind, random: Random, times: number, report: PowerReport): Promise<void> {
@@ -203,7 +206,7 @@ async function cutRun(folder: string, kind: Kind, random: Random, times: number,
     }
   const snapshot = listed(out);
   const log = join(folder, "changes");
-  const { error } = run({ ...job, moves: kind.moves, record: log });
+  const { error } = run({ ...job, moves: kind.moves, file: kind.file, record: log });
   expectThat(error === undefined, `the run that is recorded failed: ${error}`);
   const history = new History(out, JSON.parse(fs.readFileSync(log, "utf8")), snapshot);
   const seen = new Set<string>();
@@ -235,16 +238,25 @@ async function cutRun(folder: string, kind: Kind, random: Random, times: number,
   }
 }
 
-async function look(output: string, { over, moves }: Kind, where: string): Promise<string> {
-  const state = await stateOf(output).catch((error: Error) => error.message);
-  const allowed = moves ? ["fp4", "nf4", "nothing to load"] : over ? ["fp4", "nf4"] : ["absent", "nf4"];
-  expectThat(allowed.includes(state), `${where}: the output is ${state}, expected ${allowed.join(" or ")}`);
+async function look(output: string, { over, file, allowed }: Kind, where: string): Promise<string> {
+  const isNew = file && fs.readFileSync(join(output, "model.safetensors")).includes("a new file");
+  const state = isNew ? newFile(output) : await stateOf(output).catch((error: Error) => error.message);
+  expectThat(
+    (allowed as readonly string[]).includes(state),
+    `${where}: the output is ${state}, expected ${allowed.join(" or ")}`,
+  );
   if (over)
     for (const name of mine) {
       const path = join(output, name);
       expectThat(fs.existsSync(path) && fs.readFileSync(path, "utf8") === name, `${where}: ${name} is gone`);
     }
   return state;
+}
+
+/** The file that quantize.ts writes in the place of a model's, if it is whole. */
+function newFile(output: string): string {
+  using file = openSafetensors(join(output, "model.safetensors"));
+  return file.tensor("a new file").bytes.every((byte) => byte === 7) ? "a new file" : "a new file with other data";
 }
 
 /** Everything below a folder, what is in a folder after it. */

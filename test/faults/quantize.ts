@@ -2,8 +2,9 @@
 // where the job is JSON. Prints JSON: the error's message, if there was one, what lies in the output's parent after it,
 // and how many calls there were.
 import fs from "node:fs";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import { quantizeCheckpoint } from "../../src/checkpoint/transform.ts";
+import { writeSafetensors } from "../../src/checkpoint/writer.ts";
 import { BnbError } from "../../src/error.ts";
 import { libc } from "../../src/libc.ts";
 import { needRoom, onCalls, record } from "./hook.ts";
@@ -15,6 +16,8 @@ export interface Job {
   readonly force?: boolean;
   /** Whether the file system is to lack the exchange of folders. */
   readonly moves?: boolean;
+  /** Whether only the file of the output's weights is to be written anew. */
+  readonly file?: boolean;
   /** What happens at the call of this number: a kill, a full disk, or another job from its beginning to its end. */
   readonly at?: number;
   readonly action?: "kill" | "full" | "other";
@@ -53,8 +56,11 @@ function disturb(name: string): void {
 
 try {
   const { quantType = "nf4", force = true } = job;
+  const bytes = new Uint8Array(1000).fill(7);
+  const tensor = { name: "a new file", dtype: "U8" as const, shape: [bytes.length], bytes };
+  if (job.file) await writeSafetensors(join(job.output, "model.safetensors"), [tensor]);
   // Small shards, so that there are many files to be caught between.
-  await quantizeCheckpoint(job.input, { output: job.output, quantType, shardBytes: 30_000, force });
+  else await quantizeCheckpoint(job.input, { output: job.output, quantType, shardBytes: 30_000, force });
 } catch (cause) {
   if (!(cause instanceof BnbError || (cause instanceof Error && "syscall" in cause))) throw cause;
   error = cause.message;

@@ -94,7 +94,7 @@ function count(lines: readonly string[]): Loop {
   const of = (pattern: RegExp) => words.filter((word) => pattern.test(word)).length;
   const lookups = of(/^ds_(read|load)/) + of(/^ds_read2/); // one that reads two places is two elsewhere
   return {
-    instructions: of(/^v_/) - of(/^v_(mov|readfirstlane)/) + lookups + of(/^(across|multiply)$/),
+    instructions: of(/^v_/) - of(/^v_(mov|readfirstlane)/) + lookups + of(/^(across|multiply|function)$/),
     shifts: of(/^v_(lshl|lshr|ashr|bfe|and_or|alignb|perm)/),
     lookups,
     products: of(/^multiply$/),

@@ -18,10 +18,17 @@ describe.each(runs)("cast, $mode, seed $seed", (run) => {
       const special = [0, -0, 65504, -65520, 1e-7, 3e38, 1.00390625, Number.POSITIVE_INFINITY];
       const x = store([...special, ...normal(count, count)].slice(-count), from);
       const y = store(new Float32Array(count), to);
-      const constants = [Store[from], Store[to]];
+      const constants = [0, Store[from], Store[to]]; // UNARY_COPY
       launch({
         ...run,
-        ...{ family: "cast", kernel: "cast", constants, args: wide(count), buffers: [x, y], grid: [2, 1, 1] },
+        ...{
+          family: "elementwise",
+          kernel: "unary",
+          constants,
+          args: [...wide(count), 0],
+          buffers: [x, y],
+          grid: [2, 1, 1],
+        },
         group: 256,
       });
       expect(bytesOf(y)).toEqual(bytesOf(store(load(x, from), to)));
@@ -31,10 +38,18 @@ describe.each(runs)("cast, $mode, seed $seed", (run) => {
   test("a NaN stays a NaN", () => {
     const x = Uint32Array.of(0x7fc00000, 0xff800001, 0x7fffffff);
     const y = new Uint16Array(3);
-    const constants = [Store.float32, Store.bfloat16];
+    const constants = [0, Store.float32, Store.bfloat16];
     launch({
       ...run,
-      ...{ family: "cast", kernel: "cast", constants, args: wide(3), buffers: [x, y], grid: [1, 1, 1], group: 256 },
+      ...{
+        family: "elementwise",
+        kernel: "unary",
+        constants,
+        args: [...wide(3), 0],
+        buffers: [x, y],
+        grid: [1, 1, 1],
+        group: 256,
+      },
     });
     expect([...load(y, "bfloat16")].every(Number.isNaN)).toBe(true);
   });
@@ -177,7 +192,8 @@ describe.each(runs)("dequantize, $mode, seed $seed", (run) => {
         ...run,
         family: "dequantize",
         kernel: "dequantize",
-        constants: [Store.codes(bits), Store[dtype], coded.nested],
+        constants: [Store.codes(bits), Store[dtype], coded.nested, 0],
+        spare: 2,
         args: [...wide(count), ...coded.args],
         buffers: [...coded.buffers, y],
         grid: [2, 1, 1],
@@ -280,7 +296,8 @@ describe.each(runs)("matmul_vector, $mode, seed $seed", (run) => {
             ...run,
             family: "matmul_vector",
             kernel: wide ? "matmul_vector_1_wide" : `matmul_vector_${vectors}`,
-            constants: [...p.constants, pairs],
+            constants: [...p.constants, pairs, 0],
+            spare: 2,
             args: [m, n, k, k, ...p.scales],
             buffers: [p.x, ...p.weight, p.offsets, p.y],
             grid: [Math.ceil(n / (wide ? 32 : 16)), Math.ceil(m / vectors), 1],
@@ -314,7 +331,8 @@ describe.each(runs)("matmul_tile, $mode, seed $seed", (run) => {
         ...run,
         family: "matmul_tile",
         kernel: `matmul_tile_${side}`,
-        constants: [x!, weight!, nested!, whole!, parts === 1 ? +bias : 0, parts === 1 ? x! : Store.float32],
+        constants: [x!, weight!, nested!, whole!, parts === 1 ? +bias : 0, parts === 1 ? x! : Store.float32, 0],
+        spare: 2,
         args: [m, n, k, split, ...p.scales],
         buffers: [p.x, ...p.weight, p.offsets, y],
         grid: [Math.ceil(n / (side === 16 ? 64 : side)), Math.ceil(m / side), parts],

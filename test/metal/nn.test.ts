@@ -70,7 +70,8 @@ describe.each(runs)("matmul_backward, $mode, seed $seed", (run) => {
         ...run,
         family: "matmul_backward",
         kernel: `matmul_backward_${side}`,
-        constants: [...constants, parts === 1 ? Store[to] : Store.float32],
+        constants: [...constants, parts === 1 ? Store[to] : Store.float32, 0],
+        spare: 2,
         args: [m, n, k, split, ...w.args],
         buffers: [a, ...w.buffers, result],
         grid: [Math.ceil(k / side), Math.ceil(m / side), parts],
@@ -104,7 +105,8 @@ describe.each(runs)("embedding, $mode, seed $seed", (run) => {
         ...run,
         family: "embedding",
         kernel: "embedding",
-        constants: [w.stored, w.nested, w.whole, Store[to]],
+        constants: [w.stored, w.nested, w.whole, Store[to], 0],
+        spare: 2,
         args: [...wide(6), columns, ...w.args],
         buffers: [indices, ...w.buffers, y],
         grid: [2, 1, 1],
@@ -189,24 +191,75 @@ describe.each(runs)("layer_norm, $mode, seed $seed", (run) => {
   });
 });
 
-describe.each(runs)("add, $mode, seed $seed", (run) => {
-  const cases = floatDTypes.flatMap((a) => floatDTypes.flatMap((b) => [true, false].map((both) => ({ a, b, both }))));
-  test.each(cases)("$a + $b, both $both", ({ a, b, both }) => {
-    const factor = Math.fround(-0.3);
-    for (const count of [1, 8, 4099]) {
-      const [left, right] = [store(normal(count, 1), a), store(normal(count, 2), b)];
-      const y = store(new Float32Array(count), a);
+describe.each(runs)("element by element, $mode, seed $seed", (run) => {
+  const factor = Math.fround(-0.3);
+  const bits = new Uint32Array(Float32Array.of(factor).buffer)[0]!;
+  const grid = { grid: [2, 1, 1] as [number, number, number], group: 256 };
+  const pairs = floatDTypes.flatMap((a) => floatDTypes.map((b) => ({ a, b })));
+
+  test.each(pairs)("$a and $b: sums and products", ({ a, b }) => {
+    for (const count of [1, 8, 4099])
+      for (const kind of [0, 1]) {
+        const [left, right] = [store(normal(count, 1), a), store(normal(count, 2), b)];
+        const y = store(new Float32Array(count), a);
+        const constants = [kind, Store[a], Store[b]];
+        const buffers = [left, right, y];
+        launch({
+          ...run,
+          family: "elementwise",
+          kernel: "binary",
+          constants,
+          args: [...wide(count), bits],
+          buffers,
+          ...grid,
+        });
+        const [first, second] = [load(left, a), load(right, b)];
+        const scaled = second.map((value) => factor * value);
+        const want = first.map((value, i) => (kind === 0 ? value + scaled[i]! : value * second[i]!));
+        expect(bytesOf(y)).toEqual(bytesOf(store(want, a)));
+      }
+  });
+
+  test.each(floatDTypes)("%s: multiples, and powers of e", (dtype) => {
+    for (const count of [1, 8, 4099])
+      for (const kind of [1, 2]) {
+        const x = store(normal(count, 3), dtype);
+        const y = store(new Float32Array(count), dtype);
+        const constants = [kind, Store[dtype], Store[dtype]];
+        const args = [...wide(count), bits];
+        launch({ ...run, family: "elementwise", kernel: "unary", constants, args, buffers: [x, y], ...grid });
+        const want = load(x, dtype).map((value) => (kind === 1 ? factor * value : Math.exp(value)));
+        if (kind === 1) expect(bytesOf(y)).toEqual(bytesOf(store(want, dtype)));
+        else expectClose(y, dtype, want, want);
+      }
+  });
+
+  test.each(floatDTypes)("%s: softmax", (dtype) => {
+    for (const [rows, columns] of [
+      [1, 1],
+      [3, 31],
+      [2, 256],
+      [2, 1000],
+    ] as const) {
+      const x = store(normal(rows * columns, 4, 5), dtype);
+      const y = store(new Float32Array(rows * columns), dtype);
+      const shape = { grid: [rows, 1, 1] as [number, number, number], group: 256 };
       launch({
         ...run,
-        ...{ family: "add", kernel: "add", constants: [Store[a], Store[b], +both] },
-        args: [...wide(count), new Uint32Array(Float32Array.of(factor).buffer)[0]!],
-        buffers: [left, right, y],
-        grid: [2, 1, 1],
-        group: 256,
+        family: "softmax",
+        kernel: "softmax",
+        constants: [Store[dtype]],
+        args: [columns],
+        buffers: [x, y],
+        ...shape,
       });
-      const products = load(right, b).map((value) => factor * value);
-      const sums = both ? load(left, a).map((value, i) => value + products[i]!) : products;
-      expect(bytesOf(y)).toEqual(bytesOf(store(sums, a)));
+      const values = load(x, dtype);
+      const want = values.map((_, i) => {
+        const row = values.subarray(i - (i % columns), i - (i % columns) + columns);
+        const top = Math.max(...row);
+        return Math.exp(values[i]! - top) / row.reduce((sum, value) => sum + Math.exp(value - top), 0);
+      });
+      expectClose(y, dtype, want, want);
     }
   });
 });

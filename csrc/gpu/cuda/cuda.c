@@ -147,27 +147,60 @@ static bnb_status check(const struct launch *launch) {
     return BNB_OK;
 }
 
-static CUresult enqueue(struct gpu *gpu, const struct pipeline *pipeline, const struct launch *launch) {
+/* Whether the launch may begin while the last one ends. What it reads before it waits, a weight, must be older than the last
+ * launch that began by itself: from that one on launches may be under way. */
+static bool may_overlap(const struct gpu *gpu, const struct launch *launch) {
+    enum { FIRST_EARLY = 1, LAST_EARLY = 5 }; /* bindings of a product: x comes before, bias and y behind */
+    for (uint32_t i = FIRST_EARLY; i <= LAST_EARLY; i++) {
+        const struct memory *memory = launch->bindings[i].memory;
+        if (memory && memory->written >= gpu->last_whole) return false;
+    }
+    return true;
+}
+
+static void note_writes(struct gpu *gpu, const struct launch *launch, bool overlaps) {
+    gpu->launches++;
+    if (!overlaps) gpu->last_whole = gpu->launches;
+    for (uint32_t i = 0; i < launch->binding_count; i++) {
+        struct memory *memory = launch->bindings[i].memory;
+        if (memory && launch->bindings[i].access & WRITES) memory->written = gpu->launches;
+    }
+}
+
+static CUresult enqueue(struct gpu *gpu, const struct kernel *kernel, const struct pipeline *pipeline, const struct launch *launch) {
+    bool        overlaps = kernel->overlaps && may_overlap(gpu, launch);
     CUdeviceptr at[MAX_BINDINGS] = {};
     void       *parameters[MAX_BINDINGS + 1];
     uint32_t    count = 0;
     if (launch->args_bytes) parameters[count++] = (void *)launch->args;
     for (uint32_t i = 0; i < MAX_BINDINGS; i++) { /* a kernel takes as many as it has */
         const struct memory *memory = i < launch->binding_count ? launch->bindings[i].memory : NULL;
-        if (memory) at[i] = memory->at + launch->bindings[i].offset;
+        if (memory && launch->bindings[i].access != UNUSED) at[i] = memory->at + launch->bindings[i].offset;
         parameters[count++] = &at[i];
     }
-    return libcuda.cuLaunchKernel(pipeline->function, launch->groups[0], launch->groups[1], launch->groups[2], launch->threads, 1, 1,
-                                  launch->shared_bytes, gpu->stream, parameters, NULL);
+    note_writes(gpu, launch, overlaps);
+    if (!overlaps)
+        return libcuda.cuLaunchKernel(pipeline->function, launch->groups[0], launch->groups[1], launch->groups[2], launch->threads, 1, 1,
+                                      launch->shared_bytes, gpu->stream, parameters, NULL);
+    struct launch_attribute attribute = {.id = LAUNCH_PROGRAMMATIC, .value.allowed = 1};
+    struct launch_config    config = {
+        .groups = {launch->groups[0], launch->groups[1], launch->groups[2]},
+        .threads = {launch->threads, 1, 1},
+        .shared_bytes = launch->shared_bytes,
+        .stream = gpu->stream,
+        .attributes = &attribute,
+        .attribute_count = 1,
+    };
+    return libcuda.cuLaunchKernelEx(&config, pipeline->function, parameters, NULL);
 }
 
 static bnb_status launch_on(struct gpu *gpu, const struct launch *launch) {
-    struct kernel *kernel = ptx_find(launch->family, launch->kernel);
+    struct kernel *kernel = ptx_find(gpu, launch->family, launch->kernel);
     if (!kernel) return fail(BNB_UNSUPPORTED, "this build of the library has no kernel %s of %s for CUDA", launch->kernel, launch->family);
     const struct pipeline *pipeline = ptx_pipeline(gpu, kernel, launch);
     if (!pipeline) return bnb_last_status();
     if (cuda_profiling) profile_begin(gpu);
-    CUresult result = enqueue(gpu, pipeline, launch);
+    CUresult result = enqueue(gpu, kernel, pipeline, launch);
     if (result == CUDA_ERROR_OUT_OF_RESOURCES)
         return fail(BNB_UNSUPPORTED, "%s: %s lacks the registers or the shared memory for %u threads in a group", launch->kernel, gpu->name,
                     launch->threads);
@@ -176,10 +209,12 @@ static bnb_status launch_on(struct gpu *gpu, const struct launch *launch) {
     return BNB_OK;
 }
 
-bnb_status cuda_launch(void *on, const struct launch *launch) {
-    bnb_status status = check(launch);
+bnb_status cuda_launch(void *on, const struct launch *given) {
+    bnb_status status = check(given);
     if (status != BNB_OK) return status;
-    status = cuda_enter(on) ? launch_on(on, launch) : bnb_last_status();
+    struct launch launch = *given;
+    cuda_replace(&launch);
+    status = cuda_enter(on) ? launch_on(on, &launch) : bnb_last_status();
     cuda_leave();
     return status;
 }

@@ -29,6 +29,8 @@ struct gpu {
     int          shared_most; /* bytes of shared memory that a threadgroup can have */
     int          driver_version;
     size_t       total;     /* bytes */
+    uint64_t     launches;  /* so far */
+    uint64_t     last_whole; /* the last that began when all before it were done */
     char         lost[512]; /* why its context and all its memory are gone; empty while they are not */
     struct stage {          /* pinned memory on the way between host and device, made for the first large copy */
         void   *memory;
@@ -40,6 +42,7 @@ struct gpu {
 struct memory {
     CUdeviceptr at;
     size_t      bytes;
+    uint64_t    written; /* by which launch last */
 };
 
 extern bool cuda_profiling; /* BNB_PROFILE=1 */
@@ -53,6 +56,7 @@ bnb_status cuda_failed(struct gpu *gpu, CUresult result, const char *what);
 
 bnb_status cuda_launch(void *gpu, const struct launch *launch);
 bnb_status cuda_serve(void *gpu, const struct launch *whole);
+void       cuda_replace(struct launch *launch); /* a portable kernel by one of cuda/ that takes the same, where there is one */
 
 /* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -76,8 +80,11 @@ struct pipeline {
 
 /* A text of the pack. */
 struct kernel {
-    const char      *family, *name, *architecture, *text; /* the first three end at a blank */
+    const char      *family, *name, *text; /* the first two end at a blank */
     size_t           bytes;
+    int              capability; /* that it is compiled for, */
+    bool             exactly;    /* and for no other */
+    bool             overlaps;   /* begins by what was there before the last launch, and waits for that */
     struct pipeline *pipelines;
     struct kernel   *next;
     struct profile {
@@ -87,7 +94,7 @@ struct kernel {
 };
 
 bool             ptx_open(void); /* false where this build of the library holds none */
-struct kernel   *ptx_find(const char *family, const char *name); /* NULL where there is none */
+struct kernel   *ptx_find(const struct gpu *gpu, const char *family, const char *name); /* NULL where there is none */
 struct pipeline *ptx_pipeline(struct gpu *gpu, struct kernel *kernel, const struct launch *launch); /* NULL and an error */
 void             ptx_profile(void); /* prints the table of profiles to stderr */
 

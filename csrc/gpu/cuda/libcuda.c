@@ -66,8 +66,10 @@ static const char *find_functions(void *library) {
     *(void **)&libcuda.name = dlsym(library, #name);                                                                   \
     if (!libcuda.name && !missing) missing = #name;
     CUDA_FUNCTIONS(FIND)
+    const char *needed = missing;
+    CUDA_FURTHER_FUNCTIONS(FIND)
 #undef FIND
-    return missing;
+    return needed;
 }
 
 /* ── Starting ───────────────────────────────────────────────────────────────────────────────────────────────────── */

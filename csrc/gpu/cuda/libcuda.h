@@ -50,6 +50,23 @@ enum {
     EVENT_NO_TIMING           = 2,
     JIT_ERROR_LOG             = 5,
     JIT_ERROR_LOG_BYTES       = 6,
+    LAUNCH_PROGRAMMATIC       = 6, /* an attribute: may begin while the launch before it ends */
+};
+
+struct launch_attribute {
+    int  id;
+    char padding[4];
+    union {
+        char room[64];
+        int  allowed;
+    } value;
+};
+
+struct launch_config {
+    unsigned                 groups[3], threads[3], shared_bytes;
+    CUstream                 stream;
+    struct launch_attribute *attributes;
+    unsigned                 attribute_count;
 };
 
 /* CUDA(name, parameters). The names are the versioned ones that cuda.h's macros stand for. */
@@ -91,10 +108,15 @@ enum {
                           unsigned threads_x, unsigned threads_y, unsigned threads_z, unsigned shared_bytes,           \
                           CUstream stream, void **parameters, void **extra))
 
+/* What a driver may lack: NULL then. CUDA 12.0 brought it. */
+#define CUDA_FURTHER_FUNCTIONS(CUDA)                                                                                   \
+    CUDA(cuLaunchKernelEx, (const struct launch_config *config, CUfunction function, void **parameters, void **extra))
+
 /* The functions, found once by libcuda_load. */
 extern struct libcuda {
 #define CUDA_POINTER(name, parameters) CUresult(*name) parameters;
     CUDA_FUNCTIONS(CUDA_POINTER)
+    CUDA_FURTHER_FUNCTIONS(CUDA_POINTER)
 #undef CUDA_POINTER
 } libcuda;
 

@@ -37,10 +37,16 @@ static bool is_word(const char *at, const char *word) {
     return !strncmp(at, word, length) && at[length] == ' ';
 }
 
-struct kernel *ptx_find(const char *family, const char *name) {
-    for (struct kernel *kernel = kernels[hash_of(name) % BUCKETS_OF_KERNELS]; kernel; kernel = kernel->next)
-        if (is_word(kernel->name, name) && is_word(kernel->family, family)) return kernel;
-    return NULL;
+/* Of several texts of a kernel, the one for the GPU's own architecture or the nearest before it. */
+struct kernel *ptx_find(const struct gpu *gpu, const char *family, const char *name) {
+    struct kernel *best = NULL;
+    for (struct kernel *kernel = kernels[hash_of(name) % BUCKETS_OF_KERNELS]; kernel; kernel = kernel->next) {
+        bool fits = kernel->exactly ? gpu->capability == kernel->capability : gpu->capability >= kernel->capability;
+        if (!fits || !is_word(kernel->name, name) || !is_word(kernel->family, family)) continue;
+        if (kernel->overlaps && !libcuda.cuLaunchKernelEx) continue;
+        if (!best || kernel->capability > best->capability) best = kernel;
+    }
+    return best;
 }
 
 /* The word after the one at `at`, on the same line. */
@@ -62,7 +68,11 @@ static const char *add_kernel(const char *at, const char *end) {
     struct kernel *kernel = calloc(1, sizeof *kernel);
     if (!kernel) return NULL;
     struct kernel **bucket = &kernels[hash_of(name) % BUCKETS_OF_KERNELS];
-    *kernel = (struct kernel){.family = family, .name = name, .architecture = architecture, .text = line_end + 1, .bytes = bytes, .next = *bucket};
+    int length = 0;
+    *kernel = (struct kernel){.family = family, .name = name, .text = line_end + 1, .bytes = bytes, .next = *bucket};
+    if (sscanf(architecture, "sm_%d%n", &kernel->capability, &length) != 1) return NULL;
+    kernel->exactly = architecture[length] == 'a';
+    kernel->overlaps = kernel->capability == 90 && !kernel->exactly;
     *bucket = kernel;
     return kernel->text + bytes;
 }

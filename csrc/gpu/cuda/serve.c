@@ -31,12 +31,13 @@ struct product {
 struct tile {
     const char *family, *kernel;
     uint32_t    rows, columns, threads, shared;
+    uint32_t    groups; /* that a multiprocessor runs at once */
 };
 
 /* Into how many parts a sum is split, so that the tiles fill the GPU: not below 512 products a part. */
 static uint32_t splits_of(const struct gpu *gpu, const struct tile *tile, uint32_t m, uint32_t n, uint32_t k) {
     size_t tiles = ceil_div(m, tile->rows) * ceil_div(n, tile->columns);
-    size_t splits = (size_t)gpu->multiprocessors / tiles, most = k / 512;
+    size_t splits = (size_t)gpu->multiprocessors * tile->groups / tiles, most = k / 512;
     if (splits > most) splits = most;
     if (splits > 16) splits = 16;
     return splits > 1 ? (uint32_t)splits : 1;
@@ -82,7 +83,8 @@ static bool takes_codes(const struct product *p) {
     if (p->whole->constants[OF_W] != STORE_CODE4 || shift < 5 || shift > 31 || k % 32) return false;
     uint32_t scales = p->whole->constants[OF_SCALES];
     if ((scales != SCALES_F32 && scales != SCALES_NESTED) || p->whole->constants[OF_OFFSETS] != OFFSETS_NONE) return false;
-    if (scales == SCALES_NESTED && (p->args.scales.nested_shift < 2 || p->args.scales.nested_shift > 31)) return false;
+    bool nested = scales == SCALES_NESTED; /* a span of 128 has one group's scales */
+    if (nested && (p->args.scales.nested_shift < 2 || p->args.scales.nested_shift > 31 || k % 128)) return false;
     return k % (shift == 5 ? 32 : shift == 6 ? 64 : 128) == 0; /* so that a lane's weights have one scale */
 }
 
@@ -106,10 +108,8 @@ static uint32_t blocks_of_128(const struct product *p) {
 
 static bnb_status few(const struct product *p) {
     uint32_t    blocks = blocks_of_128(p), tiles = (uint32_t)ceil_div((size_t)p->args.m * blocks, 8);
-    bool        tall = p->args.n >= 8192 && tiles <= 2;
-    const char *kernel = tiles == 1 ? (tall ? "matmul_few_1_2_8_choose" : "matmul_few_1_1_8")
-                         : tiles == 2 ? (tall ? "matmul_few_2_2_8" : "matmul_few_2_1_8")
-                                      : "matmul_few_4_1_8";
+    bool        tall = p->args.n >= 8192 || tiles > 1; /* as measured on an H100 */
+    const char *kernel = tiles > 2 ? "matmul_few_4_2_8" : tiles > 1 ? "matmul_few_2_2_8" : tall ? "matmul_few_1_2_8_choose" : "matmul_few_1_1_8";
     struct launch launch = launch_of(p, "matmul_few", kernel);
     launch.constants[3] = blocks;
     launch.constants[5] = p->args.k % 256 == 0;
@@ -120,18 +120,18 @@ static bnb_status few(const struct product *p) {
 
 /* Half of them by dtype, so that no branch stands among Hopper's instructions. */
 static const struct tile hopper_tiles[2][3] = {
-    {{"matmul_hopper", "matmul_hopper_f16_64", 64, 128, 256, 32768 + 6 * 64 * 128 + 1024},
-     {"matmul_hopper", "matmul_hopper_f16_128", 128, 128, 256, 32768 + 5 * 128 * 128 + 1024},
-     {"matmul_hopper", "matmul_hopper_f16_256", 256, 128, 256, 32768 + 4 * 256 * 128 + 1024}},
-    {{"matmul_hopper", "matmul_hopper_bf16_64", 64, 128, 256, 32768 + 6 * 64 * 128 + 1024},
-     {"matmul_hopper", "matmul_hopper_bf16_128", 128, 128, 256, 32768 + 5 * 128 * 128 + 1024},
-     {"matmul_hopper", "matmul_hopper_bf16_256", 256, 128, 256, 32768 + 4 * 256 * 128 + 1024}},
+    {{"matmul_hopper", "matmul_hopper_f16_64", 64, 128, 256, 32768 + 6 * 64 * 128 + 1024, 2},
+     {"matmul_hopper", "matmul_hopper_f16_128", 128, 128, 256, 32768 + 5 * 128 * 128 + 1024, 1},
+     {"matmul_hopper", "matmul_hopper_f16_256", 256, 128, 256, 32768 + 4 * 256 * 128 + 1024, 1}},
+    {{"matmul_hopper", "matmul_hopper_bf16_64", 64, 128, 256, 32768 + 6 * 64 * 128 + 1024, 2},
+     {"matmul_hopper", "matmul_hopper_bf16_128", 128, 128, 256, 32768 + 5 * 128 * 128 + 1024, 1},
+     {"matmul_hopper", "matmul_hopper_bf16_256", 256, 128, 256, 32768 + 4 * 256 * 128 + 1024, 1}},
 };
 
 static const struct tile portable_tiles[3] = {
-    {"matmul_many", "matmul_many_2_4_1_4_4", 32, 128, 128, 32768 + 1024 + 4 * 32 * 144},
-    {"matmul_many", "matmul_many_4_4_1_4_4", 64, 128, 128, 32768 + 1024 + 4 * 64 * 144},
-    {"matmul_many", "matmul_many_4_4_2_4_3", 128, 128, 256, 32768 + 1024 + 3 * 128 * 144},
+    {"matmul_many", "matmul_many_2_4_1_4_4", 32, 128, 128, 32768 + 1024 + 4 * 32 * 144, 3},
+    {"matmul_many", "matmul_many_4_4_1_4_4", 64, 128, 128, 32768 + 1024 + 4 * 64 * 144, 2},
+    {"matmul_many", "matmul_many_4_4_2_4_3", 128, 128, 256, 32768 + 1024 + 3 * 128 * 144, 1},
 };
 
 static bnb_status many(const struct product *p) {
@@ -162,12 +162,12 @@ struct dense_args {
 };
 
 static const struct tile hopper_dense[2][2] = {
-    {{"matmul_hopper", "dense_hopper_f16_128", 128, 128, 256, 5 * 256 * 128}, {"matmul_hopper", "dense_hopper_f16_256", 256, 128, 256, 4 * 384 * 128}},
-    {{"matmul_hopper", "dense_hopper_bf16_128", 128, 128, 256, 5 * 256 * 128}, {"matmul_hopper", "dense_hopper_bf16_256", 256, 128, 256, 4 * 384 * 128}},
+    {{"matmul_hopper", "dense_hopper_f16_128", 128, 128, 256, 5 * 256 * 128, 1}, {"matmul_hopper", "dense_hopper_f16_256", 256, 128, 256, 4 * 384 * 128, 1}},
+    {{"matmul_hopper", "dense_hopper_bf16_128", 128, 128, 256, 5 * 256 * 128, 1}, {"matmul_hopper", "dense_hopper_bf16_256", 256, 128, 256, 4 * 384 * 128, 1}},
 };
 static const struct tile portable_dense[2] = {
-    {"matmul_dense", "matmul_dense_half_64", 64, 64, 128, 4 * 128 * 128},
-    {"matmul_dense", "matmul_dense_half_128", 128, 128, 128, 3 * 256 * 128},
+    {"matmul_dense", "matmul_dense_half_64", 64, 64, 128, 4 * 128 * 128, 3},
+    {"matmul_dense", "matmul_dense_half_128", 128, 128, 128, 3 * 256 * 128, 2},
 };
 
 static bnb_status dense(const struct product *p, struct binding x, struct binding w, struct binding bias, struct binding y) {
@@ -249,21 +249,21 @@ static bnb_status multiply(const struct product *p) {
 /* x in fp32, where half precision's rounding is allowed. */
 static bnb_status multiply_rounded(struct product *p) {
     struct launch whole = *p->whole;
-    size_t        count = (size_t)p->args.m * p->args.k, groups = ceil_div(count, 8 * CAST_THREADS);
+    size_t        count = (size_t)p->args.m * p->args.k, groups = ceil_div(count, 8 * ELEMENTWISE_THREADS);
     void         *x = cuda_alloc(p->gpu, count * 2);
     if (!x) return bnb_last_status();
-    struct cast_args args = {(uint32_t)count, (uint32_t)(count >> 32)};
+    struct elementwise_args args = {(uint32_t)count, (uint32_t)(count >> 32), 1};
     bnb_status       status = cuda_launch(p->gpu, &(struct launch){
-                                                      .family         = "cast",
-                                                      .kernel         = "cast",
-                                                      .constants      = {STORE_F32, p->dtype},
-                                                      .constant_count = 2,
+                                                      .family         = "elementwise",
+                                                      .kernel         = "unary",
+                                                      .constants      = {UNARY_COPY, STORE_F32, p->dtype},
+                                                      .constant_count = 3,
                                                       .args           = &args,
                                                       .args_bytes     = sizeof args,
                                                       .bindings       = {whole.bindings[AT_X], {x, 0, WRITES}},
                                                       .binding_count  = 2,
                                                       .groups         = {(uint32_t)(groups < 2048 ? groups : 2048), 1, 1},
-                                                      .threads        = CAST_THREADS,
+                                                      .threads        = ELEMENTWISE_THREADS,
                                                       .bytes_moved    = count * 6,
                                                   });
     whole.bindings[AT_X] = (struct binding){x, 0, READS};
@@ -288,19 +288,23 @@ static bnb_status serve_matmul(struct gpu *gpu, const struct launch *whole) {
 
 /* ── LLM.int8() ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static const struct tile int8_tiles[4] = {
-    {"matmul_dense", "matmul_dense_int8_64", 64, 64, 128, 4 * 128 * 128},
-    {"matmul_dense", "matmul_dense_int8_128", 128, 128, 128, 3 * 256 * 128},
-    {"matmul_hopper", "int8_hopper_128", 128, 128, 256, 5 * 256 * 128},
-    {"matmul_hopper", "int8_hopper_256", 256, 128, 256, 4 * 384 * 128},
+/* The larger one where it makes tiles enough to fill the GPU twice. */
+static const struct tile int8_tiles[2][2] = {
+    {{"matmul_dense", "matmul_dense_int8_64", 64, 64, 128, 4 * 128 * 128, 3}, {"matmul_dense", "matmul_dense_int8_128", 128, 128, 128, 3 * 256 * 128, 2}},
+    {{"matmul_hopper", "int8_hopper_128", 128, 128, 256, 5 * 256 * 128, 1}, {"matmul_hopper", "int8_hopper_256", 256, 128, 256, 4 * 384 * 128, 1}},
 };
+
+static const struct tile *int8_tile(const struct gpu *gpu, uint32_t m, uint32_t n) {
+    const struct tile *of = int8_tiles[gpu->capability == HOPPER], *large = &of[1];
+    return ceil_div(m, large->rows) * ceil_div(n, large->columns) >= 2 * (size_t)gpu->multiprocessors ? large : &of[0];
+}
 
 static bnb_status serve_int8(struct gpu *gpu, const struct launch *whole) {
     struct int8_matmul_args of;
     memcpy(&of, whole->args, sizeof of);
     uint32_t to = whole->constants[0], outliers = whole->constants[1], bias = whole->constants[3];
     if (outliers || of.k % 16 || of.m <= 16) return no_kernel();
-    const struct tile    *tile = &int8_tiles[(gpu->capability == HOPPER ? 2 : 0) + (of.m > 64 && (gpu->capability != HOPPER || of.m > 256))];
+    const struct tile    *tile = int8_tile(gpu, of.m, of.n);
     const struct binding *from = whole->bindings;
     struct dense_args     args = {of.m, of.n, of.k, of.k};
     return cuda_launch(gpu, &(struct launch){
@@ -317,6 +321,13 @@ static bnb_status serve_int8(struct gpu *gpu, const struct launch *whole) {
                                 .shared_bytes   = tile->shared,
                                 .bytes_moved    = whole->bytes_moved,
                             });
+}
+
+/* ── Kernels that take another's place ──────────────────────────────────────────────────────────────────────────── */
+
+void cuda_replace(struct launch *launch) {
+    if (strcmp(launch->family, "quantize") || strcmp(launch->kernel, "quantize") || launch->constants[1] != STORE_CODE4) return;
+    launch->family = launch->kernel = "quantize4"; /* with the same arguments, grid and bytes */
 }
 
 bnb_status cuda_serve(void *gpu, const struct launch *whole) {

@@ -46,6 +46,7 @@ long fake_cuda_count(const char *name) {
     COUNTER(compiles)
     COUNTER(allocations)
     COUNTER(launches)
+    COUNTER(overlapped)
     COUNTER(runs)
     COUNTER(copies)
     COUNTER(waits)

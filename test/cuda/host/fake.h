@@ -14,6 +14,7 @@
 
 #define PROTOTYPE(name, parameters) EXPORT CUresult name parameters;
 CUDA_FUNCTIONS(PROTOTYPE)
+CUDA_FURTHER_FUNCTIONS(PROTOTYPE)
 #undef PROTOTYPE
 
 /* Prints the rule that was broken, and aborts. */
@@ -47,7 +48,7 @@ extern struct faults {
 bool strikes(_Atomic long *countdown);
 
 extern struct counters {
-    _Atomic long compiles, allocations, launches, runs, copies, waits, live;
+    _Atomic long compiles, allocations, launches, overlapped, runs, copies, waits, live;
 } counters;
 
 /* For tests. */
@@ -68,6 +69,7 @@ struct allocation {
     char  *memory;
     size_t bytes;
     bool   freed; /* in the order of calls; its memory lives until the stream has come that far */
+    long   written; /* by which launch last */
     struct allocation *next;
 };
 
@@ -93,7 +95,8 @@ struct command {
 void     enqueue(struct command command);
 CUresult drain(void); /* runs all that was enqueued */
 
-struct launched *launch_new(CUfunction function, const unsigned groups[3], unsigned threads, unsigned shared_bytes, void **parameters);
+struct launched *launch_new(CUfunction function, const unsigned groups[3], unsigned threads, unsigned shared_bytes, void **parameters,
+                            bool overlaps);
 CUresult         launch_run(struct launched *launch); /* and frees it */
 
 #endif

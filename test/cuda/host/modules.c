@@ -5,10 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "../../metal/runtime/simulator.h"
 
-enum { CONSTANTS = 10, PARAMETERS = 32, ERROR_JIT = 218, ERROR_NOT_FOUND = 500 };
+enum { NOWHERE = 1 << 16, CONSTANTS = 10, PARAMETERS = 32, ERROR_JIT = 218, ERROR_NOT_FOUND = 500 };
 
 struct CUmod_st {
     char               family[64], kernel[64];
@@ -121,11 +122,26 @@ struct launched {
     CUfunction  function;
     char        args[4096];
     CUdeviceptr at[PARAMETERS]; /* by index of the buffer */
-    const struct allocation *of[PARAMETERS]; /* where that lies; memory that is freed after the launch lives until then */
+    struct allocation *of[PARAMETERS]; /* where that lies; memory that is freed after the launch lives until then */
     unsigned    groups[3], threads, shared_bytes;
 };
 
-struct launched *launch_new(CUfunction function, const unsigned groups[3], unsigned threads, unsigned shared_bytes, void **parameters) {
+/* A launch that overlaps may begin while all since the last one that does not are under way: of what those write it may read
+ * x alone, behind its wait. */
+static void note_order(const struct launched *launch, bool overlaps) {
+    static long last_whole;
+    uint32_t    buffers = sim_kernel_buffers(launch->function->kernel);
+    for (uint32_t i = 2; overlaps && i <= 6; i++)
+        if (launch->of[i] && launch->of[i]->written >= last_whole)
+            violation("%s: begins by reading buffer %u, which a launch that is under way writes", launch->function->module->kernel, i);
+    if (!overlaps) last_whole = counters.launches;
+    counters.overlapped += overlaps;
+    for (uint32_t i = 1; i < PARAMETERS; i++)
+        if (launch->of[i] && buffers >> i & 1 && !sim_kernel_read_only(launch->function->kernel, i)) launch->of[i]->written = counters.launches;
+}
+
+struct launched *launch_new(CUfunction function, const unsigned groups[3], unsigned threads, unsigned shared_bytes, void **parameters,
+                            bool overlaps) {
     const struct CUmod_st *module = function->module;
     struct launched       *launch = calloc(1, sizeof *launch);
     if (!launch) violation("the host has no memory left");
@@ -136,32 +152,52 @@ struct launched *launch_new(CUfunction function, const unsigned groups[3], unsig
     for (unsigned i = first; i < module->parameters; i++) launch->at[i + 1 - first] = *(CUdeviceptr *)parameters[i];
     for (unsigned i = 1; i < PARAMETERS; i++) /* as it is now, not when it runs */
         if (sim_kernel_buffers(function->kernel) >> i & 1 && launch->at[i]) launch->of[i] = find_allocation(launch->at[i], 0, module->kernel);
+    note_order(launch, overlaps);
     return launch;
 }
 
-CUresult cuLaunchKernel(CUfunction function, unsigned groups_x, unsigned groups_y, unsigned groups_z, unsigned threads_x, unsigned threads_y,
-                        unsigned threads_z, unsigned shared_bytes, CUstream, void **parameters, void **) {
+CUresult cuLaunchKernelEx(const struct launch_config *config, CUfunction function, void **parameters, void **) {
     CUresult result = enter("cuLaunchKernel");
     if (result) return leave(result);
     if (strikes(&faults.fail_launch)) return leave(CUDA_ERROR_OUT_OF_RESOURCES);
-    if (threads_y != 1 || threads_z != 1 || !threads_x || threads_x > function->module->threads_most || !groups_x || !groups_y || !groups_z ||
-        groups_y > 65535 || groups_z > 65535)
-        violation("%s: %u × %u × %u threads in %u × %u × %u groups", function->module->kernel, threads_x, threads_y, threads_z, groups_x, groups_y,
-                  groups_z);
-    if (shared_bytes > function->shared_most)
-        violation("%s: %u bytes of shared memory, of which it asked for %u", function->module->kernel, shared_bytes, function->shared_most);
+    const unsigned *groups = config->groups, *threads = config->threads;
+    const char     *name = function->module->kernel;
+    if (threads[1] != 1 || threads[2] != 1 || !threads[0] || threads[0] > function->module->threads_most || !groups[0] || !groups[1] ||
+        !groups[2] || groups[1] > 65535 || groups[2] > 65535)
+        violation("%s: %u × %u × %u threads in %u × %u × %u groups", name, threads[0], threads[1], threads[2], groups[0], groups[1], groups[2]);
+    if (config->shared_bytes > function->shared_most)
+        violation("%s: %u bytes of shared memory, of which it asked for %u", name, config->shared_bytes, function->shared_most);
+    bool overlaps = false;
+    for (unsigned i = 0; i < config->attribute_count; i++) {
+        if (config->attributes[i].id != LAUNCH_PROGRAMMATIC) violation("%s: the attribute %d", name, config->attributes[i].id);
+        overlaps = config->attributes[i].value.allowed;
+    }
     counters.launches++;
-    const unsigned groups[3] = {groups_x, groups_y, groups_z};
-    enqueue((struct command){.kind = LAUNCH, .launch = launch_new(function, groups, threads_x, shared_bytes, parameters)});
+    struct launched *launch = launch_new(function, groups, threads[0], config->shared_bytes, parameters, overlaps);
+    enqueue((struct command){.kind = LAUNCH, .launch = launch});
     return leave(CUDA_SUCCESS);
 }
 
-/* Memory that a kernel has a place for and none was given: it must not be touched. */
+CUresult cuLaunchKernel(CUfunction function, unsigned groups_x, unsigned groups_y, unsigned groups_z, unsigned threads_x, unsigned threads_y,
+                        unsigned threads_z, unsigned shared_bytes, CUstream stream, void **parameters, void **extra) {
+    const struct launch_config config = {.groups = {groups_x, groups_y, groups_z}, .threads = {threads_x, threads_y, threads_z},
+                                         .shared_bytes = shared_bytes, .stream = stream};
+    return cuLaunchKernelEx(&config, function, parameters, extra);
+}
+
+/* What stands where a kernel has a place and no memory was given: it must not be touched. */
+static void *nowhere(void) {
+    static void *memory;
+    if (!memory) memory = mmap(NULL, NOWHERE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return memory;
+}
+
 static int bind(sim_launch *sim, const struct launched *launch) {
     const struct CUmod_st *module = launch->function->module;
     uint32_t               buffers = sim_kernel_buffers(launch->function->kernel);
     int                    status = buffers & 1 ? sim_launch_bytes(sim, 0, launch->args, module->args_bytes) : 0;
     for (unsigned i = 1; i < PARAMETERS && !status; i++) {
+        if (buffers >> i & 1 && !launch->of[i]) status = sim_launch_buffer(sim, i, nowhere(), NOWHERE, 0);
         if (!launch->of[i]) continue;
         char *at = (char *)(uintptr_t)launch->at[i];
         status   = sim_launch_buffer(sim, i, at, (size_t)(launch->of[i]->memory + launch->of[i]->bytes - at), 0);

@@ -7,7 +7,18 @@ const root = resolve(import.meta.dir, "../../..");
 const withoutDevice =
   /^test\/(metal|cuda|cpu|faults|drivers)\/|^test\/(macho|package|executable|doctor|markdown)\.test\.ts$/;
 /** A file or two of each kind of kernel. */
-const short = ["add", "compare", "embedding", "format", "kbits", "matmul", "optim", "quantize", "scales", "tensor"];
+const short = [
+  "elementwise",
+  "compare",
+  "embedding",
+  "format",
+  "kbits",
+  "matmul",
+  "optim",
+  "quantize",
+  "scales",
+  "tensor",
+];
 
 const arguments_ = process.argv.slice(2);
 const given = arguments_.filter((argument) => argument !== "--short");

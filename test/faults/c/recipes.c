@@ -73,6 +73,8 @@ VALID(bnb_tensor_read) {
 }
 
 ROW(bnb_tensor_to, P(ANY(world.w)), P(world.device))
+ROW(bnb_tensor_slice, P(ANY(world.x)), N(below(world.m)), N(1))
+ROW(bnb_tensor_put, P(world.w[0]), N(0), P(world.m <= world.n ? world.x[0] : world.w[0]))
 ROW(bnb_tensor_reshape, P(ANY(world.x)), N(world.k), N(world.m))
 ROW(bnb_tensor_dtype, P(ANY(world.x)))
 ROW(bnb_tensor_rows, P(ANY(world.x)))
@@ -148,6 +150,9 @@ ROW(bnb_embedding_backward, P(ANY(world.x)), P(world.indices), N(world.n), I((in
 ROW(bnb_layer_norm, P(ANY(world.x)), P(ANY(world.weight)), P(ANY(world.weight)), F(1e-5))
 ROW(bnb_layer_norm_backward, P(ANY(world.x)), P(ANY(world.x)), P(ANY(world.weight)), F(1e-5))
 ROW(bnb_layer_norm_backward_weight, P(ANY(world.x)), P(ANY(world.x)), F(1e-5))
+ROW(bnb_mul, P(ANY(world.x)), P(ANY(world.x)))
+ROW(bnb_exp, P(ANY(world.x)))
+ROW(bnb_softmax, P(ANY(world.x)))
 ROW(bnb_add, P(OPTIONAL(ANY(world.x))), P(ANY(world.x)), F(normal()))
 ROW(bnb_int8_outliers, P(ANY(world.x)), F(6))
 ROW(bnb_int8_stats, P(ANY(world.x)), F(one_in(2) ? 0 : 6), I(below(2)))

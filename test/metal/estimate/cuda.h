@@ -32,6 +32,31 @@ typedef _Float16 half;
 
 #include "metal/limits.h"
 
+namespace sim {
+
+// A function of Apple's that this GPU has no instruction for.
+template <class T> SIM_INLINE T function(T value) {
+    constexpr int words = (sizeof(T) + 3) / 4;
+    uint in[words] = {};
+    __builtin_memcpy(in, &value, sizeof(T));
+    for (int i = 0; i < words; i++) asm("; function %0" : "+v"(in[i]));
+    __builtin_memcpy(&value, in, sizeof(T));
+    return value;
+}
+
+} // namespace sim
+
+#define __builtin_elementwise_tanh(x) sim::function(x)
+#define __builtin_elementwise_sinh(x) sim::function(x)
+#define __builtin_elementwise_cosh(x) sim::function(x)
+#define __builtin_elementwise_tan(x) sim::function(x)
+#define __builtin_elementwise_asin(x) sim::function(x)
+#define __builtin_elementwise_acos(x) sim::function(x)
+#define __builtin_elementwise_atan(x) sim::function(x)
+#define __builtin_elementwise_pow(x, y) sim::function((x) + (y))
+#define __builtin_elementwise_atan2(x, y) sim::function((x) + (y))
+#define __builtin_elementwise_fmod(x, y) sim::function((x) + (y))
+
 #include "metal/math.h"
 
 namespace sim {

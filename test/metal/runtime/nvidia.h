@@ -86,6 +86,9 @@ SIM_INLINE void nv_copy(uchar *to, const uchar *from, bool there) { *(uint4 *)to
 SIM_INLINE void nv_copy_commit() {}
 template <int Left> SIM_INLINE void nv_copy_wait() {}
 
+SIM_INLINE void nv_let_next_start() {}
+SIM_INLINE void nv_wait_for_last() {}
+
 SIM_INLINE uint2 nv_stream8(const uchar *at) { return *(const uint2 *)at; }
 SIM_INLINE uint4 nv_stream16(const uchar *at) { return *(const uint4 *)at; }
 

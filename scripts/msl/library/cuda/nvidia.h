@@ -50,6 +50,19 @@ SIM_INLINE uint4 nv_stream16(const uchar *at) {
     return uint4{x, y, z, w};
 }
 
+// On Hopper and later a launch may begin while the one before it ends: what that one writes may be read, and anything be
+// written, only behind the wait. csrc/gpu/cuda/cuda.c sees to it that what is read before is older.
+SIM_INLINE void nv_let_next_start() {
+#ifdef SIM_OVERLAP
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+SIM_INLINE void nv_wait_for_last() {
+#ifdef SIM_OVERLAP
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Two floats rounded to bf16, the first in the low half.
 SIM_INLINE uint nv_pack_bf16(float first, float second) {
     uint pair;

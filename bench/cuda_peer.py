@@ -1,0 +1,92 @@
+"""Owns the peers of bench/cuda.ts: bitsandbytes, and torch with dense weights, on the same GPU. Reads the cases as JSON from
+standard input, and prints who they are and their times as one line of JSON."""
+import json
+import sys
+
+import bitsandbytes as bnb
+import bitsandbytes.functional as F
+import torch
+
+if not torch.cuda.is_available():
+    sys.exit("torch sees no CUDA GPU")
+torch.set_grad_enabled(False)
+CACHE_BYTES = 260e6
+dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def graph_time(calls):
+    """Microseconds a call, in replays of a graph of all calls; eagerly where they can't be captured. Median of five."""
+    for call in calls:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            for call in calls:
+                call()
+        run = graph.replay
+    except RuntimeError:
+        torch.cuda.synchronize()
+        run = lambda: [call() for call in calls]
+    found = []
+    for _ in range(7):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        found.append(begin.elapsed_time(end) * 1e3 / len(calls))
+    return sorted(found[2:])[2]
+
+
+def copies(bytes_of_one):
+    return max(2, -(-int(CACHE_BYTES) // int(bytes_of_one)))
+
+
+def matmul(case, dtype):
+    m, n, k = case["m"], case["n"], case["k"]
+    x = torch.randn(m, k, device="cuda", dtype=dtype)
+    nested = case.get("nested", False)
+    weights = [F.quantize_4bit(torch.randn(n, k, device="cuda", dtype=dtype), quant_type="nf4", compress_statistics=nested)
+               for _ in range(copies(n * k / 2))]
+    fused = graph_time([lambda w=w: bnb.matmul_4bit(x, w[0].t(), quant_state=w[1]) for w in weights])
+    steps = graph_time([lambda w=w: x @ F.dequantize_4bit(w[0], w[1]).t() for w in weights[: max(2, len(weights) // 4)]])
+    del weights
+    dense = [torch.randn(n, k, device="cuda", dtype=dtype) for _ in range(copies(2 * n * k))]
+    return {"bitsandbytes": min(fused, steps), "torch": graph_time([lambda w=w: x @ w.t() for w in dense])}
+
+
+def int8(case, dtype):
+    m, n, k = case["m"], case["n"], case["k"]
+    a, b = (torch.randint(-127, 128, (rows, k), device="cuda", dtype=torch.int8) for rows in (m, n))
+    of_a, of_b = torch.ones(m, device="cuda"), torch.ones(n, device="cuda")
+    return {"bitsandbytes": graph_time([lambda: F.int8_mm_dequant(F.int8_linear_matmul(a, b), of_a, of_b)] * 4)}
+
+
+def adam8bit(case, dtype):
+    p = torch.nn.Parameter(torch.randn(case["n"], case["k"], device="cuda"), requires_grad=True)
+    p.grad = torch.randn_like(p)
+    adam = bnb.optim.Adam8bit([p], lr=1e-3)
+    return {"bitsandbytes": graph_time([adam.step] * 2)}
+
+
+def times(case):
+    dtype = dtypes[case["dtype"]]
+    operation = case["operation"]
+    if operation in ("matmul", "int8", "adam8bit"):
+        return globals()[operation](case, dtype)
+    x = torch.randn(case["n"], case["k"], device="cuda", dtype=dtype)
+    if operation == "quantize4bit":
+        return {"bitsandbytes": graph_time([lambda: F.quantize_4bit(x, quant_type="nf4", compress_statistics=False)] * 2)}
+    if operation == "dequantize4bit":
+        codes, state = F.quantize_4bit(x, quant_type="nf4", compress_statistics=False)
+        return {"bitsandbytes": graph_time([lambda: F.dequantize_4bit(codes, state)] * 2)}
+    return {"bitsandbytes": graph_time([lambda: F.quantize_blockwise(x, blocksize=256)] * 2)}
+
+
+found = {}
+for case in json.load(sys.stdin):
+    found[case["name"]] = times(case)
+    torch.cuda.empty_cache()
+who = f"bitsandbytes {bnb.__version__}, torch {torch.__version__}, in CUDA graphs"
+print(json.dumps({"who": who, "times": found}))

@@ -1,0 +1,59 @@
+// Members of a request's body, each checked: a wrong one is refused by its name.
+import { HttpError } from "./errors.ts";
+
+export type Body = Readonly<Record<string, unknown>>;
+
+export function refuse(param: string, value: unknown, expected: string): never {
+  const shown = value === undefined ? "missing" : JSON.stringify(value);
+  const text = shown.length > 80 ? `${shown.slice(0, 80)}…` : shown;
+  throw new HttpError(400, `${param} is ${text}, expected ${expected}.`, { param });
+}
+
+/** A number within a range; undefined where it is absent or null. */
+export function number(body: Body, param: string, least: number, most: number, whole = false): number | undefined {
+  const value = body[param] ?? undefined;
+  if (value === undefined) return undefined;
+  if (typeof value === "number" && value >= least && value <= most && (!whole || Number.isInteger(value))) return value;
+  return refuse(param, value, `a ${whole ? "whole " : ""}number from ${least} to ${most}`);
+}
+
+export function boolean(body: Body, param: string): boolean {
+  const value = body[param] ?? false;
+  return typeof value === "boolean" ? value : refuse(param, value, "true or false");
+}
+
+export function string(body: Body, param: string): string {
+  const value = body[param];
+  return typeof value === "string" && value ? value : refuse(param, value, "a text");
+}
+
+export function object(value: unknown, param: string): Body {
+  if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Body;
+  return refuse(param, value, "an object");
+}
+
+export function list(value: unknown, param: string, most: number): readonly unknown[] {
+  if (!Array.isArray(value)) return refuse(param, value, "a list");
+  if (value.length === 0) return refuse(param, value, "at least one");
+  if (value.length > most)
+    throw new HttpError(400, `${param} has ${value.length} elements, expected at most ${most}.`, { param });
+  return value;
+}
+
+/** Stop strings: up to four, as OpenAI has it. */
+export function stops(body: Body): string[] {
+  const value = body.stop ?? [];
+  const all = typeof value === "string" ? [value] : value;
+  if (Array.isArray(all) && all.length <= 4 && all.every((stop) => typeof stop === "string" && stop)) return all;
+  return refuse("stop", value, "a text, or up to 4 of them");
+}
+
+/** Members that would change the answer and that nothing here honours: refused rather than ignored. */
+export function refuseUnknown(body: Body, params: readonly string[]): void {
+  for (const param of params) {
+    const value = body[param];
+    const empty = value === undefined || value === null || value === 0 || value === false;
+    if (!empty && !(typeof value === "object" && Object.keys(value).length === 0))
+      throw new HttpError(400, `${param} is not supported: leave it out.`, { param, code: "unsupported" });
+  }
+}

@@ -1,0 +1,175 @@
+// The clients that people have, against the server: OpenAI's package, Vercel's AI SDK, LangChain; and the AI SDK's provider
+// that runs in the process.
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { ChatOpenAI } from "@langchain/openai";
+import { embedMany, generateText, jsonSchema, type LanguageModel, Output, streamText, tool } from "ai";
+import OpenAI from "openai";
+import { embeddingModel, languageModel } from "../../src/ai.ts";
+import { Model } from "../../src/model/model.ts";
+import { type Serving, serve } from "../../src/serve/index.ts";
+import { byteModel } from "./model.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "bnb-clients-"));
+const path = join(folder, "byte");
+let server: Serving;
+let model: Model;
+
+beforeAll(async () => {
+  await byteModel(path);
+  server = await serve({ models: [{ name: "byte", path, slots: 4, queue: 16 }], port: 0, apiKey: "key" });
+  model = await Model.load(path);
+});
+afterAll(async () => {
+  model.dispose();
+  await server.stop();
+  rmSync(folder, { recursive: true });
+});
+
+const city = {
+  type: "object" as const,
+  properties: { city: { type: "string" as const, enum: ["Rome", "Oslo"] } },
+  required: ["city"],
+  additionalProperties: false,
+};
+
+describe("openai", () => {
+  const client = () => new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "key", maxRetries: 0 });
+  const messages = [{ role: "user" as const, content: "hi" }];
+
+  test("lists models, answers and streams", async () => {
+    expect((await client().models.list()).data.map(({ id }) => id)).toEqual(["byte"]);
+    const answer = await client().chat.completions.create({ model: "byte", messages, max_tokens: 6 });
+    const stream = await client().chat.completions.create({ model: "byte", messages, max_tokens: 6, stream: true });
+    let text = "";
+    for await (const chunk of stream) text += chunk.choices[0]?.delta.content ?? "";
+    expect(text).toBe(answer.choices[0]!.message.content!);
+    expect(answer.usage!.completion_tokens).toBe(6);
+  });
+
+  test("parses what a schema shapes", async () => {
+    const answer = await client().chat.completions.parse({
+      ...{ model: "byte", messages, max_tokens: 200, temperature: 1, seed: 2 },
+      response_format: { type: "json_schema", json_schema: { name: "city", strict: true, schema: city } },
+    });
+    expect(["Rome", "Oslo"]).toContain(JSON.parse(answer.choices[0]!.message.content!).city);
+  });
+
+  test("gets its errors with the parameter's name", async () => {
+    const wrong = client().chat.completions.create({ model: "byte", messages, temperature: 9 });
+    const error = await wrong.then(
+      () => undefined,
+      (error) => error,
+    );
+    expect(error).toBeInstanceOf(OpenAI.BadRequestError);
+    expect(error).toMatchObject({ status: 400, param: "temperature" });
+    const keyless = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "other", maxRetries: 0 });
+    expect(keyless.models.list().then(() => {})).rejects.toBeInstanceOf(OpenAI.AuthenticationError);
+  });
+
+  test("breaks a stream off", async () => {
+    const stream = await client().chat.completions.create({ model: "byte", messages, max_tokens: 500, stream: true });
+    for await (const _ of stream) break;
+    stream.controller.abort();
+    expect((await client().chat.completions.create({ model: "byte", messages, max_tokens: 1 })).choices.length).toBe(1);
+  });
+});
+
+/** The SDK over the server, and over the model in this process. */
+const providers: [name: string, make: () => LanguageModel][] = [
+  [
+    "over HTTP",
+    () =>
+      createOpenAICompatible({
+        ...{ name: "bunsandbytes", baseURL: `${server.url}/v1`, apiKey: "key", supportsStructuredOutputs: true },
+      })("byte"),
+  ],
+  ["in the process", () => languageModel(model)],
+];
+
+describe.each(providers)("the AI SDK, %s", (_, make) => {
+  const settings = { maxRetries: 0, maxOutputTokens: 300, temperature: 1, seed: 3 };
+
+  test("generateText and streamText give the same text, and count its tokens", async () => {
+    const call = { model: make(), prompt: "hi", ...settings, maxOutputTokens: 12 };
+    const { text, usage, finishReason } = await generateText(call);
+    let streamed = "";
+    for await (const piece of streamText(call).textStream) streamed += piece;
+    expect(streamed).toBe(text);
+    expect(usage.outputTokens).toBe(12);
+    expect(finishReason).toBe("length");
+  });
+
+  test("an object of a schema", async () => {
+    const schema = jsonSchema<{ city: string }>(city);
+    const { output } = await generateText({
+      model: make(),
+      prompt: "?",
+      ...settings,
+      output: Output.object({ schema }),
+    });
+    expect(["Rome", "Oslo"]).toContain(output.city);
+  });
+
+  test("a tool is called, with arguments of its schema", async () => {
+    const asked: string[] = [];
+    const weather = tool({
+      description: "the weather",
+      inputSchema: jsonSchema<{ city: string }>(city),
+      execute: ({ city }) => {
+        asked.push(city);
+        return { sunny: true };
+      },
+    });
+    const { toolCalls, finishReason } = await generateText({
+      ...{ model: make(), prompt: "?", ...settings, tools: { weather }, toolChoice: "required" as const },
+    });
+    expect(finishReason).toBe("tool-calls");
+    expect(toolCalls[0]).toMatchObject({ toolName: "weather" });
+    expect(["Rome", "Oslo"]).toContain(asked[0]!);
+  });
+
+  test("a text is broken off", async () => {
+    const { textStream } = streamText({
+      model: make(),
+      prompt: "hi",
+      ...settings,
+      abortSignal: AbortSignal.timeout(1),
+    });
+    for await (const _ of textStream);
+    const { text } = await generateText({ model: make(), prompt: "hi", ...settings, maxOutputTokens: 2 });
+    expect(text.length).toBeGreaterThan(0);
+  });
+});
+
+test("the AI SDK's embeddings, in the process and as the model's own", async () => {
+  using encoder = await Model.load(join(import.meta.dir, "../fixtures/models/bert"));
+  // The fixture has no tokenizer: its vectors are of ids, and the SDK's of texts.
+  const texts = { encode: (text: string) => [...text].map((letter) => 5 + (letter.charCodeAt(0) % 50)) };
+  const withTexts = new Proxy(encoder, {
+    get: (target, key) => {
+      if (key === "tokenizer") return texts;
+      const value = Reflect.get(target, key, target);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+  const { embeddings, usage } = await embedMany({ model: embeddingModel(withTexts), values: ["ab", "c"] });
+  const vectors = await encoder.embed([texts.encode("ab"), texts.encode("c")]);
+  expect(embeddings).toEqual(vectors.map((vector) => [...vector]));
+  expect(usage.tokens).toBe(3);
+});
+
+test("LangChain answers and streams", async () => {
+  const chat = new ChatOpenAI({
+    ...{ model: "byte", apiKey: "key", maxTokens: 6, temperature: 0, maxRetries: 0 },
+    configuration: { baseURL: `${server.url}/v1` },
+  });
+  const answer = await chat.invoke("hi");
+  let text = "";
+  for await (const chunk of await chat.stream("hi")) text += chunk.content;
+  expect(text).toBe(answer.content as string);
+  expect((answer as unknown as { usage_metadata: { output_tokens: number } }).usage_metadata.output_tokens).toBe(6);
+});
