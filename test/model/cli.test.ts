@@ -66,6 +66,21 @@ test("embed: JSON, and a .npy file that NumPy's format describes", async () => {
   expect(difference(numbers, [...want[0]!, ...want[1]!])).toBe(0);
 });
 
+test("examples/chat.ts is one executable, which runs where there is nothing else", () => {
+  const root = join(import.meta.dir, "../..");
+  const file = join(scratch, "chat");
+  const build = ["build", "--compile", "--no-compile-autoload-dotenv", "--no-compile-autoload-bunfig"];
+  const built = Bun.spawnSync([process.execPath, ...build, "examples/chat.ts", "--outfile", file], { cwd: root });
+  expect({ status: built.exitCode, said: built.exitCode ? built.stderr.toString() : "" }).toEqual({
+    status: 0,
+    said: "",
+  });
+  const chat = Bun.spawnSync([file, tiny("llama")], { cwd: scratch, env: {}, stdin: Buffer.from("hi\nyes\n") });
+  expect(chat.stderr.toString()).toBe("");
+  expect(chat.exitCode).toBe(0);
+  expect(chat.stdout.toString().split("\n> ").length).toBeGreaterThanOrEqual(3); // after each answer another question
+}, 60_000);
+
 describe("chat", () => {
   test("from a pipe: commands, lines that go on, the end of the input", () => {
     const args = ["chat", tiny("llama"), "--max-tokens", "4", "--quiet"];
