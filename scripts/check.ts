@@ -1,4 +1,5 @@
-// Owns the checks that read the source without running it: types, lint, format, and the C compiler's warnings.
+// Owns the checks that read the source without running it: types, lint, format, the C compiler's warnings, and the
+// package's size.
 import { buildCommand, platforms } from "./platforms.ts";
 import { root, run, stop } from "./run.ts";
 import { findZig } from "./zig.ts";
@@ -11,6 +12,7 @@ const checks: [name: string, command: string[]][] = [
   ["zig format", [findZig(), "fmt", "--check", "build.zig"]],
   // build.zig compiles every C file with -Wall -Wextra -Wpedantic -Werror.
   ...platforms.map((platform): [string, string[]] => [`C warnings, ${platform.name}`, buildCommand(platform)]),
+  ["size of the package", [process.execPath, "scripts/package.ts", "--budget"]], // of what was built above
 ];
 
 const failed = checks.filter(([name, command]) => {

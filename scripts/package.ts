@@ -2,6 +2,7 @@
 import { copyFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import packageJson from "../package.json" with { type: "json" };
+import { budget, holdBudget } from "./budget.ts";
 import { buildCommand, builtLibrary, type Platform, platforms } from "./platforms.ts";
 import { makePack, packFolder } from "./ptx.ts";
 import { root, run, say, stop } from "./run.ts";
@@ -75,8 +76,13 @@ export async function makePackage(
   return join(folder, `${packageJson.name}-${packageJson.version}.tgz`);
 }
 
-if (import.meta.main) {
+if (import.meta.main && process.argv.includes("--budget")) {
+  const folder = `${root}/.cache/budget`;
+  await makePackage(folder, platforms, false); // of the libraries as `bun run check` has built them
+  holdBudget(`${folder}/package`, budget.unpacked);
+} else if (import.meta.main) {
   say(`Building the library for ${platforms.map(({ name }) => name).join(", ")}: two minutes the first time …`);
   const tarball = await makePackage(`${root}/dist`);
+  holdBudget(`${root}/dist/package`, budget.unpackedWithKernels);
   say(`Wrote ${tarball}, ${(Bun.file(tarball).size / 1e6).toFixed(2)} MB. Publish it with "npm publish ${tarball}".`);
 }

@@ -53,6 +53,13 @@ export function isOptions(value: unknown): value is object {
   );
 }
 
+/** Whether a value can hold objects, one after the other: typed arrays, which hold numbers, can't, nor what stands for one. */
+export function isIterable(value: unknown): value is Iterable<unknown> {
+  if (typeof value !== "object" || value === null) return false;
+  const iterator: unknown = Reflect.get(value, Symbol.iterator);
+  return typeof iterator === "function" && iterator !== Uint8Array.prototype[Symbol.iterator];
+}
+
 /** Whether a value is a number that a 32-bit float can hold, if not exactly. */
 export const isFloat = (value: unknown): value is number =>
   typeof value === "number" && Number.isFinite(Math.fround(value));

@@ -74,7 +74,8 @@ describe.each(testDevices)("on %s", (_, device) => {
         for (const [c, value] of values.entries()) {
           const want = Math.exp(value - top) / sum;
           // What is taken off is rounded too, and counts for as much as it is large.
-          const allowed = (2e-6 + 2 ** -24 * (top - value)) * want + (dtype === "float32" ? 1e-38 : 1.01 * halfStep(want, dtype));
+          const allowed =
+            (2e-6 + 2 ** -24 * (top - value)) * want + (dtype === "float32" ? 1e-38 : 1.01 * halfStep(want, dtype));
           expect(Math.abs(got[row * columns + c]! - want)).toBeLessThanOrEqual(allowed);
         }
       }

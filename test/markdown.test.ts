@@ -93,7 +93,9 @@ test("the examples in the commands' own help have commands and options that are 
 test("every environment variable that the library reads has a row in docs/devices.md, and no other", () => {
   const rows = [...textOf("docs/devices.md").matchAll(/^\| `(BNB_\w+)(?:=[01])?`/gm)].map(([, name]) => name!);
   const sources = scan("{src,csrc}/**/*.{ts,c,h}").map(textOf).join("\n");
-  const read = [...sources.matchAll(/(?:getenv\("|startedWith\("|is_set\("|process\.env\.)(BNB_\w+)/g)].map(([, name]) => name!);
+  const read = [...sources.matchAll(/(?:getenv\("|startedWith\("|is_set\("|process\.env\.)(BNB_\w+)/g)].map(
+    ([, name]) => name!,
+  );
   const destructured = [...sources.matchAll(/\{([^{}]*)\} = process\.env;/g)].flatMap(([, names]) =>
     [...names!.matchAll(/BNB_\w+/g)].map(([name]) => name),
   );

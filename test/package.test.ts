@@ -54,7 +54,7 @@ describe.each([["bun", [process.execPath, "install"]], ...(npm ? [["npm", [npm, 
       expect(Bun.which("zig", { PATH: consumer.environment.PATH })).toBeNull();
       const { status, out, err } = consumer.run([process.execPath, "example.ts"]);
       expect({ status, err }).toEqual({ status: 0, err: "" });
-      expect(out).toContain("Float32Array(4096)");
+      expect(out).toContain("Tensor(float32 [1, 4096] on ");
     });
 
     test("the command line runs, and uses the package's own library", () => {

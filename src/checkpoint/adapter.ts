@@ -2,6 +2,9 @@
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { BnbError } from "../error.ts";
+import { Layer } from "../nn/layer.ts";
+import { isOptions } from "../signature.ts";
+import { signatures } from "./arguments.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import { configBytesMax, fileIn, readText } from "./folder.ts";
 import { damaged } from "./header.ts";
@@ -199,6 +202,15 @@ export async function saveAdapter(
   layers: Readonly<Record<string, AdapterLayer>>,
   options: SaveAdapterOptions,
 ): Promise<void> {
+  const me = signatures.saveAdapter;
+  if (!isOptions(layers)) throw me.wrong("layers", layers, "an object of layers by their modules' names");
+  const { output, force, base } = me.members(options, "options");
+  me.text(output, "output");
+  if (force !== undefined) me.boolean(force, "force");
+  if (base !== undefined) me.text(base, "base");
+  for (const [name, layer] of Object.entries(layers))
+    if (!Layer.is(layer) || typeof layer.scaling !== "number")
+      throw me.wrong(`layers[${JSON.stringify(name)}]`, layer, "a Lora");
   const tensors = Object.entries(layers).map(([name, layer]) => [name, layer.stateDict(prefix + name), layer] as const);
   if (tensors.length === 0) throw new BnbError("saveAdapter: layers is empty, expected at least one.");
   const ranks = new Map(

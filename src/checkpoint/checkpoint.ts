@@ -1,7 +1,9 @@
 // Owns checkpoints as a whole: opens one or many safetensors files as one set of tensors, and writes such sets.
+
 import { closeSync, existsSync, mkdirSync, readdirSync, readSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { BnbError } from "../error.ts";
+import { checkPath, signatures } from "./arguments.ts";
 import { fileIn, openRegular, readText } from "./folder.ts";
 import { damaged, headerBytesMax, liesBehind } from "./header.ts";
 import { readConfig } from "./huggingface.ts";
@@ -97,6 +99,7 @@ export function within<T>(path: string, run: () => T): T {
  * @throws BnbError naming the file and the tensor, if anything is missing or damaged
  */
 export function openCheckpoint(path: string): Checkpoint {
+  checkPath(signatures.openCheckpoint, path, "path");
   const place = snapshotOf(path);
   const weights = weightsPath(place);
   const directory = dirname(weights);

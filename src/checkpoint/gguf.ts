@@ -1,7 +1,9 @@
 // Owns GGUF models: one file or the parts of a split one, as tensors under the names that Hugging Face's models have.
+
 import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { BnbError } from "../error.ts";
+import { checkPath, signatures } from "./arguments.ts";
 import { type Architecture, architectures } from "./gguf_architectures.ts";
 import { architectureOf, configOf, factsOf } from "./gguf_config.ts";
 import { type GgufInfo, type Metadata, readGgufHeader } from "./gguf_header.ts";
@@ -60,6 +62,7 @@ const tables = ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_s
  * @throws BnbError naming the architecture, the type or the tensor that cannot be converted, or what is missing or damaged
  */
 export async function openGguf(path: string): Promise<GgufModel> {
+  checkPath(signatures.openGguf, path, "path");
   const files: MappedFile[] = [];
   const close = () => {
     for (const file of files) file.close();

@@ -1,10 +1,13 @@
 // GGUF's weights as quantised tensors with the file's own codes and scales: nothing is lost, and nothing quantised again.
+
 import { Codebook } from "../codebook.ts";
 import { currentDevice, type Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
+import { floatDtypes } from "../native.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
+import { signatures } from "./arguments.ts";
 import type { GgufModel, GgufTensor } from "./gguf.ts";
 import { fromGguf } from "./steps.ts";
 
@@ -209,8 +212,15 @@ function codebookOf(values: readonly number[]): Codebook {
 export function loadGguf(
   model: GgufModel,
   name: string,
-  { device = currentDevice(), dtype = "float32" }: { device?: Device; dtype?: FloatDType } = {},
+  options: { device?: Device; dtype?: FloatDType } = {},
 ): Tensor<FloatDType> | QuantizedTensor {
+  const me = signatures.loadGguf;
+  const { device = currentDevice(), dtype = "float32" } = me.options(options);
+  me.device(device, "device");
+  me.code(dtype, "dtype", floatDtypes);
+  me.text(name, "name");
+  if (!Array.isArray((model as GgufModel | null | undefined)?.tensors))
+    throw me.wrong("model", model, "what openGguf gives");
   const tensor = model.tensors.find((one) => one.name === name);
   if (!tensor) throw new BnbError(`${model.path} has no weight ${JSON.stringify(name)}.`);
   const layout =

@@ -1,6 +1,8 @@
 // Owns looking at checkpoints: what each weight is stored as, costs and lost, and whether all is sound.
+
 import { type Comparison, compare } from "../compare.ts";
 import { BnbError } from "../error.ts";
+import { checkInspect, checkPath, signatures } from "./arguments.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import { type GgufModel, openGguf } from "./gguf.ts";
 import { checkChoice, originalShapes, quantMethod, readConfig, storedByColumns } from "./huggingface.ts";
@@ -65,6 +67,8 @@ interface Opened extends Disposable {
  * @param path a directory, a safetensors file, or a GGUF file
  */
 export async function inspectCheckpoint(path: string, options: InspectOptions = {}): Promise<WeightReport[]> {
+  checkPath(signatures.inspectCheckpoint, path, "path");
+  checkInspect(signatures.inspectCheckpoint, options);
   using opened = await open(path);
   const reports = opened.entries.map(({ report }) => report);
   if (options.errorAgainst === undefined) return reports;
@@ -204,6 +208,8 @@ export async function verifyCheckpoint(
   path: string,
   options: Pick<InspectOptions, "onProgress"> = {},
 ): Promise<VerifyReport> {
+  checkPath(signatures.verifyCheckpoint, path, "path");
+  checkInspect(signatures.verifyCheckpoint, options);
   using checkpoint = openCheckpoint(path);
   const stored = checkpoint.quantized;
   const quantized: Record<string, number> = {};

@@ -1,5 +1,7 @@
 // Owns reading safetensors files: tensors are views of the mapped file.
+
 import { BnbError } from "../error.ts";
+import { checkPath, signatures } from "./arguments.ts";
 import { damaged, headerBytesMax, parseHeader, type SafetensorsDtype, type TensorInfo } from "./header.ts";
 import { MappedFile, unmap } from "./mapped.ts";
 
@@ -145,6 +147,7 @@ export class SafetensorsFile implements Disposable {
  * gone with a signal.
  */
 export function openSafetensors(path: string): SafetensorsFile {
+  checkPath(signatures.openSafetensors, path, "path");
   return new SafetensorsFile(path);
 }
 

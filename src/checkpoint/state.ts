@@ -1,6 +1,8 @@
 // Owns bitsandbytes' state-dict keys: which tensors make up a quantised weight, and how they must agree.
+import { isMap } from "node:util/types";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
+import { Signature } from "../signature.ts";
 import { type SafetensorsDtype, tensorBytes } from "./header.ts";
 import { isObject, parseJson } from "./json.ts";
 import type { StoredMlx } from "./mlx.ts";
@@ -212,6 +214,7 @@ export interface StoredInt8 {
  * @throws BnbError naming the key that is missing, foreign, damaged, or at odds with the others
  */
 export function findQuantized(tensors: ReadonlyMap<string, SafetensorsTensor>): Map<string, StoredOurs> {
+  if (!isMap(tensors)) throw new Signature("findQuantized").wrong("tensors", tensors, "a Map of tensors by name");
   const found = new Map<string, StoredOurs>();
   for (const key of tensors.keys()) {
     const name = statePattern.exec(key)?.[1];

@@ -1,12 +1,15 @@
 // Owns the way between quantised tensors and the tensors of a state dict.
+
 import { Codebook, codebookNames } from "../codebook.ts";
-import { currentDevice, type Device } from "../device.ts";
+import { currentDevice, type Device, type DeviceName, deviceOf } from "../device.ts";
 import type { DType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { Int8Weight } from "../int8_weight.ts";
 import { QuantizedTensor } from "../quantized.ts";
+import { isOptions } from "../signature.ts";
 import { Tensor } from "../tensor.ts";
-import { type Checkpoint, within } from "./checkpoint.ts";
+import { signatures } from "./arguments.ts";
+import { Checkpoint, within } from "./checkpoint.ts";
 import type { SafetensorsDtype } from "./header.ts";
 import { fromMlx, type StoredMlx } from "./mlx.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
@@ -20,6 +23,7 @@ import {
   specsBlockwise,
   specsInt8,
   stateKey,
+  storageDtypes,
 } from "./state.ts";
 import type { TensorSource } from "./writer.ts";
 
@@ -50,8 +54,12 @@ export function toStateDict(
   q: QuantizedTensor | Int8Weight,
   options: StateDictOptions = {},
 ): TensorSource[] {
-  if (q instanceof Int8Weight) return int8ToStateDict(name, q);
-  const { quantStorage: storage = "uint8" } = options;
+  const me = signatures.toStateDict;
+  me.text(name, "name");
+  const { quantStorage: storage = "uint8" } = me.options(options);
+  me.choice(storage, "quantStorage", Object.keys(storageDtypes));
+  if (Int8Weight.is(q)) return int8ToStateDict(name, q);
+  me.kind(q, "q", ["QuantizedTensor"], ["Int8Weight"]);
   const { bits, blocksize, dtype, shape, offset, nestedBlocksize } = q;
   const quantType = q.quantType === "nf4" || q.quantType === "fp4" ? q.quantType : "blockwise";
   const { state2 } = q;
@@ -103,6 +111,10 @@ export function fromStateDict(stored: Stored4bit | StoredBlockwise | StoredMlx, 
 export function fromStateDict(stored: StoredInt8, device?: Device): Int8Weight;
 export function fromStateDict(stored: Stored, device?: Device): QuantizedTensor | Int8Weight;
 export function fromStateDict(stored: Stored, device: Device = currentDevice()): QuantizedTensor | Int8Weight {
+  const me = signatures.fromStateDict;
+  if (!isOptions(stored) || typeof stored.format !== "string" || typeof stored.codes !== "object")
+    throw me.wrong("stored", stored, "what findQuantized found");
+  me.device(device, "device");
   if (stored.format === "int8") return int8FromStateDict(stored, device);
   if (stored.format === "mlx") return fromMlx(stored, device);
   const { state } = stored;
@@ -138,13 +150,18 @@ function int8FromStateDict({ codes, absmax }: StoredInt8, device: Device): Int8W
 export function loadWeight(
   checkpoint: Checkpoint,
   name: string,
-  device = currentDevice(),
+  device: Device | DeviceName = currentDevice(),
 ): Tensor | QuantizedTensor | Int8Weight {
+  const me = signatures.loadWeight;
+  me.object(checkpoint, "checkpoint", Checkpoint);
+  me.text(name, "name");
+  const target = deviceOf(me, device);
   const stored = checkpoint.quantized.get(name);
-  if (stored) return within(checkpoint.path, () => fromStateDict(stored, device));
+  if (stored) return within(checkpoint.path, () => fromStateDict(stored, target));
   const tensor = checkpoint.tensors.get(name);
-  if (!tensor) throw new BnbError(`${checkpoint.path} has no weight ${JSON.stringify(name)}.`);
-  return within(checkpoint.path, () => dense(tensor, device));
+  if (!tensor)
+    throw me.fail(`name is ${JSON.stringify(name)}, and ${checkpoint.path} has no weight ${JSON.stringify(name)}.`);
+  return within(checkpoint.path, () => dense(tensor, target));
 }
 
 function dense(tensor: SafetensorsTensor, device: Device): Tensor {

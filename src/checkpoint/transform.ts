@@ -1,4 +1,5 @@
 // Owns the four ways to make a checkpoint from another: quantise it, dequantise it, merge an adapter into it, convert it from GGUF.
+
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { FloatDType } from "../dtype.ts";
@@ -15,6 +16,7 @@ import {
   typeNotes,
   whyStays,
 } from "./advice.ts";
+import { checkPath, checkQuantize, checkTransform, signatures } from "./arguments.ts";
 import { openCheckpoint, type Step, type WriteOptions, writeCheckpoint } from "./checkpoint.ts";
 import { openGguf } from "./gguf.ts";
 import { tokenizerFiles } from "./gguf_tokenizer.ts";
@@ -124,6 +126,8 @@ export interface TransformReport {
  * @throws BnbError if the model is quantised already, or cannot be read; nothing is left at the output then
  */
 export async function quantizeCheckpoint(input: string, options: QuantizeOptions): Promise<TransformReport> {
+  checkPath(signatures.quantizeCheckpoint, input, "input");
+  checkQuantize(signatures.quantizeCheckpoint, options);
   return await quantizeWith(input, options);
 }
 
@@ -173,6 +177,8 @@ async function quantizeWith(input: string, options: QuantizeOptions, merging?: M
  * @throws BnbError naming the key, if a quantisation state is missing, foreign or damaged
  */
 export async function dequantizeCheckpoint(input: string, options: TransformOptions): Promise<TransformReport> {
+  checkPath(signatures.dequantizeCheckpoint, input, "input");
+  checkTransform(signatures.dequantizeCheckpoint, options);
   using checkpoint = openCheckpoint(input);
   const config = readConfig(checkpoint.directory);
   const stored = checkpoint.quantized;
@@ -213,6 +219,9 @@ export async function dequantizeCheckpoint(input: string, options: TransformOpti
  * @throws BnbError naming the option of adapter_config.json that is not supported, or what of the adapter fits no weight
  */
 export async function mergeAdapter(base: string, adapter: string, options: QuantizeOptions): Promise<TransformReport> {
+  checkPath(signatures.mergeAdapter, base, "base");
+  checkPath(signatures.mergeAdapter, adapter, "adapter");
+  checkQuantize(signatures.mergeAdapter, options);
   using opened = openAdapter(adapter);
   const merging = new Merging(opened);
   if (options.quantType !== undefined) return await quantizeWith(base, options, merging);
@@ -265,6 +274,8 @@ function againStep(stored: Stored, source: Source): Step {
  * ```
  */
 export async function convertGguf(input: string, options: QuantizeOptions): Promise<TransformReport> {
+  checkPath(signatures.convertGguf, input, "input");
+  checkQuantize(signatures.convertGguf, options);
   using model = await openGguf(input);
   const { quantType, dtype = "bfloat16" } = options;
   const sources = model.tensors.map((tensor) => fromGguf(tensor, dtype));

@@ -1,7 +1,10 @@
 // The way from a model to one of MLX's: its matrices as affine codes, in a folder that mlx_lm loads.
+
 import { BnbError } from "../error.ts";
 import { quantizeAffine } from "../quantize_affine.ts";
+import { show } from "../signature.ts";
 import { checkPlain, noConfig, nothingToDo } from "./advice.ts";
+import { checkPath, checkTransform, signatures } from "./arguments.ts";
 import { openCheckpoint, type Step } from "./checkpoint.ts";
 import {
   type Config,
@@ -40,9 +43,12 @@ export interface MlxOptions extends TransformOptions {
  * @throws BnbError if the model is quantised already, or its family stores its weights by columns
  */
 export async function quantizeToMlx(input: string, options: MlxOptions): Promise<TransformReport> {
+  const me = signatures.quantizeToMlx;
+  checkPath(me, input, "input");
+  checkTransform(me, options);
   const { bits = 4, blocksize = 64 } = options;
-  if (![2, 3, 4, 5, 6, 8].includes(bits)) throw new BnbError(`bits is ${bits}; MLX has 2, 3, 4, 5, 6 and 8.`);
-  if (![32, 64, 128].includes(blocksize)) throw new BnbError(`blocksize is ${blocksize}; MLX has 32, 64 and 128.`);
+  if (![2, 3, 4, 5, 6, 8].includes(bits)) throw me.fail(`bits is ${show(bits)}; MLX has 2, 3, 4, 5, 6 and 8.`);
+  if (![32, 64, 128].includes(blocksize)) throw me.fail(`blocksize is ${show(blocksize)}; MLX has 32, 64 and 128.`);
   using checkpoint = openCheckpoint(input);
   const config = readConfig(checkpoint.directory);
   const leftover = checkPlain(input, checkpoint, config);

@@ -1,6 +1,9 @@
 // Owns writing safetensors files: tensors arrive one at a time, and the file appears whole or not at all.
+
 import fs from "node:fs";
 import { BnbError } from "../error.ts";
+import { isOptions } from "../signature.ts";
+import { checkIterable, checkSpec, signatures } from "./arguments.ts";
 import {
   byLayout,
   headerBytesMax,
@@ -68,8 +71,11 @@ export class SafetensorsWriter implements Disposable {
 
   /** @throws BnbError for a name that stands twice, an unknown dtype or an impossible shape */
   constructor(path: string, specs: Iterable<TensorSpec>, { metadata = { format: "pt" } }: SafetensorsOptions = {}) {
+    signatures.writer.text(path, "path");
+    checkIterable(signatures.writer, specs, "specs");
+    if (!isOptions(metadata)) throw signatures.writer.wrong("metadata", metadata, "an object of strings");
     this.#metadata = checkedMetadata(metadata);
-    this.#slots = Array.from(specs, toSlot).sort(byLayout);
+    this.#slots = Array.from(specs, (spec) => toSlot(checkSpec(signatures.writer, spec, "specs"))).sort(byLayout);
     this.#index = new Map(this.#slots.map((slot, index) => [slot.name, index]));
     if (this.#index.size < this.#slots.length) {
       const twice = this.#slots.find((slot, index) => this.#index.get(slot.name) !== index)!;
@@ -95,6 +101,8 @@ export class SafetensorsWriter implements Disposable {
    * @param data a view of exactly the tensor's bytes, little-endian and row-major; it may be reused at once
    */
   write(name: string, data: ArrayBufferView): void {
+    signatures.write.text(name, "name");
+    if (!ArrayBuffer.isView(data)) throw signatures.write.wrong("data", data, "a typed array");
     const index = this.#index.get(name);
     if (index === undefined) throw new BnbError(`name ${JSON.stringify(name)} was not announced to the writer.`);
     const slot = this.#slots[index]!;
@@ -236,7 +244,12 @@ export async function writeSafetensors(
   tensors: Iterable<TensorSource>,
   options: SafetensorsOptions = {},
 ): Promise<void> {
-  const sources = [...tensors].sort(byLayout);
+  const me = signatures.writeSafetensors;
+  me.text(path, "path");
+  checkIterable(me, tensors, "tensors");
+  const { metadata } = me.options(options);
+  if (metadata !== undefined && !isOptions(metadata)) throw me.wrong("metadata", metadata, "an object of strings");
+  const sources = Array.from(tensors, (tensor) => checkSpec(me, tensor, "tensors")).sort(byLayout);
   using writer = new SafetensorsWriter(path, sources, options);
   for (const { name, bytes } of sources) {
     writer.write(name, typeof bytes === "function" ? await bytes() : bytes);

@@ -1,6 +1,6 @@
 // Settings that hold for single parameters, whichever optimizer and group they are in.
 import { Parameter } from "../parameter.ts";
-import { Signature } from "../signature.ts";
+import { isIterable, Signature } from "../signature.ts";
 import { type Config, checkConfig } from "./config.ts";
 
 /**
@@ -45,13 +45,6 @@ export class GlobalOptimManager {
 
 const me = new Signature("GlobalOptimManager.overrideConfig");
 const of = new Signature("GlobalOptimManager.overridesOf");
-
-/** Whether a value can hold parameters: typed arrays, which hold numbers, can't, nor what stands for one. */
-export function isIterable(value: unknown): value is Iterable<unknown> {
-  if (typeof value !== "object" || value === null) return false;
-  const iterator: unknown = Reflect.get(value, Symbol.iterator);
-  return typeof iterator === "function" && iterator !== Uint8Array.prototype[Symbol.iterator];
-}
 
 /** Parameters as a list. @throws BnbError if it is no iterable, or holds something else */
 export function listOf(me: Signature, parameters: Iterable<Parameter>, argument: string): Parameter[] {

@@ -2,10 +2,10 @@
 import { type Device, type DeviceName, deviceOf } from "../device.ts";
 import { hyperparameters, native, optimizers } from "../native.ts";
 import { Parameter } from "../parameter.ts";
-import { isOptions, Signature, show } from "../signature.ts";
+import { isIterable, isOptions, Signature, show } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import { applyOptions, type Config, checkConfig, defaultsOf, type Family } from "./config.ts";
-import { GlobalOptimManager, isIterable, listOf } from "./manager.ts";
+import { GlobalOptimManager, listOf } from "./manager.ts";
 import { ParameterState, type StateEntry } from "./state.ts";
 
 /** Parameters with settings in common. Schedulers may write to the settings between steps. */

@@ -108,6 +108,8 @@ export function fits(valid: unknown, given: unknown, optional: boolean, name: st
   if (typeof valid === "number") return typeof given === "number" && Number.isFinite(given);
   if (typeof valid === "boolean") return typeof given === "boolean";
   if (typeof valid === "string") return typeof given === "string" || NativeObject.kindOf(given) !== undefined;
+  if (typeof valid === "function") return typeof given === "function";
+  if (valid instanceof Map) return given instanceof Map;
   if (isNumberArray(valid)) return isNumberArray(given) || Parameter.is(given);
   const kind = NativeObject.kindOf(valid);
   if (kind === "Device") return given === valid || typeof given === "string";

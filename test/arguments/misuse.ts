@@ -11,19 +11,25 @@ interface Place {
   readonly name: string;
 }
 
+/** Arguments whose members are arguments themselves. */
+const optionNames = /^(options|parts|config|dict)$/;
+
 const isOptions = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype;
 
 function placesOf({ parameters }: Callable, { args }: Call): Place[] {
   return parameters.flatMap((name, index) => {
     const value = args[index];
-    const members = isOptions(value) ? Object.keys(value) : [];
+    const members = optionNames.test(name) && isOptions(value) ? Object.keys(value) : [];
     return [{ path: [index], name }, ...members.map((member) => ({ path: [index, member], name: member }))];
   });
 }
 
 /** Arguments that say how much memory is asked for. */
 const sizes = /^(n|r|rows|shape|numEmbeddings|embeddingDim|inFeatures|outFeatures)$/;
+
+/** Arguments that name files: what is wrong with such a text is told by itself. */
+const paths = /^(path|input|output|errorAgainst|base)$/;
 
 /** Whether so much memory would be asked for that a test should not, and not so much that it is refused at once. */
 function isTooLarge({ name }: Place, given: unknown): boolean {
@@ -43,7 +49,9 @@ async function answer(callable: Callable, call: Call, places: Place[], at: numbe
   const valid = member === undefined ? args[index] : (args[index] as Record<string, unknown>)[member];
   const given = make(valid);
   args[index] = member === undefined ? given : { ...(args[index] as object), [member]: given };
-  if (isTooLarge(place, given)) return undefined;
+  // A path of garbage would be written to, wherever that is.
+  if (typeof valid === "function" && typeof given === "function") return undefined; // it is called, whatever it does
+  if (isTooLarge(place, given) || (paths.test(name) && typeof given === "string")) return undefined;
   const optional = member !== undefined || index >= requiredOf(callable);
   let error: unknown;
   try {
@@ -54,7 +62,9 @@ async function answer(callable: Callable, call: Call, places: Place[], at: numbe
   }
   if (!(error instanceof BnbError)) return `${name} = ${shown(given)} is ${String(error)}`;
   const { message } = error;
-  if (!speakers(callable, call).some((name) => message.startsWith(`${name}: `)))
+  // What is wrong with a file or one of its tensors is told with their names before it.
+  const ofFile = callable.exported.startsWith("checkpoint.") && fits(valid, given, optional, name);
+  if (!ofFile && !speakers(callable, call).some((name) => message.startsWith(`${name}: `)))
     return `${name} = ${shown(given)} is answered by another: ${message}`;
   // What is of the right kind, but does not fit the other arguments, is told by any name of theirs.
   const names = fits(valid, given, optional, name) ? places.map((place) => place.name) : [name];
@@ -70,6 +80,8 @@ function requiredOf({ name, parameters }: Callable): number {
   const optionals: Record<string, number> = {
     "Tensor.from": 1,
     "Tensor.slice": 0,
+    fromStateDict: 1,
+    loadWeight: 2,
     createNormalMap: 0,
     "Device.open": 0,
   };

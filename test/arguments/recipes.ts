@@ -1,5 +1,5 @@
 // A call of every public function that succeeds: what the property test replaces one argument of.
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
@@ -18,6 +18,7 @@ import {
   Tensor,
 } from "../../src/index.ts";
 import { wave } from "../cases.ts";
+import { ggufFile, llamaDirectory, llamaGgufMetadata, llamaGgufTensors } from "../models.ts";
 import { type Callable, callables, resolved } from "./callables.ts";
 
 export interface Call {
@@ -70,6 +71,13 @@ async function makeCheckpoint(path: string): Promise<void> {
 const path = join(folder, "model.safetensors");
 await makeCheckpoint(path);
 export const opened = checkpoint.openCheckpoint(path);
+const plain = join(folder, "plain");
+await llamaDirectory(plain);
+const nf4 = join(folder, "nf4");
+await checkpoint.quantizeCheckpoint(plain, { output: nf4 });
+const gguf = join(folder, "model.gguf");
+writeFileSync(gguf, ggufFile(llamaGgufMetadata, llamaGgufTensors));
+const openedGguf = await checkpoint.openGguf(gguf);
 
 const parts = () => {
   const { codes, absmax, blocksize, shape, state2, offset } = quantize4bit(floats(64, 512), {
@@ -136,6 +144,7 @@ const recipes: Record<string, () => Call> = {
   quantize4bit: () => ({
     args: [x(), { quantType: "nf4", blocksize: 64, compressStatistics: true, ...scales() }],
   }),
+  quantizeAffine: () => ({ args: [x(), { bits: 4, blocksize: 64 }] }),
   quantizeBlockwise: () => ({
     args: [x(), { code: Codebook.named("nf3"), blocksize: 64, nested: true, ...scales() }],
   }),
@@ -275,9 +284,45 @@ for (const name of Object.keys(optim))
 /** Whole models and what they hand out: test/model. */
 const wholeModels = ["Model", "Session", "Chat", "Tokenizer", "TextGeneration"];
 
-/** What this table has no call of: what garbage is answered with, and what reads and writes files. */
+let written = 0;
+const output = () => join(folder, `written-${written++}`);
+const transformed = () => ({ output: output(), force: false, dtype: "float32", shardBytes: 1e9, onProgress: () => {} });
+const quantized = () => ({
+  ...transformed(),
+  ...{ quantType: "nf4", blocksize: 64, doubleQuant: true, scales: "absmax", quantStorage: "uint8", skip: ["head"] },
+});
+const spec = (name: string) => ({ name, dtype: "F32" as const, shape: [2], bytes: wave(2) });
+
+Object.assign(recipes, {
+  openCheckpoint: () => ({ args: [path] }),
+  openSafetensors: () => ({ args: [path] }),
+  openGguf: () => ({ args: [gguf] }),
+  loadGguf: () => ({ args: [openedGguf, "model.norm.weight", { device: device(), dtype: "float16" }] }),
+  findQuantized: () => ({ args: [opened.tensors] }),
+  fromStateDict: () => ({ args: [opened.quantized.get("four.weight"), device()] }),
+  loadWeight: () => ({ args: [opened, "eight.weight", device()] }),
+  toStateDict: () => ({ args: ["x.weight", w4(), { quantStorage: "uint8" }] }),
+  inspectCheckpoint: () => ({ args: [nf4, { errorAgainst: plain, onProgress: () => {} }] }),
+  verifyCheckpoint: () => ({ args: [path, { onProgress: () => {} }] }),
+  quantizeCheckpoint: () => ({ args: [plain, quantized()] }),
+  dequantizeCheckpoint: () => ({ args: [path, transformed()] }),
+  quantizeToMlx: () => ({ args: [plain, { ...transformed(), bits: 4, blocksize: 64 }] }),
+  convertGguf: () => ({ args: [gguf, quantized()] }),
+  saveAdapter: () => ({ args: [{ "model.q": lora() }, { output: output(), force: false, base: "model" }] }),
+  writeSafetensors: () => ({ args: [output(), [spec("x")], { metadata: { format: "pt" } }] }),
+  SafetensorsWriter: () => ({ args: [output(), [spec("x")]] }),
+  "SafetensorsWriter.write": () => ({
+    on: new checkpoint.SafetensorsWriter(output(), [spec("x")]),
+    args: ["x", wave(2)],
+  }),
+} satisfies Record<string, () => Call>);
+
+/** What asks the network, and what needs a model and an adapter: they share their checks with what is tried. */
+const otherFiles = ["checkpoint.fetchModel", "checkpoint.mergeAdapter"];
+
+/** What this table has no call of. */
 export const isExempt = ({ exported }: Callable) =>
-  exported === "BnbError" || exported.startsWith("checkpoint.") || wholeModels.includes(exported);
+  exported === "BnbError" || otherFiles.includes(exported) || wholeModels.includes(exported);
 
 /** A call of a function that succeeds; undefined where the table has none. */
 export const recipeOf = ({ name }: Callable): (() => Call) | undefined => recipes[name];

@@ -15,6 +15,8 @@ export const runs: readonly Run[] = [
   { mode: "check", seed: 2 },
 ];
 
+const nothing = new Uint8Array(8192);
+
 const libraries = new Map<string, MetalLibrary>();
 
 interface Launch extends Run {
@@ -23,6 +25,8 @@ interface Launch extends Run {
   constants: readonly number[];
   args: readonly number[];
   buffers: readonly View[];
+  /** Buffers behind those that the kernel has and won't look at. */
+  spare?: number;
   grid: readonly [number, number, number];
   group: number;
   /** Bytes of [[threadgroup(0)]]. */
@@ -33,7 +37,7 @@ interface Launch extends Run {
 
 /** Runs a kernel as csrc/gpu/driver.h says: args at 0, buffers from 1 on. The last buffers, `results` of them, are fresh. */
 export function launch(
-  { family, kernel, constants, args, buffers, grid, group, shared, large, mode, seed }: Launch,
+  { family, kernel, constants, args, buffers, spare = 0, grid, group, shared, large, mode, seed }: Launch,
   results = 1,
 ): void {
   const key = `${family} ${mode}`;
@@ -42,7 +46,7 @@ export function launch(
   library.run(kernel, {
     constants: Object.fromEntries(constants.entries()),
     args: { 0: Uint32Array.from(args) },
-    buffers: Object.fromEntries(buffers.map((buffer, i) => [i + 1, buffer])),
+    buffers: Object.fromEntries([...buffers, ...Array(spare).fill(nothing)].map((buffer, i) => [i + 1, buffer])),
     fresh: Array.from({ length: results }, (_, i) => buffers.length - i),
     grid,
     group,

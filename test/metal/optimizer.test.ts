@@ -30,7 +30,11 @@ function argumentsOf(kind: keyof typeof rules, count: number, groups: number, ma
     ...[c2 / c1, rule.alpha * c2, rule.eps * (twoMoments ? c2 : 1), -rule.lr * (kind === "adam" ? c2 / c1 : 1)],
     ...[decoupled ? 1 - rule.lr * rule.weightDecay : 1, decoupled ? 0 : rule.weightDecay, 1, 0, 1e18],
   ] as number[];
-  return [...wide(count), groups, ...new Uint32Array(Float32Array.of(maxUnorm, ...numbers).buffer)];
+  return [
+    ...wide(count),
+    groups,
+    ...new Uint32Array(Float32Array.of(maxUnorm, kind === "adam" ? c2 / c1 : 1, ...numbers).buffer),
+  ];
 }
 
 type Moments = Float32Array<ArrayBuffer> | Uint8Array<ArrayBuffer>;

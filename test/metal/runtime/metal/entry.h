@@ -22,6 +22,8 @@ template <class T> inline constexpr bool is_reference<T &> = true;
 
 template <class P> inline constexpr sim_size pointed_bytes = 0;
 template <class T> inline constexpr sim_size pointed_bytes<T *> = sizeof(T);
+template <> inline constexpr sim_size pointed_bytes<void *> = 0; // as third parties have them
+template <> inline constexpr sim_size pointed_bytes<const void *> = 0;
 
 // Metal's validation compares the bound length with the size of what is pointed to, also where nobody looks at it.
 template <class P> constexpr sim_size referred_bytes() {
