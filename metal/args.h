@@ -121,9 +121,10 @@ static_assert(sizeof(struct softmax_args) == 4, "host and kernels must lay out s
 // Rows of y, or of a table's gradient.
 struct embedding_args {
     uint32_t          rows_low, rows_high, columns;
+    uint32_t          table_rows; // of which an index is one
     struct scale_layout scales;
 };
-static_assert(sizeof(struct embedding_args) == 32, "host and kernels must lay out struct embedding_args alike");
+static_assert(sizeof(struct embedding_args) == 36, "host and kernels must lay out struct embedding_args alike");
 
 struct layer_norm_args {
     uint32_t rows, columns;

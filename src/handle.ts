@@ -17,7 +17,7 @@ const deallocator = native.bnb_deallocator()!;
 const tokenBytesMax = 2 ** 32 - 1;
 
 /** What the native library holds for a JavaScript object. */
-export type HandleKind = "Device" | "Tensor" | "QuantizedTensor" | "Codebook" | "KvCache";
+export type HandleKind = "Device" | "Tensor" | "QuantizedTensor" | "Codebook" | "KvCache" | "Recording";
 
 /**
  * What stands for a native object. Its address and its kind are private fields, which a clone, a copy out of JSON or a

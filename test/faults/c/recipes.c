@@ -125,6 +125,15 @@ ROW(bnb_quantized_columns, P(world.q[1]))
 ROW(bnb_quantized_block, P(world.q[2]))
 ROW(bnb_quantized_nested_block, P(world.q[2]))
 ROW(bnb_quantized_offset, P(world.q[3]))
+ROW(bnb_device_size, P(world.device), I(below(6)), D(-1))
+ROW(bnb_record, P(world.device))
+VALID(bnb_record_end) {
+    bnb_record(world.device);
+    bnb_tensor_free(bnb_cast(ANY(world.x), BNB_F32));
+    (void)args;
+}
+ROW(bnb_replay, P(world.recording))
+ROW(bnb_recording_free, P(made_recording()))
 ROW(bnb_quantized_free, P(bnb_quantize(world.x[0], world.codes16, 64, 0, BNB_SCALES_ABSMAX, NULL)))
 
 /* ── Operations ─────────────────────────────────────────────────────────────────────────────────────────────────── */
