@@ -293,6 +293,9 @@ BNB_API bnb_tensor *bnb_mul(const bnb_tensor *a, const bnb_tensor *b);
 /* y = e to the x, in x's dtype, within 2 ulp of fp32 and rounded once. */
 BNB_API bnb_tensor *bnb_exp(const bnb_tensor *x);
 
+/* y[c, r] = x[r, c], of any dtype. */
+BNB_API bnb_tensor *bnb_transpose(const bnb_tensor *x);
+
 /* Each row's powers of e over their sum, in x's dtype. A row with a NaN, or an infinity above all else, is NaN. */
 BNB_API bnb_tensor *bnb_softmax(const bnb_tensor *x);
 

@@ -33,6 +33,7 @@ enum {
     LAYER_NORM_THREADS = 256,  // a row
     RMS_NORM_THREADS   = 256,  // a run
     SOFTMAX_THREADS    = 256,  // a row
+    TRANSPOSE_THREADS  = 256,  // elements by turns
     ACTIVATE_THREADS   = 256,  // elements by turns
     TOPK_THREADS       = 256,  // a row
     SCATTER_THREADS    = 256,  // a column each
@@ -112,6 +113,12 @@ struct sum_args {
     uint32_t m, n, splits;
 };
 static_assert(sizeof(struct sum_args) == 12, "host and kernels must lay out struct sum_args alike");
+
+// Of x; fewer than 2^31 elements.
+struct transpose_args {
+    uint32_t rows, columns;
+};
+static_assert(sizeof(struct transpose_args) == 8, "host and kernels must lay out struct transpose_args alike");
 
 struct softmax_args {
     uint32_t columns;

@@ -291,7 +291,7 @@ static bnb_status serve_matmul(struct gpu *gpu, const struct launch *whole) {
 /* The larger one where it makes tiles enough to fill the GPU twice. */
 static const struct tile int8_tiles[2][2] = {
     {{"matmul_dense", "matmul_dense_int8_64", 64, 64, 128, 4 * 128 * 128, 3}, {"matmul_dense", "matmul_dense_int8_128", 128, 128, 128, 3 * 256 * 128, 2}},
-    {{"matmul_hopper", "int8_hopper_128", 128, 128, 256, 5 * 256 * 128, 1}, {"matmul_hopper", "int8_hopper_256", 256, 128, 256, 4 * 384 * 128, 1}},
+    {{"matmul_hopper", "int8_hopper_128", 128, 128, 256, 7 * 256 * 128, 1}, {"matmul_hopper", "int8_hopper_256", 256, 128, 256, 4 * 384 * 128, 1}},
 };
 
 static const struct tile *int8_tile(const struct gpu *gpu, uint32_t m, uint32_t n) {
