@@ -1,4 +1,5 @@
-// MLX's checkpoints: every mode, width and group against MLX's own values and products, and what config.json says of modules.
+// MLX's checkpoints: every mode, width and group against MLX's own values and products, and what config.json says of
+// modules.
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

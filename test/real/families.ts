@@ -1,4 +1,5 @@
-// Tiny models of many families, on demand (`bun run test:models`): quantised here and by transformers, and read from GGUF
+// Tiny models of many families, on demand (`bun run test:models`): quantised here and by transformers, and read from
+// GGUF
 // files that gguf-py wrote; the outputs agree. Adapters, merged here and by PEFT, and saved for it.
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";

@@ -87,6 +87,7 @@ struct world {
     bnb_tensor *indices, *a, *b, *row_stats, *column_stats, *x_column_stats, *sums, *outliers;
     bnb_codebook  *codes16, *codes256, *codes_other, *nf4, *dynamic; /* other: of any other width */
     bnb_recording *recording;
+    bnb_tensor    *sixteens; /* rows of 32, for what takes whole blocks only */
     bnb_quantized *q[6]; /* of w: 4 bits, 8 bits, both with nested scales, LLM.int8()'s b, and another width */
     bnb_tensor    *p[3], *g[3], *state[2], *state_twice, *state8[2], *state8_twice, *absmax[2], *absmax_twice, *unorm;
     bnb_tensor    *one;  /* the number of the first row */

@@ -141,6 +141,7 @@ ROW(bnb_quantized_free, P(bnb_quantize(world.x[0], world.codes16, 64, 0, BNB_SCA
 #define QUANTIZED_W world.q[below(6)]
 
 ROW(bnb_cast, P(ANY(world.x)), FLOAT_DTYPE)
+ROW(bnb_quantize_affine, P(world.sixteens), U(2 + below(7)), N(16))
 VALID(bnb_quantize) {
     bool searched = one_in(2);
     GIVE(P(ANY(world.x)), P(ANY_CODES), N(world.block), N(one_in(2) ? 0 : 1 + below(300)),
