@@ -1,7 +1,8 @@
 /* The CPU's forms of the operations: what each is given, and the table that one instruction set fills.
  *
  * A form computes; the operation in csrc/ops/ has checked its arguments, and holds the plain loop that serves where a
- * table has NULL. A form may read up to READ_SLACK bytes past the end of a matrix, never write there. */
+ * table has NULL. A form may read up to READ_SLACK bytes past the end of a matrix, or of its scales, never
+ * write there. */
 #ifndef BNB_CPU_FORMS_H
 #define BNB_CPU_FORMS_H
 

@@ -336,12 +336,12 @@ static struct coded coded_random(const struct codebook *code, size_t rows, size_
     for (size_t i = 0; i < bytes; i++) codes[i] = (uint8_t)(random_bits() >> 32);
     struct coded q = {.code = code, .codes = codes, .rows = rows, .columns = columns, .block = block};
     if (!nested) {
-        float *absmax = guarded(blocks * sizeof *absmax, 0);
+        float *absmax = guarded(blocks * sizeof *absmax, READ_SLACK);
         for (size_t b = 0; b < blocks; b++) absmax[b] = fabsf(normal());
         q.absmax = absmax;
         return q;
     }
-    uint8_t *absmax_codes = guarded(blocks, 0);
+    uint8_t *absmax_codes = guarded(blocks, READ_SLACK);
     float *nested_absmax = guarded((blocks + 3) / 4 * sizeof *nested_absmax, 0);
     for (size_t b = 0; b < blocks; b++) absmax_codes[b] = (uint8_t)(random_bits() >> 32);
     for (size_t b = 0; b < (blocks + 3) / 4; b++) nested_absmax[b] = fabsf(normal());
@@ -778,6 +778,7 @@ static void test_pool(void) {
         count_once(1000, 1, false);
     }
     expect_company("after a pause");
+    pthread_atfork(NULL, NULL, forget_threads); /* as csrc/lock.c does for the library */
     pid_t child = fork();
     if (child == 0) {
         alarm(20);
