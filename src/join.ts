@@ -53,7 +53,16 @@ function joinTwo(a: Tensor | QuantizedTensor, b: Tensor | QuantizedTensor | unde
     );
   const code = a.quantType ? Codebook.named(a.quantType) : Codebook.from(a.code);
   const pointer = me.made(native.bnb_quantized_join(a.pointer, b.pointer));
-  return new QuantizedTensor(pointer, rows, a.dtype, a.device, code, a.blocksize, 0);
+  return new QuantizedTensor(pointer, rows, a.dtype, a.device, code, a.blocksize, 0, storesOf(a, b));
+}
+
+/** How the joined scales and offsets are stored: as they are where both are alike, else as floats. */
+function storesOf(a: QuantizedTensor, b: QuantizedTensor) {
+  using scales = a.absmax;
+  using others = b.absmax;
+  using offsets = a.offsets;
+  const stay = !a.nested && !b.nested && scales.dtype === others.dtype;
+  return { absmax: stay ? scales.dtype : ("float32" as const), offsets: offsets?.dtype };
 }
 
 /** Whether a weight's scales are what joining copies: floats of 32 bits, plain or nested, and no offsets beside them. */
