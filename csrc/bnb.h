@@ -37,6 +37,7 @@
 typedef struct bnb_device    bnb_device;    /* a processor and its memory */
 typedef struct bnb_tensor    bnb_tensor;    /* a matrix on a device */
 typedef struct bnb_codebook  bnb_codebook;  /* the 2^k values that k-bit codes stand for */
+typedef struct bnb_recording bnb_recording; /* operations, to be run again */
 typedef struct bnb_quantized bnb_quantized; /* a matrix as k-bit codes, a codebook, and one scale a block */
 typedef struct bnb_cache     bnb_cache;     /* the keys and values that a model's attention has seen so far */
 
@@ -296,6 +297,9 @@ BNB_API bnb_tensor *bnb_mul(const bnb_tensor *a, const bnb_tensor *b);
 /* y = e to the x, in x's dtype, within 2 ulp of fp32 and rounded once. */
 BNB_API bnb_tensor *bnb_exp(const bnb_tensor *x);
 
+/* y[c, r] = x[r, c], of any dtype. */
+BNB_API bnb_tensor *bnb_transpose(const bnb_tensor *x);
+
 /* Each row's powers of e over their sum, in x's dtype. A row with a NaN, or an infinity above all else, is NaN. */
 BNB_API bnb_tensor *bnb_softmax(const bnb_tensor *x);
 
@@ -415,6 +419,26 @@ BNB_API bnb_tensor *bnb_compare(const bnb_tensor *a, const bnb_tensor *b);
 BNB_API bnb_status bnb_optimizer_step(bnb_optimizer kind, const bnb_hyperparameters *hyperparameters, bnb_tensor *p, const bnb_tensor *g,
                                       bnb_tensor *state1, bnb_tensor *absmax1, const bnb_codebook *code1, bnb_tensor *state2,
                                       bnb_tensor *absmax2, const bnb_codebook *code2, bnb_tensor *unorm);
+
+/* ── Recording ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* What a loop does again and again is recorded once: its checks, allocations and choices are done then, and running it again
+ * costs little more than its kernels. From here on what the calling thread asks of the device is done as ever, and recorded
+ * too, until bnb_record_end. Shapes stay as they are. What is to change from one run to the next lies in tensors that were made
+ * before: it is read from their memory each time, and bnb_tensor_write puts it there. Reads, writes and copies of tensors are
+ * not recorded; an operation that looks at its results on the CPU (bnb_quantize, bnb_int8_stats, bnb_embedding_backward) is
+ * UNSUPPORTED. An index of bnb_embedding is not checked while it is recorded: on a GPU, one that is no row gives NaNs. */
+BNB_API bnb_status bnb_record(bnb_device *device);
+
+/* Ends it. NULL where an operation has failed meanwhile. */
+BNB_API bnb_recording *bnb_record_end(void);
+
+/* Does it all again, enqueued like an operation: results that were recorded, and are still held as tensors, then hold those of
+ * this run. Memory that was written by the host while it was recorded, as by bnb_tensor_from, keeps what it has. One thread at a
+ * time. Counts as one operation. */
+BNB_API bnb_status bnb_replay(bnb_recording *recording);
+
+BNB_API void bnb_recording_free(bnb_recording *recording);
 
 /* ── The collector ──────────────────────────────────────────────────────────────────────────────────────────────── */
 

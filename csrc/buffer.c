@@ -91,6 +91,8 @@ static struct buffer *joined_new(size_t bytes) {
 }
 
 struct buffer *buffer_new(bnb_device *device, size_t bytes) {
+    struct buffer *again = record_reuse(device, bytes);
+    if (again) return again;
     bool           joined = !device->driver && bytes < KEEP_FROM;
     struct buffer *buffer = joined ? joined_new(bytes) : malloc(sizeof *buffer);
     size_t         capacity = joined ? 0 : bytes;
@@ -105,6 +107,7 @@ struct buffer *buffer_new(bnb_device *device, size_t bytes) {
     }
     *buffer = (struct buffer){.refs = 1, .device = device, .memory = memory, .bytes = bytes, .capacity = capacity};
     count_bytes(device, bytes);
+    record_made(buffer);
     return buffer;
 }
 
@@ -136,8 +139,12 @@ void buffer_release(struct buffer *buffer) {
     free(buffer);
 }
 
+/* By the host, all of it or a part: what a recording can't write anew. */
+static void mark_written(struct buffer *buffer) { buffer->written = (buffer->whole ? buffer->whole : buffer)->written = true; }
+
 bnb_status buffer_write_at(struct buffer *buffer, size_t offset, const void *from, size_t bytes) {
     bnb_device *device = buffer->device;
+    mark_written(buffer);
     if (device->driver) return device->driver->write(device->gpu, buffer->memory, buffer->offset + offset, from, bytes);
     memcpy((char *)buffer->memory + offset, from, bytes);
     return BNB_OK;
@@ -194,6 +201,7 @@ void *buffer_host(struct buffer *buffer) {
 }
 
 bnb_status buffer_clear(struct buffer *buffer) {
+    mark_written(buffer);
     void *address = shared(buffer);
     if (!address) return copy_by_pieces(buffer, NULL);
     bnb_status status = make_ready(buffer, WRITES);
@@ -202,6 +210,7 @@ bnb_status buffer_clear(struct buffer *buffer) {
 }
 
 bnb_status buffer_copy(struct buffer *to, const struct buffer *from) {
+    mark_written(to);
     void *source = shared(from), *target = shared(to);
     if (!source && !target) return copy_by_pieces(to, from);
     bnb_status status = make_ready(target ? to : from, target ? WRITES : READS);

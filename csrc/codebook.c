@@ -6,8 +6,7 @@
 
 #include "internal.h"
 
-#define CODEBOOK static const
-#include "../metal/codebook.h"
+#include "codebook_values.h"
 
 /* ── Preparing ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -260,31 +259,42 @@ bnb_codebook *bnb_codebook_normal(double offset, int32_t use_extra_value, uint32
 
 /* ── Named codebooks, made once ─────────────────────────────────────────────────────────────────────────────────── */
 
-static bnb_codebook *make_nf4(void) { return codebook_new(nf4_values, 16); }
-static bnb_codebook *make_fp4(void) { return codebook_new(fp4_values, 16); }
-static bnb_codebook *make_af4(void) { return codebook_new(af4_values, 16); }
-static bnb_codebook *make_nf2(void) { return bnb_codebook_normal(0, 1, 2); }
-static bnb_codebook *make_nf3(void) { return bnb_codebook_normal(0, 1, 3); }
-static bnb_codebook *make_nf5(void) { return bnb_codebook_normal(0, 1, 5); }
-static bnb_codebook *make_nf6(void) { return bnb_codebook_normal(0, 1, 6); }
-static bnb_codebook *make_dynamic(void) { return bnb_codebook_dynamic(1, 7, 8); }
-static bnb_codebook *make_dynamic_unsigned(void) { return bnb_codebook_dynamic(0, 7, 8); }
-
 /* Two's complement, by upstream's constant for 1 / 127. */
-static bnb_codebook *make_int8(void) {
+static bnb_codebook *signed_bytes(void) {
     float values[256];
     for (int code = 0; code < 256; code++) values[code] = (float)(int8_t)code * 7.874015718698502e-3f;
     return codebook_new(values, 256);
 }
+
+/* Each by its name, with what makes it. */
+#define NAMED(ROW)                                             \
+    ROW(nf4, codebook_new(nf4_values, 16))                     \
+    ROW(fp4, codebook_new(fp4_values, 16))                     \
+    ROW(af4, codebook_new(af4_values, 16))                     \
+    ROW(nf2, bnb_codebook_normal(0, 1, 2))                     \
+    ROW(nf3, bnb_codebook_normal(0, 1, 3))                     \
+    ROW(nf5, bnb_codebook_normal(0, 1, 5))                     \
+    ROW(nf6, bnb_codebook_normal(0, 1, 6))                     \
+    ROW(dynamic, bnb_codebook_dynamic(1, 7, 8))                \
+    ROW(dynamic_unsigned, bnb_codebook_dynamic(0, 7, 8))       \
+    ROW(int8, signed_bytes())
+
+#define MAKE(name, made) \
+    static bnb_codebook *make_##name(void) { return made; }
+NAMED(MAKE)
+
+enum {
+#define PLACE(name, made) NAMED_##name,
+    NAMED(PLACE)
+};
 
 static struct named {
     const char *name;
     bnb_codebook *(*make)(void);
     bnb_codebook *made;
 } named[] = {
-    {"nf4", make_nf4, NULL}, {"fp4", make_fp4, NULL}, {"af4", make_af4, NULL}, {"dynamic", make_dynamic, NULL},
-    {"dynamic_unsigned", make_dynamic_unsigned, NULL}, {"int8", make_int8, NULL}, {"nf2", make_nf2, NULL},
-    {"nf3", make_nf3, NULL}, {"nf5", make_nf5, NULL}, {"nf6", make_nf6, NULL},
+#define LINE(name, made) {#name, make_##name, NULL},
+    NAMED(LINE)
 };
 
 static bnb_codebook *make_once(struct named *row) {
@@ -296,6 +306,7 @@ static bnb_codebook *make_once(struct named *row) {
     return made;
 }
 
+#define WORD(name, made) " " #name
 bnb_codebook *bnb_codebook_named(const char *name) {
     if (!name) return refuse(BNB_INVALID, "codebook_named: name is NULL");
     for (struct named *row = named; row < named + sizeof named / sizeof *named; row++) {
@@ -303,7 +314,7 @@ bnb_codebook *bnb_codebook_named(const char *name) {
         bnb_codebook *made = make_once(row);
         return made ? codebook_share(made) : NULL;
     }
-    return refuse(BNB_INVALID, "codebook_named: name is \"%.64s\", expected nf4, fp4, af4, nf2, nf3, nf5, nf6, dynamic, dynamic_unsigned or int8", name);
+    return refuse(BNB_INVALID, "codebook_named: name is \"%.64s\", expected one of" NAMED(WORD), name);
 }
 
-bnb_codebook *codebook_dynamic_signed(void) { return make_once(named + 3); }
+bnb_codebook *codebook_dynamic_signed(void) { return make_once(&named[NAMED_dynamic]); }

@@ -27,12 +27,13 @@ static struct kind {
     enum lock     lock;
     struct freed *oldest, *newest;
     size_t        count;
-} tensors = {.lock = LOCK_TENSORS}, codebooks = {.lock = LOCK_CODEBOOKS}, quantized = {.lock = LOCK_QUANTIZED}, caches = {.lock = LOCK_CACHES};
+} tensors = {.lock = LOCK_TENSORS}, codebooks = {.lock = LOCK_CODEBOOKS}, quantized = {.lock = LOCK_QUANTIZED}, caches = {.lock = LOCK_CACHES}, recordings = {.lock = LOCK_RECORDINGS};
 
 static struct kind *kind_of(enum tag tag) {
     switch (tag) {
     case TAG_TENSOR: return &tensors;
     case TAG_CODEBOOK: return &codebooks;
+    case TAG_RECORDING: return &recordings;
     case TAG_CACHE: return &caches;
     default: return &quantized;
     }

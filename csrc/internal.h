@@ -14,7 +14,7 @@
 /* ── Handles ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Every handle opens with its tag, so that NULL, a freed handle or one of another kind is refused, not followed. */
-enum tag { TAG_DEVICE = 0x42444556, TAG_TENSOR = 0x4254454e, TAG_CODEBOOK = 0x42434f44, TAG_QUANTIZED = 0x42515541, TAG_CACHE = 0x42434143 };
+enum tag { TAG_DEVICE = 0x42444556, TAG_TENSOR = 0x4254454e, TAG_CODEBOOK = 0x42434f44, TAG_QUANTIZED = 0x42515541, TAG_CACHE = 0x42434143, TAG_RECORDING = 0x42524543 };
 
 struct bnb_device {
     enum tag             tag;
@@ -33,6 +33,7 @@ struct buffer {
     void            *memory; /* the driver's, or an address on the CPU */
     size_t           bytes;
     size_t           capacity; /* of memory from host_alloc; 0 where the memory is part of the buffer's own piece */
+    bool             written;  /* by the host: a recording can't write it anew */
     struct buffer   *whole;    /* of which this is a part, or NULL */
     size_t           offset;   /* of a part in a driver's memory; on the CPU `memory` is the part's own address */
 };
@@ -98,7 +99,7 @@ bool on_device(const struct buffer *buffer, const bnb_device *device, const char
 /* ── Locks ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* In the order in which one thread may take them. What is behind each stands where it is used. */
-enum lock { LOCK_OPENING, LOCK_MAKING, LOCK_GPU, LOCK_COUNTING, LOCK_KEEPING, LOCK_TENSORS, LOCK_CODEBOOKS, LOCK_QUANTIZED, LOCK_CACHES, LOCKS };
+enum lock { LOCK_OPENING, LOCK_MAKING, LOCK_GPU, LOCK_COUNTING, LOCK_KEEPING, LOCK_TENSORS, LOCK_CODEBOOKS, LOCK_QUANTIZED, LOCK_CACHES, LOCK_RECORDINGS, LOCKS };
 
 void lock(enum lock which);
 void unlock(enum lock which);
@@ -122,6 +123,11 @@ bnb_status     buffer_read_at(const struct buffer *buffer, size_t offset, void *
 bnb_status     buffer_clear(struct buffer *buffer);
 void          *buffer_host(struct buffer *buffer); /* its address, ready to be read and written; NULL and an error */
 bnb_status     buffer_copy(struct buffer *to, const struct buffer *from); /* of the same size, on any devices */
+
+/* While the calling thread records: memory of that size that the recording has made and nobody else uses any more, or NULL; and
+ * the news of memory that was made. */
+struct buffer *record_reuse(const bnb_device *device, size_t bytes);
+void           record_made(struct buffer *buffer);
 
 size_t      dtype_size(bnb_dtype dtype); /* 0 for what is no dtype */
 const char *dtype_name(bnb_dtype dtype);

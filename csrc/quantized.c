@@ -156,6 +156,7 @@ static void deallocate(void *, void *handle) {
     case TAG_TENSOR: bnb_tensor_free(handle); break;
     case TAG_CODEBOOK: bnb_codebook_free(handle); break;
     case TAG_QUANTIZED: bnb_quantized_free(handle); break;
+    case TAG_RECORDING: bnb_recording_free(handle); break;
     case TAG_CACHE: bnb_cache_free(handle); break;
     case TAG_DEVICE: break;
     }

@@ -348,5 +348,5 @@ template <uint BN, uint STAGES>
     save_sums<STORE_F16, BN>(to, d, bias, shared, place);
 }
 
-template [[host_name("int8_hopper_128")]] [[kernel]] decltype(int8_hopper<128, 5>) int8_hopper<128, 5>;
+template [[host_name("int8_hopper_128")]] [[kernel]] decltype(int8_hopper<128, 7>) int8_hopper<128, 7>;
 template [[host_name("int8_hopper_256")]] [[kernel]] decltype(int8_hopper<256, 4>) int8_hopper<256, 4>;

@@ -33,6 +33,7 @@ enum {
     LAYER_NORM_THREADS = 256,  // a row
     RMS_NORM_THREADS   = 256,  // a run
     SOFTMAX_THREADS    = 256,  // a row
+    TRANSPOSE_THREADS  = 256,  // elements by turns
     ACTIVATE_THREADS   = 256,  // elements by turns
     TOPK_THREADS       = 256,  // a row
     SCATTER_THREADS    = 256,  // a column each
@@ -113,6 +114,12 @@ struct sum_args {
 };
 static_assert(sizeof(struct sum_args) == 12, "host and kernels must lay out struct sum_args alike");
 
+// Of x; fewer than 2^31 elements.
+struct transpose_args {
+    uint32_t rows, columns;
+};
+static_assert(sizeof(struct transpose_args) == 8, "host and kernels must lay out struct transpose_args alike");
+
 struct softmax_args {
     uint32_t columns;
 };
@@ -121,9 +128,10 @@ static_assert(sizeof(struct softmax_args) == 4, "host and kernels must lay out s
 // Rows of y, or of a table's gradient.
 struct embedding_args {
     uint32_t          rows_low, rows_high, columns;
+    uint32_t          table_rows; // of which an index is one
     struct scale_layout scales;
 };
-static_assert(sizeof(struct embedding_args) == 32, "host and kernels must lay out struct embedding_args alike");
+static_assert(sizeof(struct embedding_args) == 36, "host and kernels must lay out struct embedding_args alike");
 
 struct layer_norm_args {
     uint32_t rows, columns;

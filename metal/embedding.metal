@@ -1,5 +1,5 @@
 // Rows of a dense or a quantised table by their indices, and the gradient of that. A thread takes 8 elements of a row;
-// the host has checked that every index is one of the table's.
+// an index that is no row of the table gives NaNs.
 
 constant uint W [[function_constant(0)]];      // how the table is stored, any STORE_; backward, of dy
 constant uint SCALES [[function_constant(1)]]; // SCALES_…
@@ -34,7 +34,10 @@ void embedding(constant embedding_args &args [[buffer(0)]],
         const uint column = uint(piece % pieces) * 8, valid = within(column, args.columns);
         const uint index = uint(indices[row]);
         const ulong from = ulong(index) * args.columns + column, to = row * args.columns + column;
-        if (WHOLE == 0) {
+        if (index >= args.table_rows) {
+            const float4 nothing = float4(as_type<float>(0x7fc00000u));
+            save_some(y, Y, to, valid, octet{nothing, nothing});
+        } else if (WHOLE == 0) {
             save_some(y, Y, to, valid, gather8(w, from, valid));
         } else if (W < STORE_CODE) {
             save8(y, Y, to, load8(data, W, from));

@@ -4,7 +4,7 @@ constant uint X [[function_constant(0)]]; // of x and y
 
 constant uint SIMDGROUPS = SOFTMAX_THREADS / 32;
 
-[[host_name("softmax")]] [[kernel]]
+[[host_name("softmax")]] [[kernel, max_total_threads_per_threadgroup(SOFTMAX_THREADS)]]
 void softmax(constant softmax_args &args [[buffer(0)]],
              device const uchar *x [[buffer(1)]],
              device uchar *y [[buffer(2)]],

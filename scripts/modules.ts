@@ -1,4 +1,5 @@
-// Owns what src/checkpoint/modules.json is made of: transformers' own choice of modules for each of its classes, less what
+// Owns what src/checkpoint/modules.json is made of: transformers' own choice of modules for each of its classes, less
+// what
 // the structure of a model tells anyway. `bun scripts/modules.ts` compares the two and says how many types differ;
 // `--write` makes the data anew; `--facts FILE` takes what scripts/modules/collect.py wrote before.
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -116,7 +117,9 @@ function makeData(transformers: string, facts: readonly Fact[]): ModuleData {
   return { transformers, verdicts, types, classes };
 }
 
-/** By what a class is found where its name is not given, if no other class of its type begins its names in the same way. */
+/**
+ * By what a class is found where its name is not given, if no other class of its type begins its names in the same way.
+ */
 function foundBy({ fact, shapes }: View, views: readonly View[]): Pick<Known, "type" | "roots"> {
   const roots = rootsOf(shapes);
   const others = views.filter((view) => view.fact !== fact && rootsOf(view.shapes).join() === roots.join());

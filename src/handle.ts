@@ -21,7 +21,7 @@ export const bufferOver = (address: NativePointer, bytes: number, owned: NativeP
   toArrayBuffer(address, 0, bytes, owned, deallocator);
 
 /** What the native library holds for a JavaScript object. */
-export type HandleKind = "Device" | "Tensor" | "QuantizedTensor" | "Codebook" | "KvCache";
+export type HandleKind = "Device" | "Tensor" | "QuantizedTensor" | "Codebook" | "KvCache" | "Recording";
 
 /**
  * What stands for a native object. Its address and its kind are private fields, which a clone, a copy out of JSON or a

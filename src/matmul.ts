@@ -20,7 +20,7 @@ export interface MatmulOptions {
    * - `"medium"`: the same as int8: 1e-2, and up to 3e-2.
    *
    * Activations that integers can't stand for (an infinity, NaN, or a run whose largest is below 1e-25), blocks or rows
-   * that are no multiple of 64, and weights of other than 4 bits are multiplied in fp32 whatever this says.
+   * that are no multiple of 32, and weights of other than 4 bits are multiplied in fp32 whatever this says.
    */
   precision?: Precision | undefined;
 }

@@ -56,6 +56,10 @@ export const symbols = {
   bnb_quantized_nested_block: { args: [ptr], returns: u64 },
   bnb_quantized_offset: { args: [ptr], returns: f32 },
   bnb_quantized_free: { args: [ptr], returns: nothing },
+  bnb_record: { args: [ptr], returns: i32 },
+  bnb_record_end: { args: [], returns: ptr },
+  bnb_replay: { args: [ptr], returns: i32 },
+  bnb_recording_free: { args: [ptr], returns: nothing },
 
   bnb_cast: { args: [ptr, i32], returns: ptr },
   bnb_quantize: { args: [ptr, ptr, usize, usize, i32, ptr], returns: ptr },
@@ -75,6 +79,7 @@ export const symbols = {
   bnb_add: { args: [ptr, ptr, f32], returns: ptr },
   bnb_mul: { args: [ptr, ptr], returns: ptr },
   bnb_exp: { args: [ptr], returns: ptr },
+  bnb_transpose: { args: [ptr], returns: ptr },
   bnb_softmax: { args: [ptr], returns: ptr },
   bnb_int8_outliers: { args: [ptr, f32], returns: ptr },
   bnb_int8_stats: { args: [ptr, f32, i32], returns: ptr },

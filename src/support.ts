@@ -87,6 +87,7 @@ const probes: [operation: string, format: string, probe: Probe][] = [
   ["add", "dense", ({ w }) => add(w, w)],
   ["multiply elements", "dense", ({ w }) => mul(w, w)],
   ["exp", "dense", ({ w }) => exp(w)],
+  ["transpose", "dense", ({ w }) => w.transpose()],
   ["softmax", "dense", ({ w }) => softmax(w)],
   ["quantise", "LLM.int8()", ({ w }) => int8DoubleQuant(w, { threshold: 0.99 })],
   ["dequantise", "LLM.int8()", ({ w }) => Int8Weight.quantize(w).dequantize()],

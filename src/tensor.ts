@@ -279,6 +279,21 @@ export class Tensor<D extends DType = DType> extends Handle {
     return part.reshape(shape);
   }
 
+  /**
+   * A matrix [m, n] as [n, m]: of one row or column the same memory, else a copy. Upstream: `tensor.t()`.
+   *
+   * @throws BnbError if it has not two dimensions
+   */
+  transpose(): Tensor<D> {
+    const me = signatures.transpose;
+    const pointer = me.batch(this, "this");
+    const [rows, columns, ...more] = this.#shape;
+    if (rows === undefined || columns === undefined || more.length > 0)
+      throw me.fail(`this is ${this}, expected two dimensions.`);
+    if (rows <= 1 || columns <= 1) return this.reshape([columns, rows]);
+    return new Tensor(me.made(native.bnb_transpose(pointer)), this.dtype, [columns, rows], this.device);
+  }
+
   /** A copy on another device. */
   to(device: Device | DeviceName): Tensor<D> {
     const me = signatures.to;
@@ -335,5 +350,6 @@ const signatures = {
   cast: new Signature("Tensor.cast", { native: { x: "the tensor" } }),
   reshape: new Signature("Tensor.reshape"),
   slice: new Signature("Tensor.slice"),
+  transpose: new Signature("Tensor.transpose"),
   to: new Signature("Tensor.to"),
 };

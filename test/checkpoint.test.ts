@@ -136,6 +136,23 @@ describe("transforming", () => {
     await expect(dequantizeCheckpoint(model, { output: fresh() })).rejects.toThrow(/holds no bitsandbytes weights/);
   });
 
+  test("an error is told over the original's size", async () => {
+    const [input, doubled, output] = [fresh(), fresh(), fresh()];
+    for (const [folder, factor] of [
+      [input, 1],
+      [doubled, 2],
+    ] as const) {
+      mkdirSync(folder);
+      const bytes = weights(64 * 64).map((value) => factor * value);
+      await writeSafetensors(join(folder, "model.safetensors"), [
+        { name: "fc.weight", dtype: "F32", shape: [64, 64], bytes },
+      ]);
+    }
+    await quantizeCheckpoint(doubled, { output });
+    const [report] = await inspectCheckpoint(output, { errorAgainst: input });
+    expect(report!.error!.relative).toBeWithin(0.97, 1.03); // the wrong way round it would be a half
+  });
+
   test("a NaN is found: the tensor and the place are named, and nothing is left", async () => {
     const input = fresh();
     const bad = weights(64 * 64);

@@ -3,7 +3,9 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
+import { openCheckpoint, shardBytesDefault } from "../src/checkpoint/checkpoint.ts";
 import { writeSafetensors } from "../src/checkpoint/writer.ts";
+import { bytes } from "../src/cli/terminal.ts";
 import { llamaDirectory, weights } from "./models.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-cli-"));
@@ -31,6 +33,22 @@ describe("commands", () => {
     expect(inspected.out).toMatch(/^tensor +shape +format +bits\/weight +bytes +rms error +largest error\n/);
     expect(inspected.out).toMatch(/q_proj.weight +64 × 64 +nf4\+dq +\d\.\d\d +.*%/);
     expect(run("dequantize", output, "-o", fresh(), "--dtype", "float16").status).toBe(0);
+  });
+
+  test("sizes are powers of 1000, and of 1024 with an i", () => {
+    const output = fresh();
+    expect(run("quantize", model, "-o", output, "--quiet").status).toBe(0);
+    using whole = openCheckpoint(output);
+    const total = [...whole.tensors.values()].reduce((sum, { bytes }) => sum + bytes.length, 0);
+    const shards = (limit: string) => {
+      const folder = fresh();
+      expect(run("quantize", model, "-o", folder, "--quiet", "--max-shard-size", limit).status).toBe(0);
+      return readdirSync(folder).filter((name) => name.endsWith(".safetensors")).length;
+    };
+    const limit = ((1.05 * total) / 2 ** 20).toFixed(6); // states of weights are planned for at their longest
+    expect([shards(`${limit}MiB`), shards(`${limit}MB`)]).toEqual([1, 2]);
+    expect(shardBytesDefault).toBe(50e9); // as in transformers
+    expect([999, 1e9, 2 ** 30, 5e12].map(bytes)).toEqual(["999 B", "1.00 GB", "1.07 GB", "5.00 TB"]);
   });
 
   test("quantize --scales least-squares writes weights that are closer to the original", () => {

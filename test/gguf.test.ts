@@ -150,6 +150,14 @@ describe("files", () => {
     expect(new Float32Array(bytes.buffer, bytes.byteOffset, original.length)).toEqual(original);
   });
 
+  test("a norm's eps that a file leaves out is 1e-6", async () => {
+    const { "llama.attention.layer_norm_rms_epsilon": _, ...rest } = metadata;
+    const path = join(scratch, `${files++}.gguf`);
+    writeFileSync(path, ggufFile(rest, tensors));
+    using model = await openGguf(path);
+    expect((model.config.rms_norm_eps as { value: number }).value).toBe(1e-6);
+  });
+
   test("qwen2 keeps its order, and its head is not tied", async () => {
     const qwen = Object.fromEntries(
       Object.entries(metadata).map(([key, value]) => [key.replace("llama.", "qwen2."), value]),

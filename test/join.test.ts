@@ -5,13 +5,24 @@ import {
   dequantizeBlockwise,
   joinRows,
   matmul4bit,
-  type QuantizedTensor,
+  QuantizedTensor,
   quantize4bit,
   quantizeBlockwise,
   Tensor,
 } from "../src/index.ts";
 import { floatDTypes, normal, testDevices } from "./cases.ts";
 import { errorOf } from "./reference.ts";
+
+/** As MLX and GGUF have them. */
+function withOffsets(w: Tensor, dtype: "float16" | "bfloat16"): QuantizedTensor {
+  const q = quantize4bit(w);
+  const absmax = (q.absmax as Tensor<"float32">).cast(dtype);
+  const offsets = Tensor.from(normal(absmax.size, w.shape[0]), undefined, { device: w.device }).cast(dtype);
+  return QuantizedTensor.fromParts({
+    ...{ codes: q.codes, absmax, offsets, code: Codebook.named("nf4") },
+    ...{ blocksize: 64, shape: w.shape },
+  });
+}
 
 describe.each(testDevices)("on %s", (_, device) => {
   const weight = (rows: number, columns: number, seed: number) =>
@@ -29,6 +40,8 @@ describe.each(testDevices)("on %s", (_, device) => {
     ["fp4, nested", (w) => quantize4bit(w, { quantType: "fp4", compressStatistics: true })],
     ["8 bits", (w) => quantizeBlockwise(w, { blocksize: 64 })],
     ["int8", (w) => quantizeBlockwise(w, { code: Codebook.named("int8"), blocksize: 64 })],
+    ["scales of float16 and an offset a block", (w) => withOffsets(w, "float16")],
+    ["scales of bfloat16 and an offset a block", (w) => withOffsets(w, "bfloat16")],
     ["3 bits", (w) => quantizeBlockwise(w, { code: Codebook.named("nf3") })],
   ];
 

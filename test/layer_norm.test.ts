@@ -78,6 +78,17 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect([...y.read().subarray(0, 4)]).toEqual([5, 6, 7, 8]);
   });
 
+  test("eps is 1e-5 by default, forward and backward", () => {
+    using x = Tensor.from(wave(48, 3, 0.003), [3, 16], { device });
+    using weight = Tensor.from(wave(16, 5), [16], { device });
+    const forward = (options?: { eps: number }) => layerNorm(x, weight, weight, options).read();
+    const backward = (options?: { eps: number }) => layerNormBackward(x, x, weight, options).dx.read();
+    for (const of of [forward, backward]) {
+      expect(of()).toEqual(of({ eps: 1e-5 }));
+      expect(of()).not.toEqual(of({ eps: 1e-6 }));
+    }
+  });
+
   test("what does not fit is refused, with a sentence", () => {
     using x = Tensor.from(wave(12), [3, 4], { device });
     using four = Tensor.from(wave(4), [4], { device });

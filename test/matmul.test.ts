@@ -137,6 +137,7 @@ describe.each(testDevices)("on %s", (_, device) => {
       "of one sign a run": (v, i) => Math.abs(v) * (Math.floor(i / 64) % 3 ? 1 : -1),
       "tiny and of one sign": (v) => 1e-20 * Math.abs(v),
       "too tiny for integers": (v) => 1e-30 * Math.abs(v),
+      "too tiny for their scales": (v) => 1e-34 * v,
       "huge and of one sign": (v) => 1e30 * Math.abs(v),
     };
     const bounds: Record<Precision, number> = { highest: 2e-6, high: 5e-4, medium: 3e-2 };
@@ -164,6 +165,27 @@ describe.each(testDevices)("on %s", (_, device) => {
         }
     });
   });
+
+  // The plain loops know one precision, and a GPU is more exact than it is asked to be.
+  const hasPrecisions = device.kind === "cpu" && !device.description.includes("plain");
+  test.skipIf(!hasPrecisions)(
+    "each precision has a result of its own; the default follows the activations' dtype",
+    () => {
+      using w = quantize4bit(Tensor.from(normal(32 * 512, 3), [32, 512], { device }));
+      for (const m of [1, 12])
+        for (const dtype of floatDTypes) {
+          using x = Tensor.from(normal(m * 512, 4), [m, 512], { device }).cast(dtype);
+          const of = (precision?: Precision) => {
+            using y = matmul4bit(x, w, { precision });
+            return y.readFloat32().join();
+          };
+          const [highest, high, medium] = [of("highest"), of("high"), of("medium")];
+          expect(medium).not.toBe(high);
+          if (dtype === "float32") expect(high).not.toBe(highest);
+          expect(of()).toBe(dtype === "float32" ? highest : high);
+        }
+    },
+  );
 
   test("weights of 4 bits are blockwise too", () => {
     using w = quantize4bit(Tensor.from(normal(10 * 64), [10, 64], { device }));

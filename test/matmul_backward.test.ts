@@ -156,6 +156,11 @@ describe.each(testDevices)("on %s", (_, device) => {
     using wide = quantizeBlockwise(w);
     expect(errorOf(() => matmul4bitBackward(dy, wide)).message).toContain("8-bit codes: use matmulBlockwiseBackward");
     expect(errorOf(() => linearBackwardWeight(dy, w)).message).toContain("all dimensions but the last must match");
+    using twoByThree = Tensor.from(wave(24), [2, 3, 4], { device });
+    using threeByTwo = Tensor.from(wave(30), [3, 2, 5], { device }); // as many rows, in another shape
+    expect(errorOf(() => linearBackwardWeight(twoByThree, threeByTwo)).message).toContain(
+      "[2, 3, 4] and x is [3, 2, 5]",
+    );
     expect(errorOf(() => linearBackward(bytes as unknown as Tensor<"float32">, w)).message).toContain("dy is int8");
     expect(errorOf(() => linearBackwardWeight(dy, linear(dy, dy), { dtype: "int8" as FloatDType })).message).toContain(
       'dtype is "int8"',

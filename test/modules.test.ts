@@ -1,4 +1,5 @@
-// Which modules of which models are quantised: transformers' own choice, family by family, and what is done with models that
+// Which modules of which models are quantised: transformers' own choice, family by family, and what is done with
+// models that
 // store their weights by columns.
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -31,7 +32,9 @@ function choose(config: object, shapes: Extents) {
 
 const matrix = [64, 64];
 
-/** What transformers 5.24 makes of modules: type, class, those that it replaces, those that it keeps, and other tensors. */
+/**
+ * What transformers 5.24 makes of modules: type, class, those that it replaces, those that it keeps, and other tensors.
+ */
 const families: [type: string, architecture: string, quantised: string[], kept: string[], others?: Extents][] = [
   [
     "mixtral",

@@ -105,6 +105,19 @@ describe.each(testDevices)("on %s", (_, device) => {
     }
   });
 
+  test.each([32, 8] as const)("LARS moves p by lr × maxUnorm × ‖p‖ at most, %i-bit", (bits) => {
+    const n = 8192;
+    const parameter = parameterOf(wave(n, 3, 0.1));
+    const Class = bits === 8 ? optim.LARS8bit : optim.LARS32bit;
+    const optimizer = new Class([parameter], { lr: 0.5, momentum: 0.9, maxUnorm: 0.02 });
+    for (const size of [100, 1e-9]) {
+      const before = parameter.data.read() as Float32Array;
+      step(optimizer, parameter, new Float32Array(n).fill(size));
+      const moved = (parameter.data.read() as Float32Array).map((v, i) => v - before[i]!);
+      expect(Math.hypot(...moved) / Math.hypot(...before)).toBeCloseTo(0.01, 5);
+    }
+  });
+
   describe.each(parameterSizes)("%d elements", (n) => {
     test.each(names)("%s, 32-bit, against float64", (name) => {
       const { make, rule } = optimizerCases[name]!;

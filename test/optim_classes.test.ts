@@ -92,6 +92,14 @@ describe("classes", () => {
     expect(parameters[1]!.data.read()).toEqual(before[1]!);
   });
 
+  test("a second override adds to the first, and its own values win", () => {
+    const manager = optim.GlobalOptimManager.getInstance();
+    const parameter = new Parameter(Tensor.from([1]));
+    manager.overrideConfig(parameter, { optimBits: 32, lr: 0.5 });
+    manager.overrideConfig([parameter], { lr: 0.25, weightDecay: 0.1 });
+    expect(manager.overridesOf(parameter)).toEqual({ optimBits: 32, lr: 0.25, weightDecay: 0.1 });
+  });
+
   test("groups have settings of their own, and a scheduler may change them", () => {
     const [a, b] = [new Parameter(Tensor.from([1, 1])), new Parameter(Tensor.from([1, 1]))];
     for (const parameter of [a!, b!]) parameter.grad = Tensor.from([1, 1]);
@@ -118,11 +126,11 @@ describe("classes", () => {
   });
 
   test("AdEMAMix's schedules warm alpha and beta3 up", () => {
-    const make = (options: optim.AdEMAMixOptions) => {
+    const make = (options: optim.AdEMAMixOptions, steps = 1) => {
       const parameter = new Parameter(Tensor.from(wave(64)));
       parameter.grad = Tensor.from(wave(64, 3));
       const optimizer = new optim.AdEMAMix([parameter], options);
-      optimizer.step();
+      for (let step = 0; step < steps; step++) optimizer.step();
       return { p: parameter.data.read(), slow: (tensorsOf(optimizer).state1!.read() as Float32Array).slice(64) };
     };
     // At step 1 of 10, alpha is a tenth of its end, and beta3 is on its way from beta1.
@@ -133,6 +141,7 @@ describe("classes", () => {
     expect(beta3).toBeLessThan(0.9999);
     expect(scheduled).toEqual(constant);
     expect(make({ alpha: 5, tAlpha: 1, tBeta3: 1 })).toEqual(make({ alpha: 5 }));
+    expect(make({ alpha: 5, tAlpha: 1, tBeta3: 1 }, 3)).toEqual(make({ alpha: 5 }, 3)); // at the end they stay
   });
 });
 

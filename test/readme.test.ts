@@ -29,8 +29,8 @@ describe("examples", () => {
   const folder = mkdtempSync(join(tmpdir(), "bnb-examples-"));
   const options: Record<string, string[]> = { "train.ts": ["20", join(folder, "curves.svg")] };
 
-  // Those that need a model, or run until they are stopped, have tests of their own: test/serve/process.test.ts.
-  const apart = ["server.ts"];
+  // Those that need a model, or run until they are stopped, have tests of their own: test/serve/process.test.ts, test/model/cli.test.ts.
+  const apart = ["server.ts", "chat.ts"];
 
   test("each is named in the README", () => {
     for (const file of new Bun.Glob("*.ts").scanSync(join(root, "examples")))

@@ -66,6 +66,33 @@ describe.each(testDevices)("on %s", (_, device) => {
     }
   });
 
+  test("transpose, of every dtype; a vector's shares the memory", () => {
+    for (const dtype of [...floatDTypes, "int8", "uint8", "int32"] as const)
+      for (const [rows, columns] of [
+        [2, 3],
+        [33, 65],
+        [1, 7],
+        [7, 1],
+        [100, 4],
+        [0, 3],
+      ] as const) {
+        const values = Array.from({ length: rows * columns }, (_, i) => i % 100);
+        using x = Tensor.from(values, [rows, columns], { dtype, device });
+        using y = x.transpose();
+        expect(y.shape).toEqual([columns, rows]);
+        const want = Array.from(
+          { length: rows * columns },
+          (_, i) => ((i % rows) * columns + Math.floor(i / rows)) % 100,
+        );
+        expect([...(y.dtype === "bfloat16" ? y.readFloat32() : (y.read() as Int32Array))]).toEqual(want);
+      }
+    using row = Tensor.from([[1, 2, 3]], undefined, { device });
+    using column = row.transpose();
+    row.write(Float32Array.of(4, 5, 6));
+    expect(column.read()).toEqual(Float32Array.of(4, 5, 6));
+    expect(errorOf(() => Tensor.zeros([2, 2, 2], { device }).transpose()).message).toContain("expected two dimensions");
+  });
+
   test("concat is the inverse, whatever the parts", () => {
     for (const dtype of [...floatDTypes, "uint8"] as const) {
       using x = Tensor.from(

@@ -1,5 +1,5 @@
 // Owns the tests of tensors as things: values in and out, casts, views, ownership, the collector, waiting, bad input.
-import { describe, expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
 import {
   add,
   currentDevice,
@@ -220,6 +220,24 @@ describe.each(testDevices)("on %s", (_, device) => {
     await device.ready();
   });
 
+  test("ready() gives the event loop its turns for as long as the device is at work, and only then waits", async () => {
+    const seen: string[] = [];
+    let asked = 0;
+    const idle = spyOn(native, "bnb_device_idle").mockImplementation((() => Number(++asked > 3)) as never);
+    const wait = spyOn(native, "bnb_device_wait").mockImplementation((() => seen.push("wait") * 0) as never);
+    const turns = setInterval(() => seen.push("turn"), 0);
+    try {
+      await device.ready();
+    } finally {
+      clearInterval(turns);
+      idle.mockRestore();
+      wait.mockRestore();
+    }
+    expect(asked).toBe(4);
+    expect(seen[0]).toBe("turn");
+    expect(seen.filter((event) => event === "wait")).toEqual(["wait"]);
+  });
+
   test("what was asked of the device is counted", () => {
     const before = device.counters.operations;
     using x = Tensor.from(wave(64), [1, 64], { device });
@@ -354,6 +372,24 @@ describe("the C ABI refuses", () => {
     expect(native.bnb_tensor_zeros(device, 0, -1 as never, one)).toBeNull();
     expect(Number.isNaN(native.bnb_device_counter(device, 99))).toBe(false);
     expect(native.bnb_device_counter(device, 99)).toBe(-1);
+  });
+
+  test("a bias that is no element for each row of w", () => {
+    const on = { device: Device.open("cpu") };
+    using x = Tensor.from(wave(64), [1, 64], on);
+    using w = Tensor.from(wave(8 * 64), [8, 64], on);
+    using q = quantize4bit(w);
+    for (const shape of [
+      [1, 7],
+      [1, 9],
+      [8, 1],
+    ] as [number, number][]) {
+      using bias = Tensor.from(wave(shape[0] * shape[1]), shape, on);
+      expect(native.bnb_matmul(x.pointer, w.pointer, bias.pointer, 0)).toBeNull();
+      expect(last()).toBe(`matmul: bias is [${shape.join(", ")}], expected [1, 8], an element for each row of w`);
+      expect(native.bnb_matmul_quantized(x.pointer, q.pointer, bias.pointer, 0)).toBeNull();
+      expect(last()).toContain("bias is [");
+    }
   });
 
   test("a target of the wrong size", () => {

@@ -23,6 +23,7 @@ struct binding {
     void       *memory;
     size_t      offset;
     enum access access;
+    const void *owner; /* the buffer that it is of, for whoever records the launch; nothing to a driver */
 };
 
 /* A kernel's run. `family` is the stem of a file in metal/, `kernel` the host name of a function in it. */
@@ -76,6 +77,13 @@ struct driver {
     /* The same for a whole operation, in kernels and grids of the driver's own; UNSUPPORTED where it has none for the case:
      * then the portable kernels are launched. Only the family, its arguments and its bindings are looked at. May be NULL. */
     bnb_status (*serve)(void *gpu, const struct launch *whole);
+
+    /* Launches that will be enqueued again and again in this order, as one thing: a graph, or a list that is prepared. They, their
+     * arguments and their memory stay as they are until it is forgotten; kernel NULL stands for what serve served. NULL: it is
+     * left to launch and serve. All three may be NULL. */
+    void *(*record)(void *gpu, const struct launch *launches, size_t count);
+    bnb_status (*replay)(void *gpu, void *graph);
+    void (*forget)(void *gpu, void *graph);
 
     bool (*idle)(void *gpu);       /* never waits, but sends off what launch holds back, so that asking again makes sense */
     bnb_status (*wait)(void *gpu); /* DEVICE_LOST where work has failed since the last time: told once */

@@ -21,6 +21,9 @@ static const char elementwise_rule_h[] = {
 static const char elementwise[] = {
 #embed <elementwise.metal> suffix(, 0)
 };
+static const char transpose[] = {
+#embed <transpose.metal> suffix(, 0)
+};
 static const char softmax[] = {
 #embed <softmax.metal> suffix(, 0)
 };
@@ -91,6 +94,7 @@ const struct kernel_source kernel_headers[] = {
 const struct kernel_source kernel_families[] = {
     {"elementwise", elementwise},
     {"softmax", softmax},
+    {"transpose", transpose},
     {"quantize", quantize},
     {"scales", scales},
     {"dequantize", dequantize},

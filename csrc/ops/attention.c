@@ -224,7 +224,7 @@ static struct binding at_offset(struct binding binding, size_t offset) {
 /* Keys, values and their scales out of one buffer; places that are not there are the buffer's start, and unused. */
 static void bind_heads(const struct request *r, enum access access, struct binding bindings[4]) {
     size_t         rows = r->slots * r->kv_heads * r->capacity, bytes = rows * r->d * dtype_size(r->store);
-    struct binding kept = {r->kept->memory, 0, access}, none = unused(r->kept);
+    struct binding kept = {r->kept->memory, 0, access, r->kept}, none = unused(r->kept);
     bool           scaled = r->store == BNB_I8;
     bindings[0] = kept, bindings[1] = at_offset(kept, bytes);
     bindings[2] = scaled ? at_offset(kept, 2 * bytes) : none;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "launch.h"
+#include "record.h"
 
 /* ── The plain loops ────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -40,17 +41,26 @@ static void embedding_backward_plain(const void *argument, size_t first, size_t 
 
 /* ── Indices ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+static bnb_status no_memory(size_t count) {
+    return fail(BNB_OUT_OF_MEMORY, "embedding: no memory for %zu indices; free something and try again", count);
+}
+
+/* Whether each of the indices [.., columns] is a row of the table. */
+static bnb_status check_indices(const int32_t *indices, size_t count, size_t columns, size_t rows) {
+    for (size_t i = 0; i < count; i++)
+        if (indices[i] < 0 || (size_t)indices[i] >= rows)
+            return fail(BNB_INVALID, "embedding: indices[%zu, %zu] is %d, expected 0 to %zu, a row of w", i / columns, i % columns,
+                        indices[i], rows - 1);
+    return BNB_OK;
+}
+
 /* A copy of the indices, each of which is a row of the table; NULL and an error. */
 static int32_t *read_indices(const bnb_tensor *indices, size_t rows) {
     size_t   count = indices->rows * indices->columns;
     int32_t *copy = malloc(count * sizeof *copy);
-    if (!copy)
-        return refuse(BNB_OUT_OF_MEMORY, "embedding: no memory for %zu indices; free something and try again", count);
+    if (!copy) return no_memory(count), NULL;
     bnb_status status = buffer_read(indices->buffer, copy, count * sizeof *copy);
-    for (size_t i = 0; i < count && status == BNB_OK; i++)
-        if (copy[i] < 0 || (size_t)copy[i] >= rows)
-            status = fail(BNB_INVALID, "embedding: indices[%zu, %zu] is %d, expected 0 to %zu, a row of w",
-                          i / indices->columns, i % indices->columns, copy[i], rows - 1);
+    if (status == BNB_OK) status = check_indices(copy, count, indices->columns, rows);
     if (status == BNB_OK) return copy;
     free(copy);
     return NULL;
@@ -65,10 +75,9 @@ static bool are_indices(const bnb_tensor *indices) {
 
 /* ── Forward ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* The indices are the copy that was checked: the tensor's memory may be shared with
- * a thread that writes to it. */
+/* Kernels look at no index that is no row, and give NaNs for it. */
 struct request {
-    const struct buffer *indices;
+    const bnb_tensor    *indices;
     struct operand       w;
     bnb_tensor          *y;
 };
@@ -84,6 +93,7 @@ static bnb_status launch(const void *request) {
         .rows_low = (uint32_t)y->rows,
         .rows_high = (uint32_t)(y->rows >> 32),
         .columns = (uint32_t)columns,
+        .table_rows = operand_rows(w) > 1u << 31 ? 1u << 31 : (uint32_t)operand_rows(w),
     };
     struct launch launch = {
         .family = "embedding",
@@ -92,7 +102,7 @@ static bnb_status launch(const void *request) {
         .constant_count = 5,
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {reads(r->indices), [6] = writes(y->buffer)},
+        .bindings = {reads(r->indices->buffer), [6] = writes(y->buffer)},
         .binding_count = 9,
         .groups = {groups_for(pieces, EMBEDDING_THREADS), 1, 1},
         .threads = EMBEDDING_THREADS,
@@ -104,23 +114,40 @@ static bnb_status launch(const void *request) {
     return enqueue(y->buffer->device, &launch);
 }
 
+/* Of indices that are yet to be checked, [rows, index_columns] of them. */
+struct look_up_job {
+    struct embedding_job embedding;
+    size_t               index_columns;
+};
+
 static bnb_status look_up(const void *argument) {
-    const struct embedding_job *job = argument;
-    size_t                      columns = job->q.code ? job->q.columns : job->w.columns;
-    parallel_for(job->count, ceil_div(1 << 15, columns), cpu_forms()->embedding ? cpu_forms()->embedding : embedding_plain, job);
-    return BNB_OK;
+    struct look_up_job    unchecked = *(const struct look_up_job *)argument;
+    struct embedding_job *job = &unchecked.embedding;
+    size_t                rows = job->q.code ? job->q.rows : job->w.rows, columns = job->q.code ? job->q.columns : job->w.columns;
+    int32_t              *copy = malloc(job->count * sizeof *copy); /* another thread may be writing to the tensor */
+    if (!copy) return no_memory(job->count);
+    memcpy(copy, job->indices, job->count * sizeof *copy);
+    bnb_status status = check_indices(copy, job->count, unchecked.index_columns, rows);
+    job->indices = copy;
+    if (status == BNB_OK) parallel_for(job->count, ceil_div(1 << 15, columns), cpu_forms()->embedding ? cpu_forms()->embedding : embedding_plain, job);
+    free(copy);
+    return status;
 }
 
 static bnb_status embedding_on_host(const void *request, struct host *host) {
     const struct request *r = request;
-    struct embedding_job  job = {
-        .indices = host_reads(host, r->indices),
-        .count = r->y->rows,
-        .y = host_writes(host, r->y->buffer),
-        .dtype = r->y->dtype,
+    struct look_up_job    job = {
+        .embedding =
+            {
+                .indices = host_reads(host, r->indices->buffer),
+                .count = r->y->rows,
+                .y = host_writes(host, r->y->buffer),
+                .dtype = r->y->dtype,
+            },
+        .index_columns = r->indices->columns,
     };
-    if (r->w.dense) job.w = dense_of(host, r->w.dense);
-    else job.q = coded_of(host, r->w.coded);
+    if (r->w.dense) job.embedding.w = dense_of(host, r->w.dense);
+    else job.embedding.q = coded_of(host, r->w.coded);
     return perform(host, look_up, &job, sizeof job);
 }
 
@@ -131,16 +158,16 @@ static bnb_tensor *embedding(const bnb_tensor *indices, struct operand w, bnb_dt
     if (!on_device(indices->buffer, device, "embedding", "indices") ||
         !is_shape(count, columns, "embedding", "the result"))
         return NULL;
-    int32_t *copy = read_indices(indices, rows);
-    if (!copy) return NULL;
-    struct buffer *checked = buffer_new(device, count * sizeof *copy);
-    bnb_tensor    *y = checked && buffer_write(checked, copy, count * sizeof *copy) == BNB_OK ? tensor_new(device, dtype, count, columns) : NULL;
-    free(copy);
+    if (device->driver && !is_recording(device)) {
+        int32_t *copy = read_indices(indices, rows);
+        if (!copy) return NULL;
+        free(copy);
+    }
+    bnb_tensor *y = tensor_new(device, dtype, count, columns);
+    if (!y) return NULL;
     count_operation(device);
-    struct request request = {checked, w, y};
-    bnb_status     status = y ? run(&(struct operation){"embedding", device, launch, embedding_on_host, &request}) : BNB_OUT_OF_MEMORY;
-    buffer_release(checked); /* the driver keeps it until the work is done */
-    if (status == BNB_OK) return y;
+    struct request request = {indices, w, y};
+    if (run(&(struct operation){"embedding", device, launch, embedding_on_host, &request}) == BNB_OK) return y;
     bnb_tensor_free(y);
     return NULL;
 }
@@ -197,7 +224,7 @@ static bnb_status launch_backward(const void *request) {
         .constant_count = 4,
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {reads(dy->buffer), reads(sorted), {sorted->memory, (rows + 1) * sizeof(uint32_t), READS}, writes(dw->buffer)},
+        .bindings = {reads(dy->buffer), reads(sorted), {sorted->memory, (rows + 1) * sizeof(uint32_t), READS, sorted}, writes(dw->buffer)},
         .binding_count = 4,
         .groups = {groups_for(rows * ceil_div(columns, 8), EMBEDDING_THREADS), 1, 1},
         .threads = EMBEDDING_THREADS,
@@ -254,6 +281,7 @@ bnb_tensor *bnb_embedding_backward(const bnb_tensor *dy, const bnb_tensor *indic
         return refuse(BNB_INVALID, "embedding_backward: padding is %d, expected -1 or a row of w, 0 to %zu", padding,
                       rows - 1);
 
+    if (not_recording(device, "embedding_backward")) return NULL;
     int32_t *copy = read_indices(indices, rows);
     if (!copy) return NULL;
     uint32_t *sorted = malloc(words * sizeof *sorted);

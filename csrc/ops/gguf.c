@@ -102,7 +102,9 @@ static void expand_q6_k(const uint8_t *from, float *to) {
 }
 
 /* Two halves of 128 elements, each in 4 groups of 32 whose 2 bits stand above one another in the same 32 bytes. */
-static uint32_t two_bits(const uint8_t *packed, uint32_t i) { return packed[i / 128 * 32 + i % 32] >> 2 * (i % 128 / 32) & 3u; }
+static uint32_t two_bits(const uint8_t *packed, uint32_t i) {
+    return packed[i / 128 * 32 + i % 32] >> 2 * (i % 128 / 32) & 3u;
+}
 
 /* A byte for every 16 elements: a 4-bit scale and a 4-bit minimum. */
 static void expand_q2_k(const uint8_t *from, float *to) {
@@ -114,7 +116,8 @@ static void expand_q2_k(const uint8_t *from, float *to) {
     }
 }
 
-/* A third bit for each element in 32 bytes, where 1 means that nothing is taken off; twelve bytes of signed 6-bit scales
+/* A third bit for each element in 32 bytes, where 1 means that nothing is taken off; twelve bytes of signed 6-bit
+ * scales
  * for every 16 elements: four low bits in the first eight, two high bits in the rest. */
 static void expand_q3_k(const uint8_t *from, float *to) {
     const uint8_t *scales = from + 96;
@@ -269,7 +272,8 @@ struct request {
 
 static bnb_status expand_on_host(const void *request, struct host *host) {
     const struct request *r = request;
-    struct gguf_job       job = {r->format, r->data, r->y->rows * r->y->columns, host_writes(host, r->y->buffer), r->y->dtype};
+    const bnb_tensor     *y = r->y;
+    struct gguf_job       job = {r->format, r->data, y->rows * y->columns, host_writes(host, y->buffer), y->dtype};
     return perform(host, expand_all, &job, sizeof job);
 }
 
@@ -282,13 +286,14 @@ static bool is_gguf(uint32_t type, size_t rows, size_t columns, const void *data
     }
     const struct format *format = &formats[type];
     if (columns % format->block) {
-        fail(BNB_INVALID, "%s: columns is %zu, expected a multiple of %s's %zu", me, columns, format->name, format->block);
+        fail(BNB_INVALID, "%s: columns is %zu, expected a multiple of %s's %zu", me, columns, format->name,
+             format->block);
         return false;
     }
     size_t expected = rows * columns / format->block * format->bytes;
     if (data && bytes == expected) return true;
-    fail(BNB_INVALID, "%s: data has %zu bytes, expected %zu for %s [%zu, %zu]", me, data ? bytes : 0, expected, format->name,
-         rows, columns);
+    fail(BNB_INVALID, "%s: data has %zu bytes, expected %zu for %s [%zu, %zu]", me, data ? bytes : 0, expected,
+         format->name, rows, columns);
     return false;
 }
 

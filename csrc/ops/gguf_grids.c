@@ -1,4 +1,5 @@
-/* GGML's types of 1.5 to 3.5 bits: blocks of 256 elements whose groups of 8 or 4 are points of a grid, with signs beside
+/* GGML's types of 1.5 to 3.5 bits: blocks of 256 elements whose groups of 8 or 4 are points of a grid, with signs
+ * beside
  * them and a small scale for each 16 or 32 elements. */
 #include "gguf_blocks.h"
 #include "gguf_grids.h"
@@ -65,7 +66,8 @@ void expand_iq2_xs(const uint8_t *from, float *to) {
     }
 }
 
-/* Scale; for each 8 elements a byte of an index, a byte of signs, two more bits of the index; a 4-bit scale for each 16. */
+/* Scale; for each 8 elements a byte of an index, a byte of signs, two more bits of the index; a 4-bit scale for each
+ * 16. */
 void expand_iq2_s(const uint8_t *from, float *to) {
     float          d = load_f16(from);
     const uint8_t *low = from + 2, *signs = low + BLOCK / 8, *high = signs + BLOCK / 8, *scales = high + BLOCK / 32;
@@ -104,7 +106,8 @@ static void put_ternary(float scale, uint32_t point, bool down, float *to) {
     for (uint32_t i = 0; i < 8; i++) to[i] = scale * ((float)(point >> 2 * i & 3u) - 1.0f + (down ? -0.125f : 0.125f));
 }
 
-/* Scale; for each 8 elements a byte of an index; for each 32 four times three bits more, a 3-bit scale, and which way all
+/* Scale; for each 8 elements a byte of an index; for each 32 four times three bits more, a 3-bit scale, and which way
+ * all
  * of them are moved. */
 void expand_iq1_s(const uint8_t *from, float *to) {
     float          d = load_f16(from);

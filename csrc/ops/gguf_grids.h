@@ -1,5 +1,7 @@
-/* The points that GGML's types of few bits choose from, from ggml-common.h (MIT, The ggml authors): each point's elements in
- * one number, from its lowest bits up, 2 bits each for the IQ1 and IQ2 types and 4 each for the IQ3 types, as indices into the
+/* The points that GGML's types of few bits choose from, from ggml-common.h (MIT, The ggml authors): each point's
+ * elements in
+ * one number, from its lowest bits up, 2 bits each for the IQ1 and IQ2 types and 4 each for the IQ3 types, as indices
+ * into the
  * values that gguf_grids.c has for each type. */
 #pragma once
 #include <stdint.h>

@@ -62,7 +62,8 @@ bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], st
     bindings[1] = reads(q->absmax);
     bindings[2] = unused(q->absmax);
     bnb_status status = bind_codebook(q->code, device, &bindings[3]);
-    bindings[4] = (struct binding){.memory = bindings[3].memory};
+    bindings[4] = bindings[3];
+    bindings[4].access = UNUSED;
     offsets[0] = reads_if(q->offsets, q->absmax);
     offsets[1] = reads_if(q->nested_offsets, q->absmax);
     if (status || !q->nested_code) return status;

@@ -15,10 +15,10 @@ static inline uint32_t groups_for(size_t elements, size_t of_a_group) {
 }
 
 /* Memory as bindings, by what the kernel does with it; a place that it won't look at is unused, whatever is there. */
-static inline struct binding reads(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, READS}; }
-static inline struct binding writes(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, WRITES}; }
-static inline struct binding updates(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, UPDATES}; }
-static inline struct binding unused(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, UNUSED}; }
+static inline struct binding reads(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, READS, buffer}; }
+static inline struct binding writes(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, WRITES, buffer}; }
+static inline struct binding updates(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, UPDATES, buffer}; }
+static inline struct binding unused(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, UNUSED, buffer}; }
 static inline struct binding reads_if(const struct buffer *buffer, const struct buffer *other) {
     return buffer ? reads(buffer) : unused(other);
 }
@@ -82,12 +82,6 @@ static inline uint32_t side_of(const struct sizes *sizes, size_t rows, size_t co
 
 /* The part of `depth` products that each of `tiles` tiles sums: all of it, or a multiple of TILE_DEPTH. */
 uint32_t split_of(const struct sizes *sizes, uint32_t depth, size_t tiles);
-
-/* A product as a whole, by the GPU's own kernels: UNSUPPORTED where it has none for the case, and the portable kernels are to
- * be launched. */
-static inline bnb_status serve(bnb_device *device, const struct launch *whole) {
-    return device->driver->serve ? device->driver->serve(device->gpu, whole) : BNB_UNSUPPORTED;
-}
 
 /* y = the parts of a split, f32 [splits, y's rows, y's columns], added up; bias may be NULL. */
 bnb_status launch_sum(const struct buffer *parts, uint32_t splits, const bnb_tensor *bias, const bnb_tensor *y);

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "launch.h"
+#include "record.h"
 #include "scales.h"
 
 /* ── The plain loop ─────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -270,7 +271,8 @@ bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_
     if (!is_tensor(x, "quantize", "x") || !is_float(x->dtype, "quantize", "x") || !is_codebook(code, "quantize", "code") ||
         !is_block(code, block, "quantize") || !is_rule(rule, x))
         return NULL;
-    bnb_device    *device = x->buffer->device;
+    bnb_device *device = x->buffer->device;
+    if (not_recording(device, "quantize")) return NULL;
     bnb_quantized *q = quantized_new(device, (bnb_codebook *)code, x->rows, x->columns, block, nested_block);
     if (!q) return NULL;
 

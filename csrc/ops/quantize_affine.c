@@ -73,10 +73,11 @@ static bnb_status quantize_all(const void *argument) {
         if (isfinite(element_of(&scales, block))) continue;
         for (size_t i = block * job->block; i < (block + 1) * job->block; i++)
             if (!isfinite(element_of(x, i)))
-                return fail(BNB_INVALID, "quantize_affine: x[%zu, %zu] is %g, expected finite numbers: replace it before quantising",
-                            i / x->columns, i % x->columns, element_of(x, i));
-        return fail(BNB_INVALID, "quantize_affine: x has a block at [%zu, %zu] whose range is beyond its dtype's: take float32",
-                    block * job->block / x->columns, block * job->block % x->columns);
+                return fail(BNB_INVALID, "quantize_affine: x[%zu, %zu] is %g, expected finite numbers: replace it before "
+                            "quantising", i / x->columns, i % x->columns, element_of(x, i));
+        size_t at = block * job->block;
+        return fail(BNB_INVALID, "quantize_affine: x has a block at [%zu, %zu] whose range is beyond its dtype's: take "
+                    "float32", at / x->columns, at % x->columns);
     }
     return BNB_OK;
 }
@@ -108,7 +109,9 @@ static bnb_quantized *affine_new(const bnb_tensor *x, bnb_codebook *code, size_t
     bnb_tensor *codes = tensor_new(device, BNB_U8, 1, code_bytes(code->book.bits, elements));
     bnb_tensor *scales = codes ? tensor_new(device, x->dtype, 1, elements / block) : NULL;
     bnb_tensor *offsets = scales ? tensor_new(device, x->dtype, 1, elements / block) : NULL;
-    bnb_quantized *q = offsets ? bnb_quantized_from(codes, x->rows, x->columns, code, block, scales, offsets, NULL, 0, NULL, 0, NULL) : NULL;
+    bnb_quantized *q = NULL;
+    if (offsets)
+        q = bnb_quantized_from(codes, x->rows, x->columns, code, block, scales, offsets, NULL, 0, NULL, 0, NULL);
     bnb_tensor_free(codes);
     bnb_tensor_free(scales);
     bnb_tensor_free(offsets);
@@ -123,7 +126,8 @@ bnb_quantized *bnb_quantize_affine(const bnb_tensor *x, uint32_t bits, size_t bl
     bnb_quantized *q = NULL;
     if (code && is_block(code, block, me)) {
         if (block % 8 || x->columns % block)
-            refuse(BNB_INVALID, "%s: block is %zu, expected one that divides the %zu columns of x, and a multiple of 8", me, block, x->columns);
+            refuse(BNB_INVALID, "%s: block is %zu, expected one that divides the %zu columns of x, and a multiple of 8",
+                   me, block, x->columns);
         else q = affine_new(x, code, block);
     }
     bnb_codebook_free(code);

@@ -1,6 +1,8 @@
 /* Launch; else fall back visibly; else refuse: the one place for it, and the CPU's view of a device's memory. */
 #include "run.h"
 
+#include "record.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,9 +32,8 @@ static void *address_of(const struct buffer *buffer, enum access access) {
 static void *again(struct host *host, struct view *view, enum access access) {
     if (access & READS && !(view->access & READS) && view->buffer->device->driver) {
         bnb_device *device = view->buffer->device;
-        bool        staged = !device->driver->host(device->gpu, view->buffer->memory);
-        host->status = staged ? buffer_read(view->buffer, view->address, view->buffer->bytes)
-                              : device->driver->ready(device->gpu, view->buffer->memory, READS);
+        host->status = is_staged(view) ? buffer_read(view->buffer, view->address, view->buffer->bytes)
+                                       : device->driver->ready(device->gpu, view->buffer->memory, READS);
     }
     view->access |= access;
     return view->address;
@@ -82,19 +83,44 @@ struct coded coded_of(struct host *host, const bnb_quantized *q) {
     };
 }
 
-bnb_status perform(struct host *host, bnb_status (*body)(const void *job), const void *job, size_t) {
-    return host->status ? host->status : body(job);
+bnb_status perform(struct host *host, bnb_status (*body)(const void *job), const void *job, size_t job_bytes) {
+    if (host->status) return host->status;
+    bnb_status status = body(job);
+    if (status == BNB_OK && is_recording(host->device)) host->recorded = record_job(host, body, job, job_bytes);
+    return status;
 }
 
-/* Copies go back where they were written, and away. */
+/* What the CPU's form has written: not as buffer_write does it, for a form writes it anew whenever it runs. */
+static bnb_status put_back(const struct view *view) {
+    bnb_device *device = view->buffer->device;
+    return device->driver->write(device->gpu, view->buffer->memory, view->buffer->offset, view->address, view->buffer->bytes);
+}
+
+bool is_staged(const struct view *view) {
+    const bnb_device *device = view->buffer->device;
+    return device->driver && !device->driver->host(device->gpu, view->buffer->memory);
+}
+
+/* Copies go back where they were written, and away, unless a recording has taken them over. */
 static bnb_status leave(struct host *host, bnb_status status) {
-    bnb_device *device = host->device;
-    for (uint32_t i = 0; device->driver && i < host->count; i++) {
-        struct view view = host->views[i];
-        if (device->driver->host(device->gpu, view.buffer->memory)) continue;
-        if (status == BNB_OK && view.access & WRITES) status = buffer_write(view.buffer, view.address, view.buffer->bytes);
-        free(view.address);
+    for (struct view *view = host->views; host->device->driver && view < host->views + host->count; view++) {
+        if (!is_staged(view)) continue;
+        if (status == BNB_OK && view->access & WRITES) status = put_back(view);
+        if (!host->recorded) free(view->address);
     }
+    return status;
+}
+
+bnb_status run_again(bnb_device *device, const struct view *views, uint32_t count, bnb_status (*body)(const void *job), const void *job) {
+    const struct driver *driver = device->driver;
+    bnb_status           status = BNB_OK;
+    for (const struct view *view = views; view < views + count && status == BNB_OK; view++) {
+        if (!is_staged(view)) status = driver->ready(device->gpu, view->buffer->memory, view->access);
+        else if (view->access & READS) status = buffer_read(view->buffer, view->address, view->buffer->bytes);
+    }
+    if (status == BNB_OK) status = body(job);
+    for (const struct view *view = views; view < views + count && status == BNB_OK; view++)
+        if (is_staged(view) && view->access & WRITES) status = put_back(view);
     return status;
 }
 
@@ -112,18 +138,44 @@ static bnb_status fall_back(const struct operation *o) {
     return BNB_OK;
 }
 
-bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host), const void *request) {
+static bnb_status form(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host), const void *request) {
     struct host host;
-    host.device = device, host.status = BNB_OK, host.count = 0; /* the views are filled as they come */
+    host.device = device, host.status = BNB_OK, host.count = 0, host.recorded = false; /* the views are filled as they come */
     return leave(&host, on_host(request, &host));
 }
 
-bnb_status run(const struct operation *o) {
-    if (o->device->driver) {
-        bnb_status status = o->launch(o->request);
-        if (status != BNB_UNSUPPORTED || (status = fall_back(o)) != BNB_OK) return status;
-    }
-    return run_on_host(o->device, o->on_host, o->request);
+bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host), const void *request) {
+    bnb_status status = not_recording(device, "this operation");
+    return status ? status : form(device, on_host, request);
 }
 
-bnb_status enqueue(bnb_device *device, const struct launch *launch) { return device->driver->launch(device->gpu, launch); }
+bnb_status run(const struct operation *o) {
+    bnb_status status = BNB_UNSUPPORTED;
+    if (o->device->driver) {
+        size_t mark = record_mark(o->device);
+        status = o->launch(o->request);
+        if (status == BNB_UNSUPPORTED) {
+            record_return(o->device, mark);
+            bnb_status refused = fall_back(o);
+            if (refused) status = refused;
+            else status = form(o->device, o->on_host, o->request);
+        }
+    } else {
+        status = form(o->device, o->on_host, o->request);
+    }
+    if (status) record_failure(o->device, status);
+    return status;
+}
+
+bnb_status enqueue(bnb_device *device, const struct launch *launch) {
+    bnb_status status = device->driver->launch(device->gpu, launch);
+    if (status == BNB_OK) record_launch(device, launch, false);
+    return status;
+}
+
+bnb_status serve(bnb_device *device, const struct launch *whole) {
+    if (!device->driver->serve) return BNB_UNSUPPORTED;
+    bnb_status status = device->driver->serve(device->gpu, whole);
+    if (status == BNB_OK) record_launch(device, whole, true);
+    return status;
+}

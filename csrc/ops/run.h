@@ -12,6 +12,7 @@ enum { VIEWS_MOST = 20 };
 struct host {
     bnb_device *device;
     bnb_status  status; /* of the first view that can't be had */
+    bool        recorded; /* a recording has taken the views over */
     uint32_t    count;
     struct view {
         struct buffer *buffer;
@@ -19,6 +20,8 @@ struct host {
         enum access    access;
     } views[VIEWS_MOST];
 };
+
+bool is_staged(const struct view *view); /* a copy, which its owner frees */
 
 /* Its address, to be looked at by what `perform` calls and by nobody before: NULL where it can't be had, and then perform
  * calls nothing. Results come uninitialised from host_writes. */
@@ -47,11 +50,19 @@ struct operation {
  * UNSUPPORTED under BNB_STRICT=1. */
 bnb_status run(const struct operation *operation);
 
-/* The last part alone: what the CPU does for every device, such as looking for what is not finite. Waits. */
+/* The last part alone: what the CPU does for every device, such as looking for what is not finite. Waits, and so it can't be
+ * recorded. */
 bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host), const void *request);
 
 /* A launch of `launch` above. */
 bnb_status enqueue(bnb_device *device, const struct launch *launch);
+
+/* A product as a whole, by the GPU's own kernels: UNSUPPORTED where it has none for the case, and the portable kernels are to
+ * be launched. */
+bnb_status serve(bnb_device *device, const struct launch *whole);
+
+/* A job that was performed before, on the same memory, which is staged anew where it has to be. On a GPU only. */
+bnb_status run_again(bnb_device *device, const struct view *views, uint32_t count, bnb_status (*body)(const void *job), const void *job);
 
 /* Kernels take what is small, a bias or a norm's weight, in fp32: puts a cast in the place of another dtype, and into
  * `made` for the caller to free. NULL stays NULL. False where the cast fails. */

@@ -90,6 +90,44 @@ def patched(model):
     return model
 
 
+def filled(config):
+    """The config with what some types leave open, and what no checkpoint of theirs does: for the shape of a model only."""
+    heads = getattr(config, "num_attention_heads", None) or 8
+    width = getattr(config, "hidden_size", None) or 512
+    layers = getattr(config, "num_hidden_layers", None) or 2
+    values = {
+        "vocab_size": 128,
+        "prediction_length": 24,
+        "head_dim": width // heads if isinstance(width, int) else 64,
+        "num_key_value_heads": heads,
+        "n_routed_experts": 4,
+        "n_shared_experts": 2,
+        "context_length": 24,
+        "num_experts": 4,
+        "intermediate_size": 2 * width if isinstance(width, int) else 1024,
+        "moe_intermediate_size": 64,
+        "rope_theta": 10000.0,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "vocabulary_map": {"<image>": 5, "IMGIMGA": 6},
+        "layer_types": ["full_attention"] * layers if isinstance(layers, int) else None,
+        "mlp_layer_types": ["sparse"] * layers if isinstance(layers, int) else None,
+        "image_size": 224,
+        "embed_dim": width,
+        "contrastive_hidden_size": width,
+    }
+    for name, value in values.items():
+        try:
+            if getattr(config, name, None) is None:
+                setattr(config, name, value)
+        except Exception:  # a type that checks its fields: what it does not take stays open
+            pass
+    for name in ("text_config", "vision_config", "attn_config", "decoder_config", "audio_config", "vision_model_config"):
+        inner = getattr(config, name, None)
+        if inner is not None and not isinstance(inner, dict):
+            filled(inner)
+    return config
+
+
 def verdicts(model):
     """The verdict on each matrix, by its name in memory: replaced, or why it is not."""
     own_keys = set(get_keys_to_not_convert(model))
@@ -168,10 +206,19 @@ def in_dtype(dtype):
         torch.set_default_dtype(before)
 
 
+def build(cls, config):
+    with torch.device("meta"), in_dtype(torch.bfloat16):
+        return patched(cls(copy.deepcopy(config)))
+
+
 def describe(cls):
     config = default_config(cls)
-    with torch.device("meta"), in_dtype(torch.bfloat16):
-        model = patched(cls(copy.deepcopy(config)))
+    try:
+        model = build(cls, config)
+    except ImportError:
+        raise
+    except Exception:  # its type's defaults are those of no model
+        model = build(cls, filled(config))
     found = verdicts(model)
     parts = {
         type(module).config_class.model_type: name

@@ -34,7 +34,8 @@ export interface AdapterSettings {
 }
 
 /**
- * Options of PEFT's that change nothing once an adapter is trained, or that are read below. Any other one that is set is
+ * Options of PEFT's that change nothing once an adapter is trained, or that are read below. Any other one that is set
+ * is
  * refused by its name: what it does is not known here.
  */
 const harmless = new Set([
@@ -187,7 +188,8 @@ export interface SaveAdapterOptions extends OutputOptions {
 }
 
 /**
- * Writes adapters as PEFT does: a folder of adapter_config.json and adapter_model.safetensors, which `PeftModel.from_pretrained`
+ * Writes adapters as PEFT does: a folder of adapter_config.json and adapter_model.safetensors, which
+ * `PeftModel.from_pretrained`
  * loads.
  *
  * @example

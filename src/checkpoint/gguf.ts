@@ -59,7 +59,8 @@ const tables = ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_s
  * model.tensors[0]?.name; // → "model.embed_tokens.weight"
  * ```
  *
- * @throws BnbError naming the architecture, the type or the tensor that cannot be converted, or what is missing or damaged
+ * @throws BnbError naming the architecture, the type or the tensor that cannot be converted, or what is missing or
+ * damaged
  */
 export async function openGguf(path: string): Promise<GgufModel> {
   checkPath(signatures.openGguf, path, "path");

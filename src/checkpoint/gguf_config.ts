@@ -87,7 +87,8 @@ export function configOf(architecture: Architecture, contents: GgufContents): { 
 }
 
 const poolerNote =
-  "The file has no pooler (pooler.dense), which transformers then makes at random: take embeddings from the last hidden state.";
+  "The file has no pooler (pooler.dense), which transformers then makes at random: take embeddings from the last hidden " +
+  "state.";
 
 /** The size of a head, where it is not the width over the heads, or the file says it. */
 function headSize({ type }: Architecture, facts: Facts): number | undefined {
@@ -143,8 +144,8 @@ function ropeScaling(facts: Facts, contents: GgufContents): Scaling {
 }
 
 const ropeNote =
-  "The file scales its rotary frequencies (rope_freqs.weight), which config.json must say too: copy `rope_scaling` from the " +
-  "original model's config.json, or long texts will suffer.";
+  "The file scales its rotary frequencies (rope_freqs.weight), which config.json must say too: copy `rope_scaling` from " +
+  "the original model's config.json, or long texts will suffer.";
 
 /** Scaling that the metadata names. The first files had `rope.scale_linear` alone. */
 function namedScaling(facts: Facts, { path, metadata }: GgufContents): Config | undefined {

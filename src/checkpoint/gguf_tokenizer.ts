@@ -75,7 +75,9 @@ const qwen2 = words("\\p{N}");
 const gpt4o = cased("\\p{N}{1,3}", `${contractions}?`);
 const tekken = cased("\\p{N}", "");
 
-/** How text is split before merging, by llama.cpp's names: a pattern; GPT-2's own; or that after each digit by itself. */
+/**
+ * How text is split before merging, by llama.cpp's names: a pattern; GPT-2's own; or that after each digit by itself.
+ */
 const splits: Readonly<Record<string, string | "gpt2" | "digits">> = {
   ...{ "llama-bpe": llama3, llama3, "llama-v3": llama3, dbrx: llama3, "smaug-bpe": llama3, falcon3: llama3 },
   ...{ qwen2, "deepseek-r1-qwen": qwen2, megrez: qwen2 },

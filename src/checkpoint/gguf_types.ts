@@ -1,4 +1,5 @@
-// Owns GGML's types by their numbers: what each is called, and the elements and bytes of a block of those that are read.
+// Owns GGML's types by their numbers: what each is called, and the elements and bytes of a block of those that are
+// read.
 
 export interface GgufType {
   readonly name: string;

@@ -1,4 +1,5 @@
-// GGUF's weights as quantised tensors with the file's own codes and scales: nothing is lost, and nothing quantised again.
+// GGUF's weights as quantised tensors with the file's own codes and scales: nothing is lost, and nothing quantised
+// again.
 
 import { Codebook } from "../codebook.ts";
 import { currentDevice, type Device } from "../device.ts";
@@ -196,7 +197,8 @@ function codebookOf(values: readonly number[]): Codebook {
 }
 
 /**
- * A weight of a GGUF model on a device: quantised with the file's own codes and scales where its type can be held exactly, which
+ * A weight of a GGUF model on a device: quantised with the file's own codes and scales where its type can be held
+ * exactly, which
  * are Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS and MXFP4; else a dense tensor.
  *
  * @example

@@ -62,7 +62,8 @@ interface RemoteFile {
 }
 
 /**
- * The folder of a model of the hub: out of the local cache where that has it whole, else fetched into it. What arrived before
+ * The folder of a model of the hub: out of the local cache where that has it whole, else fetched into it. What arrived
+ * before
  * an interruption is not fetched again, and every file's size and hash are checked.
  *
  * @example
@@ -126,9 +127,8 @@ function wanted(files: readonly RemoteFile[]): RemoteFile[] {
   const needed = files.filter(isNeeded);
   if (needed.some(({ path }) => path.endsWith(".safetensors"))) return needed;
   const has = files.map(({ path }) => path).filter((path) => otherWeights.test(path));
-  throw new BnbError(
-    `The repository has no safetensors files${has.length > 0 ? `, but ${has.slice(0, 3).join(", ")}` : ""}; choose another.`,
-  );
+  const instead = has.length > 0 ? `, but ${has.slice(0, 3).join(", ")}` : "";
+  throw new BnbError(`The repository has no safetensors files${instead}; choose another.`);
 }
 
 /** A repository of the hub. */

@@ -158,7 +158,8 @@ export interface Choice {
 
 /**
  * Chooses the weights to quantise as transformers does by default: those of `nn.Linear` and of its `Conv1D`, except the
- * output head, the last module, and what shares a weight. A file has no classes, so what transformers makes of each module
+ * output head, the last module, and what shares a weight. A file has no classes, so what transformers makes of each
+ * module
  * is data for the models that it knows, and a guess by names and shapes for others.
  *
  * @param skip more modules to leave alone, by transformers' rule: a pattern matches a module from its start to a dot,
@@ -190,7 +191,8 @@ export function chooseModules(
     if (verdict === "Conv1D" && weights.has(name)) transposed.add(name);
   }
   if (transposed.size > 0 && !isKnown(kind)) {
-    const what = `${kind.type ?? "a model without a model_type"}: its weights, such as ${[...transposed][0]}, are stored by columns`;
+    const type = kind.type ?? "a model without a model_type";
+    const what = `${type}: its weights, such as ${[...transposed][0]}, are stored by columns`;
     throw new BnbError(`${what}, which is undone only for the types that transformers knows.`, "unsupported");
   }
   const heads = knownOf(kind).find(({ skips }) => skips)?.skips ?? named;
@@ -218,7 +220,10 @@ export function kindOf(config: Config | undefined): Kind {
   return { type, architecture: text(architecture), parts: [...parts] };
 }
 
-/** Tensors as a model has them before it is quantised: a quantised weight under its own name and shape, without its parts. */
+/**
+ * Tensors as a model has them before it is quantised: a quantised weight under its own name and shape, without its
+ * parts.
+ */
 export function originalShapes({ tensors, quantized }: Pick<Checkpoint, "tensors" | "quantized">): TensorShape[] {
   const parts = new Set([...quantized.values()].flatMap((weight) => weight.parts.map((part) => part.name)));
   const weights = Array.from(quantized.values(), (weight) => ({
@@ -251,7 +256,8 @@ export function staysFloat32(config: Config | undefined): (name: string, dtype: 
 }
 
 /**
- * What transformers would not find as it expects: a sentence for each kind of fault in a checkpoint that it is to load, for
+ * What transformers would not find as it expects: a sentence for each kind of fault in a checkpoint that it is to
+ * load, for
  * it makes its choice of modules again from config.json.
  *
  * @param quantized names of the weights that are stored quantised

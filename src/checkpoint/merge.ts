@@ -1,4 +1,5 @@
-// Adapters put into the weights that they belong to: what a merged tensor is made of, and that nothing of an adapter is lost.
+// Adapters put into the weights that they belong to: what a merged tensor is made of, and that nothing of an adapter
+// is lost.
 
 import type { FloatDType } from "../dtype.ts";
 import { add, scale } from "../elementwise.ts";
@@ -72,7 +73,10 @@ export class Merging {
     return this.#adapter.settings.scaling(module, a?.shape[0] ?? 0);
   }
 
-  /** Modules that are saved whole and that the model has no tensor for, such as a head that it shares with its embedding. */
+  /**
+   * Modules that are saved whole and that the model has no tensor for, such as a head that it shares with its
+   * embedding.
+   */
   rest(): Source[] {
     const found: Source[] = [];
     for (const { module, parts } of this.#adapter.modules.values())
@@ -100,7 +104,9 @@ interface MatrixOptions {
   readonly magnitude?: SafetensorsTensor;
 }
 
-/** `W + scaling · B · A`, in the weight's dtype; with a magnitude, each row of that at the length that this says (DoRA). */
+/**
+ * `W + scaling · B · A`, in the weight's dtype; with a magnitude, each row of that at the length that this says (DoRA).
+ */
 function mergedMatrix(source: Source, a: SafetensorsTensor, b: SafetensorsTensor, options: MatrixOptions): Source {
   const [rank, columns] = a.shape;
   const rows = b.shape[0];

@@ -146,7 +146,8 @@ export function fromMlx(stored: StoredMlx, device: Device = currentDevice()): Qu
 }
 
 /**
- * Codes as one string of bits whose first is the highest of a byte; MLX's first is the lowest of the lowest byte. Eight codes
+ * Codes as one string of bits whose first is the highest of a byte; MLX's first is the lowest of the lowest byte.
+ * Eight codes
  * fill as many bytes as one has bits, so a run of them is turned around by itself.
  */
 export function inOurOrder(packed: Uint8Array, bits: number): Uint8Array {

@@ -1,5 +1,7 @@
-// Owns what transformers makes of each matrix of a model: an `nn.Linear`, which bitsandbytes replaces, or something else.
-// What it says of the models that it knows is data (modules.json, made by `scripts/modules.ts`); others go by structure.
+// Owns what transformers makes of each matrix of a model: an `nn.Linear`, which bitsandbytes replaces, or something
+// else.
+// What it says of the models that it knows is data (modules.json, made by `scripts/modules.ts`); others go by
+// structure.
 import data from "./modules.json" with { type: "json" };
 
 /** The extents of each tensor, by name. */
@@ -25,7 +27,9 @@ export interface Known {
   readonly float32Always?: readonly string[];
   /** What `llm_int8_skip_modules` has to repeat where it is given. */
   readonly skips?: readonly string[];
-  /** By what a class is found where config.json names none: its type, and how its tensors' names begin, if only its do. */
+  /**
+   * By what a class is found where config.json names none: its type, and how its tensors' names begin, if only its do.
+   */
   readonly type?: string;
   readonly roots?: readonly string[];
 }
@@ -66,7 +70,8 @@ function known(record: Readonly<Record<string, Known>>, key: string | undefined)
 }
 
 /**
- * The verdicts by the ending that each holds for, the most particular table first. What is a head or last module in a part
+ * The verdicts by the ending that each holds for, the most particular table first. What is a head or last module in a
+ * part
  * that stands alone is none in the whole, nor the other way round.
  */
 function tablesOf({ type, architecture, parts }: Kind, from: ModuleData): Map<string, Verdict>[] {

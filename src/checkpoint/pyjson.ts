@@ -99,7 +99,9 @@ export function repr(value: number): string {
   return text.includes(".") ? text : `${text}.0`;
 }
 
-/** Parses JSON as Python reads it, with every number kept as the file spelled it. @throws SyntaxError where it is none */
+/**
+ * Parses JSON as Python reads it, with every number kept as the file spelled it. @throws SyntaxError where it is none
+ */
 export function parsePreserving(text: string): PyValue {
   return parseJson(Buffer.from(text), { python: true }, (source) => new PyNumber(source)) as PyValue;
 }

@@ -2,7 +2,7 @@
 import { isMap } from "node:util/types";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
-import { Signature } from "../signature.ts";
+import { isOptions, Signature, show } from "../signature.ts";
 import { type SafetensorsDtype, tensorBytes } from "./header.ts";
 import { isObject, parseJson } from "./json.ts";
 import type { StoredMlx } from "./mlx.ts";
@@ -201,6 +201,14 @@ export interface StoredInt8 {
   readonly parts: readonly SafetensorsTensor[];
 }
 
+function checkTensors(tensors: unknown): void {
+  const me = new Signature("findQuantized");
+  if (!isMap(tensors)) throw me.wrong("tensors", tensors, "a Map of tensors by name");
+  for (const [name, tensor] of tensors)
+    if (typeof name !== "string" || !isOptions(tensor))
+      throw me.fail(`tensors has ${show(tensor)} as ${show(name)}, expected tensors of a file by their names.`);
+}
+
 /**
  * Finds the quantised weights of a checkpoint.
  *
@@ -214,7 +222,7 @@ export interface StoredInt8 {
  * @throws BnbError naming the key that is missing, foreign, damaged, or at odds with the others
  */
 export function findQuantized(tensors: ReadonlyMap<string, SafetensorsTensor>): Map<string, StoredOurs> {
-  if (!isMap(tensors)) throw new Signature("findQuantized").wrong("tensors", tensors, "a Map of tensors by name");
+  checkTensors(tensors);
   const found = new Map<string, StoredOurs>();
   for (const key of tensors.keys()) {
     const name = statePattern.exec(key)?.[1];

@@ -1,4 +1,5 @@
-// Owns the four ways to make a checkpoint from another: quantise it, dequantise it, merge an adapter into it, convert it from GGUF.
+// Owns the four ways to make a checkpoint from another: quantise it, dequantise it, merge an adapter into it, convert
+// it from GGUF.
 
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -69,7 +70,8 @@ export interface TransformOptions extends OutputOptions {
 /** Options of {@link quantizeCheckpoint} and {@link convertGguf}, under transformers' names. */
 export interface QuantizeOptions extends TransformOptions {
   /**
-   * `"nf4"` by default. transformers loads that, `"fp4"`, and `"int8"`, which is LLM.int8(), a scale a row; only this library
+   * `"nf4"` by default. transformers loads that, `"fp4"`, and `"int8"`, which is LLM.int8(), a scale a row; only this
+   * library
    * the others: AF4, normal float of 2, 3, 5, 6 and 7 bits, and the dynamic map of 8.
    */
   readonly quantType?: StoredQuantType;
@@ -204,8 +206,10 @@ export async function dequantizeCheckpoint(input: string, options: TransformOpti
 }
 
 /**
- * Puts an adapter of PEFT's into its base: a dense model stays dense, or is quantised where `quantType` is given, and the
- * weights of a quantised one are quantised again as they were. LoRA with all that adapter_config.json says of ranks, alphas and
+ * Puts an adapter of PEFT's into its base: a dense model stays dense, or is quantised where `quantType` is given, and
+ * the
+ * weights of a quantised one are quantised again as they were. LoRA with all that adapter_config.json says of ranks,
+ * alphas and
  * rsLoRA, DoRA, biases, embeddings, and modules that are saved whole.
  *
  * @example
@@ -216,7 +220,8 @@ export async function dequantizeCheckpoint(input: string, options: TransformOpti
  * report.weights; // → 1
  * ```
  *
- * @throws BnbError naming the option of adapter_config.json that is not supported, or what of the adapter fits no weight
+ * @throws BnbError naming the option of adapter_config.json that is not supported, or what of the adapter fits no
+ * weight
  */
 export async function mergeAdapter(base: string, adapter: string, options: QuantizeOptions): Promise<TransformReport> {
   checkPath(signatures.mergeAdapter, base, "base");
@@ -264,7 +269,8 @@ function againStep(stored: Stored, source: Source): Step {
 }
 
 /**
- * Makes a Hugging Face model of a GGUF file, or of the parts of a split one: its weights as floats (bfloat16 by default),
+ * Makes a Hugging Face model of a GGUF file, or of the parts of a split one: its weights as floats (bfloat16 by
+ * default),
  * or quantised where `quantType` is given, which has no default here; its tokenizer rebuilt from the file's metadata.
  *
  * @example

@@ -31,7 +31,8 @@ export interface MlxOptions extends TransformOptions {
 }
 
 /**
- * Quantises a model as `mlx_lm.convert --quantize` does, code for code: linear layers, embeddings and the head, into a folder
+ * Quantises a model as `mlx_lm.convert --quantize` does, code for code: linear layers, embeddings and the head, into a
+ * folder
  * that MLX loads.
  *
  * @example

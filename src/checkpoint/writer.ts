@@ -2,7 +2,7 @@
 
 import fs from "node:fs";
 import { BnbError } from "../error.ts";
-import { isOptions } from "../signature.ts";
+import { isOptions, show } from "../signature.ts";
 import { checkIterable, checkSpec, signatures } from "./arguments.ts";
 import {
   byLayout,
@@ -186,7 +186,7 @@ function checkedMetadata(metadata: Readonly<Record<string, string>>): Record<str
   const copy = { ...metadata };
   for (const [key, value] of Object.entries(copy)) {
     if (typeof value !== "string")
-      throw new BnbError(`metadata ${JSON.stringify(key)} is ${JSON.stringify(value)}, expected text.`);
+      throw new BnbError(`metadata ${JSON.stringify(key)} is ${show(value)}, expected text.`);
     if (!key.isWellFormed() || !value.isWellFormed())
       throw new BnbError(`metadata ${JSON.stringify(key)} has half of a surrogate pair, which no reader takes.`);
   }
@@ -195,7 +195,7 @@ function checkedMetadata(metadata: Readonly<Record<string, string>>): Record<str
 
 function toSlot({ name, dtype, shape }: TensorSpec): Slot {
   if (typeof name !== "string" || !name.isWellFormed())
-    throw new BnbError(`tensor ${JSON.stringify(name)}: this name is no text that a reader takes; choose another.`);
+    throw new BnbError(`tensor ${show(name)}: this name is no text that a reader takes; choose another.`);
   const atMost = "atMost" in shape ? shape.atMost : undefined;
   const extents = "atMost" in shape ? [shape.atMost] : [...shape];
   const where = `tensor ${JSON.stringify(name)}`;

@@ -4,7 +4,10 @@ import { fetchModel, isHubId } from "../checkpoint/hub.ts";
 import type { ReportOptions } from "./options.ts";
 import { bytes, progress } from "./terminal.ts";
 
-/** The path of a model: what was named, where it exists, else where the hub's model of that id is, fetched where need be. */
+/**
+ * The path of a model: what was named, where it exists, else where the hub's model of that id is, fetched where need
+ * be.
+ */
 export async function located(input: string, flags: ReportOptions): Promise<string> {
   if (existsSync(input) || !isHubId(input)) return input;
   const reporter = progress("Fetching", bytes, flags);

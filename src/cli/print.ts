@@ -30,6 +30,11 @@ export function print(...lines: readonly (string | Printable)[]): void {
   put(`${lines.map(safe).join("\n")}\n`);
 }
 
+/** Writes a piece of a text that a model writes to standard output: its lines stay, what a terminal would obey is escaped. */
+export function printPiece(text: string | Printable): void {
+  put(text instanceof Printable ? text.text : printableLines(text));
+}
+
 /** Writes lines to standard error. That nobody reads them, or there is no room, ends no work: it could not be told. */
 export function warn(...lines: readonly (string | Printable)[]): void {
   complain(`${lines.map(safe).join("\n")}\n`);

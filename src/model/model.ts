@@ -1,9 +1,10 @@
 // Owns whole models: loaded from a folder, they continue texts, converse, and turn texts into vectors.
 import { existsSync, statSync } from "node:fs";
 import { openCheckpoint } from "../checkpoint/checkpoint.ts";
-import { currentDevice, type Device } from "../device.ts";
+import { currentDevice, type Device, type DeviceName, deviceOf } from "../device.ts";
 import { BnbError } from "../error.ts";
 import type { Precision } from "../native.ts";
+import { Signature } from "../signature.ts";
 import type { Architecture } from "./architecture.ts";
 import { Chat, type ChatOptions } from "./chat.ts";
 import { type JsonObject, readArchitecture } from "./config.ts";
@@ -28,7 +29,7 @@ import { checkpointSource, Loader, type QuantizeOnLoad, type WeightSource } from
 /** Options of {@link Model.load}. */
 export interface LoadOptions extends QuantizeOnLoad {
   /** The current device by default. */
-  device?: Device | undefined;
+  device?: Device | DeviceName | undefined;
   /**
    * How exact products with 4-bit weights are at least, as in `matmul4bit`; `"high"` by default, which changed no token of
    * any text that it was tried on (docs/models.md).
@@ -178,7 +179,8 @@ export class Model implements Disposable {
    * @throws BnbError if the folder lacks something or it is damaged; (`unsupported`) naming the family, if it is not known
    */
   static async load(path: string, options: LoadOptions = {}): Promise<Model> {
-    const { device = currentDevice(), precision = "high", signal } = options;
+    const { precision = "high", signal } = options;
+    const device = options.device === undefined ? currentDevice() : deviceOf(signatures.load, options.device);
     signal?.throwIfAborted();
     checkFolder(path);
     const json = jsonOf(path, "config.json");
@@ -434,3 +436,5 @@ async function inTurns<T>(steps: Generator<void, T, void>): Promise<T> {
     since = performance.now();
   }
 }
+
+const signatures = { load: new Signature("Model.load") };

@@ -70,14 +70,14 @@ export class Embedding4bit extends TableLayer {
     const me = signatures.init;
     const { device, seed, ...rest } = me.options(options);
     using weight = newRows(me, numEmbeddings, embeddingDim, { device, dtype: rest.dtype, seed });
-    return new Embedding4bit(weight, rest);
+    return new this(weight, rest);
   }
 
   /** The table that a checkpoint holds under a name; a dense one there is quantised. */
   static load(checkpoint: Checkpoint, name: string, options: Embedding4bitOptions & TensorOptions = {}): Embedding4bit {
     const me = signatures.load;
     const { device, ...rest } = me.options(options);
-    return loadLayer(me, checkpoint, name, device, QuantizedTensor, (weight) => new Embedding4bit(weight, rest));
+    return loadLayer(me, checkpoint, name, device, QuantizedTensor, (weight) => new this(weight, rest));
   }
 
   /**

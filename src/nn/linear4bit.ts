@@ -81,7 +81,7 @@ export class Linear4bit extends LinearLayer {
     const me = signatures.init;
     const { device, dtype, seed, ...rest } = me.options(options);
     using weight = newWeight(me, inFeatures, outFeatures, { device, dtype, seed });
-    return new Linear4bit(weight, rest);
+    return new this(weight, rest);
   }
 
   /**
@@ -98,7 +98,7 @@ export class Linear4bit extends LinearLayer {
     const me = signatures.load;
     const { device, ...rest } = me.options(options);
     const make = (weight: Tensor | QuantizedTensor) =>
-      new Linear4bit(weight, { ...rest, bias: loadBias(me, checkpoint, name, device) });
+      new this(weight, { ...rest, bias: loadBias(me, checkpoint, name, device) });
     return loadLayer(me, checkpoint, name, device, QuantizedTensor, make);
   }
 

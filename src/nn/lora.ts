@@ -66,7 +66,8 @@ export class Lora extends Layer {
   }
 
   /**
-   * A new adapter, which changes nothing yet: A is random (He et al. 2015, as PEFT makes it), B is zeros. Takes over the base.
+   * A new adapter, which changes nothing yet: A is random (He et al. 2015, as PEFT makes it), B is zeros. Takes over
+   * the base.
    *
    * @param options `r` is 8 by default, `alpha` is r, and `dtype`, that of A and B, float32
    */
@@ -86,7 +87,8 @@ export class Lora extends Layer {
   }
 
   /**
-   * The adapter that a checkpoint of PEFT's holds for a module, put on a base, which it takes over. Rank, alpha, their patterns
+   * The adapter that a checkpoint of PEFT's holds for a module, put on a base, which it takes over. Rank, alpha, their
+   * patterns
    * and rsLoRA are what the adapter_config.json beside it says.
    *
    * @param checkpoint `openCheckpoint("…/adapter_model.safetensors")`

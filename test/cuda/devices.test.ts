@@ -5,7 +5,9 @@ import { fakeCuda } from "./host/build.ts";
 
 const root = resolve(import.meta.dir, "../..");
 
-function run(script: string, faults: string): { out: string; err: string } {
+const simulates = process.platform === "linux" && process.arch === "x64";
+
+function run(script: string, faults: string, more: Record<string, string> = {}): { out: string; err: string } {
   const { stdout, stderr } = Bun.spawnSync(
     [process.execPath, "-e", `import * as bnb from "./src/index.ts";\n${script}`],
     {
@@ -18,6 +20,7 @@ function run(script: string, faults: string): { out: string; err: string } {
           BNB_CUDA_LIBRARY: fakeCuda(),
           BNB_FAKE_CUDA: faults,
           BNB_SIM_BUN: process.execPath,
+          ...more,
         },
       },
     },
@@ -25,7 +28,7 @@ function run(script: string, faults: string): { out: string; err: string } {
   return { out: stdout.toString(), err: stderr.toString() };
 }
 
-test.skipIf(process.platform !== "linux" || process.arch !== "x64")(
+test.skipIf(!simulates)(
   "a codebook serves two GPUs",
   () => {
     const script = `
@@ -44,4 +47,31 @@ test.skipIf(process.platform !== "linux" || process.arch !== "x64")(
     expect(second![1]).toBe(first![1]!);
   },
   60_000,
+);
+
+const products = `
+  const numbers = (length, by) => Float32Array.from({ length }, (_, i) => Math.sin(i * by));
+  for (const m of [1, 20, 70, 600]) {
+    const results = ["cpu", "cuda"].map((kind) => {
+      const device = bnb.Device.open(kind);
+      const w = bnb.quantize4bit(bnb.Tensor.from(numbers(40 * 128, 1.3), [40, 128], { device }));
+      const x = bnb.Tensor.from(numbers(m * 128, 0.7), [m, 128], { device }).cast("bfloat16");
+      return bnb.matmul4bit(x, w).cast("float32").read();
+    });
+    let [error, size] = [0, 0];
+    for (const [i, want] of results[0].entries()) error += (results[1][i] - want) ** 2, size += want ** 2;
+    console.log(m, Math.sqrt(error / size) < 6e-3);
+  }`;
+
+test.skipIf(!simulates).each([
+  ["90", ["matmul_few_1_1_8", "matmul_hopper_bf16_64", "matmul_hopper_bf16_128", "matmul_hopper_bf16_256"]],
+  ["86", ["matmul_few_1_1_8", "matmul_many_2_4_1_4_4", "matmul_many_4_4_2_4_3", "matmul_dense_half_128"]],
+])(
+  "products of every size, by the kernels for capability %s, are the CPU's",
+  (capability, kernels) => {
+    const { out, err } = run(products, `capability=${capability}`, { BNB_PROFILE: "1" });
+    expect(out).toBe("1 true\n20 true\n70 true\n600 true\n");
+    for (const kernel of kernels) expect(err).toContain(`\n${kernel} `);
+  },
+  120_000,
 );

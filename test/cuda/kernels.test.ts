@@ -300,7 +300,7 @@ describe.skipIf(!simulates)("Hopper's products", () => {
     const y = new Uint16Array(m * n).fill(0xffff);
     launch({
       ...{ family: "matmul_hopper", kernel: `dense_hopper_${short(dtype)}_128`, args: [m, n, 2 * k, 2 * k], ...fast },
-      ...{ large: true, shared: 3 * 256 * 128, group: 256, grid: [Math.ceil(m / 128) * Math.ceil(n / 128), 1, 1] },
+      ...{ large: true, shared: 5 * 256 * 128, group: 256, grid: [Math.ceil(m / 128) * Math.ceil(n / 128), 1, 1] },
       buffers: [x.bits, w.bits, unused, unused, offsets, y],
       constants: [0, Store[dtype], 0, 0, Number(bias)],
     });

@@ -59,6 +59,8 @@ static sim_library *library_of(const char *name) {
 
 /* ── Launching ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+enum { POISON_LEAST = 8192 }; /* holds whatever a kernel could mean to find, such as a codebook */
+
 /* What a kernel is given for a binding: the memory itself; or something else, which it must leave as it is. */
 struct given {
     struct memory *memory;
@@ -80,6 +82,7 @@ static void give(sim_launch *launch, const sim_kernel *kernel, uint32_t index, s
     char *at = (char *)memory->data + binding->offset;
     if (binding->access == WRITES && !binding->offset) memset(at, 0xFF, bytes); /* what was there must not matter */
     if (given->poison || (!constant && binding->access == READS)) {
+        if (given->poison && bytes < POISON_LEAST) bytes = POISON_LEAST; /* what is unused may be of any size */
         at = given->copy = sim_allocate(bytes);
         if (!at) violation("the host has no memory left");
         if (!given->poison) memcpy(at, (char *)memory->data + binding->offset, bytes);

@@ -18,6 +18,7 @@ const kinds: Record<string, string> = {
   bnb_tensor: "TENSOR",
   bnb_codebook: "CODEBOOK",
   bnb_quantized: "QUANTIZED",
+  bnb_recording: "RECORDING",
   bnb_cache: "CACHE",
   bnb_hyperparameters: "HYPERPARAMETERS",
   bnb_attention_options: "ATTENTION_OPTIONS",
@@ -70,6 +71,8 @@ function callCase(declaration: Declaration, index: number): string {
   const given = parameters.map(({ type }, at) => `${type.includes("*") ? "" : `(${type})`}a[${at}].${kindOf(type)[1]}`);
   const call = `${name}(${given.join(", ")})`;
   if (returns === "void") return `    case ${index}: ${call}; break;`;
+  if (name === "bnb_record")
+    return `    case ${index}: r.i = ${call}; if (!r.i) bnb_recording_free(bnb_record_end()); break; /* what comes next is not recorded */`;
   const member = returns === "void *" ? "p" : kindOf(returns)[1];
   return `    case ${index}: r.${member} = ${member === "p" ? "(void *)" : member === "i" ? "(int32_t)" : ""}${call}; break;`;
 }

@@ -12,33 +12,29 @@ const until = performance.now() + 1000 * Number(secondsText);
 const countMax = Number(countText ?? Number.POSITIVE_INFINITY);
 
 type Pointer = number | bigint;
-type Kind = "bnb_device" | "bnb_tensor" | "bnb_codebook" | "bnb_quantized" | "bnb_cache";
+type Kind = "bnb_device" | "bnb_tensor" | "bnb_codebook" | "bnb_quantized" | "bnb_cache" | "bnb_recording";
 
 const call = native as unknown as Record<string, (...args: unknown[]) => unknown>;
 const device = call.bnb_device_open!(Buffer.from("cpu\0")) as Pointer;
 
 // Square matrices of one size, so that what is drawn fits more often than not.
 const side = 32;
-const kept: Record<Kind, Pointer[]> = {
-  bnb_device: [device],
+const none = (): Omit<Record<Kind, Pointer[]>, "bnb_device"> => ({
   bnb_tensor: [],
   bnb_codebook: [],
   bnb_quantized: [],
   bnb_cache: [],
-};
-const loose: Record<Kind, Pointer[]> = {
-  bnb_device: [],
-  bnb_tensor: [],
-  bnb_codebook: [],
-  bnb_quantized: [],
-  bnb_cache: [],
-};
+  bnb_recording: [],
+});
+const kept: Record<Kind, Pointer[]> = { bnb_device: [device], ...none() };
+const loose: Record<Kind, Pointer[]> = { bnb_device: [], ...none() };
 const gone: Pointer[] = [];
 const frees = {
   bnb_tensor: "bnb_tensor_free",
   bnb_codebook: "bnb_codebook_free",
   bnb_quantized: "bnb_quantized_free",
   bnb_cache: "bnb_cache_free",
+  bnb_recording: "bnb_recording_free",
 };
 
 function must(pointer: unknown): Pointer {
@@ -68,6 +64,12 @@ function build(random: Random): void {
   ] as const)
     kept.bnb_quantized.push(must(call.bnb_quantize!(kept.bnb_tensor[0], kept.bnb_codebook[code], 64, nested, 0, null)));
   for (const dtype of [0, 3]) kept.bnb_cache.push(must(call.bnb_cache_new!(device, dtype, 1, 1, 1, side, side)));
+}
+
+function record(): Pointer {
+  call.bnb_record!(device);
+  call.bnb_tensor_free!(must(call.bnb_cast!(kept.bnb_tensor[0], 1)));
+  return must(call.bnb_record_end!());
 }
 
 const sizes = [
@@ -106,7 +108,7 @@ const numbers = [
 ];
 
 function handle(random: Random, kind: Kind, borrowed: boolean): unknown {
-  const others = ["bnb_device", "bnb_tensor", "bnb_codebook", "bnb_quantized", "bnb_cache"] as const;
+  const others = ["bnb_device", "bnb_tensor", "bnb_codebook", "bnb_quantized", "bnb_cache", "bnb_recording"] as const;
   if (random.below(10) < 8)
     return random.pick(borrowed && random.oneIn(2) && loose[kind].length ? loose[kind] : kept[kind]);
   return random.pick([
@@ -120,7 +122,9 @@ function handle(random: Random, kind: Kind, borrowed: boolean): unknown {
 }
 
 function argument(random: Random, { type, name }: Parameter, memory: { bytes: number }): unknown {
-  const kind = /bnb_(device|tensor|codebook|quantized|cache) \*/.exec(type)?.[0].slice(0, -2) as Kind | undefined;
+  const kind = /bnb_(device|tensor|codebook|quantized|cache|recording) \*/.exec(type)?.[0].slice(0, -2) as
+    | Kind
+    | undefined;
   if (kind) return handle(random, kind, type.startsWith("const"));
   if (type === "const char *")
     return random.pick([null, Buffer.from("nf4\0"), Buffer.from("cpu\0"), Buffer.from("%s%n\0"), Buffer.from([0])]);
@@ -185,9 +189,10 @@ function attempt(random: Random): void {
     tried.refusedByBun++; // what Bun knows to be no argument of that type
     return;
   }
-  const kind = /^bnb_(tensor|codebook|quantized|cache) \*$/.exec(returns)?.[0].slice(0, -2) as
+  const kind = /^bnb_(tensor|codebook|quantized|cache|recording) \*$/.exec(returns)?.[0].slice(0, -2) as
     | Exclude<Kind, "bnb_device">
     | undefined;
+  if (name === "bnb_record" && result === 0) call.bnb_recording_free!(call.bnb_record_end!());
   if (kind && result !== null) take(kind, result as Pointer);
   const failed = kind ? result === null : returns === "bnb_status" && name !== "bnb_last_status" && result !== 0;
   if (failed && String(call.bnb_last_error!()) === "") throw new Error(`${name} failed without a sentence`);
@@ -198,9 +203,10 @@ function attempt(random: Random): void {
 if (Object.keys(symbols).length !== declarations.length) throw new Error("native.ts and bnb.h differ");
 const random = new Random(seed);
 build(random);
+kept.bnb_recording.push(record());
 const used = call.bnb_device_counter!(device, 0) as number;
 while (tried.calls < countMax && performance.now() < until) attempt(random);
-for (const kind of ["bnb_cache", "bnb_quantized", "bnb_tensor", "bnb_codebook"] as const)
+for (const kind of ["bnb_recording", "bnb_cache", "bnb_quantized", "bnb_tensor", "bnb_codebook"] as const)
   while (loose[kind].length > 0) free(kind, loose[kind][0]!);
 for (const cache of kept.bnb_cache) call.bnb_cache_resize!(cache, 1, side); // as it was
 const left = (call.bnb_device_counter!(device, 0) as number) - used;

@@ -1,4 +1,5 @@
-// Tiny models of many families, on demand (`bun run test:models`): quantised here and by transformers, and read from GGUF
+// Tiny models of many families, on demand (`bun run test:models`): quantised here and by transformers, and read from
+// GGUF
 // files that gguf-py wrote; the outputs agree. Adapters, merged here and by PEFT, and saved for it.
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
@@ -43,12 +44,12 @@ describe.skipIf(!python).each(Object.entries(variants))("in %s", (name, [options
       await quantizeCheckpoint(join(originals, family), { output: join(ours, family), ...options });
       expect([family, (await verifyCheckpoint(join(ours, family))).problems]).toEqual([family, []]);
     }
-    const differences = (await ask("families.py", "compare", originals, ours, JSON.stringify(theirs))) as Record<
-      string,
-      number[]
-    >;
-    expect(families.length).toBeGreaterThanOrEqual(12);
-    for (const family of families) {
+    type Differences = Record<string, number[] | null>;
+    const differences = (await ask("families.py", "compare", originals, ours, JSON.stringify(theirs))) as Differences;
+    // DeepSeek's model reads a weight's rows, which of LLM.int8() transformers can't.
+    expect(families.filter((family) => !differences[family])).toEqual(name === "int8" ? ["deepseek"] : []);
+    expect(families.length).toBe(17);
+    for (const family of families.filter((family) => differences[family])) {
       const [difference, largest] = differences[family]!;
       expect([family, difference]).toEqual([family, 0]);
       expect([family, largest! > 0]).toEqual([family, true]);

@@ -1,4 +1,5 @@
-// SmolLM2 quantised for MLX, on demand (`bun run test:models`): mlx_lm's own conversion to the bit, and what that generates.
+// SmolLM2 quantised for MLX, on demand (`bun run test:models`): mlx_lm's own conversion to the bit, and what that
+// generates.
 import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

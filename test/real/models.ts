@@ -22,7 +22,8 @@ type Variant = Pick<QuantizeOptions, "quantType" | "doubleQuant" | "quantStorage
 const around = (error: number): [least: number, most: number] => [0.85 * error, 1.15 * error];
 
 /**
- * With the root mean square error, over that of the weights, that theory gives: for normal weights in blocks of 64; in int8,
+ * With the root mean square error, over that of the weights, that theory gives: for normal weights in blocks of 64; in
+ * int8,
  * for rows of 384, from normal ones to those with one weight four times as large as a normal row's largest.
  */
 const variants: [string, Variant, [least: number, most: number]][] = [

@@ -53,7 +53,7 @@ static bnb_status add_parts(const struct product *p, void *parts, uint32_t split
                                    .constant_count = 5,
                                    .args           = &args,
                                    .args_bytes     = sizeof args,
-                                   .bindings       = {{parts, 0, READS}, bias, y},
+                                   .bindings       = {{parts, 0, READS, NULL}, bias, y},
                                    .binding_count  = 3,
                                    .groups         = {(uint32_t)ceil_div(args.n, SUM_THREADS), args.m, 1},
                                    .threads        = SUM_THREADS,
@@ -67,7 +67,7 @@ static bnb_status launch_split(const struct product *p, struct launch *launch, u
     struct binding y = launch->bindings[y_at];
     void          *parts = cuda_alloc(p->gpu, (size_t)splits * p->args.m * p->args.n * sizeof(float));
     if (!parts) return bnb_last_status();
-    launch->bindings[y_at] = (struct binding){parts, 0, WRITES};
+    launch->bindings[y_at] = (struct binding){parts, 0, WRITES, NULL};
     launch->constants[1]   = STORE_F32;
     launch->constants[4]   = 0;
     bnb_status status = cuda_launch(p->gpu, launch);
@@ -207,7 +207,7 @@ static bnb_status write_out(const struct product *p, void *memory) {
                                    .constant_count = 4,
                                    .args           = &args,
                                    .args_bytes     = sizeof args,
-                                   .bindings       = {of[AT_CODES], of[AT_ABSMAX], of[AT_NESTED_ABSMAX], of[AT_CODE], of[AT_NESTED_CODE], {memory, 0, WRITES}, of[AT_OFFSETS], of[AT_NESTED_OFFSETS]},
+                                   .bindings       = {of[AT_CODES], of[AT_ABSMAX], of[AT_NESTED_ABSMAX], of[AT_CODE], of[AT_NESTED_CODE], {memory, 0, WRITES, NULL}, of[AT_OFFSETS], of[AT_NESTED_OFFSETS]},
                                    .binding_count  = 8,
                                    .groups         = {(uint32_t)(groups < 2048 ? groups : 2048), 1, 1},
                                    .threads        = DEQUANTIZE_THREADS,
@@ -221,7 +221,7 @@ static bnb_status in_two_steps(const struct product *p) {
     if (!w) return bnb_last_status();
     bnb_status            status = write_out(p, w);
     const struct binding *of = p->whole->bindings;
-    if (status == BNB_OK) status = dense(p, of[AT_X], (struct binding){w, 0, READS}, of[AT_BIAS], of[AT_Y]);
+    if (status == BNB_OK) status = dense(p, of[AT_X], (struct binding){w, 0, READS, NULL}, of[AT_BIAS], of[AT_Y]);
     cuda_free(p->gpu, w);
     return status;
 }
@@ -260,13 +260,13 @@ static bnb_status multiply_rounded(struct product *p) {
                                                       .constant_count = 3,
                                                       .args           = &args,
                                                       .args_bytes     = sizeof args,
-                                                      .bindings       = {whole.bindings[AT_X], {x, 0, WRITES}},
+                                                      .bindings       = {whole.bindings[AT_X], {x, 0, WRITES, NULL}},
                                                       .binding_count  = 2,
                                                       .groups         = {(uint32_t)(groups < 2048 ? groups : 2048), 1, 1},
                                                       .threads        = ELEMENTWISE_THREADS,
                                                       .bytes_moved    = count * 6,
                                                   });
-    whole.bindings[AT_X] = (struct binding){x, 0, READS};
+    whole.bindings[AT_X] = (struct binding){x, 0, READS, NULL};
     p->whole             = &whole;
     if (status == BNB_OK) status = multiply(p);
     cuda_free(p->gpu, x);
@@ -291,7 +291,7 @@ static bnb_status serve_matmul(struct gpu *gpu, const struct launch *whole) {
 /* The larger one where it makes tiles enough to fill the GPU twice. */
 static const struct tile int8_tiles[2][2] = {
     {{"matmul_dense", "matmul_dense_int8_64", 64, 64, 128, 4 * 128 * 128, 3}, {"matmul_dense", "matmul_dense_int8_128", 128, 128, 128, 3 * 256 * 128, 2}},
-    {{"matmul_hopper", "int8_hopper_128", 128, 128, 256, 5 * 256 * 128, 1}, {"matmul_hopper", "int8_hopper_256", 256, 128, 256, 4 * 384 * 128, 1}},
+    {{"matmul_hopper", "int8_hopper_128", 128, 128, 256, 7 * 256 * 128, 1}, {"matmul_hopper", "int8_hopper_256", 256, 128, 256, 4 * 384 * 128, 1}},
 };
 
 static const struct tile *int8_tile(const struct gpu *gpu, uint32_t m, uint32_t n) {

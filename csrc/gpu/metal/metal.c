@@ -169,8 +169,14 @@ static bool reads_what_is_lost(const struct launch *launch) {
     return false;
 }
 
-static bnb_status enqueue(const struct launch *launch) {
-    if (reads_what_is_lost(launch)) return queue_tell_lost();
+/* A launch with what is found out about it. */
+struct prepared {
+    const struct launch   *launch;
+    struct kernel         *kernel;
+    const struct pipeline *pipeline;
+};
+
+static bnb_status prepare(const struct launch *launch, struct prepared *prepared) {
     struct kernel *kernel = kernels_find(launch->family, launch->kernel);
     if (!kernel)
         return fail(BNB_UNSUPPORTED, "metal/%s.metal has no kernel %s", launch->family, launch->kernel);
@@ -179,22 +185,62 @@ static bnb_status enqueue(const struct launch *launch) {
     if (launch->threads > pipeline->threads_max)
         return fail(BNB_UNSUPPORTED, "%s: %u threads in a group are more than the %lu that %s can give this kernel",
                     launch->kernel, launch->threads, pipeline->threads_max, metal.name);
+    *prepared = (struct prepared){launch, kernel, pipeline};
+    return BNB_OK;
+}
+
+static bnb_status enqueue(const struct prepared *prepared) {
     uint64_t batch;
     id       encoder = queue_encoder(&batch);
     if (!encoder) return bnb_last_status();
-    encode(encoder, batch, pipeline, launch);
-    queue_encoded(kernel, launch->bytes_moved);
+    encode(encoder, batch, prepared->pipeline, prepared->launch);
+    queue_encoded(prepared->kernel, prepared->launch->bytes_moved);
     return BNB_OK;
 }
 
 static bnb_status metal_launch(void *, const struct launch *launch) {
     bnb_status status = check(launch);
     if (status != BNB_OK) return status;
-    void *pool = metal_enter();
-    status     = enqueue(launch);
+    struct prepared prepared;
+    void           *pool = metal_enter();
+    status               = reads_what_is_lost(launch) ? queue_tell_lost() : prepare(launch, &prepared);
+    if (status == BNB_OK) status = enqueue(&prepared);
     metal_leave(pool);
     return status;
 }
+
+/* ── Recording ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Launches that were looked up once, to be encoded again. */
+struct list {
+    size_t          count;
+    struct prepared launches[];
+};
+
+static void *metal_record(void *, const struct launch *launches, size_t count) {
+    struct list *list = malloc(sizeof *list + count * sizeof *list->launches);
+    if (!list) return NULL;
+    void      *pool   = metal_enter();
+    bnb_status status = BNB_OK;
+    for (list->count = 0; list->count < count && status == BNB_OK; list->count++)
+        status = prepare(&launches[list->count], &list->launches[list->count]);
+    metal_leave(pool);
+    if (status == BNB_OK) return list;
+    free(list);
+    return NULL;
+}
+
+static bnb_status metal_replay(void *, void *graph) {
+    const struct list *list   = graph;
+    void              *pool   = metal_enter();
+    bnb_status         status = BNB_OK;
+    for (size_t i = 0; i < list->count && status == BNB_OK; i++)
+        status = reads_what_is_lost(list->launches[i].launch) ? queue_tell_lost() : enqueue(&list->launches[i]);
+    metal_leave(pool);
+    return status;
+}
+
+static void metal_forget(void *, void *graph) { free(graph); }
 
 static bnb_status metal_wait(void *) {
     void      *pool   = metal_enter();
@@ -225,6 +271,9 @@ const struct driver metal_driver = {
     .read     = metal_read,
     .cached   = metal_cached,
     .launch   = metal_launch,
+    .record   = metal_record,
+    .replay   = metal_replay,
+    .forget   = metal_forget,
     .idle     = metal_idle,
     .wait     = metal_wait,
 };

@@ -70,7 +70,7 @@ static bnb_status add(void *x, void *y, float value, uint32_t beyond) {
                                                 .constant_count = 1,
                                                 .args = &args,
                                                 .args_bytes = sizeof args,
-                                                .bindings = {{x, 0, READS}, {y, 0, WRITES}},
+                                                .bindings = {{x, 0, READS, NULL}, {y, 0, WRITES, NULL}},
                                                 .binding_count = 2,
                                                 .groups = {(COUNT + beyond + 63) / 64, 1, 1},
                                                 .threads = 64,
@@ -123,7 +123,7 @@ static void computes(void) {
 
     struct small_args args = {COUNT - 16, 1}; /* at an offset, in place */
     CHECK(driver->launch(gpu, &(struct launch){.family = "small", .kernel = "add", .constants = {0}, .constant_count = 1, .args = &args,
-                                               .args_bytes = sizeof args, .bindings = {{y, 64, READS}, {y, 64, WRITES}}, .binding_count = 2,
+                                               .args_bytes = sizeof args, .bindings = {{y, 64, READS, NULL}, {y, 64, WRITES, NULL}}, .binding_count = 2,
                                                .groups = {16, 1, 1}, .threads = 64}) == BNB_OK);
     float found[17];
     CHECK(driver->read(gpu, y, 0, found, sizeof found) == BNB_OK && found[15] == 3 && found[16] == 4);
@@ -149,7 +149,7 @@ static void compiles_once_for_each_use(void) {
     CHECK(driver->wait(gpu) == BNB_OK && count("compiles") == 2);
     struct small_args args = {COUNT, 1};
     CHECK(driver->launch(gpu, &(struct launch){.family = "small", .kernel = "add", .constants = {0}, .constant_count = 1, .args = &args,
-                                               .args_bytes = sizeof args, .bindings = {{x, 0, READS}, {y, 0, WRITES}}, .binding_count = 2,
+                                               .args_bytes = sizeof args, .bindings = {{x, 0, READS, NULL}, {y, 0, WRITES, NULL}}, .binding_count = 2,
                                                .groups = {8, 1, 1}, .threads = 128}) == BNB_OK);
     CHECK(driver->wait(gpu) == BNB_OK && count("compiles") == 3);
 }
@@ -217,7 +217,7 @@ static void refuses_bad_launches(void) {
     void             *x    = alloc_ones();
     struct small_args args = {1, 1};
     struct launch     good = {.family = "small", .kernel = "add", .constants = {0}, .constant_count = 1, .args = &args, .args_bytes = sizeof args,
-                              .bindings = {{x, 0, READS}, {x, 0, WRITES}}, .binding_count = 2, .groups = {1, 1, 1}, .threads = 32}, bad;
+                              .bindings = {{x, 0, READS, NULL}, {x, 0, WRITES, NULL}}, .binding_count = 2, .groups = {1, 1, 1}, .threads = 32}, bad;
     CHECK(driver->launch(gpu, &good) == BNB_OK && driver->wait(gpu) == BNB_OK);
     bad = good, bad.kernel = "subtract";
     CHECK(driver->launch(gpu, &bad) == BNB_UNSUPPORTED);

@@ -15,6 +15,7 @@ static void release(const struct entry *entry, union arg result) {
     if (entry->returns == TENSOR) bnb_tensor_free(result.p);
     if (entry->returns == CODEBOOK) bnb_codebook_free(result.p);
     if (entry->returns == QUANTIZED) bnb_quantized_free(result.p);
+    if (entry->returns == RECORDING) bnb_recording_free(result.p);
     if (entry->returns == CACHE) bnb_cache_free(result.p);
 }
 

@@ -32,6 +32,7 @@ static void free_handle(enum kind kind, void *handle) {
     if (kind == TENSOR) bnb_tensor_free(handle);
     if (kind == CODEBOOK) bnb_codebook_free(handle);
     if (kind == QUANTIZED) bnb_quantized_free(handle);
+    if (kind == RECORDING) bnb_recording_free(handle);
     if (kind == CACHE) bnb_cache_free(handle);
 }
 
@@ -65,6 +66,7 @@ static void *of_world(const struct world *w, enum kind kind) {
     if (kind == DEVICE) return w->device;
     if (kind == CODEBOOK) return (bnb_codebook *[]){w->codes16, w->codes256, w->codes_other, w->nf4, w->dynamic}[below(5)];
     if (kind == QUANTIZED) return w->q[below(6)];
+    if (kind == RECORDING) return w->recording;
     if (kind == CACHE) return w->cache[below(3)];
     bnb_tensor *const *threes[] = {w->x, w->w, w->dy, w->bias, w->weight, w->p, w->g};
     if (one_in(2)) return threes[below(sizeof threes / sizeof *threes)][below(3)];
@@ -162,6 +164,7 @@ static void spoil(const struct entry *entry, int at, union arg *args) {
     case TENSOR:
     case CODEBOOK:
     case QUANTIZED:
+    case RECORDING:
     case CACHE: arg->p = bad_handle(parameter, entry->frees); break;
     case SIZE: arg->n = bad_size(); break;
     case BYTES: arg->n = one_in(2) ? bad_size() : arg->n + below(9) - 4; break;
@@ -276,6 +279,7 @@ static bnb_status check_result(const struct entry *entry, const union arg *args,
     case TENSOR:
     case CODEBOOK:
     case QUANTIZED:
+    case RECORDING:
     case CACHE:
         if (!result.p) return expect_failure();
         if (entry->returns == TENSOR) read_whole(result.p);

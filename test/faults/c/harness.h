@@ -18,6 +18,7 @@ enum kind {
     CODEBOOK,
     QUANTIZED,
     CACHE,
+    RECORDING,
     SIZE,
     BYTES, /* the size_t that says how long the memory before it is */
     U32,
@@ -33,7 +34,7 @@ enum kind {
     NOTHING,
     ADDRESS,
 };
-static inline bool is_handle(enum kind kind) { return kind <= CACHE; }
+static inline bool is_handle(enum kind kind) { return kind <= RECORDING; }
 
 union arg {
     void    *p;
@@ -85,6 +86,8 @@ struct world {
     bnb_tensor *x[3], *w[3], *dy[3], *bias[3], *weight[3];
     bnb_tensor *indices, *a, *b, *row_stats, *column_stats, *x_column_stats, *sums, *outliers;
     bnb_codebook  *codes16, *codes256, *codes_other, *nf4, *dynamic; /* other: of any other width */
+    bnb_recording *recording;
+    bnb_tensor    *sixteens; /* rows of 32, for what takes whole blocks only */
     bnb_quantized *q[6]; /* of w: 4 bits, 8 bits, both with nested scales, LLM.int8()'s b, and another width */
     bnb_tensor    *p[3], *g[3], *state[2], *state_twice, *state8[2], *state8_twice, *absmax[2], *absmax_twice, *unorm;
     bnb_tensor    *one;  /* the number of the first row */
@@ -108,7 +111,8 @@ void *scratch(size_t bytes);
 void  scratch_free(void);
 
 /* A new handle that a recipe makes for a call that will free it. */
-bnb_tensor *made_tensor(void);
+bnb_tensor    *made_tensor(void);
+bnb_recording *made_recording(void);
 
 /* What a call has under way, for whoever looks at the process's remains. */
 extern _Thread_local char *note;

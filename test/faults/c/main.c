@@ -45,6 +45,12 @@ void scratch_free(void) {
     while (scratch_count) free(scratches[--scratch_count]);
 }
 
+bnb_recording *made_recording(void) {
+    bnb_record(world.device);
+    bnb_tensor_free(bnb_cast(world.x[below(3)], BNB_F16));
+    return bnb_record_end();
+}
+
 bnb_tensor *made_tensor(void) { return bnb_tensor_zeros(world.device, BNB_F32, 1 + below(3), 1 + below(9)); }
 
 /* A page a thread that outlives the process, where a file is named for it. */

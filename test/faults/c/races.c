@@ -124,6 +124,7 @@ static void race(size_t which, struct tally *tally) {
         if (entry->returns == TENSOR) bnb_tensor_free(result.p);
         if (entry->returns == CODEBOOK) bnb_codebook_free(result.p);
         if (entry->returns == QUANTIZED) bnb_quantized_free(result.p);
+        if (entry->returns == RECORDING) bnb_recording_free(result.p);
         tally->calls++;
         if (status == BNB_OK) tally->ok++;
         else tally->failed[status]++;

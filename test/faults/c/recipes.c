@@ -126,6 +126,15 @@ ROW(bnb_quantized_columns, P(world.q[1]))
 ROW(bnb_quantized_block, P(world.q[2]))
 ROW(bnb_quantized_nested_block, P(world.q[2]))
 ROW(bnb_quantized_offset, P(world.q[3]))
+ROW(bnb_device_size, P(world.device), I(below(6)), D(-1))
+ROW(bnb_record, P(world.device))
+VALID(bnb_record_end) {
+    bnb_record(world.device);
+    bnb_tensor_free(bnb_cast(ANY(world.x), BNB_F32));
+    (void)args;
+}
+ROW(bnb_replay, P(world.recording))
+ROW(bnb_recording_free, P(made_recording()))
 ROW(bnb_quantized_free, P(bnb_quantize(world.x[0], world.codes16, 64, 0, BNB_SCALES_ABSMAX, NULL)))
 
 /* ── Operations ─────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -133,6 +142,7 @@ ROW(bnb_quantized_free, P(bnb_quantize(world.x[0], world.codes16, 64, 0, BNB_SCA
 #define QUANTIZED_W world.q[below(6)]
 
 ROW(bnb_cast, P(ANY(world.x)), FLOAT_DTYPE)
+ROW(bnb_quantize_affine, P(world.sixteens), U(2 + below(7)), N(16))
 VALID(bnb_quantize) {
     bool searched = one_in(2);
     GIVE(P(ANY(world.x)), P(ANY_CODES), N(world.block), N(one_in(2) ? 0 : 1 + below(300)),
@@ -153,6 +163,7 @@ ROW(bnb_layer_norm_backward, P(ANY(world.x)), P(ANY(world.x)), P(ANY(world.weigh
 ROW(bnb_layer_norm_backward_weight, P(ANY(world.x)), P(ANY(world.x)), F(1e-5))
 ROW(bnb_mul, P(ANY(world.x)), P(ANY(world.x)))
 ROW(bnb_exp, P(ANY(world.x)))
+ROW(bnb_transpose, P(ANY(world.x)))
 ROW(bnb_softmax, P(ANY(world.x)))
 ROW(bnb_add, P(OPTIONAL(ANY(world.x))), P(ANY(world.x)), F(normal()))
 ROW(bnb_int8_outliers, P(ANY(world.x)), F(6))

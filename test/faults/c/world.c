@@ -158,6 +158,8 @@ void world_build(bool small, bool cold) {
     bnb_codebook *int8 = must(bnb_codebook_named("int8"));
     world.q[4] = must(bnb_quantized_from(world.b, n, k, int8, k, world.column_stats, NULL, NULL, 0, NULL, 0, NULL));
     bnb_codebook_free(int8);
+    world.recording = must(made_recording());
+    world.sixteens = floats(BNB_F32, 2, 32, 1);
     build_optimizer();
     build_cache();
 }
@@ -171,6 +173,8 @@ void world_free(void) {
                             w->state[0], w->state[1], w->state_twice, w->state8[0], w->state8[1],   w->state8_twice,   w->absmax[0], w->absmax[1],
                             w->absmax_twice, w->unorm, w->rows, w->one};
     for (size_t t = 0; t < sizeof single / sizeof *single; t++) bnb_tensor_free(single[t]);
+    bnb_recording_free(w->recording);
+    bnb_tensor_free(w->sixteens);
     for (int i = 0; i < 6; i++) bnb_quantized_free(w->q[i]);
     for (int i = 0; i < 3; i++) bnb_cache_free(w->cache[i]);
     bnb_codebook *codebooks[] = {w->codes16, w->codes256, w->codes_other, w->nf4, w->dynamic};

@@ -75,7 +75,7 @@ static bnb_status add(void *x, void *y, float value, uint32_t beyond, size_t byt
         .constant_count = 1,
         .args           = &args,
         .args_bytes     = sizeof args,
-        .bindings       = {{x, 0, READS}, {y, 0, WRITES}},
+        .bindings       = {{x, 0, READS, NULL}, {y, 0, WRITES, NULL}},
         .binding_count  = 2,
         .groups         = {(COUNT + beyond + 63) / 64, 1, 1},
         .threads        = 64,
@@ -119,7 +119,7 @@ static void computes(void) {
 
     struct small_args args = {COUNT - 16, 1}; /* at an offset, in place */
     CHECK(gpu->launch(one, &(struct launch){.family = "small", .kernel = "add", .constants = {0}, .constant_count = 1,
-                                       .args = &args, .args_bytes = sizeof args, .bindings = {{y, 64, READS}, {y, 64, UPDATES}},
+                                       .args = &args, .args_bytes = sizeof args, .bindings = {{y, 64, READS, NULL}, {y, 64, UPDATES, NULL}},
                                        .binding_count = 2, .groups = {16, 1, 1}, .threads = 64}) == BNB_OK);
     float found[17];
     CHECK(gpu->read(one, y, 0, found, sizeof found) == BNB_OK && found[15] == 3 && found[16] == 4);
@@ -269,7 +269,7 @@ static void survives_a_failed_allocation(void) {
 static void passes_on_compile_errors(void) {
     open_gpu();
     void        *y = gpu->alloc(one, BYTES);
-    struct launch broken = {.family = "broken", .kernel = "broken", .bindings = {{y, 0, WRITES}}, .binding_count = 1,
+    struct launch broken = {.family = "broken", .kernel = "broken", .bindings = {{y, 0, WRITES, NULL}}, .binding_count = 1,
                             .groups = {1, 1, 1}, .threads = 32};
     for (int i = 0; i < 3; i++) {
         if (i == 2) broken.kernel = "whole"; /* of the same library */
@@ -294,7 +294,7 @@ static void refuses_greedy_kernels(void) {
     void             *y      = gpu->alloc(one, BYTES);
     struct small_args args   = {1, 1};
     struct launch     launch = {.family = "small", .kernel = "greedy", .args = &args, .args_bytes = sizeof args,
-                                .bindings = {{y, 0, WRITES}}, .binding_count = 1, .groups = {1, 1, 1}, .threads = 32};
+                                .bindings = {{y, 0, WRITES, NULL}}, .binding_count = 1, .groups = {1, 1, 1}, .threads = 32};
     CHECK(gpu->launch(one, &launch) == BNB_UNSUPPORTED);
     CHECK_ERROR(BNB_UNSUPPORTED, "36000) exceeds the maximum threadgroup memory allowed (32768)");
 }
@@ -305,7 +305,7 @@ static void refuses_more_threads_than_a_kernel_can_have(void) {
     void             *y      = gpu->alloc(one, BYTES);
     struct small_args args   = {1, 1};
     struct launch     launch = {.family = "small", .kernel = "undeclared", .args = &args, .args_bytes = sizeof args,
-                                .bindings = {{y, 0, WRITES}}, .binding_count = 1, .groups = {1, 1, 1}, .threads = 512};
+                                .bindings = {{y, 0, WRITES, NULL}}, .binding_count = 1, .groups = {1, 1, 1}, .threads = 512};
     CHECK(gpu->launch(one, &launch) == BNB_UNSUPPORTED);
     CHECK_ERROR(BNB_UNSUPPORTED, "512 threads in a group are more than the 384");
     launch.threads = 384;
@@ -317,7 +317,7 @@ static void refuses_bad_launches(void) {
     void             *x = alloc_ones();
     struct small_args args = {1, 1};
     struct launch     good = {.family = "small", .kernel = "add", .constants = {0}, .constant_count = 1, .args = &args,
-                              .args_bytes = sizeof args, .bindings = {{x, 0, READS}, {x, 0, UPDATES}}, .binding_count = 2,
+                              .args_bytes = sizeof args, .bindings = {{x, 0, READS, NULL}, {x, 0, UPDATES, NULL}}, .binding_count = 2,
                               .groups = {1, 1, 1}, .threads = 32}, bad;
     CHECK(gpu->launch(one, &good) == BNB_OK && gpu->wait(one) == BNB_OK);
     bad = good, bad.kernel = "subtract";
@@ -391,7 +391,7 @@ static void gives_threadgroup_memory(void) {
     open_gpu();
     void             *y = gpu->alloc(one, BYTES);
     struct small_args args = {64, 3};
-    struct launch     launch = {.family = "small", .kernel = "shared", .args = &args, .args_bytes = sizeof args, .bindings = {{y, 0, WRITES}},
+    struct launch     launch = {.family = "small", .kernel = "shared", .args = &args, .args_bytes = sizeof args, .bindings = {{y, 0, WRITES, NULL}},
                                 .binding_count = 1, .groups = {1, 1, 1}, .threads = 64, .shared_bytes = 64 * sizeof(float)};
     float             found[64];
     CHECK(gpu->launch(one, &launch) == BNB_OK && gpu->read(one, y, 0, found, sizeof found) == BNB_OK && found[0] == 66 && found[63] == 3);

@@ -1,7 +1,7 @@
 // Metal's 8 × 8 matrices over tensor cores in tf32.
 //
 // A lane holds row lane / 4, columns 2 × (lane % 4) and the next. What is loaded to be a right factor is also kept by
-// columns; what isn't used of both is never loaded. Each factor is split in two tf32, so that three products give about
+// columns; what isn't used of both is never loaded. Each factor is split in two tf32, so that four products give about
 // the accuracy of fp32. Tensor cores round what they add up towards zero: so each product is added in fp32 by itself.
 #pragma once
 
@@ -61,6 +61,7 @@ SIM_INLINE void simdgroup_multiply_accumulate(simdgroup_matrix<D> &d, simdgroup_
     const vec<uint, 2> a_low = {sim_tf32(a0 - as_type<float>(a_high.x)), sim_tf32(a1 - as_type<float>(a_high.y))};
     const vec<uint, 2> b_low = {sim_tf32(b0 - as_type<float>(b_high.x)), sim_tf32(b1 - as_type<float>(b_high.y))};
     vec<float, 2> product = {0.0f, 0.0f};
+    sim_multiply(product, a_low, b_low);
     sim_multiply(product, a_low, b_high);
     sim_multiply(product, a_high, b_low);
     sim_multiply(product, a_high, b_high);

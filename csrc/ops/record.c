@@ -1,0 +1,229 @@
+/* Recordings: the launches and jobs of operations that ran once, run again without an allocation or a check.
+ *
+ * A recording keeps all memory that its steps use. What was made while it was recorded and freed before it ended is given to
+ * later results of the same size, so that a model's layers share their memory, unless the host has written to it: that is
+ * not written anew when the steps run again. */
+#include "record.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A launch; or a job of the CPU's where `body` is not NULL. */
+struct step {
+    struct launch launch;
+    bool          whole; /* the driver's own kernels served it */
+    bnb_status (*body)(const void *job);
+    void        *data; /* the launch's arguments, or the job */
+    struct view *views;
+    uint32_t     view_count;
+};
+
+struct bnb_recording {
+    enum tag       tag;
+    bnb_device    *device;
+    bnb_status     status; /* of the first step that could not be recorded */
+    struct step   *steps;
+    size_t         count, capacity, jobs;
+    struct held {
+        struct buffer *buffer;
+        bool           made; /* while it was recorded */
+    } *held;
+    size_t         held_count, held_capacity;
+    struct launch *launches; /* of all steps, where the driver has taken them as `graph` */
+    void          *graph;
+};
+
+static _Thread_local bnb_recording *current;
+
+static bnb_recording *recording_of(const bnb_device *device) { return current && current->device == device ? current : NULL; }
+
+bool is_recording(const bnb_device *device) { return recording_of(device); }
+
+bnb_status not_recording(const bnb_device *device, const char *function) {
+    bnb_recording *r = recording_of(device);
+    if (!r) return BNB_OK;
+    bnb_status status = fail(BNB_UNSUPPORTED, "%s: it looks at its results on the CPU, so it can't be recorded: do it before", function);
+    if (!r->status) r->status = status;
+    return status;
+}
+
+/* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Room for one more; false and a failure of the recording where there is none. */
+static bool grow(bnb_recording *r, void **array, size_t count, size_t *capacity, size_t size) {
+    if (count < *capacity) return true;
+    size_t more = *capacity ? 2 * *capacity : 64;
+    void  *grown = malloc(more * size);
+    if (!grown) {
+        if (!r->status) r->status = fail(BNB_OUT_OF_MEMORY, "no memory for a recording of %zu steps", r->count);
+        return false;
+    }
+    if (count) memcpy(grown, *array, count * size);
+    free(*array);
+    *array = grown;
+    *capacity = more;
+    return true;
+}
+
+static void hold(bnb_recording *r, struct buffer *buffer, bool made) {
+    for (size_t i = r->held_count; i-- > 0;)
+        if (r->held[i].buffer == buffer) return;
+    if (!grow(r, (void **)&r->held, r->held_count, &r->held_capacity, sizeof *r->held)) return;
+    r->held[r->held_count++] = (struct held){buffer_share(buffer), made};
+}
+
+struct buffer *record_reuse(const bnb_device *device, size_t bytes) {
+    bnb_recording *r = recording_of(device);
+    for (size_t i = 0; r && i < r->held_count; i++) {
+        struct buffer *buffer = r->held[i].buffer;
+        if (r->held[i].made && buffer->bytes == bytes && buffer->refs == 1 && !buffer->written) return buffer_share(buffer);
+    }
+    return NULL;
+}
+
+void record_made(struct buffer *buffer) {
+    bnb_recording *r = recording_of(buffer->device);
+    if (r) hold(r, buffer, true);
+}
+
+/* ── Steps ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void forget_step(struct step *step) {
+    for (uint32_t i = 0; step->body && i < step->view_count; i++)
+        if (is_staged(&step->views[i])) free(step->views[i].address);
+    free(step->data);
+    free(step->views);
+}
+
+/* A step with copies of what it is told; NULL where there is no memory. */
+static struct step *new_step(bnb_recording *r, const void *data, size_t data_bytes, const struct view *views, uint32_t view_count) {
+    if (!grow(r, (void **)&r->steps, r->count, &r->capacity, sizeof *r->steps)) return NULL;
+    struct step step = {.data = malloc(data_bytes + 1), .views = malloc((view_count + 1) * sizeof *views), .view_count = view_count};
+    if (!step.data || !step.views) {
+        forget_step(&step);
+        if (!r->status) r->status = fail(BNB_OUT_OF_MEMORY, "no memory for a recording of %zu steps", r->count);
+        return NULL;
+    }
+    if (data_bytes) memcpy(step.data, data, data_bytes);
+    if (view_count) memcpy(step.views, views, view_count * sizeof *views);
+    r->steps[r->count] = step;
+    return &r->steps[r->count++];
+}
+
+void record_launch(bnb_device *device, const struct launch *launch, bool whole) {
+    bnb_recording *r = recording_of(device);
+    struct step   *step = r ? new_step(r, launch->args, launch->args_bytes, NULL, 0) : NULL;
+    if (!step) return;
+    step->launch = *launch;
+    step->launch.args = step->data;
+    step->whole = whole;
+    for (uint32_t i = 0; i < launch->binding_count; i++)
+        if (launch->bindings[i].owner) hold(r, (struct buffer *)launch->bindings[i].owner, false);
+}
+
+bool record_job(const struct host *host, bnb_status (*body)(const void *job), const void *job, size_t job_bytes) {
+    bnb_recording *r = recording_of(host->device);
+    struct step   *step = r ? new_step(r, job, job_bytes, host->views, host->count) : NULL;
+    if (!step) return false;
+    step->body = body;
+    r->jobs++;
+    for (uint32_t i = 0; i < host->count; i++) hold(r, host->views[i].buffer, false);
+    return true;
+}
+
+size_t record_mark(const bnb_device *device) {
+    bnb_recording *r = recording_of(device);
+    return r ? r->count : 0;
+}
+
+void record_return(const bnb_device *device, size_t mark) {
+    bnb_recording *r = recording_of(device);
+    while (r && r->count > mark) forget_step(&r->steps[--r->count]);
+}
+
+void record_failure(const bnb_device *device, bnb_status status) {
+    bnb_recording *r = recording_of(device);
+    if (r && !r->status) r->status = status;
+}
+
+/* ── Recording ──────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static bool is_recorded(const bnb_recording *recording, const char *function) {
+    if (recording && recording->tag == TAG_RECORDING) return true;
+    fail(BNB_INVALID, recording ? "%s: recording is not a recording, or was freed" : "%s: recording is NULL, expected a recording", function);
+    return false;
+}
+
+static void dissolve(bnb_recording *r) {
+    if (r->graph) r->device->driver->forget(r->device->gpu, r->graph);
+    while (r->count) forget_step(&r->steps[--r->count]);
+    while (r->held_count) buffer_release(r->held[--r->held_count].buffer);
+    free(r->launches);
+    free(r->steps);
+    free(r->held);
+    r->launches = NULL, r->steps = NULL, r->held = NULL, r->graph = NULL;
+}
+
+bnb_status bnb_record(bnb_device *device) {
+    if (!is_device(device, "record")) return BNB_INVALID;
+    if (current) return fail(BNB_INVALID, "record: this thread records already: end that first");
+    bnb_recording *r = handle_new(TAG_RECORDING, sizeof *r);
+    if (!r) return fail(BNB_OUT_OF_MEMORY, "no memory for a recording's handle");
+    *r = (bnb_recording){.tag = TAG_RECORDING, .device = device};
+    current = r;
+    return BNB_OK;
+}
+
+/* Has the driver take all launches at once, where it can and there is nothing between them. */
+static void make_graph(bnb_recording *r) {
+    const struct driver *driver = r->device->driver;
+    if (!driver || !driver->record || r->jobs || !r->count) return;
+    r->launches = malloc(r->count * sizeof *r->launches);
+    if (!r->launches) return;
+    for (size_t i = 0; i < r->count; i++) {
+        r->launches[i] = r->steps[i].launch;
+        if (r->steps[i].whole) r->launches[i].kernel = NULL;
+    }
+    r->graph = driver->record(r->device->gpu, r->launches, r->count);
+}
+
+bnb_recording *bnb_record_end(void) {
+    bnb_recording *r = current;
+    if (!r) return refuse(BNB_INVALID, "record_end: this thread records nothing");
+    current = NULL;
+    if (r->status) {
+        bnb_status status = r->status;
+        char       reason[512];
+        snprintf(reason, sizeof reason, "%s", bnb_last_error());
+        bnb_recording_free(r);
+        return refuse(status, "record_end: an operation failed while it was recorded, the last for this reason: %s", reason);
+    }
+    make_graph(r);
+    return r;
+}
+
+void bnb_recording_free(bnb_recording *recording) {
+    if (!recording || !is_recorded(recording, "recording_free") || !handle_claim(recording)) return;
+    dissolve(recording);
+    handle_free(recording);
+}
+
+/* ── Running again ──────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static bnb_status run_step(bnb_device *device, const struct step *step) {
+    if (!step->body)
+        return (step->whole ? device->driver->serve : device->driver->launch)(device->gpu, &step->launch);
+    return device->driver ? run_again(device, step->views, step->view_count, step->body, step->data) : step->body(step->data);
+}
+
+bnb_status bnb_replay(bnb_recording *recording) {
+    if (!is_recorded(recording, "replay")) return BNB_INVALID;
+    if (current) return fail(BNB_INVALID, "replay: this thread is recording: end that first");
+    bnb_device *device = recording->device;
+    count_operation(device);
+    if (recording->graph) return device->driver->replay(device->gpu, recording->graph);
+    bnb_status status = BNB_OK;
+    for (size_t i = 0; i < recording->count && status == BNB_OK; i++) status = run_step(device, &recording->steps[i]);
+    return status;
+}

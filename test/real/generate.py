@@ -1,0 +1,51 @@
+"""What transformers writes, token by token, and what it makes of texts.
+
+    generate.py MODEL OPTIONS PROMPTS      greedy ids after each prompt, and the last logits after it, as JSON
+    generate.py --embed MODEL TEXTS        the mean of each text's vectors, at length 1, as JSON
+
+OPTIONS is "float32" or what BitsAndBytesConfig takes, as JSON; products are in float32.
+"""
+
+import json
+import sys
+
+import torch
+import transformers
+
+transformers.logging.set_verbosity_error()
+
+
+def generate(path, options, prompts):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    more = {}
+    if options != "float32":
+        config = json.loads(options) | {"bnb_4bit_compute_dtype": torch.float32}
+        more["quantization_config"] = transformers.BitsAndBytesConfig(**config)
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **more).eval()
+    if more:  # bitsandbytes' products are in bfloat16 on some processors, whatever it is told; what codes stand for is not
+        model = model.dequantize()
+    for prompt in json.loads(prompts):
+        if isinstance(prompt, list):
+            prompt = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            logits = model(ids).logits[0, -1]
+            out = model.generate(ids, max_new_tokens=32, do_sample=False)
+        yield {"prompt": ids[0].tolist(), "ids": out[0, ids.shape[1] :].tolist(), "logits": logits.tolist()}
+
+
+def embed(path, texts):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    model = transformers.AutoModel.from_pretrained(path, dtype=torch.float32).eval()
+    for text in json.loads(texts):
+        inputs = tokenizer(text, return_tensors="pt")
+        with torch.no_grad():
+            vector = model(**inputs).last_hidden_state[0].mean(0)
+        yield {"ids": inputs["input_ids"][0].tolist(), "vector": torch.nn.functional.normalize(vector, dim=0).tolist()}
+
+
+if sys.argv[1] == "--embed":
+    results = list(embed(*sys.argv[2:]))
+else:
+    results = list(generate(*sys.argv[1:]))
+print(json.dumps(results))

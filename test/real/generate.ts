@@ -1,0 +1,78 @@
+// Whole models that are real, on demand (`bun run test:models`): SmolLM2 and MiniLM, held to transformers token by token.
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { $ } from "bun";
+import { convertGguf, quantizeCheckpoint } from "../../src/checkpoint/transform.ts";
+import { Model } from "../../src/index.ts";
+import { difference } from "../model/fixtures.ts";
+import { miniLm, python, smolLm } from "./packages.ts";
+
+const scratch = mkdtempSync(join(tmpdir(), "bnb-generate-"));
+afterAll(() => rmSync(scratch, { recursive: true }));
+
+const prompts = [
+  "The capital of France is",
+  [{ role: "user", content: "Name three planets." }],
+  "def fibonacci(n):",
+  "Once upon a time, in a small village by the sea, there lived an old fisherman who",
+];
+
+interface Expected {
+  prompt: number[];
+  ids: number[];
+  logits: number[];
+}
+
+/** SmolLM2-135M-Instruct in bfloat16, made of its GGUF once. */
+const smol = (async () => {
+  const output = join(scratch, "smol");
+  await convertGguf(await smolLm(), { output });
+  return output;
+})();
+
+async function transformers<T>(...args: string[]): Promise<T[]> {
+  const output = await $`${python} ${join(import.meta.dir, "generate.py")} ${args}`.quiet();
+  return JSON.parse(output.stdout.toString().trim().split("\n").at(-1)!);
+}
+
+describe.skipIf(!python)("SmolLM2 writes what transformers writes", () => {
+  const bits = (type: string, double: boolean) =>
+    JSON.stringify({ load_in_4bit: true, bnb_4bit_quant_type: type, bnb_4bit_use_double_quant: double });
+
+  test.each([
+    ["float32", undefined, false, "float32"],
+    ["nf4", "nf4", false, bits("nf4", false)],
+    ["nf4, nested", "nf4", true, bits("nf4", true)],
+    ["fp4", "fp4", false, bits("fp4", false)],
+  ] as const)("%s: prompts, last logits and 32 greedy tokens", async (name, quantType, doubleQuant, options) => {
+    const dense = await smol;
+    const path = quantType ? join(scratch, name) : dense;
+    if (quantType) await quantizeCheckpoint(dense, { output: path, quantType, doubleQuant });
+    using model = await Model.load(path, { precision: "highest" });
+    const expected = await transformers<Expected>(dense, options, JSON.stringify(prompts));
+    for (const [i, { prompt, ids, logits }] of expected.entries()) {
+      const text = prompts[i]!;
+      const own = typeof text === "string" ? model.tokenizer.encode(text) : model.tokenizer.applyChatTemplate(text);
+      expect(own).toEqual(prompt);
+      using session = model.session({ cacheDtype: "float32" });
+      expect(difference(session.forward(prompt), logits)).toBeLessThan(doubleQuant ? 0.05 : 5e-4);
+      const generation = model.generate(prompt, { maxTokens: 32, temperature: 0, cacheDtype: "float32" });
+      await generation.text();
+      expect(generation.ids).toEqual(ids);
+    }
+  });
+});
+
+test.skipIf(!python)("MiniLM's vectors are sentence-transformers'", async () => {
+  const texts = ["a guitar", "an instrument that has strings", "The weather is lovely today; let us walk."];
+  const path = await miniLm();
+  using model = await Model.load(path);
+  const expected = await transformers<{ ids: number[]; vector: number[] }>("--embed", path, JSON.stringify(texts));
+  const vectors = await model.embed(texts);
+  for (const [i, { ids, vector }] of expected.entries()) {
+    expect(model.tokenizer.encode(texts[i]!)).toEqual(ids);
+    expect(difference(vectors[i]!, vector)).toBeLessThan(1e-6);
+  }
+});

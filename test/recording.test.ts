@@ -1,0 +1,128 @@
+// Operations that are recorded once and run again: what they compute, what memory they take, and what can't be recorded.
+import { describe, expect, test } from "bun:test";
+import { add, embedding, linear, matmul4bit, quantize4bit, scale, Tensor } from "../src/index.ts";
+import { layerNorm } from "../src/layer_norm.ts";
+import { Recording } from "../src/recording.ts";
+import { testDevices, wave } from "./cases.ts";
+import { errorOf } from "./reference.ts";
+
+describe.each(testDevices)("on %s", (_, device) => {
+  const tensor = (values: Float32Array, shape: number[]) => Tensor.from(values, shape, { device });
+
+  test("runs again on what its tensors hold then", () => {
+    using table = tensor(wave(10 * 64, 1), [10, 64]);
+    using w = quantize4bit(tensor(wave(64 * 64, 2), [64, 64]));
+    using dense = tensor(wave(32 * 64, 3), [32, 64]);
+    using bias = tensor(wave(32, 4), [32]).cast("float16");
+    using ones = tensor(new Float32Array(64).fill(1), [64]);
+    using zeros = tensor(new Float32Array(64), [64]);
+    using ids = Tensor.from(Int32Array.of(3, 4), [2], { device });
+    const step = () => {
+      using x = embedding(ids, table);
+      using normal = layerNorm(x, ones, zeros);
+      using y = matmul4bit(normal, w);
+      using sum = add(x, y);
+      return linear(sum, dense, { bias });
+    };
+    let out: Tensor | undefined;
+    using recording = Recording.of(() => {
+      out = step();
+    }, device);
+    using first = step();
+    expect([...out!.read()]).toEqual([...first.read()]);
+    for (const pair of [
+      [9, 0],
+      [1, 1],
+      [3, 4],
+    ]) {
+      ids.write(Int32Array.from(pair));
+      const { operations } = device.counters;
+      recording.run();
+      expect(device.counters.operations).toBe(operations + 1);
+      using eager = step();
+      expect([...out!.read()]).toEqual([...eager.read()]);
+    }
+    table.write(wave(10 * 64, 7)); // a weight may change too
+    recording.run();
+    using eager = step();
+    expect([...out!.read()]).toEqual([...eager.read()]);
+    out!.dispose();
+    recording.run(); // nobody looks at it
+  });
+
+  test("layers share the memory of what lives no longer, and all of it is given back", () => {
+    const bytes = 4 * 64 * 64;
+    using x = tensor(wave(64 * 64), [64, 64]);
+    scale(x, 1).dispose();
+    const before = device.counters.bytes;
+    const layers = (count: number) =>
+      Recording.of(() => {
+        let now = scale(x, 0.5);
+        for (let i = 0; i < count; i++) {
+          const next = add(now, x, { scale: -0.25 });
+          now.dispose();
+          now = next;
+        }
+        now.dispose();
+      }, device);
+    using few = layers(2);
+    const some = device.counters.bytes - before;
+    expect(some).toBe(2 * bytes);
+    using many = layers(40);
+    expect(device.counters.bytes - before).toBe(2 * some);
+    const { bytes: settled } = device.counters;
+    for (const recording of [many, few, many]) recording.run();
+    device.wait();
+    expect(device.counters.bytes).toBe(settled);
+    few.dispose();
+    many.dispose();
+    expect(device.counters.bytes).toBe(before);
+  });
+
+  test("what the host wrote while it was recorded stays, whatever comes after", () => {
+    using x = tensor(Float32Array.of(1, 2, 3, 4), [4]);
+    let y: Tensor | undefined;
+    using recording = Recording.of(() => {
+      const constant = tensor(Float32Array.of(10, 20, 30, 40), [4]);
+      using sum = add(x, constant);
+      constant.dispose();
+      using more = add(sum, sum); // as large as the constant was, and not in its place
+      y = scale(more, 1);
+    }, device);
+    x.write(Float32Array.of(0, 0, 0, 1));
+    recording.run();
+    expect([...y!.read()]).toEqual([20, 40, 60, 82]);
+  });
+
+  test("what looks at its results on the CPU is refused, and so is what fails", () => {
+    using x = tensor(wave(128), [2, 64]);
+    using other = tensor(wave(64), [1, 64]);
+    expect(errorOf(() => Recording.of(() => void quantize4bit(x), device)).message).toContain("can't be recorded");
+    expect(errorOf(() => Recording.of(() => void add(x, other), device)).message).toContain("the shapes must match");
+    expect(errorOf(() => Recording.of(() => Recording.of(() => {}, device).dispose(), device)).message).toContain(
+      "this thread records already",
+    );
+    expect(errorOf(() => Recording.of(() => add(other, add(x, x)), device)).code).toBe("invalid");
+    using recording = Recording.of(() => add(x, x).dispose(), device); // and nothing of that is left
+    recording.run();
+    expect(errorOf(() => Recording.of(() => recording.run(), device)).message).toContain("this thread is recording");
+    recording.dispose();
+    expect(() => recording.run()).toThrow(TypeError);
+  });
+
+  test("an index that is no row is an error on a CPU and NaNs on a GPU, never memory of somebody else", () => {
+    using table = tensor(wave(3 * 8), [3, 8]);
+    using ids = Tensor.from(Int32Array.of(0, 2), [2], { device });
+    let y: Tensor | undefined;
+    using recording = Recording.of(() => {
+      y = embedding(ids, table);
+    }, device);
+    ids.write(Int32Array.of(-1, 3));
+    if (device.kind === "cpu" || String(device) === "null") {
+      expect(errorOf(() => recording.run()).message).toContain("indices[0, 0] is -1, expected 0 to 2");
+    } else {
+      recording.run();
+      expect(y!.read().every(Number.isNaN)).toBe(true);
+    }
+  });
+});
