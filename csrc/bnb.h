@@ -158,6 +158,10 @@ BNB_API bnb_tensor *bnb_tensor_from_gguf(bnb_device *device, uint32_t type, size
 BNB_API bnb_status bnb_tensor_write(bnb_tensor *tensor, const void *data, size_t bytes);
 BNB_API bnb_status bnb_tensor_read(const bnb_tensor *tensor, void *data, size_t bytes);
 
+/* Where the elements are for the processor, once all work on them is done: good until the tensor is freed, and for as long as
+ * no work is asked for that writes it. UNSUPPORTED where the device does not share its memory, such as CUDA. */
+BNB_API void *bnb_tensor_host(bnb_tensor *tensor);
+
 /* A copy on another device, or on the same. */
 BNB_API bnb_tensor *bnb_tensor_to(const bnb_tensor *tensor, bnb_device *device);
 

@@ -193,6 +193,13 @@ static bnb_status make_ready(const struct buffer *buffer, enum access access) {
     return device->driver ? device->driver->ready(device->gpu, buffer->memory, access) : BNB_OK;
 }
 
+void *buffer_host(struct buffer *buffer) {
+    void *address = shared(buffer);
+    if (!address)
+        return refuse(BNB_UNSUPPORTED, "%s does not share its memory with the processor: take a copy with read()", buffer->device->name);
+    return make_ready(buffer, UPDATES) == BNB_OK ? address : NULL;
+}
+
 bnb_status buffer_clear(struct buffer *buffer) {
     mark_written(buffer);
     void *address = shared(buffer);

@@ -121,6 +121,7 @@ bnb_status     buffer_read(const struct buffer *buffer, void *to, size_t bytes);
 bnb_status     buffer_write_at(struct buffer *buffer, size_t offset, const void *from, size_t bytes);
 bnb_status     buffer_read_at(const struct buffer *buffer, size_t offset, void *to, size_t bytes);
 bnb_status     buffer_clear(struct buffer *buffer);
+void          *buffer_host(struct buffer *buffer); /* its address, ready to be read and written; NULL and an error */
 bnb_status     buffer_copy(struct buffer *to, const struct buffer *from); /* of the same size, on any devices */
 
 /* While the calling thread records: memory of that size that the recording has made and nobody else uses any more, or NULL; and

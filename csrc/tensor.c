@@ -87,6 +87,8 @@ bnb_status bnb_tensor_read(const bnb_tensor *tensor, void *data, size_t bytes) {
     return buffer_read(tensor->buffer, data, bytes);
 }
 
+void *bnb_tensor_host(bnb_tensor *tensor) { return is_tensor(tensor, "tensor_host", "tensor") ? buffer_host(tensor->buffer) : NULL; }
+
 bnb_tensor *bnb_tensor_to(const bnb_tensor *tensor, bnb_device *device) {
     if (!is_tensor(tensor, "tensor_to", "tensor") || !is_device(device, "tensor_to")) return NULL;
     bnb_tensor *copy = tensor_new(device, tensor->dtype, tensor->rows, tensor->columns);

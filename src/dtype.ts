@@ -37,7 +37,7 @@ export const arrays: {
   readonly [D in DType]: {
     readonly BYTES_PER_ELEMENT: number;
     readonly name: string;
-    new (length: number): ArrayOf[D];
+    new (content: number | ArrayBuffer): ArrayOf[D];
   };
 } = {
   float32: Float32Array,

@@ -14,7 +14,11 @@ const toArrayBuffer = documentedToArrayBuffer as (
 const deallocator = native.bnb_deallocator()!;
 
 /** A token's longest reach: Bun makes no array buffer longer than this. */
-const tokenBytesMax = 2 ** 32 - 1;
+export const tokenBytesMax = 2 ** 32 - 1;
+
+/** Native memory as an array buffer that owns a handle to it, which it frees when it is detached or collected. */
+export const bufferOver = (address: NativePointer, bytes: number, owned: NativePointer): ArrayBuffer =>
+  toArrayBuffer(address, 0, bytes, owned, deallocator);
 
 /** What the native library holds for a JavaScript object. */
 export type HandleKind = "Device" | "Tensor" | "QuantizedTensor" | "Codebook" | "KvCache" | "Recording";

@@ -59,11 +59,11 @@ export {
   type LoadOptions,
   Model,
   type ModelGenerateOptions,
-  TextGeneration,
 } from "./model/model.ts";
 export type { Pooling, PoolingMode } from "./model/pooling.ts";
 export type { SamplingOptions, TokenLogprob } from "./model/sample.ts";
 export { Session, type SessionOptions } from "./model/session.ts";
+export { TextGeneration } from "./model/text.ts";
 export { type ChatTemplateOptions, type Message, Tokenizer } from "./model/tokenizer.ts";
 export type { QuantizeOnLoad } from "./model/weights.ts";
 export type { Precision } from "./native.ts";

@@ -28,6 +28,7 @@ export const symbols = {
   bnb_tensor_from_gguf: { args: [ptr, u32, usize, usize, ptr, usize, i32], returns: ptr },
   bnb_tensor_write: { args: [ptr, ptr, usize], returns: i32 },
   bnb_tensor_read: { args: [ptr, ptr, usize], returns: i32 },
+  bnb_tensor_host: { args: [ptr], returns: ptr },
   bnb_tensor_to: { args: [ptr, ptr], returns: ptr },
   bnb_tensor_reshape: { args: [ptr, usize, usize], returns: ptr },
   bnb_tensor_slice: { args: [ptr, usize, usize], returns: ptr },

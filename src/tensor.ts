@@ -12,7 +12,7 @@ import {
   type FloatDType,
   type TensorValues,
 } from "./dtype.ts";
-import { Handle } from "./handle.ts";
+import { bufferOver, Handle, tokenBytesMax } from "./handle.ts";
 import { edgeItems, elementsMax, formatValues, inspect } from "./inspect.ts";
 import { dtypes, floatDtypes, type NativePointer, native, size } from "./native.ts";
 import { format, matrixOf, type Shape, sizeOf } from "./shape.ts";
@@ -35,6 +35,8 @@ export interface TensorOptions {
  * using row = half.reshape([1, -1]); // the same memory
  * row.shape; // → [1, 4]
  * await row.ready(); // without blocking the event loop, unlike read()
+ * x.view((values) => values.reverse()); // where they are, without a copy
+ * x.read(); // → [4, 3, 2, 1]
  * ```
  */
 export class Tensor<D extends DType = DType> extends Handle {
@@ -159,6 +161,38 @@ export class Tensor<D extends DType = DType> extends Handle {
     if (this.size === 0) return values;
     me.check(native.bnb_tensor_read(pointer, values as TensorValues, size(values.byteLength)));
     return values;
+  }
+
+  /**
+   * Waits for the device, then calls `use` with the elements where they are, without a copy; what `use` writes there is the
+   * tensor's. The array is empty once `use` has returned, so that it can't outlive the memory. Until then it shows the work
+   * that was asked for before: what `use` itself asks a GPU to write into this tensor may be seen half done.
+   *
+   * @throws BnbError (`unsupported`) if the device does not share its memory with the processor, as CUDA: {@link read} copies
+   */
+  view<Result>(use: (values: ArrayOf[D]) => Result): Result {
+    const me = signatures.view;
+    const pointer = me.batch(this, "this");
+    if (typeof use !== "function") throw me.wrong("use", use, "a function of the elements");
+    const buffer = this.size === 0 ? new ArrayBuffer(0) : this.#buffer(me, pointer);
+    try {
+      const result = use(new arrays[this.dtype](buffer) as ArrayOf[D]);
+      if (!(result instanceof Promise)) return result;
+      throw me.fail(
+        "use returned a promise, but the array is gone when it goes on: work at once, or on a copy by read().",
+      );
+    } finally {
+      if (!buffer.detached) buffer.transfer(0); // it may be another thread's by now, to whom it was sent
+    }
+  }
+
+  /** The memory, with a share in it of the buffer's own: `use` may dispose of the tensor. */
+  #buffer(me: Signature, pointer: NativePointer): ArrayBuffer {
+    const bytes = this.byteLength;
+    if (bytes > tokenBytesMax)
+      throw me.fail(`${this} has ${bytes} bytes, of at most ${tokenBytesMax}: take a slice() of it.`, "unsupported");
+    const address = me.made(native.bnb_tensor_host(pointer));
+    return bufferOver(address, bytes, me.made(native.bnb_tensor_reshape(pointer, ...matrixOf(this.#shape))));
   }
 
   /** The elements as 32-bit floats, whatever float dtype they have. */
@@ -311,6 +345,7 @@ const signatures = {
   from: new Signature("Tensor.from", { options: ["dtype", "device"], native: { data: "values" } }),
   zeros: new Signature("Tensor.zeros", { options: ["dtype", "device"] }),
   read: new Signature("Tensor.read"),
+  view: new Signature("Tensor.view"),
   write: new Signature("Tensor.write", { native: { data: "values" } }),
   cast: new Signature("Tensor.cast", { native: { x: "the tensor" } }),
   reshape: new Signature("Tensor.reshape"),

@@ -12,7 +12,15 @@ import { loadWeight } from "../src/checkpoint/statedict.ts";
 import { dequantizeCheckpoint, quantizeCheckpoint } from "../src/checkpoint/transform.ts";
 import { quantizeToMlx } from "../src/checkpoint/transform_mlx.ts";
 import { writeSafetensors } from "../src/checkpoint/writer.ts";
-import { BnbError, dequantizeBlockwise, matmul, type QuantizedTensor, quantizeAffine, Tensor } from "../src/index.ts";
+import {
+  BnbError,
+  dequantizeBlockwise,
+  joinRows,
+  matmul,
+  type QuantizedTensor,
+  quantizeAffine,
+  Tensor,
+} from "../src/index.ts";
 import { llamaDirectory, weights } from "./models.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-mlx-"));
@@ -114,6 +122,19 @@ describe("writing", () => {
     await expect(quantizeToMlx(input, { output, bits: 7 })).rejects.toThrow(/bits is 7; MLX has 2, 3/);
     await expect(quantizeToMlx(input, { output, blocksize: 16 })).rejects.toThrow(/blocksize is 16; MLX has 32/);
   });
+});
+
+test("weights with offsets are not joined, which would lose these", async () => {
+  using opened = openCheckpoint(await model(settings("affine4g64h"), "affine4g64h"));
+  using w = loadWeight(opened, "affine4g64h.weight") as QuantizedTensor;
+  expect(() => joinRows([w, w])).toThrow(/weights have offsets, or scales in 16 bits, which are not joined/);
+  using small = await model({ mode: "mxfp4" }, "mxfp44g32").then((folder) => openCheckpoint(folder));
+  using mx = loadWeight(small, "mxfp44g32.weight") as QuantizedTensor;
+  using joined = joinRows([mx, mx]);
+  using one = dequantizeBlockwise(mx);
+  using two = dequantizeBlockwise(joined);
+  expect([...two.readFloat32().slice(0, one.size)]).toEqual([...one.readFloat32()]);
+  expect([...two.readFloat32().slice(one.size)]).toEqual([...one.readFloat32()]);
 });
 
 test("a weight costs what it does in its file: 4 bits in groups of 64 with halves as scales are 4.5", async () => {

@@ -1,6 +1,7 @@
 // Owns the tests of tensors as things: values in and out, casts, views, ownership, the collector, waiting, bad input.
 import { describe, expect, spyOn, test } from "bun:test";
 import {
+  add,
   currentDevice,
   Device,
   devices,
@@ -97,6 +98,66 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect(y.read()).toEqual(new Float32Array(12).fill(5));
     expect(errorOf(() => x.reshape([5, 2])).message).toContain("does not have the 12 elements");
     expect(errorOf(() => x.reshape([5, -1])).message).toContain("shape is [5, -1], but the 12 elements of [3, 4]");
+  });
+
+  const discrete = ["cuda", "discrete", "null"].includes(device.kind); // memory of its own
+
+  describe.skipIf(discrete)("view", () => {
+    test("is the tensor's own memory, of every dtype, after the work that was asked for", () => {
+      using x = Tensor.from(wave(64), [4, 16], { device });
+      using half = x.cast("float16");
+      expect(half.view((values) => [...values])).toEqual([...half.read()]);
+      using part = x.slice(1, 3);
+      part.view((values) => values.fill(7));
+      expect(x.read().slice(16, 48)).toEqual(new Float32Array(32).fill(7));
+      using sum = add(x, x); // sees what the view wrote
+      expect(sum.view((values) => values[16])).toBe(14);
+      using codes = Tensor.from(new Uint8Array([1, 2]), [2], { device });
+      expect(codes.view(([first]) => first)).toBe(1);
+      using none = Tensor.zeros([0, 4], { device });
+      expect(none.view((values) => values.length)).toBe(0);
+    });
+
+    test("ends with the call: no array outlives it, and none is of memory that was freed", () => {
+      const before = device.counters.bytes;
+      const x = Tensor.from(wave(100_000), [100_000], { device });
+      const [kept, sum] = x.view((values) => {
+        x.dispose();
+        const others = Tensor.zeros([100_000], { device }); // would get the memory if it were free
+        expect(values).toEqual(wave(100_000));
+        others.dispose();
+        return [values, values.length] as const;
+      });
+      expect([kept.length, sum]).toEqual([0, 100_000]);
+      expect(device.counters.bytes).toBe(before);
+      using y = Tensor.from(wave(4), [4], { device });
+      const escaped: Float32Array[] = [];
+      const failing = () =>
+        y.view((values) => {
+          escaped.push(values);
+          throw new RangeError("the caller's own");
+        });
+      expect(failing).toThrow(new RangeError("the caller's own"));
+      expect(escaped[0]!.length).toBe(0);
+      expect(y.view((values) => structuredClone(values, { transfer: [values.buffer as ArrayBuffer] })).length).toBe(4);
+      expect(y.read()).toEqual(wave(4));
+    });
+
+    test("what can't be done is refused", () => {
+      using x = Tensor.from(wave(4), [4], { device });
+      expect(errorOf(() => x.view(async (values) => values[0])).message).toContain("use returned a promise");
+      expect(errorOf(() => x.view(undefined as never)).message).toContain("use is undefined, expected a function");
+      x.dispose();
+      expect(() => x.view(() => 0)).toThrow("used after dispose()");
+    });
+  });
+
+  test.if(discrete)("a view of memory that is not shared is refused, with what to do", () => {
+    using x = Tensor.from(wave(4), [4], { device });
+    expect(errorOf(() => x.view(() => 0))).toEqual({
+      code: "unsupported",
+      message: expect.stringContaining("take a copy with read()"),
+    });
   });
 
   describe("ownership", () => {

@@ -1,8 +1,9 @@
 // Owns conversations: turns, the prompt that they become, and what is kept between them.
 import { BnbError } from "../error.ts";
 import type { GenerateOptions, Usage } from "./generation.ts";
-import type { Model, TextGeneration } from "./model.ts";
+import type { Model } from "./model.ts";
 import type { Session, SessionOptions } from "./session.ts";
+import type { TextGeneration } from "./text.ts";
 import type { ChatTemplateOptions, Message } from "./tokenizer.ts";
 
 /** Options of a conversation. */

@@ -54,7 +54,7 @@ function parameterRow({ type, name }: Parameter): string {
 function returnKind({ name, returns }: Declaration): string {
   if (name === "bnb_last_status") return "I32"; // it tells of another call's failure
   if (returns === "void") return "NOTHING";
-  if (returns === "void *") return "ADDRESS";
+  if (name === "bnb_deallocator") return "ADDRESS";
   return kindOf(returns)[0];
 }
 

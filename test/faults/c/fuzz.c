@@ -242,13 +242,17 @@ static bnb_status expect_failure(void) {
     return status;
 }
 
-/* Every byte of a result can be read, and none decides on what was never written: valgrind sees to that. */
-static void read_whole(bnb_tensor *tensor) {
+static size_t bytes_of(const bnb_tensor *tensor) {
     static const size_t sizes[] = {4, 2, 2, 1, 1, 4};
     size_t              rows = bnb_tensor_rows(tensor), columns = bnb_tensor_columns(tensor);
     bnb_dtype           dtype = bnb_tensor_dtype(tensor);
     if (!rows || !columns || dtype > BNB_I32) broken("the result is %d [%zu, %zu]", (int)dtype, rows, columns);
-    size_t   bytes = rows * columns * sizes[dtype];
+    return rows * columns * sizes[dtype];
+}
+
+/* Every byte of a result can be read, and none decides on what was never written: valgrind sees to that. */
+static void read_whole(bnb_tensor *tensor) {
+    size_t   bytes = bytes_of(tensor);
     uint8_t *data = scratch(bytes), all = 0;
     if (bnb_tensor_read(tensor, data, bytes) != BNB_OK) broken("the result can't be read: %s", bnb_last_error());
     for (size_t i = 0; i < bytes; i++) all ^= data[i];
@@ -284,6 +288,10 @@ static bnb_status check_result(const struct entry *entry, const union arg *args,
     case STATUS:
         if (result.i && expect_failure() != (bnb_status)result.i) broken("it gave status %d", result.i);
         return (bnb_status)result.i;
+    case MEMORY: /* of the tensor that was given: its bytes are there */
+        if (!result.p) return expect_failure();
+        for (size_t i = bytes_of(args[0].p); i-- > 0;) (void)((volatile uint8_t *)result.p)[i];
+        return BNB_OK;
     case TEXT: check_text(result.p); return BNB_OK;
     case ADDRESS:
         ((void (*)(void *, void *))result.p)(NULL, alone && one_in(2) ? any_gone((enum kind)below(CACHE + 1)) : NULL);

@@ -72,6 +72,7 @@ VALID(bnb_tensor_read) {
     GIVE(P(tensor), P(scratch(bytes_of(tensor))), N(bytes_of(tensor)));
 }
 
+ROW(bnb_tensor_host, P(ANY(world.p)))
 ROW(bnb_tensor_to, P(ANY(world.w)), P(world.device))
 ROW(bnb_tensor_slice, P(ANY(world.x)), N(below(world.m)), N(1))
 ROW(bnb_tensor_put, P(world.w[0]), N(0), P(world.m <= world.n ? world.x[0] : world.w[0]))
