@@ -46,11 +46,6 @@ function joinTwo(a: Tensor | QuantizedTensor, b: Tensor | QuantizedTensor | unde
     return new Tensor(me.made(native.bnb_tensor_join(a.pointer, b.pointer)), a.dtype, rows, a.device);
   if (!(a instanceof QuantizedTensor) || !(b instanceof QuantizedTensor))
     throw me.fail("weights are not of one kind, expected dense or quantised ones alone.");
-  if (!canJoin(a) || !canJoin(b))
-    throw me.fail(
-      "weights have offsets, or scales in 16 bits, which are not joined: multiply them one by one.",
-      "unsupported",
-    );
   const code = a.quantType ? Codebook.named(a.quantType) : Codebook.from(a.code);
   const pointer = me.made(native.bnb_quantized_join(a.pointer, b.pointer));
   return new QuantizedTensor(pointer, rows, a.dtype, a.device, code, a.blocksize, 0, storesOf(a, b));
@@ -63,13 +58,6 @@ function storesOf(a: QuantizedTensor, b: QuantizedTensor) {
   using offsets = a.offsets;
   const stay = !a.nested && !b.nested && scales.dtype === others.dtype;
   return { absmax: stay ? scales.dtype : ("float32" as const), offsets: offsets?.dtype };
-}
-
-/** Whether a weight's scales are what joining copies: floats of 32 bits, plain or nested, and no offsets beside them. */
-export function canJoin(weight: QuantizedTensor): boolean {
-  using absmax = weight.absmax;
-  using offsets = weight.offsets;
-  return offsets === undefined && (absmax.dtype === "float32" || absmax.dtype === "uint8");
 }
 
 const me = new Signature("joinRows", { native: { a: "one of weights", b: "the next of weights" } });

@@ -6,7 +6,7 @@ import type { Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { Int8Weight, matmul8bit } from "../int8_weight.ts";
-import { canJoin, joinRows } from "../join.ts";
+import { joinRows } from "../join.ts";
 import { linear, matmul4bit, matmulBlockwise } from "../matmul.ts";
 import type { Precision } from "../native.ts";
 import { quantize4bit, quantizeBlockwise } from "../quantize.ts";
@@ -125,8 +125,7 @@ function areAlike(weights: readonly QuantizedTensor[]): boolean {
       weight.bits === bits &&
       weight.quantType === quantType &&
       weight.blocksize === blocksize &&
-      weight.size % blocksize === 0 &&
-      canJoin(weight),
+      weight.size % blocksize === 0,
   );
 }
 

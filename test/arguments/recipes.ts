@@ -128,6 +128,7 @@ const recipes: Record<string, () => Call> = {
   "Tensor.write": () => ({ on: floats(4), args: [wave(4)] }),
   "Tensor.cast": () => ({ on: floats(4), args: ["float16"] }),
   "Tensor.reshape": () => ({ on: floats(4), args: [[2, -1]] }),
+  "Tensor.view": () => ({ on: floats(4), args: [(values: ArrayLike<number>) => values.length] }),
   "Tensor.slice": () => ({ on: floats(4, 2), args: [1, 3] }),
   concat: () => ({ args: [[floats(2, 3), floats(1, 3)]] }),
   "Tensor.to": () => ({ on: floats(4), args: [device()] }),
