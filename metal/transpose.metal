@@ -2,7 +2,7 @@
 
 constant uint SIZE [[function_constant(0)]]; // bytes of an element
 
-[[host_name("transpose")]] [[kernel]]
+[[host_name("transpose")]] [[kernel, max_total_threads_per_threadgroup(TRANSPOSE_THREADS)]]
 void transpose_elements(constant transpose_args &args [[buffer(0)]],
                         device const uchar *x [[buffer(1)]],
                         device uchar *y [[buffer(2)]],

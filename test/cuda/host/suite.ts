@@ -8,6 +8,7 @@ const withoutDevice =
   /^test\/(metal|cuda|cpu|faults|drivers)\/|^test\/(macho|package|executable|doctor|markdown)\.test\.ts$/;
 /** A file or two of each kind of kernel. */
 const short = [
+  "cuda/devices",
   "elementwise",
   "compare",
   "embedding",
@@ -24,7 +25,9 @@ const arguments_ = process.argv.slice(2);
 const given = arguments_.filter((argument) => argument !== "--short");
 const all = arguments_.includes("--short")
   ? short.map((stem) => `test/${stem}.test.ts`)
-  : [...new Bun.Glob("test/**/*.test.ts").scanSync(root)].filter((file) => !withoutDevice.test(file));
+  : [...new Bun.Glob("test/**/*.test.ts").scanSync(root)].filter(
+      (file) => !withoutDevice.test(file) || file === "test/cuda/devices.test.ts",
+    );
 
 const { exitCode } = Bun.spawnSync(
   [process.execPath, "test", "--timeout=120000", ...(given.length ? given : all.sort())],
