@@ -180,7 +180,8 @@ describe.each(testDevices)("on %s", (_, device) => {
             return y.readFloat32().join();
           };
           const [highest, high, medium] = [of("highest"), of("high"), of("medium")];
-          expect(medium).not.toBe(high);
+          // The base set has no products of bytes that would be quicker, so that the next finer serves.
+          if (!device.description.includes("base")) expect(medium).not.toBe(high);
           if (dtype === "float32") expect(high).not.toBe(highest);
           expect(of()).toBe(dtype === "float32" ? highest : high);
         }

@@ -55,7 +55,7 @@ static void quantize_blocks(const void *argument, size_t first, size_t last) {
         uint8_t *codes = job->codes + code_bytes(job->bits, begin);
         for (size_t i = begin; i < end; i++) {
             float code = rintf((element_of(&job->x, i) - offset) / scale);
-            code = code < 0 ? 0 : code > most_code ? most_code : code;
+            code = code > 0 ? code < most_code ? code : most_code : 0; /* a NaN, where x changes meanwhile, is 0 */
             pending = pending << job->bits | (uint32_t)code;
             for (filled += job->bits; filled >= 8;) *codes++ = (uint8_t)(pending >> (filled -= 8));
         }

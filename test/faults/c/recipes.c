@@ -75,7 +75,7 @@ VALID(bnb_tensor_read) {
 ROW(bnb_tensor_host, P(ANY(world.p)))
 ROW(bnb_tensor_to, P(ANY(world.w)), P(world.device))
 ROW(bnb_tensor_slice, P(ANY(world.x)), N(below(world.m)), N(1))
-ROW(bnb_tensor_put, P(world.w[0]), N(0), P(world.m <= world.n ? world.x[0] : world.w[0]))
+ROW(bnb_tensor_put, P(world.m >= world.n ? world.x[0] : world.w[0]), N(0), P(world.m >= world.n ? world.w[0] : world.x[0]))
 ROW(bnb_tensor_reshape, P(ANY(world.x)), N(world.k), N(world.m))
 ROW(bnb_tensor_dtype, P(ANY(world.x)))
 ROW(bnb_tensor_rows, P(ANY(world.x)))

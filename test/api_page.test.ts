@@ -1,0 +1,7 @@
+// docs/api.md is what the docstrings say.
+import { expect, test } from "bun:test";
+import { apiPage, path } from "../scripts/api.ts";
+
+test("docs/api.md is as `bun scripts/api.ts --write` makes it", async () => {
+  expect((await Bun.file(path).text()).replaceAll(/\s+/g, " ")).toBe(apiPage().replaceAll(/\s+/g, " "));
+});
