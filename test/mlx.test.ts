@@ -124,14 +124,14 @@ describe("writing", () => {
   });
 });
 
-test("weights with offsets are not joined, which would lose these", async () => {
-  using opened = openCheckpoint(await model(settings("affine4g64h"), "affine4g64h"));
-  using w = loadWeight(opened, "affine4g64h.weight") as QuantizedTensor;
-  expect(() => joinRows([w, w])).toThrow(/weights have offsets, or scales in 16 bits, which are not joined/);
-  using small = await model({ mode: "mxfp4" }, "mxfp44g32").then((folder) => openCheckpoint(folder));
-  using mx = loadWeight(small, "mxfp44g32.weight") as QuantizedTensor;
-  using joined = joinRows([mx, mx]);
-  using one = dequantizeBlockwise(mx);
+test.each([
+  ["affine4g64h", settings("affine4g64h")],
+  ["mxfp44g32", { mode: "mxfp4" }],
+] as const)("weights of %s are joined with all that belongs to them", async (name, how) => {
+  using opened = openCheckpoint(await model(how, name));
+  using w = loadWeight(opened, `${name}.weight`) as QuantizedTensor;
+  using joined = joinRows([w, w]);
+  using one = dequantizeBlockwise(w);
   using two = dequantizeBlockwise(joined);
   expect([...two.readFloat32().slice(0, one.size)]).toEqual([...one.readFloat32()]);
   expect([...two.readFloat32().slice(one.size)]).toEqual([...one.readFloat32()]);
