@@ -5,7 +5,7 @@ import { fakeCuda } from "./build.ts";
 
 const root = resolve(import.meta.dir, "../../..");
 const withoutDevice =
-  /^test\/(metal|cuda|cpu|faults|drivers)\/|^test\/(isa|macho|package|executable|doctor|markdown)\.test\.ts$/;
+  /^test\/(metal|cuda|cpu|faults|drivers)\/|^test\/(isa|arguments|macho|package|executable|doctor|markdown)\.test\.ts$/;
 /** A file or two of each kind of kernel. */
 const short = [
   "cuda/devices",

@@ -5,7 +5,8 @@ import { resolve } from "node:path";
 import { fakeMetal } from "./build.ts";
 
 const root = resolve(import.meta.dir, "../../..");
-const withoutDevice = /^test\/(metal|cpu|faults)\/|^test\/(isa|macho|package|executable|doctor|markdown)\.test\.ts$/;
+const withoutDevice =
+  /^test\/(metal|cpu|faults)\/|^test\/(isa|arguments|macho|package|executable|doctor|markdown)\.test\.ts$/;
 const all = [...new Bun.Glob("test/**/*.test.ts").scanSync(root)].filter((file) => !withoutDevice.test(file));
 const given = process.argv.slice(2);
 
