@@ -41,9 +41,12 @@ function writeTable(page: string): string {
     const cells = columns.map(
       (kind) => present.get(kind)?.[i]?.support ?? before.get(`${operation} | ${format}`)?.[kind] ?? "?",
     );
-    return `| ${operation} | ${format} | ${cells.join(" | ")} |`;
+    return [operation, format, ...cells];
   });
-  return ["| operation | format | CPU | Metal | CUDA |", "|---|---|---|---|---|", ...rows, ""].join("\n");
+  const table = [["operation", "format", "CPU", "Metal", "CUDA"], ...rows];
+  const widths = table[0]!.map((_, i) => Math.max(...table.map((row) => row[i]!.length)));
+  const [head, ...lines] = table.map((row) => `| ${row.map((cell, i) => cell.padEnd(widths[i]!)).join(" | ")} |`);
+  return [head, `| ${widths.map((width) => "-".repeat(width)).join(" | ")} |`, ...lines, ""].join("\n");
 }
 
 if (import.meta.main) {

@@ -294,7 +294,10 @@ describe("weights as they are", () => {
       using dense = dequantizeBlockwise(w, { dtype: "float32" });
       const got = dense.read() as Float32Array;
       const expected = golden.tensor(`${name}.values`).values as Float32Array;
-      expect(got.filter((value, i) => value !== expected[i]).length).toBe(0);
+      // A GPU takes subnormal numbers for zeros, and MXFP4's smallest scale is one: 2^-127, for codes of up to 12.
+      const cpu = w.device.kind === "cpu";
+      const held = (value: number) => (cpu || Math.abs(value) > 12 * 2 ** -127 ? value : 0);
+      expect(got.filter((value, i) => held(value) !== held(expected[i]!)).length).toBe(0);
       const inFile = (8 * data.length) / (2 * 768);
       expect(w.bitsPerElement).toBeLessThan(inFile + (/K$/.test(name) ? 1.2 : 0.13));
     },
