@@ -1,5 +1,5 @@
-// Owns the summary of a run on an Apple GPU: `bun .github/summary.ts <folder of logs>` prints, as Markdown, what those who have
-// no Mac need to know of it: what compiled, what failed, how fast it was, and on what machine.
+// Owns the summary of a run on an Apple GPU: `bun .github/summary.ts <folder of logs>` prints, as Markdown, what those
+// who have no Mac need to know of it: what compiled, what failed, how fast it was, and on what machine.
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 

@@ -1,4 +1,5 @@
-// The README's picture: a language model's layer, one row, its time and its bytes beside bitsandbytes and a dense layer.
+// The README's picture: a language model's layer, one row, its time and its bytes beside bitsandbytes and a dense
+// layer.
 import { type PeerRecord, select } from "./peers/results.ts";
 
 interface Bar {

@@ -1,8 +1,8 @@
 // Owns `bun run bench:cuda`: this library on an NVIDIA GPU beside bitsandbytes and torch on the same one.
 //
 // Ours are calls of the public API, one after the other with nothing waited for in between, so that what the host costs
-// counts where the GPU is faster. The peers' products are replays of CUDA graphs, which cost the host nothing. Weights alternate
-// among copies that the GPU's cache can't hold. Medians of five rounds.
+// counts where the GPU is faster. The peers' products are replays of CUDA graphs, which cost the host nothing. Weights
+// alternate among copies that the GPU's cache can't hold. Medians of five rounds.
 
 import type { FloatDType, QuantizedTensor } from "../src/index.ts";
 import {

@@ -1,5 +1,5 @@
-// Owns `bun run bench`: the command line's `bench`, with the peak of the processor's arithmetic and every format that is
-// tested.
+// Owns `bun run bench`: the command line's `bench`, with the peak of the processor's arithmetic and every format that
+// is tested.
 import type { BenchCase } from "../src/bench/cases.ts";
 import { benchCommand } from "../src/cli/bench.ts";
 import { runCommand } from "../src/cli/run.ts";

@@ -71,8 +71,10 @@ static void *host_alloc(bnb_device *device, size_t bytes, size_t *capacity) {
 }
 
 static void host_free(bnb_device *device, void *memory, size_t capacity) {
-    if (capacity <= keep_bytes) keep(device, memory, capacity);
-    else free(memory);
+    if (capacity <= keep_bytes)
+        keep(device, memory, capacity);
+    else
+        free(memory);
 }
 
 /* ── Buffers ────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -82,8 +84,8 @@ static void count_bytes(bnb_device *device, size_t bytes) {
     while (now > peak && !atomic_compare_exchange_weak(&device->peak, &peak, now)) {}
 }
 
-/* On the CPU, memory too small to be kept is one piece with its buffer: one malloc takes half as long as two allocations,
- * of which one is aligned. */
+/* On the CPU, memory too small to be kept is one piece with its buffer: one malloc takes half as long as two
+ * allocations, of which one is aligned. */
 static struct buffer *joined_new(size_t bytes) {
     struct buffer *buffer = malloc(sizeof *buffer + ALIGNMENT + bytes + READ_SLACK);
     if (buffer) buffer->memory = (void *)(ceil_div((uintptr_t)(buffer + 1), ALIGNMENT) * ALIGNMENT);
@@ -97,13 +99,16 @@ struct buffer *buffer_new(bnb_device *device, size_t bytes) {
     struct buffer *buffer = joined ? joined_new(bytes) : malloc(sizeof *buffer);
     size_t         capacity = joined ? 0 : bytes;
     void          *memory = NULL;
-    if (joined && buffer) memory = buffer->memory;
-    else if (buffer) memory = device->driver ? device->driver->alloc(device->gpu, bytes) : host_alloc(device, bytes, &capacity);
+    if (joined && buffer)
+        memory = buffer->memory;
+    else if (buffer)
+        memory = device->driver ? device->driver->alloc(device->gpu, bytes) : host_alloc(device, bytes, &capacity);
     if (!memory) {
         free(buffer);
         if (buffer && device->driver) return NULL; /* the driver has said how much there is */
-        return refuse(BNB_OUT_OF_MEMORY, "%zu bytes can't be had on %s, which holds %zu: free tensors that are no longer used",
-                      bytes, device->name, (size_t)device->bytes);
+        return refuse(BNB_OUT_OF_MEMORY,
+                      "%zu bytes can't be had on %s, which holds %zu: free tensors that are no longer used", bytes,
+                      device->name, (size_t)device->bytes);
     }
     *buffer = (struct buffer){.refs = 1, .device = device, .memory = memory, .bytes = bytes, .capacity = capacity};
     count_bytes(device, bytes);
@@ -120,7 +125,10 @@ struct buffer *buffer_part(struct buffer *whole, size_t offset, size_t bytes) {
     struct buffer *part = malloc(sizeof *part);
     if (!part) return refuse(BNB_OUT_OF_MEMORY, "no memory for a part of a tensor");
     bool shared = whole->device->driver;
-    *part = (struct buffer){.refs = 1, .device = whole->device, .bytes = bytes, .whole = buffer_share(whole->whole ? whole->whole : whole)};
+    *part = (struct buffer){.refs = 1,
+                            .device = whole->device,
+                            .bytes = bytes,
+                            .whole = buffer_share(whole->whole ? whole->whole : whole)};
     part->memory = shared ? whole->memory : (char *)whole->memory + offset;
     part->offset = shared ? whole->offset + offset : 0;
     return part;
@@ -134,13 +142,17 @@ void buffer_release(struct buffer *buffer) {
         return;
     }
     buffer->device->bytes -= buffer->bytes;
-    if (buffer->device->driver) buffer->device->driver->free(buffer->device->gpu, buffer->memory);
-    else if (buffer->capacity) host_free(buffer->device, buffer->memory, buffer->capacity);
+    if (buffer->device->driver)
+        buffer->device->driver->free(buffer->device->gpu, buffer->memory);
+    else if (buffer->capacity)
+        host_free(buffer->device, buffer->memory, buffer->capacity);
     free(buffer);
 }
 
 /* By the host, all of it or a part: what a recording can't write anew. */
-static void mark_written(struct buffer *buffer) { buffer->written = (buffer->whole ? buffer->whole : buffer)->written = true; }
+static void mark_written(struct buffer *buffer) {
+    buffer->written = (buffer->whole ? buffer->whole : buffer)->written = true;
+}
 
 bnb_status buffer_write_at(struct buffer *buffer, size_t offset, const void *from, size_t bytes) {
     bnb_device *device = buffer->device;
@@ -161,7 +173,9 @@ bnb_status buffer_write(struct buffer *buffer, const void *from, size_t bytes) {
     return buffer_write_at(buffer, 0, from, bytes);
 }
 
-bnb_status buffer_read(const struct buffer *buffer, void *to, size_t bytes) { return buffer_read_at(buffer, 0, to, bytes); }
+bnb_status buffer_read(const struct buffer *buffer, void *to, size_t bytes) {
+    return buffer_read_at(buffer, 0, to, bytes);
+}
 
 /* Where the CPU can address the memory, which has to be ready; or NULL. */
 static void *shared(const struct buffer *buffer) {
@@ -196,7 +210,8 @@ static bnb_status make_ready(const struct buffer *buffer, enum access access) {
 void *buffer_host(struct buffer *buffer) {
     void *address = shared(buffer);
     if (!address)
-        return refuse(BNB_UNSUPPORTED, "%s does not share its memory with the processor: take a copy with read()", buffer->device->name);
+        return refuse(BNB_UNSUPPORTED, "%s does not share its memory with the processor: take a copy with read()",
+                      buffer->device->name);
     return make_ready(buffer, UPDATES) == BNB_OK ? address : NULL;
 }
 

@@ -27,7 +27,9 @@ static bool is_room(const bnb_cache *cache, const char *function) {
     size_t sides[] = {cache->slots, cache->heads, cache->capacity, cache->columns}, elements = 2;
     for (size_t i = 0; i < sizeof sides / sizeof *sides; i++) {
         if (!sides[i] || sides[i] > ((size_t)1 << 40) / elements) {
-            fail(BNB_INVALID, "%s: %zu slots of %zu heads, %zu tokens and %zu columns, expected at least one of each and at most 2^40 elements a layer",
+            fail(BNB_INVALID,
+                 "%s: %zu slots of %zu heads, %zu tokens and %zu columns, expected at least one of each and at most "
+                 "2^40 elements a layer",
                  function, cache->slots, cache->heads, cache->capacity, cache->columns);
             return false;
         }
@@ -56,14 +58,21 @@ static void layers_free(const bnb_cache *cache, struct buffer **layers) {
 
 static size_t rounded(size_t capacity) { return ceil_div(capacity, CAPACITY_STEP) * CAPACITY_STEP; }
 
-bnb_cache *bnb_cache_new(bnb_device *device, bnb_dtype dtype, size_t layers, size_t slots, size_t heads, size_t capacity, size_t columns) {
+bnb_cache *bnb_cache_new(bnb_device *device, bnb_dtype dtype, size_t layers, size_t slots, size_t heads,
+                         size_t capacity, size_t columns) {
     if (!is_device(device, "cache_new")) return NULL;
     if (dtype != BNB_F32 && dtype != BNB_F16 && dtype != BNB_I8)
         return refuse(BNB_INVALID, "cache_new: dtype is %s, expected float32, float16 or int8", dtype_name(dtype));
     if (!layers || layers > 1 << 16)
         return refuse(BNB_INVALID, "cache_new: layers is %zu, expected 1 to %d", layers, 1 << 16);
-    bnb_cache made = {.tag = TAG_CACHE, .dtype = dtype, .device = device, .slots = slots, .heads = heads, .capacity = capacity,
-                      .columns = columns, .layers = layers};
+    bnb_cache made = {.tag = TAG_CACHE,
+                      .dtype = dtype,
+                      .device = device,
+                      .slots = slots,
+                      .heads = heads,
+                      .capacity = capacity,
+                      .columns = columns,
+                      .layers = layers};
     if (!is_room(&made, "cache_new")) return NULL;
     made.capacity = rounded(capacity);
     if (!(made.layer = layers_new(&made))) return NULL;
@@ -87,18 +96,20 @@ size_t bnb_cache_row_bytes(const bnb_cache *cache) {
     return cache->layers * 2 * cache->heads * (layout_of(cache).row_bytes + scale_bytes(cache));
 }
 
-/* Calls `each` with every run of `length` tokens of a slot that lies together: where in its layer's buffer, and its bytes.
+/* Calls `each` with every run of `length` tokens of a slot that lies together: where in its layer's buffer, and its
+ * bytes.
  * Runs come in the order in which a cache is saved. */
 static bnb_status each_run(const bnb_cache *cache, size_t slot, size_t length,
-                           bnb_status (*each)(struct buffer *layer, size_t offset, size_t bytes, void *context), void *context) {
+                           bnb_status (*each)(struct buffer *layer, size_t offset, size_t bytes, void *context),
+                           void *context) {
     struct layout layout = layout_of(cache);
     for (size_t i = 0; i < cache->layers; i++)
         for (size_t part = 0; part < (cache->dtype == BNB_I8 ? 4 : 2); part++)
             for (size_t head = 0; head < cache->heads; head++) {
-                bool   scales = part >= 2;
-                size_t size = scales ? sizeof(float) : layout.row_bytes;
-                size_t start = scales ? 2 * layout.rows * layout.row_bytes : 0;
-                size_t row = part % 2 * layout.rows + (slot * cache->heads + head) * cache->capacity;
+                bool       scales = part >= 2;
+                size_t     size = scales ? sizeof(float) : layout.row_bytes;
+                size_t     start = scales ? 2 * layout.rows * layout.row_bytes : 0;
+                size_t     row = part % 2 * layout.rows + (slot * cache->heads + head) * cache->capacity;
                 bnb_status status = each(cache->layer[i], start + row * size, length * size, context);
                 if (status != BNB_OK) return status;
             }
@@ -106,7 +117,7 @@ static bnb_status each_run(const bnb_cache *cache, size_t slot, size_t length,
 }
 
 static bnb_status read_run(struct buffer *layer, size_t offset, size_t bytes, void *context) {
-    char **to = context;
+    char     **to = context;
     bnb_status status = buffer_read_at(layer, offset, *to, bytes);
     *to += bytes;
     return status;
@@ -114,16 +125,18 @@ static bnb_status read_run(struct buffer *layer, size_t offset, size_t bytes, vo
 
 static bnb_status write_run(struct buffer *layer, size_t offset, size_t bytes, void *context) {
     const char **from = context;
-    bnb_status status = buffer_write_at(layer, offset, *from, bytes);
+    bnb_status   status = buffer_write_at(layer, offset, *from, bytes);
     *from += bytes;
     return status;
 }
 
-static bool is_span(const bnb_cache *cache, size_t slot, size_t length, const void *data, size_t bytes, const char *function) {
+static bool is_span(const bnb_cache *cache, size_t slot, size_t length, const void *data, size_t bytes,
+                    const char *function) {
     if (!is_cache(cache, function, "cache")) return false;
     if (slot >= cache->slots || length > cache->capacity)
-        return fail(BNB_INVALID, "%s: %zu tokens of slot %zu, expected at most %zu tokens of slot 0 to %zu", function, length, slot,
-                    cache->capacity, cache->slots - 1), false;
+        return fail(BNB_INVALID, "%s: %zu tokens of slot %zu, expected at most %zu tokens of slot 0 to %zu", function,
+                    length, slot, cache->capacity, cache->slots - 1),
+               false;
     if (!data) return fail(BNB_INVALID, "%s: data is NULL", function), false;
     if (bytes == length * bnb_cache_row_bytes(cache)) return true;
     fail(BNB_INVALID, "%s: data has %zu bytes, expected %zu, %zu for each of %zu tokens", function, bytes,
@@ -147,7 +160,9 @@ static bnb_status copy_slots(const bnb_cache *from, bnb_cache *to) {
     size_t length = from->capacity < to->capacity ? from->capacity : to->capacity;
     size_t bytes = length * bnb_cache_row_bytes(from);
     void  *data = malloc(bytes);
-    if (!data) return fail(BNB_OUT_OF_MEMORY, "cache_resize: no memory for %zu bytes on the way; free something and try again", bytes);
+    if (!data)
+        return fail(BNB_OUT_OF_MEMORY, "cache_resize: no memory for %zu bytes on the way; free something and try again",
+                    bytes);
     bnb_status status = BNB_OK;
     for (size_t slot = 0; slot < slots && status == BNB_OK; slot++) {
         status = bnb_cache_read(from, slot, length, data, bytes);

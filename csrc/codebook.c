@@ -21,8 +21,8 @@ static void sort_codes(struct codebook *book) {
     for (uint32_t i = 0; i < book->size; i++) book->ascending &= book->order[i] == i;
 }
 
-/* Between two values the midpoint in fp32 decides. At the midpoint itself 8-bit codes take the even index (bitsandbytes'
- * CUDA dQuantize), narrower ones the smaller value (its default quantize_4bit). */
+/* Between two values the midpoint in fp32 decides. At the midpoint itself 8-bit codes take the even index
+ * (bitsandbytes' CUDA dQuantize), narrower ones the smaller value (its default quantize_4bit). */
 static void set_thresholds(struct codebook *book) {
     for (uint32_t i = 0; i + 1 < book->size; i++) {
         float below = book->values[book->order[i]], above = book->values[book->order[i + 1]];
@@ -45,7 +45,8 @@ static void set_buckets(struct codebook *book) {
         float least = bucket ? bits_float((bucket + BUCKET_BASE) << BUCKET_SHIFT) : 0;
         float most = bucket == BUCKETS - 1 ? 1 : bits_float(((bucket + BUCKET_BASE + 1) << BUCKET_SHIFT) - 1);
         for (int sign = 0; sign < 2; sign++) {
-            uint32_t first = thresholds_below(book, sign ? -most : least), last = thresholds_below(book, sign ? -least : most);
+            uint32_t first = thresholds_below(book, sign ? -most : least),
+                     last = thresholds_below(book, sign ? -least : most);
             book->start[sign][bucket] = (uint8_t)first;
             if (last - first > book->steps) book->steps = last - first;
         }
@@ -62,7 +63,8 @@ static void set_step(struct codebook *book) {
 /* The entry of the bucket that starts at `least`, on the side of `sign`; false where one can't say it all. */
 static bool set_entry(const struct codebook *book, uint32_t shift, uint32_t least, uint32_t sign, uint32_t *entry) {
     uint32_t mask = (1u << shift) - 1, limit = mask;
-    uint32_t first = thresholds_below(book, bits_float(least | sign)), last = thresholds_below(book, bits_float(least | mask | sign));
+    uint32_t first = thresholds_below(book, bits_float(least | sign)),
+             last = thresholds_below(book, bits_float(least | mask | sign));
     if (last > first) limit = float_bits(book->thresholds[first]) & mask;
     if (last < first) limit = (float_bits(book->thresholds[last]) & mask) - 1;
     *entry = first << shift | limit;
@@ -71,14 +73,17 @@ static bool set_entry(const struct codebook *book, uint32_t shift, uint32_t leas
 
 static void set_entries(struct codebook *book) {
     bool     negative = book->values[book->order[0]] < 0;
-    uint32_t shift = negative ? BUCKET_SHIFT : BUCKET_SHIFT - 1, buckets = negative ? ENTRY_BUCKETS : 2 * ENTRY_BUCKETS - 1;
+    uint32_t shift = negative ? BUCKET_SHIFT : BUCKET_SHIFT - 1,
+             buckets = negative ? ENTRY_BUCKETS : 2 * ENTRY_BUCKETS - 1;
     for (uint32_t i = 0; i < (negative ? 2 : 1) * buckets; i++) {
         uint32_t least = ENTRY_LEAST + (i % buckets << shift), sign = i < buckets ? 0 : 1u << 31;
         if (!set_entry(book, shift, least, sign, &book->entries[i])) return;
     }
     /* What is smaller than all buckets, but for 0 itself, shares the first, which must hold no threshold then. */
-    uint32_t mask = (1u << shift) - 1, above = thresholds_below(book, bits_float(1)), under = thresholds_below(book, -bits_float(1));
-    if (book->entries[0] != (above << shift | mask) || (negative && book->entries[buckets] != (under << shift | mask))) return;
+    uint32_t mask = (1u << shift) - 1, above = thresholds_below(book, bits_float(1)),
+             under = thresholds_below(book, -bits_float(1));
+    if (book->entries[0] != (above << shift | mask) || (negative && book->entries[buckets] != (under << shift | mask)))
+        return;
     uint32_t zero = thresholds_below(book, 0);
     if (zero != above && (!negative || zero != under)) return;
     book->negative_below = zero == above ? 0 : bits_float(1);
@@ -116,9 +121,11 @@ bnb_codebook *bnb_codebook_from(const float *values, size_t bytes) {
     if (!values) return refuse(BNB_INVALID, "codebook_from: values is NULL");
     size_t size = bytes / sizeof *values;
     if (bytes % sizeof *values || size < 4 || size > 256 || size & (size - 1))
-        return refuse(BNB_INVALID, "codebook_from: values has %zu bytes, expected 4, 8, 16, 32, 64, 128 or 256 floats", bytes);
+        return refuse(BNB_INVALID, "codebook_from: values has %zu bytes, expected 4, 8, 16, 32, 64, 128 or 256 floats",
+                      bytes);
     for (size_t i = 0; i < size; i++)
-        if (!isfinite(values[i])) return refuse(BNB_INVALID, "codebook_from: values[%zu] is %g, expected a finite number", i, values[i]);
+        if (!isfinite(values[i]))
+            return refuse(BNB_INVALID, "codebook_from: values[%zu] is %g, expected a finite number", i, values[i]);
     return codebook_new(values, size);
 }
 
@@ -130,7 +137,8 @@ bnb_status bnb_codebook_read(const bnb_codebook *codebook, float *values, size_t
     if (!is_codebook(codebook, "codebook_read", "codebook")) return BNB_INVALID;
     if (!values) return fail(BNB_INVALID, "codebook_read: values is NULL");
     if (bytes != codebook->book.size * sizeof *values)
-        return fail(BNB_INVALID, "codebook_read: values has %zu bytes, expected %zu", bytes, codebook->book.size * sizeof *values);
+        return fail(BNB_INVALID, "codebook_read: values has %zu bytes, expected %zu", bytes,
+                    codebook->book.size * sizeof *values);
     memcpy(values, codebook->book.values, bytes);
     return BNB_OK;
 }
@@ -142,7 +150,8 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Upstream fills every map up with zeros to 256 values, whatever its bits: here it has 2^bits. What is not set is zero. */
+/* Upstream fills every map up with zeros to 256 values, whatever its bits: here it has 2^bits. What is not set is
+ * zero. */
 struct map {
     float    values[256];
     uint32_t count;
@@ -178,7 +187,8 @@ bnb_codebook *bnb_codebook_dynamic(int32_t is_signed, uint32_t max_exponent_bits
     uint32_t value_bits = total_bits - 1; /* upstream counts a sign bit for unsigned maps too, and doubles the items */
     uint32_t most = value_bits + !!is_signed; /* one more than there is room for leaves the smallest decade empty */
     if (!max_exponent_bits || max_exponent_bits > most)
-        return refuse(BNB_INVALID, "codebook_dynamic: max_exponent_bits is %u, expected 1 to %u", max_exponent_bits, most);
+        return refuse(BNB_INVALID, "codebook_dynamic: max_exponent_bits is %u, expected 1 to %u", max_exponent_bits,
+                      most);
 
     struct map map = {};
     uint32_t   extra = max_exponent_bits < value_bits ? (1u << (value_bits - max_exponent_bits)) - 1 : 0;
@@ -203,7 +213,8 @@ bnb_codebook *bnb_codebook_linear(int32_t is_signed, uint32_t total_bits, int32_
     return codebook_new(values, size);
 }
 
-bnb_codebook *bnb_codebook_fp8(int32_t is_signed, uint32_t exponent_bits, uint32_t precision_bits, uint32_t total_bits) {
+bnb_codebook *bnb_codebook_fp8(int32_t is_signed, uint32_t exponent_bits, uint32_t precision_bits,
+                               uint32_t total_bits) {
     if (total_bits < 2 || total_bits > 8 || exponent_bits < 1 || exponent_bits > 7 || precision_bits > 7 ||
         exponent_bits + precision_bits + !!is_signed != total_bits)
         return refuse(BNB_INVALID, "codebook_fp8: %s%u exponent and %u precision bits do not make %u bits, of 2 to 8",
@@ -252,8 +263,10 @@ bnb_codebook *bnb_codebook_normal(double offset, int32_t use_extra_value, uint32
     struct map map = {};
     uint32_t   half = 1u << (total_bits - 1), above = use_extra_value ? half : half - 1;
     float      largest = (float)normal_quantile((float)offset);
-    for (uint32_t i = 0; i < above; i++) put(&map, (float)normal_quantile(linspace((float)offset, 0.5f, above + 1, i)) / largest);
-    for (uint32_t i = 0; i < half - 1; i++) put(&map, -(float)normal_quantile(linspace((float)offset, 0.5f, half, i)) / largest);
+    for (uint32_t i = 0; i < above; i++)
+        put(&map, (float)normal_quantile(linspace((float)offset, 0.5f, above + 1, i)) / largest);
+    for (uint32_t i = 0; i < half - 1; i++)
+        put(&map, -(float)normal_quantile(linspace((float)offset, 0.5f, half, i)) / largest);
     return codebook_of(&map, total_bits);
 }
 
@@ -267,19 +280,19 @@ static bnb_codebook *signed_bytes(void) {
 }
 
 /* Each by its name, with what makes it. */
-#define NAMED(ROW)                                             \
-    ROW(nf4, codebook_new(nf4_values, 16))                     \
-    ROW(fp4, codebook_new(fp4_values, 16))                     \
-    ROW(af4, codebook_new(af4_values, 16))                     \
-    ROW(nf2, bnb_codebook_normal(0, 1, 2))                     \
-    ROW(nf3, bnb_codebook_normal(0, 1, 3))                     \
-    ROW(nf5, bnb_codebook_normal(0, 1, 5))                     \
-    ROW(nf6, bnb_codebook_normal(0, 1, 6))                     \
-    ROW(dynamic, bnb_codebook_dynamic(1, 7, 8))                \
-    ROW(dynamic_unsigned, bnb_codebook_dynamic(0, 7, 8))       \
+#define NAMED(ROW)                                                                                                     \
+    ROW(nf4, codebook_new(nf4_values, 16))                                                                             \
+    ROW(fp4, codebook_new(fp4_values, 16))                                                                             \
+    ROW(af4, codebook_new(af4_values, 16))                                                                             \
+    ROW(nf2, bnb_codebook_normal(0, 1, 2))                                                                             \
+    ROW(nf3, bnb_codebook_normal(0, 1, 3))                                                                             \
+    ROW(nf5, bnb_codebook_normal(0, 1, 5))                                                                             \
+    ROW(nf6, bnb_codebook_normal(0, 1, 6))                                                                             \
+    ROW(dynamic, bnb_codebook_dynamic(1, 7, 8))                                                                        \
+    ROW(dynamic_unsigned, bnb_codebook_dynamic(0, 7, 8))                                                               \
     ROW(int8, signed_bytes())
 
-#define MAKE(name, made) \
+#define MAKE(name, made)                                                                                               \
     static bnb_codebook *make_##name(void) { return made; }
 NAMED(MAKE)
 
@@ -294,8 +307,7 @@ static struct named {
     bnb_codebook *made;
 } named[] = {
 #define LINE(name, made) {#name, make_##name, NULL},
-    NAMED(LINE)
-};
+    NAMED(LINE)};
 
 static bnb_codebook *make_once(struct named *row) {
     watch_forks(); /* a codebook needs no device */

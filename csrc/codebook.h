@@ -30,10 +30,10 @@ struct codebook {
 
     /* Where no bucket has more than one threshold the whole search is one entry: the rank of the bucket's least
      * magnitude << entry_shift | the low bits of the last magnitude that has it; beyond that the rank is one up, or one
-     * down where x is negative. A bucket's magnitudes agree in all but the low entry_shift bits: 17, or 16 where there are
-     * no negative values. Positive buckets come first; the others are for what is below negative_below, which is 0 or,
-     * where 0 itself has the rank of what is just below it, the least float. Where an entry can't say it all, entry_shift
-     * is 0. */
+     * down where x is negative. A bucket's magnitudes agree in all but the low entry_shift bits: 17, or 16 where there
+     * are no negative values. Positive buckets come first; the others are for what is below negative_below, which is 0
+     * or, where 0 itself has the rank of what is just below it, the least float. Where an entry can't say it all,
+     * entry_shift is 0. */
     uint32_t entry_shift;
     float    negative_below;
     uint32_t entries[2 * ENTRY_BUCKETS];

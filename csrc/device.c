@@ -21,7 +21,8 @@ const char *bnb_device_kind(uint32_t index) { return index < KINDS ? kinds[index
 
 /* ── Opening ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* What was asked for so far; behind LOCK_OPENING. An absent device stays absent, for the reason it had the first time. */
+/* What was asked for so far; behind LOCK_OPENING. An absent device stays absent, for the reason it had the first
+ * time. */
 static struct entry {
     bnb_device    device;
     bool          absent;
@@ -39,7 +40,8 @@ static bool try_open(bnb_device *device, const struct kind *kind, uint32_t index
         if (kind->driver->choose) kind->driver->choose(device->gpu, &device->sizes);
         kind->driver->describe(device->gpu, device->description, sizeof device->description);
     } else {
-        if (index) return fail(BNB_UNSUPPORTED, "%s is absent: all processors are one device, \"cpu\"", device->name), false;
+        if (index)
+            return fail(BNB_UNSUPPORTED, "%s is absent: all processors are one device, \"cpu\"", device->name), false;
         snprintf(device->description, sizeof device->description, "%u thread%s, %s kernels", thread_count(),
                  thread_count() == 1 ? "" : "s", cpu_forms()->isa);
     }
@@ -69,13 +71,14 @@ void forget_gpus(void) {
         if (!entry->device.driver || entry->absent) continue;
         entry->absent = true;
         snprintf(entry->reason, sizeof entry->reason,
-                 "%s was opened before this process was forked off, and no GPU can be shared so: use \"cpu\", or start a process anew",
+                 "%s was opened before this process was forked off, and no GPU can be shared so: use \"cpu\", or start "
+                 "a process anew",
                  entry->device.name);
     }
 }
 
-/* A kind that the library in BNB_DRIVER_LIBRARY brings, as the tests' own does: its bnb_drivers gives them, NULL past the
- * last. `row` is the caller's. */
+/* A kind that the library in BNB_DRIVER_LIBRARY brings, as the tests' own does: its bnb_drivers gives them, NULL past
+ * the last. `row` is the caller's. */
 static const struct kind *find_further(const char *name, size_t length, struct kind *row) {
     const char *path = getenv("BNB_DRIVER_LIBRARY");
     void       *library = path && *path ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
@@ -107,7 +110,8 @@ static const struct kind *parse(const char *name, uint32_t *index, struct kind *
 }
 
 bnb_device *bnb_device_open(const char *name) {
-    if (!name) return refuse(BNB_INVALID, "device_open: kind is NULL, expected \"auto\", \"metal\", \"cuda\" or \"cpu\"");
+    if (!name)
+        return refuse(BNB_INVALID, "device_open: kind is NULL, expected \"auto\", \"metal\", \"cuda\" or \"cpu\"");
     watch_forks();
     const char *wrong = bad_isa() ? bad_isa() : bad_thread_count(); /* the CPU's, which a GPU may fall back to */
     if (wrong) return refuse(BNB_INVALID, "%s", wrong);
@@ -122,13 +126,13 @@ bnb_device *bnb_device_open(const char *name) {
     uint32_t           index;
     const struct kind *kind = parse(wanted, &index, &row);
     if (kind) return open_once(kind, index);
-    return refuse(BNB_INVALID, "device_open: kind is \"%.64s\"%s, expected \"auto\", \"metal\" (or \"mps\"), \"cuda\" or \"cpu\", or \"cuda:1\" for a second GPU",
+    return refuse(BNB_INVALID,
+                  "device_open: kind is \"%.64s\"%s, expected \"auto\", \"metal\" (or \"mps\"), \"cuda\" or \"cpu\", "
+                  "or \"cuda:1\" for a second GPU",
                   wanted, wanted == forced ? " (from BNB_DEVICE)" : "");
 }
 
-const char *bnb_device_name(const bnb_device *device) {
-    return is_device(device, "device_name") ? device->name : NULL;
-}
+const char *bnb_device_name(const bnb_device *device) { return is_device(device, "device_name") ? device->name : NULL; }
 
 const char *bnb_device_describe(const bnb_device *device) {
     return is_device(device, "device_describe") ? device->description : NULL;
@@ -158,7 +162,8 @@ double bnb_device_size(bnb_device *device, bnb_size size, double value) {
     }
     uint32_t *at = (uint32_t *)&device->sizes + size;
     if (value >= 0 && (value > 1 << 20 || value != (double)(uint32_t)value)) {
-        fail(BNB_INVALID, "device_size: value is %g, expected a whole number up to 2^20, or a negative one to ask", value);
+        fail(BNB_INVALID, "device_size: value is %g, expected a whole number up to 2^20, or a negative one to ask",
+             value);
         return -1;
     }
     if (value >= 0) *at = (uint32_t)value;
@@ -196,7 +201,8 @@ void count_fallback(bnb_device *device, const char *operation, const char *given
     device->fallbacks++;
     lock(LOCK_COUNTING);
     for (struct fallback *row = fallbacks; row < fallbacks + sizeof fallbacks / sizeof *fallbacks; row++) {
-        if (row->times && (row->device != device || strcmp(row->operation, operation) || strcmp(row->reason, reason))) continue;
+        if (row->times && (row->device != device || strcmp(row->operation, operation) || strcmp(row->reason, reason)))
+            continue;
         *row = (struct fallback){.device = device, .operation = operation, .times = row->times + 1};
         memcpy(row->reason, reason, sizeof reason);
         break;
@@ -212,7 +218,8 @@ const char *bnb_device_fallbacks(bnb_device *device) {
     lock(LOCK_COUNTING);
     for (struct fallback *row = fallbacks; row < fallbacks + sizeof fallbacks / sizeof *fallbacks && row->times; row++)
         if (row->device == device && length < sizeof text)
-            length += (size_t)snprintf(text + length, sizeof text - length, "%s: %s (%zu times)\n", row->operation, row->reason, row->times);
+            length += (size_t)snprintf(text + length, sizeof text - length, "%s: %s (%zu times)\n", row->operation,
+                                       row->reason, row->times);
     unlock(LOCK_COUNTING);
     return text;
 }

@@ -19,10 +19,13 @@ bnb_status  bnb_last_status(void) { return last_status; }
 const char *bnb_last_error(void) { return last_error; }
 const char *bnb_version(void) { return BNB_VERSION; }
 
-static bool has_tag(const enum tag *handle, enum tag tag, const char *kind, const char *function, const char *argument) {
+static bool has_tag(const enum tag *handle, enum tag tag, const char *kind, const char *function,
+                    const char *argument) {
     if (handle && *handle == tag) return true;
-    if (!handle) fail(BNB_INVALID, "%s: %s is NULL, expected a %s", function, argument, kind);
-    else fail(BNB_INVALID, "%s: %s is not a %s, or was freed", function, argument, kind);
+    if (!handle)
+        fail(BNB_INVALID, "%s: %s is NULL, expected a %s", function, argument, kind);
+    else
+        fail(BNB_INVALID, "%s: %s is not a %s, or was freed", function, argument, kind);
     return false;
 }
 
@@ -68,8 +71,11 @@ bool is_shape(size_t rows, size_t columns, const char *function, const char *arg
 bool is_block(const bnb_codebook *code, size_t block, const char *function) {
     bool power = block && !(block & (block - 1));
     if (code->book.bits == 8 ? block > 0 : power && block >= 16 && block <= 4096) return true;
-    if (code->book.bits == 8) fail(BNB_INVALID, "%s: blocksize is 0, expected a positive number", function);
-    else fail(BNB_INVALID, "%s: blocksize is %zu, expected a power of two from 16 to 4096 for %u-bit codes", function, block, code->book.bits);
+    if (code->book.bits == 8)
+        fail(BNB_INVALID, "%s: blocksize is 0, expected a positive number", function);
+    else
+        fail(BNB_INVALID, "%s: blocksize is %zu, expected a power of two from 16 to 4096 for %u-bit codes", function,
+             block, code->book.bits);
     return false;
 }
 

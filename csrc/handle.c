@@ -1,7 +1,7 @@
 /* The memory of handles: kept for handles of the same kind for as long as the process lives, so that a handle that was
- * freed can still be asked for its tag, and is refused. Its address is not given to another at once, for the same reason.
- * A thread that ends frees the last handle that it made, if nobody has: a JavaScript Worker that is terminated between a
- * call and the line that takes its result over would lose that. */
+ * freed can still be asked for its tag, and is refused. Its address is not given to another at once, for the same
+ * reason. A thread that ends frees the last handle that it made, if nobody has: a JavaScript Worker that is terminated
+ * between a call and the line that takes its result over would lose that. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +27,8 @@ static struct kind {
     enum lock     lock;
     struct freed *oldest, *newest;
     size_t        count;
-} tensors = {.lock = LOCK_TENSORS}, codebooks = {.lock = LOCK_CODEBOOKS}, quantized = {.lock = LOCK_QUANTIZED}, caches = {.lock = LOCK_CACHES}, recordings = {.lock = LOCK_RECORDINGS};
+} tensors = {.lock = LOCK_TENSORS}, codebooks = {.lock = LOCK_CODEBOOKS}, quantized = {.lock = LOCK_QUANTIZED},
+  caches = {.lock = LOCK_CACHES}, recordings = {.lock = LOCK_RECORDINGS};
 
 static struct kind *kind_of(enum tag tag) {
     switch (tag) {
@@ -59,8 +60,10 @@ static pthread_once_t ending_once = PTHREAD_ONCE_INIT;
 
 static void thread_ends(void *) {
     if (!pending.handle || atomic_load(&prefix_of(pending.handle)->serial) != pending.serial) return;
-    if (*(enum tag *)pending.handle == TAG_TENSOR) bnb_tensor_free(pending.handle);
-    else bnb_quantized_free(pending.handle);
+    if (*(enum tag *)pending.handle == TAG_TENSOR)
+        bnb_tensor_free(pending.handle);
+    else
+        bnb_quantized_free(pending.handle);
 }
 
 static void make_key(void) { pthread_key_create(&ending, thread_ends); }
@@ -83,7 +86,8 @@ void *handle_new(enum tag tag, size_t size) {
     *(enum tag *)memset(handle, 0, size) = tag;
     uint64_t serial = atomic_fetch_add(&made, 1) + 1;
     atomic_store(&prefix_of(handle)->serial, serial);
-    if (tag != TAG_CODEBOOK) watch(handle, serial); /* codebooks are shared: one that is made once is nobody's to free */
+    if (tag != TAG_CODEBOOK)
+        watch(handle, serial); /* codebooks are shared: one that is made once is nobody's to free */
     return handle;
 }
 
@@ -94,8 +98,10 @@ void handle_free(void *handle) {
     struct kind  *kind = kind_of(freed->tag);
     *freed = (struct freed){};
     lock(kind->lock);
-    if (kind->count++) kind->newest->next = freed;
-    else kind->oldest = freed;
+    if (kind->count++)
+        kind->newest->next = freed;
+    else
+        kind->oldest = freed;
     kind->newest = freed;
     unlock(kind->lock);
 }

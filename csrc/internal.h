@@ -14,7 +14,14 @@
 /* ── Handles ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Every handle opens with its tag, so that NULL, a freed handle or one of another kind is refused, not followed. */
-enum tag { TAG_DEVICE = 0x42444556, TAG_TENSOR = 0x4254454e, TAG_CODEBOOK = 0x42434f44, TAG_QUANTIZED = 0x42515541, TAG_CACHE = 0x42434143, TAG_RECORDING = 0x42524543 };
+enum tag {
+    TAG_DEVICE = 0x42444556,
+    TAG_TENSOR = 0x4254454e,
+    TAG_CODEBOOK = 0x42434f44,
+    TAG_QUANTIZED = 0x42515541,
+    TAG_CACHE = 0x42434143,
+    TAG_RECORDING = 0x42524543
+};
 
 struct bnb_device {
     enum tag             tag;
@@ -48,10 +55,11 @@ struct bnb_tensor {
 enum { UPLOADS_MOST = 8 };
 
 struct bnb_codebook {
-    enum tag                tag;
-    _Atomic uint32_t        refs;
-    struct codebook         book;
-    _Atomic(struct buffer *) uploaded[UPLOADS_MOST]; /* struct kernel_codebook of metal/args.h on each GPU that has asked for it */
+    enum tag         tag;
+    _Atomic uint32_t refs;
+    struct codebook  book;
+    _Atomic(struct buffer *)
+        uploaded[UPLOADS_MOST]; /* struct kernel_codebook of metal/args.h on each GPU that has asked for it */
 };
 
 struct bnb_quantized {
@@ -70,8 +78,8 @@ struct bnb_quantized {
     bnb_dtype      offsets_dtype;
 };
 
-/* A layer's buffer holds keys [slots, heads, capacity, columns], then values; where they are i8, then a float for each row
- * of the keys and of the values. */
+/* A layer's buffer holds keys [slots, heads, capacity, columns], then values; where they are i8, then a float for each
+ * row of the keys and of the values. */
 struct bnb_cache {
     enum tag        tag;
     bnb_dtype       dtype;
@@ -99,7 +107,19 @@ bool on_device(const struct buffer *buffer, const bnb_device *device, const char
 /* ── Locks ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* In the order in which one thread may take them. What is behind each stands where it is used. */
-enum lock { LOCK_OPENING, LOCK_MAKING, LOCK_GPU, LOCK_COUNTING, LOCK_KEEPING, LOCK_TENSORS, LOCK_CODEBOOKS, LOCK_QUANTIZED, LOCK_CACHES, LOCK_RECORDINGS, LOCKS };
+enum lock {
+    LOCK_OPENING,
+    LOCK_MAKING,
+    LOCK_GPU,
+    LOCK_COUNTING,
+    LOCK_KEEPING,
+    LOCK_TENSORS,
+    LOCK_CODEBOOKS,
+    LOCK_QUANTIZED,
+    LOCK_CACHES,
+    LOCK_RECORDINGS,
+    LOCKS
+};
 
 void lock(enum lock which);
 void unlock(enum lock which);
@@ -115,7 +135,7 @@ void forget_gpus(void);
 struct buffer *buffer_new(bnb_device *device, size_t bytes); /* NULL and an error; not cleared */
 struct buffer *buffer_share(struct buffer *buffer);
 struct buffer *buffer_part(struct buffer *whole, size_t offset, size_t bytes); /* the same memory, from an offset on */
-void           buffer_release(struct buffer *buffer); /* NULL is fine */
+void           buffer_release(struct buffer *buffer);                          /* NULL is fine */
 bnb_status     buffer_write(struct buffer *buffer, const void *from, size_t bytes);
 bnb_status     buffer_read(const struct buffer *buffer, void *to, size_t bytes);
 bnb_status     buffer_write_at(struct buffer *buffer, size_t offset, const void *from, size_t bytes);
@@ -124,8 +144,8 @@ bnb_status     buffer_clear(struct buffer *buffer);
 void          *buffer_host(struct buffer *buffer); /* its address, ready to be read and written; NULL and an error */
 bnb_status     buffer_copy(struct buffer *to, const struct buffer *from); /* of the same size, on any devices */
 
-/* While the calling thread records: memory of that size that the recording has made and nobody else uses any more, or NULL; and
- * the news of memory that was made. */
+/* While the calling thread records: memory of that size that the recording has made and nobody else uses any more, or
+ * NULL; and the news of memory that was made. */
 struct buffer *record_reuse(const bnb_device *device, size_t bytes);
 void           record_made(struct buffer *buffer);
 
@@ -138,7 +158,8 @@ bnb_tensor *tensor_new(bnb_device *device, bnb_dtype dtype, size_t rows, size_t 
 bnb_tensor *tensor_over(struct buffer *buffer, bnb_dtype dtype, size_t rows, size_t columns);
 
 /* A quantised matrix with its memory, which is yet to be filled. nested_block 0: plain scales. */
-bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows, size_t columns, size_t block, size_t nested_block);
+bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows, size_t columns, size_t block,
+                             size_t nested_block);
 size_t         code_bytes(uint32_t bits, size_t elements);
 
 bnb_codebook *codebook_share(bnb_codebook *codebook);
@@ -147,6 +168,7 @@ bnb_codebook *codebook_dynamic_signed(void); /* borrowed */
 /* ── Counting ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 void count_operation(bnb_device *device);
-void count_fallback(bnb_device *device, const char *operation, const char *reason); /* and names it; `operation` stays */
+void count_fallback(bnb_device *device, const char *operation,
+                    const char *reason); /* and names it; `operation` stays */
 
 #endif

@@ -8,10 +8,15 @@ size_t code_bytes(uint32_t bits, size_t elements) { return elements / 8 * bits +
 
 /* ── Making ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows, size_t columns, size_t block, size_t nested_block) {
+bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows, size_t columns, size_t block,
+                             size_t nested_block) {
     bnb_quantized *q = handle_new(TAG_QUANTIZED, sizeof *q);
     if (!q) return refuse(BNB_OUT_OF_MEMORY, "no memory for a quantised matrix's handle");
-    *q = (bnb_quantized){.tag = TAG_QUANTIZED, .rows = rows, .columns = columns, .block = block, .nested_block = nested_block};
+    *q = (bnb_quantized){.tag = TAG_QUANTIZED,
+                         .rows = rows,
+                         .columns = columns,
+                         .block = block,
+                         .nested_block = nested_block};
     q->absmax_dtype = nested_block ? BNB_U8 : BNB_F32;
     q->code = codebook_share(code);
 
@@ -43,12 +48,14 @@ void bnb_quantized_free(bnb_quantized *q) {
 }
 
 /* Bytes may be signed. */
-static bool is_part(const bnb_tensor *part, bnb_dtype dtype, size_t elements, const bnb_device *device, const char *argument) {
-    if (!is_tensor(part, "quantized_from", argument) || !on_device(part->buffer, device, "quantized_from", argument)) return false;
+static bool is_part(const bnb_tensor *part, bnb_dtype dtype, size_t elements, const bnb_device *device,
+                    const char *argument) {
+    if (!is_tensor(part, "quantized_from", argument) || !on_device(part->buffer, device, "quantized_from", argument))
+        return false;
     bool same_width = part->dtype == dtype || (dtype == BNB_U8 && part->dtype == BNB_I8);
     if (same_width && part->rows * part->columns == elements) return true;
-    fail(BNB_INVALID, "quantized_from: %s is %s [%zu, %zu], expected %s with %zu elements", argument, dtype_name(part->dtype),
-         part->rows, part->columns, dtype_name(dtype), elements);
+    fail(BNB_INVALID, "quantized_from: %s is %s [%zu, %zu], expected %s with %zu elements", argument,
+         dtype_name(part->dtype), part->rows, part->columns, dtype_name(dtype), elements);
     return false;
 }
 
@@ -66,37 +73,48 @@ static bool is_float_part(const bnb_tensor *part, size_t elements, const bnb_dev
            is_part(part, part->dtype, elements, device, argument);
 }
 
-static bool is_nesting(const bnb_tensor *absmax, const struct nesting *nesting, size_t blocks, const bnb_device *device) {
+static bool is_nesting(const bnb_tensor *absmax, const struct nesting *nesting, size_t blocks,
+                       const bnb_device *device) {
     if (!is_codebook(nesting->code, "quantized_from", "nested_code")) return false;
     if (nesting->code->book.bits != 8)
-        return fail(BNB_INVALID, "quantized_from: nested_code has %u values, expected 256", nesting->code->book.size), false;
-    if (!nesting->block) return fail(BNB_INVALID, "quantized_from: nested_blocksize is 0, expected a positive number"), false;
+        return fail(BNB_INVALID, "quantized_from: nested_code has %u values, expected 256", nesting->code->book.size),
+               false;
+    if (!nesting->block)
+        return fail(BNB_INVALID, "quantized_from: nested_blocksize is 0, expected a positive number"), false;
     if (!isfinite(nesting->offset))
         return fail(BNB_INVALID, "quantized_from: offset is %g, expected a finite number", nesting->offset), false;
     size_t groups = ceil_div(blocks, nesting->block);
-    return is_part(absmax, BNB_U8, blocks, device, "absmax") && is_part(nesting->absmax, BNB_F32, groups, device, "nested_absmax") &&
+    return is_part(absmax, BNB_U8, blocks, device, "absmax") &&
+           is_part(nesting->absmax, BNB_F32, groups, device, "nested_absmax") &&
            (!nesting->offsets || is_part(nesting->offsets, BNB_F32, groups, device, "nested_offsets"));
 }
 
-bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t columns, const bnb_codebook *code, size_t block,
-                                  const bnb_tensor *absmax, const bnb_tensor *offsets, const bnb_codebook *nested_code,
-                                  size_t nested_block, const bnb_tensor *nested_absmax, float offset, const bnb_tensor *nested_offsets) {
+bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t columns, const bnb_codebook *code,
+                                  size_t block, const bnb_tensor *absmax, const bnb_tensor *offsets,
+                                  const bnb_codebook *nested_code, size_t nested_block, const bnb_tensor *nested_absmax,
+                                  float offset, const bnb_tensor *nested_offsets) {
     struct nesting nesting = {nested_code, nested_block, nested_absmax, offset, nested_offsets};
-    if (!is_shape(rows, columns, "quantized_from", "shape") || !is_codebook(code, "quantized_from", "code") || !is_block(code, block, "quantized_from") ||
-        !is_tensor(codes, "quantized_from", "codes"))
+    if (!is_shape(rows, columns, "quantized_from", "shape") || !is_codebook(code, "quantized_from", "code") ||
+        !is_block(code, block, "quantized_from") || !is_tensor(codes, "quantized_from", "codes"))
         return NULL;
     const bnb_device *device = codes->buffer->device;
     size_t            blocks = ceil_div(rows * columns, block);
     if (!is_part(codes, BNB_U8, code_bytes(code->book.bits, rows * columns), device, "codes") ||
-        !(nested_code ? is_nesting(absmax, &nesting, blocks, device) : is_float_part(absmax, blocks, device, "absmax")) ||
+        !(nested_code ? is_nesting(absmax, &nesting, blocks, device)
+                      : is_float_part(absmax, blocks, device, "absmax")) ||
         (offsets && !is_float_part(offsets, blocks, device, "offsets")))
         return NULL;
     if (!nested_code && (nested_absmax || nested_offsets))
-        return refuse(BNB_INVALID, "quantized_from: nested_%s is given without nested_code", nested_absmax ? "absmax" : "offsets");
+        return refuse(BNB_INVALID, "quantized_from: nested_%s is given without nested_code",
+                      nested_absmax ? "absmax" : "offsets");
 
     bnb_quantized *q = handle_new(TAG_QUANTIZED, sizeof *q);
     if (!q) return refuse(BNB_OUT_OF_MEMORY, "no memory for a quantised matrix's handle");
-    *q = (bnb_quantized){.tag = TAG_QUANTIZED, .rows = rows, .columns = columns, .block = block, .absmax_dtype = absmax->dtype};
+    *q = (bnb_quantized){.tag = TAG_QUANTIZED,
+                         .rows = rows,
+                         .columns = columns,
+                         .block = block,
+                         .absmax_dtype = absmax->dtype};
     q->code = codebook_share((bnb_codebook *)code);
     q->codes = buffer_share(codes->buffer);
     q->absmax = buffer_share(absmax->buffer);
@@ -142,11 +160,21 @@ bnb_tensor *bnb_quantized_part(const bnb_quantized *q, bnb_part part) {
     return refuse(BNB_INVALID, "quantized_part: part is %d, expected 0 to %d", (int)part, BNB_PART_NESTED_OFFSETS);
 }
 
-size_t bnb_quantized_rows(const bnb_quantized *q) { return is_quantized(q, "quantized_rows", "quantized") ? q->rows : 0; }
-size_t bnb_quantized_columns(const bnb_quantized *q) { return is_quantized(q, "quantized_columns", "quantized") ? q->columns : 0; }
-size_t bnb_quantized_block(const bnb_quantized *q) { return is_quantized(q, "quantized_block", "quantized") ? q->block : 0; }
-size_t bnb_quantized_nested_block(const bnb_quantized *q) { return is_quantized(q, "quantized_nested_block", "quantized") ? q->nested_block : 0; }
-float  bnb_quantized_offset(const bnb_quantized *q) { return is_quantized(q, "quantized_offset", "quantized") ? q->offset : 0; }
+size_t bnb_quantized_rows(const bnb_quantized *q) {
+    return is_quantized(q, "quantized_rows", "quantized") ? q->rows : 0;
+}
+size_t bnb_quantized_columns(const bnb_quantized *q) {
+    return is_quantized(q, "quantized_columns", "quantized") ? q->columns : 0;
+}
+size_t bnb_quantized_block(const bnb_quantized *q) {
+    return is_quantized(q, "quantized_block", "quantized") ? q->block : 0;
+}
+size_t bnb_quantized_nested_block(const bnb_quantized *q) {
+    return is_quantized(q, "quantized_nested_block", "quantized") ? q->nested_block : 0;
+}
+float bnb_quantized_offset(const bnb_quantized *q) {
+    return is_quantized(q, "quantized_offset", "quantized") ? q->offset : 0;
+}
 
 /* ── The collector ──────────────────────────────────────────────────────────────────────────────────────────────── */
 

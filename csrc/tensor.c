@@ -63,7 +63,8 @@ static bool holds(const bnb_tensor *tensor, const void *data, size_t bytes, cons
     return false;
 }
 
-bnb_tensor *bnb_tensor_from(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns, const void *data, size_t bytes) {
+bnb_tensor *bnb_tensor_from(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns, const void *data,
+                            size_t bytes) {
     if (!is_new(device, dtype, rows, columns, "tensor_from")) return NULL;
     if (!data) return refuse(BNB_INVALID, "tensor_from: data is NULL");
     if (bytes != rows * columns * dtype_size(dtype))
@@ -87,7 +88,9 @@ bnb_status bnb_tensor_read(const bnb_tensor *tensor, void *data, size_t bytes) {
     return buffer_read(tensor->buffer, data, bytes);
 }
 
-void *bnb_tensor_host(bnb_tensor *tensor) { return is_tensor(tensor, "tensor_host", "tensor") ? buffer_host(tensor->buffer) : NULL; }
+void *bnb_tensor_host(bnb_tensor *tensor) {
+    return is_tensor(tensor, "tensor_host", "tensor") ? buffer_host(tensor->buffer) : NULL;
+}
 
 bnb_tensor *bnb_tensor_to(const bnb_tensor *tensor, bnb_device *device) {
     if (!is_tensor(tensor, "tensor_to", "tensor") || !is_device(device, "tensor_to")) return NULL;
@@ -98,17 +101,19 @@ bnb_tensor *bnb_tensor_to(const bnb_tensor *tensor, bnb_device *device) {
 }
 
 bnb_tensor *bnb_tensor_reshape(const bnb_tensor *tensor, size_t rows, size_t columns) {
-    if (!is_tensor(tensor, "tensor_reshape", "tensor") || !is_shape(rows, columns, "tensor_reshape", "shape")) return NULL;
+    if (!is_tensor(tensor, "tensor_reshape", "tensor") || !is_shape(rows, columns, "tensor_reshape", "shape"))
+        return NULL;
     if (rows * columns != tensor->rows * tensor->columns)
-        return refuse(BNB_INVALID, "tensor_reshape: [%zu, %zu] does not have the %zu elements of [%zu, %zu]", rows, columns,
-                      tensor->rows * tensor->columns, tensor->rows, tensor->columns);
+        return refuse(BNB_INVALID, "tensor_reshape: [%zu, %zu] does not have the %zu elements of [%zu, %zu]", rows,
+                      columns, tensor->rows * tensor->columns, tensor->rows, tensor->columns);
     return tensor_over(tensor->buffer, tensor->dtype, rows, columns);
 }
 
 bnb_tensor *bnb_tensor_slice(const bnb_tensor *tensor, size_t first, size_t rows) {
     if (!is_tensor(tensor, "tensor_slice", "tensor")) return NULL;
     if (!rows || first >= tensor->rows || rows > tensor->rows - first)
-        return refuse(BNB_INVALID, "tensor_slice: rows is %zu from %zu on, expected some of the %zu that there are", rows, first, tensor->rows);
+        return refuse(BNB_INVALID, "tensor_slice: rows is %zu from %zu on, expected some of the %zu that there are",
+                      rows, first, tensor->rows);
     size_t         row_bytes = tensor->columns * dtype_size(tensor->dtype), offset = first * row_bytes;
     struct buffer *part = buffer_part(tensor->buffer, offset, rows * row_bytes);
     if (!part) return NULL;
@@ -126,12 +131,15 @@ bnb_status bnb_tensor_put(bnb_tensor *tensor, size_t first, const bnb_tensor *fr
     if (!is_tensor(tensor, "tensor_put", "tensor") || !is_tensor(from, "tensor_put", "from") ||
         !on_device(from->buffer, tensor->buffer->device, "tensor_put", "from"))
         return BNB_INVALID;
-    if (from->dtype != tensor->dtype || from->columns != tensor->columns || first > tensor->rows || from->rows > tensor->rows - first)
-        return fail(BNB_INVALID, "tensor_put: from is %s [%zu, %zu], expected %s with %zu columns and at most %zu rows", dtype_name(from->dtype),
-                    from->rows, from->columns, dtype_name(tensor->dtype), tensor->columns, first > tensor->rows ? 0 : tensor->rows - first);
+    if (from->dtype != tensor->dtype || from->columns != tensor->columns || first > tensor->rows ||
+        from->rows > tensor->rows - first)
+        return fail(BNB_INVALID, "tensor_put: from is %s [%zu, %zu], expected %s with %zu columns and at most %zu rows",
+                    dtype_name(from->dtype), from->rows, from->columns, dtype_name(tensor->dtype), tensor->columns,
+                    first > tensor->rows ? 0 : tensor->rows - first);
     if (base_of(from->buffer) == base_of(tensor->buffer))
         return fail(BNB_INVALID, "tensor_put: from shares its memory with what is written: copy it first");
-    struct buffer *part = buffer_part(tensor->buffer, first * tensor->columns * dtype_size(tensor->dtype), from->buffer->bytes);
+    struct buffer *part =
+        buffer_part(tensor->buffer, first * tensor->columns * dtype_size(tensor->dtype), from->buffer->bytes);
     if (!part) return BNB_OUT_OF_MEMORY;
     bnb_status status = buffer_copy(part, from->buffer);
     buffer_release(part);

@@ -1,5 +1,5 @@
-// y = a · bᵀ + bias on the tensor cores of any GPU since 2020, both factors out of threadgroup memory: half precision into
-// fp32 sums, or int8 into int32 ones.
+// y = a · bᵀ + bias on the tensor cores of any GPU since 2020, both factors out of threadgroup memory: half precision
+// into fp32 sums, or int8 into int32 ones.
 
 constant uint X [[function_constant(0)]];    // of a and b: STORE_F16 or STORE_BF16; of no meaning for int8
 constant uint Y [[function_constant(1)]];    // of y: any float, STORE_F32 where it holds parts of a split; or STORE_I32
@@ -19,7 +19,8 @@ inline uint swizzled(uint row, uint piece) { return row * 128 + (piece ^ (row & 
 
 // Brings a step's 128 bytes of ROWS rows, from row `first` on; zeros past the last row and past a row's end.
 template <uint ROWS, uint THREADS>
-inline void bring(threadgroup uchar *tile, device const uchar *from, uint rows, uint first, uint bytes, uint step, uint place) {
+inline void bring(threadgroup uchar *tile, device const uchar *from, uint rows, uint first, uint bytes, uint step,
+                  uint place) {
     const uint piece = place % 8;
     UNROLL for (uint i = 0; i < ROWS * 8 / THREADS; i++) {
         const uint r = place / 8 + i * (THREADS / 8), at = step * 128 + piece * 16;
@@ -28,7 +29,8 @@ inline void bring(threadgroup uchar *tile, device const uchar *from, uint rows, 
     }
 }
 
-inline float2 scaled(float2 v, device const float *row_stats, device const float *column_stats, uint m, uint n, uint rows, uint columns) {
+inline float2 scaled(float2 v, device const float *row_stats, device const float *column_stats, uint m, uint n,
+                     uint rows, uint columns) {
     if (STATS == 0 || m >= rows || n >= columns) return v;
     const float2 by = float2(column_stats[n], n + 1 < columns ? column_stats[n + 1] : 0.0f);
     return v * (row_stats[m] * by) * 6.2000124e-5f; // 1 / 127²
@@ -86,7 +88,8 @@ template <typename T, typename T2, uint MT, uint NT, uint WM, uint WN, uint STAG
     uint stage = 0;
     for (uint step = first; step < end; step++) {
         nv_copy_wait<int(STAGES) - 2>();
-        threadgroup_barrier(mem_flags::mem_threadgroup); // this step's tiles are there, and the last one's have been read
+        threadgroup_barrier(
+            mem_flags::mem_threadgroup); // this step's tiles are there, and the last one's have been read
         const uint into = (stage == 0 ? STAGES - 1 : stage - 1) * STAGE, ahead = step + STAGES - 1;
         if (ahead < end) {
             bring<ROWS, THREADS>(shared + into, a, args.m, m0, args.bytes, ahead, place);
@@ -96,8 +99,10 @@ template <typename T, typename T2, uint MT, uint NT, uint WM, uint WN, uint STAG
         threadgroup const uchar *of_a = shared + stage * STAGE, *of_b = of_a + ROWS * 128;
         UNROLL for (uint s = 0; s < 4; s++) {
             uint4 left[MT], right[NT / 2];
-            UNROLL for (uint i = 0; i < MT; i++) left[i] = nv_ldmatrix(of_a + swizzled(a_row + 16 * i, 2 * s + a_piece));
-            UNROLL for (uint j = 0; j < NT / 2; j++) right[j] = nv_ldmatrix(of_b + swizzled(b_row + 16 * j, 2 * s + b_piece));
+            UNROLL for (uint i = 0; i < MT; i++) left[i] =
+                nv_ldmatrix(of_a + swizzled(a_row + 16 * i, 2 * s + a_piece));
+            UNROLL for (uint j = 0; j < NT / 2; j++) right[j] =
+                nv_ldmatrix(of_b + swizzled(b_row + 16 * j, 2 * s + b_piece));
             UNROLL for (uint j = 0; j < NT; j++)
                 UNROLL for (uint i = 0; i < MT; i++)
                     multiply(sum[i][j], left[i], j % 2 == 0 ? right[j / 2].xy : right[j / 2].zw);
@@ -115,7 +120,11 @@ template <typename T, typename T2, uint MT, uint NT, uint WM, uint WN, uint STAG
                           h == 0 ? T2(sum[i][j].xy) : T2(sum[i][j].zw), row_stats, column_stats, bias);
 }
 
-template [[host_name("matmul_dense_half_128")]] [[kernel]] decltype(matmul_dense<float4, float2, 4, 8, 2, 2, 3>) matmul_dense<float4, float2, 4, 8, 2, 2, 3>;
-template [[host_name("matmul_dense_half_64")]] [[kernel]] decltype(matmul_dense<float4, float2, 2, 4, 2, 2, 4>) matmul_dense<float4, float2, 2, 4, 2, 2, 4>;
-template [[host_name("matmul_dense_int8_128")]] [[kernel]] decltype(matmul_dense<int4, int2, 4, 8, 2, 2, 3>) matmul_dense<int4, int2, 4, 8, 2, 2, 3>;
-template [[host_name("matmul_dense_int8_64")]] [[kernel]] decltype(matmul_dense<int4, int2, 2, 4, 2, 2, 4>) matmul_dense<int4, int2, 2, 4, 2, 2, 4>;
+template [[host_name("matmul_dense_half_128")]] [[kernel]] decltype(matmul_dense<float4, float2, 4, 8, 2, 2, 3>)
+    matmul_dense<float4, float2, 4, 8, 2, 2, 3>;
+template [[host_name("matmul_dense_half_64")]] [[kernel]] decltype(matmul_dense<float4, float2, 2, 4, 2, 2, 4>)
+    matmul_dense<float4, float2, 2, 4, 2, 2, 4>;
+template [[host_name("matmul_dense_int8_128")]] [[kernel]] decltype(matmul_dense<int4, int2, 4, 8, 2, 2, 3>)
+    matmul_dense<int4, int2, 4, 8, 2, 2, 3>;
+template [[host_name("matmul_dense_int8_64")]] [[kernel]] decltype(matmul_dense<int4, int2, 2, 4, 2, 2, 4>)
+    matmul_dense<int4, int2, 2, 4, 2, 2, 4>;

@@ -1,10 +1,10 @@
-// y = x · wᵀ + bias for a few rows of x and a weight of 4-bit codes, on tensor cores: w is the left factor of a product of
-// 16 × 16 by 16 × 8, x the right one, so that a threadgroup reads each code once for all rows of x.
+// y = x · wᵀ + bias for a few rows of x and a weight of 4-bit codes, on tensor cores: w is the left factor of a product
+// of 16 × 16 by 16 × 8, x the right one, so that a threadgroup reads each code once for all rows of x.
 //
 // A lane of four loads 16 bytes of a row of w, 32 codes, and so the four lanes have 128 weights in a row, which tensor
-// cores take in any order of k as long as x comes in the same. Where those 128 lie in several blocks, each block's sum is kept
-// apart by giving it a column of the right factor of its own: column `blocks × row of x + h` has that row where the block is
-// the hth, and zeros elsewhere. So sums are scaled in fp32, and scales are never rounded.
+// cores take in any order of k as long as x comes in the same. Where those 128 lie in several blocks, each block's sum
+// is kept apart by giving it a column of the right factor of its own: column `blocks × row of x + h` has that row where
+// the block is the hth, and zeros elsewhere. So sums are scaled in fp32, and scales are never rounded.
 
 constant uint X [[function_constant(0)]];      // of x: STORE_F16 or STORE_BF16
 constant uint Y [[function_constant(1)]];      // of y: any float
@@ -22,9 +22,9 @@ struct scale_source {
     uint shift, nested_shift; // of a unit's place to its block's, and of that to its group's
 };
 
-// What is loaded of the scales of a lane's two columns in both spans of a step, while the last step is multiplied: the scales
-// themselves, x and y of the first span, z and w of the second; or where they are codes, those in `bits.x`, a byte each, and
-// the scales of their groups in `outer`, one a span.
+// What is loaded of the scales of a lane's two columns in both spans of a step, while the last step is multiplied: the
+// scales themselves, x and y of the first span, z and w of the second; or where they are codes, those in `bits.x`, a
+// byte each, and the scales of their groups in `outer`, one a span.
 struct raw_scales {
     uint4 bits;
     float2 outer;
@@ -47,23 +47,25 @@ inline raw_scales fetch_scales(thread const scale_source &from, uint unit, uint 
         return to;
     }
     if (BLOCKS == 2 && WHOLE != 0) to.bits.x = *(device const uint *)(from.absmax + blocks.x);
-    else to.bits.x = uint(from.absmax[blocks.x]) | uint(from.absmax[blocks.y]) << 8 | uint(from.absmax[blocks.z]) << 16 |
-                     uint(from.absmax[blocks.w]) << 24;
-    to.outer = float2(from.nested_absmax[blocks.x >> from.nested_shift], from.nested_absmax[blocks.z >> from.nested_shift]);
+    else
+        to.bits.x = uint(from.absmax[blocks.x]) | uint(from.absmax[blocks.y]) << 8 | uint(from.absmax[blocks.z]) << 16 |
+                    uint(from.absmax[blocks.w]) << 24;
+    to.outer =
+        float2(from.nested_absmax[blocks.x >> from.nested_shift], from.nested_absmax[blocks.z >> from.nested_shift]);
     return to;
 }
 
 inline float4 scales_of(raw_scales raw, threadgroup const float *nested_values, float offset) {
     if (NESTED == 0) return as_type<float4>(raw.bits);
     const uint codes = raw.bits.x;
-    float4 scales = float4(nested_values[codes & 255u], nested_values[codes >> 8 & 255u], nested_values[codes >> 16 & 255u],
-                           nested_values[codes >> 24]);
+    float4     scales = float4(nested_values[codes & 255u], nested_values[codes >> 8 & 255u],
+                               nested_values[codes >> 16 & 255u], nested_values[codes >> 24]);
     scales *= float4(raw.outer.x, raw.outer.x, raw.outer.y, raw.outer.y);
     return scales + offset;
 }
 
-// A threadgroup takes 16 × TALL rows of w, and every simdgroup of its WARPS each WARPS-th step of k. CHOOSE: codes of the lower
-// rows are decoded by choosing bytes, so that not all of the work falls to threadgroup memory.
+// A threadgroup takes 16 × TALL rows of w, and every simdgroup of its WARPS each WARPS-th step of k. CHOOSE: codes of
+// the lower rows are decoded by choosing bytes, so that not all of the work falls to threadgroup memory.
 template <uint TILES, uint TALL, uint WARPS, bool CHOOSE>
 [[kernel]] void matmul_few(constant matmul_args &args [[buffer(0)]],
                            device const uchar *x [[buffer(1)]],
@@ -150,8 +152,8 @@ template <uint TILES, uint TALL, uint WARPS, bool CHOOSE>
                 UNROLL for (uint j = 0; j < TILES; j++) part[r][j] = float4(0.0f);
             UNROLL for (uint w = 0; w < 4; w++) {
                 uint4 right[TILES];
-                UNROLL for (uint j = 0; j < TILES; j++)
-                    right[j] = *(device const uint4 *)((WHOLE != 0 || there ? of_x[j] + (mine ? 256 * span : 0u) : zeros) + 16 * w);
+                UNROLL for (uint j = 0; j < TILES; j++) right[j] = *(
+                    device const uint4 *)((WHOLE != 0 || there ? of_x[j] + (mine ? 256 * span : 0u) : zeros) + 16 * w);
                 UNROLL for (uint r = 0; r < TALL; r++) {
                     const uint4 top = word_values(lookup, 4 * lane, codes[2 * r][span][w]);
                     const uint4 bottom = CHOOSE ? chosen_values(choices, codes[2 * r + 1][span][w])
@@ -201,8 +203,10 @@ template <uint TILES, uint TALL, uint WARPS, bool CHOOSE>
 
 template [[host_name("matmul_few_1_1_8")]] [[kernel]] decltype(matmul_few<1, 1, 8, false>) matmul_few<1, 1, 8, false>;
 template [[host_name("matmul_few_1_2_8")]] [[kernel]] decltype(matmul_few<1, 2, 8, false>) matmul_few<1, 2, 8, false>;
-template [[host_name("matmul_few_1_2_8_choose")]] [[kernel]] decltype(matmul_few<1, 2, 8, true>) matmul_few<1, 2, 8, true>;
-template [[host_name("matmul_few_1_1_8_choose")]] [[kernel]] decltype(matmul_few<1, 1, 8, true>) matmul_few<1, 1, 8, true>;
+template
+    [[host_name("matmul_few_1_2_8_choose")]] [[kernel]] decltype(matmul_few<1, 2, 8, true>) matmul_few<1, 2, 8, true>;
+template
+    [[host_name("matmul_few_1_1_8_choose")]] [[kernel]] decltype(matmul_few<1, 1, 8, true>) matmul_few<1, 1, 8, true>;
 template [[host_name("matmul_few_2_1_8")]] [[kernel]] decltype(matmul_few<2, 1, 8, false>) matmul_few<2, 1, 8, false>;
 template [[host_name("matmul_few_2_2_8")]] [[kernel]] decltype(matmul_few<2, 2, 8, false>) matmul_few<2, 2, 8, false>;
 template [[host_name("matmul_few_4_1_8")]] [[kernel]] decltype(matmul_few<4, 1, 8, false>) matmul_few<4, 1, 8, false>;

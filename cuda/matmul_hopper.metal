@@ -1,7 +1,8 @@
-// y = x · wᵀ + bias on Hopper's own products (wgmma), where w is 64 rows at a time the left factor and x, out of threadgroup
-// memory, the right one: for 4-bit codes, decoded into registers on the way; for dense halves; and for int8.
+// y = x · wᵀ + bias on Hopper's own products (wgmma), where w is 64 rows at a time the left factor and x, out of
+// threadgroup memory, the right one: for 4-bit codes, decoded into registers on the way; for dense halves; and for
+// int8.
 
-constant uint Y [[function_constant(1)]];      // of y: any float, STORE_F32 where it holds parts of a split; or STORE_I32
+constant uint Y [[function_constant(1)]]; // of y: any float, STORE_F32 where it holds parts of a split; or STORE_I32
 constant uint NESTED [[function_constant(2)]]; // whether absmax holds codes; of int8, whether sums are scaled
 constant uint HALVES [[function_constant(3)]]; // whether 64 weights have two scales, as blocks of 32 do
 constant uint BIAS [[function_constant(4)]];
@@ -25,7 +26,8 @@ inline tile_place place_of(uint group, uint m, uint n, uint tile_m) {
 
 // Brings 128 bytes of ROWS rows, from row `first` on, into a tile; zeros past the last row and past a row's end.
 template <uint ROWS>
-inline void bring(threadgroup uchar *tile, device const uchar *from, uint rows, uint first, uint bytes, uint at, uint place) {
+inline void bring(threadgroup uchar *tile, device const uchar *from, uint rows, uint first, uint bytes, uint at,
+                  uint place) {
     const uint piece = place % 8;
     UNROLL for (uint i = 0; i < ROWS * 8 / HOPPER_THREADS; i++) {
         const uint r = place / 8 + i * (HOPPER_THREADS / 8), byte = at + piece * 16;
@@ -58,7 +60,8 @@ inline void save_tile(output to, thread const float (&d)[BN / 2], float2 bias, t
     const uint lane = place % 32, simdgroup = place / 32, matrix = lane / 8, r = lane % 8;
     threadgroup_barrier(mem_flags::mem_threadgroup);
     UNROLL for (uint j = 0; j < BN / 8; j += 2) {
-        threadgroup uchar *at = shared + (8 * (j + matrix / 2) + r) * OUTPUT_PITCH + (simdgroup * 16 + 8 * (matrix & 1u)) * 2;
+        threadgroup uchar *at =
+            shared + (8 * (j + matrix / 2) + r) * OUTPUT_PITCH + (simdgroup * 16 + 8 * (matrix & 1u)) * 2;
         nv_store_transposed(at, uint4(pair_of(DTYPE, d[4 * j] + bias.x, d[4 * j + 1] + bias.x),
                                       pair_of(DTYPE, d[4 * j + 2] + bias.y, d[4 * j + 3] + bias.y),
                                       pair_of(DTYPE, d[4 * j + 4] + bias.x, d[4 * j + 5] + bias.x),
@@ -74,9 +77,11 @@ inline void save_tile(output to, thread const float (&d)[BN / 2], float2 bias, t
 }
 
 template <uint DTYPE, uint BN>
-inline void save_sums(output to, thread const float (&d)[BN / 2], device const float *bias, threadgroup uchar *shared, uint place) {
+inline void save_sums(output to, thread const float (&d)[BN / 2], device const float *bias, threadgroup uchar *shared,
+                      uint place) {
     const uint row = place / 32 * 16 + place % 32 / 4, n = to.n0 + row;
-    const float2 added = BIAS == 0 ? float2(0.0f) : float2(n < to.n ? bias[n] : 0.0f, n + 8 < to.n ? bias[n + 8] : 0.0f);
+    const float2 added =
+        BIAS == 0 ? float2(0.0f) : float2(n < to.n ? bias[n] : 0.0f, n + 8 < to.n ? bias[n + 8] : 0.0f);
     if (Y != DTYPE || to.n % 8 != 0) save_each<BN>(to, d, added, row, place % 4);
     else save_tile<DTYPE, BN>(to, d, added, shared, place);
 }
@@ -108,7 +113,8 @@ struct row_step {
 inline row_step fetch(device const uchar *data, thread const scale_source &scales, uint row, uint step, uint units) {
     const uint first = row + min(2 * step, units - 1), second = row + min(2 * step + 1, units - 1);
     const float scale = scale_at(scales, first);
-    return row_step{*(device const uint4 *)(data + 16 * ulong(first)), *(device const uint4 *)(data + 16 * ulong(second)),
+    return row_step{*(device const uint4 *)(data + 16 * ulong(first)),
+                    *(device const uint4 *)(data + 16 * ulong(second)),
                     float2(scale, HALVES != 0 ? scale_at(scales, second) : scale)};
 }
 
@@ -141,19 +147,22 @@ struct product_state {
     uint m, m0, bytes, units, upper_row, lower_row, end, place;
 };
 
-// One step: decodes 64 weights into `a`, then multiplies them by x's tile while the caller goes on. So `a` must not be used
-// again before the step after the next, which waits for this one.
+// One step: decodes 64 weights into `a`, then multiplies them by x's tile while the caller goes on. So `a` must not be
+// used again before the step after the next, which waits for this one.
 template <uint DTYPE, uint BN, uint STAGES>
-inline void multiply_step(thread float (&d)[BN / 2], thread uint4 (&a)[4], thread row_step &upper, thread row_step &lower,
-                          thread uint &stage, thread const product_state &of, thread const scale_source &scales, uint step) {
+inline void multiply_step(thread float (&d)[BN / 2], thread uint4 (&a)[4], thread row_step &upper,
+                          thread row_step &lower, thread uint &stage, thread const product_state &of,
+                          thread const scale_source &scales, uint step) {
     constexpr uint STAGE = BN * 128;
-    decode<DTYPE>(a, upper, lower, of.table, 4 * (of.place % 32), (39u - 8 * (of.place % 4)) & 31u); // byte t to bits 7 to 14
+    decode<DTYPE>(a, upper, lower, of.table, 4 * (of.place % 32),
+                  (39u - 8 * (of.place % 4)) & 31u); // byte t to bits 7 to 14
     const uint ahead = min(step + 1, of.end - 1);
     upper = fetch(of.data, scales, of.upper_row, ahead, of.units);
     lower = fetch(of.data, scales, of.lower_row, ahead, of.units);
     nv_copy_wait<int(STAGES) - 3>();
     nv_wgmma_see();
-    threadgroup_barrier(mem_flags::mem_threadgroup); // this step's x is there, and the one before the last's has been read
+    threadgroup_barrier(
+        mem_flags::mem_threadgroup); // this step's x is there, and the one before the last's has been read
     const uint into = stage + STAGES - 2 >= STAGES ? stage - 2 : stage + STAGES - 2, far = step + STAGES - 2;
     if (far < of.end) bring<BN>(of.tiles + into * STAGE, of.x, of.m, of.m0, of.bytes, far * 128, of.place);
     nv_copy_commit();
@@ -164,8 +173,8 @@ inline void multiply_step(thread float (&d)[BN / 2], thread uint4 (&a)[4], threa
     stage = stage + 1 == STAGES ? 0 : stage + 1;
 }
 
-// A threadgroup's part of y: BN rows of x by 128 of w. x comes STAGES - 2 steps of 64 ahead; while one step's product runs, the
-// next one's left factor is decoded into other registers.
+// A threadgroup's part of y: BN rows of x by 128 of w. x comes STAGES - 2 steps of 64 ahead; while one step's product
+// runs, the next one's left factor is decoded into other registers.
 template <uint DTYPE, uint BN, uint STAGES>
 [[kernel]] void matmul_hopper(constant matmul_args &args [[buffer(0)]],
                               device const uchar *x [[buffer(1)]],
@@ -186,8 +195,10 @@ template <uint DTYPE, uint BN, uint STAGES>
     const uint units = args.k / 32, steps = (args.k + 63) / 64, first = group.z * (args.split / 64);
     const uint end = min(steps, first + args.split / 64), row = at.n0 + place / 32 * 16 + place % 32 / 4;
     const uint upper_row = min(row, args.n - 1) * units, lower_row = min(row + 8, args.n - 1) * units;
-    const product_state of = {x, data, shared, tiles, args.m, at.m0, 2 * args.k, units, upper_row, lower_row, end, place};
-    const scale_source scales = {absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift, args.scales.offset};
+    const product_state of = {x,          data,  shared,    tiles,     args.m, at.m0,
+                              2 * args.k, units, upper_row, lower_row, end,    place};
+    const scale_source  scales = {
+        absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift, args.scales.offset};
 
     UNROLL for (uint s = 0; s < STAGES - 2; s++) {
         if (first + s < end) bring<BN>(tiles + s * STAGE, x, args.m, at.m0, of.bytes, (first + s) * 128, place);
@@ -214,12 +225,18 @@ template <uint DTYPE, uint BN, uint STAGES>
     save_sums<DTYPE, BN>(to, d, bias, shared, place);
 }
 
-template [[host_name("matmul_hopper_f16_64")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 64, 6>) matmul_hopper<STORE_F16, 64, 6>;
-template [[host_name("matmul_hopper_f16_128")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 128, 5>) matmul_hopper<STORE_F16, 128, 5>;
-template [[host_name("matmul_hopper_f16_256")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 256, 4>) matmul_hopper<STORE_F16, 256, 4>;
-template [[host_name("matmul_hopper_bf16_64")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 64, 6>) matmul_hopper<STORE_BF16, 64, 6>;
-template [[host_name("matmul_hopper_bf16_128")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 128, 5>) matmul_hopper<STORE_BF16, 128, 5>;
-template [[host_name("matmul_hopper_bf16_256")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 256, 4>) matmul_hopper<STORE_BF16, 256, 4>;
+template [[host_name(
+    "matmul_hopper_f16_64")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 64, 6>) matmul_hopper<STORE_F16, 64, 6>;
+template [[host_name(
+    "matmul_hopper_f16_128")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 128, 5>) matmul_hopper<STORE_F16, 128, 5>;
+template [[host_name(
+    "matmul_hopper_f16_256")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 256, 4>) matmul_hopper<STORE_F16, 256, 4>;
+template [[host_name(
+    "matmul_hopper_bf16_64")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 64, 6>) matmul_hopper<STORE_BF16, 64, 6>;
+template [[host_name("matmul_hopper_bf16_128")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 128, 5>)
+    matmul_hopper<STORE_BF16, 128, 5>;
+template [[host_name("matmul_hopper_bf16_256")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 256, 4>)
+    matmul_hopper<STORE_BF16, 256, 4>;
 
 // ── Dense ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -273,10 +290,14 @@ template <uint DTYPE, uint BN, uint STAGES>
     save_sums<DTYPE, BN>(to, d, bias, shared, place);
 }
 
-template [[host_name("dense_hopper_f16_128")]] [[kernel]] decltype(dense_hopper<STORE_F16, 128, 5>) dense_hopper<STORE_F16, 128, 5>;
-template [[host_name("dense_hopper_f16_256")]] [[kernel]] decltype(dense_hopper<STORE_F16, 256, 4>) dense_hopper<STORE_F16, 256, 4>;
-template [[host_name("dense_hopper_bf16_128")]] [[kernel]] decltype(dense_hopper<STORE_BF16, 128, 5>) dense_hopper<STORE_BF16, 128, 5>;
-template [[host_name("dense_hopper_bf16_256")]] [[kernel]] decltype(dense_hopper<STORE_BF16, 256, 4>) dense_hopper<STORE_BF16, 256, 4>;
+template [[host_name(
+    "dense_hopper_f16_128")]] [[kernel]] decltype(dense_hopper<STORE_F16, 128, 5>) dense_hopper<STORE_F16, 128, 5>;
+template [[host_name(
+    "dense_hopper_f16_256")]] [[kernel]] decltype(dense_hopper<STORE_F16, 256, 4>) dense_hopper<STORE_F16, 256, 4>;
+template [[host_name(
+    "dense_hopper_bf16_128")]] [[kernel]] decltype(dense_hopper<STORE_BF16, 128, 5>) dense_hopper<STORE_BF16, 128, 5>;
+template [[host_name(
+    "dense_hopper_bf16_256")]] [[kernel]] decltype(dense_hopper<STORE_BF16, 256, 4>) dense_hopper<STORE_BF16, 256, 4>;
 
 // ── LLM.int8() ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -341,8 +362,8 @@ template <uint BN, uint STAGES>
     UNROLL for (uint j = 0; j < BN / 8; j++) {
         const uint m = at.m0 + 8 * j + 2 * t;
         const float first = m < args.m ? row_stats[m] : 0.0f, second = m + 1 < args.m ? row_stats[m + 1] : 0.0f;
-        UNROLL for (uint e = 0; e < 4; e++)
-            d[4 * j + e] = float(sums[4 * j + e]) * ((e % 2 == 0 ? first : second) * (e < 2 ? upper : lower)) * 6.2000124e-5f;
+        UNROLL for (uint e = 0; e < 4; e++) d[4 * j + e] =
+            float(sums[4 * j + e]) * ((e % 2 == 0 ? first : second) * (e < 2 ? upper : lower)) * 6.2000124e-5f;
     }
     const output to = {y, args.m, args.n, at.m0, at.n0};
     save_sums<STORE_F16, BN>(to, d, bias, shared, place);

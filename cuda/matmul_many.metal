@@ -1,6 +1,7 @@
-// y = x · wᵀ + bias for many rows of x and a weight of 4-bit codes, on the tensor cores of any GPU since 2020: x is the left
-// factor, out of threadgroup memory, w the right one, decoded into registers. So a threadgroup decodes its part of w once for
-// 16 × MT × WM rows of x, and the decoded weights are never stored. They are rounded to x's dtype, scale and all.
+// y = x · wᵀ + bias for many rows of x and a weight of 4-bit codes, on the tensor cores of any GPU since 2020: x is the
+// left factor, out of threadgroup memory, w the right one, decoded into registers. So a threadgroup decodes its part of
+// w once for 16 × MT × WM rows of x, and the decoded weights are never stored. They are rounded to x's dtype, scale and
+// all.
 
 constant uint X [[function_constant(0)]];      // of x: STORE_F16 or STORE_BF16
 constant uint Y [[function_constant(1)]];      // of y: any float; STORE_F32 where it holds parts of a split
@@ -25,7 +26,8 @@ inline float scale_at(thread const scale_source &from, uint unit) {
 
 enum { PITCH = 144 }; // of a row of x's tile: 64 elements, and 16 bytes that spread the rows over the banks
 
-// A simdgroup takes 16 × MT rows of x and 8 × NT of w, WM × WN simdgroups a threadgroup; x comes STAGES - 1 steps of 64 ahead.
+// A simdgroup takes 16 × MT rows of x and 8 × NT of w, WM × WN simdgroups a threadgroup; x comes STAGES - 1 steps of 64
+// ahead.
 template <uint MT, uint NT, uint WM, uint WN, uint STAGES>
 [[kernel]] void matmul_many(constant matmul_args &args [[buffer(0)]],
                             device const uchar *x [[buffer(1)]],
@@ -46,7 +48,8 @@ template <uint MT, uint NT, uint WM, uint WN, uint STAGES>
     threadgroup uchar *tiles = shared + 4 * BYTE_TABLE_WORDS + 1024;
     const uint g = lane / 4, t = lane % 4, m0 = group.y * ROWS, n0 = group.x * COLUMNS;
     const uint wm = simdgroup % WM * (16 * MT), wn = n0 + simdgroup / WM * (8 * NT);
-    const uint steps = (args.k + 63) / 64, first = group.z * (args.split / 64), end = min(steps, first + args.split / 64);
+    const uint         steps = (args.k + 63) / 64, first = group.z * (args.split / 64),
+                       end = min(steps, first + args.split / 64);
 
     // What a thread brings of x in a step: 16 bytes of every THREADS / 8th row, or zeros past the end of a row or of x.
     const uint piece = place % 8, bring_row = place / 8;
@@ -56,13 +59,15 @@ template <uint MT, uint NT, uint WM, uint WN, uint STAGES>
             UNROLL for (uint i = 0; i < ROWS * 8 / THREADS; i++) {
                 const uint m = m0 + bring_row + i * (THREADS / 8), k = (first + s) * 64 + piece * 8;
                 const bool there = m < args.m && k < args.k;
-                nv_copy(brought + s * STAGE + i * (THREADS / 8) * PITCH, there ? x + 2 * (ulong(m) * args.k + k) : x, there);
+                nv_copy(brought + s * STAGE + i * (THREADS / 8) * PITCH, there ? x + 2 * (ulong(m) * args.k + k) : x,
+                        there);
             }
         nv_copy_commit();
     }
 
     // A lane takes 16 weights of a row in a step, 8 bytes. Past the end of a row they are whatever, beside zeros of x.
-    const scale_source scales = {absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift, args.scales.offset};
+    const scale_source scales = {
+        absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift, args.scales.offset};
     const uint units = args.k / 32;
     uint row[NT];
     UNROLL for (uint j = 0; j < NT; j++) row[j] = min(wn + 8 * j + g, args.n - 1) * units;
@@ -91,7 +96,8 @@ template <uint MT, uint NT, uint WM, uint WN, uint STAGES>
             UNROLL for (uint i = 0; i < ROWS * 8 / THREADS; i++) {
                 const uint m = m0 + bring_row + i * (THREADS / 8), k = ahead * 64 + piece * 8;
                 const bool there = m < args.m && k < args.k;
-                nv_copy(brought + into * STAGE + i * (THREADS / 8) * PITCH, there ? x + 2 * (ulong(m) * args.k + k) : x, there);
+                nv_copy(brought + into * STAGE + i * (THREADS / 8) * PITCH, there ? x + 2 * (ulong(m) * args.k + k) : x,
+                        there);
             }
         nv_copy_commit();
 
@@ -133,7 +139,11 @@ template <uint MT, uint NT, uint WM, uint WN, uint STAGES>
                           h == 0 ? sum[i][j].xy : sum[i][j].zw, bias, BIAS);
 }
 
-template [[host_name("matmul_many_2_4_1_4_4")]] [[kernel]] decltype(matmul_many<2, 4, 1, 4, 4>) matmul_many<2, 4, 1, 4, 4>;
-template [[host_name("matmul_many_4_4_1_4_4")]] [[kernel]] decltype(matmul_many<4, 4, 1, 4, 4>) matmul_many<4, 4, 1, 4, 4>;
-template [[host_name("matmul_many_4_4_2_4_3")]] [[kernel]] decltype(matmul_many<4, 4, 2, 4, 3>) matmul_many<4, 4, 2, 4, 3>;
-template [[host_name("matmul_many_4_8_2_2_3")]] [[kernel]] decltype(matmul_many<4, 8, 2, 2, 3>) matmul_many<4, 8, 2, 2, 3>;
+template
+    [[host_name("matmul_many_2_4_1_4_4")]] [[kernel]] decltype(matmul_many<2, 4, 1, 4, 4>) matmul_many<2, 4, 1, 4, 4>;
+template
+    [[host_name("matmul_many_4_4_1_4_4")]] [[kernel]] decltype(matmul_many<4, 4, 1, 4, 4>) matmul_many<4, 4, 1, 4, 4>;
+template
+    [[host_name("matmul_many_4_4_2_4_3")]] [[kernel]] decltype(matmul_many<4, 4, 2, 4, 3>) matmul_many<4, 4, 2, 4, 3>;
+template
+    [[host_name("matmul_many_4_8_2_2_3")]] [[kernel]] decltype(matmul_many<4, 8, 2, 2, 3>) matmul_many<4, 8, 2, 2, 3>;

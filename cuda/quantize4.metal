@@ -1,9 +1,9 @@
-// Blockwise quantisation to 4 bits with one comparison an element, in the place of metal/quantize.metal's kernel: the same
-// arguments, grid and bytes.
+// Blockwise quantisation to 4 bits with one comparison an element, in the place of metal/quantize.metal's kernel: the
+// same arguments, grid and bytes.
 //
 // A value's bin among 66 of width 1/32 says which thresholds can be near it. Finding a bin is monotone in the value, so
-// what lies in a lower bin than a threshold is below it, and in a higher one above. Most codebooks have one threshold a bin
-// at most; for others the bin gives a first count, and the few that remain are compared.
+// what lies in a lower bin than a threshold is below it, and in a higher one above. Most codebooks have one threshold a
+// bin at most; for others the bin gives a first count, and the few that remain are compared.
 
 constant uint FROM [[function_constant(0)]];
 constant uint GIVEN [[function_constant(2)]]; // absmax holds the scales already
@@ -12,8 +12,8 @@ enum { BINS = 66, COPIES = 16 }; // a copy for two lanes, each in its own banks
 
 inline uint bin_of(float x) { return as_type<uint>(x * 32.0f + 12582944.0f) & 127u; } // 1.5 × 2²³ + 32
 
-// A threshold in the bin or infinity, and two codes: below it and above. Where the bin has more, the threshold is a NaN and
-// the word is the count of thresholds below the bin.
+// A threshold in the bin or infinity, and two codes: below it and above. Where the bin has more, the threshold is a NaN
+// and the word is the count of thresholds below the bin.
 inline uint2 make_bin(device const kernel_codebook *code, uint bin) {
     uint below = 0, there = 0;
     for (uint j = 0; j < 15; j++) {

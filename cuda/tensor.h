@@ -18,8 +18,8 @@ inline void multiply_tile(uint dtype, thread float4 &d, uint4 a, uint2 b) {
     else nv_mma_bf16(d, a, b);
 }
 
-// A table of all bytes of codes: 256 rows of a byte's two values, a copy for each lane, so that a lookup is one load from
-// the lane's own bank. 32 KB.
+// A table of all bytes of codes: 256 rows of a byte's two values, a copy for each lane, so that a lookup is one load
+// from the lane's own bank. 32 KB.
 enum { BYTE_TABLE_WORDS = 256 * 32 };
 
 // A thread's bytes share their low code, and its loads are all under way at once.
@@ -43,8 +43,8 @@ inline uint byte_values(threadgroup const uchar *table, uint lane4, uint word, u
 
 // The values of a word's 8 codes, in their order.
 inline uint4 word_values(threadgroup const uchar *table, uint lane4, uint word) {
-    return uint4(byte_values(table, lane4, word, 0), byte_values(table, lane4, word, 8), byte_values(table, lane4, word, 16),
-                 byte_values(table, lane4, word, 24));
+    return uint4(byte_values(table, lane4, word, 0), byte_values(table, lane4, word, 8),
+                 byte_values(table, lane4, word, 16), byte_values(table, lane4, word, 24));
 }
 
 // The same without a table, by choosing bytes: the 16 values' low and high bytes, four a word.

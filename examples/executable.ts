@@ -1,5 +1,5 @@
-// A program for machines that have neither Bun nor this package: it quantises a file of float32 numbers in 4 bits and says
-// what that costs.
+// A program for machines that have neither Bun nor this package: it quantises a file of float32 numbers in 4 bits and
+// says what that costs.
 // `bun build --compile --no-compile-autoload-dotenv --no-compile-autoload-bunfig examples/executable.ts
 // --outfile quantise && ./quantise numbers.f32`
 import { compare, currentDevice, dequantize4bit, quantize4bit, Tensor, version } from "bunsandbytes";

@@ -1,5 +1,5 @@
-// Trains a LoRA over two NF4 layers of all-MiniLM-L6-v2, with 32-bit Adam and with Adam8bit: their losses fall alike, and
-// the 8-bit states take a quarter of the memory. `bun examples/train.ts [steps] [curves.svg]`
+// Trains a LoRA over two NF4 layers of all-MiniLM-L6-v2, with 32-bit Adam and with Adam8bit: their losses fall alike,
+// and the 8-bit states take a quarter of the memory. `bun examples/train.ts [steps] [curves.svg]`
 import { checkpoint, currentDevice, nn, optim } from "bunsandbytes";
 import { plot, sparkline } from "./train/plot.ts";
 import { batches, score, width } from "./train/task.ts";

@@ -4,10 +4,19 @@
 
 // How a matrix is stored, as kernels are told by their function constants: enum bnb_dtype, or codes of k bits, which is
 // STORE_CODE + k for k from 2 to 8.
-enum { STORE_F32 = 0, STORE_F16 = 1, STORE_BF16 = 2, STORE_I8 = 3, STORE_I32 = 5, STORE_CODE = 16, STORE_CODE4 = 20, STORE_CODE8 = 24 };
+enum {
+    STORE_F32 = 0,
+    STORE_F16 = 1,
+    STORE_BF16 = 2,
+    STORE_I8 = 3,
+    STORE_I32 = 5,
+    STORE_CODE = 16,
+    STORE_CODE4 = 20,
+    STORE_CODE8 = 24
+};
 
-// How the scales of blocks are stored: floats of a dtype; u8 codes of a nested codebook, with a scale a nested block and an
-// offset for all; or the same with an offset for each nested block.
+// How the scales of blocks are stored: floats of a dtype; u8 codes of a nested codebook, with a scale a nested block
+// and an offset for all; or the same with an offset for each nested block.
 enum { SCALES_F32 = 0, SCALES_NESTED = 1, SCALES_F16 = 2, SCALES_BF16 = 3, SCALES_JOINED = 4 };
 
 // The offsets of blocks, which are added to what is scaled: none, or floats of a dtype.
@@ -21,32 +30,32 @@ enum { WHOLE_NOT = 0, WHOLE_BLOCKS = 1, WHOLE_ROWS = 2 };
 enum {
     ELEMENTWISE_THREADS = 256, // 8 elements a thread
     DEQUANTIZE_THREADS = 256,  // 8 elements a thread
-    QUANTIZE_THREADS   = 512,  // 8 elements a thread: every block that is a power of two from 8 to 4096 divides the
-    QUANTIZE_TILE      = 4096, // elements of a threadgroup
-    VECTOR_THREADS     = 128,  // 4 simdgroups
-    VECTOR_COLUMNS     = 16,   // columns of y a threadgroup, 4 a simdgroup
-    VECTOR_CHUNK       = 16,   // weights a load: rows and blocks that are multiples of it take the wide loads
-    TILE_THREADS       = 128,  // 4 simdgroups, two by two
-    TILE_DEPTH         = 32,   // a split of k is a multiple of it
-    SUM_THREADS        = 256,
-    EMBEDDING_THREADS  = 256,  // 8 elements a thread
-    LAYER_NORM_THREADS = 256,  // a row
-    RMS_NORM_THREADS   = 256,  // a run
-    SOFTMAX_THREADS    = 256,  // a row
-    TRANSPOSE_THREADS  = 256,  // elements by turns
-    ACTIVATE_THREADS   = 256,  // elements by turns
-    TOPK_THREADS       = 256,  // a row
-    SCATTER_THREADS    = 256,  // a column each
-    PREPARE_THREADS    = 32,   // a head of a row
-    ATTEND_THREADS     = 128,  // 4 simdgroups at the keys of one head of a row, 32 keys each at a time
-    ATTEND_MOST        = 1024, // columns of a head
-    COMPARE_THREADS    = 256,  // 8 elements a thread
-    FINITE_THREADS     = 256,  // 4 elements a thread
-    COMPARE_SUMS_BYTES = 16,   // what a threadgroup leaves
-    INT8_THREADS       = 256,  // 8 simdgroups: at a row, or at 32 columns
-    OPTIMIZER_THREADS  = 256,  // 8 simdgroups, each at one block of the states
-    OPTIMIZER_BLOCK    = 256,  // elements that share a scale of 8-bit states
-    SCALES_THREADS     = 256,  // 8 simdgroups, each at one block
+    QUANTIZE_THREADS = 512,    // 8 elements a thread: every block that is a power of two from 8 to 4096 divides the
+    QUANTIZE_TILE = 4096,      // elements of a threadgroup
+    VECTOR_THREADS = 128,      // 4 simdgroups
+    VECTOR_COLUMNS = 16,       // columns of y a threadgroup, 4 a simdgroup
+    VECTOR_CHUNK = 16,         // weights a load: rows and blocks that are multiples of it take the wide loads
+    TILE_THREADS = 128,        // 4 simdgroups, two by two
+    TILE_DEPTH = 32,           // a split of k is a multiple of it
+    SUM_THREADS = 256,
+    EMBEDDING_THREADS = 256,  // 8 elements a thread
+    LAYER_NORM_THREADS = 256, // a row
+    RMS_NORM_THREADS = 256,   // a run
+    SOFTMAX_THREADS = 256,    // a row
+    TRANSPOSE_THREADS = 256,  // elements by turns
+    ACTIVATE_THREADS = 256,   // elements by turns
+    TOPK_THREADS = 256,       // a row
+    SCATTER_THREADS = 256,    // a column each
+    PREPARE_THREADS = 32,     // a head of a row
+    ATTEND_THREADS = 128,     // 4 simdgroups at the keys of one head of a row, 32 keys each at a time
+    ATTEND_MOST = 1024,       // columns of a head
+    COMPARE_THREADS = 256,    // 8 elements a thread
+    FINITE_THREADS = 256,     // 4 elements a thread
+    COMPARE_SUMS_BYTES = 16,  // what a threadgroup leaves
+    INT8_THREADS = 256,       // 8 simdgroups: at a row, or at 32 columns
+    OPTIMIZER_THREADS = 256,  // 8 simdgroups, each at one block of the states
+    OPTIMIZER_BLOCK = 256,    // elements that share a scale of 8-bit states
+    SCALES_THREADS = 256,     // 8 simdgroups, each at one block
 };
 
 // csrc/codebook.h explains the parts. A magnitude's bucket is its bits >> CODES_BUCKET_SHIFT, less CODES_BUCKET_BASE.
@@ -95,15 +104,15 @@ struct scale_layout {
 static_assert(sizeof(struct scale_layout) == 20, "host and kernels must lay out struct scale_layout alike");
 
 struct dequantize_args {
-    uint32_t          count_low, count_high;
+    uint32_t            count_low, count_high;
     struct scale_layout scales;
 };
 static_assert(sizeof(struct dequantize_args) == 28, "host and kernels must lay out struct dequantize_args alike");
 
 // y[m, n] = Σk x[m, k] · w[n, k] + bias[n], or backward y[m, k] = Σn a[m, n] · w[n, k]; every size is below 2^31.
 struct matmul_args {
-    uint32_t          m, n, k;
-    uint32_t          split; // the part of the sum that a tile takes: all of it, or a multiple of TILE_DEPTH
+    uint32_t            m, n, k;
+    uint32_t            split; // the part of the sum that a tile takes: all of it, or a multiple of TILE_DEPTH
     struct scale_layout scales;
 };
 static_assert(sizeof(struct matmul_args) == 36, "host and kernels must lay out struct matmul_args alike");
@@ -127,8 +136,8 @@ static_assert(sizeof(struct softmax_args) == 4, "host and kernels must lay out s
 
 // Rows of y, or of a table's gradient.
 struct embedding_args {
-    uint32_t          rows_low, rows_high, columns;
-    uint32_t          table_rows; // of which an index is one
+    uint32_t            rows_low, rows_high, columns;
+    uint32_t            table_rows; // of which an index is one
     struct scale_layout scales;
 };
 static_assert(sizeof(struct embedding_args) == 36, "host and kernels must lay out struct embedding_args alike");
@@ -206,21 +215,21 @@ struct optimizer_rule {
     float keep_first, take_first; // an average becomes keep × itself + take × what it averages
     float keep_second, take_second;
     float keep_slow, take_slow;
-    float mix_first, mix_slow;   // AdEMAMix's numerator: mix_first × first + mix_slow × slow
-    float eps;                   // added to the square root of the second moment
-    float rate;                  // p moves by rate × direction: negative
-    float shrink;                // decoupled decay: p becomes shrink × p
-    float decay;                 // coupled decay: decay × p is added to the gradient
+    float mix_first, mix_slow; // AdEMAMix's numerator: mix_first × first + mix_slow × slow
+    float eps;                 // added to the square root of the second moment
+    float rate;                // p moves by rate × direction: negative
+    float shrink;              // decoupled decay: p becomes shrink × p
+    float decay;               // coupled decay: decay × p is added to the gradient
     float gradient_scale;
-    float least, most;           // magnitudes of gradients that count
+    float least, most; // magnitudes of gradients that count
 };
 static_assert(sizeof(struct optimizer_rule) == 60, "host and kernels must lay out struct optimizer_rule alike");
 
 struct optimizer_args {
-    uint32_t              count_low, count_high; // elements of the parameter
-    uint32_t              parts;                 // threadgroups that leave sums of squares
-    float                 max_unorm;
-    float                 correction; // a direction is this times longer than the rule's: Adam's moments are averages from zero
+    uint32_t count_low, count_high; // elements of the parameter
+    uint32_t parts;                 // threadgroups that leave sums of squares
+    float    max_unorm;
+    float    correction; // a direction is this times longer than the rule's: Adam's moments are averages from zero
     struct optimizer_rule rule;
 };
 static_assert(sizeof(struct optimizer_args) == 80, "host and kernels must lay out struct optimizer_args alike");

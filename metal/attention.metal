@@ -1,7 +1,8 @@
 // Attention in three steps. attention_prepare normalises and rotates, and puts keys and values where they are kept: a
-// simdgroup takes a head of a row. attention takes a head of a row with a threadgroup, whose simdgroups go over the keys by
-// turns, 32 at a time: a lane scores a key, then the lanes share the columns of the values among themselves, with a running
-// maximum and sum (Milakov and Gimelshein 2018). Where the keys are split, attention_merge makes one of the parts.
+// simdgroup takes a head of a row. attention takes a head of a row with a threadgroup, whose simdgroups go over the
+// keys by turns, 32 at a time: a lane scores a key, then the lanes share the columns of the values among themselves,
+// with a running maximum and sum (Milakov and Gimelshein 2018). Where the keys are split, attention_merge makes one of
+// the parts.
 
 constant uint X [[function_constant(0)]];       // of q, k, v and y
 constant uint STORE [[function_constant(1)]];   // of keys and values: STORE_F32, STORE_F16 or STORE_I8
@@ -28,7 +29,8 @@ inline row_of_text row_at(constant attention_args &args, device const int *rows,
     at.last = uint(rows[row * ROW_FIELDS + ROW_LAST]);
     at.own = CACHED != 0 ? at.position : row;
     const bool turns = ROTATES == 0 || at.position < args.positions;
-    at.sound = at.slot < args.slots && at.own < args.capacity && turns && at.first <= at.last && at.last <= args.capacity;
+    at.sound =
+        at.slot < args.slots && at.own < args.capacity && turns && at.first <= at.last && at.last <= args.capacity;
     return at;
 }
 
@@ -165,7 +167,8 @@ void attention(constant attention_args &args [[buffer(0)]],
             for (uint i = 0; i < d; i++) score = fma(query[i], stored(keys, key_scales, key, key * d + i), score);
             if (args.softcap > 0.0f) {
                 const float share_of_cap = score / args.softcap;
-                score = args.softcap * (fabs(share_of_cap) > 15.0f ? (score < 0.0f ? -1.0f : 1.0f) : tanh(share_of_cap));
+                score =
+                    args.softcap * (fabs(share_of_cap) > 15.0f ? (score < 0.0f ? -1.0f : 1.0f) : tanh(share_of_cap));
             }
             if (BIAS != 0) score += bias_at(args, bias, head, int(base + lane) - int(at.own));
         }

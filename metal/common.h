@@ -4,8 +4,9 @@
 // the compiler folds. A shape that sizes an array is a template parameter. bf16 is held as 16 bits and widened by a
 // shift: any M-series chip and MSL 3.0 can do that. Matrices come as bytes, because the dtype isn't in the type.
 
-// Apple's compiler may fuse a product and a sum into one rounding, within a statement at least, and what it fuses changes with
-// its version. Where it is wanted kernels say fma; elsewhere each operation is rounded by itself, as on every other device.
+// Apple's compiler may fuse a product and a sum into one rounding, within a statement at least, and what it fuses
+// changes with its version. Where it is wanted kernels say fma; elsewhere each operation is rounded by itself, as on
+// every other device.
 #pragma METAL fp contract(off)
 
 // A piece of threadgroup memory that only this simdgroup touches.
@@ -75,9 +76,12 @@ inline octet load_some(device const uchar *data, uint store, ulong i, uint count
 }
 
 inline void save(device uchar *data, uint store, ulong i, float value) {
-    if (store == STORE_F16) ((device half *)data)[i] = half(value);
-    else if (store == STORE_BF16) ((device ushort *)data)[i] = ushort(narrow_bf16(value));
-    else ((device float *)data)[i] = value;
+    if (store == STORE_F16)
+        ((device half *)data)[i] = half(value);
+    else if (store == STORE_BF16)
+        ((device ushort *)data)[i] = ushort(narrow_bf16(value));
+    else
+        ((device float *)data)[i] = value;
 }
 
 inline void save8(device uchar *data, uint store, ulong i, octet v) {
@@ -104,12 +108,12 @@ inline void save_some(device uchar *data, uint store, ulong i, uint count, octet
 // A matrix to read from: dense, or codes with a scale a block. The values that codes stand for are looked up in
 // threadgroup memory, the fastest place for a small table that each lane indexes otherwise.
 struct weights {
-    uint store, scale_store, offset_store; // STORE_…, SCALES_…, OFFSETS_…
-    scale_layout scales;
-    device const uchar *data;
-    device const uchar *absmax; // floats, or codes of the nested codebook
-    device const float *nested_absmax, *nested_offsets;
-    device const uchar *offsets;
+    uint                     store, scale_store, offset_store; // STORE_…, SCALES_…, OFFSETS_…
+    scale_layout             scales;
+    device const uchar      *data;
+    device const uchar      *absmax; // floats, or codes of the nested codebook
+    device const float      *nested_absmax, *nested_offsets;
+    device const uchar      *offsets;
     threadgroup const float *values, *nested_values;
 };
 
@@ -124,13 +128,15 @@ inline float scale_of(thread const weights &w, uint block) {
     if (w.scale_store == SCALES_F32) return ((device const float *)w.absmax)[block];
     if (w.scale_store == SCALES_F16) return load(w.absmax, STORE_F16, block);
     if (w.scale_store == SCALES_BF16) return load(w.absmax, STORE_BF16, block);
-    const uint outer = w.scales.nested_shift < 32 ? block >> w.scales.nested_shift : block / w.scales.nested_block;
+    const uint  outer = w.scales.nested_shift < 32 ? block >> w.scales.nested_shift : block / w.scales.nested_block;
     const float product = w.nested_values[w.absmax[block]] * w.nested_absmax[outer];
     return product + (w.scale_store == SCALES_JOINED ? w.nested_offsets[outer] : w.scales.offset);
 }
 
 // What is added to the block's elements once they are scaled; only where w.offset_store says that there is something.
-inline float offset_of(thread const weights &w, uint block) { return load(w.offsets, w.offset_store - OFFSETS_F32, block); }
+inline float offset_of(thread const weights &w, uint block) {
+    return load(w.offsets, w.offset_store - OFFSETS_F32, block);
+}
 
 // Eight values under one scale, as the elements that they stand for.
 inline octet decoded8(thread const weights &w, octet v, uint block) {
@@ -155,16 +161,15 @@ inline uint2 append_byte(uint2 halves, uint bits, uint j, uint byte) {
     return uint2(halves.x << 4 | byte >> 4, byte & 15u);
 }
 
-// The codes of 8 elements from i on, a multiple of 8. Those of 4 bits are 4 bytes in x, those of 8 bits 8 bytes, as they
-// lie; of others, four codes are the low bits of each word, the last in the lowest.
+// The codes of 8 elements from i on, a multiple of 8. Those of 4 bits are 4 bytes in x, those of 8 bits 8 bytes, as
+// they lie; of others, four codes are the low bits of each word, the last in the lowest.
 inline uint2 codes8(thread const weights &w, ulong i) {
     if (w.store == STORE_CODE4) return uint2(*(device const uint *)(w.data + i / 2), 0u);
     if (w.store == STORE_CODE8) return *(device const uint2 *)(w.data + i);
-    const uint bits = bits_of(w.store);
+    const uint          bits = bits_of(w.store);
     device const uchar *bytes = w.data + i / 8 * bits;
-    uint2 halves = uint2(0u);
-    UNROLL for (uint j = 0; j < 7; j++)
-        if (j < bits) halves = append_byte(halves, bits, j, bytes[j]);
+    uint2               halves = uint2(0u);
+    UNROLL for (uint j = 0; j < 7; j++) if (j < bits) halves = append_byte(halves, bits, j, bytes[j]);
     return halves;
 }
 
@@ -174,26 +179,26 @@ inline octet values8(thread const weights &w, uint2 codes) {
     if (w.store == STORE_CODE4) {
         const uint c = codes.x; // the first of a byte's two codes is the high one
         return octet{float4(of[c >> 4 & 15u], of[c & 15u], of[c >> 12 & 15u], of[c >> 8 & 15u]),
-                      float4(of[c >> 20 & 15u], of[c >> 16 & 15u], of[c >> 28], of[c >> 24 & 15u])};
+                     float4(of[c >> 20 & 15u], of[c >> 16 & 15u], of[c >> 28], of[c >> 24 & 15u])};
     }
     const uint a = codes.x, b = codes.y;
     if (w.store != STORE_CODE8) {
         const uint bits = bits_of(w.store), mask = size_of(w.store) - 1;
         return octet{float4(of[a >> 3 * bits], of[a >> 2 * bits & mask], of[a >> bits & mask], of[a & mask]),
-                      float4(of[b >> 3 * bits], of[b >> 2 * bits & mask], of[b >> bits & mask], of[b & mask])};
+                     float4(of[b >> 3 * bits], of[b >> 2 * bits & mask], of[b >> bits & mask], of[b & mask])};
     }
     return octet{float4(of[a & 255u], of[a >> 8 & 255u], of[a >> 16 & 255u], of[a >> 24]),
-                  float4(of[b & 255u], of[b >> 8 & 255u], of[b >> 16 & 255u], of[b >> 24])};
+                 float4(of[b & 255u], of[b >> 8 & 255u], of[b >> 16 & 255u], of[b >> 24])};
 }
 
 // One weight, wherever it lies.
 inline float weight_of(thread const weights &w, ulong i) {
     if (w.store < STORE_CODE) return load(w.data, w.store, i);
-    const uint bits = bits_of(w.store), from = uint(i * bits) & 7u;
+    const uint          bits = bits_of(w.store), from = uint(i * bits) & 7u;
     device const uchar *codes = w.data + i * bits / 8;
-    uint both = uint(codes[0]) << 8; // a code lies in one byte or two
+    uint                both = uint(codes[0]) << 8; // a code lies in one byte or two
     if (from + bits > 8) both |= codes[1];
-    const uint block = block_of(w, i);
+    const uint  block = block_of(w, i);
     const float scaled = w.values[both >> (16 - from - bits) & (size_of(w.store) - 1)] * scale_of(w, block);
     if (w.offset_store == OFFSETS_NONE) return scaled;
     return scaled + offset_of(w, block);
@@ -215,9 +220,7 @@ inline float add_dot4(float sum, float4 a, float4 b) {
     return sum;
 }
 
-inline float add_dot8(float sum, octet a, octet b) {
-    return add_dot4(add_dot4(sum, a.low, b.low), a.high, b.high);
-}
+inline float add_dot8(float sum, octet a, octet b) { return add_dot4(add_dot4(sum, a.low, b.low), a.high, b.high); }
 
 // How many of the 8 elements from `at` on come before `end`.
 inline uint within(ulong at, ulong end) { return at >= end ? 0u : uint(min(end - at, ulong(8))); }
@@ -227,13 +230,14 @@ inline uint within(ulong at, ulong end) { return at >= end ? 0u : uint(min(end -
 // Apple's GPUs take subnormal numbers for zeros, operands and results alike: what is below 2^-126.
 constant float LEAST_NORMAL = 0x1p-126f;
 
-// The correctly rounded 1 / x where that is subnormal, times four: for 2^126 < x. With 64 steps down both x and its reciprocal
-// are ordinary numbers, and what a subnormal result lacks of 24 bits is rounded off. The quotient has been rounded once
-// by then; where that has made it look like halfway between two results, its remainder tells on which side it is.
+// The correctly rounded 1 / x where that is subnormal, times four: for 2^126 < x. With 64 steps down both x and its
+// reciprocal are ordinary numbers, and what a subnormal result lacks of 24 bits is rounded off. The quotient has been
+// rounded once by then; where that has made it look like halfway between two results, its remainder tells on which side
+// it is.
 inline float four_over(float x) {
     const float scaled = x * 0x1p-64f, y = 1.0f / scaled;
     const float grid = 0x1p-62f; // of numbers between this and its double the last bit is what a subnormal's is
-    float rounded = y + grid;
+    float       rounded = y + grid;
     rounded -= grid;
     const float half_step = 0x1p-86f, off = y - rounded;
     const float remainder = fma(-scaled, y, 1.0f);
@@ -241,7 +245,8 @@ inline float four_over(float x) {
     return rounded * 0x1p-62f;
 }
 
-// What brings a block into [-1, 1]: x · before · factor. Two steps, since the reciprocal of a large number is subnormal.
+// What brings a block into [-1, 1]: x · before · factor. Two steps, since the reciprocal of a large number is
+// subnormal.
 struct inverse {
     float before, factor;
 };
@@ -249,12 +254,13 @@ struct inverse {
 // As the CPU's inverse: of the magnitudes too small for a reciprocal nothing is left here.
 inline inverse inverse_of(float absmax) {
     const float magnitude = fabs(absmax);
-    if (magnitude > 0x1p126f && magnitude < INFINITY) return inverse{0.25f, absmax < 0.0f ? -four_over(-absmax) : four_over(absmax)};
+    if (magnitude > 0x1p126f && magnitude < INFINITY)
+        return inverse{0.25f, absmax < 0.0f ? -four_over(-absmax) : four_over(absmax)};
     return inverse{1.0f, magnitude >= LEAST_NORMAL ? 1.0f / absmax : 1e38f};
 }
 
 // Within [-1, 1]; a NaN becomes -1, so that what is looked up by it is in a table.
-inline float scaled_by(float x, inverse by) { return precise::clamp(x * by.before * by.factor, -1.0f, 1.0f); }
+inline float  scaled_by(float x, inverse by) { return precise::clamp(x * by.before * by.factor, -1.0f, 1.0f); }
 inline float4 scaled_by(float4 x, inverse by) {
     return precise::clamp(x * by.before * by.factor, float4(-1.0f), float4(1.0f));
 }
@@ -267,7 +273,7 @@ inline uint below8(threadgroup const float *thresholds, threadgroup const uchar 
     const uint bits = as_type<uint>(x);
     const uint key = (bits & 0x7fffffffu) >> CODES_BUCKET_SHIFT;
     const uint bucket = key < CODES_BUCKET_BASE ? 0u : key - CODES_BUCKET_BASE;
-    uint below = start[(bits >> 31) * CODES_STARTS + bucket];
+    uint       below = start[(bits >> 31) * CODES_STARTS + bucket];
     for (uint j = 0; j < steps; j++) below += x > thresholds[below] ? 1u : 0u;
     return below;
 }

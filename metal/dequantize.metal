@@ -25,12 +25,14 @@ void dequantize(constant dequantize_args &args [[buffer(0)]],
     threadgroup float nested_values[256];
 
     const uint size = size_of(CODES);
-    threadgroup float *slice = OWN_SLICE(values + simdgroup * size, size); // a simdgroup's own: shared tables were measured slower
+    threadgroup float *slice =
+        OWN_SLICE(values + simdgroup * size, size); // a simdgroup's own: shared tables were measured slower
     for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
     if (is_nested(SCALES)) nested_values[place] = nested_code->values[place];
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    const weights w = {CODES, SCALES, OFFSETS, args.scales, codes, absmax, nested_absmax, nested_offsets, offsets, slice, nested_values};
+    const weights w = {CODES,         SCALES,         OFFSETS, args.scales, codes,        absmax,
+                       nested_absmax, nested_offsets, offsets, slice,       nested_values};
     const bool whole = w.scales.shift >= 3 && w.scales.shift < 32; // 8 elements share a block
     const ulong count = count_of(args.count_low, args.count_high);
     for (ulong i = ulong(thread_index) * 8; i < count; i += ulong(threads) * 8) {

@@ -47,6 +47,8 @@ void binary_elements(constant elementwise_args &args [[buffer(0)]],
     for (ulong i = ulong(thread_index) * 8; i < count; i += ulong(threads) * 8) {
         const uint valid = within(i, count);
         if (valid == 8) save8(y, FIRST, i, binary8(load8(a, FIRST, i), load8(b, SECOND, i), args.scale));
-        else save_some(y, FIRST, i, valid, binary8(load_some(a, FIRST, i, valid), load_some(b, SECOND, i, valid), args.scale));
+        else
+            save_some(y, FIRST, i, valid,
+                      binary8(load_some(a, FIRST, i, valid), load_some(b, SECOND, i, valid), args.scale));
     }
 }

@@ -1,11 +1,13 @@
-// What element-wise operations do to one element, once for C, for C's vectors and for Metal: a new operation is a case here.
+// What element-wise operations do to one element, once for C, for C's vectors and for Metal: a new operation is a case
+// here.
 //
-// REAL is a float or a vector of them, EXP a power of e, and RULE declares a function. Each product and sum is a statement
-// of its own, because a compiler may fuse those within one: so every device gives the same bits, but for EXP's last ones.
+// REAL is a float or a vector of them, EXP a power of e, and RULE declares a function. Each product and sum is a
+// statement of its own, because a compiler may fuse those within one: so every device gives the same bits, but for
+// EXP's last ones.
 #ifdef __METAL_VERSION__
-#define REAL float
+#define REAL   float
 #define EXP(x) exp(x)
-#define RULE inline
+#define RULE   inline
 #endif
 
 // y of x. A copy is a cast where the dtypes differ.

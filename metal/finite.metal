@@ -1,5 +1,5 @@
-// Whether all numbers of a row are finite, as the scales of what is quantised must be: each threadgroup leaves a word, which is
-// 0 where all that it saw are.
+// Whether all numbers of a row are finite, as the scales of what is quantised must be: each threadgroup leaves a word,
+// which is 0 where all that it saw are.
 
 [[host_name("finite")]] [[kernel, max_total_threads_per_threadgroup(FINITE_THREADS)]]
 void finite(constant finite_args &args [[buffer(0)]],

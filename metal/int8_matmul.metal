@@ -1,5 +1,5 @@
-// LLM.int8()'s products. Products of codes are added up in fp32, on the hardware's fastest path, as long as that is exact:
-// up to 2^24, which 1024 products of at most 2^14 don't pass. Then they go into int32.
+// LLM.int8()'s products. Products of codes are added up in fp32, on the hardware's fastest path, as long as that is
+// exact: up to 2^24, which 1024 products of at most 2^14 don't pass. Then they go into int32.
 
 constant uint Y [[function_constant(0)]];        // STORE_I32: the sums, else what they stand for as any float
 constant uint OUTLIERS [[function_constant(1)]]; // whether a list of columns of x is added in floating point
@@ -10,8 +10,8 @@ constant uint WHOLE [[function_constant(4)]];    // whether k is a multiple of V
 constant uint EXACT = 1024; // products whose sum fp32 holds
 
 // Each step is rounded by itself, as bitsandbytes and the CPU do.
-inline void put(device uchar *y, ulong i, int sum, float added, device const float *row_stats, device const float *column_stats,
-                device const float *bias, uint m, uint n) {
+inline void put(device uchar *y, ulong i, int sum, float added, device const float *row_stats,
+                device const float *column_stats, device const float *bias, uint m, uint n) {
     if (Y == STORE_I32) {
         ((device int *)y)[i] = sum;
         return;
@@ -125,8 +125,8 @@ template [[host_name("int8_vector_4")]] [[kernel]] decltype(int8_vector<4>) int8
 
 // A simdgroup's quarter of a tile, squared, and what it is multiplied from: as in matmul_tile.
 template <uint BLOCKS>
-inline void multiply(thread simdgroup_float8x8 (&sum)[BLOCKS][BLOCKS], threadgroup const float *as, threadgroup const float *bs, uint depth,
-                     uint stride) {
+inline void multiply(thread simdgroup_float8x8 (&sum)[BLOCKS][BLOCKS], threadgroup const float *as,
+                     threadgroup const float *bs, uint depth, uint stride) {
     for (uint d = 0; d < depth; d += 8) {
         simdgroup_float8x8 a[BLOCKS], b[BLOCKS];
         UNROLL for (uint i = 0; i < BLOCKS; i++) {
@@ -138,11 +138,11 @@ inline void multiply(thread simdgroup_float8x8 (&sum)[BLOCKS][BLOCKS], threadgro
     }
 }
 
-// Adds a quarter's sums to its int32 totals and clears them, 8 rows at a time by way of threadgroup memory: the strip. A
-// lane's elements are those that it writes at the end.
+// Adds a quarter's sums to its int32 totals and clears them, 8 rows at a time by way of threadgroup memory: the strip.
+// A lane's elements are those that it writes at the end.
 template <uint BLOCKS>
-inline void settle(thread simdgroup_float8x8 (&sum)[BLOCKS][BLOCKS], thread int (&total)[BLOCKS][2 * BLOCKS], threadgroup float *strip,
-                   uint lane) {
+inline void settle(thread simdgroup_float8x8 (&sum)[BLOCKS][BLOCKS], thread int (&total)[BLOCKS][2 * BLOCKS],
+                   threadgroup float *strip, uint lane) {
     UNROLL for (uint i = 0; i < BLOCKS; i++) {
         UNROLL for (uint j = 0; j < BLOCKS; j++) {
             simdgroup_store(sum[i][j], strip + 8 * j, 8 * BLOCKS);
@@ -217,16 +217,18 @@ void int8_tile(constant int8_matmul_args &args [[buffer(0)]],
         settle<BLOCKS>(sum, total, strip, lane);
     }
 
-    // Outlier columns, gathered: a product of floats. Whether there are more is what one thread has seen: if each looked
-    // for itself while the CPU writes to the list, they would part at a barrier.
+    // Outlier columns, gathered: a product of floats. Whether there are more is what one thread has seen: if each
+    // looked for itself while the CPU writes to the list, they would part at a barrier.
     if (OUTLIERS != 0) {
         for (uint first = 0; first < args.k; first += DEPTH) {
             threadgroup_barrier(mem_flags::mem_threadgroup);
             UNROLL for (uint j = 0; j < 8; j++) {
                 const uint o = first + tile_k + j;
-                const uint c = o < args.k ? uint(outliers[o]) : args.k; // past the list's end -1, which is no column either
+                const uint c =
+                    o < args.k ? uint(outliers[o]) : args.k; // past the list's end -1, which is no column either
                 as[tile_row * STRIDE + tile_k + j] = has_a && c < args.k ? load(x, X, a_row + c) : 0.0f;
-                bs[tile_row * STRIDE + tile_k + j] = has_b && c < args.k ? int8_weight(b[b_row + c], column_stats[n0 + tile_row]) : 0.0f;
+                bs[tile_row * STRIDE + tile_k + j] =
+                    has_b && c < args.k ? int8_weight(b[b_row + c], column_stats[n0 + tile_row]) : 0.0f;
                 if (tile_row == 0 && tile_k + j == DEPTH - 1) more = c < args.k ? 1u : 0u;
             }
             threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -244,7 +246,8 @@ void int8_tile(constant int8_matmul_args &args [[buffer(0)]],
         UNROLL for (uint e = 0; e < 2 * BLOCKS; e++) {
             const uint at = 32 * e + lane, m = m0 + quarter_m + 8 * i + at / QUARTER, n = n0 + quarter_n + at % QUARTER;
             const float added = OUTLIERS != 0 ? strip[at] : 0.0f;
-            if (m < args.m && n < args.n) put(y, ulong(m) * args.n + n, total[i][e], added, row_stats, column_stats, bias, m, n);
+            if (m < args.m && n < args.n)
+                put(y, ulong(m) * args.n + n, total[i][e], added, row_stats, column_stats, bias, m, n);
         }
         simdgroup_barrier(mem_flags::mem_threadgroup);
     }

@@ -1,6 +1,6 @@
 // LLM.int8()'s quantising and dequantising. The bytes are those of int8_code and int8_weight in csrc/cpu/forms.h.
 
-constant uint X [[function_constant(0)]];          // of x, or of what is dequantised to: STORE_F32, STORE_F16 or STORE_BF16
+constant uint X [[function_constant(0)]]; // of x, or of what is dequantised to: STORE_F32, STORE_F16 or STORE_BF16
 constant uint LIMITED [[function_constant(1)]];    // whether there is a threshold
 constant uint BY_COLUMN [[function_constant(2)]];  // whether stats belong to columns
 constant uint FINDS [[function_constant(3)]];      // whether stats are found, else given
@@ -14,8 +14,8 @@ constant uint SIMDGROUPS = INT8_THREADS / 32;
 
 // The largest magnitude of a lane's column, as bits, in the first simdgroup; `limit` is what an outlier's reaches. With
 // `outliers` the outliers are looked at instead: all bits where there is one. Simdgroups take every eighth row.
-inline uint down_column(constant int8_quantize_args &args, device const uchar *x, bool outliers, uint column, uint simdgroup,
-                        uint lane, threadgroup uint *shared) {
+inline uint down_column(constant int8_quantize_args &args, device const uchar *x, bool outliers, uint column,
+                        uint simdgroup, uint lane, threadgroup uint *shared) {
     uint found = 0;
     if (column < args.columns) {
         for (ulong row = simdgroup; row < args.rows; row += SIMDGROUPS) {
@@ -59,8 +59,8 @@ void int8_column_stats(constant int8_quantize_args &args [[buffer(0)]],
     if (simdgroup == 0 && column < args.columns) stats[column] = as_type<float>(found);
 }
 
-// The flagged columns in ascending order, then -1. One threadgroup: a list is short work, and each part needs the count of
-// those before it.
+// The flagged columns in ascending order, then -1. One threadgroup: a list is short work, and each part needs the count
+// of those before it.
 [[host_name("int8_list")]] [[kernel, max_total_threads_per_threadgroup(INT8_THREADS)]]
 void int8_list(constant int8_quantize_args &args [[buffer(0)]],
                device const int *flags [[buffer(1)]],
@@ -94,8 +94,8 @@ void int8_list(constant int8_quantize_args &args [[buffer(0)]],
 inline bool is_usual(float element, float threshold) { return LIMITED == 0 || !(fabs(element) >= threshold); }
 
 // The largest magnitude of a row, as bits, in every thread.
-inline uint along_row(constant int8_quantize_args &args, device const uchar *x, ulong first, uint place, uint simdgroup, uint lane,
-                      threadgroup uint *shared) {
+inline uint along_row(constant int8_quantize_args &args, device const uchar *x, ulong first, uint place, uint simdgroup,
+                      uint lane, threadgroup uint *shared) {
     uint largest = 0;
     if (WHOLE != 0) {
         for (uint c = 8 * place; c < args.columns; c += 8 * INT8_THREADS) {
@@ -188,7 +188,8 @@ void int8_dequantize(constant int8_quantize_args &args [[buffer(0)]],
     const ulong first = ulong(row) * args.columns;
     const float of_row = stats[row];
     if (WHOLE == 0) {
-        for (uint c = place; c < args.columns; c += INT8_THREADS) save(y, X, first + c, int8_weight(codes[first + c], of_row));
+        for (uint c = place; c < args.columns; c += INT8_THREADS)
+            save(y, X, first + c, int8_weight(codes[first + c], of_row));
         return;
     }
     for (uint c = 8 * place; c < args.columns; c += 8 * INT8_THREADS) {

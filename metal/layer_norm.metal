@@ -88,7 +88,8 @@ void layer_norm_stats(constant layer_norm_args &args [[buffer(0)]],
     if (place == 0) stats[group] = of_row;
 }
 
-// The weight's gradient: Σ dy · n over the rows, which the grid's second dimension shares out: a row of sums for each part.
+// The weight's gradient: Σ dy · n over the rows, which the grid's second dimension shares out: a row of sums for each
+// part.
 [[host_name("layer_norm_backward_weight")]] [[kernel, max_total_threads_per_threadgroup(LAYER_NORM_THREADS)]]
 void layer_norm_backward_weight(constant layer_norm_args &args [[buffer(0)]],
                                 device const uchar *x [[buffer(1)]],

@@ -1,8 +1,9 @@
 // y = x · wᵀ + bias for many rows of x: tiles of y, multiplied out of threadgroup memory by simdgroup matrices.
 //
 // Tiles are fp32: on M1 to M4 the 8×8 product runs as fast as in half precision, weights keep their bits, and no range
-// is lost with bf16. A threadgroup decodes a tile of w once for its ROWS rows of x: a square of them, or 16, which few rows fill. Where y has too few tiles to fill
-// the GPU, the host splits k over the grid's third dimension, and matmul_sum adds the parts up in their order.
+// is lost with bf16. A threadgroup decodes a tile of w once for its ROWS rows of x: a square of them, or 16, which few
+// rows fill. Where y has too few tiles to fill the GPU, the host splits k over the grid's third dimension, and
+// matmul_sum adds the parts up in their order.
 
 constant uint X [[function_constant(0)]];      // of x: STORE_F32, STORE_F16 or STORE_BF16
 constant uint W [[function_constant(1)]];      // any STORE_
@@ -64,7 +65,8 @@ void matmul_tile(constant matmul_args &args [[buffer(0)]],
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     // What this thread brings: 8 elements of a row of each tile.
-    const weights w = {W, SCALES, OFFSETS, args.scales, data, absmax, nested_absmax, nested_offsets, offsets, slice, nested_values};
+    const weights w = {W,       SCALES, OFFSETS,      args.scales, data, absmax, nested_absmax, nested_offsets,
+                       offsets, slice,  nested_values};
     const uint tile_row = place / (DEPTH / 8), tile_k = place % (DEPTH / 8) * 8;
     const uint m0 = group.y * ROWS, n0 = group.x * SIDE;
     const bool has_x = tile_row < ROWS && m0 + tile_row < args.m, has_w = n0 + tile_row < args.n;

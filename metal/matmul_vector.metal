@@ -1,18 +1,22 @@
-// y = x · wᵀ + bias for a few rows of x. Bound by reading w, so w is read, and decoded, once for each VECTORS rows of x, 16
-// codes a load, and a simdgroup takes ROWS rows of w, so that x, which stays in the cache, is loaded once for them.
+// y = x · wᵀ + bias for a few rows of x. Bound by reading w, so w is read, and decoded, once for each VECTORS rows of
+// x, 16 codes a load, and a simdgroup takes ROWS rows of w, so that x, which stays in the cache, is loaded once for
+// them.
 
 constant uint X [[function_constant(0)]];      // of x and y: STORE_F32, STORE_F16 or STORE_BF16
 constant uint W [[function_constant(1)]];      // any STORE_
 constant uint SCALES [[function_constant(2)]]; // SCALES_…
 constant uint WHOLE [[function_constant(3)]];  // WHOLE_…
 constant uint BIAS [[function_constant(4)]];
-constant uint PAIRS [[function_constant(5)]];  // whether a byte of 4-bit codes is looked up at once, for its two values; WHOLE is not 0
+constant uint PAIRS
+    [[function_constant(5)]]; // whether a byte of 4-bit codes is looked up at once, for its two values; WHOLE is not 0
 constant uint OFFSETS [[function_constant(6)]]; // OFFSETS_…
 
-// A value for every code, or two for every byte. Single values fit four times, a slice for each simdgroup: on an M4, a slice
-// costs 9 % over no codebook at all, a table that simdgroups share 49 %, one in constant memory 30 to 56 %, one of bytes 85 %
-// (trymirai/uzu, pull request 448). Where shifts are slow, at a quarter of the rate on M1 and M2, half of them may be worth that.
-inline void fill_table(threadgroup float *values, device const kernel_codebook *code, uint place, uint simdgroup, uint lane) {
+// A value for every code, or two for every byte. Single values fit four times, a slice for each simdgroup: on an M4, a
+// slice costs 9 % over no codebook at all, a table that simdgroups share 49 %, one in constant memory 30 to 56 %, one
+// of bytes 85 % (trymirai/uzu, pull request 448). Where shifts are slow, at a quarter of the rate on M1 and M2, half of
+// them may be worth that.
+inline void fill_table(threadgroup float *values, device const kernel_codebook *code, uint place, uint simdgroup,
+                       uint lane) {
     if (PAIRS != 0) {
         threadgroup float2 *pairs = (threadgroup float2 *)values;
         for (uint byte = place; byte < 256; byte += VECTOR_THREADS) // the first of a byte's two codes is the high one
@@ -86,7 +90,8 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
     }
 
     threadgroup const float *slice = W >= STORE_CODE && PAIRS == 0 ? values + simdgroup * size_of(W) : values;
-    const weights w = {W, SCALES, OFFSETS, args.scales, data, absmax, nested_absmax, nested_offsets, offsets, slice, nested_values};
+    const weights w = {W,       SCALES, OFFSETS,      args.scales, data, absmax, nested_absmax, nested_offsets,
+                       offsets, slice,  nested_values};
     const uint n0 = (group.x * (VECTOR_THREADS / 32) + simdgroup) * ROWS, m0 = group.y * VECTORS;
     if (n0 >= args.n) return;
 

@@ -1,5 +1,5 @@
-// One step of an optimizer: a simdgroup takes a block of OPTIMIZER_BLOCK elements, each lane every 32nd of them, and keeps
-// new moments in registers until their largest is known. optimizer_rule.h has the arithmetic.
+// One step of an optimizer: a simdgroup takes a block of OPTIMIZER_BLOCK elements, each lane every 32nd of them, and
+// keeps new moments in registers until their largest is known. optimizer_rule.h has the arithmetic.
 
 constant uint KIND [[function_constant(0)]];   // RULE_…
 constant uint P [[function_constant(1)]];      // STORE_F32, STORE_F16 or STORE_BF16
@@ -134,7 +134,8 @@ void optimizer(constant optimizer_args &args [[buffer(0)]],
     }
 }
 
-// The norm of the direction, corrected, and in sums[0].x what the rate is multiplied by: the trust ratio where it is below 1.
+// The norm of the direction, corrected, and in sums[0].x what the rate is multiplied by: the trust ratio where it is
+// below 1.
 [[host_name("optimizer_trust")]] [[kernel, max_total_threads_per_threadgroup(OPTIMIZER_THREADS)]]
 void optimizer_trust(constant optimizer_args &args [[buffer(0)]],
                      device float2 *sums [[buffer(1)]],

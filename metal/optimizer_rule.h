@@ -3,16 +3,16 @@
 // REAL is a float or a vector of them, ROOT its square root, and RULE declares a function. Each product and sum is a
 // statement of its own, because a compiler may fuse those within one: so every device gives the same bits.
 #ifdef __METAL_VERSION__
-#define REAL float
+#define REAL    float
 #define ROOT(x) precise::sqrt(x)
-#define RULE inline
+#define RULE    inline
 #else
 typedef struct moments moments;
 typedef struct stepped stepped;
 #endif
 
-// Adam has a first and a second moment; AdEMAMix a slow average of the gradients beside them. The others have one state,
-// which stands first.
+// Adam has a first and a second moment; AdEMAMix a slow average of the gradients beside them. The others have one
+// state, which stands first.
 struct moments {
     REAL first, second, slow;
 };
@@ -68,7 +68,7 @@ RULE stepped follow(uint32_t kind, struct optimizer_rule rule, REAL g, moments m
 // One step of the element p with the moments m; `rate` is the rule's, times the trust ratio. A gradient that does not
 // count (no number, too large for its square, or zero where zeros are skipped) leaves the element as it is.
 RULE stepped step_element(uint32_t kind, struct optimizer_rule rule, float rate, REAL p, REAL gradient, moments m) {
-    REAL g = gradient * rule.gradient_scale;
+    REAL       g = gradient * rule.gradient_scale;
     const REAL given = g < 0.0f ? -g : g;
     if (kind == RULE_MOMENTUM || kind == RULE_RMSPROP || kind == RULE_ADAGRAD) {
         const REAL decay = p * rule.decay;
@@ -76,7 +76,7 @@ RULE stepped step_element(uint32_t kind, struct optimizer_rule rule, float rate,
     }
     const REAL size = g < 0.0f ? -g : g;
 
-    stepped to = follow(kind, rule, g, m);
+    stepped    to = follow(kind, rule, g, m);
     const REAL kept = p * rule.shrink;
     const REAL move = to.direction * rate;
     const REAL moved = kept + move;

@@ -1,23 +1,24 @@
 // The search for a block's scale of least squared error, once for C and for Metal.
 //
-// The error Σ w · (x − scale · value)² as a function of the scale falls and rises many times: a parabola between any two
-// scales at which some code changes. So a row of scales is tried; each trial also tells where the parabola it stands on
-// has its bottom; the lowest bottom of all is tried in turn, and the one that is found from there. What is kept is the
-// scale whose own error was the smallest, the largest magnitude's among them: it is replaced only for a gain beyond
-// doubt, so that no block is worse for the search.
+// The error Σ w · (x − scale · value)² as a function of the scale falls and rises many times: a parabola between any
+// two scales at which some code changes. So a row of scales is tried; each trial also tells where the parabola it
+// stands on has its bottom; the lowest bottom of all is tried in turn, and the one that is found from there. What is
+// kept is the scale whose own error was the smallest, the largest magnitude's among them: it is replaced only for a
+// gain beyond doubt, so that no block is worse for the search.
 //
 // Blocks are scaled by a power of two to a magnitude of about 1, which changes no digit. Each product and sum is a
 // statement of its own, because a compiler may fuse those within one: so every device gives the same bits. For the same
-// reason sums are of SCALES_LANES lanes, element i in lane i % SCALES_LANES, of which halves are added until one is left.
+// reason sums are of SCALES_LANES lanes, element i in lane i % SCALES_LANES, of which halves are added until one is
+// left.
 #ifdef __METAL_VERSION__
-#define SCALES_RULE inline
-#define SCALES_BITS(x) as_type<uint>(x)
+#define SCALES_RULE        inline
+#define SCALES_BITS(x)     as_type<uint>(x)
 #define SCALES_FLOAT(bits) as_type<float>(bits)
 #else
-typedef struct trial trial;
+typedef struct trial  trial;
 typedef struct search search;
-#define SCALES_RULE static inline
-#define SCALES_BITS(x) float_bits(x)
+#define SCALES_RULE        static inline
+#define SCALES_BITS(x)     float_bits(x)
 #define SCALES_FLOAT(bits) bits_float(bits)
 #endif
 
@@ -38,7 +39,7 @@ struct search {
 SCALES_RULE trial trial_of(float scale, float errors, float products, float squares) {
     const float change = squares > 0.0f ? products / squares : 0.0f;
     const float gain = products * change;
-    trial to;
+    trial       to;
     to.scale = scale;
     to.error = errors;
     to.refined = scale + change;

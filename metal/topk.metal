@@ -1,5 +1,5 @@
-// The largest elements of a row, found one after the other by a threadgroup: each time the first in order after the last.
-// Where they are experts, their shares of the softmax take the place of their values.
+// The largest elements of a row, found one after the other by a threadgroup: each time the first in order after the
+// last. Where they are experts, their shares of the softmax take the place of their values.
 
 constant uint X [[function_constant(0)]];
 constant uint ROUTES [[function_constant(1)]];     // whether shares are asked for,

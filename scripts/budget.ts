@@ -1,4 +1,5 @@
-// The package's budget, which `bun run check` and `bun run package` hold: its size once it is unpacked, and what it depends on.
+// The package's budget, which `bun run check` and `bun run package` hold: its size once it is unpacked, and what it
+// depends on.
 import { statSync } from "node:fs";
 import { join } from "node:path";
 import packageJson from "../package.json" with { type: "json" };

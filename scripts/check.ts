@@ -1,5 +1,5 @@
-// Owns the checks that read the source without running it: types, lint, format, the C compiler's warnings, and the
-// package's size.
+// Owns the checks that read the source without running it: types, lint, format, habits, the C compiler's warnings,
+// and the package's size.
 import { buildCommand, platforms } from "./platforms.ts";
 import { root, run, stop } from "./run.ts";
 import { findZig } from "./zig.ts";
@@ -9,6 +9,8 @@ const bin = `${root}/node_modules/.bin`;
 const checks: [name: string, command: string[]][] = [
   ["types", [`${bin}/tsc`]],
   ["lint and format", [`${bin}/biome`, "ci", "--error-on-warnings"]],
+  ["format of C", [process.execPath, "scripts/clang_format.ts"]],
+  ["habits", [process.execPath, "scripts/tidy.ts"]],
   ["zig format", [findZig(), "fmt", "--check", "build.zig"]],
   // build.zig compiles every C file with -Wall -Wextra -Wpedantic -Werror.
   ...platforms.map((platform): [string, string[]] => [`C warnings, ${platform.name}`, buildCommand(platform)]),

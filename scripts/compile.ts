@@ -52,8 +52,9 @@ const keptDays = 30;
 const included = [...new Bun.Glob("{csrc,metal}/**/*.{h,metal,json}").scanSync(root)].sort();
 
 /**
- * Compiles a platform's library with forms for some instruction sets, to `library`. Objects are kept, by contents: another
- * clone, or one that was moved, compiles nothing again. Where a header has changed, zig's own cache knows who includes it.
+ * Compiles a platform's library with forms for some instruction sets, to `library`. Objects are kept, by contents:
+ * another clone, or one that was moved, compiles nothing again. Where a header has changed, zig's own cache knows who
+ * includes it.
  * `ptx` is the folder of the kernels for CUDA, which are left out without.
  */
 export async function compileLibrary(

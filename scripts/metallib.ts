@@ -1,10 +1,11 @@
-// Owns bunsandbytes-<fingerprint>.metallib: the kernels compiled ahead by Apple's compiler, which needs a Mac with Xcode.
+// Owns bunsandbytes-<fingerprint>.metallib: the kernels compiled ahead by Apple's compiler, which needs a Mac with
+// Xcode.
 //
 //     bun scripts/metallib.ts [folder]     beside the native library, unless a folder is given
 //
-// The library compiles its kernels itself when they are first used, and takes them from this file where it stands beside
-// it. Compiling ahead also shows whether Apple's compiler accepts every kernel, on a Mac whose GPU can't run them: each family
-// gets its line, and one that is refused does not keep the others from being tried.
+// The library compiles its kernels itself when they are first used, and takes them from this file where it stands
+// beside it. Compiling ahead also shows whether Apple's compiler accepts every kernel, on a Mac whose GPU can't run
+// them: each family gets its line, and one that is refused does not keep the others from being tried.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { families, familySource, fingerprint, kernelTexts } from "./msl/families.ts";

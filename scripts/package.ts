@@ -1,4 +1,5 @@
-// Owns `bun run package`: the npm package as a tarball, with JavaScript, its types, and the native library of every platform.
+// Owns `bun run package`: the npm package as a tarball, with JavaScript, its types, and the native library of every
+// platform.
 import { copyFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import packageJson from "../package.json" with { type: "json" };
@@ -29,7 +30,10 @@ async function writeForNode(staging: string, path: string): Promise<void> {
   writeFileSync(`${stem}.node.cjs`, refusal);
 }
 
-/** The tarball's package.json: the clone's, with what tsc wrote in the place of the sources, and the libraries beside it. */
+/**
+ * The tarball's package.json: the clone's, with what tsc wrote in the place of the sources, and the libraries beside
+ * it.
+ */
 function manifest() {
   const { scripts: _scripts, devDependencies: _devDependencies, imports, ...published } = packageJson;
   const inPackage = (path: string) => path.replace("./zig-out/", "./");
@@ -47,7 +51,8 @@ function manifest() {
 /**
  * Writes the package as `<folder>/bunsandbytes-<version>.tgz`, and gives that path.
  *
- * @param included the platforms whose libraries it gets: what is published has them all, a test may need the host's only
+ * @param included the platforms whose libraries it gets: what is published has them all, a test may need the host's
+ * only
  * @param build whether to build them as they ship first, or to take what setup has built
  */
 export async function makePackage(

@@ -1,4 +1,5 @@
-// Owns which platforms the native library is built for, and where a build of it lies. Imports no packages: setup needs it.
+// Owns which platforms the native library is built for, and where a build of it lies. Imports no packages: setup needs
+// it.
 import { root } from "./run.ts";
 import { findZig } from "./zig.ts";
 
@@ -28,7 +29,10 @@ export function hostPlatform(): Platform {
   return platformNamed(`${process.platform}-${process.arch}`);
 }
 
-/** The command that builds a platform's library as it ships; `ptx` is the folder of the kernels for CUDA, where it has them. */
+/**
+ * The command that builds a platform's library as it ships; `ptx` is the folder of the kernels for CUDA, where it has
+ * them.
+ */
 export function buildCommand({ target }: Platform, ptx?: string): string[] {
   return [findZig(), "build", "--release=fast", `-Dtarget=${target}`, ...(ptx ? [`-Dptx=${ptx}`] : [])];
 }

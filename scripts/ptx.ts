@@ -1,8 +1,8 @@
 // Owns the CUDA kernels' text: metal/ and cuda/ translated to CUDA C++, compiled to PTX by zig's clang with nothing of
 // NVIDIA's, and packed into one file that the library embeds. Imports no packages: setup needs it.
 //
-// The pack is a row of texts, each after a line `// bnb <family> <kernel> <architecture> <bytes of the text>`. In a text
-// BNB0, BNB1, … stand for the function constants and BNB_THREADS for a threadgroup's threads: csrc/gpu/cuda/ptx.c
+// The pack is a row of texts, each after a line `// bnb <family> <kernel> <architecture> <bytes of the text>`. In a
+// text BNB0, BNB1, … stand for the function constants and BNB_THREADS for a threadgroup's threads: csrc/gpu/cuda/ptx.c
 // replaces them.
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -15,7 +15,10 @@ import { findZig, zigVersion } from "./zig.ts";
 
 const cache = join(root, ".cache/ptx");
 
-/** Where the path of the pack's folder stands, which has the contents' hash in its name: a compiler's cache goes by names. */
+/**
+ * Where the path of the pack's folder stands, which has the contents' hash in its name: a compiler's cache goes by
+ * names.
+ */
 export const packPointer = join(cache, "current");
 
 /** The folder of kernels.ptx, as it was last made; undefined where it never was. */

@@ -1,5 +1,5 @@
-// Owns where the emulator of arm64 Linux comes from: Debian's packages of qemu and of arm64's C library, unpacked into an
-// ignored folder, which needs no root. Where apt-get is not, there is no emulator, and what needs it is skipped.
+// Owns where the emulator of arm64 Linux comes from: Debian's packages of qemu and of arm64's C library, unpacked into
+// an ignored folder, which needs no root. Where apt-get is not, there is no emulator, and what needs it is skipped.
 import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { root, run, say } from "./run.ts";
@@ -29,7 +29,10 @@ function absent(reason: string): undefined {
   say(`There is no emulator of arm64: ${reason}. What needs it is skipped.`);
 }
 
-/** Fetches the packages with lists and settings of their own, so that the machine's stay as they are. Gives what failed. */
+/**
+ * Fetches the packages with lists and settings of their own, so that the machine's stay as they are. Gives what
+ * failed.
+ */
 function fetchPackages(): string | undefined {
   if (!Bun.which("apt-get") || !Bun.which("dpkg-deb")) return "apt-get, which fetches it, is not on this machine";
   say("Fetching qemu and arm64's C library from the system's package source: once, about 65 MB …");

@@ -1,5 +1,5 @@
-// What must hold before a release: the tag, package.json, the C header and the changelog name one version. Takes the tag,
-// or none for a dry run of what the next tag will meet.
+// What must hold before a release: the tag, package.json, the C header and the changelog name one version. Takes the
+// tag, or none for a dry run of what the next tag will meet.
 import packageJson from "../package.json" with { type: "json" };
 import { root, say, stop } from "./run.ts";
 

@@ -1,4 +1,5 @@
-// Owns the table of docs/scales.md: the errors of real weights by both rules for scales. Prints it, or writes it with --write.
+// Owns the table of docs/scales.md: the errors of real weights by both rules for scales. Prints it, or writes it with
+// --write.
 import { openSafetensors } from "../src/checkpoint/safetensors.ts";
 import { compare } from "../src/compare.ts";
 import {

@@ -88,8 +88,8 @@ async function buildLibrary(): Promise<void> {
 
 await once("packages", [`${root}/package.json`, `${root}/bun.lock`], `${root}/node_modules`, installPackages);
 
-// The kernels for CUDA take half a minute of the compiler's time: they are made where NVIDIA's driver is, or on request, and
-// go into the library for as long as they are those of the sources.
+// The kernels for CUDA take half a minute of the compiler's time: they are made where NVIDIA's driver is, or on
+// request, and go into the library for as long as they are those of the sources.
 const wantsCuda = process.argv.includes("--cuda") || hasCuda();
 if (wantsCuda) await once("ptx", packInputs, packPointer, makeKernels);
 const stamp = `${stamps}/ptx`;

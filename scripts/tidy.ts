@@ -13,11 +13,14 @@ const sources = tracked.filter(
 
 const columnsMost = 120;
 
-/** Lines that are too long. What can't be broken, an address or a name in a string, is not. */
+/**
+ * Lines that are too long. Of TypeScript, whose code its formatter breaks wherever it can, only comments: what is left
+ * are texts.
+ */
 function* longLines(): Iterable<string> {
   for (const file of sources)
     for (const [i, line] of read(file).split("\n").entries())
-      if ([...line].length > columnsMost && !/\S{60}/.test(line) && !/https?:/.test(line))
+      if ([...line].length > columnsMost && (!file.endsWith(".ts") || /^\s*(\/\/|\/?\*)|; \/\/ [^"`]+$/.test(line)))
         yield `${file}:${i + 1} has ${[...line].length} columns, and the most is ${columnsMost}`;
 }
 

@@ -4,7 +4,10 @@ import { activations, native } from "./native.ts";
 import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
-/** `"silu"`: x / (1 + e⁻ˣ). `"gelu"`: by the error function. `"geluTanh"`: its approximation with tanh. `"tanh"`: itself. */
+/**
+ * `"silu"`: x / (1 + e⁻ˣ). `"gelu"`: by the error function. `"geluTanh"`: its approximation with tanh. `"tanh"`:
+ * itself.
+ */
 export type Activation = keyof typeof activations;
 
 /** Options of {@link activate}. */

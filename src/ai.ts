@@ -32,8 +32,8 @@ export interface LanguageModelOptions {
 }
 
 /**
- * A model as the AI SDK takes it: `generateText`, `streamText`, `generateObject`, tools. Calls at the same time go through the
- * model together.
+ * A model as the AI SDK takes it: `generateText`, `streamText`, `generateObject`, tools. Calls at the same time go
+ * through the model together.
  *
  * @example
  * ```ts

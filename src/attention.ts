@@ -168,12 +168,12 @@ export interface AttentionOptions {
 }
 
 /**
- * Attention of m rows, which may belong to several sequences: `softmax(scale · q · kᵀ) · v` for each head (Vaswani et al.
- * 2017). First the rows' own keys and values go to the cache. Upstream: `scaled_dot_product_attention`.
+ * Attention of m rows, which may belong to several sequences: `softmax(scale · q · kᵀ) · v` for each head (Vaswani et
+ * al. 2017). First the rows' own keys and values go to the cache. Upstream: `scaled_dot_product_attention`.
  *
  * `rows` says of each row its slot in the cache, its position, and the keys that it sees, from the first to before the
- * last: `[0, p, 0, p + 1]` for causal attention, `[0, p, max(0, p + 1 - w), p + 1]` for a window of w. Keys are counted by
- * position; without a cache they are the rows themselves, counted from 0.
+ * last: `[0, p, 0, p + 1]` for causal attention, `[0, p, max(0, p + 1 - w), p + 1]` for a window of w. Keys are counted
+ * by position; without a cache they are the rows themselves, counted from 0.
  *
  * @example
  * ```ts

@@ -22,8 +22,8 @@ export const codebookNames = [
 const codebookBytes = 22_000;
 
 /**
- * The 2^k values that k-bit codes stand for, k from 2 to 8, prepared for quantising. A code is the nearest value's index;
- * values may come in any order.
+ * The 2^k values that k-bit codes stand for, k from 2 to 8, prepared for quantising. A code is the nearest value's
+ * index; values may come in any order.
  *
  * @example
  * ```ts
@@ -57,7 +57,10 @@ export class Codebook extends Handle {
     return codebook;
   }
 
-  /** A codebook of 4, 8, 16, 32, 64, 128 or 256 finite values. @throws BnbError for another count, a NaN or an infinity */
+  /**
+   * A codebook of 4, 8, 16, 32, 64, 128 or 256 finite values. @throws BnbError for another count, a NaN or an
+   * infinity
+   */
   static from(values: readonly number[] | CodebookValues): Codebook {
     const me = signatures.from;
     const floats = floatsOf(me, values, "values");
@@ -121,8 +124,8 @@ const signOf = (me: Signature, signed: boolean) => Number(me.boolean(signed, "si
  * The dynamic tree map: the exponent's length varies, so that both small and large values are held well (Dettmers 2015,
  * 8-Bit Approximations for Parallelism in Deep Learning). Upstream: `functional.create_dynamic_map`.
  *
- * This and the maps below have 2^totalBits values. Upstream fills them up with zeros to 256 and spends 8 bits on a code:
- * the values, and the nearest of them, are the same.
+ * This and the maps below have 2^totalBits values. Upstream fills them up with zeros to 256 and spends 8 bits on a
+ * code: the values, and the nearest of them, are the same.
  *
  * @example
  * ```ts
@@ -139,8 +142,9 @@ export function createDynamicMap(signed = true, maxExponentBits = 7, totalBits =
 }
 
 /**
- * Evenly spaced values in [-1, 1], or [0, 1] unsigned. A signed map with `addZero` has one value less and 0 twice; without,
- * it has no 0. Upstream: `functional.create_linear_map`, which adds the zero with fewer than 8 bits in any case.
+ * Evenly spaced values in [-1, 1], or [0, 1] unsigned. A signed map with `addZero` has one value less and 0 twice;
+ * without, it has no 0. Upstream: `functional.create_linear_map`, which adds the zero with fewer than 8 bits in any
+ * case.
  *
  * @example
  * ```ts
@@ -190,8 +194,8 @@ export function createFp8Map(signed = true, exponentBits = 5, precisionBits = 2,
  * code.values.length; // → 16
  * ```
  *
- * @param offset the largest value's quantile; by default the mean that QLoRA takes, ½ (1 − 1/2^(k+1) + 1 − 1/(2^(k+1) − 2)),
- * which is 0.9677083 for 4 bits
+ * @param offset the largest value's quantile; by default the mean that QLoRA takes, ½ (1 − 1/2^(k+1) + 1 − 1/(2^(k+1) −
+ * 2)), which is 0.9677083 for 4 bits
  * @param useExtraValue one value more above 0 than below; without it, 0 stands twice
  */
 export function createNormalMap(offset?: number, useExtraValue = true, totalBits = 4): Codebook {

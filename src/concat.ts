@@ -7,7 +7,8 @@ import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /**
- * Tensors of one dtype put one after the other along their first dimension; all others must match. Upstream: `torch.cat`.
+ * Tensors of one dtype put one after the other along their first dimension; all others must match. Upstream:
+ * `torch.cat`.
  *
  * @example
  * ```ts

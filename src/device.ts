@@ -5,10 +5,16 @@ import { counters, lastError, type NativePointer, native, text } from "./native.
 import { Signature } from "./signature.ts";
 import { tuningOf, writeSizes } from "./tuning.ts";
 
-/** What can compute. Where none is named, the first of these that is present is used, or the one that `BNB_DEVICE` names. */
+/**
+ * What can compute. Where none is named, the first of these that is present is used, or the one that `BNB_DEVICE`
+ * names.
+ */
 export type DeviceKind = "metal" | "cuda" | "cpu";
 
-/** What a device can be asked for by: its kind, a second GPU's place ("cuda:1"), torch's word for metal, or the best one here. */
+/**
+ * What a device can be asked for by: its kind, a second GPU's place ("cuda:1"), torch's word for metal, or the best one
+ * here.
+ */
 export type DeviceName = [...typeof deviceNames, `${DeviceKind}:${number}`][number];
 
 /** Every one of them: an array, so that tsc names the choices where one is wrong. */
@@ -44,7 +50,8 @@ export class Device extends NativeObject {
   static readonly #open = new Map<NativePointer, Device>();
 
   /**
-   * Opens a device, or the best one with `"auto"`. Opening twice gives the same object. `"mps"`, torch's word, is metal.
+   * Opens a device, or the best one with `"auto"`. Opening twice gives the same object. `"mps"`, torch's word, is
+   * metal.
    *
    * @throws BnbError (`unsupported`) if it is absent; the message says why and what to do
    */
@@ -88,7 +95,10 @@ export class Device extends NativeObject {
     this.wait();
   }
 
-  /** Bytes in use, at most so far, and freed but kept for reuse; operations run, and how many of them on the CPU instead. */
+  /**
+   * Bytes in use, at most so far, and freed but kept for reuse; operations run, and how many of them on the CPU
+   * instead.
+   */
   get counters(): Record<keyof typeof counters, number> {
     const read = (counter: keyof typeof counters) => native.bnb_device_counter(this.pointer, counters[counter]);
     return {

@@ -1,4 +1,5 @@
-// What is done to each element by itself, and softmax. Checks, kernels and fallbacks are in csrc/ops/elementwise.c and softmax.c.
+// What is done to each element by itself, and softmax. Checks, kernels and fallbacks are in csrc/ops/elementwise.c and
+// softmax.c.
 import type { FloatDType } from "./dtype.ts";
 import { noRows } from "./matmul.ts";
 import { floatDtypes, native } from "./native.ts";
@@ -46,7 +47,8 @@ export function add<D extends FloatDType>(a: Tensor<D>, b: Tensor, options: { sc
  */
 export function scale<D extends FloatDType>(x: Tensor<D>, factor: number): Tensor<D> {
   const me = signatures.scale;
-  const pointer = native.bnb_add(null, me.batch(x, "x"), me.finite(factor, "factor")); // of the one element that stands for none too
+  // Of the one element that stands for none too.
+  const pointer = native.bnb_add(null, me.batch(x, "x"), me.finite(factor, "factor"));
   return new Tensor(me.made(pointer), x.dtype, x.shape, x.device);
 }
 

@@ -1,5 +1,5 @@
-// Owns opening the native library from inside a single-file executable: the system's loader needs a file, in a place that can
-// be written and that may hold programs.
+// Owns opening the native library from inside a single-file executable: the system's loader needs a file, in a place
+// that can be written and that may hold programs.
 import { createHash } from "node:crypto";
 import {
   constants,
@@ -21,12 +21,13 @@ import { libc } from "./libc.ts";
 import { version } from "./version.ts";
 
 /**
- * Gives an embedded file a path that the system's loader can open, and returns what `open` does with it. No other user can
- * put a file of his own in its place.
+ * Gives an embedded file a path that the system's loader can open, and returns what `open` does with it. No other user
+ * can put a file of his own in its place.
  *
- * Bun does the same by itself, but in one folder only, which may be missing, read-only, or mounted `noexec`. Here every place
- * is tried in turn: memory on Linux, which leaves no file behind and takes the least time, then the folders for temporary
- * files, then the home folder. There the file stays, so that the Workers of this process, and the next one, load the same.
+ * Bun does the same by itself, but in one folder only, which may be missing, read-only, or mounted `noexec`. Here every
+ * place is tried in turn: memory on Linux, which leaves no file behind and takes the least time, then the folders for
+ * temporary files, then the home folder. There the file stays, so that the Workers of this process, and the next one,
+ * load the same.
  *
  * @throws BnbError (`unsupported`) if every place fails, with what each one's failure was
  */
@@ -53,9 +54,9 @@ export function openEmbedded<T>(embedded: string, open: (path: string) => T): T 
 }
 
 /**
- * In a folder that only this user can enter, under a name that tells the contents. It is the same file for all who open it:
- * of another one the system would load a second copy, with queues, pools and limits of its own, as a Worker that wrote its
- * own would have.
+ * In a folder that only this user can enter, under a name that tells the contents. It is the same file for all who open
+ * it: of another one the system would load a second copy, with queues, pools and limits of its own, as a Worker that
+ * wrote its own would have.
  */
 function inFolder<T>(parent: string, bytes: Uint8Array, open: (path: string) => T): T {
   const folder = join(parent, `.bunsandbytes-${process.getuid?.()}`);
@@ -111,8 +112,8 @@ function isIntact(path: string, bytes: Uint8Array): boolean {
 }
 
 /**
- * In a file of memory, memfd_create(2). It stays open, for the Workers of this process: the system takes a second copy for
- * another library, with threads and devices of its own.
+ * In a file of memory, memfd_create(2). It stays open, for the Workers of this process: the system takes a second copy
+ * for another library, with threads and devices of its own.
  */
 function inMemory<T>(bytes: Uint8Array, open: (path: string) => T): T {
   const name = `libbunsandbytes-${version}`;

@@ -66,8 +66,8 @@ export interface EmbeddingBackwardOptions<D extends FloatDType> {
 }
 
 /**
- * The gradient of {@link embedding} with respect to a dense table: for each row, the sum of `dy` where its index stands.
- * Sums are in fp32 and in order, so that every run and every device gives the same.
+ * The gradient of {@link embedding} with respect to a dense table: for each row, the sum of `dy` where its index
+ * stands. Sums are in fp32 and in order, so that every run and every device gives the same.
  *
  * @example
  * ```ts

@@ -7,7 +7,10 @@ export const statuses = ["ok", "invalid", "unsupported", "out_of_memory", "devic
 /** One of {@link statuses}, without `"ok"`. */
 export type BnbErrorCode = Exclude<(typeof statuses)[number], "ok">;
 
-/** A message quotes what it is about, which a file can make as long as it likes; so the middle is left out from here on. */
+/**
+ * A message quotes what it is about, which a file can make as long as it likes; so the middle is left out from here
+ * on.
+ */
 const messageLengthMax = 2000;
 
 function shortened(message: string): string {

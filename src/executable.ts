@@ -1,5 +1,5 @@
-// Owns what the headers of a shared library say: which platform it is for, and whether the file is whole. Asked before the
-// system loads a library, since of one that was cut short the first touch of a missing page ends the process.
+// Owns what the headers of a shared library say: which platform it is for, and whether the file is whole. Asked before
+// the system loads a library, since of one that was cut short the first touch of a missing page ends the process.
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 
 /** What a file is, as far as its headers tell. */

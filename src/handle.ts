@@ -78,8 +78,9 @@ export abstract class NativeObject {
 }
 
 /**
- * What every native object shares that is freed before the process ends. `using x = …` or `x.dispose()` frees the memory
- * at a known point; an object that is dropped is freed by the garbage collector. Any use after that is a `TypeError`.
+ * What every native object shares that is freed before the process ends. `using x = …` or `x.dispose()` frees the
+ * memory at a known point; an object that is dropped is freed by the garbage collector. Any use after that is a
+ * `TypeError`.
  */
 export abstract class Handle extends NativeObject implements Disposable {
   /**

@@ -1,4 +1,5 @@
-// How handles look where they are printed: a line that says what they are and, for tensors, the values as numpy shows them.
+// How handles look where they are printed: a line that says what they are and, for tensors, the values as numpy shows
+// them.
 import { type Shape, sizeOf } from "./shape.ts";
 
 /** What console.log and util.inspect call, in Bun and in Node. */
@@ -17,7 +18,10 @@ function shownOf(extent: number, whole: boolean): number[] {
 
 const numberText = (value: number) => String(Number(value.toPrecision(5)) + 0); // -0 becomes 0
 
-/** Values as nested lists, the innermost dimension on a line: `[[1, 2], [3, 4]]` with each number as wide as the widest. */
+/**
+ * Values as nested lists, the innermost dimension on a line: `[[1, 2], [3, 4]]` with each number as wide as the
+ * widest.
+ */
 export function formatValues(valueAt: (at: number) => number, shape: Shape): string {
   if (shape.length === 0) return numberText(valueAt(0));
   const whole = sizeOf(shape) <= elementsMax;

@@ -1,4 +1,5 @@
-// The operations of LLM.int8() on rows of int8 codes with a scale each. Checks, kernels and fallbacks are in csrc/ops/int8_*.c.
+// The operations of LLM.int8() on rows of int8 codes with a scale each. Checks, kernels and fallbacks are in
+// csrc/ops/int8_*.c.
 
 import type { FloatDType } from "./dtype.ts";
 import { resultShape } from "./matmul.ts";
@@ -10,8 +11,8 @@ import { Tensor } from "./tensor.ts";
 /** Options of the quantisers. */
 export interface Int8QuantOptions {
   /**
-   * A magnitude of at least this is an outlier: it counts for no scale, and its column's codes are zeros, to be multiplied
-   * in floating point. 0, the default, means that there are none; transformers uses 6.
+   * A magnitude of at least this is an outlier: it counts for no scale, and its column's codes are zeros, to be
+   * multiplied in floating point. 0, the default, means that there are none; transformers uses 6.
    */
   threshold?: number;
 }
@@ -79,7 +80,8 @@ export function quantizeRows(me: Signature, A: Tensor, { threshold = 0 }: Int8Qu
 }
 
 /**
- * Quantises by rows and by columns at once: what training a dense weight in int8 multiplies its gradients with. Upstream:
+ * Quantises by rows and by columns at once: what training a dense weight in int8 multiplies its gradients with.
+ * Upstream:
  * `functional.int8_double_quant`, which has it for CUDA only; there a column's codes are rounded in float16 on the way.
  *
  * @example
@@ -254,8 +256,9 @@ export function int8ScaledMm<D extends FloatDType = "float16">(
 }
 
 /**
- * The same with the outlier columns of `A` in floating point, times what `CB` stands for there; rounded once, at the end.
- * Upstream: `torch.ops.bitsandbytes.int8_mixed_scaled_mm`, which also returns `A`'s outlier columns for its backward pass.
+ * The same with the outlier columns of `A` in floating point, times what `CB` stands for there; rounded once, at the
+ * end. Upstream: `torch.ops.bitsandbytes.int8_mixed_scaled_mm`, which also returns `A`'s outlier columns for its
+ * backward pass.
  *
  * @example
  * ```ts

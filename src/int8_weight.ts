@@ -49,7 +49,8 @@ export class Int8Weight implements Disposable {
    * Quantises a weight [n, k] as bitsandbytes does: rounded to float16 first, so that the bytes are those of its
    * checkpoints.
    *
-   * @throws BnbError for an integer tensor, one that has not two dimensions, or a NaN, an infinity or a magnitude beyond
+   * @throws BnbError for an integer tensor, one that has not two dimensions, or a NaN, an infinity or a magnitude
+   * beyond
    *   float16's 65,504 (the message says where)
    */
   static quantize(w: Tensor): Int8Weight {
@@ -106,8 +107,9 @@ export class Int8Weight implements Disposable {
   }
 
   /**
-   * The same weight as a {@link QuantizedTensor} whose blocks are its rows, for what multiplies or looks up with activations in
-   * floating point: `matmulBlockwise`, `dequantizeBlockwise`. It shares the memory, and goes when this weight does.
+   * The same weight as a {@link QuantizedTensor} whose blocks are its rows, for what multiplies or looks up with
+   * activations in floating point: `matmulBlockwise`, `dequantizeBlockwise`. It shares the memory, and goes when this
+   * weight does.
    */
   get blockwise(): QuantizedTensor {
     this.#blockwise ??= QuantizedTensor.fromParts({
@@ -145,8 +147,8 @@ export class Int8Weight implements Disposable {
 }
 
 /**
- * `x · wᵀ + bias` by LLM.int8(): rows of `x` become int8 too, the sums are exact, and columns of `x` that hold a magnitude of
- * at least `threshold` are multiplied in floating point. One native call. Upstream: `bitsandbytes.matmul`.
+ * `x · wᵀ + bias` by LLM.int8(): rows of `x` become int8 too, the sums are exact, and columns of `x` that hold a
+ * magnitude of at least `threshold` are multiplied in floating point. One native call. Upstream: `bitsandbytes.matmul`.
  *
  * @example
  * ```ts
@@ -156,7 +158,8 @@ export class Int8Weight implements Disposable {
  * y.read(); // → [-0.5, 1]
  * ```
  *
- * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype. Upstream rounds x to float16
+ * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype. Upstream rounds x to
+ * float16
  *   first; here it is quantised as it is, so that large bfloat16 values survive
  * @param options `threshold` is 0 by default, no outliers; transformers uses 6
  * @throws BnbError if the shapes, dtypes or devices do not fit
@@ -189,8 +192,8 @@ export function multiply<D extends FloatDType>(
 }
 
 /**
- * `x · wᵀ + bias` with `x` as it is and only the weight in int8, which is never written out whole: what bitsandbytes trains
- * with, and the more exact product. Upstream: `MatMul8bitFp`.
+ * `x · wᵀ + bias` with `x` as it is and only the weight in int8, which is never written out whole: what bitsandbytes
+ * trains with, and the more exact product. Upstream: `MatMul8bitFp`.
  *
  * @example
  * ```ts

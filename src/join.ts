@@ -7,9 +7,9 @@ import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /**
- * The rows of each weight under those of the one before, so that one product serves for all: q, k and v of an attention, or
- * a gate and what it lets through. Codes of quantised weights stay as they are; nested scales become plain ones. The
- * weights are copied, and the caller's to dispose of. Upstream: `torch.cat`.
+ * The rows of each weight under those of the one before, so that one product serves for all: q, k and v of an
+ * attention, or a gate and what it lets through. Codes of quantised weights stay as they are; nested scales become
+ * plain ones. The weights are copied, and the caller's to dispose of. Upstream: `torch.cat`.
  *
  * @example
  * ```ts

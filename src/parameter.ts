@@ -38,7 +38,10 @@ export class Parameter implements Disposable {
     return typeof value === "object" && value !== null && #brand in value;
   }
 
-  /** Moves the tensor and its gradient to another device; the parameter stays the same object, and optimizers know it. */
+  /**
+   * Moves the tensor and its gradient to another device; the parameter stays the same object, and optimizers know
+   * it.
+   */
   to(device: Device | DeviceName): this {
     const target = deviceOf(signatures.to, device);
     if (target === this.data.device) return this;

@@ -12,14 +12,15 @@ const nestedBlocksize = 256;
 /** How the scales of blocks are found: an option of {@link quantize4bit} and {@link quantizeBlockwise}. */
 export interface ScalesOptions {
   /**
-   * `"absmax"`, the default: a block's largest magnitude, as in bitsandbytes, byte for byte. `"leastSquares"`: the scale
-   * that leaves the smallest squared error of many that are tried, which bitsandbytes reads like any other; never a worse
-   * one than the largest magnitude, and positive where that is. It takes longer: docs/scales.md has both, measured.
+   * `"absmax"`, the default: a block's largest magnitude, as in bitsandbytes, byte for byte. `"leastSquares"`: the
+   * scale that leaves the smallest squared error of many that are tried, which bitsandbytes reads like any other; never
+   * a worse one than the largest magnitude, and positive where that is. It takes longer: docs/scales.md has both,
+   * measured.
    */
   scales?: "absmax" | "leastSquares" | undefined;
   /**
-   * [columns], float32, float16 or bfloat16, finite and at least 0: weighs the squared errors of each column of `x`, its
-   * last dimension. Such as the mean of the squares of what the column is multiplied by. For `"leastSquares"` only.
+   * [columns], float32, float16 or bfloat16, finite and at least 0: weighs the squared errors of each column of `x`,
+   * its last dimension. Such as the mean of the squares of what the column is multiplied by. For `"leastSquares"` only.
    */
   importance?: Tensor | undefined;
 }
@@ -51,9 +52,9 @@ export interface DequantizeOptions<D extends FloatDType = FloatDType> {
 }
 
 /**
- * Quantises a tensor to 4 bits an element (QLoRA, Dettmers et al. 2023). Blocks run over the flattened tensor; a block's
- * scale is its largest magnitude, and a code the index of the nearest of 16 values. Upstream: `functional.quantize_4bit`,
- * whose codes and scales these are, byte for byte.
+ * Quantises a tensor to 4 bits an element (QLoRA, Dettmers et al. 2023). Blocks run over the flattened tensor; a
+ * block's scale is its largest magnitude, and a code the index of the nearest of 16 values. Upstream:
+ * `functional.quantize_4bit`, whose codes and scales these are, byte for byte.
  *
  * @example
  * ```ts
@@ -95,8 +96,9 @@ export function plan4bit(me: Signature, options: Quantize4bitOptions): Plan {
 }
 
 /**
- * Quantises a tensor to as many bits an element as the codebook has, from 2 to 8 (Dettmers et al. 2022, 8-bit Optimizers
- * via Block-wise Quantization). A code is exactly the nearest value's index, and codes are packed densely. Upstream:
+ * Quantises a tensor to as many bits an element as the codebook has, from 2 to 8 (Dettmers et al. 2022, 8-bit
+ * Optimizers via Block-wise Quantization). A code is exactly the nearest value's index, and codes are packed densely.
+ * Upstream:
  * `functional.quantize_blockwise`, as its CUDA kernel rounds; it knows 8 bits only.
  *
  * @example
@@ -148,7 +150,8 @@ function quantize(me: Signature, x: Tensor, { code, blocksize, nested, rule, imp
 }
 
 /**
- * The tensor that a 4-bit quantised one stands for: codebook value × scale in fp32, rounded once to the dtype. Upstream:
+ * The tensor that a 4-bit quantised one stands for: codebook value × scale in fp32, rounded once to the dtype.
+ * Upstream:
  * `functional.dequantize_4bit`.
  *
  * @example

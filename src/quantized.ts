@@ -26,17 +26,26 @@ export interface NestedScales {
   blocksize: number;
   /** The mean of the scales, which was taken off before they were quantised. */
   offset: number;
-  /** float32 [blocks / blocksize]: an offset for each block of scale codes instead, as weights have that were joined by rows. */
+  /**
+   * float32 [blocks / blocksize]: an offset for each block of scale codes instead, as weights have that were joined by
+   * rows.
+   */
   offsets?: Tensor<"float32"> | undefined;
 }
 
 /** What {@link QuantizedTensor.fromParts} puts together. */
 export interface QuantizedParts {
-  /** uint8: k-bit codes as one string of bits, the first bit of a byte its highest; codes of 8 bits may be signed bytes. */
+  /**
+   * uint8: k-bit codes as one string of bits, the first bit of a byte its highest; codes of 8 bits may be signed
+   * bytes.
+   */
   codes: Tensor<"uint8"> | Tensor<"int8">;
   /** A scale for each block: float32, float16 or bfloat16, or uint8 codes of them where `nested` is given. */
   absmax: Tensor<FloatDType> | Tensor<"uint8">;
-  /** What is added to the elements of each block once they are scaled, in any float dtype: MLX's biases, GGUF's minima. */
+  /**
+   * What is added to the elements of each block once they are scaled, in any float dtype: MLX's biases, GGUF's
+   * minima.
+   */
   offsets?: Tensor<FloatDType> | undefined;
   /** The values that a code stands for. */
   code: Codebook;
@@ -50,8 +59,8 @@ export interface QuantizedParts {
 }
 
 /**
- * A tensor as k-bit codes with one scale a block. Made by `quantize4bit` and `quantizeBlockwise`, or from the parts of a
- * checkpoint. It has the fields of bitsandbytes' `QuantState`.
+ * A tensor as k-bit codes with one scale a block. Made by `quantize4bit` and `quantizeBlockwise`, or from the parts of
+ * a checkpoint. It has the fields of bitsandbytes' `QuantState`.
  *
  * @example
  * ```ts
@@ -184,7 +193,10 @@ export class QuantizedTensor extends Handle {
     return new Tensor(this.#part("absmax"), this.#stores.absmax as FloatDType, shape, this.device);
   }
 
-  /** What is added to each block's elements once they are scaled; undefined where there is nothing. Shares the memory. */
+  /**
+   * What is added to each block's elements once they are scaled; undefined where there is nothing. Shares the
+   * memory.
+   */
   get offsets(): Tensor<FloatDType> | undefined {
     const { offsets } = this.#stores;
     const shape = [Math.ceil(this.size / this.blocksize)];

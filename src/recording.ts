@@ -1,4 +1,5 @@
-// Recordings: what a loop does again and again, recorded once and run again at little more than the cost of its kernels.
+// Recordings: what a loop does again and again, recorded once and run again at little more than the cost of its
+// kernels.
 import { currentDevice, type Device } from "./device.ts";
 import { Handle } from "./handle.ts";
 import { type NativePointer, native } from "./native.ts";
@@ -8,8 +9,8 @@ import { Signature } from "./signature.ts";
 const recordingBytes = 1 << 16;
 
 /**
- * Operations of a device, recorded once. What is to change from one run to the next lies in tensors that were made before,
- * which `write` fills; results that are still held as tensors hold those of the last run.
+ * Operations of a device, recorded once. What is to change from one run to the next lies in tensors that were made
+ * before, which `write` fills; results that are still held as tensors hold those of the last run.
  *
  * @internal For whole models.
  */
@@ -22,8 +23,8 @@ export class Recording extends Handle {
   }
 
   /**
-   * Does what `action` asks of the device, and records it: every operation on tensors of that device, and no reads, writes or
-   * copies. `action` must not be asynchronous.
+   * Does what `action` asks of the device, and records it: every operation on tensors of that device, and no reads,
+   * writes or copies. `action` must not be asynchronous.
    *
    * @throws BnbError where an operation can't be recorded or fails, or whatever `action` throws
    */

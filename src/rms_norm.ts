@@ -9,7 +9,10 @@ import { Tensor } from "./tensor.ts";
 export interface RmsNormOptions {
   /** Added to the mean of the squares; 1e-6 by default. */
   eps?: number | undefined;
-  /** Added to the weight: 1 where a checkpoint holds what the weight differs from one by, as Gemma's do. 0 by default. */
+  /**
+   * Added to the weight: 1 where a checkpoint holds what the weight differs from one by, as Gemma's do. 0 by
+   * default.
+   */
   offset?: number | undefined;
   /** Of x's shape: `x` becomes `x + scale · residual` first, in place. */
   residual?: Tensor | undefined;
@@ -18,8 +21,8 @@ export interface RmsNormOptions {
 }
 
 /**
- * `x · weight / √(mean(x²) + eps)`, the mean over each run of as many elements as the weight has: a row, or a head of it
- * (Zhang and Sennrich 2019). Computed in fp32 and rounded once. Upstream: `torch.nn.functional.rms_norm`.
+ * `x · weight / √(mean(x²) + eps)`, the mean over each run of as many elements as the weight has: a row, or a head of
+ * it (Zhang and Sennrich 2019). Computed in fp32 and rounded once. Upstream: `torch.nn.functional.rms_norm`.
  *
  * @example
  * ```ts

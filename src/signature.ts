@@ -1,5 +1,5 @@
-// The words of the caller: a public function's name and what it calls its arguments. Every check of an argument, and every
-// failure of the native library, speaks through the signature of the function that was called.
+// The words of the caller: a public function's name and what it calls its arguments. Every check of an argument, and
+// every failure of the native library, speaks through the signature of the function that was called.
 import { arrayNameOf } from "./dtype.ts";
 import { BnbError, type BnbErrorCode } from "./error.ts";
 import { type HandleKind, NativeObject } from "./handle.ts";
@@ -53,7 +53,10 @@ export function isOptions(value: unknown): value is object {
   );
 }
 
-/** Whether a value can hold objects, one after the other: typed arrays, which hold numbers, can't, nor what stands for one. */
+/**
+ * Whether a value can hold objects, one after the other: typed arrays, which hold numbers, can't, nor what stands for
+ * one.
+ */
 export function isIterable(value: unknown): value is Iterable<unknown> {
   if (typeof value !== "object" || value === null) return false;
   const iterator: unknown = Reflect.get(value, Symbol.iterator);
@@ -103,7 +106,10 @@ export class Signature {
     return this.fail(`${argument} is ${show(value)}, expected ${expected}.`);
   }
 
-  /** A handle that a native function returned. @throws BnbError for null: the function's failure, in the caller's words */
+  /**
+   * A handle that a native function returned. @throws BnbError for null: the function's failure, in the caller's
+   * words
+   */
   made(pointer: NativePointer | null): NativePointer {
     if (pointer === null) throw this.#nativeFailure();
     return pointer;

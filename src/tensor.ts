@@ -58,9 +58,9 @@ export class Tensor<D extends DType = DType> extends Handle {
   }
 
   /**
-   * A copy of `values`. Their type gives the dtype; with `dtype`, 32-bit values are rounded to it, and a Uint16Array holds
-   * the bit patterns of bfloat16. Plain arrays of numbers become float32, or the dtype that is named; they may be nested,
-   * and `shape` is what they have by default.
+   * A copy of `values`. Their type gives the dtype; with `dtype`, 32-bit values are rounded to it, and a Uint16Array
+   * holds the bit patterns of bfloat16. Plain arrays of numbers become float32, or the dtype that is named; they may be
+   * nested, and `shape` is what they have by default.
    *
    * @throws BnbError if values and shape disagree, or the values' type does not fit the dtype
    */
@@ -134,8 +134,8 @@ export class Tensor<D extends DType = DType> extends Handle {
   }
 
   /**
-   * @internal A tensor without elements, such as a batch of no rows. The native library has no such thing, and no operation
-   * hands it over: what stands behind it is one element, for its dtype, its device and its lifetime.
+   * @internal A tensor without elements, such as a batch of no rows. The native library has no such thing, and no
+   * operation hands it over: what stands behind it is one element, for its dtype, its device and its lifetime.
    */
   static empty<D extends DType>(me: Signature, dtype: D, shape: Shape, device: Device): Tensor<D> {
     const code = me.code(dtype, "dtype", dtypes);
@@ -164,11 +164,12 @@ export class Tensor<D extends DType = DType> extends Handle {
   }
 
   /**
-   * Waits for the device, then calls `use` with the elements where they are, without a copy; what `use` writes there is the
-   * tensor's. The array is empty once `use` has returned, so that it can't outlive the memory. Until then it shows the work
-   * that was asked for before: what `use` itself asks a GPU to write into this tensor may be seen half done.
+   * Waits for the device, then calls `use` with the elements where they are, without a copy; what `use` writes there is
+   * the tensor's. The array is empty once `use` has returned, so that it can't outlive the memory. Until then it shows
+   * the work that was asked for before: what `use` itself asks a GPU to write into this tensor may be seen half done.
    *
-   * @throws BnbError (`unsupported`) if the device does not share its memory with the processor, as CUDA: {@link read} copies
+   * @throws BnbError (`unsupported`) if the device does not share its memory with the processor, as CUDA: {@link read}
+   * copies
    */
   view<Result>(use: (values: ArrayOf[D]) => Result): Result {
     const me = signatures.view;
@@ -256,8 +257,9 @@ export class Tensor<D extends DType = DType> extends Handle {
   }
 
   /**
-   * The rows from `start` up to, not including, `end`; a row is all that the first dimension counts. Negative numbers count
-   * from the end, as for arrays. It shares the memory where it begins at a multiple of 16 bytes, and is a copy elsewhere.
+   * The rows from `start` up to, not including, `end`; a row is all that the first dimension counts. Negative numbers
+   * count from the end, as for arrays. It shares the memory where it begins at a multiple of 16 bytes, and is a copy
+   * elsewhere.
    */
   slice(start = 0, end?: number): Tensor<D> {
     const me = signatures.slice;
@@ -332,7 +334,10 @@ export class Tensor<D extends DType = DType> extends Handle {
     return (at) => first[at] ?? last[at - this.size + last.length]!;
   }
 
-  /** What console.log shows: what the tensor is, and its values, or the first and last of them. Waits as read() does. */
+  /**
+   * What console.log shows: what the tensor is, and its values, or the first and last of them. Waits as read()
+   * does.
+   */
   [inspect](): string {
     if (this.disposed) return `${this} disposed`;
     if (this.size === 0) return `${this} []`;

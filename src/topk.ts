@@ -33,8 +33,8 @@ export function topK(x: Tensor, count: number): Largest {
 }
 
 /**
- * Which experts a mixture sends each row to (Shazeer et al. 2017): the `count` with the largest logits, largest first, and
- * their shares of the softmax over all, or, `normalised`, among themselves.
+ * Which experts a mixture sends each row to (Shazeer et al. 2017): the `count` with the largest logits, largest first,
+ * and their shares of the softmax over all, or, `normalised`, among themselves.
  *
  * @example
  * ```ts

@@ -1,4 +1,5 @@
-// What `bunsandbytes tune` found out about the GPUs of this machine, kept in the user's cache: where it is, and who uses it.
+// What `bunsandbytes tune` found out about the GPUs of this machine, kept in the user's cache: where it is, and who
+// uses it.
 import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";

@@ -70,7 +70,8 @@ describe.each(testDevices)("on %s", (_, device) => {
       const y = activate(x, kind).read();
       for (const [i, v] of values.entries()) {
         const want = functions[kind](v);
-        // Where one is taken from what is nearly one, as in the tail on the left, the last bit is of what stands for one.
+        // Where one is taken from what is nearly one, as in the tail on the left, the last bit is of what stands for
+        // one.
         const scale = kind === "silu" || kind === "tanh" ? Math.abs(want) : Math.max(Math.abs(want), Math.abs(v) / 4);
         expect(Math.abs(y[i]! - want)).toBeLessThanOrEqual(1e-6 * scale + 1e-35);
       }

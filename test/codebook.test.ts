@@ -63,7 +63,10 @@ test("int8 is a signed byte over 127", () => {
     expect(values[code & 255]).toBe(Math.fround(code * Math.fround(1 / 127)));
 });
 
-/** The inverse of the normal distribution function by bisection of a series, slowly and independently of the library. */
+/**
+ * The inverse of the normal distribution function by bisection of a series, slowly and independently of the
+ * library.
+ */
 function normalQuantile(p: number): number {
   const cumulative = (x: number) => {
     let term = x;

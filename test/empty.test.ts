@@ -1,4 +1,5 @@
-// The tests of batches without rows: every function of a batch gives one without rows, and gradients of weights are zeros.
+// The tests of batches without rows: every function of a batch gives one without rows, and gradients of weights are
+// zeros.
 import { describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

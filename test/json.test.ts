@@ -1,5 +1,5 @@
-// JSON read byte by byte, held against JavaScript's own parser: the same texts are taken, with the same values, less what
-// Rust refuses, and more what Python takes.
+// JSON read byte by byte, held against JavaScript's own parser: the same texts are taken, with the same values, less
+// what Rust refuses, and more what Python takes.
 import { describe, expect, test } from "bun:test";
 import { JsonReader, parseJson } from "../src/checkpoint/json.ts";
 import { mutateBytes, mutateJson } from "./faults/mutate.ts";

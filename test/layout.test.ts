@@ -1,5 +1,5 @@
-// How a weight may lie: scales of every dtype, nested or joined; an offset a block; blocks from 16. What each stands for is
-// worked out in fp32 here, step by step, and every operation is held to it.
+// How a weight may lie: scales of every dtype, nested or joined; an offset a block; blocks from 16. What each stands
+// for is worked out in fp32 here, step by step, and every operation is held to it.
 import { describe, expect, test } from "bun:test";
 import {
   Codebook,

@@ -1,5 +1,5 @@
-// The library for Apple Silicon, as it is built on any machine: read as the Mach-O file that macOS will load, because no
-// Mac and none of Apple's tools are here to do it.
+// The library for Apple Silicon, as it is built on any machine: read as the Mach-O file that macOS will load, because
+// no Mac and none of Apple's tools are here to do it.
 import { beforeAll, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { compileLibrary, instructionSets } from "../scripts/compile.ts";

@@ -89,7 +89,10 @@ export function parse(bytes: Uint8Array): MachO {
   return found;
 }
 
-/** Whether a file is signed ad hoc, without which arm64 macOS kills the process, and every page has the hash it is signed with. */
+/**
+ * Whether a file is signed ad hoc, without which arm64 macOS kills the process, and every page has the hash it is
+ * signed with.
+ */
 export function isSigned({ signature, bytes }: MachO): boolean {
   if (signature?.getUint32(0) !== 0xfade0cc0) return false;
   const blobs = Array.from({ length: signature.getUint32(8) }, (_, i) => signature.getUint32(12 + i * 8 + 4));

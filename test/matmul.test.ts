@@ -16,7 +16,10 @@ import {
 import { codebooks4, codebooksOfOtherBits, floatDTypes, matmulShapes, normal, testDevices, wave } from "./cases.ts";
 import { errorOf, matmul, relativeError } from "./reference.ts";
 
-/** What a product may be off by: fp32 sums, then the rounding of the result; `high` and `medium` round the inputs too. */
+/**
+ * What a product may be off by: fp32 sums, then the rounding of the result; `high` and `medium` round the inputs
+ * too.
+ */
 const tolerance: Record<Precision, number> = { highest: 2e-6, high: 3e-4, medium: 2e-2 };
 const rounding: Record<FloatDType, number> = { float32: 0, float16: 4e-4, bfloat16: 3e-3 };
 

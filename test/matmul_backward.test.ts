@@ -23,7 +23,8 @@ import { errorOf, matmul, relativeError, transpose } from "./reference.ts";
 /** fp32 sums, then the rounding of the result. */
 const tolerance: Record<FloatDType, number> = { float32: 2e-6, float16: 4e-4, bfloat16: 3e-3 };
 
-/** Beside the products' own shapes: more rows than a block of them, more columns than a panel, ragged in both; a sum long
+/** Beside the products' own shapes: more rows than a block of them, more columns than a panel, ragged in both; a sum
+ * long
  * enough for a GPU to split it. */
 const shapes = [...matmulShapes, { m: 200, n: 70, k: 300 }, { m: 6, n: 1100, k: 16 }, { m: 193, n: 3, k: 8 }];
 

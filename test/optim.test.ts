@@ -54,7 +54,8 @@ describe.each(testDevices)("on %s", (_, device) => {
       return { p: parameter.data.read() as Float32Array, tensors: tensorsOf(optimizer) };
     }
 
-    /** Where upstream's CPU would be. Its LAMB takes the ratio of a direction that isn't corrected, against the paper and its own
+    /** Where upstream's CPU would be. Its LAMB takes the ratio of a direction that isn't corrected, against the paper
+     * and its own
      * default backend, so lamb.32.p and lamb.32.unorm_vec are given up for float64. */
     function wanted(name: string, bits: 8 | 32): ArrayLike<number> {
       if (name !== "lamb") return goldenFloats(`${name}.${name === "lars" ? 32 : bits}.p`);

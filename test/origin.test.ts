@@ -1,4 +1,5 @@
-// The promises of the document that this project began with: docs/origin.md names what holds each, and its programs run here.
+// The promises of the document that this project began with: docs/origin.md names what holds each, and its programs run
+// here.
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -42,7 +43,8 @@ describe("docs/origin.md", () => {
 
   test.each(rows)("%s: %s", (_, kind, where) => {
     expect(["kept", "measured", "answered"]).toContain(kind);
-    expect(where).toMatch(kind === "kept" ? /^\w+: "/ : /\]\([\w./]+(#[\w-]+)?\)/); // markdown.test.ts follows the links
+    // Markdown.test.ts follows the links.
+    expect(where).toMatch(kind === "kept" ? /^\w+: "/ : /\]\([\w./]+(#[\w-]+)?\)/);
     expect(missing(where)).toEqual([]);
   });
 });

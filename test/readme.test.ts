@@ -29,7 +29,8 @@ describe("examples", () => {
   const folder = mkdtempSync(join(tmpdir(), "bnb-examples-"));
   const options: Record<string, string[]> = { "train.ts": ["20", join(folder, "curves.svg")] };
 
-  // Those that need a model, or run until they are stopped, have tests of their own: test/serve/process.test.ts, test/model/cli.test.ts.
+  // Those that need a model, or run until they are stopped, have tests of their own: test/serve/process.test.ts,
+  // test/model/cli.test.ts.
   const apart = ["server.ts", "chat.ts"];
 
   test("each is named in the README", () => {
@@ -55,7 +56,8 @@ describe("examples", () => {
     const curves = [...readFileSync(join(folder, "curves.svg"), "utf8").matchAll(/points="([^"]+)"/g)];
     const heights = curves.map(([, points]) => points!.split(" ").map((point) => Number(point.split(",")[1])));
     expect(heights.map(({ length }) => length)).toEqual([20, 20]);
-    for (const curve of heights) expect(curve.at(-1)!).toBeGreaterThan(curve[0]! + 2); // a loss that falls goes down the page
+    // A loss that falls goes down the page.
+    for (const curve of heights) expect(curve.at(-1)!).toBeGreaterThan(curve[0]! + 2);
     for (const [i, height] of heights[0]!.entries()) expect(Math.abs(height - heights[1]![i]!)).toBeLessThan(2);
   });
 });

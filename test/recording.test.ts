@@ -1,4 +1,5 @@
-// Operations that are recorded once and run again: what they compute, what memory they take, and what can't be recorded.
+// Operations that are recorded once and run again: what they compute, what memory they take, and what can't be
+// recorded.
 import { describe, expect, test } from "bun:test";
 import { add, embedding, linear, matmul4bit, quantize4bit, scale, Tensor } from "../src/index.ts";
 import { layerNorm } from "../src/layer_norm.ts";

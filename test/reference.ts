@@ -55,7 +55,10 @@ export function quantize(x: ArrayLike<number>, values: Float32Array, blocksize: 
   return { codes, absmax };
 }
 
-/** Codes as they lie in memory: one string of bits, a byte's highest first, continued with codes of 0 to the last byte's end. */
+/**
+ * Codes as they lie in memory: one string of bits, a byte's highest first, continued with codes of 0 to the last byte's
+ * end.
+ */
 export function pack(codes: Uint8Array, values: Float32Array): Uint8Array {
   if (values.length === 256) return codes;
   const bits = Math.log2(values.length);
@@ -200,7 +203,10 @@ export interface ReferenceRule {
   maxUnorm?: number;
 }
 
-/** One step as the papers define it, in float64, in place; `states` are the averages, zeros at first, `t` counts from 1. */
+/**
+ * One step as the papers define it, in float64, in place; `states` are the averages, zeros at first, `t` counts from
+ * 1.
+ */
 export function optimizerStep(
   rule: ReferenceRule,
   p: Float64Array,

@@ -1,5 +1,5 @@
-// Owns the answers that scales of least squared error are held to: the search of metal/scales_rule.h with its fp32 steps,
-// and the best that any scale can do, in float64.
+// Owns the answers that scales of least squared error are held to: the search of metal/scales_rule.h with its fp32
+// steps, and the best that any scale can do, in float64.
 import { coder } from "./reference.ts";
 
 const f = Math.fround;
@@ -79,7 +79,10 @@ function scaleOf(x: Float32Array, weights: Float32Array, values: Float32Array): 
   return best.scale === absmax * unit ? absmax : best.scale / unit;
 }
 
-/** The scales that the library finds, bit for bit. @param importance of the columns, where they do not weigh the same */
+/**
+ * The scales that the library finds, bit for bit. @param importance of the columns, where they do not weigh the
+ * same
+ */
 export function leastSquaresScales(
   x: Float32Array,
   values: Float32Array,
@@ -98,8 +101,8 @@ function weightsOf(length: number, begin: number, importance?: ArrayLike<number>
 }
 
 /**
- * The smallest error that any positive scale gives a block: codes change at finitely many scales only, and between two of
- * them least squares have one answer.
+ * The smallest error that any positive scale gives a block: codes change at finitely many scales only, and between two
+ * of them least squares have one answer.
  */
 export function leastError(x: ArrayLike<number>, weights: ArrayLike<number>, values: Float32Array): number {
   const sorted = Float64Array.from(values).sort();

@@ -1,4 +1,5 @@
-// The GitHub workflow, as far as it can be tried without GitHub: its steps name what exists, and the summary says what went wrong.
+// The GitHub workflow, as far as it can be tried without GitHub: its steps name what exists, and the summary says what
+// went wrong.
 import { afterAll, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -4,7 +4,10 @@ import type { Operation, PeerCase } from "./protocol.ts";
 
 const here = import.meta.dir;
 
-/** A program to compare with: how it is installed (giving the reason where it can't be) and how its worker is started. */
+/**
+ * A program to compare with: how it is installed (giving the reason where it can't be) and how its worker is
+ * started.
+ */
 interface Peer {
   readonly install: () => string | undefined;
   readonly command: (threads: number) => string[];

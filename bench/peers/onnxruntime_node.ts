@@ -1,4 +1,5 @@
-// Owns the benchmark of onnxruntime in JavaScript: onnxruntime-node in Bun, on the models that onnxruntime_peer.py wrote.
+// Owns the benchmark of onnxruntime in JavaScript: onnxruntime-node in Bun, on the models that onnxruntime_peer.py
+// wrote.
 import { existsSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 import type { PeerCase } from "./protocol.ts";
@@ -7,7 +8,10 @@ import { activations, checkedWeight, productError, Skip, serve } from "./worker.
 const threads = Number(process.env.BNB_NUM_THREADS);
 const block = 64;
 
-/** The part of onnxruntime-node's interface that is used; the package itself is in a folder that is not installed here. */
+/**
+ * The part of onnxruntime-node's interface that is used; the package itself is in a folder that is not installed
+ * here.
+ */
 interface Onnxruntime {
   env: { versions: { node: string } };
   InferenceSession: { create(path: string, options: object): Promise<Session> };

@@ -26,9 +26,9 @@ export type Command =
   | { readonly do: "release"; readonly key: string };
 
 /**
- * `description` is the first answer, before any command. `skip` says why a peer or a case is left out. `error` is that of
- * what was computed: of a product against float64 with the worker's own dequantised weights; of a quantiser against what
- * was quantised; of an optimizer's first step against Adam's formula. `samples` are milliseconds of one run each.
+ * `description` is the first answer, before any command. `skip` says why a peer or a case is left out. `error` is that
+ * of what was computed: of a product against float64 with the worker's own dequantised weights; of a quantiser against
+ * what was quantised; of an optimizer's first step against Adam's formula. `samples` are milliseconds of one run each.
  */
 export interface Answer {
   readonly description?: string;

@@ -1,5 +1,5 @@
-// Owns what the comparison with peers found: times by contest, entrant and threads, ratios taken round by round, and the
-// file that they are kept in.
+// Owns what the comparison with peers found: times by contest, entrant and threads, ratios taken round by round, and
+// the file that they are kept in.
 import { readFileSync, writeFileSync } from "node:fs";
 import type { Class, Entrant } from "./contestants.ts";
 
@@ -8,7 +8,10 @@ export interface Result {
   readonly contest: string;
   readonly threads: number;
   readonly entrant: Entrant;
-  /** Milliseconds for one weight: the median of each round. Those with the same index were measured one after another. */
+  /**
+   * Milliseconds for one weight: the median of each round. Those with the same index were measured one after
+   * another.
+   */
   readonly rounds: readonly number[];
   /** Of what was computed; see the workers. */
   readonly error: number;

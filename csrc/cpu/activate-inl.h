@@ -1,8 +1,8 @@
 /* Activations, and the gates that they are. */
 #include "simd.h"
 
-/* x times a sigmoid or a distribution's share, as ops/activate.c has them: gelu_tanh is x times the sigmoid of twice what
- * the tangent is taken of. */
+/* x times a sigmoid or a distribution's share, as ops/activate.c has them: gelu_tanh is x times the sigmoid of twice
+ * what the tangent is taken of. */
 INLINE floats activated(floats x, bnb_activation kind) {
     switch (kind) {
     case BNB_ACTIVATION_SILU: return x / (1 + exponential(-x));

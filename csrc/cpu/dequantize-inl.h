@@ -8,8 +8,8 @@ typedef VECTOR(uint16_t, 16) halves16;
 /* 64 codes as 16-bit values, of which low[] and high[] hold the bytes. A byte has two codes, so of each byte four are
  * looked up, then put together: first within 128 bits, as most processors do it. */
 INLINE void decode_halves(const uint8_t low[16], const uint8_t high[16], const uint8_t *codes, halves16 out[4]) {
-#define FOUR(i, n)         i, i + n, i + 1, i + 1 + n, i + 2, i + 2 + n, i + 3, i + 3 + n
-#define ZIP_BYTES(a, b, i) \
+#define FOUR(i, n) i, i + n, i + 1, i + 1 + n, i + 2, i + 2 + n, i + 3, i + 3 + n
+#define ZIP_BYTES(a, b, i)                                                                                             \
     (halves16) __builtin_shufflevector(a, b, FOUR(i, 32), FOUR(i + 4, 32), FOUR(i + 16, 32), FOUR(i + 20, 32))
 #define ZIP_HALVES(a, b, i) __builtin_shufflevector(a, b, FOUR(i, 16), FOUR(i + 8, 16))
     bytes32  packed = load_bytes32(codes), first = packed >> 4, second = packed & 15;
@@ -37,7 +37,8 @@ INLINE void decode_run_of_halves(const struct coded *q, size_t first, size_t cou
     /* As vectors: of a loop over them clang makes 32 single stores for AVX-512. */
     halves16 both;
     memcpy(&both, values, sizeof both);
-    bytes16 low_bytes = __builtin_convertvector(both & 255, bytes16), high_bytes = __builtin_convertvector(both >> 8, bytes16);
+    bytes16 low_bytes = __builtin_convertvector(both & 255, bytes16),
+            high_bytes = __builtin_convertvector(both >> 8, bytes16);
     memcpy(low, &low_bytes, sizeof low);
     memcpy(high, &high_bytes, sizeof high);
     for (size_t done = 0; done < count; done += 64) {
@@ -45,20 +46,22 @@ INLINE void decode_run_of_halves(const struct coded *q, size_t first, size_t cou
         decode_halves(low, high, q->codes + (first + done) / 2, out);
         for (size_t v = 0; v < 4; v++) {
             uint16_t *to = (uint16_t *)y + i + done + v * 16;
-            if (streams) __builtin_nontemporal_store(out[v], (halves16 *)to);
-            else memcpy(to, &out[v], sizeof out[v]);
+            if (streams)
+                __builtin_nontemporal_store(out[v], (halves16 *)to);
+            else
+                memcpy(to, &out[v], sizeof out[v]);
         }
     }
 }
 
 /* One run of elements under one scale and offset, which is -0 where there is none, to y[i…]. */
-INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_t count, float scale, float offset, void *y,
-                       bnb_dtype dtype, size_t i, bool streams) {
-    const float *values = q->code->values;
+INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_t count, float scale, float offset,
+                       void *y, bnb_dtype dtype, size_t i, bool streams) {
+    const float   *values = q->code->values;
     const uint8_t *codes = q->codes;
-    table16 table = table16_of(values);
-    float step = q->code->step;
-    size_t end = first + count, at = first;
+    table16        table = table16_of(values);
+    float          step = q->code->step;
+    size_t         end = first + count, at = first;
     if (bits == 4 && at % 2 && at < end) put_element(y, dtype, i++, values[code_at(q, at++)] * scale + offset);
     if (bits == 4 && dtype != BNB_F32) {
         size_t whole = (end - at) / 64 * 64;
@@ -67,11 +70,16 @@ INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_
     }
     for (; at + WIDTH <= end; at += WIDTH, i += WIDTH) {
         floats v;
-        if (bits == 4) v = lookup16(table, load_nibbles(codes + at / 2));
-        else if (step) v = load_signed_bytes((const int8_t *)codes + at) * step;
-        else v = values_of(values, codes + at);
-        if (streams) stream(y, dtype, i, v * scale + offset);
-        else store(y, dtype, i, v * scale + offset);
+        if (bits == 4)
+            v = lookup16(table, load_nibbles(codes + at / 2));
+        else if (step)
+            v = load_signed_bytes((const int8_t *)codes + at) * step;
+        else
+            v = values_of(values, codes + at);
+        if (streams)
+            stream(y, dtype, i, v * scale + offset);
+        else
+            store(y, dtype, i, v * scale + offset);
     }
     for (; at < end; at++, i++) put_element(y, dtype, i, values[code_at(q, at)] * scale + offset);
 }
@@ -90,9 +98,9 @@ INLINE void decode(const struct coded *q, uint32_t bits, size_t first, size_t la
 INLINE void dequantize_blocks(const struct dequantize_job *job, size_t first, size_t last, bnb_dtype dtype,
                               uint32_t bits) {
     const struct coded *q = &job->q;
-    size_t total = q->rows * q->columns, size = dtype == BNB_F32 ? 4 : 2;
-    size_t from = first * q->block, to = least(last * q->block, total);
-    void *y = (char *)job->y + from * size;
+    size_t              total = q->rows * q->columns, size = dtype == BNB_F32 ? 4 : 2;
+    size_t              from = first * q->block, to = least(last * q->block, total);
+    void               *y = (char *)job->y + from * size;
     if (total * size >= STREAM_BYTES && q->block % 32 == 0 && (uintptr_t)job->y % 64 == 0) {
         decode(q, bits, from, to, y, dtype, true);
         fence();
@@ -102,8 +110,10 @@ INLINE void dequantize_blocks(const struct dequantize_job *job, size_t first, si
 }
 
 INLINE void dequantize_dtype(const struct dequantize_job *job, size_t first, size_t last, bnb_dtype dtype) {
-    if (job->q.code->bits == 4) dequantize_blocks(job, first, last, dtype, 4);
-    else dequantize_blocks(job, first, last, dtype, 8);
+    if (job->q.code->bits == 4)
+        dequantize_blocks(job, first, last, dtype, 4);
+    else
+        dequantize_blocks(job, first, last, dtype, 8);
 }
 
 static void dequantize(const void *dequantize_job, size_t first_block, size_t last_block) {

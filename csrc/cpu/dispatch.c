@@ -59,7 +59,9 @@ static bool has_feature(const char *name) {
 #include <sys/auxv.h>
 
 [[maybe_unused]] static bool has_dotprod(void) { return getauxval(AT_HWCAP) & 1 << 20; } /* HWCAP_ASIMDDP */
-[[maybe_unused]] static bool has_i8mm(void) { return has_dotprod() && getauxval(AT_HWCAP2) & 1 << 13; } /* HWCAP2_I8MM */
+[[maybe_unused]] static bool has_i8mm(void) {
+    return has_dotprod() && getauxval(AT_HWCAP2) & 1 << 13;
+} /* HWCAP2_I8MM */
 #endif
 
 #endif
@@ -67,7 +69,8 @@ static bool has_feature(const char *name) {
 static const struct {
     const struct cpu_forms *forms;
     bool (*available)(void);
-} instruction_sets[] = { /* best first */
+} instruction_sets[] = {
+/* best first */
 #ifdef __x86_64__
 #ifdef FORMS_avx512vnni
     {&cpu_forms_avx512vnni, has_avx512vnni},
@@ -105,7 +108,7 @@ const struct cpu_forms *cpu_forms_named(const char *isa) {
 
 const char *bad_isa(void) {
     static _Thread_local char sentence[256];
-    const char *isa = getenv("BNB_ISA");
+    const char               *isa = getenv("BNB_ISA");
     if (!isa || !*isa || cpu_forms_named(isa)) return NULL;
     char *end = sentence, *limit = sentence + sizeof sentence; /* the names are few: all fits */
     end += snprintf(end, (size_t)(limit - end), "BNB_ISA is \"%.40s\", expected one that this processor has:", isa);

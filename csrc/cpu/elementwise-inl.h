@@ -34,11 +34,14 @@ INLINE void unary_as(const struct unary_job *job, size_t first, size_t last, uin
 /* All but copies, which cast makes: y is in x's dtype. */
 static void unary_form(const void *unary_job, size_t first, size_t last) {
     const struct unary_job *job = unary_job;
-    if (job->kind == UNARY_EXP) unary_as(job, first, last, UNARY_EXP);
-    else unary_as(job, first, last, UNARY_SCALE);
+    if (job->kind == UNARY_EXP)
+        unary_as(job, first, last, UNARY_EXP);
+    else
+        unary_as(job, first, last, UNARY_SCALE);
 }
 
-INLINE void binary_run(const struct binary_job *job, size_t first, size_t last, bnb_dtype dtype, bnb_dtype other, uint32_t kind) {
+INLINE void binary_run(const struct binary_job *job, size_t first, size_t last, bnb_dtype dtype, bnb_dtype other,
+                       uint32_t kind) {
     size_t i = first;
     for (; i + WIDTH <= last; i += WIDTH)
         store(job->y, dtype, i, binary(kind, load(job->a.data, dtype, i), load(job->b.data, other, i), job->scale));
@@ -48,17 +51,23 @@ INLINE void binary_run(const struct binary_job *job, size_t first, size_t last, 
 }
 
 INLINE void binary_as(const struct binary_job *job, size_t first, size_t last, bnb_dtype dtype, bnb_dtype other) {
-    if (job->kind == BINARY_MULTIPLY) binary_run(job, first, last, dtype, other, BINARY_MULTIPLY);
-    else binary_run(job, first, last, dtype, other, BINARY_ADD);
+    if (job->kind == BINARY_MULTIPLY)
+        binary_run(job, first, last, dtype, other, BINARY_MULTIPLY);
+    else
+        binary_run(job, first, last, dtype, other, BINARY_ADD);
 }
 
 static void binary_form(const void *binary_job, size_t first, size_t last) {
     const struct binary_job *job = binary_job;
     bnb_dtype                a = job->a.dtype, b = job->b.dtype;
-    if (a != b) binary_as(job, first, last, a, b); /* looked at for each vector */
-    else if (a == BNB_F16) binary_as(job, first, last, BNB_F16, BNB_F16);
-    else if (a == BNB_BF16) binary_as(job, first, last, BNB_BF16, BNB_BF16);
-    else binary_as(job, first, last, BNB_F32, BNB_F32);
+    if (a != b)
+        binary_as(job, first, last, a, b); /* looked at for each vector */
+    else if (a == BNB_F16)
+        binary_as(job, first, last, BNB_F16, BNB_F16);
+    else if (a == BNB_BF16)
+        binary_as(job, first, last, BNB_BF16, BNB_BF16);
+    else
+        binary_as(job, first, last, BNB_F32, BNB_F32);
 }
 
 /* The largest of a row; NaN where there is one. */
@@ -83,11 +92,12 @@ INLINE void softmax_row(const struct softmax_job *job, size_t at, bnb_dtype dtyp
     float  top = top_of(&job->x, at, dtype);
     floats sums = {0};
     for (; c + WIDTH <= columns; c += WIDTH) sums += exponential(load(job->x.data, dtype, at + c) - top);
-    float total = sum(sums);
+    float  total = sum(sums);
     floats rest = exponential(load_part(&job->x, at + c, columns - c) - top);
     for (size_t j = 0; j < columns - c; j++) total += rest[j];
     float inverse = 1 / total;
-    for (size_t i = 0; i < c; i += WIDTH) store(job->y, dtype, at + i, exponential(load(job->x.data, dtype, at + i) - top) * inverse);
+    for (size_t i = 0; i < c; i += WIDTH)
+        store(job->y, dtype, at + i, exponential(load(job->x.data, dtype, at + i) - top) * inverse);
     store_part(job->y, dtype, at + c, rest * inverse, columns - c);
 }
 

@@ -8,16 +8,16 @@ static void embedding(const void *embedding_job, size_t first, size_t last) {
     size_t columns = job->q.code ? job->q.columns : job->w.columns, size = job->dtype == BNB_F32 ? 4 : 2;
     for (size_t i = first; i < last; i++) {
         size_t from = (size_t)job->indices[i] * columns;
-        char *y = (char *)job->y + i * columns * size;
+        char  *y = (char *)job->y + i * columns * size;
         if (!job->q.code && job->w.dtype == job->dtype) {
             memcpy(y, (const char *)job->w.data + from * size, columns * size);
         } else if (!job->q.code) {
-            const char *w = (const char *)job->w.data + from * (job->w.dtype == BNB_F32 ? 4 : 2);
+            const char      *w = (const char *)job->w.data + from * (job->w.dtype == BNB_F32 ? 4 : 2);
             struct unary_job casting = {.x = {w, job->w.dtype, 1, columns}, .y = y, .dtype = job->dtype};
             cast(&casting, 0, columns);
         } else {
             for (size_t at = 0; at < columns; at += EMBEDDING_PIECE) {
-                float piece[EMBEDDING_PIECE];
+                float  piece[EMBEDDING_PIECE];
                 size_t count = least(EMBEDDING_PIECE, columns - at);
                 widen_weights(&job->w, &job->q, from + at, from + at + count, piece);
                 narrow_run(piece, count, job->y, job->dtype, i * columns + at);

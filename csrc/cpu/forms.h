@@ -29,28 +29,28 @@ struct dense {
     size_t      rows, columns;
 };
 
-/* A quantised matrix in host memory: an element is values[code] * scale, rounded, + the block's offset where there are some.
- * Scales are absmax[b]; or the 16-bit floats absmax_halves[b]; or, where both are NULL,
- * nested_code->values[absmax_codes[b]] * nested_absmax[g] + nested_offsets[g] of the group g = b / nested_block, or + offset
- * where nested_offsets is NULL. */
+/* A quantised matrix in host memory: an element is values[code] * scale, rounded, + the block's offset where there are
+ * some. Scales are absmax[b]; or the 16-bit floats absmax_halves[b]; or, where both are NULL,
+ * nested_code->values[absmax_codes[b]] * nested_absmax[g] + nested_offsets[g] of the group g = b / nested_block, or +
+ * offset where nested_offsets is NULL. */
 struct coded {
     const struct codebook *code;
-    const uint8_t      *codes; /* one string of bits, the first bit of a byte its highest */
-    size_t              rows, columns, block;
-    const float        *absmax;
-    const uint16_t     *absmax_halves;
-    bnb_dtype           absmax_dtype; /* of absmax_halves: f16 or bf16 */
-    const uint8_t      *absmax_codes;
+    const uint8_t         *codes; /* one string of bits, the first bit of a byte its highest */
+    size_t                 rows, columns, block;
+    const float           *absmax;
+    const uint16_t        *absmax_halves;
+    bnb_dtype              absmax_dtype; /* of absmax_halves: f16 or bf16 */
+    const uint8_t         *absmax_codes;
     const struct codebook *nested_code;
-    const float        *nested_absmax, *nested_offsets;
-    size_t              nested_block;
-    float               offset;
-    const void         *offsets; /* of blocks, or NULL */
-    bnb_dtype           offsets_dtype;
+    const float           *nested_absmax, *nested_offsets;
+    size_t                 nested_block;
+    float                  offset;
+    const void            *offsets; /* of blocks, or NULL */
+    bnb_dtype              offsets_dtype;
 };
 
-/* The scale of a block, which lies in a group of them where scales are nested: who goes from block to block counts, as a
- * division takes longer than all else here. */
+/* The scale of a block, which lies in a group of them where scales are nested: who goes from block to block counts, as
+ * a division takes longer than all else here. */
 static inline float scale_in(const struct coded *q, size_t block, size_t group) {
     if (q->absmax) return q->absmax[block];
     if (q->absmax_halves) {
@@ -61,7 +61,9 @@ static inline float scale_in(const struct coded *q, size_t block, size_t group) 
     return product + (q->nested_offsets ? q->nested_offsets[group] : q->offset);
 }
 
-static inline size_t group_of(const struct coded *q, size_t block) { return q->nested_code ? block / q->nested_block : 0; }
+static inline size_t group_of(const struct coded *q, size_t block) {
+    return q->nested_code ? block / q->nested_block : 0;
+}
 
 static inline float scale_of(const struct coded *q, size_t block) { return scale_in(q, block, group_of(q, block)); }
 
@@ -95,7 +97,9 @@ static inline float decoded(const struct coded *q, size_t i) {
 }
 
 /* An element of a weight, which is `q`, or `w` where q->code is NULL. */
-static inline float weight_of(const struct dense *w, const struct coded *q, size_t i) { return q->code ? decoded(q, i) : element_of(w, i); }
+static inline float weight_of(const struct dense *w, const struct coded *q, size_t i) {
+    return q->code ? decoded(q, i) : element_of(w, i);
+}
 
 static inline void put_element(void *data, bnb_dtype dtype, size_t i, float value) {
     switch (dtype) {
@@ -109,22 +113,22 @@ static inline void put_element(void *data, bnb_dtype dtype, size_t i, float valu
 static inline float inverse_of(float absmax) { return __builtin_fabsf(absmax) > 1e-38f ? 1 / absmax : 1e38f; }
 
 struct quantize_job {
-    struct dense        x;
+    struct dense           x;
     const struct codebook *code;
-    size_t              block;
-    uint8_t            *codes;
-    float              *absmax; /* a NaN or an infinity in a block must make its absmax one of the two */
-    bool                given;  /* absmax holds the scales already; quantised and back, one may be below zero */
+    size_t                 block;
+    uint8_t               *codes;
+    float                 *absmax; /* a NaN or an infinity in a block must make its absmax one of the two */
+    bool                   given;  /* absmax holds the scales already; quantised and back, one may be below zero */
 };
 
 /* Finds the scale of each block that the rule of metal/scales_rule.h does. */
 struct scales_job {
-    struct dense        x;
+    struct dense           x;
     const struct codebook *code;
-    size_t              block;
-    const float        *importance; /* of the columns; NULL: all are alike */
-    struct scales_args  args;
-    float              *absmax; /* a NaN or an infinity in a block must make its absmax one of the two */
+    size_t                 block;
+    const float           *importance; /* of the columns; NULL: all are alike */
+    struct scales_args     args;
+    float                 *absmax; /* a NaN or an infinity in a block must make its absmax one of the two */
 };
 
 struct dequantize_job {
@@ -143,7 +147,7 @@ struct unary_job {
 
 struct binary_job {
     struct dense a, b;
-    void        *y; /* in a's dtype */
+    void        *y;    /* in a's dtype */
     uint32_t     kind; /* BINARY_… */
     float        scale;
 };
@@ -158,7 +162,7 @@ struct matmul_job {
     struct dense  x;
     struct dense  w;
     struct coded  q;
-    const float  *bias; /* or NULL */
+    const float  *bias;      /* or NULL */
     bnb_precision precision; /* never DEFAULT */
     void         *y;
 };
@@ -186,7 +190,7 @@ struct embedding_job {
 /* Runs of d elements; x += scale · residual first where there is one. */
 struct rms_norm_job {
     void        *x;
-    bnb_dtype    dtype; /* of x and y */
+    bnb_dtype    dtype;    /* of x and y */
     struct dense residual; /* data is NULL where there is none */
     float        scale;
     const float *weight; /* [d] */
@@ -245,9 +249,9 @@ static inline float bias_at(const struct attention_job *job, size_t head, int64_
 
 /* One state of an optimizer, updated in place: floats, or codes with a scale for each OPTIMIZER_BLOCK of them. */
 struct optimizer_state {
-    float              *values; /* NULL where there are codes */
-    uint8_t            *codes;
-    float              *absmax;
+    float                 *values; /* NULL where there are codes */
+    uint8_t               *codes;
+    float                 *absmax;
     const struct codebook *code;
 };
 
@@ -269,7 +273,8 @@ struct optimizer_job {
     struct squares        *squares; /* where not NULL: a block's sums of squares go here, and nothing is updated */
 };
 
-/* ── LLM.int8() (Dettmers et al. 2022): x ≈ code × stats / 127, where stats is the largest magnitude of x's row ─────── */
+/* ── LLM.int8() (Dettmers et al. 2022): x ≈ code × stats / 127, where stats is the largest magnitude of x's row
+ * ─────── */
 
 /* Sets flags[c] to -1 where column c holds a magnitude of at least `threshold`; the others come in as 0. */
 struct int8_outliers_job {
@@ -286,13 +291,13 @@ static inline void flag_outliers(const struct int8_outliers_job *job, size_t row
 }
 
 struct int8_quantize_job {
-    struct dense   x;
-    float          threshold; /* magnitudes of at least this become zeros and don't count for stats; NaN: there is none */
-    const int32_t *outliers;  /* columns that become zeros */
+    struct dense x;
+    float        threshold; /* magnitudes of at least this become zeros and don't count for stats; NaN: there is none */
+    const int32_t *outliers; /* columns that become zeros */
     size_t         outlier_count;
-    bool           finds;     /* whether stats are to be found; else they are given */
-    float         *stats;     /* a NaN or an infinity in a row, unless the threshold takes it, shows in its stats */
-    int8_t        *codes;     /* NULL: only stats are wanted */
+    bool           finds; /* whether stats are to be found; else they are given */
+    float         *stats; /* a NaN or an infinity in a row, unless the threshold takes it, shows in its stats */
+    int8_t        *codes; /* NULL: only stats are wanted */
 };
 
 struct int8_dequantize_job {
@@ -366,7 +371,8 @@ struct cpu_forms {
     void (*embedding)(const void *embedding_job, size_t first, size_t last);
     void (*rms_norm)(const void *rms_norm_job, size_t first_run, size_t last_run);
     void (*activate)(const void *activate_job, size_t first_row, size_t last_row);
-    bnb_status (*attention)(const struct attention_job *job); /* heads of up to 512 columns; only scratch memory can fail it */
+    bnb_status (*attention)(
+        const struct attention_job *job); /* heads of up to 512 columns; only scratch memory can fail it */
     bnb_status (*matmul)(const struct matmul_job *job); /* takes every case; only scratch memory can fail it */
     bnb_status (*matmul_backward)(const struct matmul_backward_job *job); /* the same */
     void (*int8_outliers)(const void *int8_outliers_job, size_t first_row, size_t last_row);

@@ -11,7 +11,8 @@ INLINE void outliers_of(const struct int8_outliers_job *job, size_t first, size_
         size_t at = row * x->columns, c = 0;
         for (; c + 64 <= x->columns; c += 64) {
             ints any = 0;
-            for (size_t i = 0; i < 64; i += WIDTH) any |= reaching((ints)load(x->data, dtype, at + c + i) & 0x7fffffff, job->threshold);
+            for (size_t i = 0; i < 64; i += WIDTH)
+                any |= reaching((ints)load(x->data, dtype, at + c + i) & 0x7fffffff, job->threshold);
             if (__builtin_reduce_or(any)) flag_outliers(job, row, c, c + 64);
         }
         flag_outliers(job, row, c, x->columns);
@@ -86,7 +87,8 @@ INLINE void dequantize_rows(const struct int8_dequantize_job *job, size_t first,
     for (size_t row = first; row < last; row++) {
         float  stats = job->stats[row];
         size_t i = row * job->columns, end = i + job->columns;
-        for (; i + WIDTH <= end; i += WIDTH) store(job->y, dtype, i, load_signed_bytes(job->codes + i) * stats * 7.874015718698502e-3f);
+        for (; i + WIDTH <= end; i += WIDTH)
+            store(job->y, dtype, i, load_signed_bytes(job->codes + i) * stats * 7.874015718698502e-3f);
         for (; i < end; i++) put_element(job->y, dtype, i, int8_weight(job->codes[i], stats));
     }
 }

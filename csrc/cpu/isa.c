@@ -28,10 +28,10 @@
 #include "int8_quantize-inl.h"
 #include "int8_matmul-inl.h"
 
-#define TEXT(name) #name
-#define NAME_TEXT(name) TEXT(name)
+#define TEXT(name)         #name
+#define NAME_TEXT(name)    TEXT(name)
 #define JOIN(prefix, name) prefix##name
-#define TABLE(name) JOIN(cpu_forms_, name)
+#define TABLE(name)        JOIN(cpu_forms_, name)
 
 const struct cpu_forms TABLE(ISA) = {
     .isa = NAME_TEXT(ISA),

@@ -1,5 +1,5 @@
-/* Codes of 2, 3, 5, 6 and 7 bits, as vectors: unpacked and looked up, searched for, and packed. Eight codes fill as many
- * bytes as one has bits, so they come by eights; `bits` is a constant wherever these functions are inlined. */
+/* Codes of 2, 3, 5, 6 and 7 bits, as vectors: unpacked and looked up, searched for, and packed. Eight codes fill as
+ * many bytes as one has bits, so they come by eights; `bits` is a constant wherever these functions are inlined. */
 #include "simd.h"
 
 enum { GROUP = WIDTH > 8 ? WIDTH : 8, GROUP_VECTORS = GROUP / WIDTH };
@@ -34,14 +34,14 @@ INLINE void load_group(const uint8_t *codes, uint32_t bits, ints out[GROUP_VECTO
 #if WIDTH == 16
     uint64_t next = load_eight(codes + bits);
     typedef VECTOR(uint32_t, 4) words4;
-    words4 fours = {first, second, (uint32_t)(next >> 32), (uint32_t)(next << 4 * bits >> 32)};
-    words spread = __builtin_shufflevector(fours, fours, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    words4      fours = {first, second, (uint32_t)(next >> 32), (uint32_t)(next << 4 * bits >> 32)};
+    words       spread = __builtin_shufflevector(fours, fours, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     const words one = {1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4};
     out[0] = (ints)(spread >> (32 - one * bits));
 #elif WIDTH == 8
     typedef VECTOR(uint32_t, 2) words2;
-    words2 fours = {first, second};
-    words spread = __builtin_shufflevector(fours, fours, 0, 0, 0, 0, 1, 1, 1, 1);
+    words2      fours = {first, second};
+    words       spread = __builtin_shufflevector(fours, fours, 0, 0, 0, 0, 1, 1, 1, 1);
     const words one = {1, 2, 3, 4, 1, 2, 3, 4};
     out[0] = (ints)(spread >> (32 - one * bits));
 #else
@@ -84,9 +84,10 @@ INLINE void load_values(const uint8_t *codes, uint32_t bits, const float *values
 }
 
 /* One run of elements under one scale and offset, which is -0 where there is none: nothing changes by adding that. */
-INLINE void decode_run_of(const struct coded *q, uint32_t bits, size_t first, size_t last, float scale, float offset, float *y) {
+INLINE void decode_run_of(const struct coded *q, uint32_t bits, size_t first, size_t last, float scale, float offset,
+                          float *y) {
     const float *values = q->code->values;
-    size_t at = first;
+    size_t       at = first;
     for (; at < last && at % 8; at++) *y++ = values[code_at(q, at)] * scale + offset;
     const uint8_t *codes = q->codes + at / 8 * bits;
     for (; at + GROUP <= last; at += GROUP, codes += GROUP / 8 * bits) {
@@ -101,7 +102,7 @@ INLINE void decode_run_of(const struct coded *q, uint32_t bits, size_t first, si
 static void decode_kbits(const struct coded *q, size_t first, size_t last, float *y) {
     for (size_t i = first, end; i < last; y += end - i, i = end) {
         size_t block = i / q->block;
-        float scale = scale_of(q, block), offset = offset_of(q, block);
+        float  scale = scale_of(q, block), offset = offset_of(q, block);
         end = least((block + 1) * q->block, last);
         switch (q->code->bits) {
         case 2: decode_run_of(q, 2, i, end, scale, offset, y); break;
@@ -115,8 +116,8 @@ static void decode_kbits(const struct coded *q, size_t first, size_t last, float
 
 static void dequantize_kbits(const struct dequantize_job *job, size_t first, size_t last) {
     const struct coded *q = &job->q;
-    float piece[512]; /* elements that are decoded before they are rounded */
-    size_t end = least(last * q->block, q->rows * q->columns);
+    float               piece[512]; /* elements that are decoded before they are rounded */
+    size_t              end = least(last * q->block, q->rows * q->columns);
     for (size_t i = first * q->block, count; i < end; i += count) {
         count = least(sizeof piece / sizeof *piece, end - i);
         float *to = job->dtype == BNB_F32 ? (float *)job->y + i : piece;
@@ -147,18 +148,20 @@ INLINE ints below_in_levels(const struct levels *levels, uint32_t bits, floats x
     return below;
 }
 
-/* Eight codes, a byte each and the first lowest, as the high `bits` × 8 of 64 bits: pairs close up, then pairs of them. */
+/* Eight codes, a byte each and the first lowest, as the high `bits` × 8 of 64 bits: pairs close up, then pairs of
+ * them. */
 INLINE uint64_t close_up(uint64_t codes, uint32_t bits) {
-    uint64_t in_bytes = __builtin_bswap64(codes);
+    uint64_t       in_bytes = __builtin_bswap64(codes);
     const uint64_t second = 0x00ff00ff00ff00ff, third = 0x0000ffff0000ffff;
-    uint64_t pairs = (in_bytes >> 8 & second) << bits | (in_bytes & second);
-    uint64_t fours = (pairs >> 16 & third) << 2 * bits | (pairs & third);
-    uint64_t eight = fours >> 32 << 4 * bits | (fours & 0xffffffff);
+    uint64_t       pairs = (in_bytes >> 8 & second) << bits | (in_bytes & second);
+    uint64_t       fours = (pairs >> 16 & third) << 2 * bits | (pairs & third);
+    uint64_t       eight = fours >> 32 << 4 * bits | (fours & 0xffffffff);
     return eight << (64 - 8 * bits);
 }
 
 /* Writes the codes of 32 ranks, of which `count` are elements; what else the last byte holds are ranks too. */
-INLINE void put_kbits(const struct codebook *code, uint32_t bits, bool ascending, uint8_t *codes, bytes32 ranks, size_t count) {
+INLINE void put_kbits(const struct codebook *code, uint32_t bits, bool ascending, uint8_t *codes, bytes32 ranks,
+                      size_t count) {
     uint8_t in_bytes[32], packed[4 * 7 + 8];
     memcpy(in_bytes, &ranks, sizeof in_bytes);
     for (size_t i = 0; i < 32 && !ascending; i++) in_bytes[i] = code->order[in_bytes[i]];
@@ -172,8 +175,8 @@ INLINE void put_kbits(const struct codebook *code, uint32_t bits, bool ascending
 }
 
 /* A block of `count` elements, of which x has whole thirty-twos. */
-INLINE void quantize_block_of(const struct codebook *code, uint32_t bits, bool ascending, const struct levels *levels, const float *x,
-                              size_t count, float inverse, uint8_t *codes) {
+INLINE void quantize_block_of(const struct codebook *code, uint32_t bits, bool ascending, const struct levels *levels,
+                              const float *x, size_t count, float inverse, uint8_t *codes) {
     for (size_t i = 0; i < count; i += 32, codes += 4 * bits) {
         ints below[VECTORS_OF_32];
         for (int v = 0; v < VECTORS_OF_32; v++)
@@ -184,13 +187,13 @@ INLINE void quantize_block_of(const struct codebook *code, uint32_t bits, bool a
 
 static void quantize_kbits(const struct quantize_job *job, size_t first, size_t last) {
     const struct codebook *code = job->code;
-    struct levels levels;
+    struct levels          levels;
     fill_levels(&levels, code);
-    bool ascending = code->ascending;
+    bool   ascending = code->ascending;
     size_t total = job->x.rows * job->x.columns;
-    float wide[4096]; /* the largest block there is */
+    float  wide[4096]; /* the largest block there is */
     for (size_t block = first; block < last; block++) {
-        size_t begin = block * job->block, count = least(job->block, total - begin);
+        size_t       begin = block * job->block, count = least(job->block, total - begin);
         const float *x = (const float *)job->x.data + begin;
         if (job->x.dtype != BNB_F32 || count % 32) {
             widen(&job->x, begin, begin + count, wide);
@@ -198,7 +201,8 @@ static void quantize_kbits(const struct quantize_job *job, size_t first, size_t 
             x = wide;
         }
         struct dense run = {x, BNB_F32, 1, count};
-        float absmax = job->given ? job->absmax[block] : absmax_of(&run, BNB_F32, 0, count), inverse = inverse_of(absmax);
+        float        absmax = job->given ? job->absmax[block] : absmax_of(&run, BNB_F32, 0, count),
+                     inverse = inverse_of(absmax);
         job->absmax[block] = absmax;
         uint8_t *codes = job->codes + begin / 8 * code->bits;
         switch (code->bits) {

@@ -4,21 +4,21 @@
 
 /* With a row of w and an element of a, a register tile fills the registers. */
 enum {
-    OUTER_ROWS    = 6, /* rows of a register tile, */
+    OUTER_ROWS = 6, /* rows of a register tile, */
     OUTER_VECTORS = REGISTERS == 32 ? 4 : 2,
     OUTER_COLUMNS = OUTER_VECTORS * WIDTH, /* and its columns */
-    OUTER_DEPTH   = 64,                    /* rows of w in a panel, */
-    OUTER_PANEL   = 256,                   /* and the most columns of it */
-    OUTER_STRIDE  = OUTER_PANEL + 16,      /* not a power of two, so that its rows meet in no cache set */
-    OUTER_BLOCK   = 32 * OUTER_ROWS,       /* rows of y for which a panel is decoded once */
+    OUTER_DEPTH = 64,                      /* rows of w in a panel, */
+    OUTER_PANEL = 256,                     /* and the most columns of it */
+    OUTER_STRIDE = OUTER_PANEL + 16,       /* not a power of two, so that its rows meet in no cache set */
+    OUTER_BLOCK = 32 * OUTER_ROWS,         /* rows of y for which a panel is decoded once */
 };
 
 struct outer_run {
     const struct matmul_backward_job *job;
-    size_t          rows, depth, columns; /* y[rows, columns] = a[rows, depth] · w[depth, columns] */
-    size_t          panel, panels;        /* columns of a panel, and how many there are */
-    float          *scratch;
-    _Atomic size_t *next; /* part of y to take: a block of rows by a panel */
+    size_t                            rows, depth, columns; /* y[rows, columns] = a[rows, depth] · w[depth, columns] */
+    size_t                            panel, panels;        /* columns of a panel, and how many there are */
+    float                            *scratch;
+    _Atomic size_t                   *next; /* part of y to take: a block of rows by a panel */
 };
 
 /* What a thread works in. */
@@ -103,7 +103,7 @@ static void sum_part(const struct outer_run *run, struct outer_slot *slot, size_
 /* Takes parts of y until there are none left. */
 static void run_outer_slots(const void *outer_run, size_t first, size_t last) {
     const struct outer_run *run = outer_run;
-    size_t blocks = (run->rows + OUTER_BLOCK - 1) / OUTER_BLOCK, part;
+    size_t                  blocks = (run->rows + OUTER_BLOCK - 1) / OUTER_BLOCK, part;
     for (struct outer_slot *slot = (struct outer_slot *)run->scratch + first; first < last; first++, slot++)
         while ((part = atomic_fetch_add_explicit(run->next, 1, memory_order_relaxed)) < blocks * run->panels) {
             size_t m = part / run->panels * OUTER_BLOCK, rows = least(OUTER_BLOCK, run->rows - m);

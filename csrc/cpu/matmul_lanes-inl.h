@@ -8,32 +8,32 @@
 
 /* With the vectors of a strip and a factor of x, a register tile fills the registers. */
 enum {
-    TILE_ROWS    = REGISTERS == 32 ? 8 : 6, /* the most rows of x of a register tile, */
+    TILE_ROWS = REGISTERS == 32 ? 8 : 6, /* the most rows of x of a register tile, */
     TILE_VECTORS = 2,
-    LANES        = TILE_VECTORS * WIDTH, /* and its rows of the weights: a strip */
-    GROUP_TILES  = 2,                    /* tiles whose x stays in the first cache while a panel passes */
-    BLOCK_ROWS   = 192,                  /* the most for which a panel is decoded once: their factors for it and their
+    LANES = TILE_VECTORS * WIDTH, /* and its rows of the weights: a strip */
+    GROUP_TILES = 2,              /* tiles whose x stays in the first cache while a panel passes */
+    BLOCK_ROWS = 192,             /* the most for which a panel is decoded once: their factors for it and their
                                           * sums stay in the second cache too */
-    STRIPS       = 64 / LANES,           /* the most of a panel, which stays in the second cache */
-    STEPS        = 256,                  /* factors of a weight row in a panel */
-    MOST_RUNS    = STEPS * 4 / SHORT_RUN,
+    STRIPS = 64 / LANES,          /* the most of a panel, which stays in the second cache */
+    STEPS = 256,                  /* factors of a weight row in a panel */
+    MOST_RUNS = STEPS * 4 / SHORT_RUN,
     /* All 64 products of a run add up in a lane: 64 · 4095 · 8191 is just below 2^31. */
     LANES_SHORT_CODE = 4095,
-    LANES_SHORT_X    = 8191,
-    LANES_BYTE       = 127,
+    LANES_SHORT_X = 8191,
+    LANES_BYTE = 127,
 };
 
 struct lanes_run {
     const struct matmul_job *job;
-    enum factor_kind      kind;
-    size_t                length;  /* of the weights' runs: they are decoded lane by lane; 0: they come as rows of fp32 */
-    struct rounded       *rounded; /* of x's block; NULL: FLOATS */
-    struct tiles          x;
-    size_t                first_row; /* of x's block */
-    size_t                strips;    /* of a panel */
-    char                 *scratch;
-    size_t                slot; /* bytes of scratch for each thread */
-    _Atomic size_t       *next; /* panel to take */
+    enum factor_kind         kind;
+    size_t          length;  /* of the weights' runs: they are decoded lane by lane; 0: they come as rows of fp32 */
+    struct rounded *rounded; /* of x's block; NULL: FLOATS */
+    struct tiles    x;
+    size_t          first_row; /* of x's block */
+    size_t          strips;    /* of a panel */
+    char           *scratch;
+    size_t          slot; /* bytes of scratch for each thread */
+    _Atomic size_t *next; /* panel to take */
 };
 
 /* What a thread works in; sums[rows, strips · LANES] follow. */
@@ -41,7 +41,7 @@ struct lanes_slot {
     uint32_t panel[STRIPS][STEPS * LANES]; /* [step, lane] of each strip */
     float    scales[STRIPS][MOST_RUNS * LANES];
     float    rests[STRIPS][MOST_RUNS * LANES]; /* of each run, times its scale */
-    float    lines[WIDTH][STEPS + WIDTH]; /* rows of fp32 before they are transposed */
+    float    lines[WIDTH][STEPS + WIDTH];      /* rows of fp32 before they are transposed */
     float    sums[];
 };
 
@@ -89,8 +89,7 @@ static void unpack_scales(const struct coded *q, size_t length, size_t n, size_t
     for (size_t lane = 0; lane < LANES; lane++) {
         size_t first = (least(n + lane, q->rows - 1) * q->columns + k) / length;
         if (q->absmax && !shift) __builtin_prefetch(q->absmax + first + ahead / length);
-        for (size_t i = 0; i < runs; i++)
-            scales[i * LANES + lane] = scale_of(q, (first + i) >> shift);
+        for (size_t i = 0; i < runs; i++) scales[i * LANES + lane] = scale_of(q, (first + i) >> shift);
     }
 }
 
@@ -98,12 +97,12 @@ static void unpack_scales(const struct coded *q, size_t length, size_t n, size_t
 INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, size_t n, size_t k, size_t depth,
                          uint32_t *panel, float *scales, float *rests) {
     const struct coded *q = &run->job->q;
-    size_t eight = 8 / factor_elements(kind); /* steps of eight codes */
+    size_t              eight = 8 / factor_elements(kind); /* steps of eight codes */
     /* The panel after this one: further along the rows or, at their end, the next rows. */
     size_t ahead = k + depth < q->columns ? depth : run->strips * LANES * q->columns - k;
     size_t length = run->length;
     unpack_scales(q, length, n, k, depth / length, ahead, scales);
-    struct decoder decoder;
+    struct decoder  decoder;
     struct rounding rounding = {};
     if (kind != FLOATS) rounding = run->rounded->to;
     if (kind == FLOATS) decoder.floats = float_table_of(q->code->values);
@@ -111,8 +110,8 @@ INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, siz
     if (kind == BYTES) memcpy(decoder.bytes, rounding.bytes, sizeof decoder.bytes);
     for (size_t v = 0; v < TILE_VECTORS; v++) {
         const uint8_t *rows[WIDTH];
-        uint32_t *to = panel + v * WIDTH;
-        ints no_rest = (int32_t)length * -NO_REST, rest = no_rest;
+        uint32_t      *to = panel + v * WIDTH;
+        ints           no_rest = (int32_t)length * -NO_REST, rest = no_rest;
         for (size_t i = 0; i < WIDTH; i++)
             rows[i] = q->codes + (least(n + v * WIDTH + i, q->rows - 1) * q->columns + k) / 2;
         for (size_t chunk = 0; chunk < depth; chunk += CHUNK) {
@@ -139,7 +138,7 @@ INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, siz
 static void unpack_any(const struct lanes_run *run, size_t n, size_t k, size_t depth, float lines[WIDTH][STEPS + WIDTH],
                        uint32_t *panel) {
     const struct matmul_job *job = run->job;
-    size_t columns = job->x.columns, weight_rows = job->q.code ? job->q.rows : job->w.rows;
+    size_t                   columns = job->x.columns, weight_rows = job->q.code ? job->q.rows : job->w.rows;
     for (size_t v = 0; v < TILE_VECTORS; v++) {
         for (size_t i = 0; i < WIDTH; i++) {
             size_t first = least(n + v * WIDTH + i, weight_rows - 1) * columns + k;
@@ -157,26 +156,31 @@ static void unpack_any(const struct lanes_run *run, size_t n, size_t k, size_t d
 static void unpack_strip(const struct lanes_run *run, size_t n, size_t k, size_t depth, struct lanes_slot *slot,
                          size_t strip) {
     uint32_t *panel = slot->panel[strip];
-    float *scales = slot->scales[strip], *rests = slot->rests[strip];
-    if (run->kind == SHORTS) unpack_codes(SHORTS, run, n, k, depth, panel, scales, rests);
-    else if (run->kind == BYTES) unpack_codes(BYTES, run, n, k, depth, panel, scales, rests);
-    else if (run->length) unpack_codes(FLOATS, run, n, k, depth, panel, scales, rests);
-    else unpack_any(run, n, k, depth, slot->lines, panel);
+    float    *scales = slot->scales[strip], *rests = slot->rests[strip];
+    if (run->kind == SHORTS)
+        unpack_codes(SHORTS, run, n, k, depth, panel, scales, rests);
+    else if (run->kind == BYTES)
+        unpack_codes(BYTES, run, n, k, depth, panel, scales, rests);
+    else if (run->length)
+        unpack_codes(FLOATS, run, n, k, depth, panel, scales, rests);
+    else
+        unpack_any(run, n, k, depth, slot->lines, panel);
 }
 
 /* ── Tiles ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* What a tile multiplies: a strip of weights with rows of x, over the columns of a panel. */
 struct lanes_tile {
-    const uint32_t *w, *x; /* [step, lane] and [step, row]; for mmla, [two steps, half of the lanes of a vector, lane, step]
+    const uint32_t *w,
+        *x; /* [step, lane] and [step, row]; for mmla, [two steps, half of the lanes of a vector, lane, step]
                             * and [two steps, row, step] */
-    size_t          steps;
-    const float    *w_scales, *w_rests; /* [run, lane]; as what follows for integers alone */
-    const float    *x_scales, *x_means; /* [row, scaled] */
-    const int32_t  *excess;
-    size_t          scaled;
-    float          *sums; /* [row, sums_stride], added to */
-    size_t          sums_stride;
+    size_t         steps;
+    const float   *w_scales, *w_rests; /* [run, lane]; as what follows for integers alone */
+    const float   *x_scales, *x_means; /* [row, scaled] */
+    const int32_t *excess;
+    size_t         scaled;
+    float         *sums; /* [row, sums_stride], added to */
+    size_t         sums_stride;
 };
 
 INLINE ints multiply_add_factors(enum factor_kind kind, ints to, words w, const uint32_t *x) {
@@ -231,8 +235,10 @@ INLINE void multiply_tile(enum factor_kind kind, const struct lanes_tile *tile, 
         if (kind == BYTES && BYTES_OFFSET)
             for (size_t m = 0; m < rows; m++)
                 for (size_t v = 0; v < TILE_VECTORS; v++) sum_of[m][v] = (ints)tile->excess[m * tile->scaled + run];
-        if (kind == BYTES && HAS_MMLA) multiply_blocks(tile, rows, run * run_steps, run_steps, sum_of);
-        else multiply_steps(kind, tile, rows, run * run_steps, run_steps, sum_of);
+        if (kind == BYTES && HAS_MMLA)
+            multiply_blocks(tile, rows, run * run_steps, run_steps, sum_of);
+        else
+            multiply_steps(kind, tile, rows, run * run_steps, run_steps, sum_of);
         for (size_t m = 0; m < rows; m++)
             for (size_t v = 0; v < TILE_VECTORS; v++) {
                 float *sums = tile->sums + m * tile->sums_stride + v * WIDTH;
@@ -266,11 +272,16 @@ INLINE void multiply_tile_of(enum factor_kind kind, const struct lanes_tile *til
 }
 
 static void run_lanes_tile(enum factor_kind kind, const struct lanes_tile *tile, size_t length, size_t rows) {
-    if (kind == FLOATS) multiply_tile_of(FLOATS, tile, RUN, rows);
-    else if (kind == SHORTS && length == RUN) multiply_tile_of(SHORTS, tile, RUN, rows);
-    else if (kind == SHORTS) multiply_tile_of(SHORTS, tile, SHORT_RUN, rows);
-    else if (length == RUN) multiply_tile_of(BYTES, tile, RUN, rows);
-    else multiply_tile_of(BYTES, tile, SHORT_RUN, rows);
+    if (kind == FLOATS)
+        multiply_tile_of(FLOATS, tile, RUN, rows);
+    else if (kind == SHORTS && length == RUN)
+        multiply_tile_of(SHORTS, tile, RUN, rows);
+    else if (kind == SHORTS)
+        multiply_tile_of(SHORTS, tile, SHORT_RUN, rows);
+    else if (length == RUN)
+        multiply_tile_of(BYTES, tile, RUN, rows);
+    else
+        multiply_tile_of(BYTES, tile, SHORT_RUN, rows);
 }
 
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -283,11 +294,16 @@ static void multiply_panel(const struct lanes_run *run, struct lanes_slot *slot,
     for (size_t group = 0; group < run->x.count; group += GROUP_TILES)
         for (size_t strip = 0; strip < strips; strip++)
             for (size_t i = group; i < least(group + GROUP_TILES, run->x.count); i++) {
-                size_t m = tile_row(&run->x, i), rows = tile_row(&run->x, i + 1) - m;
+                size_t            m = tile_row(&run->x, i), rows = tile_row(&run->x, i + 1) - m;
                 struct lanes_tile tile = {
-                    .w = slot->panel[strip], .x = run->x.factors + m * run->x.stride + k / elements * rows,
-                    .steps = depth / elements, .w_scales = slot->scales[strip], .w_rests = slot->rests[strip], .scaled = scaled,
-                    .sums = slot->sums + m * width + strip * LANES, .sums_stride = width,
+                    .w = slot->panel[strip],
+                    .x = run->x.factors + m * run->x.stride + k / elements * rows,
+                    .steps = depth / elements,
+                    .w_scales = slot->scales[strip],
+                    .w_rests = slot->rests[strip],
+                    .scaled = scaled,
+                    .sums = slot->sums + m * width + strip * LANES,
+                    .sums_stride = width,
                 };
                 if (run->rounded) tile.x_scales = run->rounded->scales + m * scaled + k / run->length;
                 if (run->rounded) tile.x_means = run->rounded->means + m * scaled + k / run->length;
@@ -298,7 +314,7 @@ static void multiply_panel(const struct lanes_run *run, struct lanes_slot *slot,
 
 INLINE void put_lanes(const struct lanes_run *run, bnb_dtype dtype, const float *sums, size_t n, size_t count) {
     const struct matmul_job *job = run->job;
-    size_t outputs = job->q.code ? job->q.rows : job->w.rows;
+    size_t                   outputs = job->q.code ? job->q.rows : job->w.rows;
     for (size_t m = 0; m < run->x.rows; m++, sums += run->strips * LANES) {
         size_t at = (run->first_row + m) * outputs + n, i = 0;
         for (; i + WIDTH <= count; i += WIDTH) {
@@ -312,8 +328,8 @@ INLINE void put_lanes(const struct lanes_run *run, bnb_dtype dtype, const float 
 /* Takes panels until there are none left, in the scratch memory that is this slot's alone. */
 static void run_lanes_panels(const struct lanes_run *run, struct lanes_slot *slot) {
     const struct matmul_job *job = run->job;
-    size_t columns = job->x.columns, weight_rows = job->q.code ? job->q.rows : job->w.rows;
-    size_t width = run->strips * LANES, n;
+    size_t                   columns = job->x.columns, weight_rows = job->q.code ? job->q.rows : job->w.rows;
+    size_t                   width = run->strips * LANES, n;
     while ((n = atomic_fetch_add_explicit(run->next, 1, memory_order_relaxed) * width) < weight_rows) {
         size_t count = least(width, weight_rows - n), strips = (count + LANES - 1) / LANES;
         memset(slot->sums, 0, run->x.rows * width * sizeof *slot->sums);
@@ -339,10 +355,10 @@ static void run_lanes_slots(const void *lanes_run, size_t first, size_t last) {
 /* Rows [first, last) of x's block as floats. */
 static void deal_floats(const void *lanes_run, size_t first, size_t last) {
     const struct lanes_run *run = lanes_run;
-    size_t columns = run->job->x.columns;
-    float line[STEPS];
+    size_t                  columns = run->job->x.columns;
+    float                   line[STEPS];
     for (size_t m = first; m < last; m++) {
-        size_t step, from = (run->first_row + m) * columns;
+        size_t    step, from = (run->first_row + m) * columns;
         uint32_t *to = row_in_tile(&run->x, 1, m, &step);
         for (size_t k = 0; k < columns; k += STEPS) {
             size_t count = least(STEPS, columns - k);
@@ -366,10 +382,11 @@ static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind)
     size_t strips = rows <= GROUP_TILES * TILE_ROWS ? 1 : most(1, least(STRIPS, all_strips / (2 * threads)));
     threads = least(threads, (all_strips + strips - 1) / strips);
 
-    size_t stride = columns / factor_elements(kind), factors = round_up(block * stride, 16);
-    size_t length = run_length(job, 4), scaled = kind == FLOATS ? 0 : columns / length, scales = round_up(block * scaled, 16);
-    size_t slot = round_up(sizeof(struct lanes_slot) + block * strips * LANES * sizeof(float), 64);
-    size_t bytes = (factors + 3 * scales) * sizeof(uint32_t) + threads * slot;
+    size_t    stride = columns / factor_elements(kind), factors = round_up(block * stride, 16);
+    size_t    length = run_length(job, 4), scaled = kind == FLOATS ? 0 : columns / length,
+              scales = round_up(block * scaled, 16);
+    size_t    slot = round_up(sizeof(struct lanes_slot) + block * strips * LANES * sizeof(float), 64);
+    size_t    bytes = (factors + 3 * scales) * sizeof(uint32_t) + threads * slot;
     uint32_t *scratch = aligned_alloc(64, bytes);
     if (!scratch) return no_working_space("matmul", bytes);
     struct rounded rounded = {.length = length, .scaled = scaled};
@@ -379,12 +396,19 @@ static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind)
     if (kind == BYTES) rounded.to = rounding_of(job->q.code, BYTES, LANES_BYTE, LANES_BYTE);
     bool fit = true;
     for (size_t i = 0; i < blocks && fit; i++) {
-        _Atomic size_t next = 0;
-        size_t first = rows * i / blocks, count = rows * (i + 1) / blocks - first;
+        _Atomic size_t   next = 0;
+        size_t           first = rows * i / blocks, count = rows * (i + 1) / blocks - first;
         struct lanes_run run = {
-            .job = job, .kind = kind, .length = length, .rounded = kind == FLOATS ? NULL : &rounded,
-            .x = {scratch, count, (count + TILE_ROWS - 1) / TILE_ROWS, stride}, .first_row = first, .strips = strips,
-            .scratch = (char *)(scratch + factors + 3 * scales), .slot = slot, .next = &next,
+            .job = job,
+            .kind = kind,
+            .length = length,
+            .rounded = kind == FLOATS ? NULL : &rounded,
+            .x = {scratch, count, (count + TILE_ROWS - 1) / TILE_ROWS, stride},
+            .first_row = first,
+            .strips = strips,
+            .scratch = (char *)(scratch + factors + 3 * scales),
+            .slot = slot,
+            .next = &next,
         };
         rounded.x = run.x;
         fit = prepare_block(&run);

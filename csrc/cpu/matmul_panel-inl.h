@@ -5,32 +5,36 @@
 #include "simd.h"
 
 enum {
-    TILE_W       = 4,                       /* weight rows of a register tile, */
-    TILE_X       = REGISTERS == 32 ? 6 : 3, /* and rows of x: with a row of each, they fill the registers */
-    GROUP_X      = 12,                      /* rows of x that stay in the first cache while a panel passes */
-    BLOCK_X      = 512,                     /* rows of x for which a panel's weights are decoded once */
-    PANEL        = 64,                      /* the most weight rows of a panel */
-    DEPTH        = 512,                     /* the columns of a panel */
-    PADDING      = 16,                      /* after each row, so that rows of 2^n floats share no cache sets */
+    TILE_W = 4,                       /* weight rows of a register tile, */
+    TILE_X = REGISTERS == 32 ? 6 : 3, /* and rows of x: with a row of each, they fill the registers */
+    GROUP_X = 12,                     /* rows of x that stay in the first cache while a panel passes */
+    BLOCK_X = 512,                    /* rows of x for which a panel's weights are decoded once */
+    PANEL = 64,                       /* the most weight rows of a panel */
+    DEPTH = 512,                      /* the columns of a panel */
+    PADDING = 16,                     /* after each row, so that rows of 2^n floats share no cache sets */
     PANEL_STRIDE = DEPTH + PADDING,
 };
 
 struct panel_run {
     const struct matmul_job *job;
-    const float    *x; /* fp32, each row padded with zeros to whole vectors */
-    size_t          stride, first_row, rows;
-    size_t          panel; /* weight rows of a panel */
-    float          *scratch;
-    size_t          slot; /* floats of scratch for each thread */
-    _Atomic size_t *next; /* panel to take */
+    const float             *x; /* fp32, each row padded with zeros to whole vectors */
+    size_t                   stride, first_row, rows;
+    size_t                   panel; /* weight rows of a panel */
+    float                   *scratch;
+    size_t                   slot; /* floats of scratch for each thread */
+    _Atomic size_t          *next; /* panel to take */
 };
 
 /* Elements [first, last) of a weight, which is `q`, or `w` where q->code is NULL. */
 static void widen_weights(const struct dense *w, const struct coded *q, size_t first, size_t last, float *y) {
-    if (!q->code) widen(w, first, last, y);
-    else if (is_kbits(q->code)) decode_kbits(q, first, last, y);
-    else if (q->code->bits == 4) decode(q, 4, first, last, y, BNB_F32, false);
-    else decode(q, 8, first, last, y, BNB_F32, false);
+    if (!q->code)
+        widen(w, first, last, y);
+    else if (is_kbits(q->code))
+        decode_kbits(q, first, last, y);
+    else if (q->code->bits == 4)
+        decode(q, 4, first, last, y, BNB_F32, false);
+    else
+        decode(q, 8, first, last, y, BNB_F32, false);
 }
 
 /* sums[m, n] of TILE_W weight rows with `rows` rows of x; added to what is there unless these are the first columns. */
@@ -72,7 +76,7 @@ static void run_tile(const float *const w[TILE_W], const float *x, size_t stride
 static const float *weights_at(const struct panel_run *run, size_t n, size_t rows, size_t k, size_t depth, float *panel,
                                size_t *stride) {
     const struct matmul_job *job = run->job;
-    size_t columns = job->x.columns;
+    size_t                   columns = job->x.columns;
     if (!job->q.code && job->w.dtype == BNB_F32 && depth % WIDTH == 0 && run->rows <= GROUP_X) {
         *stride = columns;
         return (const float *)job->w.data + n * columns + k;
@@ -89,7 +93,7 @@ static const float *weights_at(const struct panel_run *run, size_t n, size_t row
 
 static void put_sums(const struct panel_run *run, const float *sums, size_t n, size_t count) {
     const struct matmul_job *job = run->job;
-    size_t columns = job->q.code ? job->q.rows : job->w.rows;
+    size_t                   columns = job->q.code ? job->q.rows : job->w.rows;
     for (size_t m = 0; m < run->rows; m++, sums += PANEL) {
         size_t at = (run->first_row + m) * columns + n;
         for (size_t i = 0; i < count; i++)
@@ -100,13 +104,13 @@ static void put_sums(const struct panel_run *run, const float *sums, size_t n, s
 /* Takes panels until there are none left, in the scratch memory that is this slot's alone. */
 static void run_panels(const struct panel_run *run, float *scratch) {
     const struct matmul_job *job = run->job;
-    size_t columns = job->x.columns, weight_rows = job->q.code ? job->q.rows : job->w.rows;
-    float *panel = scratch, *sums = scratch + run->panel * PANEL_STRIDE;
-    size_t n;
+    size_t                   columns = job->x.columns, weight_rows = job->q.code ? job->q.rows : job->w.rows;
+    float                   *panel = scratch, *sums = scratch + run->panel * PANEL_STRIDE;
+    size_t                   n;
     while ((n = atomic_fetch_add_explicit(run->next, 1, memory_order_relaxed) * run->panel) < weight_rows) {
         size_t rows = least(run->panel, weight_rows - n);
         for (size_t k = 0; k < columns; k += DEPTH) {
-            size_t depth = least(DEPTH, columns - k), stride;
+            size_t       depth = least(DEPTH, columns - k), stride;
             const float *weights = weights_at(run, n, rows, k, depth, panel, &stride);
             for (size_t group = 0; group < run->rows; group += GROUP_X)
                 for (size_t i = 0; i < rows; i += TILE_W) {
@@ -135,7 +139,7 @@ struct widen_job {
 
 static void widen_rows(const void *widen_job, size_t first, size_t last) {
     const struct widen_job *job = widen_job;
-    size_t columns = job->x.columns;
+    size_t                  columns = job->x.columns;
     for (size_t row = first; row < last; row++) {
         float *to = job->y + row * job->stride;
         size_t from = (job->first_row + row) * columns;
@@ -150,17 +154,24 @@ static bnb_status matmul_panel(const struct matmul_job *job) {
     size_t share = (weight_rows + threads - 1) / threads;
     size_t panel = least(rows <= GROUP_X ? 8 : PANEL, round_up(share, TILE_W));
     threads = least(threads, (weight_rows + panel - 1) / panel);
-    bool in_place = job->x.dtype == BNB_F32 && columns % WIDTH == 0 && rows <= TILE_X;
+    bool   in_place = job->x.dtype == BNB_F32 && columns % WIDTH == 0 && rows <= TILE_X;
     size_t stride = in_place ? columns : round_up(columns, WIDTH) + PADDING;
     size_t widened = in_place ? 0 : round_up(block * stride, 16);
     size_t slot = round_up(panel * PANEL_STRIDE + block * PANEL, 16);
     float *scratch = aligned_alloc(64, (widened + threads * slot) * sizeof *scratch);
     if (!scratch) return no_working_space("matmul", (widened + threads * slot) * sizeof *scratch);
     for (size_t row = 0; row < rows; row += block) {
-        _Atomic size_t next = 0;
+        _Atomic size_t   next = 0;
         struct panel_run run = {
-            .job = job, .x = scratch, .stride = stride, .first_row = row, .rows = least(block, rows - row),
-            .panel = panel, .scratch = scratch + widened, .slot = slot, .next = &next,
+            .job = job,
+            .x = scratch,
+            .stride = stride,
+            .first_row = row,
+            .rows = least(block, rows - row),
+            .panel = panel,
+            .scratch = scratch + widened,
+            .slot = slot,
+            .next = &next,
         };
         if (in_place) {
             run.x = (const float *)job->x.data + row * columns;

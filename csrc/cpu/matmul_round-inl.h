@@ -1,9 +1,10 @@
 /* Factors rounded to integers: the codebook once for all weights, and x in runs of elements, each with a scale
  * of its own. What integers can't stand for is found here, and left to the exact kernels.
  *
- * What rounding takes from a code, its rest, is the same wherever the code stands, so that rests do not cancel where x has
- * one sign: they would add up to an error that grows with the square root of the columns. So a run's rests are added up,
- * and that sum times the run's mean of x belongs to the product. What is left out is rests times what x is off its mean. Few rows of x do
+ * What rounding takes from a code, its rest, is the same wherever the code stands, so that rests do not cancel where x
+ * has one sign: they would add up to an error that grows with the square root of the columns. So a run's rests are
+ * added up, and that sum times the run's mean of x belongs to the product. What is left out is rests times what x is
+ * off its mean. Few rows of x do
  * without where none leans to one side: then it would cost half as much as the rest, for nothing. */
 #include <float.h>
 
@@ -56,14 +57,14 @@ enum { RESTS = 254, NO_REST = BYTES_OFFSET ? RESTS / 2 : 0 };
 /* A codebook as integers of at most code_most, for an x of at most x_most. */
 struct rounding {
     enum factor_kind kind;
-    float   x_most;
-    float   pair_most; /* what the magnitudes of two elements of x, two apart, may add up to; 0: anything */
-    float   step;      /* a code's value is its integer, less the offset, times this */
-    int32_t offset;
-    int16_t shorts[16];
-    uint8_t bytes[16];
-    int16_t rests[16];      /* of codes, in units of step / RESTS, */
-    uint8_t rest_bytes[16]; /* and more by NO_REST */
+    float            x_most;
+    float            pair_most; /* what the magnitudes of two elements of x, two apart, may add up to; 0: anything */
+    float            step;      /* a code's value is its integer, less the offset, times this */
+    int32_t          offset;
+    int16_t          shorts[16];
+    uint8_t          bytes[16];
+    int16_t          rests[16];      /* of codes, in units of step / RESTS, */
+    uint8_t          rest_bytes[16]; /* and more by NO_REST */
 };
 
 /* to + the rests of the eight codes of each lane + eight times NO_REST. */
@@ -84,8 +85,8 @@ INLINE floats round_to_integers(floats v) { return v + 0x1.8p23f - 0x1.8p23f; } 
 
 /* The codebook on the grid between 0.8 and 1 times `most` steps to its largest magnitude that it lies closest to: NF4
  * is half as far off at 112 steps as at 127. Close is by squares, and a hundred times as much by what errors come to
- * together, small values counting more, as weights have more of them: an AF4 that is off to one side is worse than one that
- * is off by a little more. */
+ * together, small values counting more, as weights have more of them: an AF4 that is off to one side is worse than one
+ * that is off by a little more. */
 static float fit_codes(const float values[16], float most, int16_t codes[16]) {
     enum { TRIALS = 64 };
     float largest = 0, steps = most, least_error = FLT_MAX;
@@ -93,7 +94,7 @@ static float fit_codes(const float values[16], float most, int16_t codes[16]) {
     memset(codes, 0, 16 * sizeof *codes);
     if (!largest) return 0;
     for (int trial = 0; trial < TRIALS; trial++) {
-        float tried = most * (1 - (float)trial * (0.2f / TRIALS));
+        float  tried = most * (1 - (float)trial * (0.2f / TRIALS));
         floats squares = 0, offs = 0, shares = 0;
         for (int i = 0; i < 16; i += WIDTH) {
             floats value = load_floats(values + i) / largest, off = round_to_integers(value * tried) / tried - value;
@@ -136,21 +137,21 @@ static struct rounding rounding_of(const struct codebook *code, enum factor_kind
 
 struct rounded {
     struct rounding to;
-    struct tiles x;
-    size_t       length; /* of runs */
-    size_t       scaled; /* runs of a row: zeros stand after the last of x */
-    float       *scales; /* [rows, scaled], times the codebook's step */
-    float       *means;  /* [rows, scaled], times the unit of rests */
-    bool         leans;  /* one of the rows does */
-    int32_t     *excess; /* [rows, scaled], what the codebook's offset adds to a run's sum, negative; BYTES only */
+    struct tiles    x;
+    size_t          length; /* of runs */
+    size_t          scaled; /* runs of a row: zeros stand after the last of x */
+    float          *scales; /* [rows, scaled], times the codebook's step */
+    float          *means;  /* [rows, scaled], times the unit of rests */
+    bool            leans;  /* one of the rows does */
+    int32_t        *excess; /* [rows, scaled], what the codebook's offset adds to a run's sum, negative; BYTES only */
 };
 
 struct round_job {
     struct dense          x;
     const struct rounded *rounded;
     size_t                first_row;
-    _Atomic bool         *unfit; /* set where an element is infinite or NaN, or a run's largest too small for a scale, */
-    _Atomic bool         *leans; /* and where a row leans to one side */
+    _Atomic bool *unfit; /* set where an element is infinite or NaN, or a run's largest too small for a scale, */
+    _Atomic bool *leans; /* and where a row leans to one side */
 };
 
 /* What a row's elements add up to. It leans where that is more than those of a mean of zero would hardly ever come to,
@@ -196,8 +197,8 @@ INLINE void put_eight(enum factor_kind kind, const int16_t from[8], uint32_t *to
 INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_kind kind, size_t length, size_t i,
                       uint32_t *to, float *scale, float *mean, int32_t *excess, struct row_sums *row) {
     const struct rounding *rounding = &job->rounded->to;
-    floats v[RUN / WIDTH], pairs = 0;
-    ints largest = 0; /* magnitudes as integers, in which a NaN is larger than all numbers */
+    floats                 v[RUN / WIDTH], pairs = 0;
+    ints                   largest = 0; /* magnitudes as integers, in which a NaN is larger than all numbers */
     for (size_t j = 0; j < length / WIDTH; j++) {
         v[j] = load(job->x.data, dtype, i + j * WIDTH);
         ints magnitude = (ints)v[j] & 0x7fffffff;
@@ -205,28 +206,29 @@ INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_
         if (kind == BYTES && HAS_SMALL_DOT4) pairs = __builtin_elementwise_max(pairs, pair_sums((floats)magnitude));
     }
     float absmax = bits_float((uint32_t)__builtin_reduce_max(largest)), step = absmax / rounding->x_most;
-    if (absmax == 0) step = 0;
-    else if (!(absmax >= 1e-25f && absmax <= FLT_MAX / 4)) return false;
+    if (absmax == 0)
+        step = 0;
+    else if (!(absmax >= 1e-25f && absmax <= FLT_MAX / 4))
+        return false;
     if (kind == BYTES && rounding->pair_most) {
         float pair = bits_float((uint32_t)__builtin_reduce_max((ints)pairs)) / rounding->pair_most;
         step = __builtin_fmaxf(step, pair);
     }
-    float inverse = step ? 1 / step : 0;
+    float   inverse = step ? 1 / step : 0;
     int16_t integers[RUN];
-    ints total = 0;
-    floats squares = 0;
+    ints    total = 0;
+    floats  squares = 0;
     for (size_t j = 0; j < length / WIDTH; j++) {
         typedef VECTOR(int16_t, WIDTH) half_shorts;
-        ints rounded = __builtin_convertvector(round_to_integers(v[j] * inverse), ints);
+        ints        rounded = __builtin_convertvector(round_to_integers(v[j] * inverse), ints);
         half_shorts narrowed = __builtin_convertvector(rounded, half_shorts);
         memcpy(integers + j * WIDTH, &narrowed, sizeof narrowed);
         total += rounded;
         squares = fma(v[j] * inverse, v[j] * inverse, squares);
     }
-    for (size_t j = 0; j < length; j += 8)
-        put_eight(kind, integers + j, to + j / factor_elements(kind));
+    for (size_t j = 0; j < length; j += 8) put_eight(kind, integers + j, to + j / factor_elements(kind));
     int32_t sum_of_run = __builtin_reduce_add(total);
-    double element_sum = (double)step * sum_of_run;
+    double  element_sum = (double)step * sum_of_run;
     row->all += element_sum;
     row->squares += (double)step * step * sum(squares);
     row->squares_of_runs += element_sum * element_sum;
@@ -239,13 +241,13 @@ INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_
 INLINE void round_rows(const struct round_job *job, bnb_dtype dtype, enum factor_kind kind, size_t length, size_t first,
                        size_t last) {
     const struct rounded *rounded = job->rounded;
-    size_t factors = length / factor_elements(kind), at_once = factors_at_once(kind);
-    size_t runs = job->x.columns / length;
+    size_t                factors = length / factor_elements(kind), at_once = factors_at_once(kind);
+    size_t                runs = job->x.columns / length;
     for (size_t m = first; m < last; m++) {
-        size_t step, from = (job->first_row + m) * job->x.columns;
-        uint32_t *to = row_in_tile(&rounded->x, at_once, m, &step), run_factors[RUN];
-        float *scales = rounded->scales + m * rounded->scaled, *means = rounded->means + m * rounded->scaled;
-        int32_t *excess = kind == BYTES ? rounded->excess + m * rounded->scaled : NULL;
+        size_t          step, from = (job->first_row + m) * job->x.columns;
+        uint32_t       *to = row_in_tile(&rounded->x, at_once, m, &step), run_factors[RUN];
+        float          *scales = rounded->scales + m * rounded->scaled, *means = rounded->means + m * rounded->scaled;
+        int32_t        *excess = kind == BYTES ? rounded->excess + m * rounded->scaled : NULL;
         struct row_sums row = {0};
         for (size_t run = 0; run < runs; run++) {
             int32_t *run_excess = kind == BYTES ? excess + run : NULL;
@@ -269,10 +271,14 @@ INLINE void round_rows(const struct round_job *job, bnb_dtype dtype, enum factor
 
 INLINE void round_rows_of(const struct round_job *job, bnb_dtype dtype, size_t first, size_t last) {
     bool is_short = job->rounded->length == SHORT_RUN;
-    if (job->rounded->to.kind == SHORTS && is_short) round_rows(job, dtype, SHORTS, SHORT_RUN, first, last);
-    else if (job->rounded->to.kind == SHORTS) round_rows(job, dtype, SHORTS, RUN, first, last);
-    else if (is_short) round_rows(job, dtype, BYTES, SHORT_RUN, first, last);
-    else round_rows(job, dtype, BYTES, RUN, first, last);
+    if (job->rounded->to.kind == SHORTS && is_short)
+        round_rows(job, dtype, SHORTS, SHORT_RUN, first, last);
+    else if (job->rounded->to.kind == SHORTS)
+        round_rows(job, dtype, SHORTS, RUN, first, last);
+    else if (is_short)
+        round_rows(job, dtype, BYTES, SHORT_RUN, first, last);
+    else
+        round_rows(job, dtype, BYTES, RUN, first, last);
 }
 
 static void round_rows_part(const void *round_job, size_t first, size_t last) {
@@ -286,7 +292,7 @@ static void round_rows_part(const void *round_job, size_t first, size_t last) {
 
 /* Rounds rows of x from first_row on, as many as `to` has; false where integers can't stand for one. */
 static bool round_x(const struct dense *x, size_t first_row, struct rounded *to) {
-    _Atomic bool unfit = false, leans = false;
+    _Atomic bool     unfit = false, leans = false;
     struct round_job job = {*x, to, first_row, &unfit, &leans};
     parallel_for(to->x.rows, (1 << 15) / x->columns + 1, round_rows_part, &job);
     to->leans = atomic_load_explicit(&leans, memory_order_relaxed);

@@ -6,17 +6,17 @@
 
 enum {
     VECTOR_ROWS = 8,       /* the most rows of x, */
-    FEW_ROWS    = 6,       /* and up to which decoding the weights first is no faster, unless they become bytes */
-    SEGMENT     = 64,      /* runs of weights whose scales are worked out at once */
+    FEW_ROWS = 6,          /* and up to which decoding the weights first is no faster, unless they become bytes */
+    SEGMENT = 64,          /* runs of weights whose scales are worked out at once */
     VECTOR_WORK = 1 << 17, /* products for which a thread is worth calling: some ten microseconds */
-    AHEAD       = 4096,    /* bytes to prefetch ahead */
-    STACK       = 4096,    /* floats of working space that the stack has room for: no call of malloc where x is short */
+    AHEAD = 4096,          /* bytes to prefetch ahead */
+    STACK = 4096,          /* floats of working space that the stack has room for: no call of malloc where x is short */
 };
 
 struct vector_run {
     const struct matmul_job *job;
-    size_t       stride; /* elements of a prepared row of x: whole chunks */
-    const float *x;      /* [rows, stride] */
+    size_t                   stride; /* elements of a prepared row of x: whole chunks */
+    const float             *x;      /* [rows, stride] */
 };
 
 /* The length of runs of w where it has codes of so many bits, and each run of a row nothing but one scale; else 0. */
@@ -55,7 +55,8 @@ INLINE floats block_scales(const struct coded *q, size_t block, size_t group) {
 /* The scales of runs [first, first + count) of the weights, with zeros up to a multiple of `whole`, a constant. */
 INLINE const float *scales_at(const struct coded *q, size_t length, size_t first, size_t count, size_t whole,
                               float local[SEGMENT]) {
-    uint32_t shift = (uint32_t)__builtin_ctzll(q->block / length); /* runs of a block: a power of two, as 4 bits have it */
+    uint32_t shift =
+        (uint32_t)__builtin_ctzll(q->block / length); /* runs of a block: a power of two, as 4 bits have it */
     if (q->absmax && shift == 0 && count % whole == 0) return q->absmax + first;
     ints lane;
     for (int i = 0; i < WIDTH; i++) lane[i] = i;
@@ -127,22 +128,21 @@ INLINE void multiply_floats_chunk(const struct vector_run *run, float_table tabl
 
 INLINE void multiply_floats(const struct vector_run *run, size_t length, size_t first, size_t last, size_t rows) {
     const struct coded q = run->job->q; /* a copy, which no store can change */
-    size_t runs = q.columns / length;
-    float_table table = float_table_of(q.code->values);
+    size_t             runs = q.columns / length;
+    float_table        table = float_table_of(q.code->values);
     for (size_t n = first; n < last; n++) {
         floats totals[2][VECTOR_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
-            size_t count = least(SEGMENT, runs - begin), chunks = (count * length + CHUNK - 1) / CHUNK, chunk = 0;
-            float local[SEGMENT];
+            size_t       count = least(SEGMENT, runs - begin), chunks = (count * length + CHUNK - 1) / CHUNK, chunk = 0;
+            float        local[SEGMENT];
             const float *scales = scales_at(&q, length, n * runs + begin, count, chunk_scales(length), local);
             const float *x = run->x + begin * length;
             const uint8_t *codes = q.codes + (n * runs + begin) * (length / 2);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, x += 2 * CHUNK) {
                 fetch_ahead(codes, CHUNK);
-                multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, length, chunk),
-                                      totals[0]);
-                multiply_floats_chunk(run, table, codes + CHUNK / 2, x + CHUNK, rows, chunk_scale(scales, length, chunk + 1),
-                                      totals[TURNS(rows)]);
+                multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, length, chunk), totals[0]);
+                multiply_floats_chunk(run, table, codes + CHUNK / 2, x + CHUNK, rows,
+                                      chunk_scale(scales, length, chunk + 1), totals[TURNS(rows)]);
             }
             if (chunk < chunks)
                 multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, length, chunk), totals[0]);
@@ -164,8 +164,10 @@ INLINE void multiply_floats_by(const struct vector_run *run, size_t length, size
 
 static void multiply_floats_rows(const void *vector_run, size_t first, size_t last) {
     const struct vector_run *run = vector_run;
-    if (run_length(run->job, 4) == RUN) multiply_floats_by(run, RUN, first, last);
-    else multiply_floats_by(run, SHORT_RUN, first, last);
+    if (run_length(run->job, 4) == RUN)
+        multiply_floats_by(run, RUN, first, last);
+    else
+        multiply_floats_by(run, SHORT_RUN, first, last);
 }
 
 /* x in the order in which a chunk is decoded: the first elements of all lanes, then the second ones. */
@@ -174,9 +176,9 @@ static void order_floats(const struct dense *x, size_t stride, float *to) {
     for (int lane = 0; lane < WIDTH; lane++) lanes[lane] = lane * 8;
     for (size_t m = 0; m < x->rows; m++)
         for (size_t chunk = 0; chunk < stride; chunk += CHUNK, to += CHUNK) {
-            size_t at = m * x->columns + chunk, count = least(CHUNK, x->columns - chunk);
+            size_t       at = m * x->columns + chunk, count = least(CHUNK, x->columns - chunk);
             const float *from = (const float *)x->data + at;
-            float local[CHUNK];
+            float        local[CHUNK];
             if (x->dtype != BNB_F32 || count < CHUNK) {
                 widen(x, at, at + count, local);
                 memset(local + count, 0, (CHUNK - count) * sizeof *local);
@@ -187,10 +189,10 @@ static void order_floats(const struct dense *x, size_t stride, float *to) {
 }
 
 static bnb_status matmul_vector(const struct matmul_job *job) {
-    size_t rows = job->x.rows, columns = job->x.columns, stride = round_up(columns, CHUNK);
-    size_t bytes = round_up(rows * stride * sizeof(float), 64);
+    size_t            rows = job->x.rows, columns = job->x.columns, stride = round_up(columns, CHUNK);
+    size_t            bytes = round_up(rows * stride * sizeof(float), 64);
     alignas(64) float local[STACK];
-    float *x = bytes <= sizeof local ? local : aligned_alloc(64, bytes);
+    float            *x = bytes <= sizeof local ? local : aligned_alloc(64, bytes);
     if (!x) return no_working_space("matmul", bytes);
     order_floats(&job->x, stride, x);
     struct vector_run run = {job, stride, x};
@@ -203,14 +205,14 @@ static bnb_status matmul_vector(const struct matmul_job *job) {
 
 struct ordered_run {
     const struct matmul_job *job;
-    const float *x; /* [rows, columns] */
+    const float             *x; /* [rows, columns] */
 };
 
 /* Calls `body` with rows [first, last) of w and an ordered_run. */
 static bnb_status run_ordered(const struct matmul_job *job, void (*body)(const void *run, size_t first, size_t last)) {
-    size_t count = job->x.rows * job->x.columns, bytes = round_up(count * sizeof(float), 64);
+    size_t            count = job->x.rows * job->x.columns, bytes = round_up(count * sizeof(float), 64);
     alignas(64) float local[STACK];
-    float *wide = job->x.dtype == BNB_F32 ? NULL : bytes <= sizeof local ? local : aligned_alloc(64, bytes);
+    float            *wide = job->x.dtype == BNB_F32 ? NULL : bytes <= sizeof local ? local : aligned_alloc(64, bytes);
     if (job->x.dtype != BNB_F32 && !wide) return no_working_space("matmul", bytes);
     if (wide) widen(&job->x, 0, count, wide);
     struct ordered_run run = {job, wide ? wide : job->x.data};

@@ -22,7 +22,7 @@ INLINE floats values_of_word(const float *values, const uint8_t *codes) {
 
 INLINE void multiply_codes8(const struct ordered_run *run, size_t first, size_t last, size_t rows, bool stepped) {
     const struct coded *q = &run->job->q;
-    size_t columns = q->columns, runs = columns / RUN;
+    size_t              columns = q->columns, runs = columns / RUN;
     for (size_t n = first; n < last; n++) {
         floats totals[CODES8_ROWS] = {0};
         size_t at = n * columns, block = at / q->block, next = block * q->block;
@@ -33,7 +33,7 @@ INLINE void multiply_codes8(const struct ordered_run *run, size_t first, size_t 
                 next += q->block;
             }
             const uint8_t *codes = q->codes + at;
-            const float *x = run->x + r * RUN;
+            const float   *x = run->x + r * RUN;
             floats parts[CODES8_ROWS][2] = {0}; /* of one row two, so that a sum does not wait for the one before */
             __builtin_prefetch(codes + AHEAD);
 #pragma unroll
@@ -45,8 +45,7 @@ INLINE void multiply_codes8(const struct ordered_run *run, size_t first, size_t 
                     *part = fma(w, load_floats(x + m * columns + v * WIDTH), *part);
                 }
             }
-            for (size_t m = 0; m < rows; m++)
-                totals[m] = fma(parts[m][0] + parts[m][1], (floats)scale, totals[m]);
+            for (size_t m = 0; m < rows; m++) totals[m] = fma(parts[m][0] + parts[m][1], (floats)scale, totals[m]);
         }
         for (size_t m = 0; m < rows; m++) put_product(run->job, n, m, totals[m]);
     }
@@ -63,9 +62,11 @@ INLINE void multiply_codes8_by(const struct ordered_run *run, size_t first, size
 
 static void multiply_codes8_rows(const void *ordered_run, size_t first, size_t last) {
     const struct ordered_run *run = ordered_run;
-    const struct codebook *code = run->job->q.code;
-    if (code->step) multiply_codes8_by(run, first, last, true);
-    else multiply_codes8_by(run, first, last, false);
+    const struct codebook    *code = run->job->q.code;
+    if (code->step)
+        multiply_codes8_by(run, first, last, true);
+    else
+        multiply_codes8_by(run, first, last, false);
 }
 
 static bnb_status matmul_vector8(const struct matmul_job *job) { return run_ordered(job, multiply_codes8_rows); }

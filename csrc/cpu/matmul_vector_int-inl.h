@@ -9,13 +9,11 @@ enum { VECTOR_SHORTS_MOST = 16383, VECTOR_BYTES_MOST = 127 };
 
 struct vector_int_run {
     const struct matmul_job *job;
-    struct rounded x; /* its pairs (SHORTS) or fours (BYTES) in the order in which a chunk of codes gives them */
-    float *excess;    /* x's, as floats */
+    struct rounded x;      /* its pairs (SHORTS) or fours (BYTES) in the order in which a chunk of codes gives them */
+    float         *excess; /* x's, as floats */
 };
 
-static bool takes_vector_bytes(const struct matmul_job *job) {
-    return HAS_BYTES && takes_vector_of(job, VECTOR_ROWS);
-}
+static bool takes_vector_bytes(const struct matmul_job *job) { return HAS_BYTES && takes_vector_of(job, VECTOR_ROWS); }
 
 /* The sums of a chunk of codes with one row of x. */
 INLINE ints chunk_of_shorts(const shorts w[4], const int16_t *x) {
@@ -51,7 +49,7 @@ INLINE void multiply_scales(const struct vector_int_run *run, enum factor_kind k
 INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, size_t length, const uint8_t *codes,
                            const uint32_t *factors, size_t rows, const struct run_scales *scales, size_t chunk,
                            floats totals[VECTOR_ROWS]) {
-    words packed = (words)load_ints(codes), bytes_of[2];
+    words  packed = (words)load_ints(codes), bytes_of[2];
     shorts shorts_of[4];
     if (kind == SHORTS) {
         decode_shorts(code_table_of(x->to.shorts), packed, shorts_of);
@@ -61,9 +59,9 @@ INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, size_
     }
     for (size_t m = 0; m < rows; m++) {
         const void *row = factors + m * x->x.stride;
-        ints part = kind == SHORTS ? chunk_of_shorts(shorts_of, row) : chunk_of_bytes(bytes_of, row);
-        totals[m] = fma(__builtin_convertvector(part, floats), chunk_scale(scales->integers[m], length, chunk),
-                        totals[m]);
+        ints        part = kind == SHORTS ? chunk_of_shorts(shorts_of, row) : chunk_of_bytes(bytes_of, row);
+        totals[m] =
+            fma(__builtin_convertvector(part, floats), chunk_scale(scales->integers[m], length, chunk), totals[m]);
     }
     if (!x->leans) return;
     floats rests = __builtin_convertvector(add_rests((ints)(-8 * NO_REST), &x->to, packed), floats);
@@ -73,17 +71,17 @@ INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, size_
 INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind kind, size_t length, size_t first,
                               size_t last, size_t rows) {
     const struct coded *q = &run->job->q;
-    struct rounded x = run->x; /* a copy, which no store can change */
-    size_t runs = q->columns / length, step = CHUNK / factor_elements(kind);
+    struct rounded      x = run->x; /* a copy, which no store can change */
+    size_t              runs = q->columns / length, step = CHUNK / factor_elements(kind);
     for (size_t n = first; n < last; n++) {
         floats totals[2][VECTOR_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
             size_t count = least(SEGMENT, runs - begin), chunks = (count * length + CHUNK - 1) / CHUNK, chunk = 0;
-            float local[SEGMENT];
+            float  local[SEGMENT];
             struct run_scales products;
-            const float *scales = scales_at(q, length, n * runs + begin, count, WIDTH, local);
+            const float      *scales = scales_at(q, length, n * runs + begin, count, WIDTH, local);
             multiply_scales(run, kind, scales, begin, count, rows, &products, totals[0]);
-            const uint8_t *codes = q->codes + (n * runs + begin) * (length / 2);
+            const uint8_t  *codes = q->codes + (n * runs + begin) * (length / 2);
             const uint32_t *factors = x.x.factors + begin * length / factor_elements(kind);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, factors += 2 * step) {
                 fetch_ahead(codes, CHUNK);
@@ -113,14 +111,18 @@ INLINE void multiply_integer_rows(const struct vector_int_run *run, enum factor_
 
 static void multiply_shorts_part(const void *vector_int_run, size_t first, size_t last) {
     const struct vector_int_run *run = vector_int_run;
-    if (run->x.length == RUN) multiply_integer_rows(run, SHORTS, RUN, first, last);
-    else multiply_integer_rows(run, SHORTS, SHORT_RUN, first, last);
+    if (run->x.length == RUN)
+        multiply_integer_rows(run, SHORTS, RUN, first, last);
+    else
+        multiply_integer_rows(run, SHORTS, SHORT_RUN, first, last);
 }
 
 static void multiply_bytes_part(const void *vector_int_run, size_t first, size_t last) {
     const struct vector_int_run *run = vector_int_run;
-    if (run->x.length == RUN) multiply_integer_rows(run, BYTES, RUN, first, last);
-    else multiply_integer_rows(run, BYTES, SHORT_RUN, first, last);
+    if (run->x.length == RUN)
+        multiply_integer_rows(run, BYTES, RUN, first, last);
+    else
+        multiply_integer_rows(run, BYTES, SHORT_RUN, first, last);
 }
 
 /* From the order of rounded rows, lane after lane, to that of chunks, in which lanes lie side by side. */
@@ -132,22 +134,28 @@ static void deal_chunks(const uint32_t *from, enum factor_kind kind, size_t elem
 }
 
 static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind kind) {
-    size_t rows = job->x.rows, columns = job->x.columns, elements = round_up(columns, CHUNK);
-    size_t length = run_length(job, 4), stride = elements / factor_elements(kind);
-    size_t scaled = round_up(most(1, elements / length), WIDTH);
-    size_t factors = round_up(rows * stride, 16), scales = round_up(rows * scaled, 16);
-    size_t bytes = (2 * factors + 4 * scales) * sizeof(uint32_t);
+    size_t               rows = job->x.rows, columns = job->x.columns, elements = round_up(columns, CHUNK);
+    size_t               length = run_length(job, 4), stride = elements / factor_elements(kind);
+    size_t               scaled = round_up(most(1, elements / length), WIDTH);
+    size_t               factors = round_up(rows * stride, 16), scales = round_up(rows * scaled, 16);
+    size_t               bytes = (2 * factors + 4 * scales) * sizeof(uint32_t);
     alignas(64) uint32_t local[STACK];
-    uint32_t *scratch = bytes <= sizeof local ? local : aligned_alloc(64, bytes);
+    uint32_t            *scratch = bytes <= sizeof local ? local : aligned_alloc(64, bytes);
     if (!scratch) return no_working_space("matmul", bytes);
-    float most = kind == SHORTS ? VECTOR_SHORTS_MOST : VECTOR_BYTES_MOST;
-    struct vector_int_run run = {.job = job, .x = {
-        .to = rounding_of(job->q.code, kind, most, most),
-        .x = {scratch + factors, rows, rows, stride}, .length = length, .scaled = scaled,
-        .scales = (float *)(scratch + 2 * factors), .means = (float *)(scratch + 2 * factors + scales),
-        .excess = (int32_t *)(scratch + 2 * factors + 2 * scales),
-    }, .excess = (float *)(scratch + 2 * factors + 3 * scales)};
-    bool fit = round_x(&job->x, 0, &run.x);
+    float                 most = kind == SHORTS ? VECTOR_SHORTS_MOST : VECTOR_BYTES_MOST;
+    struct vector_int_run run = {.job = job,
+                                 .x =
+                                     {
+                                         .to = rounding_of(job->q.code, kind, most, most),
+                                         .x = {scratch + factors, rows, rows, stride},
+                                         .length = length,
+                                         .scaled = scaled,
+                                         .scales = (float *)(scratch + 2 * factors),
+                                         .means = (float *)(scratch + 2 * factors + scales),
+                                         .excess = (int32_t *)(scratch + 2 * factors + 2 * scales),
+                                     },
+                                 .excess = (float *)(scratch + 2 * factors + 3 * scales)};
+    bool                  fit = round_x(&job->x, 0, &run.x);
     if (fit) {
         deal_chunks(run.x.x.factors, kind, rows * elements, scratch);
         run.x.x.factors = scratch;

@@ -1,15 +1,16 @@
 /* An optimizer's step: each block's states are decoded, updated and coded again while they are in registers and L1. */
 #include "simd.h"
 
-#define REAL floats
+#define REAL    floats
 #define ROOT(x) __builtin_elementwise_sqrt(x)
-#define RULE INLINE
+#define RULE    INLINE
 #include "../../metal/optimizer_rule.h"
 
 enum { STAGED = 8 * OPTIMIZER_BLOCK };
 
 /* New moments before they are coded, a few blocks of them, so that they stay in L1. Where sums of squares are asked for
- * p and the direction take the places of the first two. A last vector that is not full counts for what is in it only. */
+ * p and the direction take the places of the first two. A last vector that is not full counts for what is in it
+ * only. */
 struct stage {
     float first[STAGED], second[STAGED], slow[STAGED];
 };
@@ -29,9 +30,12 @@ INLINE void store_some(void *data, bnb_dtype dtype, size_t i, floats v, size_t c
     }
 }
 
-INLINE void save_state(const struct optimizer_state *state, bool coded, size_t i, floats v, float *staged, size_t count) {
-    if (coded) memcpy(staged, &v, sizeof v);
-    else store_some(state->values, BNB_F32, i, v, count);
+INLINE void save_state(const struct optimizer_state *state, bool coded, size_t i, floats v, float *staged,
+                       size_t count) {
+    if (coded)
+        memcpy(staged, &v, sizeof v);
+    else
+        store_some(state->values, BNB_F32, i, v, count);
 }
 
 /* The staged moments of `count` elements as codes, from a block on. */
@@ -56,16 +60,17 @@ INLINE float square_sum(const float *values, size_t count) {
 }
 
 /* Block b of those that are staged, which is the job's `block`. */
-INLINE void step_block(const struct optimizer_job *job, size_t block, size_t b, struct stage *stage, uint32_t kind, bool coded) {
+INLINE void step_block(const struct optimizer_job *job, size_t block, size_t b, struct stage *stage, uint32_t kind,
+                       bool coded) {
     const bool   has_second = kind == RULE_ADAM || kind == RULE_ADEMAMIX, has_slow = kind == RULE_ADEMAMIX;
     const size_t begin = block * OPTIMIZER_BLOCK, count = least(OPTIMIZER_BLOCK, job->count - begin);
     const float  absmax_first = coded ? job->first.absmax[block] : 0;
     const float  absmax_second = coded && has_second ? job->second.absmax[block] : 0;
     const float  absmax_slow = coded && has_slow ? job->slow.absmax[block] : 0;
     for (size_t j = 0; j < count; j += WIDTH) {
-        const size_t   i = begin + j, at = b * OPTIMIZER_BLOCK + j;
-        const floats   p = load(job->p, job->p_dtype, i), g = load(job->g, job->g_dtype, i);
-        moments m = {.first = load_state(&job->first, coded, i, absmax_first)};
+        const size_t i = begin + j, at = b * OPTIMIZER_BLOCK + j;
+        const floats p = load(job->p, job->p_dtype, i), g = load(job->g, job->g_dtype, i);
+        moments      m = {.first = load_state(&job->first, coded, i, absmax_first)};
         if (has_second) m.second = load_state(&job->second, coded, i, absmax_second);
         if (has_slow) m.slow = load_state(&job->slow, coded, i, absmax_slow);
 
@@ -101,8 +106,10 @@ INLINE void step_blocks(const struct optimizer_job *job, size_t first, size_t la
 }
 
 INLINE void step_kind(const struct optimizer_job *job, size_t first, size_t last, uint32_t kind) {
-    if (job->coded) step_blocks(job, first, last, kind, true);
-    else step_blocks(job, first, last, kind, false);
+    if (job->coded)
+        step_blocks(job, first, last, kind, true);
+    else
+        step_blocks(job, first, last, kind, false);
 }
 
 static void optimizer(const void *optimizer_job, size_t first_block, size_t last_block) {

@@ -33,8 +33,8 @@ static struct {
 
     _Atomic size_t untaken, unfinished; /* pieces */
 
-    pthread_mutex_t mutex;
-    pthread_cond_t  work;
+    pthread_mutex_t  mutex;
+    pthread_cond_t   work;
     _Atomic uint32_t sleeping;
 } pool = {.busy = ATOMIC_FLAG_INIT, .mutex = PTHREAD_MUTEX_INITIALIZER, .work = PTHREAD_COND_INITIALIZER};
 
@@ -178,8 +178,8 @@ static uint32_t quota(void) {
 
 static uint32_t processors(void) {
 #ifdef __APPLE__
-    int32_t cores = 0;
-    size_t  size = sizeof cores;
+    int32_t     cores = 0;
+    size_t      size = sizeof cores;
     const char *performance = "hw.perflevel0.physicalcpu"; /* absent where all cores are alike */
     if (sysctlbyname(performance, &cores, &size, NULL, 0) == 0 && cores > 0) return (uint32_t)cores;
 #else
@@ -202,17 +202,18 @@ static uint32_t wanted_threads(const char *text) {
 
 const char *bad_thread_count(void) {
     static _Thread_local char sentence[160];
-    const char *text = getenv("BNB_NUM_THREADS");
+    const char               *text = getenv("BNB_NUM_THREADS");
     if (!text || !*text || wanted_threads(text)) return NULL;
-    snprintf(sentence, sizeof sentence,
-             "BNB_NUM_THREADS is \"%.40s\", expected a whole number from 1 to %d: change it, or unset it to use all cores",
-             text, MAX_THREADS);
+    snprintf(
+        sentence, sizeof sentence,
+        "BNB_NUM_THREADS is \"%.40s\", expected a whole number from 1 to %d: change it, or unset it to use all cores",
+        text, MAX_THREADS);
     return sentence;
 }
 
 uint32_t thread_count(void) {
     static _Atomic uint32_t threads; /* two threads that race here find the same */
-    uint32_t known = atomic_load_explicit(&threads, memory_order_relaxed);
+    uint32_t                known = atomic_load_explicit(&threads, memory_order_relaxed);
     if (known) return known;
     const char *wanted = getenv("BNB_NUM_THREADS");
     known = wanted ? wanted_threads(wanted) : 0;

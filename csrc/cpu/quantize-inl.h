@@ -5,11 +5,12 @@
 
 enum {
     SCALED_AHEAD = 2048, /* elements whose scales are found before any is coded: no block waits for its own */
-    MOST_GROUP   = 64,   /* and the most blocks */
+    MOST_GROUP = 64,     /* and the most blocks */
 };
 
 /* The thresholds of a codebook of 16 as a search tree of four levels. Where a search has gone is a number from 0 down,
- * as a comparison's -1 is added as it is: the two lower levels lie in that order, of which an index sees the low bits. */
+ * as a comparison's -1 is added as it is: the two lower levels lie in that order, of which an index sees the low
+ * bits. */
 struct tree {
     float  root, second[2];
     table4 third;
@@ -25,11 +26,11 @@ INLINE ints below_in_tree(struct tree tree, floats x) {
     return -path;
 }
 
-/* The same search for 32 elements at once, in bytes: x and the thresholds are rounded to 16 bits alike, which leaves their
- * order, unless two become equal. A sixteenth of the 16-bit numbers is what their highest four bits say; no more than
- * two thresholds may lie in one. */
+/* The same search for 32 elements at once, in bytes: x and the thresholds are rounded to 16 bits alike, which leaves
+ * their order, unless two become equal. A sixteenth of the 16-bit numbers is what their highest four bits say; no more
+ * than two thresholds may lie in one. */
 struct sixteenths {
-    uint8_t below[16];             /* thresholds below the sixteenth */
+    uint8_t below[16];               /* thresholds below the sixteenth */
     uint8_t high[2][16], low[2][16]; /* bytes of those in it: the higher, and the lower with its first bit turned */
 };
 
@@ -51,9 +52,12 @@ static bool find_sixteenths(const float thresholds[16], struct sixteenths *to) {
         for (int i = 0; i < 15; i++) {
             int16_t threshold = thresholds[i] < -1 ? INT16_MIN : (int16_t)fixed[i];
             if (thresholds[i] >= 1) continue; /* nothing is above */
-            if (threshold < first) below++;
-            else if (threshold - first < 1 << 12 && inside == 2) return false;
-            else if (threshold - first < 1 << 12) found[inside++] = threshold;
+            if (threshold < first)
+                below++;
+            else if (threshold - first < 1 << 12 && inside == 2)
+                return false;
+            else if (threshold - first < 1 << 12)
+                found[inside++] = threshold;
         }
         to->below[nibble] = (uint8_t)below;
         for (int i = 0; i < 2; i++) {
@@ -73,14 +77,14 @@ INLINE bool ranks_in_sixteenths(struct sixteenths in, const floats x[VECTORS_OF_
 #pragma unroll
     for (int v = 0; v < VECTORS_OF_32; v++) fixed[v] = fixed_of(x[v]);
     split(fixed, &low, &high);
-    bytes32 nibble = high >> 4;
+    bytes32        nibble = high >> 4;
     signed_bytes32 h = (signed_bytes32)high, l = (signed_bytes32)(low ^ 0x80);
-    bytes32 below = lookup_bytes(in.below, nibble);
+    bytes32        below = lookup_bytes(in.below, nibble);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         signed_bytes32 th = (signed_bytes32)lookup_bytes(in.high[i], nibble);
         signed_bytes32 tl = (signed_bytes32)lookup_bytes(in.low[i], nibble);
-        bytes32 level = (bytes32)(h == th);
+        bytes32        level = (bytes32)(h == th);
         below -= (bytes32)(h > th) | (level & (bytes32)(l > tl));
         ambiguous |= level & (bytes32)(l == tl);
     }
@@ -124,7 +128,8 @@ INLINE float absmax_of(const struct dense *x, bnb_dtype dtype, size_t first, siz
     for (; i + 32 <= count; i += 32)
 #pragma unroll
         for (int v = 0; v < VECTORS_OF_32; v++)
-            largest[v] = __builtin_elementwise_max(largest[v], (ints)load(x->data, dtype, first + i + (size_t)v * WIDTH) & 0x7fffffff);
+            largest[v] = __builtin_elementwise_max(
+                largest[v], (ints)load(x->data, dtype, first + i + (size_t)v * WIDTH) & 0x7fffffff);
     for (int v = 1; v < VECTORS_OF_32; v++) largest[0] = __builtin_elementwise_max(largest[0], largest[v]);
     uint32_t bits = (uint32_t)__builtin_reduce_max(largest[0]);
     for (; i < count; i++) {
@@ -161,14 +166,18 @@ INLINE bytes32 ranks_of(const struct codebook *code, struct search16 of16, enum 
         return ranks;
 #pragma unroll
     for (int v = 0; v < VECTORS_OF_32; v++) {
-        if (search == IN_TREE) below[v] = below_in_tree(of16.tree, scaled[v]);
-        else if (search == IN_BUCKETS) below[v] = below_in_buckets(code, scaled[v]);
-        else below[v] = below_in_entries(code, search == IN_ENTRIES ? BUCKET_SHIFT : BUCKET_SHIFT - 1, scaled[v]);
+        if (search == IN_TREE)
+            below[v] = below_in_tree(of16.tree, scaled[v]);
+        else if (search == IN_BUCKETS)
+            below[v] = below_in_buckets(code, scaled[v]);
+        else
+            below[v] = below_in_entries(code, search == IN_ENTRIES ? BUCKET_SHIFT : BUCKET_SHIFT - 1, scaled[v]);
     }
     return narrow(below);
 }
 
-INLINE void put_codes(const struct quantize_job *job, uint32_t bits, bool ascending, size_t i, bytes32 ranks, size_t count) {
+INLINE void put_codes(const struct quantize_job *job, uint32_t bits, bool ascending, size_t i, bytes32 ranks,
+                      size_t count) {
     uint8_t *codes = job->codes;
     if (bits == 8) {
         memcpy(codes + i, &ranks, count);
@@ -176,7 +185,7 @@ INLINE void put_codes(const struct quantize_job *job, uint32_t bits, bool ascend
         for (size_t j = i; j < i + count; j++) codes[j] = job->code->order[codes[j]];
     } else {
         typedef VECTOR(uint16_t, 16) pairs;
-        pairs pair = (pairs)(ascending ? ranks : lookup_bytes(job->code->order, ranks));
+        pairs   pair = (pairs)(ascending ? ranks : lookup_bytes(job->code->order, ranks));
         bytes16 packed = __builtin_convertvector((pair << 4 & 0xf0) | pair >> 8, bytes16);
         memcpy(codes + i / 2, &packed, (count + 1) / 2);
     }
@@ -186,7 +195,7 @@ INLINE void put_codes(const struct quantize_job *job, uint32_t bits, bool ascend
 INLINE void code_block(const struct quantize_job *job, struct search16 of16, enum code_search search, bool ascending,
                        bnb_dtype dtype, size_t i, size_t end, float inverse, bool clamps) {
     const struct codebook *code = job->code;
-    uint32_t bits = search == IN_TREE ? 4 : 8;
+    uint32_t               bits = search == IN_TREE ? 4 : 8;
     for (; i + 32 <= end; i += 32) {
         /* What scales are found of next is fetched meanwhile. */
         const char *ahead = (const char *)job->x.data + (i + SCALED_AHEAD) * (dtype == BNB_F32 ? 4 : 2);
@@ -205,8 +214,8 @@ INLINE void code_block(const struct quantize_job *job, struct search16 of16, enu
 INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype,
                             enum code_search search) {
     /* Tables may be addresses of these. */
-    const float *t = job->code->thresholds, third[4] = {t[1], t[13], t[9], t[5]};
-    const float  fourth[8] = {t[0], t[14], t[12], t[10], t[8], t[6], t[4], t[2]};
+    const float    *t = job->code->thresholds, third[4] = {t[1], t[13], t[9], t[5]};
+    const float     fourth[8] = {t[0], t[14], t[12], t[10], t[8], t[6], t[4], t[2]};
     struct search16 of16 = {.tree = {t[7], {t[3], t[11]}, table4_of(third), table8_of(fourth)}};
     if (search == IN_TREE && HAS_LOOKUP_BYTES) of16.has_sixteenths = find_sixteenths(t, &of16.sixteenths);
     bool   ascending = job->code->ascending;
@@ -221,7 +230,7 @@ INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t
         for (size_t block = first; block < end; block++) inverse[block - first] = inverse_of(job->absmax[block]);
         for (size_t block = first; block < end; block++) {
             size_t i = block * job->block, next = least(i + job->block, total);
-            bool clamps = job->given || !(job->absmax[block] <= FLT_MAX);
+            bool   clamps = job->given || !(job->absmax[block] <= FLT_MAX);
             code_block(job, of16, search, ascending, dtype, i, next, inverse[block - first], clamps);
         }
     }
@@ -229,10 +238,14 @@ INLINE void quantize_blocks(const struct quantize_job *job, size_t first, size_t
 
 INLINE void quantize_dtype(const struct quantize_job *job, size_t first, size_t last, bnb_dtype dtype) {
     const struct codebook *code = job->code;
-    if (code->bits == 4) quantize_blocks(job, first, last, dtype, IN_TREE);
-    else if (!code->entry_shift) quantize_blocks(job, first, last, dtype, IN_BUCKETS);
-    else if (code->entry_shift == BUCKET_SHIFT) quantize_blocks(job, first, last, dtype, IN_ENTRIES);
-    else quantize_blocks(job, first, last, dtype, IN_FINER_ENTRIES);
+    if (code->bits == 4)
+        quantize_blocks(job, first, last, dtype, IN_TREE);
+    else if (!code->entry_shift)
+        quantize_blocks(job, first, last, dtype, IN_BUCKETS);
+    else if (code->entry_shift == BUCKET_SHIFT)
+        quantize_blocks(job, first, last, dtype, IN_ENTRIES);
+    else
+        quantize_blocks(job, first, last, dtype, IN_FINER_ENTRIES);
 }
 
 static void quantize_floats(const struct quantize_job *job, size_t first, size_t last) {

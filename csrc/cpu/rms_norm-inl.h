@@ -3,8 +3,8 @@
 
 INLINE float add_and_square(const struct rms_norm_job *job, size_t at, bnb_dtype dtype, bool adds) {
     struct dense x = {job->x, job->dtype, 1, 0};
-    floats squares[2] = {0};
-    size_t i = 0;
+    floats       squares[2] = {0};
+    size_t       i = 0;
     for (; i + WIDTH <= job->d; i += WIDTH) {
         floats v = load(job->x, dtype, at + i);
         if (adds) {
@@ -16,7 +16,9 @@ INLINE float add_and_square(const struct rms_norm_job *job, size_t at, bnb_dtype
     }
     float total = sum(squares[0] + squares[1]);
     for (; i < job->d; i++) {
-        if (adds) put_element(job->x, dtype, at + i, element_of(&x, at + i) + job->scale * element_of(&job->residual, at + i));
+        if (adds)
+            put_element(job->x, dtype, at + i,
+                        element_of(&x, at + i) + job->scale * element_of(&job->residual, at + i));
         total += element_of(&x, at + i) * element_of(&x, at + i);
     }
     return total;
@@ -26,9 +28,10 @@ INLINE void rms_norm_run(const struct rms_norm_job *job, size_t at, bnb_dtype dt
     float total = job->residual.data ? add_and_square(job, at, dtype, true) : add_and_square(job, at, dtype, false);
     float inverse = 1 / __builtin_sqrtf(total / (float)job->d + job->eps);
     struct dense x = {job->x, job->dtype, 1, 0};
-    size_t i = 0;
+    size_t       i = 0;
     for (; i + WIDTH <= job->d; i += WIDTH)
-        store(job->y, dtype, at + i, load(job->x, dtype, at + i) * inverse * (load_floats(job->weight + i) + job->offset));
+        store(job->y, dtype, at + i,
+              load(job->x, dtype, at + i) * inverse * (load_floats(job->weight + i) + job->offset));
     for (; i < job->d; i++)
         put_element(job->y, dtype, at + i, element_of(&x, at + i) * inverse * (job->weight[i] + job->offset));
 }

@@ -15,8 +15,8 @@ struct scales_stage {
 /* The codebook in the order of its values. */
 struct ranked {
     const struct codebook *code;
-    struct levels       levels; /* of less than 256 values */
-    float               values[256];
+    struct levels          levels; /* of less than 256 values */
+    float                  values[256];
 };
 
 /* The sums that a trial is made of, SCALES_LANES lanes of each. */
@@ -58,8 +58,8 @@ INLINE floats value_near(const struct ranked *codes, uint32_t bits, floats x) {
     return gather(codes->values, shift ? below_in_entries(codes->code, shift, x) : below_in_buckets(codes->code, x));
 }
 
-INLINE void add_part(const struct scales_stage *stage, const struct ranked *codes, uint32_t bits, bool weighed, float scale,
-                     struct sums *sums) {
+INLINE void add_part(const struct scales_stage *stage, const struct ranked *codes, uint32_t bits, bool weighed,
+                     float scale, struct sums *sums) {
     float inverse = inverse_of(scale);
     for (int v = 0; v < VECTORS_OF_32; v++) {
         floats errors = sums->errors[v], products = sums->products[v], squares = sums->squares[v];
@@ -78,20 +78,23 @@ INLINE void add_part(const struct scales_stage *stage, const struct ranked *code
     }
 }
 
-INLINE trial try_scale(const struct scales_job *job, struct span span, struct scales_stage *stage, const struct ranked *codes,
-                       uint32_t bits, float scale) {
+INLINE trial try_scale(const struct scales_job *job, struct span span, struct scales_stage *stage,
+                       const struct ranked *codes, uint32_t bits, float scale) {
     struct sums sums = {0};
     for (size_t at = span.begin; at < span.end; at += SCALES_STAGED) {
-        if (span.end - span.begin > SCALES_STAGED) stage_part(job, at, least(SCALES_STAGED, span.end - at), span.unit, stage);
-        if (stage->weighed) add_part(stage, codes, bits, true, scale, &sums);
-        else add_part(stage, codes, bits, false, scale, &sums);
+        if (span.end - span.begin > SCALES_STAGED)
+            stage_part(job, at, least(SCALES_STAGED, span.end - at), span.unit, stage);
+        if (stage->weighed)
+            add_part(stage, codes, bits, true, scale, &sums);
+        else
+            add_part(stage, codes, bits, false, scale, &sums);
     }
     return trial_of(scale, sum_lanes(sums.errors), sum_lanes(sums.products), sum_lanes(sums.squares));
 }
 
 INLINE void search_blocks(const struct scales_job *job, size_t first, size_t last, uint32_t bits) {
     const struct codebook *code = job->code;
-    struct ranked codes = {.code = code};
+    struct ranked          codes = {.code = code};
     for (uint32_t rank = 0; rank < code->size; rank++) codes.values[rank] = code->values[code->order[rank]];
     if (bits < 8) fill_levels(&codes.levels, code);
 
@@ -102,7 +105,8 @@ INLINE void search_blocks(const struct scales_job *job, size_t first, size_t las
         if (!is_searched(span.largest, span.magnitude)) continue;
 
         float unit_largest = span.largest * span.unit, next = span.magnitude * span.unit * job->args.first;
-        if (span.end - span.begin <= SCALES_STAGED) stage_part(job, span.begin, span.end - span.begin, span.unit, &stage);
+        if (span.end - span.begin <= SCALES_STAGED)
+            stage_part(job, span.begin, span.end - span.begin, span.unit, &stage);
         search best = {0};
         for (int i = 0; i <= SCALES_TRIED + SCALES_REFINED; i++) { /* one call, because it is inlined at each width */
             float scale = i == 0 ? unit_largest : i <= SCALES_TRIED ? next : best.refined;

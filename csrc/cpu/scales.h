@@ -1,5 +1,5 @@
-/* What the plain loop and the forms of the search for scales have in common: a block, and what is known of it before any
- * scale is tried. */
+/* What the plain loop and the forms of the search for scales have in common: a block, and what is known of it before
+ * any scale is tried. */
 #ifndef BNB_CPU_SCALES_H
 #define BNB_CPU_SCALES_H
 
@@ -19,7 +19,7 @@ static inline float weight_at(const struct scales_job *job, size_t i) {
 
 /* Magnitudes are compared as integers, in which a NaN is above an infinity, and that above every number. */
 static inline struct span span_of(const struct scales_job *job, size_t block) {
-    size_t   elements = job->x.rows * job->x.columns;
+    size_t      elements = job->x.rows * job->x.columns;
     struct span span = {.begin = block * job->block, .end = elements};
     if (job->block < elements - span.begin) span.end = span.begin + job->block;
     uint32_t all = 0, weighed = 0;

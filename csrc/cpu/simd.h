@@ -2,12 +2,14 @@
  * operators on vector types, and only what those cannot say is a function here or in a backend.
  *
  * A backend defines WIDTH, the floats in a register, and:
- *   table4, 8, 16       so many floats to look up, and table4_of, lookup4 and so on: a lane's index counts by its lowest
+ *   table4, 8, 16       so many floats to look up, and table4_of, lookup4 and so on: a lane's index counts by its
+ * lowest
  *                       2, 3 or 4 bits
  *   float_table         16 floats to decode 4-bit codes with, float_table_of and decode_floats, which gives the eight
  *                       elements of each lane of codes, in order; unless simd.h's own serve
  *   code_table          16 int16 to decode 4-bit codes with, code_table_of and decode_shorts, which gives four vectors
- *                       of them. Two neighbours are a pair, and pair_in_slot(i) says which pair of the codes the ith is:
+ *                       of them. Two neighbours are a pair, and pair_in_slot(i) says which pair of the codes the ith
+ * is:
  *                       a lane of codes holds four, whose elements are, in order, those of LANE_ORDER
  *   regroup             what to do with codes so that decode_shorts leaves the pairs of a lane in that lane of the
  *                       four, in order, the two where dot2 adds them up
@@ -51,7 +53,7 @@
 #define REGISTERS 16
 #endif
 
-#define INLINE static inline __attribute__((always_inline))
+#define INLINE              static inline __attribute__((always_inline))
 #define VECTOR(type, lanes) type __attribute__((ext_vector_type(lanes)))
 
 typedef VECTOR(float, WIDTH) floats;
@@ -66,7 +68,7 @@ typedef VECTOR(uint8_t, 32) bytes32;
 
 enum {
     VECTORS_OF_32 = 32 / WIDTH,
-    CHUNK         = 8 * WIDTH, /* the 4-bit codes that fill a register */
+    CHUNK = 8 * WIDTH, /* the 4-bit codes that fill a register */
 };
 
 INLINE floats load_floats(const float *from) {
@@ -101,7 +103,7 @@ INLINE bytes32 load_bytes32(const uint8_t *from) {
 
 /* a * b + c; rounded once where the processor can. */
 INLINE floats fma(floats a, floats b, floats c) {
-#if defined __FMA__ || defined __aarch64__
+#if defined   __FMA__ || defined __aarch64__
     return __builtin_elementwise_fma(a, b, c);
 #else
     return a * b + c;
@@ -138,9 +140,9 @@ INLINE ints mmla(ints to, words, words) { return to; } /* for the compiler: noth
 #endif
 
 #ifndef HAS_FLOAT_TABLE
-typedef table16 float_table;
+typedef table16    float_table;
 INLINE float_table float_table_of(const float values[16]) { return table16_of(values); }
-INLINE void decode_floats(float_table table, words codes, floats out[8]) {
+INLINE void        decode_floats(float_table table, words codes, floats out[8]) {
     for (uint32_t i = 0; i < 8; i++) out[i] = lookup16(table, (ints)(codes >> 4 * (i ^ 1)));
 }
 #endif
@@ -224,7 +226,7 @@ INLINE ints load_nibbles(const uint8_t *codes) {
 #if WIDTH == 16
     typedef VECTOR(uint32_t, 2) words2;
     words2 both = {(uint32_t)packed, (uint32_t)(packed >> 32)};
-    words spread = __builtin_shufflevector(both, both, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    words  spread = __builtin_shufflevector(both, both, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     return (ints)(spread >> (words){4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24});
 #elif WIDTH == 8
     return (ints)((words)(uint32_t)packed >> (words){4, 0, 12, 8, 20, 16, 28, 24});
@@ -313,9 +315,9 @@ INLINE void transpose(words row[WIDTH]) {
 
 /* ── Functions ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* e to the x within 2 ulp: 0 below -87.3, where results would be denormal, and an infinity above 88.7. With n = x / ln 2
- * rounded, the rest is in ±0.35, and ln 2 is taken off in two parts so that it keeps its bits (Cody and Waite 1980); the
- * polynomial is that of Cephes' expf. NaN gives NaN. */
+/* e to the x within 2 ulp: 0 below -87.3, where results would be denormal, and an infinity above 88.7. With n = x / ln
+ * 2 rounded, the rest is in ±0.35, and ln 2 is taken off in two parts so that it keeps its bits (Cody and Waite 1980);
+ * the polynomial is that of Cephes' expf. NaN gives NaN. */
 INLINE floats exponential(floats x) {
     floats inside = x > 88.7f ? (floats)88.7f : x;
     inside = inside < -87.3f ? (floats)-87.3f : inside;
@@ -330,7 +332,7 @@ INLINE floats exponential(floats x) {
     p = fma(p, rest, (floats)5.0000001201e-1f);
     p = fma(p, rest * rest, rest) + 1.0f;
     /* n is -126 to 128: as a power of two in two steps, since 2^128 is none of a float's. */
-    ints half = ((ints)shifted - 0x4b400000) >> 1, other = ((ints)shifted - 0x4b400000) - half;
+    ints   half = ((ints)shifted - 0x4b400000) >> 1, other = ((ints)shifted - 0x4b400000) - half;
     floats y = p * (floats)((half + 127) << 23) * (floats)((other + 127) << 23);
     y = x < -87.3f ? (floats)0 : y;
     y = x > 88.7228f ? (floats)__builtin_inff() : y;
@@ -374,8 +376,8 @@ static inline size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
 /* Records that an operation has nowhere to work, and returns the code. */
 static bnb_status no_working_space(const char *operation, size_t bytes) {
-    return fail(BNB_OUT_OF_MEMORY, "%s: no memory for %zu bytes of working space; free something and try again", operation,
-                bytes);
+    return fail(BNB_OUT_OF_MEMORY, "%s: no memory for %zu bytes of working space; free something and try again",
+                operation, bytes);
 }
 
 #endif

@@ -57,7 +57,8 @@ INLINE bytes32 narrow(const ints q[VECTORS_OF_32]) {
 
 #define HAS_SPLIT
 INLINE void split(const words v[VECTORS_OF_32], bytes32 *low, bytes32 *high) {
-    __m256i both[4], order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0));
+    __m256i both[4],
+        order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0));
     for (int i = 0; i < 4; i++) both[i] = _mm256_shuffle_epi8((__m256i)v[i], order);
     __m256i a = _mm256_unpacklo_epi32(both[0], both[1]), b = _mm256_unpacklo_epi32(both[2], both[3]);
     __m256i whole = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); /* unpacking works within 128 bits */
@@ -72,7 +73,7 @@ typedef struct {
 
 INLINE float_table float_table_of(const float values[16]) {
     float_table table;
-    words low = (words)load_floats(values), high = (words)load_floats(values + 8);
+    words       low = (words)load_floats(values), high = (words)load_floats(values + 8);
     for (uint32_t i = 0; i < 4; i++) {
         typedef VECTOR(uint8_t, 8) bytes8;
         bytes16 plane;
@@ -102,7 +103,7 @@ INLINE void decode_floats(float_table table, words codes, floats out[8]) {
 }
 
 INLINE code_table code_table_of(const int16_t values[16]) {
-    shorts v = load_shorts(values);
+    shorts  v = load_shorts(values);
     bytes16 low = __builtin_convertvector(v & 255, bytes16), high = __builtin_convertvector(v >> 8 & 255, bytes16);
     return (code_table){_mm256_broadcastsi128_si256((__m128i)low), _mm256_broadcastsi128_si256((__m128i)high)};
 }

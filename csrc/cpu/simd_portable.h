@@ -29,9 +29,9 @@ INLINE floats lookup16(table16 table, ints index) { return (floats)vqtbl4q_u8(ta
 #define HAS_LOOKUP_BYTES 1
 INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     uint8x16_t values = vld1q_u8(table);
-    bytes16 low = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.lo),
-            high = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.hi);
-    bytes32 out;
+    bytes16    low = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.lo),
+               high = (bytes16)vqtbl1q_u8(values, (uint8x16_t)index.hi);
+    bytes32    out;
     out.lo = low, out.hi = high;
     return out;
 }
@@ -53,7 +53,7 @@ INLINE void floats_of_bytes(float_table table, uint8x16_t index, floats *out) {
 
 INLINE void decode_floats(float_table table, words codes, floats out[8]) {
     static const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
-    uint8x16_t packed = vqtbl1q_u8((uint8x16_t)codes, vld1q_u8(order));
+    uint8x16_t           packed = vqtbl1q_u8((uint8x16_t)codes, vld1q_u8(order));
     floats_of_bytes(table, vshrq_n_u8(packed, 4), out);
     floats_of_bytes(table, vandq_u8(packed, vdupq_n_u8(15)), out + 1);
 }
@@ -100,13 +100,13 @@ INLINE ints dot2(ints to, shorts a, shorts b) {
 typedef VECTOR(_Float16, WIDTH) native_halves;
 
 INLINE floats from_f16(halves h) { return __builtin_convertvector((native_halves)h, floats); }
-INLINE halves to_f16(floats v) { return (halves)__builtin_convertvector(v, native_halves); }
+INLINE halves to_f16(floats v) { return (halves) __builtin_convertvector(v, native_halves); }
 
 #else
 
-typedef const float *table4;
-typedef const float *table8;
-typedef const float *table16;
+typedef const float   *table4;
+typedef const float   *table8;
+typedef const float   *table16;
 typedef const int16_t *code_table;
 
 INLINE table4     table4_of(const float *values) { return values; }

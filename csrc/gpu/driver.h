@@ -14,8 +14,8 @@
 
 enum { MAX_BINDINGS = 16, MAX_CONSTANTS = 10 };
 
-/* What a launch does with a piece of memory. What it WRITES and does not read, it writes whole; a place that a kernel has
- * but won't look at is UNUSED, and may hold anything. */
+/* What a launch does with a piece of memory. What it WRITES and does not read, it writes whole; a place that a kernel
+ * has but won't look at is UNUSED, and may hold anything. */
 enum access { UNUSED = 0, READS = 1, WRITES = 2, UPDATES = READS | WRITES };
 
 /* A piece of memory that alloc gave, from `offset` bytes on. */
@@ -35,18 +35,20 @@ struct launch {
     size_t         args_bytes;
     struct binding bindings[MAX_BINDINGS]; /* bound from buffer 1 on; NULL memory is UNUSED */
     uint32_t       binding_count;
-    uint32_t       groups[3];    /* threadgroups in the grid */
-    uint32_t       threads;      /* threads in a threadgroup: a multiple of 32 */
-    uint32_t       shared_bytes; /* of threadgroup memory that the kernel takes as [[threadgroup(0)]]; a multiple of 16 */
-    bnb_precision  precision;    /* of a whole product: what it may be off by; portable kernels are as exact as any asks */
-    size_t         bytes_moved;  /* read and written, for profiles and for deciding when to commit */
+    uint32_t       groups[3]; /* threadgroups in the grid */
+    uint32_t       threads;   /* threads in a threadgroup: a multiple of 32 */
+    uint32_t shared_bytes;    /* of threadgroup memory that the kernel takes as [[threadgroup(0)]]; a multiple of 16 */
+    bnb_precision precision;  /* of a whole product: what it may be off by; portable kernels are as exact as any asks */
+    size_t        bytes_moved; /* read and written, for profiles and for deciding when to commit */
 };
 
-/* Where the portable products of metal/ change from one kernel to the next on a GPU: enum bnb_size names them in this order. */
+/* Where the portable products of metal/ change from one kernel to the next on a GPU: enum bnb_size names them in this
+ * order. */
 struct sizes {
     uint32_t vectors_most; /* rows of x up to which kernels that read w once for up to 8 are ahead of tiles */
     uint32_t skinny_most;  /* and up to which tiles of 16 rows are ahead of larger ones */
-    uint32_t wide_vectors; /* one row of x meets 8 rows of w a simdgroup, and not 4: 0 never, 1 where x is f32, 2 always */
+    uint32_t
+        wide_vectors; /* one row of x meets 8 rows of w a simdgroup, and not 4: 0 never, 1 where x is f32, 2 always */
     uint32_t byte_table;   /* whether 4-bit codes are looked up by two */
     uint32_t tiles_wanted; /* tiles that fill the GPU: with fewer, tiles are small and the sum is split, */
     uint32_t split_least;  /* though not below this many products */
@@ -61,31 +63,35 @@ struct driver {
     void (*describe)(void *gpu, char *text, size_t size); /* one line for people */
     void (*choose)(void *gpu, struct sizes *sizes);       /* what is otherwise for this very GPU; may be NULL */
 
-    void *(*alloc)(void *gpu, size_t bytes);      /* NULL: out of memory, and bnb_last_error() says how much there is */
-    void (*free)(void *gpu, void *memory);        /* returns at once; the memory goes after the work that uses it */
-    void *(*host)(void *gpu, void *memory);       /* its address where the CPU shares it and may read READ_SLACK past it; or NULL */
-    size_t (*cached)(void *gpu);                  /* bytes that were freed and are kept for reuse */
+    void *(*alloc)(void *gpu, size_t bytes); /* NULL: out of memory, and bnb_last_error() says how much there is */
+    void (*free)(void *gpu, void *memory);   /* returns at once; the memory goes after the work that uses it */
+    void *(*host)(void *gpu,
+                  void *memory); /* its address where the CPU shares it and may read READ_SLACK past it; or NULL */
+    size_t (*cached)(void *gpu); /* bytes that were freed and are kept for reuse */
 
-    /* Waits for the memory's work, so that the CPU may access it so. DEVICE_LOST where it is to be read and work that was to
-     * write it has failed: the sentence says so. Whoever WRITES makes it good again. */
+    /* Waits for the memory's work, so that the CPU may access it so. DEVICE_LOST where it is to be read and work that
+     * was to write it has failed: the sentence says so. Whoever WRITES makes it good again. */
     bnb_status (*ready)(void *gpu, void *memory, enum access access);
-    bnb_status (*write)(void *gpu, void *memory, size_t offset, const void *from, size_t bytes); /* the same, and copies */
-    bnb_status (*read)(void *gpu, void *memory, size_t offset, void *to, size_t bytes);          /* the same, and copies */
+    bnb_status (*write)(void *gpu, void *memory, size_t offset, const void *from,
+                        size_t bytes);                                                  /* the same, and copies */
+    bnb_status (*read)(void *gpu, void *memory, size_t offset, void *to, size_t bytes); /* the same, and copies */
 
     /* Enqueues; UNSUPPORTED where the kernel can't be had, DEVICE_LOST where what it reads was lost. */
     bnb_status (*launch)(void *gpu, const struct launch *launch);
-    /* The same for a whole operation, in kernels and grids of the driver's own; UNSUPPORTED where it has none for the case:
-     * then the portable kernels are launched. Only the family, its arguments and its bindings are looked at. May be NULL. */
+    /* The same for a whole operation, in kernels and grids of the driver's own; UNSUPPORTED where it has none for the
+     * case:
+     * then the portable kernels are launched. Only the family, its arguments and its bindings are looked at. May be
+     * NULL. */
     bnb_status (*serve)(void *gpu, const struct launch *whole);
 
-    /* Launches that will be enqueued again and again in this order, as one thing: a graph, or a list that is prepared. They, their
-     * arguments and their memory stay as they are until it is forgotten; kernel NULL stands for what serve served. NULL: it is
-     * left to launch and serve. All three may be NULL. */
+    /* Launches that will be enqueued again and again in this order, as one thing: a graph, or a list that is prepared.
+     * They, their arguments and their memory stay as they are until it is forgotten; kernel NULL stands for what serve
+     * served. NULL: it is left to launch and serve. All three may be NULL. */
     void *(*record)(void *gpu, const struct launch *launches, size_t count);
     bnb_status (*replay)(void *gpu, void *graph);
     void (*forget)(void *gpu, void *graph);
 
-    bool (*idle)(void *gpu);       /* never waits, but sends off what launch holds back, so that asking again makes sense */
+    bool (*idle)(void *gpu); /* never waits, but sends off what launch holds back, so that asking again makes sense */
     bnb_status (*wait)(void *gpu); /* DEVICE_LOST where work has failed since the last time: told once */
 };
 

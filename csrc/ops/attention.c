@@ -1,4 +1,5 @@
-/* Attention over a cache of keys and values, or over the rows themselves: the checks, the launches and the plain loops. */
+/* Attention over a cache of keys and values, or over the rows themselves: the checks, the launches and the plain
+ * loops. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,9 +11,9 @@
 /* What the rows' queries, keys and values go through before any row attends. */
 struct prepare_job {
     const struct attention_job *to;
-    struct dense                q, k, v;      /* strides are their columns; */
+    struct dense                q, k, v;          /* strides are their columns; */
     size_t                      k_first, v_first; /* where keys and values begin in a row of theirs */
-    const float                *rope;         /* [positions, rotated], or NULL */
+    const float                *rope;             /* [positions, rotated], or NULL */
     size_t                      rotated;
     const float                *q_norm, *k_norm;
     float                       scale, norm_offset, norm_eps;
@@ -22,7 +23,8 @@ struct prepare_job {
 };
 
 /* One head's d elements as floats, normalised and rotated. `to` and the source may not overlap. */
-static void prepare_head(const struct prepare_job *job, const struct dense *x, size_t at, const float *norm, size_t position, float *to) {
+static void prepare_head(const struct prepare_job *job, const struct dense *x, size_t at, const float *norm,
+                         size_t position, float *to) {
     size_t d = job->to->d, half = job->rotated / 2;
     for (size_t i = 0; i < d; i++) to[i] = element_of(x, at + i);
     if (norm) {
@@ -69,7 +71,8 @@ static void prepare_rows(const void *argument, size_t first, size_t last) {
             size_t place = (slot_of(to, row) * to->kv_heads + head) * to->capacity + (size_t)own_key(to, row);
             prepare_head(job, &job->k, row * job->k.columns + job->k_first + head * d, job->k_norm, position, local);
             store_head(local, d, to->store, job->keys, job->key_scales, place);
-            for (size_t i = 0; i < d; i++) local[i] = element_of(&job->v, row * job->v.columns + job->v_first + head * d + i);
+            for (size_t i = 0; i < d; i++)
+                local[i] = element_of(&job->v, row * job->v.columns + job->v_first + head * d + i);
             store_head(local, d, to->store, job->values, job->value_scales, place);
         }
     }
@@ -96,14 +99,16 @@ static void attend_plain(const void *argument, size_t first, size_t last) {
         size_t row = unit / job->heads, head = unit % job->heads, d = job->d;
         size_t kv_head = head / (job->heads / job->kv_heads);
         size_t from = (slot_of(job, row) * job->kv_heads + kv_head) * job->capacity;
-        size_t begin = (size_t)job->at[row * ROW_FIELDS + ROW_FIRST], end = (size_t)job->at[row * ROW_FIELDS + ROW_LAST];
+        size_t begin = (size_t)job->at[row * ROW_FIELDS + ROW_FIRST],
+               end = (size_t)job->at[row * ROW_FIELDS + ROW_LAST];
         double most = -INFINITY, total = 0, sums[HEAD_MOST] = {0};
         for (size_t key = begin; key < end; key++) {
             double s = score(job, row, head, key, from + key), shrink = s > most ? exp(most - s) : 1;
             if (s > most) most = s;
             double weight = exp(s - most);
             total = total * shrink + weight;
-            for (size_t i = 0; i < d; i++) sums[i] = sums[i] * shrink + weight * stored_element(job, &job->values, from + key, i);
+            for (size_t i = 0; i < d; i++)
+                sums[i] = sums[i] * shrink + weight * stored_element(job, &job->values, from + key, i);
         }
         for (size_t i = 0; i < d; i++)
             put_element(job->y, job->dtype, unit * d + i, total > 0 ? (float)(sums[i] / total) : 0);
@@ -114,15 +119,17 @@ static void attend_plain(const void *argument, size_t first, size_t last) {
 
 struct request {
     bnb_attention_options options;
-    const bnb_tensor     *q, *k, *v, *rows, *rope, *q_norm, *k_norm, *bias; /* norms are f32 by now; k and v are q where it holds all */
-    size_t                heads, kv_heads, d;
-    bool                  joined; /* q holds keys and values too */
-    bnb_cache            *cache;
-    uint32_t              layer;
-    struct buffer        *queries, *kept; /* the queries as attention takes them; keys and values, as the cache lays them out */
-    bnb_dtype             store;
-    size_t                slots, capacity;
-    bnb_tensor           *y;
+    const bnb_tensor     *q, *k, *v, *rows, *rope, *q_norm, *k_norm,
+        *bias; /* norms are f32 by now; k and v are q where it holds all */
+    size_t         heads, kv_heads, d;
+    bool           joined; /* q holds keys and values too */
+    bnb_cache     *cache;
+    uint32_t       layer;
+    struct buffer *queries,
+        *kept; /* the queries as attention takes them; keys and values, as the cache lays them out */
+    bnb_dtype   store;
+    size_t      slots, capacity;
+    bnb_tensor *y;
 };
 
 static void *after_bytes(void *from, size_t bytes) { return (char *)from + bytes; }
@@ -130,7 +137,7 @@ static void *after_bytes(void *from, size_t bytes) { return (char *)from + bytes
 /* All that a run on the CPU is made of: plain data. */
 struct host_job {
     struct attention_job attention;
-    struct prepare_job   prepare; /* its `to` is set where it runs */
+    struct prepare_job   prepare;                /* its `to` is set where it runs */
     size_t               positions, slots, keys; /* what rows may name */
 };
 
@@ -138,9 +145,14 @@ static bnb_status check_rows(const struct host_job *job, const int32_t *at) {
     for (size_t row = 0; row < job->attention.rows; row++, at += ROW_FIELDS) {
         bool slot = !job->attention.indexed || (at[ROW_SLOT] >= 0 && (size_t)at[ROW_SLOT] < job->slots);
         bool position = at[ROW_POSITION] >= 0 && (size_t)at[ROW_POSITION] < job->positions;
-        if (slot && position && at[ROW_FIRST] >= 0 && at[ROW_FIRST] <= at[ROW_LAST] && (size_t)at[ROW_LAST] <= job->keys) continue;
-        return fail(BNB_INVALID, "attention: rows[%zu] is (slot %d, position %d, keys %d to %d), expected one of %zu slots, %zu positions and %zu keys",
-                    row, at[ROW_SLOT], at[ROW_POSITION], at[ROW_FIRST], at[ROW_LAST], job->slots, job->positions, job->keys);
+        if (slot && position && at[ROW_FIRST] >= 0 && at[ROW_FIRST] <= at[ROW_LAST] &&
+            (size_t)at[ROW_LAST] <= job->keys)
+            continue;
+        return fail(BNB_INVALID,
+                    "attention: rows[%zu] is (slot %d, position %d, keys %d to %d), expected one of %zu slots, %zu "
+                    "positions and %zu keys",
+                    row, at[ROW_SLOT], at[ROW_POSITION], at[ROW_FIRST], at[ROW_LAST], job->slots, job->positions,
+                    job->keys);
     }
     return BNB_OK;
 }
@@ -150,16 +162,21 @@ static bnb_status attend(const void *argument) {
     struct host_job job = *(const struct host_job *)argument;
     size_t          bytes = job.attention.rows * ROW_FIELDS * sizeof(int32_t);
     int32_t        *at = malloc(bytes);
-    if (!at) return fail(BNB_OUT_OF_MEMORY, "attention: no memory for %zu rows; free something and try again", job.attention.rows);
+    if (!at)
+        return fail(BNB_OUT_OF_MEMORY, "attention: no memory for %zu rows; free something and try again",
+                    job.attention.rows);
     memcpy(at, job.attention.at, bytes);
     job.attention.at = at;
     job.prepare.to = &job.attention;
     bnb_status status = check_rows(&job, at);
     if (status == BNB_OK) {
         const struct attention_job *attention = &job.attention;
-        parallel_for(attention->rows, ceil_div(1 << 12, (attention->heads + 2 * attention->kv_heads) * attention->d), prepare_rows, &job.prepare);
-        if (cpu_forms()->attention && attention->d <= FORM_COLUMNS) status = cpu_forms()->attention(attention);
-        else parallel_for(attention->rows * attention->heads, 1, attend_plain, attention);
+        parallel_for(attention->rows, ceil_div(1 << 12, (attention->heads + 2 * attention->kv_heads) * attention->d),
+                     prepare_rows, &job.prepare);
+        if (cpu_forms()->attention && attention->d <= FORM_COLUMNS)
+            status = cpu_forms()->attention(attention);
+        else
+            parallel_for(attention->rows * attention->heads, 1, attend_plain, attention);
     }
     free(at);
     return status;
@@ -172,7 +189,8 @@ static void place_heads(const struct request *r, struct host *host, struct host_
     if (!keys) return; /* nothing is performed then */
     struct prepare_job *prepare = &job->prepare;
     prepare->keys = keys, prepare->values = after_bytes(keys, bytes);
-    if (r->store == BNB_I8) prepare->key_scales = after_bytes(keys, 2 * bytes), prepare->value_scales = prepare->key_scales + rows;
+    if (r->store == BNB_I8)
+        prepare->key_scales = after_bytes(keys, 2 * bytes), prepare->value_scales = prepare->key_scales + rows;
     job->attention.keys = (struct stored_heads){prepare->keys, prepare->key_scales};
     job->attention.values = (struct stored_heads){prepare->values, prepare->value_scales};
 }
@@ -181,23 +199,44 @@ static bnb_status attention_on_host(const void *request, struct host *host) {
     const struct request *r = request;
     float                *queries = host_writes(host, r->queries);
     struct host_job       job = {
-        .attention = {
-            .rows = r->q->rows, .heads = r->heads, .kv_heads = r->kv_heads, .d = r->d, .at = host_reads(host, r->rows->buffer),
-            .queries = queries, .store = r->store, .capacity = r->capacity, .softcap = (float)r->options.softcap,
-            .indexed = r->cache != NULL, .y = host_writes(host, r->y->buffer), .dtype = r->y->dtype,
-        },
-        .prepare = {
-            .q = dense_of(host, r->q), .k = dense_of(host, r->k), .v = dense_of(host, r->v),
-            .k_first = r->joined ? r->heads * r->d : 0, .v_first = r->joined ? (r->heads + r->kv_heads) * r->d : 0,
-            .scale = (float)r->options.scale, .norm_offset = (float)r->options.norm_offset, .norm_eps = (float)r->options.norm_eps,
-            .queries = queries,
-        },
-        .slots = r->slots, .keys = r->capacity, .positions = r->rope ? r->rope->rows : (size_t)INT32_MAX,
+        .attention =
+            {
+                .rows = r->q->rows,
+                .heads = r->heads,
+                .kv_heads = r->kv_heads,
+                .d = r->d,
+                .at = host_reads(host, r->rows->buffer),
+                .queries = queries,
+                .store = r->store,
+                .capacity = r->capacity,
+                .softcap = (float)r->options.softcap,
+                .indexed = r->cache != NULL,
+                .y = host_writes(host, r->y->buffer),
+                .dtype = r->y->dtype,
+            },
+        .prepare =
+            {
+                .q = dense_of(host, r->q),
+                .k = dense_of(host, r->k),
+                .v = dense_of(host, r->v),
+                .k_first = r->joined ? r->heads * r->d : 0,
+                .v_first = r->joined ? (r->heads + r->kv_heads) * r->d : 0,
+                .scale = (float)r->options.scale,
+                .norm_offset = (float)r->options.norm_offset,
+                .norm_eps = (float)r->options.norm_eps,
+                .queries = queries,
+            },
+        .slots = r->slots,
+        .keys = r->capacity,
+        .positions = r->rope ? r->rope->rows : (size_t)INT32_MAX,
     };
     if (r->cache && r->capacity < job.positions) job.positions = r->capacity;
     if (r->rope) job.prepare.rope = host_reads(host, r->rope->buffer), job.prepare.rotated = r->rope->columns;
-    if (r->q_norm) job.prepare.q_norm = host_reads(host, r->q_norm->buffer), job.prepare.k_norm = host_reads(host, r->k_norm->buffer);
-    if (r->bias) job.attention.bias = host_reads(host, r->bias->buffer), job.attention.span = (r->bias->columns + 1) / 2;
+    if (r->q_norm)
+        job.prepare.q_norm = host_reads(host, r->q_norm->buffer),
+        job.prepare.k_norm = host_reads(host, r->k_norm->buffer);
+    if (r->bias)
+        job.attention.bias = host_reads(host, r->bias->buffer), job.attention.span = (r->bias->columns + 1) / 2;
     place_heads(r, host, &job);
     return perform(host, attend, &job, sizeof job);
 }
@@ -206,13 +245,25 @@ static bnb_status attention_on_host(const void *request, struct host *host) {
 
 static struct attention_args args_of(const struct request *r) {
     return (struct attention_args){
-        .rows = (uint32_t)r->q->rows, .heads = (uint32_t)r->heads, .kv_heads = (uint32_t)r->kv_heads, .d = (uint32_t)r->d,
-        .q_columns = (uint32_t)r->q->columns, .k_columns = (uint32_t)r->k->columns, .v_columns = (uint32_t)r->v->columns,
-        .k_first = r->joined ? (uint32_t)(r->heads * r->d) : 0, .v_first = r->joined ? (uint32_t)((r->heads + r->kv_heads) * r->d) : 0,
-        .rotated = r->rope ? (uint32_t)r->rope->columns : 0, .positions = r->rope ? (uint32_t)r->rope->rows : 0,
-        .slots = (uint32_t)r->slots, .capacity = (uint32_t)r->capacity, .span = r->bias ? (uint32_t)(r->bias->columns + 1) / 2 : 0,
-        .parts = 1, .scale = (float)r->options.scale, .softcap = (float)r->options.softcap,
-        .norm_offset = (float)r->options.norm_offset, .norm_eps = (float)r->options.norm_eps,
+        .rows = (uint32_t)r->q->rows,
+        .heads = (uint32_t)r->heads,
+        .kv_heads = (uint32_t)r->kv_heads,
+        .d = (uint32_t)r->d,
+        .q_columns = (uint32_t)r->q->columns,
+        .k_columns = (uint32_t)r->k->columns,
+        .v_columns = (uint32_t)r->v->columns,
+        .k_first = r->joined ? (uint32_t)(r->heads * r->d) : 0,
+        .v_first = r->joined ? (uint32_t)((r->heads + r->kv_heads) * r->d) : 0,
+        .rotated = r->rope ? (uint32_t)r->rope->columns : 0,
+        .positions = r->rope ? (uint32_t)r->rope->rows : 0,
+        .slots = (uint32_t)r->slots,
+        .capacity = (uint32_t)r->capacity,
+        .span = r->bias ? (uint32_t)(r->bias->columns + 1) / 2 : 0,
+        .parts = 1,
+        .scale = (float)r->options.scale,
+        .softcap = (float)r->options.softcap,
+        .norm_offset = (float)r->options.norm_offset,
+        .norm_eps = (float)r->options.norm_eps,
     };
 }
 
@@ -242,7 +293,8 @@ static bnb_status launch_prepare(const struct request *r, struct launch launch) 
     launch.bindings[7] = updates(r->queries); /* rows that are not sound are left as they are */
     bind_heads(r, UPDATES, launch.bindings + 8);
     launch.binding_count = 12;
-    launch.groups[0] = (uint32_t)(r->heads + 2 * r->kv_heads), launch.groups[1] = (uint32_t)r->q->rows, launch.groups[2] = 1;
+    launch.groups[0] = (uint32_t)(r->heads + 2 * r->kv_heads), launch.groups[1] = (uint32_t)r->q->rows,
+    launch.groups[2] = 1;
     launch.threads = PREPARE_THREADS;
     launch.bytes_moved = 2 * q->bytes;
     return enqueue(q->device, &launch);
@@ -275,16 +327,19 @@ static uint32_t parts_of(const struct request *r) {
 static bnb_status launch(const void *request) {
     const struct request *r = request;
     bnb_device           *device = r->q->buffer->device;
-    if (r->q->rows * r->heads > INT32_MAX || r->q->columns > INT32_MAX || r->slots > INT32_MAX || r->capacity > INT32_MAX)
+    if (r->q->rows * r->heads > INT32_MAX || r->q->columns > INT32_MAX || r->slots > INT32_MAX ||
+        r->capacity > INT32_MAX)
         return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
     struct attention_args args = args_of(r);
     args.parts = parts_of(r);
     bool           splits = args.parts > 1;
-    struct buffer *partial = splits ? buffer_new(device, (size_t)args.parts * args.rows * args.heads * (args.d + 2) * sizeof(float)) : NULL;
+    struct buffer *partial =
+        splits ? buffer_new(device, (size_t)args.parts * args.rows * args.heads * (args.d + 2) * sizeof(float)) : NULL;
     if (splits && !partial) return BNB_OUT_OF_MEMORY;
     struct launch launch = {
         .family = "attention",
-        .constants = {r->q->dtype, r->store, r->cache != NULL, r->rope != NULL, r->q_norm != NULL, r->bias != NULL, splits},
+        .constants = {r->q->dtype, r->store, r->cache != NULL, r->rope != NULL, r->q_norm != NULL, r->bias != NULL,
+                      splits},
         .constant_count = 7,
         .args = &args,
         .args_bytes = sizeof args,
@@ -312,9 +367,11 @@ static bnb_status attend_with_memory(struct request *r) {
     r->store = r->cache ? r->cache->dtype : BNB_F32;
     r->slots = r->cache ? r->cache->slots : 1;
     r->capacity = r->cache ? r->cache->capacity : r->q->rows;
-    r->kept = r->cache ? buffer_share(r->cache->layer[r->layer]) : buffer_new(device, 2 * r->q->rows * r->kv_heads * r->d * sizeof(float));
+    r->kept = r->cache ? buffer_share(r->cache->layer[r->layer])
+                       : buffer_new(device, 2 * r->q->rows * r->kv_heads * r->d * sizeof(float));
     r->queries = r->kept ? buffer_new(device, r->q->rows * r->heads * r->d * sizeof(float)) : NULL;
-    bnb_status status = r->queries ? run(&(struct operation){"attention", device, launch, attention_on_host, r}) : BNB_OUT_OF_MEMORY;
+    bnb_status status =
+        r->queries ? run(&(struct operation){"attention", device, launch, attention_on_host, r}) : BNB_OUT_OF_MEMORY;
     buffer_release(r->queries); /* a driver keeps both until the work is done */
     buffer_release(r->kept);
     return status;
@@ -333,18 +390,27 @@ static bool are_options(struct request *r) {
     const bnb_attention_options *o = &r->options;
     if (!is_count(o->heads, "heads", &r->heads) || !is_count(o->kv_heads, "kv_heads", &r->kv_heads)) return false;
     if (r->heads % r->kv_heads)
-        return fail(BNB_INVALID, "attention: heads is %zu and kv_heads %zu: the second must divide the first", r->heads, r->kv_heads), false;
-    if (!isfinite(o->scale) || !isfinite(o->softcap) || o->softcap < 0 || !isfinite(o->norm_offset) || !isfinite(o->norm_eps) || o->norm_eps < 0)
-        return fail(BNB_INVALID, "attention: scale is %g, softcap %g, norm_offset %g and norm_eps %g, expected finite numbers, of which softcap and norm_eps are at least 0",
-                    o->scale, o->softcap, o->norm_offset, o->norm_eps), false;
+        return fail(BNB_INVALID, "attention: heads is %zu and kv_heads %zu: the second must divide the first", r->heads,
+                    r->kv_heads),
+               false;
+    if (!isfinite(o->scale) || !isfinite(o->softcap) || o->softcap < 0 || !isfinite(o->norm_offset) ||
+        !isfinite(o->norm_eps) || o->norm_eps < 0)
+        return fail(BNB_INVALID,
+                    "attention: scale is %g, softcap %g, norm_offset %g and norm_eps %g, expected finite numbers, of "
+                    "which softcap and norm_eps are at least 0",
+                    o->scale, o->softcap, o->norm_offset, o->norm_eps),
+               false;
     return true;
 }
 
-static bool is_part(const bnb_tensor *part, const struct request *r, bnb_dtype dtype, size_t rows, size_t columns, const char *argument) {
-    if (!is_tensor(part, "attention", argument) || !on_device(part->buffer, r->q->buffer->device, "attention", argument)) return false;
+static bool is_part(const bnb_tensor *part, const struct request *r, bnb_dtype dtype, size_t rows, size_t columns,
+                    const char *argument) {
+    if (!is_tensor(part, "attention", argument) ||
+        !on_device(part->buffer, r->q->buffer->device, "attention", argument))
+        return false;
     if (part->dtype == dtype && part->rows == rows && part->columns == columns) return true;
-    fail(BNB_INVALID, "attention: %s is %s [%zu, %zu], expected %s [%zu, %zu]", argument, dtype_name(part->dtype), part->rows, part->columns,
-         dtype_name(dtype), rows, columns);
+    fail(BNB_INVALID, "attention: %s is %s [%zu, %zu], expected %s [%zu, %zu]", argument, dtype_name(part->dtype),
+         part->rows, part->columns, dtype_name(dtype), rows, columns);
     return false;
 }
 
@@ -353,10 +419,14 @@ static bool are_heads(struct request *r) {
     r->joined = !r->k && !r->v;
     size_t parts = r->heads + (r->joined ? 2 * r->kv_heads : 0);
     if (r->q->columns % parts)
-        return fail(BNB_INVALID, "attention: q has %zu columns, expected a multiple of its %zu heads", r->q->columns, parts), false;
+        return fail(BNB_INVALID, "attention: q has %zu columns, expected a multiple of its %zu heads", r->q->columns,
+                    parts),
+               false;
     r->d = r->q->columns / parts;
-    if (r->d > HEAD_MOST) return fail(BNB_UNSUPPORTED, "attention: heads of %zu columns, expected at most %d", r->d, HEAD_MOST), false;
-    if (r->joined) r->k = r->v = r->q;
+    if (r->d > HEAD_MOST)
+        return fail(BNB_UNSUPPORTED, "attention: heads of %zu columns, expected at most %d", r->d, HEAD_MOST), false;
+    if (r->joined)
+        r->k = r->v = r->q;
     else if (!is_part(r->k, r, r->q->dtype, r->q->rows, r->kv_heads * r->d, "k") ||
              !is_part(r->v, r, r->q->dtype, r->q->rows, r->kv_heads * r->d, "v"))
         return false;
@@ -371,16 +441,25 @@ static bool is_norm(const bnb_tensor *norm, const struct request *r, const char 
 static bool are_tables(const struct request *r) {
     if (!is_part(r->rows, r, BNB_I32, r->q->rows, ROW_FIELDS, "rows")) return false;
     if (r->rope) {
-        if (!is_tensor(r->rope, "attention", "rope") || !is_part(r->rope, r, BNB_F32, r->rope->rows, r->rope->columns, "rope")) return false;
+        if (!is_tensor(r->rope, "attention", "rope") ||
+            !is_part(r->rope, r, BNB_F32, r->rope->rows, r->rope->columns, "rope"))
+            return false;
         if (r->rope->columns % 2 || r->rope->columns > r->d)
-            return fail(BNB_INVALID, "attention: rope has %zu columns, expected an even number up to the %zu of a head", r->rope->columns, r->d), false;
+            return fail(BNB_INVALID, "attention: rope has %zu columns, expected an even number up to the %zu of a head",
+                        r->rope->columns, r->d),
+                   false;
     }
-    if (!r->q_norm != !r->k_norm) return fail(BNB_INVALID, "attention: of q_norm and k_norm one is given: give both or neither"), false;
+    if (!r->q_norm != !r->k_norm)
+        return fail(BNB_INVALID, "attention: of q_norm and k_norm one is given: give both or neither"), false;
     if (r->q_norm && (!is_norm(r->q_norm, r, "q_norm") || !is_norm(r->k_norm, r, "k_norm"))) return false;
     if (!r->bias) return true;
-    if (!is_tensor(r->bias, "attention", "bias") || !is_part(r->bias, r, BNB_F32, r->heads, r->bias->columns, "bias")) return false;
-    return r->bias->columns % 2 || (fail(BNB_INVALID, "attention: bias has %zu columns, expected an odd number: so many keys before the row as after it",
-                                         r->bias->columns), false);
+    if (!is_tensor(r->bias, "attention", "bias") || !is_part(r->bias, r, BNB_F32, r->heads, r->bias->columns, "bias"))
+        return false;
+    return r->bias->columns % 2 ||
+           (fail(BNB_INVALID,
+                 "attention: bias has %zu columns, expected an odd number: so many keys before the row as after it",
+                 r->bias->columns),
+            false);
 }
 
 static bool is_cache_of(const struct request *r) {
@@ -388,24 +467,29 @@ static bool is_cache_of(const struct request *r) {
     if (!cache) return true;
     if (!is_cache(cache, "attention", "cache")) return false;
     if (cache->device != r->q->buffer->device)
-        return fail(BNB_INVALID, "attention: cache is on %s, expected it on %s", cache->device->name, r->q->buffer->device->name), false;
+        return fail(BNB_INVALID, "attention: cache is on %s, expected it on %s", cache->device->name,
+                    r->q->buffer->device->name),
+               false;
     if (cache->heads == r->kv_heads && cache->columns == r->d && r->layer < cache->layers) return true;
-    fail(BNB_INVALID, "attention: layer %u of a cache with %zu layers of %zu heads and %zu columns, expected %zu heads and %zu columns", r->layer,
-         cache->layers, cache->heads, cache->columns, r->kv_heads, r->d);
+    fail(BNB_INVALID,
+         "attention: layer %u of a cache with %zu layers of %zu heads and %zu columns, expected %zu heads and %zu "
+         "columns",
+         r->layer, cache->layers, cache->heads, cache->columns, r->kv_heads, r->d);
     return false;
 }
 
-bnb_tensor *bnb_attention(const bnb_attention_options *options, const bnb_tensor *q, const bnb_tensor *k, const bnb_tensor *v,
-                          const bnb_tensor *rows, const bnb_tensor *rope, const bnb_tensor *q_norm, const bnb_tensor *k_norm,
-                          const bnb_tensor *bias, bnb_cache *cache, uint32_t layer) {
+bnb_tensor *bnb_attention(const bnb_attention_options *options, const bnb_tensor *q, const bnb_tensor *k,
+                          const bnb_tensor *v, const bnb_tensor *rows, const bnb_tensor *rope, const bnb_tensor *q_norm,
+                          const bnb_tensor *k_norm, const bnb_tensor *bias, bnb_cache *cache, uint32_t layer) {
     if (!options) return refuse(BNB_INVALID, "attention: options is NULL");
     struct request r = {*options, q, k, v, rows, rope, q_norm, k_norm, bias, .cache = cache, .layer = layer};
-    if (!is_tensor(q, "attention", "q") || !is_float(q->dtype, "attention", "q") || !are_options(&r) || !are_heads(&r) || !are_tables(&r) ||
-        !is_cache_of(&r))
+    if (!is_tensor(q, "attention", "q") || !is_float(q->dtype, "attention", "q") || !are_options(&r) ||
+        !are_heads(&r) || !are_tables(&r) || !is_cache_of(&r))
         return NULL;
     bnb_device *device = q->buffer->device;
     bnb_tensor *first = NULL, *second = NULL;
-    if (as_f32(&r.q_norm, &first) && as_f32(&r.k_norm, &second)) r.y = tensor_new(device, q->dtype, q->rows, r.heads * r.d);
+    if (as_f32(&r.q_norm, &first) && as_f32(&r.k_norm, &second))
+        r.y = tensor_new(device, q->dtype, q->rows, r.heads * r.d);
     count_operation(device);
     bnb_status status = r.y ? attend_with_memory(&r) : BNB_OUT_OF_MEMORY;
     bnb_tensor_free(first);

@@ -24,7 +24,8 @@ struct compare_job {
 
 static void load_run(const struct dense *x, size_t begin, size_t count, float *to) {
     const uint16_t *halves = x->data;
-    if (x->dtype == BNB_F32) memcpy(to, (const float *)x->data + begin, count * sizeof *to);
+    if (x->dtype == BNB_F32)
+        memcpy(to, (const float *)x->data + begin, count * sizeof *to);
     else if (x->dtype == BNB_F16)
         for (size_t i = 0; i < count; i++) to[i] = f16_to_f32(halves[begin + i]);
     else
@@ -109,13 +110,13 @@ static bnb_status compare_on_host(const void *request, struct host *host) {
 
 /* Two kernels: sums of each threadgroup's elements, then the results of the sums. */
 static bnb_status launch(const void *request) {
-    const bnb_tensor    *a = ((const struct request *)request)->a, *b = ((const struct request *)request)->b;
-    const bnb_tensor    *y = ((const struct request *)request)->y;
-    bnb_device          *device = a->buffer->device;
-    size_t               elements = a->rows * a->columns;
-    uint32_t             groups = groups_for(elements, COMPARE_THREADS * 8);
-    struct compare_args  args = {(uint32_t)elements, (uint32_t)(elements >> 32), groups};
-    struct buffer       *parts = buffer_new(device, (size_t)args.parts * COMPARE_SUMS_BYTES);
+    const bnb_tensor   *a = ((const struct request *)request)->a, *b = ((const struct request *)request)->b;
+    const bnb_tensor   *y = ((const struct request *)request)->y;
+    bnb_device         *device = a->buffer->device;
+    size_t              elements = a->rows * a->columns;
+    uint32_t            groups = groups_for(elements, COMPARE_THREADS * 8);
+    struct compare_args args = {(uint32_t)elements, (uint32_t)(elements >> 32), groups};
+    struct buffer      *parts = buffer_new(device, (size_t)args.parts * COMPARE_SUMS_BYTES);
     if (!parts) return bnb_last_status();
     struct launch launch = {
         .family = "compare",
@@ -145,15 +146,18 @@ static bnb_status launch(const void *request) {
 }
 
 bnb_tensor *bnb_compare(const bnb_tensor *a, const bnb_tensor *b) {
-    if (!is_tensor(a, "compare", "a") || !is_float(a->dtype, "compare", "a") || !is_tensor(b, "compare", "b") || !is_float(b->dtype, "compare", "b") ||
-        !on_device(b->buffer, a->buffer->device, "compare", "b"))
+    if (!is_tensor(a, "compare", "a") || !is_float(a->dtype, "compare", "a") || !is_tensor(b, "compare", "b") ||
+        !is_float(b->dtype, "compare", "b") || !on_device(b->buffer, a->buffer->device, "compare", "b"))
         return NULL;
     if (a->rows != b->rows || a->columns != b->columns)
-        return refuse(BNB_INVALID, "compare: b is [%zu, %zu], expected [%zu, %zu] as a is", b->rows, b->columns, a->rows, a->columns);
+        return refuse(BNB_INVALID, "compare: b is [%zu, %zu], expected [%zu, %zu] as a is", b->rows, b->columns,
+                      a->rows, a->columns);
     bnb_tensor *y = tensor_new(a->buffer->device, BNB_F32, 1, 4);
     if (!y) return NULL;
     count_operation(a->buffer->device);
-    if (run(&(struct operation){"compare", y->buffer->device, launch, compare_on_host, &(struct request){a, b, y}}) == BNB_OK) return y;
+    if (run(&(struct operation){"compare", y->buffer->device, launch, compare_on_host, &(struct request){a, b, y}}) ==
+        BNB_OK)
+        return y;
     bnb_tensor_free(y);
     return NULL;
 }

@@ -8,7 +8,8 @@ static void dequantize_plain(const void *argument, size_t first, size_t last) {
     for (size_t block = first; block < last; block++) {
         size_t end = (block + 1) * q->block < elements ? (block + 1) * q->block : elements;
         float  scale = scale_of(q, block), offset = offset_of(q, block);
-        for (size_t i = block * q->block; i < end; i++) put_element(job->y, job->dtype, i, q->code->values[code_at(q, i)] * scale + offset);
+        for (size_t i = block * q->block; i < end; i++)
+            put_element(job->y, job->dtype, i, q->code->values[code_at(q, i)] * scale + offset);
     }
 }
 
@@ -57,7 +58,9 @@ bnb_tensor *bnb_dequantize(const bnb_quantized *q, bnb_dtype dtype) {
     bnb_tensor *y = tensor_new(q->codes->device, dtype, q->rows, q->columns);
     if (!y) return NULL;
     count_operation(q->codes->device);
-    if (run(&(struct operation){"dequantize", y->buffer->device, launch, dequantize_on_host, &(struct request){q, y}}) == BNB_OK) return y;
+    if (run(&(struct operation){"dequantize", y->buffer->device, launch, dequantize_on_host,
+                                &(struct request){q, y}}) == BNB_OK)
+        return y;
     bnb_tensor_free(y);
     return NULL;
 }

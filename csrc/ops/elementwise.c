@@ -1,5 +1,5 @@
-/* What is done to each element by itself: a cast, a sum, a product, a power of e. One loop, one launch and one set of checks
- * for those of one tensor, and for those of two; metal/elementwise_rule.h has the arithmetic. */
+/* What is done to each element by itself: a cast, a sum, a product, a power of e. One loop, one launch and one set of
+ * checks for those of one tensor, and for those of two; metal/elementwise_rule.h has the arithmetic. */
 #include <math.h>
 
 #include "launch.h"
@@ -13,7 +13,8 @@
 
 static void unary_plain(const void *argument, size_t first, size_t last) {
     const struct unary_job *job = argument;
-    for (size_t i = first; i < last; i++) put_element(job->y, job->dtype, i, unary(job->kind, element_of(&job->x, i), job->scale));
+    for (size_t i = first; i < last; i++)
+        put_element(job->y, job->dtype, i, unary(job->kind, element_of(&job->x, i), job->scale));
 }
 
 struct unary_request {
@@ -44,19 +45,20 @@ static struct elementwise_args args_of(const bnb_tensor *y, float scale) {
 static bnb_status launch_unary(const void *request) {
     const struct unary_request *r = request;
     struct elementwise_args     args = args_of(r->y, r->scale);
-    return enqueue(r->x->buffer->device, &(struct launch){
-        .family = "elementwise",
-        .kernel = "unary",
-        .constants = {r->kind, r->x->dtype, r->y->dtype},
-        .constant_count = 3,
-        .args = &args,
-        .args_bytes = sizeof args,
-        .bindings = {reads(r->x->buffer), writes(r->y->buffer)},
-        .binding_count = 2,
-        .groups = {groups_for(r->y->rows * r->y->columns, ELEMENTWISE_THREADS * 8), 1, 1},
-        .threads = ELEMENTWISE_THREADS,
-        .bytes_moved = r->x->buffer->bytes + r->y->buffer->bytes,
-    });
+    return enqueue(r->x->buffer->device,
+                   &(struct launch){
+                       .family = "elementwise",
+                       .kernel = "unary",
+                       .constants = {r->kind, r->x->dtype, r->y->dtype},
+                       .constant_count = 3,
+                       .args = &args,
+                       .args_bytes = sizeof args,
+                       .bindings = {reads(r->x->buffer), writes(r->y->buffer)},
+                       .binding_count = 2,
+                       .groups = {groups_for(r->y->rows * r->y->columns, ELEMENTWISE_THREADS * 8), 1, 1},
+                       .threads = ELEMENTWISE_THREADS,
+                       .bytes_moved = r->x->buffer->bytes + r->y->buffer->bytes,
+                   });
 }
 
 /* y = the rule of x, which is a float tensor, in `dtype`. */
@@ -96,7 +98,8 @@ bnb_tensor *bnb_exp(const bnb_tensor *x) {
 static void binary_plain(const void *argument, size_t first, size_t last) {
     const struct binary_job *job = argument;
     for (size_t i = first; i < last; i++)
-        put_element(job->y, job->a.dtype, i, binary(job->kind, element_of(&job->a, i), element_of(&job->b, i), job->scale));
+        put_element(job->y, job->a.dtype, i,
+                    binary(job->kind, element_of(&job->a, i), element_of(&job->b, i), job->scale));
 }
 
 struct binary_request {
@@ -114,26 +117,28 @@ static bnb_status apply_binary(const void *argument) {
 
 static bnb_status binary_on_host(const void *request, struct host *host) {
     const struct binary_request *r = request;
-    struct binary_job job = {dense_of(host, r->a), dense_of(host, r->b), host_writes(host, r->y->buffer), r->kind, r->scale};
+    struct binary_job job = {dense_of(host, r->a), dense_of(host, r->b), host_writes(host, r->y->buffer), r->kind,
+                             r->scale};
     return perform(host, apply_binary, &job, sizeof job);
 }
 
 static bnb_status launch_binary(const void *request) {
     const struct binary_request *r = request;
     struct elementwise_args      args = args_of(r->y, r->scale);
-    return enqueue(r->y->buffer->device, &(struct launch){
-        .family = "elementwise",
-        .kernel = "binary",
-        .constants = {r->kind, r->a->dtype, r->b->dtype},
-        .constant_count = 3,
-        .args = &args,
-        .args_bytes = sizeof args,
-        .bindings = {reads(r->a->buffer), reads(r->b->buffer), writes(r->y->buffer)},
-        .binding_count = 3,
-        .groups = {groups_for(r->y->rows * r->y->columns, ELEMENTWISE_THREADS * 8), 1, 1},
-        .threads = ELEMENTWISE_THREADS,
-        .bytes_moved = r->a->buffer->bytes + r->b->buffer->bytes + r->y->buffer->bytes,
-    });
+    return enqueue(r->y->buffer->device,
+                   &(struct launch){
+                       .family = "elementwise",
+                       .kernel = "binary",
+                       .constants = {r->kind, r->a->dtype, r->b->dtype},
+                       .constant_count = 3,
+                       .args = &args,
+                       .args_bytes = sizeof args,
+                       .bindings = {reads(r->a->buffer), reads(r->b->buffer), writes(r->y->buffer)},
+                       .binding_count = 3,
+                       .groups = {groups_for(r->y->rows * r->y->columns, ELEMENTWISE_THREADS * 8), 1, 1},
+                       .threads = ELEMENTWISE_THREADS,
+                       .bytes_moved = r->a->buffer->bytes + r->b->buffer->bytes + r->y->buffer->bytes,
+                   });
 }
 
 /* y = the rule of a and b, in a's dtype. */
@@ -142,8 +147,8 @@ static bnb_tensor *binary_of(const char *name, uint32_t kind, const bnb_tensor *
     bnb_device *device = b->buffer->device;
     if (!on_device(a->buffer, device, name, "a")) return NULL;
     if (a->rows != b->rows || a->columns != b->columns)
-        return refuse(BNB_INVALID, "%s: a is [%zu, %zu] and b is [%zu, %zu]: the shapes must match", name, a->rows, a->columns,
-                      b->rows, b->columns);
+        return refuse(BNB_INVALID, "%s: a is [%zu, %zu] and b is [%zu, %zu]: the shapes must match", name, a->rows,
+                      a->columns, b->rows, b->columns);
     bnb_tensor *y = tensor_new(device, a->dtype, b->rows, b->columns);
     if (!y) return NULL;
     count_operation(device);

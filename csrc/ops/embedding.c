@@ -49,8 +49,8 @@ static bnb_status no_memory(size_t count) {
 static bnb_status check_indices(const int32_t *indices, size_t count, size_t columns, size_t rows) {
     for (size_t i = 0; i < count; i++)
         if (indices[i] < 0 || (size_t)indices[i] >= rows)
-            return fail(BNB_INVALID, "embedding: indices[%zu, %zu] is %d, expected 0 to %zu, a row of w", i / columns, i % columns,
-                        indices[i], rows - 1);
+            return fail(BNB_INVALID, "embedding: indices[%zu, %zu] is %d, expected 0 to %zu, a row of w", i / columns,
+                        i % columns, indices[i], rows - 1);
     return BNB_OK;
 }
 
@@ -77,9 +77,9 @@ static bool are_indices(const bnb_tensor *indices) {
 
 /* Kernels look at no index that is no row, and give NaNs for it. */
 struct request {
-    const bnb_tensor    *indices;
-    struct operand       w;
-    bnb_tensor          *y;
+    const bnb_tensor *indices;
+    struct operand    w;
+    bnb_tensor       *y;
 };
 
 static bnb_status launch(const void *request) {
@@ -88,7 +88,7 @@ static bnb_status launch(const void *request) {
     const bnb_tensor     *y = r->y;
     size_t                columns = y->columns;
     if (columns > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a row of 2^32 elements or more");
-    size_t pieces = y->rows * ceil_div(columns, 8);
+    size_t                pieces = y->rows * ceil_div(columns, 8);
     struct embedding_args args = {
         .rows_low = (uint32_t)y->rows,
         .rows_high = (uint32_t)(y->rows >> 32),
@@ -123,13 +123,15 @@ struct look_up_job {
 static bnb_status look_up(const void *argument) {
     struct look_up_job    unchecked = *(const struct look_up_job *)argument;
     struct embedding_job *job = &unchecked.embedding;
-    size_t                rows = job->q.code ? job->q.rows : job->w.rows, columns = job->q.code ? job->q.columns : job->w.columns;
-    int32_t              *copy = malloc(job->count * sizeof *copy); /* another thread may be writing to the tensor */
+    size_t   rows = job->q.code ? job->q.rows : job->w.rows, columns = job->q.code ? job->q.columns : job->w.columns;
+    int32_t *copy = malloc(job->count * sizeof *copy); /* another thread may be writing to the tensor */
     if (!copy) return no_memory(job->count);
     memcpy(copy, job->indices, job->count * sizeof *copy);
     bnb_status status = check_indices(copy, job->count, unchecked.index_columns, rows);
     job->indices = copy;
-    if (status == BNB_OK) parallel_for(job->count, ceil_div(1 << 15, columns), cpu_forms()->embedding ? cpu_forms()->embedding : embedding_plain, job);
+    if (status == BNB_OK)
+        parallel_for(job->count, ceil_div(1 << 15, columns),
+                     cpu_forms()->embedding ? cpu_forms()->embedding : embedding_plain, job);
     free(copy);
     return status;
 }
@@ -146,8 +148,10 @@ static bnb_status embedding_on_host(const void *request, struct host *host) {
             },
         .index_columns = r->indices->columns,
     };
-    if (r->w.dense) job.embedding.w = dense_of(host, r->w.dense);
-    else job.embedding.q = coded_of(host, r->w.coded);
+    if (r->w.dense)
+        job.embedding.w = dense_of(host, r->w.dense);
+    else
+        job.embedding.q = coded_of(host, r->w.coded);
     return perform(host, look_up, &job, sizeof job);
 }
 
@@ -218,18 +222,21 @@ static bnb_status launch_backward(const void *request) {
         .columns = (uint32_t)columns,
     };
     return enqueue(dw->buffer->device, &(struct launch){
-        .family = "embedding",
-        .kernel = "embedding_backward",
-        .constants = {dy->dtype, 0, columns % 8 == 0, dw->dtype},
-        .constant_count = 4,
-        .args = &args,
-        .args_bytes = sizeof args,
-        .bindings = {reads(dy->buffer), reads(sorted), {sorted->memory, (rows + 1) * sizeof(uint32_t), READS, sorted}, writes(dw->buffer)},
-        .binding_count = 4,
-        .groups = {groups_for(rows * ceil_div(columns, 8), EMBEDDING_THREADS), 1, 1},
-        .threads = EMBEDDING_THREADS,
-        .bytes_moved = dy->buffer->bytes + dw->buffer->bytes,
-    });
+                                           .family = "embedding",
+                                           .kernel = "embedding_backward",
+                                           .constants = {dy->dtype, 0, columns % 8 == 0, dw->dtype},
+                                           .constant_count = 4,
+                                           .args = &args,
+                                           .args_bytes = sizeof args,
+                                           .bindings = {reads(dy->buffer),
+                                                        reads(sorted),
+                                                        {sorted->memory, (rows + 1) * sizeof(uint32_t), READS, sorted},
+                                                        writes(dw->buffer)},
+                                           .binding_count = 4,
+                                           .groups = {groups_for(rows * ceil_div(columns, 8), EMBEDDING_THREADS), 1, 1},
+                                           .threads = EMBEDDING_THREADS,
+                                           .bytes_moved = dy->buffer->bytes + dw->buffer->bytes,
+                                       });
 }
 
 static bnb_status add_up(const void *argument) {
@@ -257,7 +264,8 @@ static bnb_status run_backward(const bnb_tensor *dy, const uint32_t *sorted, siz
     if (!uploaded) return BNB_OUT_OF_MEMORY;
     bnb_status              status = buffer_write(uploaded, sorted, words * sizeof *sorted);
     struct backward_request request = {dy, uploaded, dw};
-    if (status == BNB_OK) status = run(&(struct operation){"embedding_backward", device, launch_backward, backward_on_host, &request});
+    if (status == BNB_OK)
+        status = run(&(struct operation){"embedding_backward", device, launch_backward, backward_on_host, &request});
     buffer_release(uploaded); /* the driver keeps it until the work is done */
     return status;
 }
@@ -285,8 +293,10 @@ bnb_tensor *bnb_embedding_backward(const bnb_tensor *dy, const bnb_tensor *indic
     int32_t *copy = read_indices(indices, rows);
     if (!copy) return NULL;
     uint32_t *sorted = malloc(words * sizeof *sorted);
-    if (sorted) sort_indices(copy, count, rows, padding, sorted);
-    else fail(BNB_OUT_OF_MEMORY, "embedding_backward: no memory for %zu indices; free something and try again", count);
+    if (sorted)
+        sort_indices(copy, count, rows, padding, sorted);
+    else
+        fail(BNB_OUT_OF_MEMORY, "embedding_backward: no memory for %zu indices; free something and try again", count);
     free(copy);
     bnb_tensor *dw = sorted ? tensor_new(device, dtype, rows, dy->columns) : NULL;
     count_operation(device);

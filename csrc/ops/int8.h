@@ -26,7 +26,7 @@ int32_t *int8_copy_outliers(const int32_t *list, size_t columns, size_t *count);
 
 /* The checks of arguments that several entries take. Each records its failure. */
 bool is_threshold(float threshold, const char *function);
-bool is_matrix(const bnb_tensor *tensor, bnb_dtype dtype, size_t rows, size_t columns, const bnb_device *device, const char *function,
-               const char *argument);
+bool is_matrix(const bnb_tensor *tensor, bnb_dtype dtype, size_t rows, size_t columns, const bnb_device *device,
+               const char *function, const char *argument);
 
 #endif

@@ -43,7 +43,8 @@ static void matmul_plain(const void *argument, size_t first, size_t last) {
 static void mm_dequant_plain(const void *argument, size_t first, size_t last) {
     const struct int8_mm_dequant_job *job = argument;
     for (size_t m = first; m < last; m++)
-        for (size_t n = 0; n < job->to.columns; n++) put_output(&job->to, m, n, job->sums[m * job->to.columns + n], NULL);
+        for (size_t n = 0; n < job->to.columns; n++)
+            put_output(&job->to, m, n, job->sums[m * job->to.columns + n], NULL);
 }
 
 /* ── The launches ───────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -60,12 +61,13 @@ static const struct buffer *buffer_of(const bnb_tensor *tensor) { return tensor 
 
 static bnb_status launch(const void *request) {
     const struct product *p = request;
-    size_t m = p->y->rows, n = p->y->columns, k = p->b ? p->b->columns : 1;
+    size_t                m = p->y->rows, n = p->y->columns, k = p->b ? p->b->columns : 1;
     if (m > INT32_MAX || n > INT32_MAX) return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
     struct int8_matmul_args args = {.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k};
     const struct buffer    *y = p->y->buffer, *a = p->a->buffer;
     bnb_device             *device = y->device;
-    struct binding          row_stats = reads_if(buffer_of(p->row_stats), a), column_stats = reads_if(buffer_of(p->column_stats), a);
+    struct binding          row_stats = reads_if(buffer_of(p->row_stats), a),
+                            column_stats = reads_if(buffer_of(p->column_stats), a);
     struct binding          bias = reads_if(buffer_of(p->bias), a);
     struct launch           launch = {
         .family = "int8_matmul",
@@ -80,12 +82,14 @@ static bnb_status launch(const void *request) {
         launch.kernel = "int8_mm_dequant";
         launch.groups[0] = args.m;
         launch.threads = INT8_THREADS;
-        memcpy(launch.bindings, (struct binding[]){reads(a), row_stats, column_stats, bias, writes(y)}, 5 * sizeof *launch.bindings);
+        memcpy(launch.bindings, (struct binding[]){reads(a), row_stats, column_stats, bias, writes(y)},
+               5 * sizeof *launch.bindings);
         launch.binding_count = 5;
         return enqueue(device, &launch);
     }
-    memcpy(launch.bindings, (struct binding[]){reads(a), reads(p->b->buffer), row_stats, column_stats, reads_if(buffer_of(p->x), a),
-                                               reads_if(buffer_of(p->outliers), a), bias, writes(y)},
+    memcpy(launch.bindings,
+           (struct binding[]){reads(a), reads(p->b->buffer), row_stats, column_stats, reads_if(buffer_of(p->x), a),
+                              reads_if(buffer_of(p->outliers), a), bias, writes(y)},
            8 * sizeof *launch.bindings);
     launch.binding_count = 8;
     bnb_status status = serve(device, &launch);
@@ -129,15 +133,18 @@ static bnb_status multiply(const void *argument) {
         job.outliers = outliers;
     }
     bnb_status status = BNB_OK;
-    if (cpu_forms()->int8_matmul) status = cpu_forms()->int8_matmul(&job);
-    else parallel_for(job.to.columns, 1, matmul_plain, &job);
+    if (cpu_forms()->int8_matmul)
+        status = cpu_forms()->int8_matmul(&job);
+    else
+        parallel_for(job.to.columns, 1, matmul_plain, &job);
     free(outliers);
     return status;
 }
 
 static bnb_status mm_dequant(const void *argument) {
     const struct int8_mm_dequant_job *job = argument;
-    parallel_for(job->rows, ceil_div(1 << 15, job->to.columns), cpu_forms()->int8_mm_dequant ? cpu_forms()->int8_mm_dequant : mm_dequant_plain, job);
+    parallel_for(job->rows, ceil_div(1 << 15, job->to.columns),
+                 cpu_forms()->int8_mm_dequant ? cpu_forms()->int8_mm_dequant : mm_dequant_plain, job);
     return BNB_OK;
 }
 
@@ -149,7 +156,11 @@ static bnb_status product_on_host(const void *request, struct host *host) {
         struct int8_mm_dequant_job job = {a, p->a->rows, to};
         return perform(host, mm_dequant, &job, sizeof job);
     }
-    struct int8_matmul_job job = {.a = a, .b = host_reads(host, p->b->buffer), .rows = p->a->rows, .columns = p->a->columns, .to = to};
+    struct int8_matmul_job job = {.a = a,
+                                  .b = host_reads(host, p->b->buffer),
+                                  .rows = p->a->rows,
+                                  .columns = p->a->columns,
+                                  .to = to};
     if (p->outliers) {
         job.x = dense_of(host, p->x);
         job.outliers = host_reads(host, p->outliers->buffer);
@@ -164,7 +175,8 @@ static bnb_tensor *make(struct product p, size_t rows, size_t columns, bnb_dtype
     if (!as_f32(&p.bias, &wide)) return NULL;
     p.y = tensor_new(device, dtype, rows, columns);
     count_operation(device);
-    bnb_status status = p.y ? run(&(struct operation){function, device, launch, product_on_host, &p}) : BNB_OUT_OF_MEMORY;
+    bnb_status status =
+        p.y ? run(&(struct operation){function, device, launch, product_on_host, &p}) : BNB_OUT_OF_MEMORY;
     bnb_tensor_free(wide);
     if (status == BNB_OK) return p.y;
     bnb_tensor_free(p.y);
@@ -174,17 +186,21 @@ static bnb_tensor *make(struct product p, size_t rows, size_t columns, bnb_dtype
 /* ── The entries ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Codes `b` that a matrix multiplies, which the caller calls `name`. */
-static bool are_codes(const bnb_tensor *b, const char *argument, const bnb_tensor *a, const char *name, const char *function) {
-    if (!is_tensor(b, function, argument) || !is_matrix(b, BNB_I8, b->rows, b->columns, a->buffer->device, function, argument) ||
+static bool are_codes(const bnb_tensor *b, const char *argument, const bnb_tensor *a, const char *name,
+                      const char *function) {
+    if (!is_tensor(b, function, argument) ||
+        !is_matrix(b, BNB_I8, b->rows, b->columns, a->buffer->device, function, argument) ||
         !is_shape(a->rows, b->rows, function, "the product"))
         return false;
     if (a->columns != b->columns)
-        fail(BNB_INVALID, "%s: %s is [%zu, %zu] and %s is [%zu, %zu]: the columns must match", function, name, a->rows, a->columns, argument,
-             b->rows, b->columns);
+        fail(BNB_INVALID, "%s: %s is [%zu, %zu] and %s is [%zu, %zu]: the columns must match", function, name, a->rows,
+             a->columns, argument, b->rows, b->columns);
     else if (a->columns > COLUMNS_MOST)
-        fail(BNB_UNSUPPORTED, "%s: %s has %zu columns, more than %d, whose sum could leave 32 bits: split them, and add the products", function,
-             name, a->columns, COLUMNS_MOST);
-    else return true;
+        fail(BNB_UNSUPPORTED,
+             "%s: %s has %zu columns, more than %d, whose sum could leave 32 bits: split them, and add the products",
+             function, name, a->columns, COLUMNS_MOST);
+    else
+        return true;
     return false;
 }
 
@@ -199,10 +215,12 @@ static bool is_bias(const bnb_tensor *bias, size_t columns, const bnb_device *de
 }
 
 /* What turns sums into an output. */
-static bool are_scales(const bnb_tensor *row_stats, const bnb_tensor *column_stats, const bnb_tensor *bias, size_t rows, size_t columns,
-                       bnb_dtype dtype, const bnb_device *device, const char *function) {
-    return is_float(dtype, function, "dtype") && is_matrix(row_stats, BNB_F32, 1, rows, device, function, "row_stats") &&
-           is_matrix(column_stats, BNB_F32, 1, columns, device, function, "column_stats") && is_bias(bias, columns, device, function);
+static bool are_scales(const bnb_tensor *row_stats, const bnb_tensor *column_stats, const bnb_tensor *bias, size_t rows,
+                       size_t columns, bnb_dtype dtype, const bnb_device *device, const char *function) {
+    return is_float(dtype, function, "dtype") &&
+           is_matrix(row_stats, BNB_F32, 1, rows, device, function, "row_stats") &&
+           is_matrix(column_stats, BNB_F32, 1, columns, device, function, "column_stats") &&
+           is_bias(bias, columns, device, function);
 }
 
 bnb_tensor *bnb_int8_linear_matmul(const bnb_tensor *a, const bnb_tensor *b) {
@@ -211,28 +229,31 @@ bnb_tensor *bnb_int8_linear_matmul(const bnb_tensor *a, const bnb_tensor *b) {
     return make((struct product){.a = a, .b = b}, a->rows, b->rows, BNB_I32, function);
 }
 
-bnb_tensor *bnb_int8_mm_dequant(const bnb_tensor *sums, const bnb_tensor *row_stats, const bnb_tensor *column_stats, const bnb_tensor *bias,
-                                bnb_dtype dtype) {
+bnb_tensor *bnb_int8_mm_dequant(const bnb_tensor *sums, const bnb_tensor *row_stats, const bnb_tensor *column_stats,
+                                const bnb_tensor *bias, bnb_dtype dtype) {
     const char *function = "int8_mm_dequant";
     if (!is_tensor(sums, function, "sums")) return NULL;
     const bnb_device *device = sums->buffer->device;
     if (!is_matrix(sums, BNB_I32, sums->rows, sums->columns, device, function, "sums") ||
         !are_scales(row_stats, column_stats, bias, sums->rows, sums->columns, dtype, device, function))
         return NULL;
-    return make((struct product){.a = sums, .row_stats = row_stats, .column_stats = column_stats, .bias = bias}, sums->rows, sums->columns, dtype, function);
+    return make((struct product){.a = sums, .row_stats = row_stats, .column_stats = column_stats, .bias = bias},
+                sums->rows, sums->columns, dtype, function);
 }
 
-bnb_tensor *bnb_int8_scaled_mm(const bnb_tensor *a, const bnb_tensor *b, const bnb_tensor *row_stats, const bnb_tensor *column_stats,
-                               const bnb_tensor *bias, bnb_dtype dtype) {
+bnb_tensor *bnb_int8_scaled_mm(const bnb_tensor *a, const bnb_tensor *b, const bnb_tensor *row_stats,
+                               const bnb_tensor *column_stats, const bnb_tensor *bias, bnb_dtype dtype) {
     const char *function = "int8_scaled_mm";
     if (!is_codes(a, function) || !are_codes(b, "b", a, "a", function) ||
         !are_scales(row_stats, column_stats, bias, a->rows, b->rows, dtype, a->buffer->device, function))
         return NULL;
-    return make((struct product){.a = a, .b = b, .row_stats = row_stats, .column_stats = column_stats, .bias = bias}, a->rows, b->rows, dtype, function);
+    return make((struct product){.a = a, .b = b, .row_stats = row_stats, .column_stats = column_stats, .bias = bias},
+                a->rows, b->rows, dtype, function);
 }
 
-bnb_tensor *bnb_int8_mixed_scaled_mm(const bnb_tensor *x, const bnb_tensor *a, const bnb_tensor *b, const bnb_tensor *row_stats,
-                                     const bnb_tensor *column_stats, const bnb_tensor *outliers, const bnb_tensor *bias) {
+bnb_tensor *bnb_int8_mixed_scaled_mm(const bnb_tensor *x, const bnb_tensor *a, const bnb_tensor *b,
+                                     const bnb_tensor *row_stats, const bnb_tensor *column_stats,
+                                     const bnb_tensor *outliers, const bnb_tensor *bias) {
     const char *function = "int8_mixed_scaled_mm";
     if (!is_tensor(x, function, "x") || !is_float(x->dtype, function, "x") || !is_codes(a, function) ||
         !are_codes(b, "b", a, "a", function))
@@ -242,24 +263,29 @@ bnb_tensor *bnb_int8_mixed_scaled_mm(const bnb_tensor *x, const bnb_tensor *a, c
         !are_scales(row_stats, column_stats, bias, a->rows, b->rows, x->dtype, device, function) ||
         (outliers && !is_matrix(outliers, BNB_I32, 1, a->columns, device, function, "outliers")))
         return NULL;
-    return make((struct product){x, a, b, row_stats, column_stats, outliers, bias, NULL}, a->rows, b->rows, x->dtype, function);
+    return make((struct product){x, a, b, row_stats, column_stats, outliers, bias, NULL}, a->rows, b->rows, x->dtype,
+                function);
 }
 
-bnb_tensor *bnb_int8_matmul(const bnb_tensor *x, const bnb_tensor *w, const bnb_tensor *stats, float threshold, const bnb_tensor *bias) {
+bnb_tensor *bnb_int8_matmul(const bnb_tensor *x, const bnb_tensor *w, const bnb_tensor *stats, float threshold,
+                            const bnb_tensor *bias) {
     const char *function = "int8_matmul";
     if (!is_tensor(x, function, "x") || !is_float(x->dtype, function, "x") || !is_threshold(threshold, function) ||
         !are_codes(w, "w", x, "x", function))
         return NULL;
     bnb_device *device = x->buffer->device;
-    if (!is_matrix(stats, BNB_F32, 1, w->rows, device, function, "stats") || !is_bias(bias, w->rows, device, function)) return NULL;
+    if (!is_matrix(stats, BNB_F32, 1, w->rows, device, function, "stats") || !is_bias(bias, w->rows, device, function))
+        return NULL;
 
     /* x as codes exists only meanwhile. */
-    bnb_tensor *a = tensor_new(device, BNB_I8, x->rows, x->columns), *row_stats = tensor_new(device, BNB_F32, 1, x->rows), *y = NULL;
+    bnb_tensor *a = tensor_new(device, BNB_I8, x->rows, x->columns),
+               *row_stats = tensor_new(device, BNB_F32, 1, x->rows), *y = NULL;
     bnb_tensor *outliers = threshold ? tensor_new(device, BNB_I32, 1, x->columns) : NULL;
     bool        made = a && row_stats && (outliers || !threshold);
     if (made && (!outliers || int8_list_outliers(x, threshold, outliers) == BNB_OK) &&
         int8_quantize(&(struct int8_pass){x, threshold, outliers, false, true, row_stats, a}) == BNB_OK)
-        y = make((struct product){x, a, w, row_stats, stats, outliers, bias, NULL}, x->rows, w->rows, x->dtype, function);
+        y = make((struct product){x, a, w, row_stats, stats, outliers, bias, NULL}, x->rows, w->rows, x->dtype,
+                 function);
     bnb_tensor_free(a);
     bnb_tensor_free(row_stats);
     bnb_tensor_free(outliers);

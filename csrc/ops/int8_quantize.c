@@ -12,7 +12,8 @@ static void outliers_plain(const void *argument, size_t first, size_t last) {
     for (size_t row = first; row < last; row++) flag_outliers(job, row, 0, job->x.columns);
 }
 
-/* The larger of a magnitude and another element's, where that counts; a NaN is above an infinity, and that above all else. */
+/* The larger of a magnitude and another element's, where that counts; a NaN is above an infinity, and that above all
+ * else. */
 static float larger(float largest, float element, float threshold) {
     float magnitude = fabsf(element);
     return magnitude >= threshold || float_bits(magnitude) < float_bits(largest) ? largest : magnitude;
@@ -23,11 +24,13 @@ static void rows_plain(const void *argument, size_t first, size_t last) {
     size_t                          columns = job->x.columns;
     for (size_t row = first; row < last; row++) {
         float stats = 0;
-        for (size_t i = row * columns; job->finds && i < (row + 1) * columns; i++) stats = larger(stats, element_of(&job->x, i), job->threshold);
+        for (size_t i = row * columns; job->finds && i < (row + 1) * columns; i++)
+            stats = larger(stats, element_of(&job->x, i), job->threshold);
         if (job->finds) job->stats[row] = stats;
         if (!job->codes) continue;
         float factor = int8_factor(job->stats[row]);
-        for (size_t i = row * columns; i < (row + 1) * columns; i++) job->codes[i] = int8_code(element_of(&job->x, i), factor, job->threshold);
+        for (size_t i = row * columns; i < (row + 1) * columns; i++)
+            job->codes[i] = int8_code(element_of(&job->x, i), factor, job->threshold);
         for (size_t o = 0; o < job->outlier_count; o++) job->codes[row * columns + (size_t)job->outliers[o]] = 0;
     }
 }
@@ -46,7 +49,8 @@ static void column_codes_plain(const void *argument, size_t first, size_t last) 
     size_t                          columns = job->x.columns;
     for (size_t row = first; row < last; row++) {
         for (size_t c = 0; c < columns; c++)
-            job->codes[row * columns + c] = int8_code(element_of(&job->x, row * columns + c), int8_factor(job->stats[c]), job->threshold);
+            job->codes[row * columns + c] =
+                int8_code(element_of(&job->x, row * columns + c), int8_factor(job->stats[c]), job->threshold);
         for (size_t o = 0; o < job->outlier_count; o++) job->codes[row * columns + (size_t)job->outliers[o]] = 0;
     }
 }
@@ -61,9 +65,11 @@ static void dequantize_plain(const void *argument, size_t first, size_t last) {
 /* ── The launches ───────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* What the kernels have in common: all but bindings and grid. */
-static bnb_status prepare(const char *kernel, const bnb_tensor *x, float threshold, struct int8_quantize_args *args, struct launch *launch) {
+static bnb_status prepare(const char *kernel, const bnb_tensor *x, float threshold, struct int8_quantize_args *args,
+                          struct launch *launch) {
     if (x->rows > UINT32_MAX || x->columns > INT32_MAX) return fail(BNB_UNSUPPORTED, "2^32 rows or 2^31 columns");
-    *args = (struct int8_quantize_args){.rows = (uint32_t)x->rows, .columns = (uint32_t)x->columns, .threshold = threshold};
+    *args =
+        (struct int8_quantize_args){.rows = (uint32_t)x->rows, .columns = (uint32_t)x->columns, .threshold = threshold};
     *launch = (struct launch){
         .family = "int8_quantize",
         .kernel = kernel,
@@ -86,11 +92,11 @@ struct outliers_request {
 
 static bnb_status launch_outliers(const void *request) {
     const struct outliers_request *r = request;
-    const bnb_tensor         *x = r->x, *outliers = r->outliers;
-    struct int8_quantize_args args;
-    struct launch             launch;
-    bnb_device               *device = x->buffer->device;
-    bnb_status                status = prepare("int8_flags", x, r->threshold, &args, &launch);
+    const bnb_tensor              *x = r->x, *outliers = r->outliers;
+    struct int8_quantize_args      args;
+    struct launch                  launch;
+    bnb_device                    *device = x->buffer->device;
+    bnb_status                     status = prepare("int8_flags", x, r->threshold, &args, &launch);
     if (status) return status;
     struct buffer *flags = buffer_new(device, x->columns * sizeof(int32_t));
     if (!flags) return bnb_last_status();
@@ -153,7 +159,8 @@ struct dequantize_request {
 
 static bnb_status launch_dequantize(const void *request) {
     const bnb_tensor *codes = ((const struct dequantize_request *)request)->codes;
-    const bnb_tensor *stats = ((const struct dequantize_request *)request)->stats, *y = ((const struct dequantize_request *)request)->y;
+    const bnb_tensor *stats = ((const struct dequantize_request *)request)->stats,
+                     *y = ((const struct dequantize_request *)request)->y;
     struct int8_quantize_args args;
     struct launch             launch;
     bnb_status                status = prepare("int8_dequantize", codes, 0, &args, &launch);
@@ -172,7 +179,9 @@ static bnb_status launch_dequantize(const void *request) {
 
 int32_t *int8_copy_outliers(const int32_t *list, size_t columns, size_t *count) {
     int32_t *copy = malloc(columns * sizeof *copy);
-    if (!copy) return refuse(BNB_OUT_OF_MEMORY, "no memory for a list of %zu outlier columns: free something and try again", columns);
+    if (!copy)
+        return refuse(BNB_OUT_OF_MEMORY, "no memory for a list of %zu outlier columns: free something and try again",
+                      columns);
     memcpy(copy, list, columns * sizeof *copy);
     *count = 0;
     while (*count < columns && copy[*count] >= 0 && (size_t)copy[*count] < columns) ++*count;
@@ -184,7 +193,8 @@ static bnb_status list_outliers(const void *argument) {
     size_t                          columns = job->x.columns;
     int32_t                        *list = (int32_t *)job->flags;
     memset(list, 0, columns * sizeof *list);
-    parallel_for(job->x.rows, ceil_div(1 << 16, columns), cpu_forms()->int8_outliers ? cpu_forms()->int8_outliers : outliers_plain, job);
+    parallel_for(job->x.rows, ceil_div(1 << 16, columns),
+                 cpu_forms()->int8_outliers ? cpu_forms()->int8_outliers : outliers_plain, job);
     size_t count = 0; /* the list grows over the flags that have been looked at */
     for (size_t c = 0; c < columns; c++)
         if (list[c]) list[count++] = (int32_t)c;
@@ -217,8 +227,8 @@ static bool is_listable(const bnb_tensor *x, const char *function) {
 }
 
 bnb_tensor *bnb_int8_outliers(const bnb_tensor *x, float threshold) {
-    if (!is_tensor(x, "int8_outliers", "x") || !is_float(x->dtype, "int8_outliers", "x") || !is_threshold(threshold, "int8_outliers") ||
-        !is_listable(x, "int8_outliers"))
+    if (!is_tensor(x, "int8_outliers", "x") || !is_float(x->dtype, "int8_outliers", "x") ||
+        !is_threshold(threshold, "int8_outliers") || !is_listable(x, "int8_outliers"))
         return NULL;
     if (threshold == 0) return refuse(BNB_INVALID, "int8_outliers: threshold is 0, expected a positive number");
     bnb_tensor *outliers = tensor_new(x->buffer->device, BNB_I32, 1, x->columns);
@@ -232,7 +242,8 @@ bnb_tensor *bnb_int8_outliers(const bnb_tensor *x, float threshold) {
 /* ── Quantising ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static void quantize_rows(const struct int8_quantize_job *job) {
-    parallel_for(job->x.rows, ceil_div(1 << 15, job->x.columns), cpu_forms()->int8_quantize ? cpu_forms()->int8_quantize : rows_plain, job);
+    parallel_for(job->x.rows, ceil_div(1 << 15, job->x.columns),
+                 cpu_forms()->int8_quantize ? cpu_forms()->int8_quantize : rows_plain, job);
 }
 
 static void quantize_columns(const struct int8_quantize_job *job) {
@@ -254,8 +265,10 @@ static bnb_status quantize(const void *argument) {
         if (!outliers) return BNB_OUT_OF_MEMORY;
         job.quantize.outliers = outliers;
     }
-    if (job.by_column) quantize_columns(&job.quantize);
-    else quantize_rows(&job.quantize);
+    if (job.by_column)
+        quantize_columns(&job.quantize);
+    else
+        quantize_rows(&job.quantize);
     free(outliers);
     return BNB_OK;
 }
@@ -299,8 +312,8 @@ static bnb_status find_infinite(const void *argument) {
     size_t last = at + step * ((job->by_column ? x->rows : x->columns) - 1);
     /* Not by its bits: a kernel's conversion of a signalling NaN makes it another. An infinity may be an outlier. */
     while (at < last && (isnan(job->stats[bad]) ? !isnan(element_of(x, at)) : isfinite(element_of(x, at)))) at += step;
-    return fail(BNB_INVALID, "int8_stats: x[%zu, %zu] is %g, expected finite numbers: replace it before quantising", at / x->columns,
-                at % x->columns, element_of(x, at));
+    return fail(BNB_INVALID, "int8_stats: x[%zu, %zu] is %g, expected finite numbers: replace it before quantising",
+                at / x->columns, at % x->columns, element_of(x, at));
 }
 
 static bnb_status check_finite(const void *request, struct host *host) {
@@ -310,7 +323,9 @@ static bnb_status check_finite(const void *request, struct host *host) {
 }
 
 bnb_tensor *bnb_int8_stats(const bnb_tensor *x, float threshold, int32_t by_column) {
-    if (!is_tensor(x, "int8_stats", "x") || !is_float(x->dtype, "int8_stats", "x") || !is_threshold(threshold, "int8_stats")) return NULL;
+    if (!is_tensor(x, "int8_stats", "x") || !is_float(x->dtype, "int8_stats", "x") ||
+        !is_threshold(threshold, "int8_stats"))
+        return NULL;
     bnb_tensor *stats = tensor_new(x->buffer->device, BNB_F32, 1, by_column ? x->columns : x->rows);
     if (!stats) return NULL;
     struct int8_pass pass = {.x = x, .threshold = threshold, .by_column = by_column, .finds = true, .stats = stats};
@@ -321,18 +336,20 @@ bnb_tensor *bnb_int8_stats(const bnb_tensor *x, float threshold, int32_t by_colu
     return NULL;
 }
 
-bool is_matrix(const bnb_tensor *tensor, bnb_dtype dtype, size_t rows, size_t columns, const bnb_device *device, const char *function,
-               const char *argument) {
+bool is_matrix(const bnb_tensor *tensor, bnb_dtype dtype, size_t rows, size_t columns, const bnb_device *device,
+               const char *function, const char *argument) {
     if (!is_tensor(tensor, function, argument) || !on_device(tensor->buffer, device, function, argument)) return false;
     if (tensor->dtype == dtype && tensor->rows == rows && tensor->columns == columns) return true;
-    fail(BNB_INVALID, "%s: %s is %s [%zu, %zu], expected %s [%zu, %zu]", function, argument, dtype_name(tensor->dtype), tensor->rows,
-         tensor->columns, dtype_name(dtype), rows, columns);
+    fail(BNB_INVALID, "%s: %s is %s [%zu, %zu], expected %s [%zu, %zu]", function, argument, dtype_name(tensor->dtype),
+         tensor->rows, tensor->columns, dtype_name(dtype), rows, columns);
     return false;
 }
 
-bnb_tensor *bnb_int8_vectorwise_quant(const bnb_tensor *x, const bnb_tensor *stats, float threshold, const bnb_tensor *outliers, int32_t by_column) {
+bnb_tensor *bnb_int8_vectorwise_quant(const bnb_tensor *x, const bnb_tensor *stats, float threshold,
+                                      const bnb_tensor *outliers, int32_t by_column) {
     const char *function = "int8_vectorwise_quant";
-    if (!is_tensor(x, function, "x") || !is_float(x->dtype, function, "x") || !is_threshold(threshold, function)) return NULL;
+    if (!is_tensor(x, function, "x") || !is_float(x->dtype, function, "x") || !is_threshold(threshold, function))
+        return NULL;
     bnb_device *device = x->buffer->device;
     if (!is_matrix(stats, BNB_F32, 1, by_column ? x->columns : x->rows, device, function, "stats") ||
         (outliers && !is_matrix(outliers, BNB_I32, 1, x->columns, device, function, "outliers")))
@@ -340,7 +357,8 @@ bnb_tensor *bnb_int8_vectorwise_quant(const bnb_tensor *x, const bnb_tensor *sta
     bnb_tensor *codes = tensor_new(device, BNB_I8, x->rows, x->columns);
     if (!codes) return NULL;
     count_operation(device);
-    if (int8_quantize(&(struct int8_pass){x, threshold, outliers, by_column, false, stats, codes}) == BNB_OK) return codes;
+    if (int8_quantize(&(struct int8_pass){x, threshold, outliers, by_column, false, stats, codes}) == BNB_OK)
+        return codes;
     bnb_tensor_free(codes);
     return NULL;
 }
@@ -349,7 +367,8 @@ bnb_tensor *bnb_int8_vectorwise_quant(const bnb_tensor *x, const bnb_tensor *sta
 
 static bnb_status dequantize(const void *argument) {
     const struct int8_dequantize_job *job = argument;
-    parallel_for(job->rows, ceil_div(1 << 15, job->columns), cpu_forms()->int8_dequantize ? cpu_forms()->int8_dequantize : dequantize_plain, job);
+    parallel_for(job->rows, ceil_div(1 << 15, job->columns),
+                 cpu_forms()->int8_dequantize ? cpu_forms()->int8_dequantize : dequantize_plain, job);
     return BNB_OK;
 }
 

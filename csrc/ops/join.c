@@ -8,7 +8,9 @@
 /* Copies a whole buffer to a place in another of its device, through the host where that can't address them. */
 static bnb_status copy_to(const struct buffer *from, struct buffer *to, size_t offset) {
     void *staged = malloc(from->bytes);
-    if (!staged) return fail(BNB_OUT_OF_MEMORY, "join: no memory for %zu bytes on the way; free something and try again", from->bytes);
+    if (!staged)
+        return fail(BNB_OUT_OF_MEMORY, "join: no memory for %zu bytes on the way; free something and try again",
+                    from->bytes);
     bnb_status status = buffer_read(from, staged, from->bytes);
     if (status == BNB_OK) status = buffer_write_at(to, offset, staged, from->bytes);
     free(staged);
@@ -21,11 +23,13 @@ bnb_tensor *bnb_tensor_join(const bnb_tensor *a, const bnb_tensor *b) {
         !is_shape(a->rows + b->rows, a->columns, "tensor_join", "the result"))
         return NULL;
     if (a->dtype != b->dtype || a->columns != b->columns)
-        return refuse(BNB_INVALID, "tensor_join: a is %s [%zu, %zu] and b is %s [%zu, %zu]: dtypes and columns must match",
+        return refuse(BNB_INVALID,
+                      "tensor_join: a is %s [%zu, %zu] and b is %s [%zu, %zu]: dtypes and columns must match",
                       dtype_name(a->dtype), a->rows, a->columns, dtype_name(b->dtype), b->rows, b->columns);
     bnb_tensor *y = tensor_new(a->buffer->device, a->dtype, a->rows + b->rows, a->columns);
     if (!y) return NULL;
-    if (copy_to(a->buffer, y->buffer, 0) == BNB_OK && copy_to(b->buffer, y->buffer, a->buffer->bytes) == BNB_OK) return y;
+    if (copy_to(a->buffer, y->buffer, 0) == BNB_OK && copy_to(b->buffer, y->buffer, a->buffer->bytes) == BNB_OK)
+        return y;
     bnb_tensor_free(y);
     return NULL;
 }
@@ -44,11 +48,15 @@ struct scales {
 static bnb_status read_scales(const bnb_quantized *q, struct scales *s) {
     bnb_status status = buffer_read(q->absmax, s->absmax, q->absmax->bytes);
     if (status == BNB_OK && q->nested_absmax) status = buffer_read(q->nested_absmax, s->outer, q->nested_absmax->bytes);
-    if (status == BNB_OK && q->nested_offsets) status = buffer_read(q->nested_offsets, s->outer_offsets, q->nested_offsets->bytes);
+    if (status == BNB_OK && q->nested_offsets)
+        status = buffer_read(q->nested_offsets, s->outer_offsets, q->nested_offsets->bytes);
     for (size_t i = 0; i < s->blocks && status == BNB_OK; i++) {
         size_t group = q->nested_code ? i / q->nested_block : 0;
-        if (!q->nested_code) s->values[i] = element(s->absmax, q->absmax_dtype, i);
-        else s->values[i] = q->nested_code->book.values[s->absmax[i]] * s->outer[group] + (q->nested_offsets ? s->outer_offsets[group] : q->offset);
+        if (!q->nested_code)
+            s->values[i] = element(s->absmax, q->absmax_dtype, i);
+        else
+            s->values[i] = q->nested_code->book.values[s->absmax[i]] * s->outer[group] +
+                           (q->nested_offsets ? s->outer_offsets[group] : q->offset);
     }
     return status;
 }
@@ -62,8 +70,10 @@ static bnb_status scales_to(const bnb_quantized *q, struct buffer *to, size_t of
     if (q->nested_offsets) s.outer_offsets = malloc(q->nested_offsets->bytes);
     bnb_status status = BNB_OK;
     if (!s.absmax || !s.values || (q->nested_absmax && !s.outer) || (q->nested_offsets && !s.outer_offsets))
-        status = fail(BNB_OUT_OF_MEMORY, "quantized_join: no memory for %zu scales; free something and try again", s.blocks);
-    else status = read_scales(q, &s);
+        status =
+            fail(BNB_OUT_OF_MEMORY, "quantized_join: no memory for %zu scales; free something and try again", s.blocks);
+    else
+        status = read_scales(q, &s);
     if (status == BNB_OK) status = buffer_write_at(to, offset, s.values, s.blocks * sizeof *s.values);
     free(s.absmax), free(s.values), free(s.outer), free(s.outer_offsets);
     return status;
@@ -105,15 +115,23 @@ static bool are_joinable(const bnb_quantized *a, const bnb_quantized *b) {
         !is_shape(a->rows + b->rows, a->columns, "quantized_join", "the result"))
         return false;
     const struct codebook *first = &a->code->book, *second = &b->code->book;
-    bool same_values = first->size == second->size && !memcmp(first->values, second->values, first->size * sizeof *first->values);
+    bool                   same_values =
+        first->size == second->size && !memcmp(first->values, second->values, first->size * sizeof *first->values);
     if (a->columns != b->columns || a->block != b->block || !same_values)
-        return fail(BNB_INVALID, "quantized_join: a is [%zu, %zu] in blocks of %zu and b [%zu, %zu] in blocks of %zu%s: columns, blocks and codebooks must match",
-                    a->rows, a->columns, a->block, b->rows, b->columns, b->block, same_values ? "" : ", with another codebook"), false;
+        return fail(BNB_INVALID,
+                    "quantized_join: a is [%zu, %zu] in blocks of %zu and b [%zu, %zu] in blocks of %zu%s: columns, "
+                    "blocks and codebooks must match",
+                    a->rows, a->columns, a->block, b->rows, b->columns, b->block,
+                    same_values ? "" : ", with another codebook"),
+               false;
     if (!a->offsets != !b->offsets || (a->offsets && a->offsets_dtype != b->offsets_dtype))
-        return fail(BNB_UNSUPPORTED, "quantized_join: a and b do not have an offset a block of one dtype, or none"), false;
+        return fail(BNB_UNSUPPORTED, "quantized_join: a and b do not have an offset a block of one dtype, or none"),
+               false;
     size_t elements = a->rows * a->columns;
     if (elements % a->block || elements * first->bits % 8)
-        return fail(BNB_UNSUPPORTED, "quantized_join: the %zu elements of a are no whole blocks of %zu and bytes", elements, a->block), false;
+        return fail(BNB_UNSUPPORTED, "quantized_join: the %zu elements of a are no whole blocks of %zu and bytes",
+                    elements, a->block),
+               false;
     return true;
 }
 

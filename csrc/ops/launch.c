@@ -8,7 +8,7 @@ static_assert((int)STORE_F32 == BNB_F32 && (int)STORE_F16 == BNB_F16 && (int)STO
               "kernels know dtypes by these numbers");
 static_assert((int)CODES_BUCKET_SHIFT == BUCKET_SHIFT && (int)CODES_BUCKET_BASE == BUCKET_BASE,
               "kernels look codes up in the same buckets");
-static_assert(sizeof ((struct codebook *)0)->start[0] == CODES_STARTS, "kernels look codes up in the same buckets");
+static_assert(sizeof((struct codebook *)0)->start[0] == CODES_STARTS, "kernels look codes up in the same buckets");
 
 static struct buffer *upload(const struct codebook *book, bnb_device *device) {
     struct kernel_codebook copy = {.steps = book->steps, .size = book->size};
@@ -50,7 +50,8 @@ bnb_status bind_codebook(bnb_codebook *codebook, bnb_device *device, struct bind
     return BNB_OK;
 }
 
-bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct binding offsets[2], struct scale_layout *scales) {
+bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct binding offsets[2],
+                          struct scale_layout *scales) {
     bnb_device *device = q->codes->device;
     size_t      elements = q->rows * q->columns;
     if (ceil_div(elements, q->block) > UINT32_MAX) return fail(BNB_UNSUPPORTED, "more than 2^32 blocks");
@@ -74,7 +75,8 @@ bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], st
     return bind_codebook(q->nested_code, device, &bindings[4]);
 }
 
-bnb_status bind_operand(struct operand w, struct binding bindings[5], struct binding offsets[2], struct scale_layout *scales) {
+bnb_status bind_operand(struct operand w, struct binding bindings[5], struct binding offsets[2],
+                        struct scale_layout *scales) {
     if (w.coded) return bind_quantized(w.coded, bindings, offsets, scales);
     bindings[0] = reads(w.dense->buffer);
     bindings[1] = bindings[2] = bindings[3] = bindings[4] = offsets[0] = offsets[1] = unused(w.dense->buffer);
@@ -82,7 +84,8 @@ bnb_status bind_operand(struct operand w, struct binding bindings[5], struct bin
 }
 
 size_t quantized_bytes(const bnb_quantized *q) {
-    return q->codes->bytes + q->absmax->bytes + (q->nested_absmax ? q->nested_absmax->bytes : 0) + (q->offsets ? q->offsets->bytes : 0);
+    return q->codes->bytes + q->absmax->bytes + (q->nested_absmax ? q->nested_absmax->bytes : 0) +
+           (q->offsets ? q->offsets->bytes : 0);
 }
 
 uint32_t split_of(const struct sizes *sizes, uint32_t depth, size_t tiles) {
@@ -93,17 +96,18 @@ uint32_t split_of(const struct sizes *sizes, uint32_t depth, size_t tiles) {
 
 bnb_status launch_sum(const struct buffer *parts, uint32_t splits, const bnb_tensor *bias, const bnb_tensor *y) {
     struct sum_args args = {.m = (uint32_t)y->rows, .n = (uint32_t)y->columns, .splits = splits};
-    return enqueue(y->buffer->device, &(struct launch){
-        .family = "matmul_tile",
-        .kernel = "matmul_sum",
-        .constants = {y->dtype, [4] = bias != NULL},
-        .constant_count = 5,
-        .args = &args,
-        .args_bytes = sizeof args,
-        .bindings = {reads(parts), reads_if(bias ? bias->buffer : NULL, parts), writes(y->buffer)},
-        .binding_count = 3,
-        .groups = {(uint32_t)ceil_div(args.n, SUM_THREADS), args.m, 1},
-        .threads = SUM_THREADS,
-        .bytes_moved = parts->bytes + y->buffer->bytes,
-    });
+    return enqueue(y->buffer->device,
+                   &(struct launch){
+                       .family = "matmul_tile",
+                       .kernel = "matmul_sum",
+                       .constants = {y->dtype, [4] = bias != NULL},
+                       .constant_count = 5,
+                       .args = &args,
+                       .args_bytes = sizeof args,
+                       .bindings = {reads(parts), reads_if(bias ? bias->buffer : NULL, parts), writes(y->buffer)},
+                       .binding_count = 3,
+                       .groups = {(uint32_t)ceil_div(args.n, SUM_THREADS), args.m, 1},
+                       .threads = SUM_THREADS,
+                       .bytes_moved = parts->bytes + y->buffer->bytes,
+                   });
 }

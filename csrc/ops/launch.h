@@ -15,10 +15,18 @@ static inline uint32_t groups_for(size_t elements, size_t of_a_group) {
 }
 
 /* Memory as bindings, by what the kernel does with it; a place that it won't look at is unused, whatever is there. */
-static inline struct binding reads(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, READS, buffer}; }
-static inline struct binding writes(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, WRITES, buffer}; }
-static inline struct binding updates(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, UPDATES, buffer}; }
-static inline struct binding unused(const struct buffer *buffer) { return (struct binding){buffer->memory, buffer->offset, UNUSED, buffer}; }
+static inline struct binding reads(const struct buffer *buffer) {
+    return (struct binding){buffer->memory, buffer->offset, READS, buffer};
+}
+static inline struct binding writes(const struct buffer *buffer) {
+    return (struct binding){buffer->memory, buffer->offset, WRITES, buffer};
+}
+static inline struct binding updates(const struct buffer *buffer) {
+    return (struct binding){buffer->memory, buffer->offset, UPDATES, buffer};
+}
+static inline struct binding unused(const struct buffer *buffer) {
+    return (struct binding){buffer->memory, buffer->offset, UNUSED, buffer};
+}
 static inline struct binding reads_if(const struct buffer *buffer, const struct buffer *other) {
     return buffer ? reads(buffer) : unused(other);
 }
@@ -31,10 +39,11 @@ static inline uint32_t shift_of(size_t block) {
 /* A codebook's copy on the GPU, made at its first use. */
 bnb_status bind_codebook(bnb_codebook *codebook, bnb_device *device, struct binding *binding);
 
-/* Binds codes, absmax, nested absmax, codebook and nested codebook, in this order, and the offsets of blocks and of nested
- * blocks; where a part is missing its place takes another, which the kernel won't touch. UNSUPPORTED where a size is beyond
- * the kernels' 32 bits. */
-bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct binding offsets[2], struct scale_layout *scales);
+/* Binds codes, absmax, nested absmax, codebook and nested codebook, in this order, and the offsets of blocks and of
+ * nested blocks; where a part is missing its place takes another, which the kernel won't touch. UNSUPPORTED where a
+ * size is beyond the kernels' 32 bits. */
+bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct binding offsets[2],
+                          struct scale_layout *scales);
 
 size_t quantized_bytes(const bnb_quantized *q);
 
@@ -46,7 +55,9 @@ static inline uint32_t scales_of(const bnb_quantized *q) {
     return q->absmax_dtype == BNB_F32 ? SCALES_F32 : q->absmax_dtype == BNB_F16 ? SCALES_F16 : SCALES_BF16;
 }
 
-static inline uint32_t offsets_of(const bnb_quantized *q) { return q->offsets ? OFFSETS_F32 + q->offsets_dtype : OFFSETS_NONE; }
+static inline uint32_t offsets_of(const bnb_quantized *q) {
+    return q->offsets ? OFFSETS_F32 + q->offsets_dtype : OFFSETS_NONE;
+}
 
 /* What products multiply by: a dense matrix, or a quantised one where that is not NULL. */
 struct operand {
@@ -54,16 +65,23 @@ struct operand {
     const bnb_quantized *coded;
 };
 
-static inline size_t               operand_rows(struct operand w) { return w.coded ? w.coded->rows : w.dense->rows; }
-static inline size_t               operand_columns(struct operand w) { return w.coded ? w.coded->columns : w.dense->columns; }
-static inline const struct buffer *operand_buffer(struct operand w) { return w.coded ? w.coded->codes : w.dense->buffer; }
-static inline size_t               operand_bytes(struct operand w) { return w.coded ? quantized_bytes(w.coded) : w.dense->buffer->bytes; }
-static inline uint32_t             operand_store(struct operand w) { return w.coded ? store_of(w.coded->code) : (uint32_t)w.dense->dtype; }
-static inline uint32_t             operand_scales(struct operand w) { return w.coded ? scales_of(w.coded) : SCALES_F32; }
-static inline uint32_t             operand_offsets(struct operand w) { return w.coded ? offsets_of(w.coded) : OFFSETS_NONE; }
+static inline size_t operand_rows(struct operand w) { return w.coded ? w.coded->rows : w.dense->rows; }
+static inline size_t operand_columns(struct operand w) { return w.coded ? w.coded->columns : w.dense->columns; }
+static inline const struct buffer *operand_buffer(struct operand w) {
+    return w.coded ? w.coded->codes : w.dense->buffer;
+}
+static inline size_t operand_bytes(struct operand w) {
+    return w.coded ? quantized_bytes(w.coded) : w.dense->buffer->bytes;
+}
+static inline uint32_t operand_store(struct operand w) {
+    return w.coded ? store_of(w.coded->code) : (uint32_t)w.dense->dtype;
+}
+static inline uint32_t operand_scales(struct operand w) { return w.coded ? scales_of(w.coded) : SCALES_F32; }
+static inline uint32_t operand_offsets(struct operand w) { return w.coded ? offsets_of(w.coded) : OFFSETS_NONE; }
 
 /* As bind_quantized. */
-bnb_status bind_operand(struct operand w, struct binding bindings[5], struct binding offsets[2], struct scale_layout *scales);
+bnb_status bind_operand(struct operand w, struct binding bindings[5], struct binding offsets[2],
+                        struct scale_layout *scales);
 
 /* Which loads fit kernels that take 8 elements of a row at once: WHOLE_… for multiples of 8. */
 static inline uint32_t whole_of(const bnb_quantized *q, const struct scale_layout *scales) {

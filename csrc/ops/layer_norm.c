@@ -10,12 +10,12 @@ enum direction { FORWARD, BACKWARD, BACKWARD_WEIGHT };
 
 struct layer_norm_job {
     enum direction direction;
-    struct dense  x, dy;         /* dy backward only */
-    const float  *weight, *bias; /* bias forward only */
-    float         eps;
-    struct stats *stats; /* of every row, where the gradient of the weight is asked for */
-    void         *y;
-    bnb_dtype     dtype;
+    struct dense   x, dy;         /* dy backward only */
+    const float   *weight, *bias; /* bias forward only */
+    float          eps;
+    struct stats  *stats; /* of every row, where the gradient of the weight is asked for */
+    void          *y;
+    bnb_dtype      dtype;
 };
 
 struct stats {
@@ -131,7 +131,8 @@ static bnb_status layer_norm_on_host(const void *request, struct host *host) {
 /* The rows of a part of the weight's gradient, at least. */
 enum { ROWS_LEAST = 32 };
 
-/* The weight's gradient: the rows' stats, sums over parts of the rows, so that few columns fill the GPU too, and their sum. */
+/* The weight's gradient: the rows' stats, sums over parts of the rows, so that few columns fill the GPU too, and their
+ * sum. */
 static bnb_status launch_weight(const struct request *r, struct launch *launch) {
     bnb_device    *device = r->x->buffer->device;
     size_t         rows = r->x->rows, columns = r->x->columns, across = ceil_div(columns, LAYER_NORM_THREADS);
@@ -161,21 +162,22 @@ static bnb_status launch_weight(const struct request *r, struct launch *launch) 
  * whether it looks at them or not. */
 static bnb_status launch(const void *request) {
     const struct request *r = request;
-    size_t rows = r->x->rows, columns = r->x->columns;
+    size_t                rows = r->x->rows, columns = r->x->columns;
     if (rows > INT32_MAX || columns > INT32_MAX) return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
     static const char *const kernels[] = {"layer_norm", "layer_norm_backward", "layer_norm_stats"}; /* by direction */
-    bnb_device            *device = r->x->buffer->device;
-    struct layer_norm_args args = {.rows = (uint32_t)rows, .columns = (uint32_t)columns, .eps = r->eps};
-    const struct buffer   *x = r->x->buffer;
-    struct launch          launch = {
+    bnb_device              *device = r->x->buffer->device;
+    struct layer_norm_args   args = {.rows = (uint32_t)rows, .columns = (uint32_t)columns, .eps = r->eps};
+    const struct buffer     *x = r->x->buffer;
+    struct launch            launch = {
         .family = "layer_norm",
         .kernel = kernels[r->direction],
         .constants = {r->x->dtype, r->dy ? r->dy->dtype : r->x->dtype, r->y->dtype},
         .constant_count = 3,
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {reads(x), reads_if(r->dy ? r->dy->buffer : NULL, x), reads_if(r->weight ? r->weight->buffer : NULL, x),
-                     reads_if(r->bias ? r->bias->buffer : NULL, x), unused(x), writes(r->y->buffer)},
+        .bindings = {reads(x), reads_if(r->dy ? r->dy->buffer : NULL, x),
+                     reads_if(r->weight ? r->weight->buffer : NULL, x), reads_if(r->bias ? r->bias->buffer : NULL, x),
+                     unused(x), writes(r->y->buffer)},
         .binding_count = 6,
         .groups = {(uint32_t)rows, 1, 1},
         .threads = LAYER_NORM_THREADS,
@@ -219,7 +221,8 @@ static bnb_tensor *normalise(struct request r, const char *function, bnb_dtype d
     bnb_tensor *weight = NULL, *bias = NULL;
     if (as_f32(&r.weight, &weight) && as_f32(&r.bias, &bias)) r.y = tensor_new(device, dtype, rows, r.x->columns);
     count_operation(device);
-    bnb_status status = r.y ? run(&(struct operation){function, device, launch, layer_norm_on_host, &r}) : BNB_OUT_OF_MEMORY;
+    bnb_status status =
+        r.y ? run(&(struct operation){function, device, launch, layer_norm_on_host, &r}) : BNB_OUT_OF_MEMORY;
     bnb_tensor_free(weight);
     bnb_tensor_free(bias);
     if (status == BNB_OK) return r.y;

@@ -28,19 +28,22 @@ struct product {
     bnb_tensor       *y;
 };
 
-/* What the kernels have in common: everything but the kernel's name and grid. Constants: the dtype of x, how w and its scales
- * are stored, whole, bias, the dtype of y or of its parts (of vectors: whether codes are looked up by two), how w's offsets are
- * stored. */
+/* What the kernels have in common: everything but the kernel's name and grid. Constants: the dtype of x, how w and its
+ * scales are stored, whole, bias, the dtype of y or of its parts (of vectors: whether codes are looked up by two), how
+ * w's offsets are stored. */
 static bnb_status prepare(const struct product *p, struct matmul_args *args, struct launch *launch) {
     size_t m = p->x->rows, n = p->y->columns, k = p->x->columns;
-    if (m > INT32_MAX || n > INT32_MAX || k > INT32_MAX) return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
+    if (m > INT32_MAX || n > INT32_MAX || k > INT32_MAX)
+        return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
     *args = (struct matmul_args){.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k, .split = (uint32_t)k};
     uint32_t   whole = k % VECTOR_CHUNK == 0 ? WHOLE_BLOCKS : WHOLE_NOT;
     bnb_status status = bind_operand(p->w, launch->bindings + 1, launch->bindings + 8, &args->scales);
     if (status) return status;
     if (p->w.coded) {
-        if (whole && args->scales.shift == 32 && p->w.coded->block == k) whole = WHOLE_ROWS, args->scales.shift = 31;
-        else if (args->scales.shift == 32 || p->w.coded->block < VECTOR_CHUNK) whole = WHOLE_NOT;
+        if (whole && args->scales.shift == 32 && p->w.coded->block == k)
+            whole = WHOLE_ROWS, args->scales.shift = 31;
+        else if (args->scales.shift == 32 || p->w.coded->block < VECTOR_CHUNK)
+            whole = WHOLE_NOT;
     }
     launch->bindings[0] = reads(p->x->buffer);
     launch->bindings[6] = reads_if(p->bias ? p->bias->buffer : NULL, p->x->buffer);
@@ -64,7 +67,8 @@ static bnb_status prepare(const struct product *p, struct matmul_args *args, str
 
 /* One row of x may meet 8 rows of w a simdgroup: it is read from the cache half as often. */
 static bool is_wide(const struct product *p, const struct sizes *sizes) {
-    bool is_small = p->w.coded && p->w.coded->code->book.bits <= 4; /* of larger codes the registers would not hold so many */
+    bool is_small =
+        p->w.coded && p->w.coded->code->book.bits <= 4; /* of larger codes the registers would not hold so many */
     return p->x->rows == 1 && is_small && sizes->wide_vectors >= (p->x->dtype == BNB_F32 ? 1 : 2);
 }
 
@@ -81,7 +85,8 @@ static bnb_status launch_vector(const struct product *p, const struct matmul_arg
     launch->kernel = wide ? "matmul_vector_1_wide" : kernels[at].kernel;
     launch->groups[0] = (uint32_t)ceil_div(args->n, wide ? 2 * VECTOR_COLUMNS : VECTOR_COLUMNS);
     launch->groups[1] = (uint32_t)ceil_div(args->m, kernels[at].vectors);
-    launch->constants[5] = sizes->byte_table && launch->constants[1] == STORE_CODE4 && launch->constants[3] != WHOLE_NOT;
+    launch->constants[5] =
+        sizes->byte_table && launch->constants[1] == STORE_CODE4 && launch->constants[3] != WHOLE_NOT;
     launch->groups[2] = 1;
     launch->threads = VECTOR_THREADS;
     return enqueue(p->y->buffer->device, launch);
@@ -135,18 +140,24 @@ static bnb_status multiply(const void *argument) {
 
 static bnb_status matmul_on_host(const void *request, struct host *host) {
     const struct product *p = request;
-    struct matmul_job     job = {.x = dense_of(host, p->x), .precision = p->precision, .y = host_writes(host, p->y->buffer)};
-    if (p->w.dense) job.w = dense_of(host, p->w.dense);
-    else job.q = coded_of(host, p->w.coded);
+    struct matmul_job     job = {.x = dense_of(host, p->x),
+                                 .precision = p->precision,
+                                 .y = host_writes(host, p->y->buffer)};
+    if (p->w.dense)
+        job.w = dense_of(host, p->w.dense);
+    else
+        job.q = coded_of(host, p->w.coded);
     if (p->bias) job.bias = host_reads(host, p->bias->buffer);
     return perform(host, multiply, &job, sizeof job);
 }
 
 static bool is_bias(const bnb_tensor *bias, size_t outputs, const bnb_device *device) {
-    if (!is_tensor(bias, "matmul", "bias") || !is_float(bias->dtype, "matmul", "bias") || !on_device(bias->buffer, device, "matmul", "bias"))
+    if (!is_tensor(bias, "matmul", "bias") || !is_float(bias->dtype, "matmul", "bias") ||
+        !on_device(bias->buffer, device, "matmul", "bias"))
         return false;
     if (bias->rows == 1 && bias->columns == outputs) return true;
-    fail(BNB_INVALID, "matmul: bias is [%zu, %zu], expected [1, %zu], an element for each row of w", bias->rows, bias->columns, outputs);
+    fail(BNB_INVALID, "matmul: bias is [%zu, %zu], expected [1, %zu], an element for each row of w", bias->rows,
+         bias->columns, outputs);
     return false;
 }
 
@@ -154,19 +165,23 @@ static bnb_tensor *matmul(const bnb_tensor *x, struct operand w, const bnb_tenso
     size_t      outputs = operand_rows(w), columns = operand_columns(w);
     bnb_device *device = x->buffer->device;
     if (x->columns != columns)
-        return refuse(BNB_INVALID, "matmul: x is [%zu, %zu] and w is [%zu, %zu]: the columns must match", x->rows, x->columns, outputs, columns);
+        return refuse(BNB_INVALID, "matmul: x is [%zu, %zu] and w is [%zu, %zu]: the columns must match", x->rows,
+                      x->columns, outputs, columns);
     if ((unsigned)precision > BNB_PRECISION_MEDIUM)
         return refuse(BNB_INVALID, "matmul: precision is %d, expected 0 to %d", (int)precision, BNB_PRECISION_MEDIUM);
-    if (!on_device(operand_buffer(w), device, "matmul", "w") || (bias && !is_bias(bias, outputs, device)) || !is_shape(x->rows, outputs, "matmul", "y"))
+    if (!on_device(operand_buffer(w), device, "matmul", "w") || (bias && !is_bias(bias, outputs, device)) ||
+        !is_shape(x->rows, outputs, "matmul", "y"))
         return NULL;
-    if (precision == BNB_PRECISION_DEFAULT) precision = x->dtype == BNB_F32 ? BNB_PRECISION_HIGHEST : BNB_PRECISION_HIGH;
+    if (precision == BNB_PRECISION_DEFAULT)
+        precision = x->dtype == BNB_F32 ? BNB_PRECISION_HIGHEST : BNB_PRECISION_HIGH;
 
     bnb_tensor *wide = NULL;
     if (!as_f32(&bias, &wide)) return NULL;
     bnb_tensor *y = tensor_new(device, x->dtype, x->rows, outputs);
     count_operation(device);
     struct product product = {x, w, bias, precision, y};
-    bnb_status     status = y ? run(&(struct operation){"matmul", device, launch, matmul_on_host, &product}) : BNB_OUT_OF_MEMORY;
+    bnb_status     status =
+        y ? run(&(struct operation){"matmul", device, launch, matmul_on_host, &product}) : BNB_OUT_OF_MEMORY;
     bnb_tensor_free(wide);
     if (status == BNB_OK) return y;
     bnb_tensor_free(y);
@@ -174,12 +189,15 @@ static bnb_tensor *matmul(const bnb_tensor *x, struct operand w, const bnb_tenso
 }
 
 bnb_tensor *bnb_matmul(const bnb_tensor *x, const bnb_tensor *w, const bnb_tensor *bias, bnb_precision precision) {
-    if (!is_tensor(x, "matmul", "x") || !is_float(x->dtype, "matmul", "x") || !is_tensor(w, "matmul", "w") || !is_float(w->dtype, "matmul", "w"))
+    if (!is_tensor(x, "matmul", "x") || !is_float(x->dtype, "matmul", "x") || !is_tensor(w, "matmul", "w") ||
+        !is_float(w->dtype, "matmul", "w"))
         return NULL;
     return matmul(x, (struct operand){.dense = w}, bias, precision);
 }
 
-bnb_tensor *bnb_matmul_quantized(const bnb_tensor *x, const bnb_quantized *w, const bnb_tensor *bias, bnb_precision precision) {
-    if (!is_tensor(x, "matmul", "x") || !is_float(x->dtype, "matmul", "x") || !is_quantized(w, "matmul", "w")) return NULL;
+bnb_tensor *bnb_matmul_quantized(const bnb_tensor *x, const bnb_quantized *w, const bnb_tensor *bias,
+                                 bnb_precision precision) {
+    if (!is_tensor(x, "matmul", "x") || !is_float(x->dtype, "matmul", "x") || !is_quantized(w, "matmul", "w"))
+        return NULL;
     return matmul(x, (struct operand){.coded = w}, bias, precision);
 }

@@ -42,27 +42,29 @@ static bnb_status matmul_backward_on_host(const void *request, struct host *host
         .y = host_writes(host, p->y->buffer),
         .dtype = p->y->dtype,
     };
-    if (p->w.dense) job.w = dense_of(host, p->w.dense);
-    else job.q = coded_of(host, p->w.coded);
+    if (p->w.dense)
+        job.w = dense_of(host, p->w.dense);
+    else
+        job.q = coded_of(host, p->w.coded);
     return perform(host, matmul_backward, &job, sizeof job);
 }
 
-/* Constants: the dtype of a, how w and its scales are stored, whether the wide loads fit a, whether they fit w, whether a is
- * transposed, the dtype of y, how w's offsets are stored. */
+/* Constants: the dtype of a, how w and its scales are stored, whether the wide loads fit a, whether they fit w, whether
+ * a is transposed, the dtype of y, how w's offsets are stored. */
 static bnb_status launch(const void *request) {
     const struct product *p = request;
-    size_t m = p->y->rows, n = p->transposed ? p->a->rows : p->a->columns, k = p->y->columns;
+    size_t                m = p->y->rows, n = p->transposed ? p->a->rows : p->a->columns, k = p->y->columns;
     if (m > INT32_MAX || n > INT32_MAX || k > INT32_MAX)
         return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
     bnb_device         *device = p->y->buffer->device;
     const struct sizes *sizes = &device->sizes;
     uint32_t            side = side_of(sizes, m, k);
     struct matmul_args  args = {.m = (uint32_t)m, .n = (uint32_t)n, .k = (uint32_t)k, .split = (uint32_t)n};
-    struct launch launch = {
+    struct launch       launch = {
         .family = "matmul_backward",
         .precision = p->y->dtype == BNB_F32 ? BNB_PRECISION_HIGHEST : BNB_PRECISION_HIGH, /* as of forward products */
-        .constants = {p->a->dtype, operand_store(p->w), operand_scales(p->w), p->a->columns % 8 == 0, k % 8 == 0, p->transposed,
-                      p->y->dtype, operand_offsets(p->w)},
+        .constants = {p->a->dtype, operand_store(p->w), operand_scales(p->w), p->a->columns % 8 == 0, k % 8 == 0,
+                      p->transposed, p->y->dtype, operand_offsets(p->w)},
         .constant_count = 8,
         .args = &args,
         .args_bytes = sizeof args,

@@ -1,35 +1,38 @@
-/* One step of an optimizer, its states updated in place: the checks, the rule's numbers, the launch and the plain loop. */
+/* One step of an optimizer, its states updated in place: the checks, the rule's numbers, the launch and the plain
+ * loop. */
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
 #include "launch.h"
 
-#define REAL float
+#define REAL    float
 #define ROOT(x) sqrtf(x)
-#define RULE static inline
+#define RULE    static inline
 #include "../../metal/optimizer_rule.h"
 
-static_assert((int)RULE_ADAM == BNB_OPTIMIZER_ADAM && (int)RULE_ADEMAMIX == BNB_OPTIMIZER_ADEMAMIX && (int)RULE_MOMENTUM == BNB_OPTIMIZER_MOMENTUM &&
-                  (int)RULE_LION == BNB_OPTIMIZER_LION && (int)RULE_RMSPROP == BNB_OPTIMIZER_RMSPROP && (int)RULE_ADAGRAD == BNB_OPTIMIZER_ADAGRAD,
+static_assert((int)RULE_ADAM == BNB_OPTIMIZER_ADAM && (int)RULE_ADEMAMIX == BNB_OPTIMIZER_ADEMAMIX &&
+                  (int)RULE_MOMENTUM == BNB_OPTIMIZER_MOMENTUM && (int)RULE_LION == BNB_OPTIMIZER_LION &&
+                  (int)RULE_RMSPROP == BNB_OPTIMIZER_RMSPROP && (int)RULE_ADAGRAD == BNB_OPTIMIZER_ADAGRAD,
               "kernels know the rules by these numbers");
 
-/* What a step works on; `absmax` and `code` are NULL where the states are floats, and the second where there is none. */
+/* What a step works on; `absmax` and `code` are NULL where the states are floats, and the second where there is
+ * none. */
 struct request {
-    bnb_optimizer       kind;
-    bnb_tensor         *p;
-    const bnb_tensor   *g;
+    bnb_optimizer     kind;
+    bnb_tensor       *p;
+    const bnb_tensor *g;
     struct request_state {
         bnb_tensor         *state, *absmax;
         const bnb_codebook *code;
     } states[2];
-    bnb_tensor *unorm; /* NULL without a trust ratio */
-    float       max_unorm, correction; /* as in metal/args.h */
+    bnb_tensor           *unorm;                 /* NULL without a trust ratio */
+    float                 max_unorm, correction; /* as in metal/args.h */
     struct optimizer_rule rule;
 };
 
-static bool has_second(bnb_optimizer kind) { return kind == BNB_OPTIMIZER_ADAM || kind == BNB_OPTIMIZER_ADEMAMIX; }
-static bool is_coded(const struct request *r) { return r->states[0].state->dtype == BNB_U8; }
+static bool   has_second(bnb_optimizer kind) { return kind == BNB_OPTIMIZER_ADAM || kind == BNB_OPTIMIZER_ADEMAMIX; }
+static bool   is_coded(const struct request *r) { return r->states[0].state->dtype == BNB_U8; }
 static size_t count_of(const struct request *r) { return r->p->rows * r->p->columns; }
 
 /* ── The plain loop ─────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -47,21 +50,23 @@ static void put_states(const struct optimizer_state *state, size_t begin, size_t
     }
     if (!state->codes) return;
     state->absmax[begin / OPTIMIZER_BLOCK] = absmax;
-    for (size_t j = 0; j < count; j++) state->codes[begin + j] = nearest_code(state->code, values[j] * inverse_of(absmax));
+    for (size_t j = 0; j < count; j++)
+        state->codes[begin + j] = nearest_code(state->code, values[j] * inverse_of(absmax));
 }
 
 static void optimizer_plain(const void *argument, size_t first, size_t last) {
     const struct optimizer_job *job = argument;
     const struct dense          p = {job->p, job->p_dtype, 1, job->count}, g = {job->g, job->g_dtype, 1, job->count};
     for (size_t block = first; block < last; block++) {
-        size_t         begin = block * OPTIMIZER_BLOCK, rest = job->count - begin, count = rest < OPTIMIZER_BLOCK ? rest : OPTIMIZER_BLOCK;
+        size_t         begin = block * OPTIMIZER_BLOCK, rest = job->count - begin,
+                       count = rest < OPTIMIZER_BLOCK ? rest : OPTIMIZER_BLOCK;
         float          next[3][OPTIMIZER_BLOCK];
         struct squares squares = {0};
         for (size_t j = 0; j < count; j++) {
-            size_t         i = begin + j;
-            float          at = element_of(&p, i);
-            moments        m = {state_at(&job->first, i), state_at(&job->second, i), state_at(&job->slow, i)};
-            stepped        to = step_element(job->kind, job->rule, job->rate, at, element_of(&g, i), m);
+            size_t  i = begin + j;
+            float   at = element_of(&p, i);
+            moments m = {state_at(&job->first, i), state_at(&job->second, i), state_at(&job->slow, i)};
+            stepped to = step_element(job->kind, job->rule, job->rate, at, element_of(&g, i), m);
             next[0][j] = to.m.first, next[1][j] = to.m.second, next[2][j] = to.m.slow;
             squares.p += at * at;
             squares.direction += to.direction * to.direction;
@@ -82,13 +87,17 @@ static void optimizer_plain(const void *argument, size_t first, size_t last) {
 static struct optimizer_state host_state(struct host *host, const struct request_state *from) {
     void *state = host_updates(host, from->state->buffer);
     if (!from->code) return (struct optimizer_state){.values = state};
-    return (struct optimizer_state){.codes = state, .absmax = host_updates(host, from->absmax->buffer), .code = &from->code->book};
+    return (struct optimizer_state){.codes = state,
+                                    .absmax = host_updates(host, from->absmax->buffer),
+                                    .code = &from->code->book};
 }
 
 /* The slow average lies behind the fast one. */
 static struct optimizer_state second_half(struct optimizer_state both, size_t count) {
-    if (both.values) both.values += count;
-    else both.codes += count, both.absmax += ceil_div(count, OPTIMIZER_BLOCK);
+    if (both.values)
+        both.values += count;
+    else
+        both.codes += count, both.absmax += ceil_div(count, OPTIMIZER_BLOCK);
     return both;
 }
 
@@ -122,7 +131,8 @@ static bnb_status step(const void *argument) {
     struct optimizer_job *job = &both.step;
     size_t                blocks = ceil_div(job->count, OPTIMIZER_BLOCK), grain = (1 << 15) / OPTIMIZER_BLOCK;
     if (job->kind == BNB_OPTIMIZER_ADEMAMIX) job->slow = second_half(job->first, job->count);
-    void (*form)(const void *job, size_t first, size_t last) = cpu_forms()->optimizer ? cpu_forms()->optimizer : optimizer_plain;
+    void (*form)(const void *job, size_t first, size_t last) =
+        cpu_forms()->optimizer ? cpu_forms()->optimizer : optimizer_plain;
     bnb_status status = both.unorm ? apply_trust(&both, blocks, grain, form) : BNB_OK;
     if (status == BNB_OK) parallel_for(blocks, grain, form, job);
     return status;
@@ -156,7 +166,8 @@ static bnb_status step_on_host(const void *request, struct host *host) {
 
 /* Binds a state, its scales and its codebook. Kernels do not look at the last two where there are none, but Metal wants
  * something of their size in their places. */
-static bnb_status bind_state(const struct request_state *from, bnb_device *device, struct binding bindings[3], size_t *bytes) {
+static bnb_status bind_state(const struct request_state *from, bnb_device *device, struct binding bindings[3],
+                             size_t *bytes) {
     bnb_codebook *code = from->code ? (bnb_codebook *)from->code : codebook_dynamic_signed();
     if (!code) return bnb_last_status();
     bindings[0] = updates(from->state->buffer);
@@ -171,8 +182,9 @@ static bnb_status launch(const void *request) {
     bnb_device           *device = r->p->buffer->device;
     size_t                count = count_of(r), bytes = 2 * r->p->buffer->bytes + r->g->buffer->bytes;
     uint32_t              groups = groups_for(count, OPTIMIZER_THREADS / 32 * OPTIMIZER_BLOCK);
-    struct optimizer_args args = {(uint32_t)count, (uint32_t)(count >> 32), groups, r->max_unorm, r->correction, r->rule};
-    struct launch step = {
+    struct optimizer_args args = {(uint32_t)count, (uint32_t)(count >> 32), groups,
+                                  r->max_unorm,    r->correction,           r->rule};
+    struct launch         step = {
         .family = "optimizer",
         .kernel = "optimizer",
         .constants = {r->kind, r->p->dtype, r->g->dtype, is_coded(r) ? STORE_CODE8 : STORE_F32, TRUST_NONE},
@@ -218,8 +230,10 @@ static bnb_status launch(const void *request) {
 
 static bool is_hyperparameter(const char *name, double value, double least, double below) {
     if (value >= least && value < below) return true;
-    if (isinf(below)) fail(BNB_INVALID, "optimizer_step: %s is %g, expected a finite number of at least %g", name, value, least);
-    else fail(BNB_INVALID, "optimizer_step: %s is %g, expected at least %g and less than %g", name, value, least, below);
+    if (isinf(below))
+        fail(BNB_INVALID, "optimizer_step: %s is %g, expected a finite number of at least %g", name, value, least);
+    else
+        fail(BNB_INVALID, "optimizer_step: %s is %g, expected at least %g and less than %g", name, value, least, below);
     return false;
 }
 
@@ -232,15 +246,16 @@ static bool are_hyperparameters(const bnb_hyperparameters *h) {
            is_hyperparameter("max_unorm", h->max_unorm, 0, INFINITY) && is_hyperparameter("step", h->step, 1, INFINITY);
 }
 
-/* The rule's numbers, rounded to fp32 once. A gradient whose magnitude is above 1e18 does not count: its square, and sums
- * of those, must be numbers. */
+/* The rule's numbers, rounded to fp32 once. A gradient whose magnitude is above 1e18 does not count: its square, and
+ * sums of those, must be numbers. */
 static bool make_rule(bnb_optimizer kind, const bnb_hyperparameters *h, struct optimizer_rule *rule) {
     bool   decoupled = has_second(kind) || kind == BNB_OPTIMIZER_LION;
     double correction1 = 1 - pow(h->beta1, h->step), correction2 = sqrt(1 - pow(h->beta2, h->step));
     double keep_first = h->beta1, take_first = 1 - h->beta1, rate = -h->lr, eps = h->eps;
     if (kind == BNB_OPTIMIZER_MOMENTUM || kind == BNB_OPTIMIZER_ADAGRAD) take_first = 1;
     if (kind == BNB_OPTIMIZER_ADAGRAD) keep_first = 1;
-    if (has_second(kind)) eps *= correction2; /* instead of dividing the root by it: the numerators have it as a factor */
+    if (has_second(kind))
+        eps *= correction2; /* instead of dividing the root by it: the numerators have it as a factor */
     if (kind == BNB_OPTIMIZER_ADAM) rate *= correction2 / correction1;
     *rule = (struct optimizer_rule){
         .keep_first = (float)keep_first,
@@ -262,21 +277,26 @@ static bool make_rule(bnb_optimizer kind, const bnb_hyperparameters *h, struct o
     float numbers[sizeof *rule / sizeof(float)];
     memcpy(numbers, rule, sizeof numbers);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        if (!isfinite(numbers[i])) return fail(BNB_INVALID, "optimizer_step: the hyperparameters are beyond the range of float32"), false;
+        if (!isfinite(numbers[i]))
+            return fail(BNB_INVALID, "optimizer_step: the hyperparameters are beyond the range of float32"), false;
     return true;
 }
 
 /* Whether a tensor has that dtype and count of elements, and is where p is. */
-static bool fits(const bnb_tensor *tensor, bnb_dtype dtype, size_t elements, const bnb_device *device, const char *argument) {
-    if (!is_tensor(tensor, "optimizer_step", argument) || !on_device(tensor->buffer, device, "optimizer_step", argument)) return false;
+static bool fits(const bnb_tensor *tensor, bnb_dtype dtype, size_t elements, const bnb_device *device,
+                 const char *argument) {
+    if (!is_tensor(tensor, "optimizer_step", argument) ||
+        !on_device(tensor->buffer, device, "optimizer_step", argument))
+        return false;
     if (tensor->dtype == dtype && tensor->rows * tensor->columns == elements) return true;
-    fail(BNB_INVALID, "optimizer_step: %s is %s with %zu elements, expected %s with %zu", argument, dtype_name(tensor->dtype),
-         tensor->rows * tensor->columns, dtype_name(dtype), elements);
+    fail(BNB_INVALID, "optimizer_step: %s is %s with %zu elements, expected %s with %zu", argument,
+         dtype_name(tensor->dtype), tensor->rows * tensor->columns, dtype_name(dtype), elements);
     return false;
 }
 
 /* A state of `times` averages for each element of p. */
-static bool is_state(const struct request *r, const struct request_state *state, bnb_dtype dtype, size_t times, const char *const names[3]) {
+static bool is_state(const struct request *r, const struct request_state *state, bnb_dtype dtype, size_t times,
+                     const char *const names[3]) {
     const bnb_device *device = r->p->buffer->device;
     if (!fits(state->state, dtype, times * count_of(r), device, names[0])) return false;
     if (dtype == BNB_F32) return true;
@@ -290,8 +310,9 @@ static bool is_state(const struct request *r, const struct request_state *state,
 
 static bool is_request(struct request *r) {
     static const char *const names[2][3] = {{"state1", "absmax1", "code1"}, {"state2", "absmax2", "code2"}};
-    if (!is_tensor(r->p, "optimizer_step", "p") || !is_float(r->p->dtype, "optimizer_step", "p") || !is_tensor(r->g, "optimizer_step", "g") ||
-        !is_float(r->g->dtype, "optimizer_step", "g") || !fits(r->g, r->g->dtype, count_of(r), r->p->buffer->device, "g") ||
+    if (!is_tensor(r->p, "optimizer_step", "p") || !is_float(r->p->dtype, "optimizer_step", "p") ||
+        !is_tensor(r->g, "optimizer_step", "g") || !is_float(r->g->dtype, "optimizer_step", "g") ||
+        !fits(r->g, r->g->dtype, count_of(r), r->p->buffer->device, "g") ||
         !is_tensor(r->states[0].state, "optimizer_step", "state1"))
         return false;
     bnb_dtype dtype = is_coded(r) ? BNB_U8 : BNB_F32;
@@ -302,9 +323,9 @@ static bool is_request(struct request *r) {
     return !(r->max_unorm > 0) || fits(r->unorm, BNB_F32, 1, r->p->buffer->device, "unorm");
 }
 
-bnb_status bnb_optimizer_step(bnb_optimizer kind, const bnb_hyperparameters *hyperparameters, bnb_tensor *p, const bnb_tensor *g,
-                              bnb_tensor *state1, bnb_tensor *absmax1, const bnb_codebook *code1, bnb_tensor *state2,
-                              bnb_tensor *absmax2, const bnb_codebook *code2, bnb_tensor *unorm) {
+bnb_status bnb_optimizer_step(bnb_optimizer kind, const bnb_hyperparameters *hyperparameters, bnb_tensor *p,
+                              const bnb_tensor *g, bnb_tensor *state1, bnb_tensor *absmax1, const bnb_codebook *code1,
+                              bnb_tensor *state2, bnb_tensor *absmax2, const bnb_codebook *code2, bnb_tensor *unorm) {
     if ((unsigned)kind > BNB_OPTIMIZER_ADAGRAD)
         return fail(BNB_INVALID, "optimizer_step: kind is %d, expected 0 to %d", (int)kind, BNB_OPTIMIZER_ADAGRAD);
     if (!hyperparameters) return fail(BNB_INVALID, "optimizer_step: hyperparameters is NULL");

@@ -43,7 +43,8 @@ static void quantize_plain(const void *argument, size_t first, size_t last) {
 static bnb_status quantize_all(const void *argument) {
     const struct quantize_job *job = argument;
     size_t                     blocks = ceil_div(job->x.rows * job->x.columns, job->block);
-    parallel_for(blocks, ceil_div(1 << 15, job->block), cpu_forms()->quantize ? cpu_forms()->quantize : quantize_plain, job);
+    parallel_for(blocks, ceil_div(1 << 15, job->block), cpu_forms()->quantize ? cpu_forms()->quantize : quantize_plain,
+                 job);
     return BNB_OK;
 }
 
@@ -64,8 +65,8 @@ static bnb_status find_infinite(const void *argument) {
     if (bad == blocks) return BNB_OK;
     size_t at = bad * job->block;
     while (at < elements - 1 && isfinite(element_of(x, at))) at++;
-    return fail(BNB_INVALID, "quantize: x[%zu, %zu] is %g, expected finite numbers: replace it before quantising", at / x->columns,
-                at % x->columns, element_of(x, at));
+    return fail(BNB_INVALID, "quantize: x[%zu, %zu] is %g, expected finite numbers: replace it before quantising",
+                at / x->columns, at % x->columns, element_of(x, at));
 }
 
 struct finite_request {
@@ -125,10 +126,10 @@ struct pass {
 
 static bnb_status launch(const void *request) {
     const struct pass *pass = request;
-    bnb_device *device = pass->x->device;
-    size_t      block = pass->block < pass->elements ? pass->block : pass->elements;
-    uint32_t    shift = shift_of(pass->block);
-    bool        tiled = shift >= 3 && (size_t)1 << shift <= QUANTIZE_TILE; /* what is no power of two has shift 32 */
+    bnb_device        *device = pass->x->device;
+    size_t             block = pass->block < pass->elements ? pass->block : pass->elements;
+    uint32_t           shift = shift_of(pass->block);
+    bool tiled = shift >= 3 && (size_t)1 << shift <= QUANTIZE_TILE; /* what is no power of two has shift 32 */
     if (tiled) block = pass->block;
     if (block > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a block of more than 2^32 elements");
 
@@ -206,7 +207,8 @@ static bnb_status centre_on_host(const void *request, struct host *host) {
 static bnb_status quantize_scales(const struct buffer *scales, size_t blocks, bnb_quantized *q) {
     bnb_status status = run_on_host(scales->device, centre_on_host, &(struct scales_request){scales, blocks, q});
     if (status) return status;
-    return quantize(&(struct pass){scales, BNB_F32, blocks, q->nested_block, q->nested_code, q->absmax, q->nested_absmax, false});
+    return quantize(
+        &(struct pass){scales, BNB_F32, blocks, q->nested_block, q->nested_code, q->absmax, q->nested_absmax, false});
 }
 
 struct widen_job {
@@ -234,8 +236,10 @@ struct rule {
     const bnb_tensor *importance;
 };
 
-/* The scales come first, are quantised where they are to be, and codes are those for the scales that readers will see. */
-static bnb_status run_least_squares(const bnb_tensor *x, const bnb_tensor *importance, struct buffer *scales, bnb_quantized *q) {
+/* The scales come first, are quantised where they are to be, and codes are those for the scales that readers will
+ * see. */
+static bnb_status run_least_squares(const bnb_tensor *x, const bnb_tensor *importance, struct buffer *scales,
+                                    bnb_quantized *q) {
     size_t     elements = x->rows * x->columns, blocks = ceil_div(elements, q->block);
     bnb_status status = find_scales(x, q->code, q->block, importance, scales);
     if (status == BNB_OK) status = check_finite(x, scales, q->block);
@@ -244,13 +248,15 @@ static bnb_status run_least_squares(const bnb_tensor *x, const bnb_tensor *impor
         if (status) return status;
         status = run_on_host(scales->device, widen_on_host, &(struct scales_request){scales, blocks, q});
     }
-    return status ? status : quantize(&(struct pass){x->buffer, x->dtype, elements, q->block, q->code, q->codes, scales, true});
+    return status ? status
+                  : quantize(&(struct pass){x->buffer, x->dtype, elements, q->block, q->code, q->codes, scales, true});
 }
 
 static bnb_status quantize_by(const bnb_tensor *x, struct rule rule, struct buffer *absmax, bnb_quantized *q) {
     if (rule.scales == BNB_SCALES_LEAST_SQUARES) return run_least_squares(x, rule.importance, absmax, q);
     size_t     elements = x->rows * x->columns;
-    bnb_status status = quantize(&(struct pass){x->buffer, x->dtype, elements, q->block, q->code, q->codes, absmax, false});
+    bnb_status status =
+        quantize(&(struct pass){x->buffer, x->dtype, elements, q->block, q->code, q->codes, absmax, false});
     if (status == BNB_OK) status = check_finite(x, absmax, q->block);
     return status || !q->nested_code ? status : quantize_scales(absmax, ceil_div(elements, q->block), q);
 }
@@ -260,16 +266,18 @@ static bool is_rule(struct rule rule, const bnb_tensor *x) {
         fail(BNB_INVALID, "quantize: scales is %d, expected 0 to %d", (int)rule.scales, BNB_SCALES_LEAST_SQUARES);
         return false;
     }
-    if (!rule.importance || rule.scales == BNB_SCALES_LEAST_SQUARES) return is_importance(rule.importance, x, "quantize");
-    fail(BNB_INVALID, "quantize: importance is given, but the scales are the largest magnitudes: leave it out, or ask for least squares");
+    if (!rule.importance || rule.scales == BNB_SCALES_LEAST_SQUARES)
+        return is_importance(rule.importance, x, "quantize");
+    fail(BNB_INVALID, "quantize: importance is given, but the scales are the largest magnitudes: leave it out, or ask "
+                      "for least squares");
     return false;
 }
 
-bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block, bnb_scales scales,
-                            const bnb_tensor *importance) {
+bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block,
+                            bnb_scales scales, const bnb_tensor *importance) {
     struct rule rule = {scales, importance};
-    if (!is_tensor(x, "quantize", "x") || !is_float(x->dtype, "quantize", "x") || !is_codebook(code, "quantize", "code") ||
-        !is_block(code, block, "quantize") || !is_rule(rule, x))
+    if (!is_tensor(x, "quantize", "x") || !is_float(x->dtype, "quantize", "x") ||
+        !is_codebook(code, "quantize", "code") || !is_block(code, block, "quantize") || !is_rule(rule, x))
         return NULL;
     bnb_device *device = x->buffer->device;
     if (not_recording(device, "quantize")) return NULL;
@@ -277,7 +285,8 @@ bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_
     if (!q) return NULL;
 
     /* Plain scales go where they stay; scales that are quantised in turn are needed only meanwhile. */
-    struct buffer *absmax = nested_block ? buffer_new(device, ceil_div(x->rows * x->columns, block) * sizeof(float)) : buffer_share(q->absmax);
+    struct buffer *absmax = nested_block ? buffer_new(device, ceil_div(x->rows * x->columns, block) * sizeof(float))
+                                         : buffer_share(q->absmax);
     count_operation(device);
     bnb_status status = absmax ? quantize_by(x, rule, absmax, q) : BNB_OUT_OF_MEMORY;
     buffer_release(absmax);

@@ -73,11 +73,15 @@ static bnb_status quantize_all(const void *argument) {
         if (isfinite(element_of(&scales, block))) continue;
         for (size_t i = block * job->block; i < (block + 1) * job->block; i++)
             if (!isfinite(element_of(x, i)))
-                return fail(BNB_INVALID, "quantize_affine: x[%zu, %zu] is %g, expected finite numbers: replace it before "
-                            "quantising", i / x->columns, i % x->columns, element_of(x, i));
+                return fail(BNB_INVALID,
+                            "quantize_affine: x[%zu, %zu] is %g, expected finite numbers: replace it before "
+                            "quantising",
+                            i / x->columns, i % x->columns, element_of(x, i));
         size_t at = block * job->block;
-        return fail(BNB_INVALID, "quantize_affine: x has a block at [%zu, %zu] whose range is beyond its dtype's: take "
-                    "float32", at / x->columns, at % x->columns);
+        return fail(BNB_INVALID,
+                    "quantize_affine: x has a block at [%zu, %zu] whose range is beyond its dtype's: take "
+                    "float32",
+                    at / x->columns, at % x->columns);
     }
     return BNB_OK;
 }
@@ -89,7 +93,7 @@ struct affine_request {
 
 static bnb_status affine_on_host(const void *request, struct host *host) {
     const struct affine_request *r = request;
-    struct affine_job job = {.x = dense_of(host, r->x), .bits = r->q->code->book.bits, .block = r->q->block};
+    struct affine_job            job = {.x = dense_of(host, r->x), .bits = r->q->code->book.bits, .block = r->q->block};
     job.codes = host_writes(host, r->q->codes);
     job.scales = host_writes(host, r->q->absmax);
     job.offsets = host_writes(host, r->q->offsets);
@@ -104,11 +108,11 @@ static bnb_codebook *integers(uint32_t bits) {
 
 /* A quantised matrix with nothing in it yet, of which all parts are the caller's. */
 static bnb_quantized *affine_new(const bnb_tensor *x, bnb_codebook *code, size_t block) {
-    bnb_device *device = x->buffer->device;
-    size_t      elements = x->rows * x->columns;
-    bnb_tensor *codes = tensor_new(device, BNB_U8, 1, code_bytes(code->book.bits, elements));
-    bnb_tensor *scales = codes ? tensor_new(device, x->dtype, 1, elements / block) : NULL;
-    bnb_tensor *offsets = scales ? tensor_new(device, x->dtype, 1, elements / block) : NULL;
+    bnb_device    *device = x->buffer->device;
+    size_t         elements = x->rows * x->columns;
+    bnb_tensor    *codes = tensor_new(device, BNB_U8, 1, code_bytes(code->book.bits, elements));
+    bnb_tensor    *scales = codes ? tensor_new(device, x->dtype, 1, elements / block) : NULL;
+    bnb_tensor    *offsets = scales ? tensor_new(device, x->dtype, 1, elements / block) : NULL;
     bnb_quantized *q = NULL;
     if (offsets)
         q = bnb_quantized_from(codes, x->rows, x->columns, code, block, scales, offsets, NULL, 0, NULL, 0, NULL);
@@ -128,7 +132,8 @@ bnb_quantized *bnb_quantize_affine(const bnb_tensor *x, uint32_t bits, size_t bl
         if (block % 8 || x->columns % block)
             refuse(BNB_INVALID, "%s: block is %zu, expected one that divides the %zu columns of x, and a multiple of 8",
                    me, block, x->columns);
-        else q = affine_new(x, code, block);
+        else
+            q = affine_new(x, code, block);
     }
     bnb_codebook_free(code);
     if (q && run_on_host(x->buffer->device, affine_on_host, &(struct affine_request){x, q}) != BNB_OK) {

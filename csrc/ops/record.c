@@ -1,7 +1,8 @@
 /* Recordings: the launches and jobs of operations that ran once, run again without an allocation or a check.
  *
- * A recording keeps all memory that its steps use. What was made while it was recorded and freed before it ended is given to
- * later results of the same size, so that a model's layers share their memory, unless the host has written to it: that is
+ * A recording keeps all memory that its steps use. What was made while it was recorded and freed before it ended is
+ * given to later results of the same size, so that a model's layers share their memory, unless the host has written to
+ * it: that is
  * not written anew when the steps run again. */
 #include "record.h"
 
@@ -20,15 +21,15 @@ struct step {
 };
 
 struct bnb_recording {
-    enum tag       tag;
-    bnb_device    *device;
-    bnb_status     status; /* of the first step that could not be recorded */
-    struct step   *steps;
-    size_t         count, capacity, jobs;
+    enum tag     tag;
+    bnb_device  *device;
+    bnb_status   status; /* of the first step that could not be recorded */
+    struct step *steps;
+    size_t       count, capacity, jobs;
     struct held {
         struct buffer *buffer;
         bool           made; /* while it was recorded */
-    } *held;
+    }             *held;
     size_t         held_count, held_capacity;
     struct launch *launches; /* of all steps, where the driver has taken them as `graph` */
     void          *graph;
@@ -36,14 +37,17 @@ struct bnb_recording {
 
 static _Thread_local bnb_recording *current;
 
-static bnb_recording *recording_of(const bnb_device *device) { return current && current->device == device ? current : NULL; }
+static bnb_recording *recording_of(const bnb_device *device) {
+    return current && current->device == device ? current : NULL;
+}
 
 bool is_recording(const bnb_device *device) { return recording_of(device); }
 
 bnb_status not_recording(const bnb_device *device, const char *function) {
     bnb_recording *r = recording_of(device);
     if (!r) return BNB_OK;
-    bnb_status status = fail(BNB_UNSUPPORTED, "%s: it looks at its results on the CPU, so it can't be recorded: do it before", function);
+    bnb_status status = fail(BNB_UNSUPPORTED,
+                             "%s: it looks at its results on the CPU, so it can't be recorded: do it before", function);
     if (!r->status) r->status = status;
     return status;
 }
@@ -77,7 +81,8 @@ struct buffer *record_reuse(const bnb_device *device, size_t bytes) {
     bnb_recording *r = recording_of(device);
     for (size_t i = 0; r && i < r->held_count; i++) {
         struct buffer *buffer = r->held[i].buffer;
-        if (r->held[i].made && buffer->bytes == bytes && buffer->refs == 1 && !buffer->written) return buffer_share(buffer);
+        if (r->held[i].made && buffer->bytes == bytes && buffer->refs == 1 && !buffer->written)
+            return buffer_share(buffer);
     }
     return NULL;
 }
@@ -97,9 +102,12 @@ static void forget_step(struct step *step) {
 }
 
 /* A step with copies of what it is told; NULL where there is no memory. */
-static struct step *new_step(bnb_recording *r, const void *data, size_t data_bytes, const struct view *views, uint32_t view_count) {
+static struct step *new_step(bnb_recording *r, const void *data, size_t data_bytes, const struct view *views,
+                             uint32_t view_count) {
     if (!grow(r, (void **)&r->steps, r->count, &r->capacity, sizeof *r->steps)) return NULL;
-    struct step step = {.data = malloc(data_bytes + 1), .views = malloc((view_count + 1) * sizeof *views), .view_count = view_count};
+    struct step step = {.data = malloc(data_bytes + 1),
+                        .views = malloc((view_count + 1) * sizeof *views),
+                        .view_count = view_count};
     if (!step.data || !step.views) {
         forget_step(&step);
         if (!r->status) r->status = fail(BNB_OUT_OF_MEMORY, "no memory for a recording of %zu steps", r->count);
@@ -151,7 +159,9 @@ void record_failure(const bnb_device *device, bnb_status status) {
 
 static bool is_recorded(const bnb_recording *recording, const char *function) {
     if (recording && recording->tag == TAG_RECORDING) return true;
-    fail(BNB_INVALID, recording ? "%s: recording is not a recording, or was freed" : "%s: recording is NULL, expected a recording", function);
+    fail(BNB_INVALID,
+         recording ? "%s: recording is not a recording, or was freed" : "%s: recording is NULL, expected a recording",
+         function);
     return false;
 }
 
@@ -197,7 +207,8 @@ bnb_recording *bnb_record_end(void) {
         char       reason[512];
         snprintf(reason, sizeof reason, "%s", bnb_last_error());
         bnb_recording_free(r);
-        return refuse(status, "record_end: an operation failed while it was recorded, the last for this reason: %s", reason);
+        return refuse(status, "record_end: an operation failed while it was recorded, the last for this reason: %s",
+                      reason);
     }
     make_graph(r);
     return r;
@@ -212,9 +223,9 @@ void bnb_recording_free(bnb_recording *recording) {
 /* ── Running again ──────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static bnb_status run_step(bnb_device *device, const struct step *step) {
-    if (!step->body)
-        return (step->whole ? device->driver->serve : device->driver->launch)(device->gpu, &step->launch);
-    return device->driver ? run_again(device, step->views, step->view_count, step->body, step->data) : step->body(step->data);
+    if (!step->body) return (step->whole ? device->driver->serve : device->driver->launch)(device->gpu, &step->launch);
+    return device->driver ? run_again(device, step->views, step->view_count, step->body, step->data)
+                          : step->body(step->data);
 }
 
 bnb_status bnb_replay(bnb_recording *recording) {

@@ -1,4 +1,5 @@
-/* Operations that are recorded to be run again: what run.c and csrc/buffer.c tell the recording of the calling thread. */
+/* Operations that are recorded to be run again: what run.c and csrc/buffer.c tell the recording of the calling
+ * thread. */
 #ifndef BNB_RECORD_H
 #define BNB_RECORD_H
 
@@ -10,8 +11,8 @@ bool is_recording(const bnb_device *device);
 /* Opens an operation that looks at its results on the CPU: while the thread records it is refused. */
 bnb_status not_recording(const bnb_device *device, const char *function);
 
-/* The steps of an operation as it runs; memory that they use is kept from then on. A step that finds no memory makes the
- * whole recording fail when it ends. */
+/* The steps of an operation as it runs; memory that they use is kept from then on. A step that finds no memory makes
+ * the whole recording fail when it ends. */
 void record_launch(bnb_device *device, const struct launch *launch, bool whole);
 bool record_job(const struct host *host, bnb_status (*body)(const void *job), const void *job, size_t job_bytes);
 

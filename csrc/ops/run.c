@@ -13,7 +13,8 @@
 static void *stage(const struct buffer *buffer, enum access access) {
     void *copy = malloc(buffer->bytes + READ_SLACK);
     if (!copy)
-        return refuse(BNB_OUT_OF_MEMORY, "the host has no memory for a copy of %zu bytes of %s; free something and try again",
+        return refuse(BNB_OUT_OF_MEMORY,
+                      "the host has no memory for a copy of %zu bytes of %s; free something and try again",
                       buffer->bytes, buffer->device->name);
     if (!(access & READS) || buffer_read(buffer, copy, buffer->bytes) == BNB_OK) return copy;
     free(copy);
@@ -48,8 +49,10 @@ static void *view(struct host *host, const struct buffer *buffer, enum access ac
         return NULL;
     }
     void *address = buffer->device->driver ? address_of(buffer, access) : buffer->memory;
-    if (address) host->views[host->count++] = (struct view){(struct buffer *)buffer, address, access};
-    else host->status = bnb_last_status();
+    if (address)
+        host->views[host->count++] = (struct view){(struct buffer *)buffer, address, access};
+    else
+        host->status = bnb_last_status();
     return address;
 }
 
@@ -93,7 +96,8 @@ bnb_status perform(struct host *host, bnb_status (*body)(const void *job), const
 /* What the CPU's form has written: not as buffer_write does it, for a form writes it anew whenever it runs. */
 static bnb_status put_back(const struct view *view) {
     bnb_device *device = view->buffer->device;
-    return device->driver->write(device->gpu, view->buffer->memory, view->buffer->offset, view->address, view->buffer->bytes);
+    return device->driver->write(device->gpu, view->buffer->memory, view->buffer->offset, view->address,
+                                 view->buffer->bytes);
 }
 
 bool is_staged(const struct view *view) {
@@ -111,12 +115,15 @@ static bnb_status leave(struct host *host, bnb_status status) {
     return status;
 }
 
-bnb_status run_again(bnb_device *device, const struct view *views, uint32_t count, bnb_status (*body)(const void *job), const void *job) {
+bnb_status run_again(bnb_device *device, const struct view *views, uint32_t count, bnb_status (*body)(const void *job),
+                     const void *job) {
     const struct driver *driver = device->driver;
     bnb_status           status = BNB_OK;
     for (const struct view *view = views; view < views + count && status == BNB_OK; view++) {
-        if (!is_staged(view)) status = driver->ready(device->gpu, view->buffer->memory, view->access);
-        else if (view->access & READS) status = buffer_read(view->buffer, view->address, view->buffer->bytes);
+        if (!is_staged(view))
+            status = driver->ready(device->gpu, view->buffer->memory, view->access);
+        else if (view->access & READS)
+            status = buffer_read(view->buffer, view->address, view->buffer->bytes);
     }
     if (status == BNB_OK) status = body(job);
     for (const struct view *view = views; view < views + count && status == BNB_OK; view++)
@@ -132,19 +139,22 @@ static bnb_status fall_back(const struct operation *o) {
     snprintf(reason, sizeof reason, "%s", bnb_last_error());
     const char *strict = getenv("BNB_STRICT");
     if (strict && !strcmp(strict, "1"))
-        return fail(BNB_UNSUPPORTED, "%s: %s has no kernel for this case (%s), and BNB_STRICT=1 forbids the CPU's", o->name,
-                    o->device->name, reason);
+        return fail(BNB_UNSUPPORTED, "%s: %s has no kernel for this case (%s), and BNB_STRICT=1 forbids the CPU's",
+                    o->name, o->device->name, reason);
     count_fallback(o->device, o->name, reason);
     return BNB_OK;
 }
 
-static bnb_status form(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host), const void *request) {
+static bnb_status form(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host),
+                       const void *request) {
     struct host host;
-    host.device = device, host.status = BNB_OK, host.count = 0, host.recorded = false; /* the views are filled as they come */
+    host.device = device, host.status = BNB_OK, host.count = 0,
+    host.recorded = false; /* the views are filled as they come */
     return leave(&host, on_host(request, &host));
 }
 
-bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host), const void *request) {
+bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host),
+                       const void *request) {
     bnb_status status = not_recording(device, "this operation");
     return status ? status : form(device, on_host, request);
 }
@@ -157,8 +167,10 @@ bnb_status run(const struct operation *o) {
         if (status == BNB_UNSUPPORTED) {
             record_return(o->device, mark);
             bnb_status refused = fall_back(o);
-            if (refused) status = refused;
-            else status = form(o->device, o->on_host, o->request);
+            if (refused)
+                status = refused;
+            else
+                status = form(o->device, o->on_host, o->request);
         }
     } else {
         status = form(o->device, o->on_host, o->request);

@@ -1,4 +1,5 @@
-/* How an operation runs: launched on its GPU; else visibly on the CPU, on memory that it asks for by intent; else refused. */
+/* How an operation runs: launched on its GPU; else visibly on the CPU, on memory that it asks for by intent; else
+ * refused. */
 #ifndef BNB_RUN_H
 #define BNB_RUN_H
 
@@ -11,7 +12,7 @@ enum { VIEWS_MOST = 20 };
 /* The memory that one run of a CPU form looks at: in place where the CPU shares it, else a copy for as long. */
 struct host {
     bnb_device *device;
-    bnb_status  status; /* of the first view that can't be had */
+    bnb_status  status;   /* of the first view that can't be had */
     bool        recorded; /* a recording has taken the views over */
     uint32_t    count;
     struct view {
@@ -23,8 +24,8 @@ struct host {
 
 bool is_staged(const struct view *view); /* a copy, which its owner frees */
 
-/* Its address, to be looked at by what `perform` calls and by nobody before: NULL where it can't be had, and then perform
- * calls nothing. Results come uninitialised from host_writes. */
+/* Its address, to be looked at by what `perform` calls and by nobody before: NULL where it can't be had, and then
+ * perform calls nothing. Results come uninitialised from host_writes. */
 const void *host_reads(struct host *host, const struct buffer *buffer);
 void       *host_writes(struct host *host, const struct buffer *buffer);
 void       *host_updates(struct host *host, const struct buffer *buffer);
@@ -32,7 +33,8 @@ void       *host_updates(struct host *host, const struct buffer *buffer);
 struct dense dense_of(struct host *host, const bnb_tensor *tensor);
 struct coded coded_of(struct host *host, const bnb_quantized *quantized);
 
-/* Calls body(job) where all memory could be had. The job is plain data, of which only memory of `host` outlives the call:
+/* Calls body(job) where all memory could be had. The job is plain data, of which only memory of `host` outlives the
+ * call:
  * what is recorded keeps the job's bytes, and the memory. */
 bnb_status perform(struct host *host, bnb_status (*body)(const void *job), const void *job, size_t job_bytes);
 
@@ -41,7 +43,7 @@ bnb_status perform(struct host *host, bnb_status (*body)(const void *job), const
 struct operation {
     const char *name; /* for people, where it falls back */
     bnb_device *device;
-    bnb_status (*launch)(const void *request);                  /* enqueues; UNSUPPORTED and a reason */
+    bnb_status (*launch)(const void *request);                     /* enqueues; UNSUPPORTED and a reason */
     bnb_status (*on_host)(const void *request, struct host *host); /* makes a job of the request, and performs it */
     const void *request;
 };
@@ -50,19 +52,21 @@ struct operation {
  * UNSUPPORTED under BNB_STRICT=1. */
 bnb_status run(const struct operation *operation);
 
-/* The last part alone: what the CPU does for every device, such as looking for what is not finite. Waits, and so it can't be
- * recorded. */
-bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host), const void *request);
+/* The last part alone: what the CPU does for every device, such as looking for what is not finite. Waits, and so it
+ * can't be recorded. */
+bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host),
+                       const void *request);
 
 /* A launch of `launch` above. */
 bnb_status enqueue(bnb_device *device, const struct launch *launch);
 
-/* A product as a whole, by the GPU's own kernels: UNSUPPORTED where it has none for the case, and the portable kernels are to
- * be launched. */
+/* A product as a whole, by the GPU's own kernels: UNSUPPORTED where it has none for the case, and the portable kernels
+ * are to be launched. */
 bnb_status serve(bnb_device *device, const struct launch *whole);
 
 /* A job that was performed before, on the same memory, which is staged anew where it has to be. On a GPU only. */
-bnb_status run_again(bnb_device *device, const struct view *views, uint32_t count, bnb_status (*body)(const void *job), const void *job);
+bnb_status run_again(bnb_device *device, const struct view *views, uint32_t count, bnb_status (*body)(const void *job),
+                     const void *job);
 
 /* Kernels take what is small, a bias or a norm's weight, in fp32: puts a cast in the place of another dtype, and into
  * `made` for the caller to free. NULL stays NULL. False where the cast fails. */

@@ -37,7 +37,8 @@ static void scales_plain(const void *argument, size_t first, size_t last) {
 
         float  unit_largest = span.largest * span.unit, next = span.magnitude * span.unit * job->args.first;
         search best = begin_search(try_scale(job, span, unit_largest));
-        for (int i = 0; i < SCALES_TRIED; i++, next *= job->args.ratio) best = consider(best, try_scale(job, span, next));
+        for (int i = 0; i < SCALES_TRIED; i++, next *= job->args.ratio)
+            best = consider(best, try_scale(job, span, next));
         for (int i = 0; i < SCALES_REFINED; i++) best = consider(best, try_scale(job, span, best.refined));
         job->absmax[block] = scale_back(best.scale, unit_largest, span.largest, span.power);
     }
@@ -69,7 +70,8 @@ static bnb_status weigh(const void *argument) {
     for (size_t c = 0; c < columns; c++) {
         float weight = job->to[c] = element_of(&job->given, c);
         if (!(weight >= 0) || isinf(weight))
-            return fail(BNB_INVALID, "quantize: importance[%zu] is %g, expected a finite number of at least 0", c, weight);
+            return fail(BNB_INVALID, "quantize: importance[%zu] is %g, expected a finite number of at least 0", c,
+                        weight);
         largest = fmaxf(largest, weight);
     }
     float unit = power_of(254 - exponent_of(largest));
@@ -92,18 +94,20 @@ static bnb_status weigh_on_host(const void *request, struct host *host) {
 static struct buffer *weights_of(const bnb_tensor *importance) {
     bnb_device    *device = importance->buffer->device;
     struct buffer *weights = buffer_new(device, importance->rows * importance->columns * sizeof(float));
-    if (!weights || run_on_host(device, weigh_on_host, &(struct weights_request){importance, weights}) == BNB_OK) return weights;
+    if (!weights || run_on_host(device, weigh_on_host, &(struct weights_request){importance, weights}) == BNB_OK)
+        return weights;
     buffer_release(weights);
     return NULL;
 }
 
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Where the error may have its minimum, over the largest magnitude: the fewer bits, and the larger the block, the more is
- * to be had by clipping; with many bits, by any scale that happens to fit. From normal and from real weights in blocks up
- * to 4096: what the row misses of the minimum's error is 0.1 % at 4 bits. */
+/* Where the error may have its minimum, over the largest magnitude: the fewer bits, and the larger the block, the more
+ * is to be had by clipping; with many bits, by any scale that happens to fit. From normal and from real weights in
+ * blocks up to 4096: what the row misses of the minimum's error is 0.1 % at 4 bits. */
 static void set_range(const struct codebook *code, struct scales_args *args) {
-    static const float firsts[] = {[2] = 0.2f, [3] = 0.25f, [4] = 0.3f, [5] = 0.6f, [6] = 0.8f, [7] = 0.9f, [8] = 0.95f};
+    static const float firsts[] = {[2] = 0.2f, [3] = 0.25f, [4] = 0.3f, [5] = 0.6f,
+                                   [6] = 0.8f, [7] = 0.9f,  [8] = 0.95f};
     float              first = firsts[code->bits], last = code->bits < 5 ? 1.6f : 2.0f;
     args->first = first;
     args->ratio = (float)pow(last / first, 1.0 / (SCALES_TRIED - 1));
@@ -121,7 +125,8 @@ static bnb_status launch(const void *request) {
     const struct request *r = request;
     const bnb_tensor     *x = r->x;
     const struct buffer  *weights = r->weights, *absmax = r->absmax;
-    if (r->block > UINT32_MAX || x->columns > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a block or a row of more than 2^32 elements");
+    if (r->block > UINT32_MAX || x->columns > UINT32_MAX)
+        return fail(BNB_UNSUPPORTED, "a block or a row of more than 2^32 elements");
     struct launch launch = {
         .family = "scales",
         .kernel = "scales",
@@ -164,8 +169,9 @@ bnb_status find_scales(const bnb_tensor *x, bnb_codebook *code, size_t block, co
     struct buffer *weights = importance ? weights_of(importance) : NULL;
     if (importance && !weights) return bnb_last_status();
     size_t         elements = x->rows * x->columns, whole = block < elements ? block : elements;
-    struct request request = {x, code, whole, weights, absmax,
-                              {(uint32_t)elements, (uint32_t)(elements >> 32), (uint32_t)whole, (uint32_t)x->columns, 0, 0}};
+    struct request request = {
+        x,       code,   whole,
+        weights, absmax, {(uint32_t)elements, (uint32_t)(elements >> 32), (uint32_t)whole, (uint32_t)x->columns, 0, 0}};
     set_range(&code->book, &request.args);
     bnb_status status = run(&(struct operation){"scales", x->buffer->device, launch, scales_on_host, &request});
     buffer_release(weights);

@@ -25,7 +25,8 @@ struct request {
 
 static bnb_status softmax(const void *argument) {
     const struct softmax_job *job = argument;
-    parallel_for(job->x.rows, ceil_div(1 << 13, job->x.columns), cpu_forms()->softmax ? cpu_forms()->softmax : softmax_plain, job);
+    parallel_for(job->x.rows, ceil_div(1 << 13, job->x.columns),
+                 cpu_forms()->softmax ? cpu_forms()->softmax : softmax_plain, job);
     return BNB_OK;
 }
 
@@ -37,21 +38,22 @@ static bnb_status softmax_on_host(const void *request, struct host *host) {
 
 static bnb_status launch(const void *request) {
     const struct request *r = request;
-    if (r->x->rows > INT32_MAX || r->x->columns > INT32_MAX) return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
+    if (r->x->rows > INT32_MAX || r->x->columns > INT32_MAX)
+        return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
     struct softmax_args args = {.columns = (uint32_t)r->x->columns};
     return enqueue(r->x->buffer->device, &(struct launch){
-        .family = "softmax",
-        .kernel = "softmax",
-        .constants = {r->x->dtype},
-        .constant_count = 1,
-        .args = &args,
-        .args_bytes = sizeof args,
-        .bindings = {reads(r->x->buffer), writes(r->y->buffer)},
-        .binding_count = 2,
-        .groups = {(uint32_t)r->x->rows, 1, 1},
-        .threads = SOFTMAX_THREADS,
-        .bytes_moved = r->x->buffer->bytes + r->y->buffer->bytes,
-    });
+                                             .family = "softmax",
+                                             .kernel = "softmax",
+                                             .constants = {r->x->dtype},
+                                             .constant_count = 1,
+                                             .args = &args,
+                                             .args_bytes = sizeof args,
+                                             .bindings = {reads(r->x->buffer), writes(r->y->buffer)},
+                                             .binding_count = 2,
+                                             .groups = {(uint32_t)r->x->rows, 1, 1},
+                                             .threads = SOFTMAX_THREADS,
+                                             .bytes_moved = r->x->buffer->bytes + r->y->buffer->bytes,
+                                         });
 }
 
 bnb_tensor *bnb_softmax(const bnb_tensor *x) {
@@ -60,7 +62,8 @@ bnb_tensor *bnb_softmax(const bnb_tensor *x) {
     bnb_tensor *y = tensor_new(device, x->dtype, x->rows, x->columns);
     if (!y) return NULL;
     count_operation(device);
-    if (run(&(struct operation){"softmax", device, launch, softmax_on_host, &(struct request){x, y}}) == BNB_OK) return y;
+    if (run(&(struct operation){"softmax", device, launch, softmax_on_host, &(struct request){x, y}}) == BNB_OK)
+        return y;
     bnb_tensor_free(y);
     return NULL;
 }

@@ -1,4 +1,5 @@
-/* The largest elements of each row, and a mixture's choice of experts by them: the checks, the launches and the loops. */
+/* The largest elements of each row, and a mixture's choice of experts by them: the checks, the launches and the
+ * loops. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,10 +60,14 @@ static void largest(const struct dense *x, size_t row, size_t count, struct cand
 }
 
 /* In place of values: their share of the softmax over the row, or among themselves. */
-static void shares(const struct dense *x, size_t row, size_t count, bool normalised, const struct candidate *chosen, float *out) {
+static void shares(const struct dense *x, size_t row, size_t count, bool normalised, const struct candidate *chosen,
+                   float *out) {
     double total = 0;
-    if (normalised) for (size_t i = 0; i < count; i++) total += exp((double)chosen[i].key - chosen[0].key);
-    else for (size_t c = 0; c < x->columns; c++) total += exp((double)key_of(element_of(x, row * x->columns + c)) - chosen[0].key);
+    if (normalised)
+        for (size_t i = 0; i < count; i++) total += exp((double)chosen[i].key - chosen[0].key);
+    else
+        for (size_t c = 0; c < x->columns; c++)
+            total += exp((double)key_of(element_of(x, row * x->columns + c)) - chosen[0].key);
     for (size_t i = 0; i < count; i++) out[i] = (float)(exp((double)chosen[i].key - chosen[0].key) / total);
 }
 
@@ -97,7 +102,7 @@ static bnb_status topk(const void *argument) {
 
 static bnb_status topk_on_host(const void *request, struct host *host) {
     const struct request *r = request;
-    struct topk_job       job = {dense_of(host, r->x), r->count, r->routes, r->normalised, host_writes(host, r->y->buffer)};
+    struct topk_job job = {dense_of(host, r->x), r->count, r->routes, r->normalised, host_writes(host, r->y->buffer)};
     return perform(host, topk, &job, sizeof job);
 }
 
@@ -106,18 +111,18 @@ static bnb_status launch(const void *request) {
     if (r->x->rows > INT32_MAX) return fail(BNB_UNSUPPORTED, "2^31 rows or more");
     struct topk_args args = {(uint32_t)r->x->columns, (uint32_t)r->count};
     return enqueue(r->x->buffer->device, &(struct launch){
-        .family = "topk",
-        .kernel = "topk",
-        .constants = {r->x->dtype, r->routes, r->normalised},
-        .constant_count = 3,
-        .args = &args,
-        .args_bytes = sizeof args,
-        .bindings = {reads(r->x->buffer), writes(r->y->buffer)},
-        .binding_count = 2,
-        .groups = {(uint32_t)r->x->rows, 1, 1},
-        .threads = TOPK_THREADS,
-        .bytes_moved = r->count * r->x->buffer->bytes,
-    });
+                                             .family = "topk",
+                                             .kernel = "topk",
+                                             .constants = {r->x->dtype, r->routes, r->normalised},
+                                             .constant_count = 3,
+                                             .args = &args,
+                                             .args_bytes = sizeof args,
+                                             .bindings = {reads(r->x->buffer), writes(r->y->buffer)},
+                                             .binding_count = 2,
+                                             .groups = {(uint32_t)r->x->rows, 1, 1},
+                                             .threads = TOPK_THREADS,
+                                             .bytes_moved = r->count * r->x->buffer->bytes,
+                                         });
 }
 
 static bnb_tensor *choose(const bnb_tensor *x, size_t count, bool routes, bool normalised, const char *function) {

@@ -1,4 +1,5 @@
-/* A matrix with its rows as columns: the checks, the launch and the plain loop. Elements are copied, whatever they are. */
+/* A matrix with its rows as columns: the checks, the launch and the plain loop. Elements are copied, whatever they
+ * are. */
 #include <string.h>
 
 #include "launch.h"
@@ -46,18 +47,18 @@ static bnb_status launch(const void *request) {
     if (count > INT32_MAX) return fail(BNB_UNSUPPORTED, "2^31 elements or more");
     struct transpose_args args = {.rows = (uint32_t)r->x->rows, .columns = (uint32_t)r->x->columns};
     return enqueue(r->x->buffer->device, &(struct launch){
-        .family = "transpose",
-        .kernel = "transpose",
-        .constants = {(uint32_t)dtype_size(r->x->dtype)},
-        .constant_count = 1,
-        .args = &args,
-        .args_bytes = sizeof args,
-        .bindings = {reads(r->x->buffer), writes(r->y->buffer)},
-        .binding_count = 2,
-        .groups = {groups_for(count, TRANSPOSE_THREADS), 1, 1},
-        .threads = TRANSPOSE_THREADS,
-        .bytes_moved = 2 * r->x->buffer->bytes,
-    });
+                                             .family = "transpose",
+                                             .kernel = "transpose",
+                                             .constants = {(uint32_t)dtype_size(r->x->dtype)},
+                                             .constant_count = 1,
+                                             .args = &args,
+                                             .args_bytes = sizeof args,
+                                             .bindings = {reads(r->x->buffer), writes(r->y->buffer)},
+                                             .binding_count = 2,
+                                             .groups = {groups_for(count, TRANSPOSE_THREADS), 1, 1},
+                                             .threads = TRANSPOSE_THREADS,
+                                             .bytes_moved = 2 * r->x->buffer->bytes,
+                                         });
 }
 
 bnb_tensor *bnb_transpose(const bnb_tensor *x) {
@@ -66,7 +67,8 @@ bnb_tensor *bnb_transpose(const bnb_tensor *x) {
     bnb_tensor *y = tensor_new(device, x->dtype, x->columns, x->rows);
     if (!y) return NULL;
     count_operation(device);
-    if (run(&(struct operation){"transpose", device, launch, transpose_on_host, &(struct request){x, y}}) == BNB_OK) return y;
+    if (run(&(struct operation){"transpose", device, launch, transpose_on_host, &(struct request){x, y}}) == BNB_OK)
+        return y;
     bnb_tensor_free(y);
     return NULL;
 }

@@ -1,10 +1,13 @@
-// The task of examples/train.ts: vectors of 384 numbers scatter around 48 centres, three to a class, so that no class has a
-// direction of its own; the first 16 outputs of the model are to say which class it is.
+// The task of examples/train.ts: vectors of 384 numbers scatter around 48 centres, three to a class, so that no class
+// has a direction of its own; the first 16 outputs of the model are to say which class it is.
 import { Tensor } from "bunsandbytes";
 
 export const [width, classes] = [384, 16];
 
-/** Random numbers that are the same in every run: a multiplicative generator (Lehmer 1949), and Box and Muller's normal. */
+/**
+ * Random numbers that are the same in every run: a multiplicative generator (Lehmer 1949), and Box and Muller's
+ * normal.
+ */
 function generator(seed: number) {
   let state = seed;
   const uniform = () => {
@@ -18,7 +21,10 @@ function generator(seed: number) {
 const { normal } = generator(1);
 const centres = Array.from({ length: 3 * classes }, () => Float32Array.from({ length: width }, normal));
 
-/** As many batches as there are steps, of vectors that are a centre and twice as much noise each, with the class of each. */
+/**
+ * As many batches as there are steps, of vectors that are a centre and twice as much noise each, with the class of
+ * each.
+ */
 export function* batches(steps: number, count = 128): Generator<{ x: Tensor<"float32">; labels: number[] }> {
   const { uniform, normal } = generator(3);
   for (let step = 0; step < steps; step++) {

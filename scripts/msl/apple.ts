@@ -1,5 +1,6 @@
-// Owns what Apple's <metal_stdlib> declares, as data: the names that it keeps for itself, and its functions with the types
-// that each takes. The translator refuses kernels that declare such a name, and the lint declares them as Apple does.
+// Owns what Apple's <metal_stdlib> declares, as data: the names that it keeps for itself, and its functions with the
+// types that each takes. The translator refuses kernels that declare such a name, and the lint declares them as Apple
+// does.
 
 const sized = (elements: readonly string[], sizes: readonly number[]) =>
   elements.flatMap((element) => sizes.map((size) => `${element}${size}`));
@@ -27,8 +28,8 @@ export const typeFamilies = {
 /**
  * Functions by signature: T is any type of the families, E its element, B a bool for each element.
  *
- * Those with `overloads` are a function for each type, so that arguments convert, and a mixture is ambiguous; the others are
- * templates, so that the argument's own type must be in the family.
+ * Those with `overloads` are a function for each type, so that arguments convert, and a mixture is ambiguous; the
+ * others are templates, so that the argument's own type must be in the family.
  */
 export interface FunctionGroup {
   readonly signature: string;
@@ -97,7 +98,10 @@ export const functionGroups: readonly FunctionGroup[] = [
   },
 ];
 
-/** Names of metal_stdlib's namespace that the lint declares in other ways, or not at all; none may be a global's name. */
+/**
+ * Names of metal_stdlib's namespace that the lint declares in other ways, or not at all; none may be a global's
+ * name.
+ */
 const otherNames = words(
   `all any select not simd_all simd_any simd_is_first simd_ballot simd_active_threads_mask threadgroup_barrier
   simdgroup_barrier atomic_thread_fence as_type simdgroup_load simdgroup_store simdgroup_multiply

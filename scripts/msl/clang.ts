@@ -25,7 +25,10 @@ export function zig(args: readonly string[], stdin?: string): { ok: boolean; std
   return { ok: exitCode === 0, stdout: stdout.toString(), stderr: stderr.toString() };
 }
 
-/** The first error of clang's output. If it is in a header of one of the folders `ours`, its place is where the kernel used it. */
+/**
+ * The first error of clang's output. If it is in a header of one of the folders `ours`, its place is where the kernel
+ * used it.
+ */
 export function firstError(stderr: string, name: string, ours: readonly string[] = []): TranslateError {
   const isOurs = (file: string) => ours.some((folder) => file.startsWith(folder));
   const match = /^(.*?):(\d+):\d+: (?:fatal )?error: (.*)$/m.exec(stderr);
@@ -38,7 +41,10 @@ export function firstError(stderr: string, name: string, ours: readonly string[]
   return new TranslateError(text, file, Number(line));
 }
 
-/** Metal's own headers by name: including one is allowed, and gives nothing, for all of Metal's names are known already. */
+/**
+ * Metal's own headers by name: including one is allowed, and gives nothing, for all of Metal's names are known
+ * already.
+ */
 const metalHeaders = [
   "atomic",
   "common",

@@ -1,7 +1,7 @@
 // What the target "cuda" writes otherwise than the simulator's: constants, threadgroup variables and kernels' entries.
 //
-// A function constant is a word in the PTX, BNB0, BNB1 and so on, which the driver replaces by its value before the GPU's
-// assembler sees the text and folds it. library/cuda.h has what this text leans on.
+// A function constant is a word in the PTX, BNB0, BNB1 and so on, which the driver replaces by its value before the
+// GPU's assembler sees the text and folds it. library/cuda.h has what this text leans on.
 
 import type { BufferInfo } from "./scope.ts";
 import type { Entry } from "./table.ts";

@@ -425,7 +425,8 @@ export class DeclarationTranslator {
       maxThreads: k.maxThreads,
       at: scope.tokens[i]!,
     });
-    const kept = scope.target === "cuda" ? "static inline" : "static"; // cuda.h's inline always is: an entry calls nothing
+    // cuda.h's inline always is: an entry calls nothing.
+    const kept = scope.target === "cuda" ? "static inline" : "static";
     this.out += `${k.head.text}${scope.tokens[i]!.before}${kept} void ${k.name}(`;
     this.drop(i + 1, open + 1);
     ranges.forEach(([begin, end], n) => {

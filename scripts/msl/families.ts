@@ -1,5 +1,5 @@
-// Owns the product's kernel families as the host gives them to Metal: the shared headers, then one family's text. Those of
-// cuda/ are in the same language, with a few words more, and go to CUDA only.
+// Owns the product's kernel families as the host gives them to Metal: the shared headers, then one family's text. Those
+// of cuda/ are in the same language, with a few words more, and go to CUDA only.
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";

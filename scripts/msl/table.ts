@@ -1,4 +1,5 @@
-// Owns what follows the translated declarations: which kernels there are under which host name, and the runtime's table.
+// Owns what follows the translated declarations: which kernels there are under which host name, and the runtime's
+// table.
 
 import { cudaEntry } from "./cuda.ts";
 import type { BufferInfo, KernelFunction, KernelInfo, Parameter, Scope } from "./scope.ts";
@@ -62,7 +63,10 @@ function constantsOf(scope: Scope, kernel: string): KernelInfo["constants"] {
     .map((constant) => ({ ...constant, required: !scope.optionalConstants.has(constant.name) }));
 }
 
-/** The kernels of a translated source, and the C++ that makes them known to the runtime (or has the lint check them). */
+/**
+ * The kernels of a translated source, and the C++ that makes them known to the runtime (or has the lint check
+ * them).
+ */
 export function kernelTable(scope: Scope, only?: readonly string[]): { kernels: KernelInfo[]; cpp: string } {
   refuseRecursion(scope);
   const entries = entriesOf(scope).filter(({ hostName }) => !only || only.includes(hostName));

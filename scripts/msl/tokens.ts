@@ -1,4 +1,5 @@
-// Owns the words of a Metal source: splitting preprocessed text into tokens that know their line, and moving among them.
+// Owns the words of a Metal source: splitting preprocessed text into tokens that know their line, and moving among
+// them.
 
 /** What the translator (or the preprocessor) refuses; `message` starts with `file:line:` and names the construct. */
 export class TranslateError extends Error {
@@ -13,7 +14,10 @@ export class TranslateError extends Error {
   }
 }
 
-/** `before` is the white space (and line markers and pragmas) in front of the token, kept so that lines stay in step. */
+/**
+ * `before` is the white space (and line markers and pragmas) in front of the token, kept so that lines stay in
+ * step.
+ */
 export interface Token {
   readonly kind: "word" | "number" | "string" | "symbol";
   readonly text: string;
@@ -26,8 +30,9 @@ const tokenPattern =
   /(?<space>[ \t\r\f\v]+)|(?<newline>\n)|(?<directive>#[^\n]*)|(?<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|(?<word>[A-Za-z_]\w*)|(?<number>\.?\d(?:[eEpP][+-]|[\w.])*)|(?<symbol>::|->|\+\+|--|&&|\|\||<<=?|[-+*/%&|^=!<]=|[-+*/%&|^=!<>()[\]{},;:.?~])/y;
 
 /**
- * Splits preprocessed text. Line markers (`# 3 "x.metal"`, `#line`) set the line; `pragma` is asked what a pragma becomes
- * and throws if it is not allowed. `>` is always a token of its own, so that nested template arguments close one by one.
+ * Splits preprocessed text. Line markers (`# 3 "x.metal"`, `#line`) set the line; `pragma` is asked what a pragma
+ * becomes and throws if it is not allowed. `>` is always a token of its own, so that nested template arguments close
+ * one by one.
  */
 export function tokenize(
   source: string,
@@ -101,7 +106,10 @@ export function closingAngle(tokens: readonly Token[], open: number): number {
   throw new TranslateError("the template argument list is never closed", token.file, token.line);
 }
 
-/** Splits `[begin, end)` at its commas outside brackets and template arguments; `isTemplate` tells which `<` opens some. */
+/**
+ * Splits `[begin, end)` at its commas outside brackets and template arguments; `isTemplate` tells which `<` opens
+ * some.
+ */
 export function splitAtCommas(
   tokens: readonly Token[],
   begin: number,

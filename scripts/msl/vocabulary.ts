@@ -49,7 +49,10 @@ export const addressSpaces: ReadonlySet<string> = new Set(["device", "constant",
 const index = ["uint", "ushort"];
 const grid = index.flatMap((element) => [element, `${element}2`, `${element}3`]);
 
-/** Attributes of kernel parameters that come from the thread's place: the runtime's name for the value, allowed types. */
+/**
+ * Attributes of kernel parameters that come from the thread's place: the runtime's name for the value, allowed
+ * types.
+ */
 export const positionAttributes: ReadonlyMap<string, { value: string; types: readonly string[]; grid: boolean }> =
   new Map(
     (

@@ -27,8 +27,8 @@ const sizes = [1, 4, 8, 16, 32, 64, 256].map((megabytes) => megabytes * 2 ** 20)
 const [milliseconds, rounds] = [40, 3];
 
 /**
- * Looks through bytes for one that is not there. JavaScriptCore's search is vectorised: against a C loop that adds vectors
- * up, it reads level in the caches and from memory.
+ * Looks through bytes for one that is not there. JavaScriptCore's search is vectorised: against a C loop that adds
+ * vectors up, it reads level in the caches and from memory.
  */
 const reader = `
   let memory;

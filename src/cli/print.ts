@@ -30,7 +30,10 @@ export function print(...lines: readonly (string | Printable)[]): void {
   put(`${lines.map(safe).join("\n")}\n`);
 }
 
-/** Writes a piece of a text that a model writes to standard output: its lines stay, what a terminal would obey is escaped. */
+/**
+ * Writes a piece of a text that a model writes to standard output: its lines stay, what a terminal would obey is
+ * escaped.
+ */
 export function printPiece(text: string | Printable): void {
   put(text instanceof Printable ? text.text : printableLines(text));
 }

@@ -1,4 +1,5 @@
-// Owns what a model is made of, as one record: everything in which families differ is a field here, and code is the same.
+// Owns what a model is made of, as one record: everything in which families differ is a field here, and code is the
+// same.
 import type { Activation } from "../activate.ts";
 
 /** How positions turn into angles (RoPE, Su et al. 2021). */
@@ -35,7 +36,10 @@ export interface LayerSpec {
   readonly attentionNorm: boolean;
 }
 
-/** Names of modules in the checkpoint. Inside a layer they follow its prefix; where several are given, the first that is there. */
+/**
+ * Names of modules in the checkpoint. Inside a layer they follow its prefix; where several are given, the first that is
+ * there.
+ */
 export interface ModuleNames {
   /** What may stand before every name, such as `model.` or `bert.`. */
   readonly roots: readonly string[];

@@ -170,7 +170,8 @@ function scaleOf(fields: Fields, headDim: number): number {
 
 function activationOf(fields: Fields, family: Family): Activation {
   const key = ["hidden_activation", "hidden_act", "activation_function"].find((key) => fields.get(key) !== undefined);
-  if (family.activation && key !== "hidden_activation") return family.activation; // Gemma 1 says gelu and means its tanh
+  // Gemma 1 says gelu and means its tanh.
+  if (family.activation && key !== "hidden_activation") return family.activation;
   const name = key === undefined ? "silu" : fields.text(key)!;
   const activation = Object.hasOwn(activations, name) ? activations[name] : undefined;
   if (activation) return activation;
@@ -270,7 +271,10 @@ function windowOf(fields: Fields, type: string, family: Family): number | undefi
 
 const ropeTypes = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"] as const;
 
-/** transformers 5 has `rope_parameters`, for all layers or by their type; older files have `rope_theta` and `rope_scaling`. */
+/**
+ * transformers 5 has `rope_parameters`, for all layers or by their type; older files have `rope_theta` and
+ * `rope_scaling`.
+ */
 function ropeOf(fields: Fields, layerType: string, family: Family, headDim: number): RopeSpec | undefined {
   if (family.names.positions) return undefined;
   const all = fields.object("rope_parameters");

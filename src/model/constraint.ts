@@ -4,7 +4,10 @@ import type { CompiledGrammar, GrammarCompiler, GrammarMatcher, TokenizerInfo } 
 import { BnbError } from "../error.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-/** What a text must be: any JSON, JSON of a schema, or what a grammar in EBNF (GBNF's notation, from `root`) derives. */
+/**
+ * What a text must be: any JSON, JSON of a schema, or what a grammar in EBNF (GBNF's notation, from `root`)
+ * derives.
+ */
 export type TextFormat =
   | { readonly type: "json" }
   | { readonly type: "schema"; readonly schema: object }
@@ -83,8 +86,9 @@ let lastWords = "";
 let loading: Promise<typeof import("@mlc-ai/web-xgrammar")> | undefined;
 
 /**
- * The library prints why it refuses something, and throws nothing but that it did. It takes `console.error` for that once,
- * when its first function is called: what it is given here keeps the reason for the error, and off a server's log.
+ * The library prints why it refuses something, and throws nothing but that it did. It takes `console.error` for that
+ * once, when its first function is called: what it is given here keeps the reason for the error, and off a server's
+ * log.
  */
 function loadLibrary(): Promise<typeof import("@mlc-ai/web-xgrammar")> {
   loading ??= (async () => {

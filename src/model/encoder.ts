@@ -145,7 +145,10 @@ function plus(a: Floats, b: Floats): Floats {
   return add(first, second);
 }
 
-/** For each row its position in its text, and the rows that it sees: all of the text, or those of a window around it. */
+/**
+ * For each row its position in its text, and the rows that it sees: all of the text, or those of a window around
+ * it.
+ */
 function seenBy(texts: readonly EncoderInput[], window: number | undefined, total: number): Int32Array {
   const rows = new Int32Array(4 * total);
   let start = 0;
@@ -161,7 +164,10 @@ function seenBy(texts: readonly EncoderInput[], window: number | undefined, tota
   return rows;
 }
 
-/** The bucket of a key that lies so far after the row: T5's, as MPNet has it, exact near by and logarithmic further off. */
+/**
+ * The bucket of a key that lies so far after the row: T5's, as MPNet has it, exact near by and logarithmic further
+ * off.
+ */
 function bucketOf(distance: number, buckets: number): number {
   const half = buckets / 2;
   const exact = Math.floor(half / 2);

@@ -7,7 +7,10 @@ import type { JsonObject } from "./config.ts";
 /** Vocabularies of a quarter of a million tokens take some 35 MB. */
 const tokenizerBytesMax = 2 ** 28;
 
-/** A file's text; undefined where it is not there. @throws BnbError if it is no file, too large, or a link that leads out */
+/**
+ * A file's text; undefined where it is not there. @throws BnbError if it is no file, too large, or a link that leads
+ * out
+ */
 export function textOf(folder: string, name: string, most = configBytesMax): string | undefined {
   const path = fileIn(folder, name);
   return path === undefined ? undefined : readText(path, most);

@@ -22,8 +22,8 @@ export interface GenerateOptions extends SamplingOptions {
   /** List the logprob of each token, and of so many of the likeliest in its place. */
   logprobs?: number | undefined;
   /**
-   * Look up to so many tokens ahead where the last ones stood in the text before (prompt lookup, Saxena 2023). The text is the
-   * same, and comes faster where it repeats what it was given. 0 by default.
+   * Look up to so many tokens ahead where the last ones stood in the text before (prompt lookup, Saxena 2023). The text
+   * is the same, and comes faster where it repeats what it was given. 0 by default.
    */
   promptLookup?: number | undefined;
 }
@@ -232,9 +232,9 @@ export const stepTokens = 512;
 const turn = 8;
 
 /**
- * One step of any number of texts whose sessions share a cache: prompts are read on, and every text that is through with
- * its own gets its next token. Texts may come and go between steps. Long prompts go in parts of `tokens` together, so that
- * others are not kept waiting.
+ * One step of any number of texts whose sessions share a cache: prompts are read on, and every text that is through
+ * with its own gets its next token. Texts may come and go between steps. Long prompts go in parts of `tokens` together,
+ * so that others are not kept waiting.
  *
  * @internal
  */

@@ -32,8 +32,8 @@ export interface LoadOptions extends QuantizeOnLoad {
   /** The current device by default. */
   device?: Device | DeviceName | undefined;
   /**
-   * How exact products with 4-bit weights are at least, as in `matmul4bit`; `"high"` by default, which changed no token of
-   * any text that it was tried on (docs/models.md).
+   * How exact products with 4-bit weights are at least, as in `matmul4bit`; `"high"` by default, which changed no token
+   * of any text that it was tried on (docs/models.md).
    */
   precision?: Precision | undefined;
   /** Called when so many of all layers are on the device. */
@@ -109,10 +109,11 @@ export class Model implements Disposable {
   }
 
   /**
-   * Loads a model from a folder as Hugging Face has it: config.json, safetensors with dense weights or in bitsandbytes' formats,
-   * tokenizer.json.
+   * Loads a model from a folder as Hugging Face has it: config.json, safetensors with dense weights or in bitsandbytes'
+   * formats, tokenizer.json.
    *
-   * @throws BnbError if the folder lacks something or it is damaged; (`unsupported`) naming the family, if it is not known
+   * @throws BnbError if the folder lacks something or it is damaged; (`unsupported`) naming the family, if it is not
+   * known
    */
   static async load(path: string, options: LoadOptions = {}): Promise<Model> {
     const { precision = "high", signal } = options;

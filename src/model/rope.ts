@@ -4,7 +4,8 @@ import { Tensor } from "../tensor.ts";
 import type { RopeSpec } from "./architecture.ts";
 
 /**
- * The angle's growth from one position to the next, for each pair of columns, rounded to fp32 where transformers rounds.
+ * The angle's growth from one position to the next, for each pair of columns, rounded to fp32 where transformers
+ * rounds.
  *
  * @param long whether the text is longer than the original positions, which longrope asks
  */
@@ -66,7 +67,10 @@ export class RopeTable implements Disposable {
     return this.#rope.type === "longrope" && positions > this.#rope.originalPositions;
   }
 
-  /** float32 [at least `positions`, rotated]: cosines, then sines. It lives as long as this, or until more are asked for. */
+  /**
+   * float32 [at least `positions`, rotated]: cosines, then sines. It lives as long as this, or until more are asked
+   * for.
+   */
   for(positions: number): Tensor<"float32"> {
     const long = this.isLong(positions);
     const table = this.#tables[Number(long)];

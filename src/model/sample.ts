@@ -12,7 +12,10 @@ export interface SamplingOptions {
   topP?: number | undefined;
   /** Only tokens at least this share as likely as the likeliest. */
   minP?: number | undefined;
-  /** Above 1: logits of tokens that stand in the text already are divided by it, or multiplied where negative (CTRL). */
+  /**
+   * Above 1: logits of tokens that stand in the text already are divided by it, or multiplied where negative
+   * (CTRL).
+   */
   repetitionPenalty?: number | undefined;
   /** The same seed gives the same text; by default another one each time. */
   seed?: number | undefined;
@@ -20,7 +23,10 @@ export interface SamplingOptions {
   logitsProcessor?: ((logits: Float32Array, ids: readonly number[]) => void) | undefined;
 }
 
-/** Logits that are so much below the largest, in units of the temperature, have a share that no sum can tell from none. */
+/**
+ * Logits that are so much below the largest, in units of the temperature, have a share that no sum can tell from
+ * none.
+ */
 const negligible = 40;
 
 /** Native top-k serves up to this many. */

@@ -142,7 +142,10 @@ export class Session implements Disposable {
     return shared;
   }
 
-  /** @internal Takes over the first `length` tokens of another session of the same cache, which need not be read again. */
+  /**
+   * @internal Takes over the first `length` tokens of another session of the same cache, which need not be read
+   * again.
+   */
   adopt(other: Session, length: number): void {
     this.#live();
     if (length > 0) this.shared.cache.write(this.slot, length, other.shared.cache.read(other.slot, length));

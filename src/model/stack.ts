@@ -82,7 +82,10 @@ export class Stream implements Disposable {
   }
 }
 
-/** What rows of one pass are told to attention: where they stand, and what they see in layers with a window and without. */
+/**
+ * What rows of one pass are told to attention: where they stand, and what they see in layers with a window and
+ * without.
+ */
 export interface Rows {
   /** By the window of a layer; the key `undefined` is for those that see all. */
   readonly seen: ReadonlyMap<number | undefined, Tensor<"int32">>;

@@ -1,4 +1,5 @@
-// Owns where a model's weights come from, and what becomes of them on the way to the device: joined, quantised, or as they are.
+// Owns where a model's weights come from, and what becomes of them on the way to the device: joined, quantised, or as
+// they are.
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { loadWeight } from "../checkpoint/statedict.ts";
 import { Codebook } from "../codebook.ts";
@@ -214,7 +215,10 @@ export class Loader {
     return new Linear([table], [bias], this.#options);
   }
 
-  /** A head is quantised to bytes where the rest is quantised: in 4 bits it is what changes every text (docs/models.md). */
+  /**
+   * A head is quantised to bytes where the rest is quantised: in 4 bits it is what changes every text
+   * (docs/models.md).
+   */
   #byteQuantized(weight: Tensor | QuantizedTensor): Tensor<FloatDType> | QuantizedTensor {
     if (!this.#options.quantType || !(weight instanceof Tensor)) return weight as Tensor<FloatDType> | QuantizedTensor;
     using dense = weight;

@@ -23,15 +23,15 @@ export interface EmbeddingOptions {
 }
 
 /**
- * A table whose rows are trained, with 32-bit optimizer states whatever the optimizer's own bits are: for embeddings, 8-bit
- * states are unstable (Dettmers et al. 2022, §2.3). Upstream: `nn.Embedding`. Of torch's options, `max_norm` and
+ * A table whose rows are trained, with 32-bit optimizer states whatever the optimizer's own bits are: for embeddings,
+ * 8-bit states are unstable (Dettmers et al. 2022, §2.3). Upstream: `nn.Embedding`. Of torch's options, `max_norm` and
  * `scale_grad_by_freq` are left out: the first changes weights in a forward pass, and neither is bitsandbytes' own.
  *
  * @example
  * ```ts
  * using layer = nn.Embedding.init(1000, 64, { paddingIdx: 0 });
- * using optimizer = new optim.Adam8bit(layer.parameters(), { lr: 1e-3 }); // its states are in 32 bits here all the same
- * using indices = Tensor.from(Int32Array.of(7, 7, 0), [3]);
+ * using optimizer = new optim.Adam8bit(layer.parameters(), { lr: 1e-3 }); // its states are in 32 bits here all the
+ * same using indices = Tensor.from(Int32Array.of(7, 7, 0), [3]);
  * using y = layer.forward(indices);
  * y.shape; // → [3, 64]
  * layer.backward(y, indices);
@@ -43,7 +43,10 @@ export class Embedding extends Layer {
   readonly weight: Parameter;
   readonly paddingIdx: number | undefined;
 
-  /** Takes over the weight, [numEmbeddings, embeddingDim]. @throws BnbError if it is no table, or has no row paddingIdx */
+  /**
+   * Takes over the weight, [numEmbeddings, embeddingDim]. @throws BnbError if it is no table, or has no row
+   * paddingIdx
+   */
   constructor(weight: Tensor, options: EmbeddingOptions = {}) {
     super();
     const me = signatures.embedding.as(new.target.name);

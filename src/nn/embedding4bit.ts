@@ -24,8 +24,8 @@ export interface Embedding4bitOptions extends Quantize4bitOptions {
 }
 
 /**
- * A frozen table of 4 bits an element. Upstream: `nn.Embedding4bit`, which dequantises all of the table where rows are not
- * whole blocks, and refuses to save it; this one does neither.
+ * A frozen table of 4 bits an element. Upstream: `nn.Embedding4bit`, which dequantises all of the table where rows are
+ * not whole blocks, and refuses to save it; this one does neither.
  *
  * @example
  * ```ts
@@ -42,7 +42,8 @@ export class Embedding4bit extends TableLayer {
   readonly quantStorage: StorageDtype;
 
   /**
-   * @param weight [numEmbeddings, embeddingDim]. A dense one is quantised, with plain scales unless `compressStatistics` is
+   * @param weight [numEmbeddings, embeddingDim]. A dense one is quantised, with plain scales unless
+   * `compressStatistics` is
    *   true, and stays the caller's; a quantised one is taken over
    * @throws BnbError if it is no table, or can't be quantised
    */
@@ -59,8 +60,8 @@ export class Embedding4bit extends TableLayer {
   }
 
   /**
-   * A new table of random numbers, normal as torch's `nn.Embedding` has them; `dtype` is that of the results, and of the
-   * numbers before they are quantised.
+   * A new table of random numbers, normal as torch's `nn.Embedding` has them; `dtype` is that of the results, and of
+   * the numbers before they are quantised.
    */
   static init(
     numEmbeddings: number,

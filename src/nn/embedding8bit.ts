@@ -20,7 +20,8 @@ export interface Embedding8bitOptions {
 }
 
 /**
- * A frozen table in int8 with a scale a row. Upstream: `nn.Embedding8bit`, which refuses to save it; this one is saved as a
+ * A frozen table in int8 with a scale a row. Upstream: `nn.Embedding8bit`, which refuses to save it; this one is saved
+ * as a
  * `Linear8bitLt` is.
  *
  * @example
@@ -37,7 +38,8 @@ export class Embedding8bit extends TableLayer {
   readonly dtype: FloatDType;
 
   /**
-   * @param weight [numEmbeddings, embeddingDim]. A dense one is quantised, and stays the caller's; one in int8 is taken over
+   * @param weight [numEmbeddings, embeddingDim]. A dense one is quantised, and stays the caller's; one in int8 is taken
+   * over
    * @throws BnbError if it is no table, or can't be quantised
    */
   constructor(weight: Tensor | Int8Weight, options: Embedding8bitOptions = {}) {
@@ -51,8 +53,8 @@ export class Embedding8bit extends TableLayer {
   }
 
   /**
-   * A new table of random numbers, normal as torch's `nn.Embedding` has them; `dtype` is that of the results, and of the
-   * numbers before they are quantised.
+   * A new table of random numbers, normal as torch's `nn.Embedding` has them; `dtype` is that of the results, and of
+   * the numbers before they are quantised.
    */
   static init(
     numEmbeddings: number,

@@ -7,15 +7,19 @@ import { Parameter } from "../parameter.ts";
 import { Signature } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 
-/** What a layer is made of: a tensor or a weight, which moves as a copy, or a parameter or a layer, which moves itself. */
+/**
+ * What a layer is made of: a tensor or a weight, which moves as a copy, or a parameter or a layer, which moves
+ * itself.
+ */
 export interface Part extends Disposable {
   readonly device?: Device;
   to(device: Device): Part;
 }
 
 /**
- * A layer owns what it is made of: `using layer = …`, or `dispose()`, frees its weights too, except a dense tensor that it
- * only quantised. A layer keeps nothing of a forward pass: where a gradient needs its input, `backward` takes it again.
+ * A layer owns what it is made of: `using layer = …`, or `dispose()`, frees its weights too, except a dense tensor that
+ * it only quantised. A layer keeps nothing of a forward pass: where a gradient needs its input, `backward` takes it
+ * again.
  *
  * @example
  * ```ts
@@ -44,8 +48,8 @@ export abstract class Layer implements Disposable {
   }
 
   /**
-   * Moves the layer to another device. It stays the same object, and so do its parameters, so that optimizers go on with
-   * them; its frozen weight and its bias are new ones.
+   * Moves the layer to another device. It stays the same object, and so do its parameters, so that optimizers go on
+   * with them; its frozen weight and its bias are new ones.
    */
   to(device: Device | DeviceName): this {
     const target = deviceOf(signatures.to, device);

@@ -23,8 +23,8 @@ export interface LinearOptions {
 }
 
 /**
- * A linear layer over a frozen weight of any kind, as it is: dense, or quantised to any width. Upstream: `torch.nn.Linear`
- * in evaluation.
+ * A linear layer over a frozen weight of any kind, as it is: dense, or quantised to any width. Upstream:
+ * `torch.nn.Linear` in evaluation.
  *
  * @example
  * ```ts
@@ -82,8 +82,8 @@ export type LoadLinearOptions = TensorOptions &
   };
 
 /**
- * The linear layer that a checkpoint holds under a name, of the class that fits its weight: {@link Linear4bit} for one of 4
- * bits, {@link Linear8bitLt} for one of LLM.int8(), {@link Linear} for every other, as it is.
+ * The linear layer that a checkpoint holds under a name, of the class that fits its weight: {@link Linear4bit} for one
+ * of 4 bits, {@link Linear8bitLt} for one of LLM.int8(), {@link Linear} for every other, as it is.
  *
  * @example
  * ```ts

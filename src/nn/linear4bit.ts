@@ -29,8 +29,8 @@ export interface Linear4bitOptions extends Quantize4bitOptions {
 }
 
 /**
- * A linear layer over a frozen weight of 4 bits an element (QLoRA, Dettmers et al. 2023). Upstream: `nn.Linear4bit`, which
- * is made empty and given its weight later; this one is made of its weight.
+ * A linear layer over a frozen weight of 4 bits an element (QLoRA, Dettmers et al. 2023). Upstream: `nn.Linear4bit`,
+ * which is made empty and given its weight later; this one is made of its weight.
  *
  * @example
  * ```ts
@@ -53,7 +53,8 @@ export class Linear4bit extends LinearLayer {
   readonly precision: Precision | undefined;
 
   /**
-   * @param weight [outFeatures, inFeatures]. A dense one is quantised, with nested scales unless `compressStatistics` is
+   * @param weight [outFeatures, inFeatures]. A dense one is quantised, with nested scales unless `compressStatistics`
+   * is
    *   false, and stays the caller's; a quantised one is taken over
    * @throws BnbError if the weight or the bias does not make a linear layer, or can't be quantised
    */

@@ -22,8 +22,8 @@ export interface Linear8bitLtOptions {
 
 /**
  * A linear layer by LLM.int8() (Dettmers et al. 2022) over a frozen weight. Upstream: `nn.Linear8bitLt` with
- * `has_fp16_weights=False`; the other kind, which trains a dense weight and quantises it in every pass, is left out, for
- * bitsandbytes itself advises adapters over frozen weights.
+ * `has_fp16_weights=False`; the other kind, which trains a dense weight and quantises it in every pass, is left out,
+ * for bitsandbytes itself advises adapters over frozen weights.
  *
  * @example
  * ```ts
@@ -41,7 +41,8 @@ export class Linear8bitLt extends LinearLayer {
   readonly threshold: number;
 
   /**
-   * @param weight [outFeatures, inFeatures]. A dense one is quantised, and stays the caller's; one in int8 is taken over
+   * @param weight [outFeatures, inFeatures]. A dense one is quantised, and stays the caller's; one in int8 is taken
+   * over
    * @throws BnbError if the weight or the bias does not make a linear layer, or can't be quantised
    */
   constructor(weight: Tensor | Int8Weight, options: Linear8bitLtOptions = {}) {

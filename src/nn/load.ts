@@ -34,8 +34,8 @@ export function loadKind<T>(
 }
 
 /**
- * A layer made of a weight of a checkpoint: one that is quantised as the layer wants it, or a dense one, which the layer
- * quantises and which is freed then.
+ * A layer made of a weight of a checkpoint: one that is quantised as the layer wants it, or a dense one, which the
+ * layer quantises and which is freed then.
  */
 export function loadLayer<W extends QuantizedTensor | Int8Weight, L>(
   me: Signature,

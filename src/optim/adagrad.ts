@@ -35,8 +35,9 @@ export class Adagrad extends Optimizer {
 }
 
 /**
- * {@link Adagrad} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
- * Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream: `optim.Adagrad8bit`.
+ * {@link Adagrad} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers
+ * via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * `optim.Adagrad8bit`.
  *
  * @example
  * ```ts

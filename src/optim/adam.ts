@@ -37,8 +37,9 @@ export class Adam extends Optimizer {
 }
 
 /**
- * {@link Adam} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
- * Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream: `optim.Adam8bit`.
+ * {@link Adam} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers
+ * via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * `optim.Adam8bit`.
  *
  * @example
  * ```ts
@@ -89,8 +90,8 @@ export class PagedAdam extends Optimizer {
 }
 
 /**
- * {@link Adam8bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it is
- * the same here. Upstream: `optim.PagedAdam8bit`.
+ * {@link Adam8bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it
+ * is the same here. Upstream: `optim.PagedAdam8bit`.
  *
  * @example
  * ```ts
@@ -106,8 +107,8 @@ export class PagedAdam8bit extends Optimizer {
 }
 
 /**
- * {@link Adam32bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it is
- * the same here. Upstream: `optim.PagedAdam32bit`.
+ * {@link Adam32bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it
+ * is the same here. Upstream: `optim.PagedAdam32bit`.
  *
  * @example
  * ```ts

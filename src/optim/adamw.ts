@@ -24,8 +24,9 @@ export class AdamW extends Optimizer {
 }
 
 /**
- * {@link AdamW} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
- * Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream: `optim.AdamW8bit`.
+ * {@link AdamW} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers
+ * via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * `optim.AdamW8bit`.
  *
  * @example
  * ```ts
@@ -76,8 +77,8 @@ export class PagedAdamW extends Optimizer {
 }
 
 /**
- * {@link AdamW8bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it is
- * the same here. Upstream: `optim.PagedAdamW8bit`.
+ * {@link AdamW8bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it
+ * is the same here. Upstream: `optim.PagedAdamW8bit`.
  *
  * @example
  * ```ts
@@ -93,8 +94,8 @@ export class PagedAdamW8bit extends Optimizer {
 }
 
 /**
- * {@link AdamW32bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it is
- * the same here. Upstream: `optim.PagedAdamW32bit`.
+ * {@link AdamW32bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it
+ * is the same here. Upstream: `optim.PagedAdamW32bit`.
  *
  * @example
  * ```ts

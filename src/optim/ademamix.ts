@@ -37,8 +37,9 @@ export class AdEMAMix extends Optimizer {
 }
 
 /**
- * {@link AdEMAMix} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
- * Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream: `optim.AdEMAMix8bit`.
+ * {@link AdEMAMix} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit
+ * Optimizers via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * `optim.AdEMAMix8bit`.
  *
  * @example
  * ```ts
@@ -72,8 +73,8 @@ export class AdEMAMix32bit extends Optimizer {
 }
 
 /**
- * {@link AdEMAMix}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it is
- * the same here. Upstream: `optim.PagedAdEMAMix`.
+ * {@link AdEMAMix}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it
+ * is the same here. Upstream: `optim.PagedAdEMAMix`.
  *
  * @example
  * ```ts
@@ -89,8 +90,8 @@ export class PagedAdEMAMix extends Optimizer {
 }
 
 /**
- * {@link AdEMAMix8bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it is
- * the same here. Upstream: `optim.PagedAdEMAMix8bit`.
+ * {@link AdEMAMix8bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why
+ * it is the same here. Upstream: `optim.PagedAdEMAMix8bit`.
  *
  * @example
  * ```ts
@@ -106,8 +107,8 @@ export class PagedAdEMAMix8bit extends Optimizer {
 }
 
 /**
- * {@link AdEMAMix32bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it is
- * the same here. Upstream: `optim.PagedAdEMAMix32bit`.
+ * {@link AdEMAMix32bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why
+ * it is the same here. Upstream: `optim.PagedAdEMAMix32bit`.
  *
  * @example
  * ```ts

@@ -11,7 +11,10 @@ export interface Config {
   betas: readonly number[];
   /** Added to the square root of the second moment. */
   eps: number;
-  /** Decoupled for Adam, AdamW, AdEMAMix, LAMB and Lion (p shrinks by lr × weightDecay); else weightDecay × p joins the gradient. */
+  /**
+   * Decoupled for Adam, AdamW, AdEMAMix, LAMB and Lion (p shrinks by lr × weightDecay); else weightDecay × p joins the
+   * gradient.
+   */
   weightDecay: number;
   /** The share of AdEMAMix's slow average. */
   alpha: number;
@@ -142,9 +145,9 @@ export type CommonOptions = Partial<Pick<Config, "lr" | "weightDecay" | "min8bit
 export type BitsOption = Partial<Pick<Config, "optimBits">>;
 
 /**
- * The option of the classes that bitsandbytes can page: it and the Paged classes are taken, and nothing needs to be done.
- * Paging moves states out of a GPU's own memory and back. Here states lie in memory that GPU and CPU share, which the
- * operating system pages already.
+ * The option of the classes that bitsandbytes can page: it and the Paged classes are taken, and nothing needs to be
+ * done. Paging moves states out of a GPU's own memory and back. Here states lie in memory that GPU and CPU share, which
+ * the operating system pages already.
  */
 export interface PagedOption {
   isPaged?: boolean;

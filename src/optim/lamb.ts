@@ -21,8 +21,8 @@ const lamb: Family = {
 };
 
 /**
- * LAMB (You et al. 2020): Adam with a trust ratio, that of the corrected direction, in 8 bits too (bitsandbytes leaves it
- * out there).
+ * LAMB (You et al. 2020): Adam with a trust ratio, that of the corrected direction, in 8 bits too (bitsandbytes leaves
+ * it out there).
  *
  * @example
  * ```ts
@@ -40,8 +40,9 @@ export class LAMB extends Optimizer {
 }
 
 /**
- * {@link LAMB} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
- * Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream: `optim.LAMB8bit`.
+ * {@link LAMB} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers
+ * via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * `optim.LAMB8bit`.
  *
  * @example
  * ```ts

@@ -30,8 +30,9 @@ export class LARS extends Optimizer {
 }
 
 /**
- * {@link LARS} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
- * Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream: `optim.LARS8bit`.
+ * {@link LARS} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers
+ * via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * `optim.LARS8bit`.
  *
  * @example
  * ```ts

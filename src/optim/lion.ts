@@ -28,8 +28,9 @@ export class Lion extends Optimizer {
 }
 
 /**
- * {@link Lion} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
- * Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream: `optim.Lion8bit`.
+ * {@link Lion} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers
+ * via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * `optim.Lion8bit`.
  *
  * @example
  * ```ts
@@ -80,8 +81,8 @@ export class PagedLion extends Optimizer {
 }
 
 /**
- * {@link Lion8bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it is
- * the same here. Upstream: `optim.PagedLion8bit`.
+ * {@link Lion8bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it
+ * is the same here. Upstream: `optim.PagedLion8bit`.
  *
  * @example
  * ```ts
@@ -97,8 +98,8 @@ export class PagedLion8bit extends Optimizer {
 }
 
 /**
- * {@link Lion32bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it is
- * the same here. Upstream: `optim.PagedLion32bit`.
+ * {@link Lion32bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it
+ * is the same here. Upstream: `optim.PagedLion32bit`.
  *
  * @example
  * ```ts

@@ -1,4 +1,5 @@
-// The optimizer that every class of optim is: parameter groups, steps and state dicts. The step is csrc/ops/optimizer.c.
+// The optimizer that every class of optim is: parameter groups, steps and state dicts. The step is
+// csrc/ops/optimizer.c.
 import { type Device, type DeviceName, deviceOf } from "../device.ts";
 import { hyperparameters, native, optimizers } from "../native.ts";
 import { Parameter } from "../parameter.ts";
@@ -154,8 +155,8 @@ export class Optimizer implements Disposable {
   }
 
   /**
-   * The states and settings under bitsandbytes' names. The states' tensors are the optimizer's own, as torch's are: they
-   * change with the next step and go with the optimizer; `tensor.to(device)` copies one.
+   * The states and settings under bitsandbytes' names. The states' tensors are the optimizer's own, as torch's are:
+   * they change with the next step and go with the optimizer; `tensor.to(device)` copies one.
    */
   stateDict(): OptimizerStateDict {
     const numbers = new Map(this.#parameters().map((parameter, number) => [parameter, number]));

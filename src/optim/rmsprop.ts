@@ -37,8 +37,9 @@ export class RMSprop extends Optimizer {
 }
 
 /**
- * {@link RMSprop} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
- * Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream: `optim.RMSprop8bit`.
+ * {@link RMSprop} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers
+ * via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * `optim.RMSprop8bit`.
  *
  * @example
  * ```ts

@@ -27,7 +27,10 @@ export interface StateTensors {
   unorm_vec?: Tensor;
 }
 
-/** A parameter's entry in a state dict; its tensors may also stand beside `step`, as old versions of bitsandbytes write them. */
+/**
+ * A parameter's entry in a state dict; its tensors may also stand beside `step`, as old versions of bitsandbytes write
+ * them.
+ */
 export type StateEntry = { step: number; [quantStateKey]?: StateTensors } & StateTensors;
 
 /** An average, or AdEMAMix's pair of them: floats, or codes with their scales and codebook. */

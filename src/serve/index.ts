@@ -46,9 +46,11 @@ export interface Serving extends AsyncDisposable {
 }
 
 /**
- * Serves models by OpenAI's protocol: `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/models`; `/health`,
- * `/metrics`, and a page to chat on at `/`. Each model lives in a Worker, and writes many texts at once. In a single-file
- * executable that Worker is the program itself: what stands before `serve()` runs there once more, what comes after does not.
+ * Serves models by OpenAI's protocol: `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/models`;
+ * `/health`,
+ * `/metrics`, and a page to chat on at `/`. Each model lives in a Worker, and writes many texts at once. In a
+ * single-file executable that Worker is the program itself: what stands before `serve()` runs there once more, what
+ * comes after does not.
  *
  * @example
  * ```ts
@@ -181,7 +183,10 @@ class HttpServer {
     return this.#texts(path === "/v1/chat/completions" ? "chat" : "completion", body, request.signal, done);
   }
 
-  /** A page elsewhere whose name was made to lead to this machine (DNS rebinding) shows by the name that it asks for. */
+  /**
+   * A page elsewhere whose name was made to lead to this machine (DNS rebinding) shows by the name that it asks
+   * for.
+   */
   #checkHost(request: Request): void {
     const asked = request.headers.get("host") ?? "";
     if (this.#isLoopback && !loopback.test(asked))

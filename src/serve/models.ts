@@ -1,5 +1,5 @@
-// The models that a server has by name: loaded when they are first asked for, and let go, the longest unused first, where
-// they would take more memory together than they may.
+// The models that a server has by name: loaded when they are first asked for, and let go, the longest unused first,
+// where they would take more memory together than they may.
 import { statSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";

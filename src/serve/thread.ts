@@ -1,4 +1,5 @@
-// A model's thread as the connections see it: what is asked goes over as messages, and comes back as streams and promises.
+// A model's thread as the connections see it: what is asked goes over as messages, and comes back as streams and
+// promises.
 import type { EngineState } from "./engine.ts";
 import { fromHost, HttpError } from "./errors.ts";
 import { type TextEvent, TextEvents } from "./events.ts";
@@ -100,8 +101,8 @@ export class ModelThread {
 }
 
 /**
- * The Worker that the model lives in: the module beside this one or, in a single-file executable, which has no other modules,
- * the program itself, where serve() finds that it runs in such a Worker.
+ * The Worker that the model lives in: the module beside this one or, in a single-file executable, which has no other
+ * modules, the program itself, where serve() finds that it runs in such a Worker.
  */
 function newWorker(): Worker {
   if (import.meta.path.startsWith("/$bunfs/"))

@@ -1,4 +1,5 @@
-// Calls of functions as families write them: which style a model has, the form that makes it call one, and its answer read.
+// Calls of functions as families write them: which style a model has, the form that makes it call one, and its answer
+// read.
 import type { TextFormat } from "../model/constraint.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
 import type { ToolStyle } from "./protocol.ts";

@@ -110,8 +110,10 @@ export function fits(valid: unknown, given: unknown, optional: boolean, name: st
   if (typeof valid === "string") return typeof given === "string" || NativeObject.kindOf(given) !== undefined;
   if (typeof valid === "function") return typeof given === "function";
   if (valid instanceof Map) return given instanceof Map;
-  if (name === "data" && ArrayBuffer.isView(valid)) return ArrayBuffer.isView(given); // of whatever kind: bytes that are written
-  if (/^(specs|tensors)$/.test(name) && (given instanceof Map || given instanceof Set)) return true; // iterables, as asked for
+  // Of whatever kind: bytes that are written.
+  if (name === "data" && ArrayBuffer.isView(valid)) return ArrayBuffer.isView(given);
+  // Iterables, as asked for.
+  if (/^(specs|tensors)$/.test(name) && (given instanceof Map || given instanceof Set)) return true;
   if (isNumberArray(valid)) return isNumberArray(given) || Parameter.is(given);
   const kind = NativeObject.kindOf(valid);
   if (kind === "Device") return given === valid || typeof given === "string";

@@ -2,12 +2,12 @@
 
 static void check_matmul_backward(struct matmul_backward_job job) {
     const struct dense *a = &job.a;
-    size_t rows = job.transposed ? a->columns : a->rows, depth = job.transposed ? a->rows : a->columns;
-    size_t columns = job.q.code ? job.q.columns : job.w.columns;
+    size_t              rows = job.transposed ? a->columns : a->rows, depth = job.transposed ? a->rows : a->columns;
+    size_t              columns = job.q.code ? job.q.columns : job.w.columns;
     job.y = guarded(rows * columns * size_of(job.dtype), 0);
     EXPECT(forms->matmul_backward(&job) == BNB_OK, "failed");
     struct dense y = {job.y, job.dtype, rows, columns};
-    size_t step = rows * columns * depth > 1'000'000 ? 7 : 1;
+    size_t       step = rows * columns * depth > 1'000'000 ? 7 : 1;
     for (size_t i = 0; i < rows * columns; i += step) {
         double total = 0, magnitudes = 0, got = (double)element_of(&y, i);
         for (size_t n = 0; n < depth; n++) {
@@ -25,35 +25,38 @@ static void check_matmul_backward(struct matmul_backward_job job) {
 }
 
 static void test_matmul_backward(void) {
-    static const size_t shapes[][3] = { /* rows, depth, columns */
-        {1, 1, 1}, {1, 5, 64}, {2, 64, 33}, {3, 65, 7}, {4, 130, 256}, {5, 3, 257}, {6, 66, 40}, {7, 9, 300},
-        {13, 70, 65}, {193, 5, 17}, {200, 66, 270},
+    static const size_t shapes[][3] = {
+        /* rows, depth, columns */
+        {1, 1, 1},   {1, 5, 64},  {2, 64, 33},  {3, 65, 7},   {4, 130, 256},  {5, 3, 257},
+        {6, 66, 40}, {7, 9, 300}, {13, 70, 65}, {193, 5, 17}, {200, 66, 270},
     };
     static const size_t blocks4[] = {64, 32, 128, 4096}, blocks8[] = {64, 1, 7, 256};
-    size_t turn = 0;
-    EACH(s, shapes) EACH(d, dtypes) {
-        size_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
-        EACH(w, dtypes)
-            for (int transposed = 0; transposed < 2; transposed++)
-                check_matmul_backward((struct matmul_backward_job){
-                    .a = dense_random(dtypes[d], transposed ? n : m, transposed ? m : n),
-                    .transposed = transposed,
-                    .w = dense_random(dtypes[w], n, k),
-                    .dtype = dtypes[turn++ % 3],
-                });
-        EACH(b, books) EACH(p, blocks4) {
-            size_t block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
-            check_matmul_backward((struct matmul_backward_job){
-                .a = dense_random(dtypes[d], m, n),
-                .q = coded_random(books[b], n, k, block, turn % 3 == 0),
-                .dtype = dtypes[turn++ % 3],
-            });
+    size_t              turn = 0;
+    EACH (s, shapes)
+        EACH (d, dtypes) {
+            size_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
+            EACH (w, dtypes)
+                for (int transposed = 0; transposed < 2; transposed++)
+                    check_matmul_backward((struct matmul_backward_job){
+                        .a = dense_random(dtypes[d], transposed ? n : m, transposed ? m : n),
+                        .transposed = transposed,
+                        .w = dense_random(dtypes[w], n, k),
+                        .dtype = dtypes[turn++ % 3],
+                    });
+            EACH (b, books)
+                EACH (p, blocks4) {
+                    size_t block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
+                    check_matmul_backward((struct matmul_backward_job){
+                        .a = dense_random(dtypes[d], m, n),
+                        .q = coded_random(books[b], n, k, block, turn % 3 == 0),
+                        .dtype = dtypes[turn++ % 3],
+                    });
+                }
         }
-    }
 }
 
 static void check_embedding(struct embedding_job job, size_t rows, size_t columns) {
-    size_t count = 7;
+    size_t   count = 7;
     int32_t *indices = guarded(count * sizeof *indices, 0);
     for (size_t i = 0; i < count; i++) indices[i] = (int32_t)((random_bits() >> 32) % rows);
     indices[3] = (int32_t)rows - 1; /* the row that ends at the edge */
@@ -63,9 +66,11 @@ static void check_embedding(struct embedding_job job, size_t rows, size_t column
     forms->embedding(&job, 2, count);
     void *right = malloc(size_of(job.dtype));
     for (size_t i = 0; i < count * columns; i++) {
-        put_element(right, job.dtype, 0, weight_of(&job.w, &job.q, (size_t)indices[i / columns] * columns + i % columns));
+        put_element(right, job.dtype, 0,
+                    weight_of(&job.w, &job.q, (size_t)indices[i / columns] * columns + i % columns));
         const char *got = (const char *)job.y + i * size_of(job.dtype);
-        EXPECT(same_element(right, got, job.dtype, 0), "element %zu differs (dtype %d, columns %zu)", i, job.dtype, columns);
+        EXPECT(same_element(right, got, job.dtype, 0), "element %zu differs (dtype %d, columns %zu)", i, job.dtype,
+               columns);
     }
     free(right);
     release_all();
@@ -73,13 +78,17 @@ static void check_embedding(struct embedding_job job, size_t rows, size_t column
 
 static void test_embedding(void) {
     static const size_t columns[] = {1, 8, 31, 64, 77, 513, 1300}, blocks4[] = {32, 64, 4096}, blocks8[] = {7, 64, 256};
-    EACH(c, columns) EACH(d, dtypes) {
-        EACH(w, dtypes)
-            check_embedding((struct embedding_job){.w = dense_random(dtypes[w], 5, columns[c]), .dtype = dtypes[d]}, 5, columns[c]);
-        EACH(b, books) EACH(p, blocks4) {
-            size_t block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
-            struct embedding_job job = {.q = coded_random(books[b], 5, columns[c], block, p == 1), .dtype = dtypes[d]};
-            check_embedding(job, 5, columns[c]);
+    EACH (c, columns)
+        EACH (d, dtypes) {
+            EACH (w, dtypes)
+                check_embedding((struct embedding_job){.w = dense_random(dtypes[w], 5, columns[c]), .dtype = dtypes[d]},
+                                5, columns[c]);
+            EACH (b, books)
+                EACH (p, blocks4) {
+                    size_t               block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
+                    struct embedding_job job = {.q = coded_random(books[b], 5, columns[c], block, p == 1),
+                                                .dtype = dtypes[d]};
+                    check_embedding(job, 5, columns[c]);
+                }
         }
-    }
 }

@@ -7,7 +7,8 @@ static void check_unary(struct dense x, uint32_t kind) {
     forms->unary(&job, count / 3, count);
     struct dense y = {job.y, x.dtype, 1, count};
     for (size_t i = 0; i < count; i++) {
-        double v = (double)element_of(&x, i), got = (double)element_of(&y, i), want = kind == UNARY_EXP ? exp(v) : (double)(-0.3f * (float)v);
+        double v = (double)element_of(&x, i), got = (double)element_of(&y, i),
+               want = kind == UNARY_EXP ? exp(v) : (double)(-0.3f * (float)v);
         double within = kind == UNARY_EXP ? want * 0x1p-22 + 0x1p-126 : 0;
         if (x.dtype == BNB_F16) within += fabs(want) * 0x1p-11 + 0x1p-25;
         if (x.dtype == BNB_BF16) within += fabs(want) * 0x1p-8;
@@ -24,8 +25,10 @@ static void check_binary(struct dense a, struct dense b, uint32_t kind) {
     forms->binary(&job, count / 3, count);
     for (size_t i = 0; i < count; i++) {
         float scaled = element_of(&b, i) * -0.3f;
-        put_element(right, a.dtype, i, kind == BINARY_ADD ? element_of(&a, i) + scaled : element_of(&a, i) * element_of(&b, i));
-        EXPECT(same_element(right, job.y, a.dtype, i), "binary %u at %zu (dtypes %d and %d)", kind, i, a.dtype, b.dtype);
+        put_element(right, a.dtype, i,
+                    kind == BINARY_ADD ? element_of(&a, i) + scaled : element_of(&a, i) * element_of(&b, i));
+        EXPECT(same_element(right, job.y, a.dtype, i), "binary %u at %zu (dtypes %d and %d)", kind, i, a.dtype,
+               b.dtype);
     }
     free(right);
     release_all();
@@ -40,7 +43,8 @@ static void check_softmax(struct dense x) {
         for (size_t c = 0; c < x.columns; c++) top = fmax(top, (double)element_of(&x, row * x.columns + c));
         for (size_t c = 0; c < x.columns; c++) sum += exp((double)element_of(&x, row * x.columns + c) - top);
         for (size_t c = 0; c < x.columns; c++) {
-            double v = (double)element_of(&x, row * x.columns + c), want = exp(v - top) / sum, got = (double)element_of(&y, row * x.columns + c);
+            double v = (double)element_of(&x, row * x.columns + c), want = exp(v - top) / sum,
+                   got = (double)element_of(&y, row * x.columns + c);
             double within = want * (4e-6 + (top - v) * 0x1p-24) + 0x1p-126;
             if (x.dtype == BNB_F16) within += want * 0x1p-11 + 0x1p-25;
             if (x.dtype == BNB_BF16) within += want * 0x1p-8;
@@ -52,11 +56,13 @@ static void check_softmax(struct dense x) {
 
 static void test_elementwise(void) {
     static const size_t counts[] = {1, 7, 16, 37, 1000};
-    EACH(c, counts) EACH(d, dtypes) {
-        check_unary(dense_random(dtypes[d], 1, counts[c]), UNARY_SCALE);
-        check_unary(dense_random(dtypes[d], 1, counts[c]), UNARY_EXP);
-        check_softmax(dense_random(dtypes[d], 3, counts[c]));
-        EACH(o, dtypes) for (uint32_t kind = BINARY_ADD; kind <= BINARY_MULTIPLY; kind++)
-            check_binary(dense_random(dtypes[d], 1, counts[c]), dense_random(dtypes[o], 1, counts[c]), kind);
-    }
+    EACH (c, counts)
+        EACH (d, dtypes) {
+            check_unary(dense_random(dtypes[d], 1, counts[c]), UNARY_SCALE);
+            check_unary(dense_random(dtypes[d], 1, counts[c]), UNARY_EXP);
+            check_softmax(dense_random(dtypes[d], 3, counts[c]));
+            EACH (o, dtypes)
+                for (uint32_t kind = BINARY_ADD; kind <= BINARY_MULTIPLY; kind++)
+                    check_binary(dense_random(dtypes[d], 1, counts[c]), dense_random(dtypes[o], 1, counts[c]), kind);
+        }
 }

@@ -1,6 +1,6 @@
-// Owns the run of forms_test.c on this processor: the CPU's forms by themselves, under the undefined-behaviour sanitizer, at
-// the edge of unreadable pages; among them AVX-512's on machines that lack it, by the portable form at its width and by
-// emulation. The pool of threads is run by itself.
+// Owns the run of forms_test.c on this processor: the CPU's forms by themselves, under the undefined-behaviour
+// sanitizer, at the edge of unreadable pages; among them AVX-512's on machines that lack it, by the portable form at
+// its width and by emulation. The pool of threads is run by itself.
 import { beforeAll, describe, expect, test } from "bun:test";
 import { type Architecture, absent, buildForms, forms } from "./forms.ts";
 

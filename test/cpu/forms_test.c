@@ -1,5 +1,5 @@
-/* Holds one instruction set's forms to the plain rules of codebook.h and forms.h: forms_test <isa>. Or holds the pool of
- * threads to its own: forms_test pool.
+/* Holds one instruction set's forms to the plain rules of codebook.h and forms.h: forms_test <isa>. Or holds the pool
+ * of threads to its own: forms_test pool.
  *
  * Exits with 0 where all is right, 3 where this processor can't run the forms, 1 at the first difference. Inputs end at
  * a page that can't be read, less what forms.h lets a form read; outputs end at one exactly. */
@@ -15,15 +15,15 @@
 
 #include "../../csrc/internal.h"
 
-/* What only tests have: the portable backend at sixteen floats, and at four with ARM's matrix instruction; AVX-512's with
- * its instructions emulated. */
+/* What only tests have: the portable backend at sixteen floats, and at four with ARM's matrix instruction; AVX-512's
+ * with its instructions emulated. */
 extern const struct cpu_forms cpu_forms_wide;
 #ifdef __x86_64__
 extern const struct cpu_forms cpu_forms_narrow, cpu_forms_emulated;
 #endif
 
 static const struct cpu_forms *forms;
-static const bnb_dtype dtypes[] = {BNB_F32, BNB_F16, BNB_BF16};
+static const bnb_dtype         dtypes[] = {BNB_F32, BNB_F16, BNB_BF16};
 
 bnb_status fail(bnb_status status, const char *sentence, ...) {
     va_list values;
@@ -33,14 +33,14 @@ bnb_status fail(bnb_status status, const char *sentence, ...) {
     return status;
 }
 
-#define EXPECT(condition, ...)                                                                                     \
-    do {                                                                                                           \
-        if (!(condition)) {                                                                                        \
-            fprintf(stderr, "%s: %s: ", forms->isa, __func__);                                                     \
-            fprintf(stderr, __VA_ARGS__);                                                                          \
-            fprintf(stderr, "\n");                                                                                 \
-            exit(1);                                                                                               \
-        }                                                                                                          \
+#define EXPECT(condition, ...)                                                                                         \
+    do {                                                                                                               \
+        if (!(condition)) {                                                                                            \
+            fprintf(stderr, "%s: %s: ", forms->isa, __func__);                                                         \
+            fprintf(stderr, __VA_ARGS__);                                                                              \
+            fprintf(stderr, "\n");                                                                                     \
+            exit(1);                                                                                                   \
+        }                                                                                                              \
     } while (0)
 
 #define EACH(i, array) for (size_t i = 0; i < sizeof(array) / sizeof *(array); i++)
@@ -67,7 +67,7 @@ static size_t        region_count;
 /* Memory of which nothing can be touched past the end and `slack` bytes; until release_all. */
 static void *guarded(size_t bytes, size_t slack) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), span = (bytes + slack + page - 1) / page * page;
-    char *mapped = mmap(NULL, span + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char  *mapped = mmap(NULL, span + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED || mprotect(mapped + span, page, PROT_NONE)) abort();
     if (region_count == sizeof regions / sizeof *regions) abort();
     memset(mapped, 0xff, span); /* NaN in every dtype: what is read past an end must not count */
@@ -119,8 +119,10 @@ static bool entry_of(const struct codebook *codes, uint32_t shift, uint32_t leas
     uint32_t rank = below(codes, bits_float(least | sign)), low = 0, high = 1u << shift;
     while (high - low > 1) {
         uint32_t middle = (low + high) / 2;
-        if (below(codes, bits_float((least + middle) | sign)) == rank) low = middle;
-        else high = middle;
+        if (below(codes, bits_float((least + middle) | sign)) == rank)
+            low = middle;
+        else
+            high = middle;
     }
     *entry = rank << shift | low;
     uint32_t last = below(codes, bits_float((least + (1u << shift) - 1) | sign));
@@ -133,7 +135,8 @@ static void fill_entries(struct codebook *codes) {
     for (uint32_t side = 0; side < (negative ? 2u : 1u); side++) {
         for (uint32_t b = 0; b < buckets; b++)
             if (!entry_of(codes, shift, start + (b << shift), side << 31, &codes->entries[side * buckets + b])) return;
-        if (codes->entries[side * buckets] != (below(codes, bits_float(1 | side << 31)) << shift | ((1u << shift) - 1))) return;
+        if (codes->entries[side * buckets] != (below(codes, bits_float(1 | side << 31)) << shift | ((1u << shift) - 1)))
+            return;
     }
     bool zero_is_above = below(codes, 0) == below(codes, bits_float(1));
     if (!zero_is_above && !negative) return;
@@ -170,9 +173,10 @@ static struct codebook *codes_of(const float *values, uint32_t bits) {
     return codes;
 }
 
-static const float nf4[16] = {-1, -0.6961928f, -0.52507305f, -0.39491749f, -0.28444138f, -0.18477343f, -0.09105004f, 0,
-                              0.0795803f, 0.1609302f, 0.2461123f, 0.33791524f, 0.44070983f, 0.562617f, 0.72295684f, 1};
-static const float fp4[16] = {0, 0.0052083335f, 0.6666667f, 1, 0.33333334f, 0.5f, 0.16666667f, 0.25f,
+static const float nf4[16] = {
+    -1,         -0.6961928f, -0.52507305f, -0.39491749f, -0.28444138f, -0.18477343f, -0.09105004f, 0,
+    0.0795803f, 0.1609302f,  0.2461123f,   0.33791524f,  0.44070983f,  0.562617f,    0.72295684f,  1};
+static const float fp4[16] = {0, 0.0052083335f,  0.6666667f,  1,  0.33333334f,  0.5f,  0.16666667f,  0.25f,
                               0, -0.0052083335f, -0.6666667f, -1, -0.33333334f, -0.5f, -0.16666667f, -0.25f};
 
 static struct codebook *books[16];
@@ -203,7 +207,8 @@ static void make_books(void) {
     books[STEPPED] = codes_of(values, 8);
     books[STEPPED]->step = 0.007f;
     for (int e = n = 0; e < 7; e++)
-        for (int i = 0; i < 2 << e; i++) values[n++] = (0.1f + 0.9f * ((float)i + 0.5f) / (float)(2 << e)) * powf(10, (float)(e - 6));
+        for (int i = 0; i < 2 << e; i++)
+            values[n++] = (0.1f + 0.9f * ((float)i + 0.5f) / (float)(2 << e)) * powf(10, (float)(e - 6));
     values[n++] = 0, values[n++] = 1;
     qsort(values, 256, sizeof *values, ascending);
     books[UNSIGNED] = codes_of(values, 8);
@@ -216,7 +221,7 @@ static void make_books(void) {
     for (int i = 0; i < 256; i++) values[i] = uniform() * 5;
     books[FAR8] = codes_of(values, 8);
     static const uint32_t others[] = {2, 3, 5, 6, 7};
-    EACH(o, others) {
+    EACH (o, others) {
         for (int i = 0; i < 1 << others[o]; i++) values[i] = uniform() * (o % 2 ? 1 : 1.2f);
         books[OTHERS + o] = codes_of(values, others[o]);
     }
@@ -224,9 +229,7 @@ static void make_books(void) {
 
 /* ── Quantise ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static size_t code_bytes_of(const struct codebook *code, size_t count) {
-    return (count * code->bits + 7) / 8;
-}
+static size_t code_bytes_of(const struct codebook *code, size_t count) { return (count * code->bits + 7) / 8; }
 
 /* Runs the form in two calls, and compares every byte with nearest_code's. */
 static void check_quantize(const struct codebook *code, struct dense x, size_t block) {
@@ -236,7 +239,7 @@ static void check_quantize(const struct codebook *code, struct dense x, size_t b
     forms->quantize(&job, blocks / 2, blocks);
     struct coded q = {.code = code, .codes = job.codes};
     for (size_t b = 0; b < blocks; b++) {
-        float absmax = 0;
+        float  absmax = 0;
         size_t end = (b + 1) * block < count ? (b + 1) * block : count;
         for (size_t i = b * block; i < end; i++) absmax = fmaxf(absmax, fabsf(element_of(&x, i)));
         EXPECT(job.absmax[b] == absmax, "absmax[%zu] is %g, not %g (dtype %d, block %zu)", b, (double)job.absmax[b],
@@ -251,7 +254,8 @@ static void check_quantize(const struct codebook *code, struct dense x, size_t b
     }
     for (size_t bit = count * code->bits; bit < bytes * 8; bit++) {
         uint32_t right = nearest_code(code, 0) >> (code->bits - 1 - bit % code->bits) & 1;
-        EXPECT((job.codes[bit / 8] >> (7 - bit % 8) & 1) == right, "spare bit %zu of %zu codes is not of 0's", bit, count);
+        EXPECT((job.codes[bit / 8] >> (7 - bit % 8) & 1) == right, "spare bit %zu of %zu codes is not of 0's", bit,
+               count);
     }
 }
 
@@ -259,11 +263,14 @@ static void test_quantize_sizes(void) {
     static const size_t counts[] = {1, 2, 3, 31, 32, 33, 63, 64, 65, 95, 127, 128, 129, 1000, 4095, 4096, 4097, 9001};
     static const size_t blocks4[] = {32, 64, 128, 256, 512, 1024, 2048, 4096},
                         blocks8[] = {1, 7, 32, 64, 100, 256, 4096, 100'000};
-    EACH(b, books) EACH(d, dtypes) EACH(c, counts)
-        EACH(k, blocks4) {
-        check_quantize(books[b], dense_random(dtypes[d], 1, counts[c]), books[b]->bits == 8 ? blocks8[k] : blocks4[k]);
-        release_all();
-        }
+    EACH (b, books)
+        EACH (d, dtypes)
+            EACH (c, counts)
+                EACH (k, blocks4) {
+                    check_quantize(books[b], dense_random(dtypes[d], 1, counts[c]),
+                                   books[b]->bits == 8 ? blocks8[k] : blocks4[k]);
+                    release_all();
+                }
 }
 
 /* A block of 4096 whose absmax is 1, so that its elements are compared as they are. */
@@ -278,7 +285,7 @@ static void flush_block(const struct codebook *code, float block[4096], size_t *
 
 static void test_quantize_every_threshold(void) {
     float block[4096];
-    EACH(b, books) {
+    EACH (b, books) {
         size_t used = 1;
         for (uint32_t t = 0; t < books[b]->size - 1; t++)
             for (int32_t ulp = -64; ulp <= 64; ulp++) {
@@ -301,37 +308,42 @@ static void test_quantize_every_threshold(void) {
 
 static void test_quantize_extremes(void) {
     static const float sizes[] = {0, 1e-45f, 1e-40f, 9e-39f, 1.2e-38f, 1e-20f, 1e30f, 3.4e38f};
-    EACH(b, books) EACH(s, sizes) EACH(d, dtypes) {
-        float values[100];
-        for (int i = 0; i < 100; i++) values[i] = i % 3 ? uniform() * sizes[s] : i % 2 ? -0.0f : sizes[s];
-        if (dtypes[d] != BNB_F32 && sizes[s] > 1e38f) continue; /* rounds to an infinity */
-        if (dtypes[d] == BNB_F16 && sizes[s] > 65504) continue;
-        check_quantize(books[b], dense_from(values, dtypes[d], 1, 100), 32);
-        release_all();
-    }
+    EACH (b, books)
+        EACH (s, sizes)
+            EACH (d, dtypes) {
+                float values[100];
+                for (int i = 0; i < 100; i++) values[i] = i % 3 ? uniform() * sizes[s] : i % 2 ? -0.0f : sizes[s];
+                if (dtypes[d] != BNB_F32 && sizes[s] > 1e38f) continue; /* rounds to an infinity */
+                if (dtypes[d] == BNB_F16 && sizes[s] > 65504) continue;
+                check_quantize(books[b], dense_from(values, dtypes[d], 1, 100), 32);
+                release_all();
+            }
 }
 
 static void test_quantize_shows_nan_and_infinity(void) {
     static const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
-    EACH(b, books) EACH(d, dtypes) EACH(v, bad)
-        for (size_t at = 0; at < 75; at++) {
-            float values[75];
-            for (int i = 0; i < 75; i++) values[i] = normal();
-            values[at] = bad[v];
-            struct dense x = dense_from(values, dtypes[d], 1, 75);
-            struct quantize_job job = {x, books[b], 32, guarded(code_bytes_of(books[b], 75), 0), guarded(12, 0)};
-            forms->quantize(&job, 0, 3);
-            for (size_t i = 0; i < 3; i++)
-                EXPECT(isfinite(job.absmax[i]) == (i != at / 32), "absmax[%zu] is %g with x[%zu] = %g", i,
-                       (double)job.absmax[i], at, (double)bad[v]);
-            release_all();
-        }
+    EACH (b, books)
+        EACH (d, dtypes)
+            EACH (v, bad)
+                for (size_t at = 0; at < 75; at++) {
+                    float values[75];
+                    for (int i = 0; i < 75; i++) values[i] = normal();
+                    values[at] = bad[v];
+                    struct dense        x = dense_from(values, dtypes[d], 1, 75);
+                    struct quantize_job job = {x, books[b], 32, guarded(code_bytes_of(books[b], 75), 0),
+                                               guarded(12, 0)};
+                    forms->quantize(&job, 0, 3);
+                    for (size_t i = 0; i < 3; i++)
+                        EXPECT(isfinite(job.absmax[i]) == (i != at / 32), "absmax[%zu] is %g with x[%zu] = %g", i,
+                               (double)job.absmax[i], at, (double)bad[v]);
+                    release_all();
+                }
 }
 
 /* ── Dequantise and cast ────────────────────────────────────────────────────────────────────────────────────────── */
 
 static struct coded coded_random(const struct codebook *code, size_t rows, size_t columns, size_t block, bool nested) {
-    size_t count = rows * columns, blocks = (count + block - 1) / block, bytes = code_bytes_of(code, count);
+    size_t   count = rows * columns, blocks = (count + block - 1) / block, bytes = code_bytes_of(code, count);
     uint8_t *codes = guarded(bytes, READ_SLACK);
     for (size_t i = 0; i < bytes; i++) codes[i] = (uint8_t)(random_bits() >> 32);
     struct coded q = {.code = code, .codes = codes, .rows = rows, .columns = columns, .block = block};
@@ -342,7 +354,7 @@ static struct coded coded_random(const struct codebook *code, size_t rows, size_
         return q;
     }
     uint8_t *absmax_codes = guarded(blocks, READ_SLACK);
-    float *nested_absmax = guarded((blocks + 3) / 4 * sizeof *nested_absmax, 0);
+    float   *nested_absmax = guarded((blocks + 3) / 4 * sizeof *nested_absmax, 0);
     for (size_t b = 0; b < blocks; b++) absmax_codes[b] = (uint8_t)(random_bits() >> 32);
     for (size_t b = 0; b < (blocks + 3) / 4; b++) nested_absmax[b] = fabsf(normal());
     q.absmax_codes = absmax_codes, q.nested_absmax = nested_absmax, q.nested_block = 4;
@@ -357,8 +369,8 @@ static bool same_element(const void *a, const void *b, bnb_dtype dtype, size_t i
 }
 
 static void check_dequantize(struct coded q, bnb_dtype dtype) {
-    size_t count = q.rows * q.columns, blocks = (count + q.block - 1) / q.block;
-    void *right = malloc(count * size_of(dtype));
+    size_t                count = q.rows * q.columns, blocks = (count + q.block - 1) / q.block;
+    void                 *right = malloc(count * size_of(dtype));
     struct dequantize_job job = {q, guarded(count * size_of(dtype), 0), dtype};
     forms->dequantize(&job, 0, blocks / 3);
     forms->dequantize(&job, blocks / 3, blocks);
@@ -374,10 +386,15 @@ static void check_dequantize(struct coded q, bnb_dtype dtype) {
 static void test_dequantize(void) {
     static const size_t counts[] = {1, 2, 31, 32, 33, 65, 127, 1000, 4097}, blocks4[] = {32, 64, 128, 4096},
                         blocks8[] = {1, 7, 64, 100};
-    EACH(b, books)
-    EACH(d, dtypes) EACH(c, counts) EACH(k, blocks4) for (int nested = 0; nested < 2; nested++) check_dequantize(
-        coded_random(books[b], 1, counts[c], books[b]->bits == 8 ? blocks8[k] : blocks4[k], nested), dtypes[d]);
-    EACH(d, dtypes) { /* large enough to be streamed */
+    EACH (b, books)
+        EACH (d, dtypes)
+            EACH (c, counts)
+                EACH (k, blocks4)
+                    for (int nested = 0; nested < 2; nested++)
+                        check_dequantize(
+                            coded_random(books[b], 1, counts[c], books[b]->bits == 8 ? blocks8[k] : blocks4[k], nested),
+                            dtypes[d]);
+    EACH (d, dtypes) { /* large enough to be streamed */
         check_dequantize(coded_random(books[NF4], 3001, 4096, 64, false), dtypes[d]);
         check_dequantize(coded_random(books[DYNAMIC], 3001, 4096, 256, false), dtypes[d]);
         check_dequantize(coded_random(books[OTHERS + d], 3001, 4096, 64, false), dtypes[d]);
@@ -385,8 +402,8 @@ static void test_dequantize(void) {
 }
 
 static void check_cast(struct dense x, bnb_dtype dtype) {
-    size_t count = x.rows * x.columns;
-    void *right = malloc(count * size_of(dtype));
+    size_t           count = x.rows * x.columns;
+    void            *right = malloc(count * size_of(dtype));
     struct unary_job job = {.x = x, .y = guarded(count * size_of(dtype), 0), .dtype = dtype};
     forms->cast(&job, 0, count / 3);
     forms->cast(&job, count / 3, count);
@@ -402,13 +419,13 @@ static void check_cast(struct dense x, bnb_dtype dtype) {
 static void test_cast(void) {
     uint16_t *halves = malloc(65'536 * sizeof *halves);
     for (uint32_t i = 0; i < 65'536; i++) halves[i] = (uint16_t)i;
-    EACH(to, dtypes) {
+    EACH (to, dtypes) {
         check_cast((struct dense){halves, BNB_F16, 1, 65'536}, dtypes[to]);
         check_cast((struct dense){halves, BNB_BF16, 1, 65'536}, dtypes[to]);
-        EACH(from, dtypes) check_cast(dense_random(dtypes[from], 1, 37), dtypes[to]);
+        EACH (from, dtypes) check_cast(dense_random(dtypes[from], 1, 37), dtypes[to]);
         float *values = malloc(1'000'003 * sizeof *values); /* every exponent; halfway cases and their neighbours */
         for (uint32_t i = 0; i < 1'000'003; i++) {
-            uint32_t bits = (uint32_t)(random_bits() >> 32);
+            uint32_t              bits = (uint32_t)(random_bits() >> 32);
             static const uint32_t low[] = {0, 0x1000, 0x0fff, 0x1001, 0x8000, 0x7fff, 0x8001, 0x3000, 0x18000};
             values[i] = bits_float(i % 2 ? bits : (bits & 0xfffe0000) | low[bits % 9]);
         }
@@ -420,9 +437,9 @@ static void test_cast(void) {
 
 /* ── Optimizer ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-#define REAL float
+#define REAL    float
 #define ROOT(x) sqrtf(x)
-#define RULE static inline
+#define RULE    static inline
 #include "../../metal/optimizer_rule.h"
 
 static const struct optimizer_rule a_rule = {
@@ -451,8 +468,10 @@ static struct optimizer_state state_random(const struct codebook *code, bool cod
         for (size_t b = 0; b < blocks; b++) state.absmax[b] = fabsf(normal());
     }
     for (size_t i = 0; i < count; i++) {
-        if (coded) state.codes[i] = (uint8_t)(127 + (random_bits() >> 57)); /* from 0 on in the dynamic map */
-        else state.values[i] = fabsf(normal());
+        if (coded)
+            state.codes[i] = (uint8_t)(127 + (random_bits() >> 57)); /* from 0 on in the dynamic map */
+        else
+            state.values[i] = fabsf(normal());
         floats[i] = coded ? code->values[state.codes[i]] * state.absmax[i / OPTIMIZER_BLOCK] : state.values[i];
     }
     return state;
@@ -462,7 +481,7 @@ static struct optimizer_state state_random(const struct codebook *code, bool cod
 static void expect_state(const struct optimizer_state *state, size_t count, const float *right) {
     for (size_t begin = 0; begin < count; begin += OPTIMIZER_BLOCK) {
         size_t end = begin + OPTIMIZER_BLOCK < count ? begin + OPTIMIZER_BLOCK : count;
-        float absmax = 0;
+        float  absmax = 0;
         for (size_t i = begin; i < end; i++) absmax = fmaxf(absmax, fabsf(right[i]));
         if (state->codes)
             EXPECT(state->absmax[begin / OPTIMIZER_BLOCK] == absmax, "absmax %g, not %g",
@@ -481,9 +500,9 @@ static void expect_state(const struct optimizer_state *state, size_t count, cons
 static void check_optimizer(uint32_t kind, bool coded, size_t count, bnb_dtype p_dtype, bnb_dtype g_dtype) {
     size_t       blocks = (count + OPTIMIZER_BLOCK - 1) / OPTIMIZER_BLOCK;
     struct dense p = dense_random(p_dtype, 1, count), g = dense_random(g_dtype, 1, count);
-    float *first = malloc(count * sizeof *first), *second = malloc(count * sizeof *second),
+    float       *first = malloc(count * sizeof *first), *second = malloc(count * sizeof *second),
           *slow = malloc(count * sizeof *slow);
-    void        *right = malloc(count * size_of(p_dtype));
+    void *right = malloc(count * size_of(p_dtype));
     put_element((void *)g.data, g_dtype, count / 2, NAN);
     memset((char *)g.data + count * size_of(g_dtype), 0x3c,
            READ_SLACK); /* numbers, so that a step past the end would show */
@@ -531,8 +550,11 @@ static void check_optimizer(uint32_t kind, bool coded, size_t count, bnb_dtype p
 static void test_optimizer(void) {
     static const size_t counts[] = {1, 3, 15, 16, 17, 255, 256, 257, 2048, 5003};
     for (uint32_t kind = RULE_ADAM; kind <= RULE_ADAGRAD; kind++)
-        EACH(c, counts) EACH(d, dtypes) EACH(e, dtypes)
-            for (int coded = 0; coded < 2; coded++) check_optimizer(kind, coded, counts[c], dtypes[d], dtypes[e]);
+        EACH (c, counts)
+            EACH (d, dtypes)
+                EACH (e, dtypes)
+                    for (int coded = 0; coded < 2; coded++)
+                        check_optimizer(kind, coded, counts[c], dtypes[d], dtypes[e]);
 }
 
 /* ── Matmul ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -542,8 +564,9 @@ static double weight_at(const struct matmul_job *job, size_t i) {
     return (double)job->q.code->values[code_at(&job->q, i)] * (double)scale_of(&job->q, i / job->q.block);
 }
 
-/* The fewest steps from zero to the largest code, and to the largest magnitude of 64 elements of x, that a precision may
- * round to. Where bytes are multiplied two by two in an int16, MEDIUM has but 64 for x, as its sums are bounded too. */
+/* The fewest steps from zero to the largest code, and to the largest magnitude of 64 elements of x, that a precision
+ * may round to. Where bytes are multiplied two by two in an int16, MEDIUM has but 64 for x: its sums are
+ * bounded too. */
 static void steps_of(const struct matmul_job *job, double *code_steps, double *x_steps) {
     bool medium = job->precision == BNB_PRECISION_MEDIUM, few = job->x.rows <= 6;
     *code_steps = 0.8 * (medium ? 127 : few ? 16383 : 4095);
@@ -613,38 +636,42 @@ static const float *bias_of(size_t columns, size_t turn) {
 static void test_matmul(void) {
     static const size_t shapes[][3] = {
         /* m, n, k */
-        {1, 1, 1},     {1, 5, 64},  {1, 33, 128}, {1, 7, 4096},  {1, 3, 4160},  {1, 9, 8256}, {2, 6, 192}, {3, 5, 320},
-        {4, 13, 576},  {1, 6, 63},  {1, 6, 33},   {2, 5, 96},    {3, 4, 1},     {4, 4, 513},  {5, 9, 64},  {5, 11, 129},
-        {7, 10, 1100}, {12, 3, 40}, {13, 70, 65}, {25, 66, 520}, {70, 130, 97}, {515, 5, 17}, {6, 5, 128},
-        {7, 5, 64},    {8, 33, 192}, {13, 19, 1152}, {25, 66, 576}, {513, 3, 64},
+        {1, 1, 1},    {1, 5, 64},   {1, 33, 128},  {1, 7, 4096}, {1, 3, 4160},   {1, 9, 8256},  {2, 6, 192},
+        {3, 5, 320},  {4, 13, 576}, {1, 6, 63},    {1, 6, 33},   {2, 5, 96},     {3, 4, 1},     {4, 4, 513},
+        {5, 9, 64},   {5, 11, 129}, {7, 10, 1100}, {12, 3, 40},  {13, 70, 65},   {25, 66, 520}, {70, 130, 97},
+        {515, 5, 17}, {6, 5, 128},  {7, 5, 64},    {8, 33, 192}, {13, 19, 1152}, {25, 66, 576}, {513, 3, 64},
     };
     static const size_t blocks4[] = {64, 32, 128, 4096}, blocks8[] = {64, 1, 7, 256};
-    size_t turn = 0;
-    EACH(s, shapes) EACH(d, dtypes) {
-        size_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
-        EACH(w, dtypes) {
-            struct matmul_job job = {.x = dense_random(dtypes[d], m, k),
-                                     .w = dense_random(dtypes[w], n, k),
-                                     .bias = bias_of(n, turn++),
-                                     .precision = BNB_PRECISION_HIGHEST};
-            check_matmul(job);
-        }
-        EACH(b, books) EACH(p, blocks4)
-            for (bnb_precision precision = BNB_PRECISION_HIGHEST; precision <= BNB_PRECISION_MEDIUM; precision++) {
-                size_t block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
-                struct matmul_job job = {
-                    .x = dense_random(dtypes[d], m, k), .precision = precision, .bias = bias_of(n, turn++)};
-                job.q = coded_random(books[b], n, k, block, turn % 3 == 0);
+    size_t              turn = 0;
+    EACH (s, shapes)
+        EACH (d, dtypes) {
+            size_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
+            EACH (w, dtypes) {
+                struct matmul_job job = {.x = dense_random(dtypes[d], m, k),
+                                         .w = dense_random(dtypes[w], n, k),
+                                         .bias = bias_of(n, turn++),
+                                         .precision = BNB_PRECISION_HIGHEST};
                 check_matmul(job);
             }
-    }
+            EACH (b, books)
+                EACH (p, blocks4)
+                    for (bnb_precision precision = BNB_PRECISION_HIGHEST; precision <= BNB_PRECISION_MEDIUM;
+                         precision++) {
+                        size_t            block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
+                        struct matmul_job job = {.x = dense_random(dtypes[d], m, k),
+                                                 .precision = precision,
+                                                 .bias = bias_of(n, turn++)};
+                        job.q = coded_random(books[b], n, k, block, turn % 3 == 0);
+                        check_matmul(job);
+                    }
+        }
 }
 
-/* The largest sums that there are, of all 64 products of a run and of each two: they must not leave an int32 or int16. */
+/* The largest sums that there are, of all 64 products of a run and of each two, must not leave an int32 or int16. */
 static void test_matmul_at_the_bound(void) {
     for (uint32_t turn = 0; turn < 16 * 3 * 2; turn++)
         for (size_t m = 1; m <= 9; m++) {
-            uint32_t code = turn % 16, pattern = turn / 16 % 3;
+            uint32_t          code = turn % 16, pattern = turn / 16 % 3;
             struct matmul_job job = {.x = dense_random(BNB_F32, m, 256),
                                      .precision = turn < 48 ? BNB_PRECISION_HIGH : BNB_PRECISION_MEDIUM};
             for (size_t i = 0; i < m * 256; i++) {
@@ -657,11 +684,11 @@ static void test_matmul_at_the_bound(void) {
         }
 }
 
-/* Where sums come from a matrix instruction, every bit of a product is that of the forms that have dot products: the sums
- * of runs are the same integers, added up in the same order. */
+/* Where sums come from a matrix instruction, every bit of a product is that of the forms that have dot products: the
+ * sums of runs are the same integers, added up in the same order. */
 static void test_matmul_is_that_of_dot_products(const struct cpu_forms *dots) {
     for (size_t m = 9; m <= 40; m++) {
-        size_t n = 3 + m % 14, k = 64 * (1 + m % 20);
+        size_t            n = 3 + m % 14, k = 64 * (1 + m % 20);
         struct matmul_job job = {.x = dense_random(dtypes[m % 3], m, k), .precision = BNB_PRECISION_MEDIUM};
         job.q = coded_random(books[NF4], n, k, 64, m % 2);
         job.y = guarded(m * n * size_of(job.x.dtype), 0);
@@ -677,9 +704,9 @@ static void test_matmul_is_that_of_dot_products(const struct cpu_forms *dots) {
 /* What integers can't stand for takes the exact kernel: a NaN or an infinity shows, a tiny number counts. */
 static void test_matmul_of_odd_numbers(void) {
     static const float odd[] = {NAN, INFINITY, -INFINITY};
-    EACH(v, odd)
+    EACH (v, odd)
         for (uint32_t turn = 0; turn < 4; turn++) {
-            size_t m = turn % 2 ? 2 : 9, at = (m - 1) * 128 + 77;
+            size_t            m = turn % 2 ? 2 : 9, at = (m - 1) * 128 + 77;
             struct matmul_job job = {.x = dense_random(BNB_F32, m, 128),
                                      .precision = turn < 2 ? BNB_PRECISION_HIGH : BNB_PRECISION_MEDIUM,
                                      .y = guarded(m * 3 * sizeof(float), 0)};
@@ -713,7 +740,7 @@ static void test_matmul_of_odd_numbers(void) {
 
 struct counting {
     _Atomic uint32_t *times;
-    bool nests;
+    bool              nests;
 };
 
 static void count_each(const void *counting, size_t first, size_t last) {
@@ -722,7 +749,7 @@ static void count_each(const void *counting, size_t first, size_t last) {
         atomic_fetch_add(&job->times[i], 1);
         if (!job->nests || i % 100) continue;
         _Atomic uint32_t inner[50] = {0};
-        struct counting nested = {inner, false};
+        struct counting  nested = {inner, false};
         parallel_for(50, 1, count_each, &nested);
         for (int j = 0; j < 50; j++) EXPECT(inner[j] == 1, "nested index %d ran %u times", j, inner[j]);
     }
@@ -730,7 +757,7 @@ static void count_each(const void *counting, size_t first, size_t last) {
 
 static void count_once(size_t count, size_t grain, bool nests) {
     _Atomic uint32_t *times = calloc(count + 1, sizeof *times);
-    struct counting job = {times, nests};
+    struct counting   job = {times, nests};
     parallel_for(count, grain, count_each, &job);
     for (size_t i = 0; i < count; i++) EXPECT(times[i] == 1, "index %zu of %zu ran %u times", i, count, times[i]);
     EXPECT(!times[count], "an index past the end ran");
@@ -744,8 +771,8 @@ static void *count_often(void *nests) {
 
 struct presence {
     pthread_mutex_t mutex;
-    pthread_t threads[64];
-    size_t count;
+    pthread_t       threads[64];
+    size_t          count;
 };
 
 static void be_present(const void *presence, size_t first, size_t last) {
@@ -768,11 +795,12 @@ static void expect_company(const char *when) {
 
 static void test_pool(void) {
     static const size_t counts[] = {0, 1, 2, 3, 7, 16, 17, 1000, 65'537}, grains[] = {1, 2, 3, 64, 100'000};
-    EACH(c, counts) EACH(g, grains) count_once(counts[c], grains[g], false);
+    EACH (c, counts)
+        EACH (g, grains) count_once(counts[c], grains[g], false);
     count_once(1000, 1, true);
     pthread_t callers[4];
-    EACH(i, callers) pthread_create(&callers[i], NULL, count_often, i % 2 ? "nests" : NULL);
-    EACH(i, callers) pthread_join(callers[i], NULL);
+    EACH (i, callers) pthread_create(&callers[i], NULL, count_often, i % 2 ? "nests" : NULL);
+    EACH (i, callers) pthread_join(callers[i], NULL);
     for (int i = 0; i < 20; i++) {
         usleep(1000); /* the pool is asleep */
         count_once(1000, 1, false);

@@ -7,7 +7,8 @@ static float add_lanes(float sums[SCALES_LANES]) {
     return sums[0];
 }
 
-static trial try_one_scale(const struct codebook *code, const float *x, const float *weights, size_t count, float scale) {
+static trial try_one_scale(const struct codebook *code, const float *x, const float *weights, size_t count,
+                           float scale) {
     float sums[3][SCALES_LANES] = {0}, inverse = inverse_of(scale);
     for (size_t i = 0; i < count; i++) {
         float value = code->values[nearest_code(code, x[i] * inverse)], error = x[i] - value * scale;
@@ -33,13 +34,14 @@ static float right_scale(const struct scales_job *job, float *x, const float *we
     search best = begin_search(try_one_scale(job->code, x, weights, count, absmax * unit));
     for (int i = 0; i < SCALES_TRIED; i++, next *= job->args.ratio)
         best = consider(best, try_one_scale(job->code, x, weights, count, next));
-    for (int i = 0; i < SCALES_REFINED; i++) best = consider(best, try_one_scale(job->code, x, weights, count, best.refined));
+    for (int i = 0; i < SCALES_REFINED; i++)
+        best = consider(best, try_one_scale(job->code, x, weights, count, best.refined));
     return scale_back(best.scale, absmax * unit, absmax, power_of(exponent));
 }
 
 static void check_scales(const struct codebook *code, struct dense x, const float *importance, size_t block) {
-    static float part[9001], weights[9001];
-    size_t       count = x.rows * x.columns, blocks = (count + block - 1) / block;
+    static float      part[9001], weights[9001];
+    size_t            count = x.rows * x.columns, blocks = (count + block - 1) / block;
     struct scales_job job = {
         .x = x,
         .code = code,
@@ -58,8 +60,8 @@ static void check_scales(const struct codebook *code, struct dense x, const floa
         }
         float right = right_scale(&job, part, weights, length);
         EXPECT(isfinite(right) ? job.absmax[b] == right : !isfinite(job.absmax[b]),
-               "scale %zu is %a, not %a (dtype %d, block %zu of %zu by %zu, %s)", b, (double)job.absmax[b], (double)right, x.dtype,
-               block, x.rows, x.columns, importance ? "weighed" : "alike");
+               "scale %zu is %a, not %a (dtype %d, block %zu of %zu by %zu, %s)", b, (double)job.absmax[b],
+               (double)right, x.dtype, block, x.rows, x.columns, importance ? "weighed" : "alike");
     }
     release_all();
 }
@@ -74,18 +76,22 @@ static void test_scales(void) {
     static const struct {
         size_t rows, columns, block4, block8;
     } cases[] = {{1, 1, 32, 1}, {3, 33, 32, 7}, {2, 64, 64, 64}, {5, 77, 128, 100}, {1, 9001, 4096, 9001}};
-    static const float bad[] = {NAN, INFINITY, -INFINITY}, sizes[] = {0, 1e-45f, 9e-39f, 1.2e-38f, 1e-20f, 1e30f, 3.4e38f};
-    EACH(b, books) EACH(c, cases) EACH(d, dtypes) {
-        size_t block = books[b]->bits == 8 ? cases[c].block8 : cases[c].block4;
-        check_scales(books[b], dense_random(dtypes[d], cases[c].rows, cases[c].columns), NULL, block);
-        check_scales(books[b], dense_random(dtypes[d], cases[c].rows, cases[c].columns), random_importance(cases[c].columns), block);
-    }
-    EACH(s, sizes) {
+    static const float bad[] = {NAN, INFINITY, -INFINITY},
+                       sizes[] = {0, 1e-45f, 9e-39f, 1.2e-38f, 1e-20f, 1e30f, 3.4e38f};
+    EACH (b, books)
+        EACH (c, cases)
+            EACH (d, dtypes) {
+                size_t block = books[b]->bits == 8 ? cases[c].block8 : cases[c].block4;
+                check_scales(books[b], dense_random(dtypes[d], cases[c].rows, cases[c].columns), NULL, block);
+                check_scales(books[b], dense_random(dtypes[d], cases[c].rows, cases[c].columns),
+                             random_importance(cases[c].columns), block);
+            }
+    EACH (s, sizes) {
         float values[70];
         for (int i = 0; i < 70; i++) values[i] = uniform() * sizes[s];
         check_scales(books[0], dense_from(values, BNB_F32, 1, 70), NULL, 32);
     }
-    EACH(v, bad) {
+    EACH (v, bad) {
         struct dense x = dense_random(BNB_F32, 1, 70);
         put_element((void *)x.data, BNB_F32, 40, bad[v]);
         check_scales(books[0], x, NULL, 32);

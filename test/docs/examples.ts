@@ -7,8 +7,8 @@ export function exampleOf({ doc = "" }: PublicName): string | undefined {
 }
 
 /**
- * A module that runs each example by itself, with every name of the package in scope, and prints as JSON what went wrong:
- * a list of `[name, message]`.
+ * A module that runs each example by itself, with every name of the package in scope, and prints as JSON what went
+ * wrong: a list of `[name, message]`.
  *
  * @param examples the code of each, and whose it is
  * @param names what to import of the package

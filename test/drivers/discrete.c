@@ -1,4 +1,5 @@
-/* A GPU with memory of its own, whose launches the simulator runs: it holds each launch to what it says of its bindings. */
+/* A GPU with memory of its own, whose launches the simulator runs: it holds each launch to what it says of its
+ * bindings. */
 #include "drivers.h"
 
 #include <pthread.h>
@@ -32,7 +33,8 @@ static sim_library *translate(const char *family) {
     static char output[1 << 14];
     const char *mode = getenv("BNB_SIM"), *bun = getenv("BNB_SIM_BUN");
     char        command[4096];
-    snprintf(command, sizeof command, "cd '%s' && '%s' test/drivers/family.ts '%s' '%s' 2>&1", SIM_ROOT, bun ? bun : "bun", family, mode ? mode : "fast");
+    snprintf(command, sizeof command, "cd '%s' && '%s' test/drivers/family.ts '%s' '%s' 2>&1", SIM_ROOT,
+             bun ? bun : "bun", family, mode ? mode : "fast");
     FILE *pipe = popen(command, "r");
     if (!pipe) violation("popen: %s", command);
     size_t length = fread(output, 1, sizeof output - 1, pipe);
@@ -68,7 +70,8 @@ struct given {
     bool           poison; /* the copy holds 0xFF, for a place that the kernel won't look at */
 };
 
-static void give(sim_launch *launch, const sim_kernel *kernel, uint32_t index, struct gpu *gpu, const struct binding *binding, struct given *given) {
+static void give(sim_launch *launch, const sim_kernel *kernel, uint32_t index, struct gpu *gpu,
+                 const struct binding *binding, struct given *given) {
     const char *name = sim_kernel_name(kernel);
     if (!(sim_kernel_buffers(kernel) >> index & 1)) {
         if (binding->access & WRITES) violation("%s: buffer %u is said to be written, and there is none", name, index);
@@ -77,7 +80,8 @@ static void give(sim_launch *launch, const sim_kernel *kernel, uint32_t index, s
     struct memory *memory = bound(gpu, binding);
     size_t         bytes = memory->bytes - binding->offset;
     bool           constant = sim_kernel_read_only(kernel, index);
-    if (binding->access & WRITES && constant) violation("%s: buffer %u is said to be written, and the kernel only reads it", name, index);
+    if (binding->access & WRITES && constant)
+        violation("%s: buffer %u is said to be written, and the kernel only reads it", name, index);
     *given = (struct given){.memory = memory, .poison = binding->access == UNUSED};
     char *at = (char *)memory->data + binding->offset;
     if (binding->access == WRITES && !binding->offset) memset(at, 0xFF, bytes); /* what was there must not matter */
@@ -87,7 +91,8 @@ static void give(sim_launch *launch, const sim_kernel *kernel, uint32_t index, s
         if (!at) violation("the host has no memory left");
         if (!given->poison) memcpy(at, (char *)memory->data + binding->offset, bytes);
     }
-    if (sim_launch_buffer(launch, index, at, bytes, binding->access == WRITES ? SIM_BUFFER_FRESH : 0)) violation("%s", sim_errors());
+    if (sim_launch_buffer(launch, index, at, bytes, binding->access == WRITES ? SIM_BUFFER_FRESH : 0))
+        violation("%s", sim_errors());
 }
 
 static void take_back(const struct binding *binding, struct given *given, const char *name, uint32_t index) {
@@ -95,7 +100,8 @@ static void take_back(const struct binding *binding, struct given *given, const 
     const unsigned char *copy = given->copy, *own = (unsigned char *)given->memory->data + binding->offset;
     for (size_t i = 0; i < given->memory->bytes - binding->offset; i++)
         if (copy[i] != (given->poison ? 0xFF : own[i]))
-            violation("%s: byte %zu of buffer %u was written, of which the launch says that it %s", name, i, index, given->poison ? "is unused" : "is only read");
+            violation("%s: byte %zu of buffer %u was written, of which the launch says that it %s", name, i, index,
+                      given->poison ? "is unused" : "is only read");
     sim_release(given->copy);
 }
 
@@ -109,24 +115,29 @@ static void run_kernel(struct gpu *gpu, const struct launch *launch) {
     for (uint32_t i = 0; i < launch->binding_count; i++)
         if (launch->bindings[i].memory) give(run, kernel, i + 1, gpu, &launch->bindings[i], &given[i]);
     for (uint32_t i = 0; i < launch->constant_count; i++)
-        if (sim_library_constant_bytes(code, i) && sim_launch_constant(run, i, &launch->constants[i], sizeof(uint32_t))) violation("%s", sim_errors());
+        if (sim_library_constant_bytes(code, i) && sim_launch_constant(run, i, &launch->constants[i], sizeof(uint32_t)))
+            violation("%s", sim_errors());
     if (launch->shared_bytes && sim_launch_threadgroup(run, 0, launch->shared_bytes)) violation("%s", sim_errors());
     const char *seed = getenv("BNB_SIM_SEED");
-    if (sim_run(run, launch->groups[0], launch->groups[1], launch->groups[2], launch->threads, 1, 1, seed ? (uint32_t)atol(seed) : 0, 0))
+    if (sim_run(run, launch->groups[0], launch->groups[1], launch->groups[2], launch->threads, 1, 1,
+                seed ? (uint32_t)atol(seed) : 0, 0))
         violation("%s", sim_errors());
     sim_launch_free(run);
-    for (uint32_t i = 0; i < launch->binding_count; i++) take_back(&launch->bindings[i], &given[i], launch->kernel, i + 1);
+    for (uint32_t i = 0; i < launch->binding_count; i++)
+        take_back(&launch->bindings[i], &given[i], launch->kernel, i + 1);
 }
 
 static bnb_status discrete_launch(void *gpu, const struct launch *launch) {
     pthread_mutex_lock(&lock);
     bool lost = false;
     for (uint32_t i = 0; i < launch->binding_count; i++)
-        if (launch->bindings[i].memory && launch->bindings[i].access & READS) lost |= bound(gpu, &launch->bindings[i])->lost;
+        if (launch->bindings[i].memory && launch->bindings[i].access & READS)
+            lost |= bound(gpu, &launch->bindings[i])->lost;
     bool fails = !lost && strikes(&knobs.fail_launch);
     if (!lost && !fails) run_kernel(gpu, launch);
     for (uint32_t i = 0; i < launch->binding_count && !lost; i++)
-        if (launch->bindings[i].memory && launch->bindings[i].access & WRITES) bound(gpu, &launch->bindings[i])->lost = fails;
+        if (launch->bindings[i].memory && launch->bindings[i].access & WRITES)
+            bound(gpu, &launch->bindings[i])->lost = fails;
     knobs.launches++;
     if (fails) ((struct gpu *)gpu)->untold = true;
     pthread_mutex_unlock(&lock);

@@ -1,4 +1,5 @@
-/* What the two test drivers share: memory that the CPU can't address, of two GPUs of a kind, and marks of what was lost. */
+/* What the two test drivers share: memory that the CPU can't address, of two GPUs of a kind, and marks of what was
+ * lost. */
 #ifndef TEST_DRIVERS_H
 #define TEST_DRIVERS_H
 
@@ -26,8 +27,8 @@ struct memory {
 
 /* What tests set and read by name: see fake_drivers_set. */
 extern struct knobs {
-    long fail_launch; /* the nth launch from now on fails, as a GPU's do: after it was enqueued */
-    long fail_alloc;  /* the nth allocation from now on is refused */
+    long fail_launch;                     /* the nth launch from now on fails, as a GPU's do: after it was enqueued */
+    long fail_alloc;                      /* the nth allocation from now on is refused */
     long launches, serves, reads, writes; /* so far */
 } knobs;
 

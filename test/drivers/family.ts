@@ -1,5 +1,5 @@
-// The command by which the discrete test driver compiles a family: `bun family.ts <family> <fast|check>` prints the path of
-// the library.
+// The command by which the discrete test driver compiles a family: `bun family.ts <family> <fast|check>` prints the
+// path of the library.
 import { familySource } from "../../scripts/msl/families.ts";
 import { compileToFile, type Mode } from "../metal/simulator.ts";
 

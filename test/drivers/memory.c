@@ -50,7 +50,9 @@ EXPORT int  fake_drivers_get(const char *name) { return (int)*knob(name); }
 /* ── Devices ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 void *fake_open(struct gpu gpus[2], uint32_t index, const char *kind) {
-    if (index > 1) return fail(BNB_UNSUPPORTED, "%s:%u is absent: there are two; use \"%s\" or \"%s:1\"", kind, index, kind, kind), NULL;
+    if (index > 1)
+        return fail(BNB_UNSUPPORTED, "%s:%u is absent: there are two; use \"%s\" or \"%s:1\"", kind, index, kind, kind),
+               NULL;
     if (gpus[index].open) violation("%s was opened twice", gpus[index].name);
     gpus[index].open = true;
     return &gpus[index];
@@ -60,7 +62,9 @@ bool fake_idle(void *) { return true; }
 
 bnb_status tell_lost(struct gpu *gpu) {
     gpu->untold = false;
-    return fail(BNB_DEVICE_LOST, "%s failed at work that was enqueued before: this fault was asked for. What it was to compute is lost", gpu->name);
+    return fail(BNB_DEVICE_LOST,
+                "%s failed at work that was enqueued before: this fault was asked for. What it was to compute is lost",
+                gpu->name);
 }
 
 bnb_status fake_wait(void *gpu) { return ((struct gpu *)gpu)->untold ? tell_lost(gpu) : BNB_OK; }
@@ -86,7 +90,9 @@ void *fake_alloc(void *gpu, size_t bytes) {
     if (memory) *memory = (struct memory){.gpu = gpu, .data = sim_allocate(bytes), .bytes = bytes};
     if (memory && memory->data) return memory;
     free(memory);
-    return fail(BNB_OUT_OF_MEMORY, "%zu bytes can't be had on %s: free tensors that are no longer used", bytes, ((struct gpu *)gpu)->name), NULL;
+    return fail(BNB_OUT_OF_MEMORY, "%zu bytes can't be had on %s: free tensors that are no longer used", bytes,
+                ((struct gpu *)gpu)->name),
+           NULL;
 }
 
 /* The header stays, so that a use after this is noticed. */
@@ -111,7 +117,8 @@ static bool lies_within(const struct memory *memory, size_t offset, size_t bytes
 
 bnb_status fake_write(void *gpu, void *given, size_t offset, const void *from, size_t bytes) {
     struct memory *memory = own(gpu, given);
-    if (!lies_within(memory, offset, bytes)) violation("a write of %zu bytes at %zu of %zu", bytes, offset, memory->bytes);
+    if (!lies_within(memory, offset, bytes))
+        violation("a write of %zu bytes at %zu of %zu", bytes, offset, memory->bytes);
     pthread_mutex_lock(&lock);
     knobs.writes++;
     memcpy((char *)memory->data + offset, from, bytes);
@@ -122,7 +129,8 @@ bnb_status fake_write(void *gpu, void *given, size_t offset, const void *from, s
 
 bnb_status fake_read(void *gpu, void *given, size_t offset, void *to, size_t bytes) {
     struct memory *memory = own(gpu, given);
-    if (!lies_within(memory, offset, bytes)) violation("a read of %zu bytes at %zu of %zu", bytes, offset, memory->bytes);
+    if (!lies_within(memory, offset, bytes))
+        violation("a read of %zu bytes at %zu of %zu", bytes, offset, memory->bytes);
     if (memory->lost) return tell_lost(gpu);
     pthread_mutex_lock(&lock);
     knobs.reads++;

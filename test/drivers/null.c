@@ -7,7 +7,9 @@ static struct gpu gpus[2] = {{.name = "null"}, {.name = "null:1"}};
 
 static void *null_open(uint32_t index) { return fake_open(gpus, index, "null"); }
 
-static void null_describe(void *gpu, char *text, size_t size) { snprintf(text, size, "%s, which launches nothing", ((struct gpu *)gpu)->name); }
+static void null_describe(void *gpu, char *text, size_t size) {
+    snprintf(text, size, "%s, which launches nothing", ((struct gpu *)gpu)->name);
+}
 
 static bnb_status null_launch(void *gpu, const struct launch *launch) {
     for (uint32_t i = 0; i < launch->binding_count; i++)

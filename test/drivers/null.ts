@@ -1,4 +1,5 @@
-// What holds on a device that launches nothing and shares nothing: `bun test ./test/drivers/null.ts` with its environment.
+// What holds on a device that launches nothing and shares nothing: `bun test ./test/drivers/null.ts` with its
+// environment.
 import { describe, expect, test } from "bun:test";
 import { add } from "../../src/elementwise.ts";
 import { BnbError, Device, type DeviceKind, matmul4bit, quantize4bit, Tensor } from "../../src/index.ts";

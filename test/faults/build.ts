@@ -1,4 +1,5 @@
-// Owns the builds of the fault harness: the table of entries made from bnb.h, and the library under one sanitizer or none.
+// Owns the builds of the fault harness: the table of entries made from bnb.h, and the library under one sanitizer or
+// none.
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { formsFlags, instructionSets, ownInstructionSets } from "../../scripts/compile.ts";
@@ -111,7 +112,10 @@ const flavours: Record<Build, readonly string[]> = {
   plain: ["-O1", "-fno-sanitize=all"],
 };
 
-/** What ships, under the names that clang has for processors. What this one can't run is not built, for it takes long. */
+/**
+ * What ships, under the names that clang has for processors. What this one can't run is not built, for it takes
+ * long.
+ */
 const isas = instructionSets(hostPlatform()).map(({ name, cpu }) => ({
   name,
   cpu: cpu.replace("x86_64", "x86-64").replaceAll("_avx", "-avx"),
@@ -133,7 +137,10 @@ async function compile(command: string[]): Promise<void> {
   if (status !== 0) throw new Error(`${command.join(" ")}\n${stderr}`);
 }
 
-/** One instruction set's forms. They take longest, and change less often than the rest: compiled again only with them. */
+/**
+ * One instruction set's forms. They take longest, and change less often than the rest: compiled again only with
+ * them.
+ */
 async function formsObject(command: string[]): Promise<string> {
   const inputs = files("csrc/cpu/*", "csrc/*.h", "metal/*.h", "test/faults/c/hook.h");
   const hash = Bun.hash(command.join(" ") + inputs.map((file) => readFileSync(file, "utf8")).join("\0")).toString(36);

@@ -1,6 +1,7 @@
 // The fuzzing of the public functions, in a process of its own: `bun liars.ts <note> <seed> <seconds> [rounds]`, with
-// BNB_LIBRARY naming the fault harness's library. Each is given arrays, proxies, clones and getters that lie in the place
-// of each argument; an answer that is no BnbError of the argument's name ends it. Prints JSON with what was tried.
+// BNB_LIBRARY naming the fault harness's library. Each is given arrays, proxies, clones and getters that lie in the
+// place of each argument; an answer that is no BnbError of the argument's name ends it. Prints JSON with what was
+// tried.
 import { writeFileSync } from "node:fs";
 import fc from "fast-check";
 import { callables } from "../arguments/callables.ts";

@@ -1,5 +1,5 @@
-// Owns lifetimes under stress, each in a process of its own: `bun lifetime.ts dispose|collect|workers|terminate <count>`. Prints JSON
-// with what was done and the most memory that it took.
+// Lifetimes under stress, each in a process of its own: `bun lifetime.ts dispose|collect|workers|terminate <count>`.
+// Prints JSON with what was done and the most memory that it took.
 import { currentDevice, matmul4bit, quantize4bit, Tensor } from "../../src/index.ts";
 
 const workers = 8;
@@ -75,7 +75,10 @@ async function hammer(rounds: number) {
   return { workers, finished: results.length, roundsEach: rounds };
 }
 
-/** Ends workers wherever they are, between a call and the line that takes its result over too: nothing of theirs is left. */
+/**
+ * Ends workers wherever they are, between a call and the line that takes its result over too: nothing of theirs is
+ * left.
+ */
 async function terminate(count: number) {
   const used = bytes();
   for (let i = 0; i < count; i++) {

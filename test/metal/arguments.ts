@@ -23,7 +23,10 @@ export function scaleArguments({ block, nestedBlock = 0, offset = 0 }: ScaleArgu
   return [block, shiftOf(block), nestedBlock, nestedBlock ? shiftOf(nestedBlock) : 0, bits];
 }
 
-/** Values ordered as codes are searched, and the thresholds between them: a code's value is above those that x exceeds. */
+/**
+ * Values ordered as codes are searched, and the thresholds between them: a code's value is above those that x
+ * exceeds.
+ */
 export function searchOrder(values: Float32Array): { order: number[]; thresholds: Float32Array } {
   const order = [...values.keys()].sort((a, b) => values[a]! - values[b]! || a - b);
   const thresholds = Float32Array.from({ length: values.length - 1 }, (_, i) => {

@@ -1,5 +1,5 @@
-// The simulator's arithmetic as that of Apple's GPUs: subnormals, fast functions, the order of sums. Each mode shows what a
-// kernel that leans on another would do there.
+// The simulator's arithmetic as that of Apple's GPUs: subnormals, fast functions, the order of sums. Each mode shows
+// what a kernel that leans on another would do there.
 import { describe, expect, test } from "bun:test";
 import { compile, type RunOptions, type View } from "./simulator.ts";
 

@@ -1,5 +1,5 @@
-// Owns the command by which the fake Metal compiles a kernel's text: `bun compile.ts <file> <fast|check>` prints the path
-// of the library, or what is wrong with the text and exits with 1.
+// Owns the command by which the fake Metal compiles a kernel's text: `bun compile.ts <file> <fast|check>` prints the
+// path of the library, or what is wrong with the text and exits with 1.
 
 import { TranslateError } from "../../scripts/msl/tokens.ts";
 import { compileToFile } from "./simulator.ts";

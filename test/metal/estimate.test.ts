@@ -1,5 +1,5 @@
-// What every kernel of the product takes on a GPU, as far as that can be told without one: its threads get their registers, and
-// none of its arrays lies in memory.
+// What every kernel of the product takes on a GPU, as far as that can be told without one: its threads get their
+// registers, and none of its arrays lies in memory.
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -10,7 +10,10 @@ import { estimatesTable, writtenTable } from "./estimates.ts";
 
 const shapes = readFileSync(join(import.meta.dir, "../../metal/args.h"), "utf8");
 
-/** Function constants that make the most of a family: half precision, 4-bit codes in blocks, a bias. Others are ones. */
+/**
+ * Function constants that make the most of a family: half precision, 4-bit codes in blocks, a bias. Others are
+ * ones.
+ */
 const constants: Readonly<Record<string, readonly number[]>> = {
   dequantize: [20, 1, 1],
   embedding: [20, 1, 1, 1],

@@ -1,6 +1,6 @@
-// Owns the estimate of what a kernel takes on a GPU, where no Apple GPU can be asked: registers, and the instructions and bytes
-// of its innermost loop. clang compiles the translated kernel for a GPU that it knows (RDNA 2: 32 lanes, scalar registers for
-// what is uniform, threadgroup memory of its own), with only those loops unrolled that say so.
+// Owns the estimate of what a kernel takes on a GPU, where no Apple GPU can be asked: registers, and the instructions
+// and bytes of its innermost loop. clang compiles the translated kernel for a GPU that it knows (RDNA 2: 32 lanes,
+// scalar registers for what is uniform, threadgroup memory of its own), with only those loops unrolled that say so.
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { libraryFolder, zig } from "../../scripts/msl/clang.ts";
@@ -103,7 +103,7 @@ function count(lines: readonly string[]): Loop {
 }
 
 /**
- * The threads that a threadgroup may have. A core of Apple's has 208 KB of registers: 104 registers leave 512 threads, 116
- * leave 448, 128 leave 384, as Asahi's and philipturner's tables have it.
+ * The threads that a threadgroup may have. A core of Apple's has 208 KB of registers: 104 registers leave 512 threads,
+ * 116 leave 448, 128 leave 384, as Asahi's and philipturner's tables have it.
  */
 export const threadsFor = (registers: number): number => Math.min(1024, Math.floor(53_248 / registers / 64) * 64);

@@ -35,7 +35,10 @@ interface Launch extends Run {
   large?: boolean;
 }
 
-/** Runs a kernel as csrc/gpu/driver.h says: args at 0, buffers from 1 on. The last buffers, `results` of them, are fresh. */
+/**
+ * Runs a kernel as csrc/gpu/driver.h says: args at 0, buffers from 1 on. The last buffers, `results` of them, are
+ * fresh.
+ */
 export function launch(
   { family, kernel, constants, args, buffers, spare = 0, grid, group, shared, large, mode, seed }: Launch,
   results = 1,

@@ -1,4 +1,5 @@
-// Owns matrices in a kernel's memory: of a dtype, or as random codes with their scales, and the numbers that they stand for.
+// Owns matrices in a kernel's memory: of a dtype, or as random codes with their scales, and the numbers that they stand
+// for.
 import { Codebook, createDynamicMap, createNormalMap, type FloatDType } from "../../src/index.ts";
 import { normal } from "../cases.ts";
 import * as reference from "../reference.ts";
@@ -19,7 +20,10 @@ export function load(memory: View, dtype: FloatDType): Float32Array<ArrayBuffer>
   return new Float32Array(Uint32Array.from(memory as Uint16Array, (bits) => bits << 16).buffer);
 }
 
-/** Absmax, nested absmax, codebook and nested codebook of a matrix that has none: as the driver binds what nobody looks at. */
+/**
+ * Absmax, nested absmax, codebook and nested codebook of a matrix that has none: as the driver binds what nobody looks
+ * at.
+ */
 export const unused: readonly View[] = Array.from({ length: 4 }, () => new Uint8Array(8192));
 
 export const bytesOf = (view: View) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);

@@ -1,4 +1,5 @@
-// What scripts/metallib.ts makes of Apple's compiler, which a shell script stands in for: found, absent, or refusing a family.
+// What scripts/metallib.ts makes of Apple's compiler, which a shell script stands in for: found, absent, or refusing a
+// family.
 import { afterAll, describe, expect, test } from "bun:test";
 import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

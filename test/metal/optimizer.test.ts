@@ -1,5 +1,5 @@
-// Owns the test of the optimizer's kernels by themselves, on the simulator: every rule at ragged sizes, fast and with every
-// access checked, 32-bit states against float64 and 8-bit states against the codes of 32-bit ones.
+// Owns the test of the optimizer's kernels by themselves, on the simulator: every rule at ragged sizes, fast and with
+// every access checked, 32-bit states against float64 and 8-bit states against the codes of 32-bit ones.
 import { describe, expect, test } from "bun:test";
 import { createDynamicMap } from "../../src/index.ts";
 import { normal, wave } from "../cases.ts";
@@ -110,7 +110,8 @@ describe.each(runs)("optimizer, $mode, seed $seed", (run) => {
         state2: Uint8Array.from({ length: count }, (_, i) => (i * 91) % 256),
         absmax2: wave(blocks, 4).map(Math.abs),
       };
-      if (kind === "rmsprop" || kind === "adagrad") coded.state1 = coded.state1.map((code) => 127 + (code >> 1)); // from 0 on
+      // From 0 on.
+      if (kind === "rmsprop" || kind === "adagrad") coded.state1 = coded.state1.map((code) => 127 + (code >> 1));
       const decode = (state: ArrayLike<number>, absmax: Float32Array, values: Float32Array) =>
         Float32Array.from(
           state,

@@ -1,5 +1,5 @@
-// Owns the test of the search for scales by itself, on the simulator, fast and with every access checked, against its rule;
-// and of quantising by scales that are given.
+// Owns the test of the search for scales by itself, on the simulator, fast and with every access checked, against its
+// rule; and of quantising by scales that are given.
 import { describe, expect, test } from "bun:test";
 import { codebooks4, codebooks8, codebooksOfOtherBits, floatDTypes, normal } from "../cases.ts";
 import { coder, pack } from "../reference.ts";

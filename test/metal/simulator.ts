@@ -204,7 +204,8 @@ export function compileToFile(source: string, options: CompileOptions = {}): { p
 }
 
 /**
- * Compiles a Metal source for the simulator, once for each content, mode and toolchain (.cache/metal/ keeps the result).
+ * Compiles a Metal source for the simulator, once for each content, mode and toolchain (.cache/metal/ keeps the
+ * result).
  *
  * @throws TranslateError with `file:line` if the source is not accepted
  */

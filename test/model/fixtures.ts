@@ -11,7 +11,10 @@ export const tiny = (name: string) => join(folder, name);
 /** All of them: names of families, and of variants of them. */
 export const tinyNames = readdirSync(folder).sort();
 
-/** What transformers computes in float32: logits of a decoder, hidden states of an encoder, [sequences, length, columns]. */
+/**
+ * What transformers computes in float32: logits of a decoder, hidden states of an encoder, [sequences, length,
+ * columns].
+ */
 export function expectedOf(name: string): { ids: number[][]; values: Float32Array; columns: number; largest: number } {
   using file = openSafetensors(join(tiny(name), "expected.safetensors"));
   const [sequences, length] = file.tensor("ids").shape as [number, number];

@@ -1,6 +1,6 @@
 // Owns `bun run test:mutants`: changes the source in one place at a time, in a copy, and tells which changes no test
-// notices. What it draws follows from the seed; a slice of it is had by --from and --count, and what is known already is
-// read from the file of results.
+// notices. What it draws follows from the seed; a slice of it is had by --from and --count, and what is known already
+// is read from the file of results.
 import { appendFileSync, cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { Command } from "commander";
 import { root as scripts } from "../../scripts/run.ts";

@@ -1,4 +1,5 @@
-// Whole models that are real, on demand (`bun run test:models`): SmolLM2 and MiniLM, held to transformers token by token.
+// Whole models that are real, on demand (`bun run test:models`): SmolLM2 and MiniLM, held to transformers token by
+// token.
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,5 +1,5 @@
-// The clients that people have, against the server: OpenAI's package, Vercel's AI SDK, LangChain; and the AI SDK's provider
-// that runs in the process.
+// The clients that people have, against the server: OpenAI's package, Vercel's AI SDK, LangChain; and the AI SDK's
+// provider that runs in the process.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,4 +1,5 @@
-// A model for the server's tests: random weights, and a vocabulary of all bytes, so that it can write whatever is asked for.
+// A model for the server's tests: random weights, and a vocabulary of all bytes, so that it can write whatever is asked
+// for.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { writeSafetensors } from "../../src/checkpoint/writer.ts";
 import { normal } from "../cases.ts";

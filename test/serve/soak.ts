@@ -1,5 +1,5 @@
-// `bun run test:soak`: many clients that join, leave, cut their lines and send garbage, for as long as is asked for. No answer
-// may be lost, memory must come to rest, and /health must never wait long. Prints its figures.
+// `bun run test:soak`: many clients that join, leave, cut their lines and send garbage, for as long as is asked for. No
+// answer may be lost, memory must come to rest, and /health must never wait long. Prints its figures.
 import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";

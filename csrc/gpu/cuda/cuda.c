@@ -14,16 +14,17 @@ static struct gpu gpus[GPUS_MOST];
 
 static bnb_status tell_lost(const struct gpu *gpu) {
     return fail(BNB_DEVICE_LOST,
-                "%s failed at work that was enqueued before: %s. CUDA ended this process's context on it, and with it all memory "
+                "%s failed at work that was enqueued before: %s. CUDA ended this process's context on it, and with it "
+                "all memory "
                 "there: start the process again",
                 gpu->name, gpu->lost);
 }
 
 /* After these a context takes no more calls. */
 static bool ends_the_context(CUresult result) {
-    return result == CUDA_ERROR_ILLEGAL_ADDRESS || result == CUDA_ERROR_LAUNCH_TIMEOUT || result == CUDA_ERROR_CONTEXT_IS_DESTROYED ||
-           result == CUDA_ERROR_ASSERT || (result >= CUDA_ERROR_HARDWARE_STACK && result <= CUDA_ERROR_LAUNCH_FAILED) ||
-           result == CUDA_ERROR_UNKNOWN;
+    return result == CUDA_ERROR_ILLEGAL_ADDRESS || result == CUDA_ERROR_LAUNCH_TIMEOUT ||
+           result == CUDA_ERROR_CONTEXT_IS_DESTROYED || result == CUDA_ERROR_ASSERT ||
+           (result >= CUDA_ERROR_HARDWARE_STACK && result <= CUDA_ERROR_LAUNCH_FAILED) || result == CUDA_ERROR_UNKNOWN;
 }
 
 bnb_status cuda_failed(struct gpu *gpu, CUresult result, const char *what) {
@@ -58,9 +59,11 @@ static bool open_driver(void) {
     static char reason[1024];
     if (state == UNTRIED) {
         cuda_profiling = is_set("BNB_PROFILE");
-        state          = libcuda_load() && ptx_open() ? OPEN : ABSENT_SAID;
-        if (state == OPEN) profile_open();
-        else snprintf(reason, sizeof reason, "%s", bnb_last_error());
+        state = libcuda_load() && ptx_open() ? OPEN : ABSENT_SAID;
+        if (state == OPEN)
+            profile_open();
+        else
+            snprintf(reason, sizeof reason, "%s", bnb_last_error());
     }
     return state == OPEN || (fail(BNB_UNSUPPORTED, "%s", reason), false);
 }
@@ -68,7 +71,9 @@ static bool open_driver(void) {
 static bool find_device(struct gpu *gpu, uint32_t index) {
     int count = 0;
     libcuda.cuDeviceGetCount(&count);
-    if ((int64_t)index < count) return libcuda.cuDeviceGet(&gpu->device, (int)index) == CUDA_SUCCESS || ABSENT("its GPU %u can't be had", index);
+    if ((int64_t)index < count)
+        return libcuda.cuDeviceGet(&gpu->device, (int)index) == CUDA_SUCCESS ||
+               ABSENT("its GPU %u can't be had", index);
     if (!count) return ABSENT("NVIDIA's driver sees no GPU; use the device \"cpu\"");
     return ABSENT("there is no GPU %u: NVIDIA's driver sees %d, counted from 0", index, count);
 }
@@ -81,19 +86,20 @@ static int attribute_of(const struct gpu *gpu, int attribute) {
 /* Our kernels multiply on tensor cores, of the kind that NVIDIA's GPUs have since 2020. */
 static bool is_capable(const struct gpu *gpu) {
     if (gpu->capability < 80)
-        return ABSENT("\"%s\" has compute capability %d.%d, and 8.0 (Ampere, 2020) is needed; use the device \"cpu\"", gpu->name,
-                      gpu->capability / 10, gpu->capability % 10);
+        return ABSENT("\"%s\" has compute capability %d.%d, and 8.0 (Ampere, 2020) is needed; use the device \"cpu\"",
+                      gpu->name, gpu->capability / 10, gpu->capability % 10);
     if (!attribute_of(gpu, ATTRIBUTE_POOLS))
         return ABSENT("\"%s\" has no memory pools here, as under some virtual GPUs; use the device \"cpu\"", gpu->name);
     return true;
 }
 
 static bool describe_device(struct gpu *gpu) {
-    if (libcuda.cuDeviceGetName(gpu->name, sizeof gpu->name, gpu->device) || libcuda.cuDeviceTotalMem_v2(&gpu->total, gpu->device))
+    if (libcuda.cuDeviceGetName(gpu->name, sizeof gpu->name, gpu->device) ||
+        libcuda.cuDeviceTotalMem_v2(&gpu->total, gpu->device))
         return ABSENT("its GPU does not say its name and memory");
-    gpu->capability      = 10 * attribute_of(gpu, ATTRIBUTE_MAJOR) + attribute_of(gpu, ATTRIBUTE_MINOR);
+    gpu->capability = 10 * attribute_of(gpu, ATTRIBUTE_MAJOR) + attribute_of(gpu, ATTRIBUTE_MINOR);
     gpu->multiprocessors = attribute_of(gpu, ATTRIBUTE_MULTIPROCESSORS);
-    gpu->shared_most     = attribute_of(gpu, ATTRIBUTE_SHARED_MOST);
+    gpu->shared_most = attribute_of(gpu, ATTRIBUTE_SHARED_MOST);
     libcuda.cuDriverGetVersion(&gpu->driver_version);
     return is_capable(gpu);
 }
@@ -102,9 +108,11 @@ static bool describe_device(struct gpu *gpu) {
 static bool open_context(struct gpu *gpu) {
     CUresult result = libcuda.cuDevicePrimaryCtxRetain(&gpu->context, gpu->device);
     if (result == CUDA_ERROR_DEVICE_UNAVAILABLE)
-        return ABSENT("\"%s\" is in exclusive mode and another process has it; end that, or use the device \"cpu\"", gpu->name);
+        return ABSENT("\"%s\" is in exclusive mode and another process has it; end that, or use the device \"cpu\"",
+                      gpu->name);
     if (result == CUDA_ERROR_OUT_OF_MEMORY)
-        return ABSENT("\"%s\" has no memory left for a context: other processes fill it; nvidia-smi names them", gpu->name);
+        return ABSENT("\"%s\" has no memory left for a context: other processes fill it; nvidia-smi names them",
+                      gpu->name);
     if (result == CUDA_SUCCESS) result = libcuda.cuCtxSetCurrent(gpu->context);
     if (result == CUDA_SUCCESS) result = libcuda.cuStreamCreate(&gpu->stream, STREAM_NON_BLOCKING);
     if (result == CUDA_SUCCESS) result = libcuda.cuDeviceGetDefaultMemPool(&gpu->pool, gpu->device);
@@ -115,7 +123,7 @@ static bool open_context(struct gpu *gpu) {
 
 static void *cuda_open(uint32_t index) {
     lock(LOCK_GPU);
-    struct gpu *gpu    = index < GPUS_MOST ? &gpus[index] : NULL;
+    struct gpu *gpu = index < GPUS_MOST ? &gpus[index] : NULL;
     bool        opened = open_driver();
     if (opened && !gpu) opened = ABSENT("of one machine's GPUs it takes the first %d", GPUS_MOST);
     opened = opened && find_device(gpu, index) && describe_device(gpu) && open_context(gpu);
@@ -125,8 +133,9 @@ static void *cuda_open(uint32_t index) {
 
 static void cuda_describe(void *of, char *text, size_t size) {
     const struct gpu *gpu = of;
-    snprintf(text, size, "%s, compute capability %d.%d, %.1f GB, driver for CUDA %d.%d", gpu->name, gpu->capability / 10, gpu->capability % 10,
-             (double)gpu->total / 1e9, gpu->driver_version / 1000, gpu->driver_version % 1000 / 10);
+    snprintf(text, size, "%s, compute capability %d.%d, %.1f GB, driver for CUDA %d.%d", gpu->name,
+             gpu->capability / 10, gpu->capability % 10, (double)gpu->total / 1e9, gpu->driver_version / 1000,
+             gpu->driver_version % 1000 / 10);
 }
 
 /* ── Launching ──────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -134,21 +143,23 @@ static void cuda_describe(void *of, char *text, size_t size) {
 enum { ARGS_MOST = 4096 };
 
 static bnb_status check(const struct launch *launch) {
-    if (launch->args_bytes > ARGS_MOST || launch->binding_count > MAX_BINDINGS || launch->constant_count > MAX_CONSTANTS)
-        return fail(BNB_INVALID, "%s: %zu bytes of arguments, %u bindings, %u constants: more than a launch takes", launch->kernel,
-                    launch->args_bytes, launch->binding_count, launch->constant_count);
-    if (!launch->threads || launch->threads % 32 || launch->threads > 1024 || !launch->groups[0] || !launch->groups[1] || !launch->groups[2])
-        return fail(BNB_INVALID, "%s: %u threads in %u × %u × %u groups are no grid", launch->kernel, launch->threads, launch->groups[0],
-                    launch->groups[1], launch->groups[2]);
+    if (launch->args_bytes > ARGS_MOST || launch->binding_count > MAX_BINDINGS ||
+        launch->constant_count > MAX_CONSTANTS)
+        return fail(BNB_INVALID, "%s: %zu bytes of arguments, %u bindings, %u constants: more than a launch takes",
+                    launch->kernel, launch->args_bytes, launch->binding_count, launch->constant_count);
+    if (!launch->threads || launch->threads % 32 || launch->threads > 1024 || !launch->groups[0] ||
+        !launch->groups[1] || !launch->groups[2])
+        return fail(BNB_INVALID, "%s: %u threads in %u × %u × %u groups are no grid", launch->kernel, launch->threads,
+                    launch->groups[0], launch->groups[1], launch->groups[2]);
     /* A grid's first side may have 2^31 - 1 groups here, the others 65,535. */
     if (launch->groups[0] > INT32_MAX || launch->groups[1] > UINT16_MAX || launch->groups[2] > UINT16_MAX)
-        return fail(BNB_UNSUPPORTED, "%s: %u × %u × %u groups are more than CUDA takes", launch->kernel, launch->groups[0], launch->groups[1],
-                    launch->groups[2]);
+        return fail(BNB_UNSUPPORTED, "%s: %u × %u × %u groups are more than CUDA takes", launch->kernel,
+                    launch->groups[0], launch->groups[1], launch->groups[2]);
     return BNB_OK;
 }
 
-/* Whether the launch may begin while the last one ends. What it reads before it waits, a weight, must be older than the last
- * launch that began by itself: from that one on launches may be under way. */
+/* Whether the launch may begin while the last one ends. What it reads before it waits, a weight, must be older than the
+ * last launch that began by itself: from that one on launches may be under way. */
 static bool may_overlap(const struct gpu *gpu, const struct launch *launch) {
     enum { FIRST_EARLY = 1, LAST_EARLY = 5 }; /* bindings of a product: x comes before, bias and y behind */
     for (uint32_t i = FIRST_EARLY; i <= LAST_EARLY; i++) {
@@ -167,7 +178,8 @@ static void note_writes(struct gpu *gpu, const struct launch *launch, bool overl
     }
 }
 
-static CUresult enqueue(struct gpu *gpu, const struct kernel *kernel, const struct pipeline *pipeline, const struct launch *launch) {
+static CUresult enqueue(struct gpu *gpu, const struct kernel *kernel, const struct pipeline *pipeline,
+                        const struct launch *launch) {
     bool        overlaps = kernel->overlaps && may_overlap(gpu, launch);
     CUdeviceptr at[MAX_BINDINGS] = {};
     void       *parameters[MAX_BINDINGS + 1];
@@ -180,8 +192,8 @@ static CUresult enqueue(struct gpu *gpu, const struct kernel *kernel, const stru
     }
     note_writes(gpu, launch, overlaps);
     if (!overlaps)
-        return libcuda.cuLaunchKernel(pipeline->function, launch->groups[0], launch->groups[1], launch->groups[2], launch->threads, 1, 1,
-                                      launch->shared_bytes, gpu->stream, parameters, NULL);
+        return libcuda.cuLaunchKernel(pipeline->function, launch->groups[0], launch->groups[1], launch->groups[2],
+                                      launch->threads, 1, 1, launch->shared_bytes, gpu->stream, parameters, NULL);
     struct launch_attribute attribute = {.id = LAUNCH_PROGRAMMATIC, .value.allowed = 1};
     struct launch_config    config = {
         .groups = {launch->groups[0], launch->groups[1], launch->groups[2]},
@@ -196,14 +208,16 @@ static CUresult enqueue(struct gpu *gpu, const struct kernel *kernel, const stru
 
 static bnb_status launch_on(struct gpu *gpu, const struct launch *launch) {
     struct kernel *kernel = ptx_find(gpu, launch->family, launch->kernel);
-    if (!kernel) return fail(BNB_UNSUPPORTED, "this build of the library has no kernel %s of %s for CUDA", launch->kernel, launch->family);
+    if (!kernel)
+        return fail(BNB_UNSUPPORTED, "this build of the library has no kernel %s of %s for CUDA", launch->kernel,
+                    launch->family);
     const struct pipeline *pipeline = ptx_pipeline(gpu, kernel, launch);
     if (!pipeline) return bnb_last_status();
     if (cuda_profiling) profile_begin(gpu);
     CUresult result = enqueue(gpu, kernel, pipeline, launch);
     if (result == CUDA_ERROR_OUT_OF_RESOURCES)
-        return fail(BNB_UNSUPPORTED, "%s: %s lacks the registers or the shared memory for %u threads in a group", launch->kernel, gpu->name,
-                    launch->threads);
+        return fail(BNB_UNSUPPORTED, "%s: %s lacks the registers or the shared memory for %u threads in a group",
+                    launch->kernel, gpu->name, launch->threads);
     if (result != CUDA_SUCCESS) return cuda_failed(gpu, result, launch->kernel);
     if (cuda_profiling) profile_end(gpu, kernel, launch->bytes_moved);
     return BNB_OK;
@@ -223,7 +237,7 @@ bnb_status cuda_launch(void *on, const struct launch *given) {
 
 /* Other threads may enqueue meanwhile: only marking a failure takes the lock. */
 static bnb_status cuda_wait(void *on) {
-    struct gpu *gpu  = on;
+    struct gpu *gpu = on;
     bool        open = cuda_enter(gpu);
     cuda_leave();
     if (!open) return bnb_last_status();
@@ -236,7 +250,7 @@ static bnb_status cuda_wait(void *on) {
 }
 
 static bool cuda_idle(void *on) {
-    struct gpu *gpu  = on;
+    struct gpu *gpu = on;
     bool        idle = !cuda_enter(gpu) || libcuda.cuStreamQuery(gpu->stream) != CUDA_ERROR_NOT_READY;
     cuda_leave();
     return idle; /* what has failed will not become less so: who waits is told */
@@ -246,19 +260,19 @@ static bnb_status cuda_ready(void *gpu, void *, enum access) { return cuda_wait(
 static void      *cuda_host(void *, void *) { return NULL; }
 
 const struct driver cuda_driver = {
-    .kind     = "cuda",
-    .sizes    = {.vectors_most = 16, .tiles_wanted = 264, .split_least = 512},
-    .open     = cuda_open,
+    .kind = "cuda",
+    .sizes = {.vectors_most = 16, .tiles_wanted = 264, .split_least = 512},
+    .open = cuda_open,
     .describe = cuda_describe,
-    .alloc    = cuda_alloc,
-    .free     = cuda_free,
-    .host     = cuda_host,
-    .cached   = cuda_cached,
-    .ready    = cuda_ready,
-    .write    = cuda_write,
-    .read     = cuda_read,
-    .launch   = cuda_launch,
-    .serve    = cuda_serve,
-    .idle     = cuda_idle,
-    .wait     = cuda_wait,
+    .alloc = cuda_alloc,
+    .free = cuda_free,
+    .host = cuda_host,
+    .cached = cuda_cached,
+    .ready = cuda_ready,
+    .write = cuda_write,
+    .read = cuda_read,
+    .launch = cuda_launch,
+    .serve = cuda_serve,
+    .idle = cuda_idle,
+    .wait = cuda_wait,
 };

@@ -7,7 +7,8 @@
  *   profile.c        times of kernels
  *   libcuda.c        NVIDIA's library
  *
- * Every function of the driver's table opens with cuda_enter and closes with cuda_leave: one lock, and the GPU's context
+ * Every function of the driver's table opens with cuda_enter and closes with cuda_leave: one lock, and the GPU's
+ * context
  * made the thread's. The others are called in between. */
 #ifndef BNB_CUDA_H
 #define BNB_CUDA_H
@@ -28,11 +29,11 @@ struct gpu {
     int          multiprocessors;
     int          shared_most; /* bytes of shared memory that a threadgroup can have */
     int          driver_version;
-    size_t       total;     /* bytes */
-    uint64_t     launches;  /* so far */
+    size_t       total;      /* bytes */
+    uint64_t     launches;   /* so far */
     uint64_t     last_whole; /* the last that began when all before it were done */
-    char         lost[512]; /* why its context and all its memory are gone; empty while they are not */
-    struct stage {          /* pinned memory on the way between host and device, made for the first large copy */
+    char         lost[512];  /* why its context and all its memory are gone; empty while they are not */
+    struct stage {           /* pinned memory on the way between host and device, made for the first large copy */
         void   *memory;
         CUevent done;
     } stages[STAGES];
@@ -56,7 +57,8 @@ bnb_status cuda_failed(struct gpu *gpu, CUresult result, const char *what);
 
 bnb_status cuda_launch(void *gpu, const struct launch *launch);
 bnb_status cuda_serve(void *gpu, const struct launch *whole);
-void       cuda_replace(struct launch *launch); /* a portable kernel by one of cuda/ that takes the same, where there is one */
+void       cuda_replace(
+    struct launch *launch); /* a portable kernel by one of cuda/ that takes the same, where there is one */
 
 /* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -95,8 +97,9 @@ struct kernel {
 
 bool             ptx_open(void); /* false where this build of the library holds none */
 struct kernel   *ptx_find(const struct gpu *gpu, const char *family, const char *name); /* NULL where there is none */
-struct pipeline *ptx_pipeline(struct gpu *gpu, struct kernel *kernel, const struct launch *launch); /* NULL and an error */
-void             ptx_profile(void); /* prints the table of profiles to stderr */
+struct pipeline *ptx_pipeline(struct gpu *gpu, struct kernel *kernel,
+                              const struct launch *launch); /* NULL and an error */
+void             ptx_profile(void);                         /* prints the table of profiles to stderr */
 
 /* ── Profiles ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 

@@ -18,14 +18,17 @@ struct libcuda libcuda;
 
 const char *libcuda_error(CUresult result) {
     const char *text = NULL;
-    return libcuda.cuGetErrorString && libcuda.cuGetErrorString(result, &text) == CUDA_SUCCESS && text ? text : "an unknown error";
+    return libcuda.cuGetErrorString && libcuda.cuGetErrorString(result, &text) == CUDA_SUCCESS && text
+               ? text
+               : "an unknown error";
 }
 
 /* ── The library ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Where drivers lie that the loader does not look at by itself: under WSL, in containers, on NixOS. */
 static const char *const folders[] = {
-    "/usr/lib/wsl/lib", "/usr/local/nvidia/lib64", "/usr/local/nvidia/lib", "/run/opengl-driver/lib", "/usr/lib64/nvidia",
+    "/usr/lib/wsl/lib",       "/usr/local/nvidia/lib64", "/usr/local/nvidia/lib",
+    "/run/opengl-driver/lib", "/usr/lib64/nvidia",
 };
 
 static void *open_library(void) {
@@ -45,18 +48,23 @@ static bool say_missing(void) {
     return ABSENT("NVIDIA has no driver for macOS; use the device \"metal\" or \"cpu\"");
 #else
     const char *given = getenv("BNB_CUDA_LIBRARY"), *reason = dlerror();
-    if (given && *given) return ABSENT("the library that BNB_CUDA_LIBRARY names could not be loaded: %s", reason ? reason : given);
+    if (given && *given)
+        return ABSENT("the library that BNB_CUDA_LIBRARY names could not be loaded: %s", reason ? reason : given);
     if (access("/proc/driver/nvidia/version", F_OK) == 0)
-        return ABSENT("this machine has NVIDIA's kernel module, but its library libcuda.so.1 is not in this system or container; start "
+        return ABSENT("this machine has NVIDIA's kernel module, but its library libcuda.so.1 is not in this system or "
+                      "container; start "
                       "the container with --gpus all, or use the device \"cpu\"");
-    return ABSENT("there is no NVIDIA driver: libcuda.so.1 was not found; install the driver where there is an NVIDIA GPU, or use the "
+    return ABSENT("there is no NVIDIA driver: libcuda.so.1 was not found; install the driver where there is an NVIDIA "
+                  "GPU, or use the "
                   "device \"cpu\"");
 #endif
 }
 
 static bool say_too_old(int version, const char *lacks) {
-    return ABSENT("the driver is for CUDA %d.%d%s%s, and %d.%d is needed; update it to %d or later, or use the device \"cpu\"", version / 1000,
-                  version % 1000 / 10, lacks ? " and lacks " : "", lacks ? lacks : "", VERSION_LEAST / 1000, VERSION_LEAST % 1000 / 10, DRIVER_LEAST);
+    return ABSENT(
+        "the driver is for CUDA %d.%d%s%s, and %d.%d is needed; update it to %d or later, or use the device \"cpu\"",
+        version / 1000, version % 1000 / 10, lacks ? " and lacks " : "", lacks ? lacks : "", VERSION_LEAST / 1000,
+        VERSION_LEAST % 1000 / 10, DRIVER_LEAST);
 }
 
 /* The first function that is missing, or NULL. */
@@ -76,19 +84,25 @@ static const char *find_functions(void *library) {
 
 static bool say_no_device(void) {
     const char *visible = getenv("CUDA_VISIBLE_DEVICES");
-    if (visible) return ABSENT("no GPU is visible, and CUDA_VISIBLE_DEVICES is \"%s\"; unset it, or use the device \"cpu\"", visible);
-    return ABSENT("NVIDIA's driver sees no GPU; a container needs --gpus all, a GPU in MIG mode an instance that CUDA_VISIBLE_DEVICES "
+    if (visible)
+        return ABSENT("no GPU is visible, and CUDA_VISIBLE_DEVICES is \"%s\"; unset it, or use the device \"cpu\"",
+                      visible);
+    return ABSENT("NVIDIA's driver sees no GPU; a container needs --gpus all, a GPU in MIG mode an instance that "
+                  "CUDA_VISIBLE_DEVICES "
                   "names; or use the device \"cpu\"");
 }
 
 static bool say_no_start(CUresult result) {
     if (result == CUDA_ERROR_NO_DEVICE) return say_no_device();
     if (result == CUDA_ERROR_DRIVER_MISMATCH)
-        return ABSENT("the kernel's part of NVIDIA's driver and its libraries are of different versions; restart the machine");
+        return ABSENT(
+            "the kernel's part of NVIDIA's driver and its libraries are of different versions; restart the machine");
     if (result == CUDA_ERROR_SYSTEM_NOT_READY)
-        return ABSENT("the system is not ready (%s): on machines with NVSwitch, nvidia-fabricmanager must run", libcuda_error(result));
+        return ABSENT("the system is not ready (%s): on machines with NVSwitch, nvidia-fabricmanager must run",
+                      libcuda_error(result));
     if (access("/dev/nvidiactl", R_OK | W_OK) && errno == EACCES)
-        return ABSENT("this user may not open /dev/nvidiactl; add the user to the group that may, or use the device \"cpu\"");
+        return ABSENT(
+            "this user may not open /dev/nvidiactl; add the user to the group that may, or use the device \"cpu\"");
     return ABSENT("cuInit failed: %s; nvidia-smi may say more", libcuda_error(result));
 }
 
@@ -98,7 +112,9 @@ bool libcuda_load(void) {
     const char *missing = find_functions(library);
     int         version = 0;
     if (libcuda.cuDriverGetVersion) libcuda.cuDriverGetVersion(&version);
-    if (!version) return ABSENT("the library that was found is no NVIDIA driver: it lacks %s; use the device \"cpu\"", missing ? missing : "a version");
+    if (!version)
+        return ABSENT("the library that was found is no NVIDIA driver: it lacks %s; use the device \"cpu\"",
+                      missing ? missing : "a version");
     if (version < VERSION_LEAST || missing) return say_too_old(version, missing);
     CUresult result = libcuda.cuInit(0);
     return result == CUDA_SUCCESS || say_no_start(result);

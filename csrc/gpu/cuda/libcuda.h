@@ -1,5 +1,6 @@
-/* The driver API of CUDA as this library calls it: every NVIDIA driver brings libcuda.so.1, so that neither a header nor
- * a library of the toolkit is needed. libcuda.c finds it; test/cuda/host/ has a fake that is held to the same list. */
+/* The driver API of CUDA as this library calls it: every NVIDIA driver brings libcuda.so.1, so that neither a header
+ * nor a library of the toolkit is needed. libcuda.c finds it; test/cuda/host/ has a fake that is held to the same
+ * list. */
 #ifndef BNB_LIBCUDA_H
 #define BNB_LIBCUDA_H
 
@@ -7,8 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef int                CUresult, CUdevice;
-typedef unsigned long long CUdeviceptr;
+typedef int                 CUresult, CUdevice;
+typedef unsigned long long  CUdeviceptr;
 typedef struct CUctx_st    *CUcontext;
 typedef struct CUmod_st    *CUmodule;
 typedef struct CUfunc_st   *CUfunction;
@@ -17,40 +18,40 @@ typedef struct CUevent_st  *CUevent;
 typedef struct CUpool_st   *CUmemoryPool;
 
 enum {
-    CUDA_SUCCESS                   = 0,
-    CUDA_ERROR_OUT_OF_MEMORY       = 2,
-    CUDA_ERROR_DEVICE_UNAVAILABLE  = 46,
-    CUDA_ERROR_NO_DEVICE           = 100,
-    CUDA_ERROR_OPERATING_SYSTEM    = 304,
-    CUDA_ERROR_NOT_READY           = 600,
-    CUDA_ERROR_ILLEGAL_ADDRESS     = 700,
-    CUDA_ERROR_OUT_OF_RESOURCES    = 701, /* a launch's: too many threads or registers, too much shared memory */
-    CUDA_ERROR_LAUNCH_TIMEOUT      = 702,
+    CUDA_SUCCESS = 0,
+    CUDA_ERROR_OUT_OF_MEMORY = 2,
+    CUDA_ERROR_DEVICE_UNAVAILABLE = 46,
+    CUDA_ERROR_NO_DEVICE = 100,
+    CUDA_ERROR_OPERATING_SYSTEM = 304,
+    CUDA_ERROR_NOT_READY = 600,
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700,
+    CUDA_ERROR_OUT_OF_RESOURCES = 701, /* a launch's: too many threads or registers, too much shared memory */
+    CUDA_ERROR_LAUNCH_TIMEOUT = 702,
     CUDA_ERROR_CONTEXT_IS_DESTROYED = 709,
-    CUDA_ERROR_ASSERT              = 710,
-    CUDA_ERROR_HARDWARE_STACK      = 714, /* from here to LAUNCH_FAILED: what a kernel did */
-    CUDA_ERROR_LAUNCH_FAILED       = 719,
-    CUDA_ERROR_SYSTEM_NOT_READY    = 802,
-    CUDA_ERROR_DRIVER_MISMATCH     = 803,
-    CUDA_ERROR_UNKNOWN             = 999,
+    CUDA_ERROR_ASSERT = 710,
+    CUDA_ERROR_HARDWARE_STACK = 714, /* from here to LAUNCH_FAILED: what a kernel did */
+    CUDA_ERROR_LAUNCH_FAILED = 719,
+    CUDA_ERROR_SYSTEM_NOT_READY = 802,
+    CUDA_ERROR_DRIVER_MISMATCH = 803,
+    CUDA_ERROR_UNKNOWN = 999,
 };
 
 enum {
     ATTRIBUTE_MULTIPROCESSORS = 16,
-    ATTRIBUTE_MAJOR           = 75,
-    ATTRIBUTE_MINOR           = 76,
-    ATTRIBUTE_SHARED_MOST     = 97,  /* a threadgroup's, once a kernel has asked for it */
-    ATTRIBUTE_POOLS           = 115, /* cuMemAllocAsync works */
-    POOL_RELEASE_THRESHOLD    = 4,
-    POOL_RESERVED             = 5,
-    POOL_USED                 = 7,
-    FUNCTION_THREADS_MOST     = 0,
-    FUNCTION_SHARED_MOST      = 8,
-    STREAM_NON_BLOCKING       = 1,
-    EVENT_NO_TIMING           = 2,
-    JIT_ERROR_LOG             = 5,
-    JIT_ERROR_LOG_BYTES       = 6,
-    LAUNCH_PROGRAMMATIC       = 6, /* an attribute: may begin while the launch before it ends */
+    ATTRIBUTE_MAJOR = 75,
+    ATTRIBUTE_MINOR = 76,
+    ATTRIBUTE_SHARED_MOST = 97, /* a threadgroup's, once a kernel has asked for it */
+    ATTRIBUTE_POOLS = 115,      /* cuMemAllocAsync works */
+    POOL_RELEASE_THRESHOLD = 4,
+    POOL_RESERVED = 5,
+    POOL_USED = 7,
+    FUNCTION_THREADS_MOST = 0,
+    FUNCTION_SHARED_MOST = 8,
+    STREAM_NON_BLOCKING = 1,
+    EVENT_NO_TIMING = 2,
+    JIT_ERROR_LOG = 5,
+    JIT_ERROR_LOG_BYTES = 6,
+    LAUNCH_PROGRAMMATIC = 6, /* an attribute: may begin while the launch before it ends */
 };
 
 struct launch_attribute {
@@ -75,22 +76,22 @@ struct launch_config {
     CUDA(cuDriverGetVersion, (int *version))                                                                           \
     CUDA(cuGetErrorString, (CUresult result, const char **text))                                                       \
     CUDA(cuDeviceGetCount, (int *count))                                                                               \
-    CUDA(cuDeviceGet, (CUdevice *device, int index))                                                                   \
+    CUDA(cuDeviceGet, (CUdevice * device, int index))                                                                  \
     CUDA(cuDeviceGetName, (char *name, int size, CUdevice device))                                                     \
     CUDA(cuDeviceGetAttribute, (int *value, int attribute, CUdevice device))                                           \
     CUDA(cuDeviceTotalMem_v2, (size_t *bytes, CUdevice device))                                                        \
-    CUDA(cuDevicePrimaryCtxRetain, (CUcontext *context, CUdevice device))                                              \
+    CUDA(cuDevicePrimaryCtxRetain, (CUcontext * context, CUdevice device))                                             \
     CUDA(cuCtxSetCurrent, (CUcontext context))                                                                         \
     CUDA(cuMemGetInfo_v2, (size_t *free, size_t *total))                                                               \
-    CUDA(cuStreamCreate, (CUstream *stream, unsigned flags))                                                           \
+    CUDA(cuStreamCreate, (CUstream * stream, unsigned flags))                                                          \
     CUDA(cuStreamSynchronize, (CUstream stream))                                                                       \
     CUDA(cuStreamQuery, (CUstream stream))                                                                             \
-    CUDA(cuEventCreate, (CUevent *event, unsigned flags))                                                              \
+    CUDA(cuEventCreate, (CUevent * event, unsigned flags))                                                             \
     CUDA(cuEventRecord, (CUevent event, CUstream stream))                                                              \
     CUDA(cuEventQuery, (CUevent event))                                                                                \
     CUDA(cuEventSynchronize, (CUevent event))                                                                          \
     CUDA(cuEventElapsedTime, (float *milliseconds, CUevent from, CUevent to))                                          \
-    CUDA(cuDeviceGetDefaultMemPool, (CUmemoryPool *pool, CUdevice device))                                             \
+    CUDA(cuDeviceGetDefaultMemPool, (CUmemoryPool * pool, CUdevice device))                                            \
     CUDA(cuMemPoolSetAttribute, (CUmemoryPool pool, int attribute, void *value))                                       \
     CUDA(cuMemPoolGetAttribute, (CUmemoryPool pool, int attribute, void *value))                                       \
     CUDA(cuMemPoolTrimTo, (CUmemoryPool pool, size_t bytes))                                                           \

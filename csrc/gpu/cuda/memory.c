@@ -19,7 +19,8 @@ static bnb_status no_room(struct gpu *gpu, size_t bytes) {
     size_t available = 0, total = 0;
     libcuda.cuMemGetInfo_v2(&available, &total);
     return fail(BNB_OUT_OF_MEMORY,
-                "%zu bytes can't be had on %s: this process has %zu in use, and of %zu in all %zu are free; free tensors that are no "
+                "%zu bytes can't be had on %s: this process has %zu in use, and of %zu in all %zu are free; free "
+                "tensors that are no "
                 "longer used, or end other processes on it",
                 bytes, gpu->name, pool_attribute(gpu, POOL_USED), total ? total : gpu->total, available);
 }
@@ -36,12 +37,14 @@ static CUresult allocate(struct gpu *gpu, CUdeviceptr *at, size_t bytes) {
 static void *alloc_on(struct gpu *gpu, size_t bytes) {
     struct memory *memory = calloc(1, sizeof *memory);
     if (!memory) return refuse(BNB_OUT_OF_MEMORY, "the host has no memory left");
-    memory->bytes   = bytes ? bytes : 1;
+    memory->bytes = bytes ? bytes : 1;
     CUresult result = allocate(gpu, &memory->at, memory->bytes);
     if (result == CUDA_SUCCESS) return memory;
     free(memory);
-    if (result == CUDA_ERROR_OUT_OF_MEMORY) no_room(gpu, bytes);
-    else cuda_failed(gpu, result, "an allocation");
+    if (result == CUDA_ERROR_OUT_OF_MEMORY)
+        no_room(gpu, bytes);
+    else
+        cuda_failed(gpu, result, "an allocation");
     return NULL;
 }
 
@@ -52,7 +55,7 @@ void *cuda_alloc(void *gpu, size_t bytes) {
 }
 
 void cuda_free(void *on, void *freed) {
-    struct gpu    *gpu    = on;
+    struct gpu    *gpu = on;
     struct memory *memory = freed;
     if (!memory) return;
     if (cuda_enter(gpu)) libcuda.cuMemFreeAsync(memory->at, gpu->stream); /* with its context, memory is gone already */
@@ -90,7 +93,8 @@ static bool has_stages(struct gpu *gpu) {
     for (int i = 0; i < STAGES; i++) {
         struct stage *stage = &gpu->stages[i];
         if (stage->memory) continue;
-        if (libcuda.cuEventCreate(&stage->done, EVENT_NO_TIMING) || libcuda.cuMemAllocHost_v2(&stage->memory, STAGE_BYTES)) {
+        if (libcuda.cuEventCreate(&stage->done, EVENT_NO_TIMING) ||
+            libcuda.cuMemAllocHost_v2(&stage->memory, STAGE_BYTES)) {
             stage->memory = NULL;
             return false;
         }
@@ -116,33 +120,36 @@ static CUresult write_staged(struct gpu *gpu, CUdeviceptr to, const char *from, 
 
 static CUresult read_staged(struct gpu *gpu, char *to, CUdeviceptr from, size_t bytes) {
     CUresult result = CUDA_SUCCESS;
-    size_t   parts  = ceil_div(bytes, STAGE_BYTES);
+    size_t   parts = ceil_div(bytes, STAGE_BYTES);
     for (size_t turn = 0; result == CUDA_SUCCESS && turn < parts + 1; turn++) {
         if (turn < parts) { /* the next part is under way while the last is copied */
             struct stage *stage = &gpu->stages[turn % STAGES];
-            size_t        done  = turn * STAGE_BYTES;
-            result              = libcuda.cuMemcpyDtoHAsync_v2(stage->memory, from + done, part_of(bytes, done), gpu->stream);
+            size_t        done = turn * STAGE_BYTES;
+            result = libcuda.cuMemcpyDtoHAsync_v2(stage->memory, from + done, part_of(bytes, done), gpu->stream);
             if (result == CUDA_SUCCESS) result = libcuda.cuEventRecord(stage->done, gpu->stream);
         }
         if (!turn || result != CUDA_SUCCESS) continue;
         struct stage *stage = &gpu->stages[(turn - 1) % STAGES];
-        size_t        done  = (turn - 1) * STAGE_BYTES;
-        result              = libcuda.cuEventSynchronize(stage->done);
+        size_t        done = (turn - 1) * STAGE_BYTES;
+        result = libcuda.cuEventSynchronize(stage->done);
         if (result == CUDA_SUCCESS) copy_on_host(to + done, stage->memory, part_of(bytes, done));
     }
     return result;
 }
 
 bnb_status cuda_write(void *on, void *given, size_t offset, const void *from, size_t bytes) {
-    struct gpu    *gpu    = on;
+    struct gpu    *gpu = on;
     struct memory *memory = given;
     CUresult       result = CUDA_SUCCESS;
     bnb_status     status = cuda_enter(gpu) ? BNB_OK : bnb_last_status();
     if (status == BNB_OK && bytes) {
         CUdeviceptr to = memory->at + offset;
-        if (bytes >= STAGE_FROM && has_stages(gpu)) result = write_staged(gpu, to, from, bytes);
-        else result = libcuda.cuMemcpyHtoDAsync_v2(to, from, bytes, gpu->stream);
-        if (result == CUDA_SUCCESS) result = libcuda.cuStreamSynchronize(gpu->stream); /* `from` is the caller's again */
+        if (bytes >= STAGE_FROM && has_stages(gpu))
+            result = write_staged(gpu, to, from, bytes);
+        else
+            result = libcuda.cuMemcpyHtoDAsync_v2(to, from, bytes, gpu->stream);
+        if (result == CUDA_SUCCESS)
+            result = libcuda.cuStreamSynchronize(gpu->stream); /* `from` is the caller's again */
         if (result != CUDA_SUCCESS) status = cuda_failed(gpu, result, "a copy to the GPU");
     }
     cuda_leave();
@@ -150,14 +157,16 @@ bnb_status cuda_write(void *on, void *given, size_t offset, const void *from, si
 }
 
 bnb_status cuda_read(void *on, void *given, size_t offset, void *to, size_t bytes) {
-    struct gpu    *gpu    = on;
+    struct gpu    *gpu = on;
     struct memory *memory = given;
     CUresult       result = CUDA_SUCCESS;
     bnb_status     status = cuda_enter(gpu) ? BNB_OK : bnb_last_status();
     if (status == BNB_OK && bytes) {
         CUdeviceptr from = memory->at + offset;
-        if (bytes >= STAGE_FROM && has_stages(gpu)) result = read_staged(gpu, to, from, bytes);
-        else result = libcuda.cuMemcpyDtoHAsync_v2(to, from, bytes, gpu->stream);
+        if (bytes >= STAGE_FROM && has_stages(gpu))
+            result = read_staged(gpu, to, from, bytes);
+        else
+            result = libcuda.cuMemcpyDtoHAsync_v2(to, from, bytes, gpu->stream);
         if (result == CUDA_SUCCESS) result = libcuda.cuStreamSynchronize(gpu->stream);
         if (result != CUDA_SUCCESS) status = cuda_failed(gpu, result, "a copy from the GPU");
     }

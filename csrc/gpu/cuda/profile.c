@@ -45,7 +45,8 @@ void profile_open(void) {
 static bool has_events(struct timed *timed, struct gpu *gpu) {
     if (timed->gpu == gpu) return true;
     timed->gpu = gpu;
-    if (libcuda.cuEventCreate(&timed->from, 0) == CUDA_SUCCESS && libcuda.cuEventCreate(&timed->to, 0) == CUDA_SUCCESS) return true;
+    if (libcuda.cuEventCreate(&timed->from, 0) == CUDA_SUCCESS && libcuda.cuEventCreate(&timed->to, 0) == CUDA_SUCCESS)
+        return true;
     timed->gpu = NULL;
     return false;
 }
@@ -62,6 +63,6 @@ void profile_end(struct gpu *gpu, struct kernel *kernel, size_t bytes_moved) {
     if (timed->gpu != gpu) return;
     libcuda.cuEventRecord(timed->to, gpu->stream);
     timed->kernel = kernel;
-    timed->bytes  = bytes_moved;
-    next          = (next + 1) % PENDING;
+    timed->bytes = bytes_moved;
+    next = (next + 1) % PENDING;
 }

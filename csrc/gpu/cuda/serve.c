@@ -1,7 +1,8 @@
 /* Whole products by the kernels of cuda/, for tensor cores: which of them, with what grid, and on what in between.
  *
  * They round the weight's values to the dtype of x, and with many rows its scales too, which is within what
- * BNB_PRECISION_HIGH allows, and take what most models are: 4-bit codes in blocks that are powers of two, halves, int8. For
+ * BNB_PRECISION_HIGH allows, and take what most models are: 4-bit codes in blocks that are powers of two, halves, int8.
+ * For
  * everything else UNSUPPORTED lets the portable kernels be launched; a profile shows by their names which ran. */
 #include "cuda.h"
 
@@ -10,7 +11,18 @@
 #include "../../../metal/args.h"
 
 /* Places of a product's bindings, as csrc/ops/matmul.c has them, and of its constants. */
-enum { AT_X, AT_CODES, AT_ABSMAX, AT_NESTED_ABSMAX, AT_CODE, AT_NESTED_CODE, AT_BIAS, AT_Y, AT_OFFSETS, AT_NESTED_OFFSETS };
+enum {
+    AT_X,
+    AT_CODES,
+    AT_ABSMAX,
+    AT_NESTED_ABSMAX,
+    AT_CODE,
+    AT_NESTED_CODE,
+    AT_BIAS,
+    AT_Y,
+    AT_OFFSETS,
+    AT_NESTED_OFFSETS
+};
 enum { OF_X, OF_W, OF_SCALES, OF_WHOLE, OF_BIAS, OF_Y, OF_OFFSETS };
 
 enum { HOPPER = 90 };
@@ -44,32 +56,35 @@ static uint32_t splits_of(const struct gpu *gpu, const struct tile *tile, uint32
 }
 
 /* Adds up the parts of a split, with the portable kernel for it. */
-static bnb_status add_parts(const struct product *p, void *parts, uint32_t splits, struct binding bias, struct binding y) {
+static bnb_status add_parts(const struct product *p, void *parts, uint32_t splits, struct binding bias,
+                            struct binding y) {
     struct sum_args args = {.m = p->args.m, .n = p->args.n, .splits = splits};
     return cuda_launch(p->gpu, &(struct launch){
-                                   .family         = "matmul_tile",
-                                   .kernel         = "matmul_sum",
-                                   .constants      = {p->to, [4] = p->whole->constants[OF_BIAS]},
+                                   .family = "matmul_tile",
+                                   .kernel = "matmul_sum",
+                                   .constants = {p->to, [4] = p->whole->constants[OF_BIAS]},
                                    .constant_count = 5,
-                                   .args           = &args,
-                                   .args_bytes     = sizeof args,
-                                   .bindings       = {{parts, 0, READS, NULL}, bias, y},
-                                   .binding_count  = 3,
-                                   .groups         = {(uint32_t)ceil_div(args.n, SUM_THREADS), args.m, 1},
-                                   .threads        = SUM_THREADS,
-                                   .bytes_moved    = (size_t)splits * args.m * args.n * 4,
+                                   .args = &args,
+                                   .args_bytes = sizeof args,
+                                   .bindings = {{parts, 0, READS, NULL}, bias, y},
+                                   .binding_count = 3,
+                                   .groups = {(uint32_t)ceil_div(args.n, SUM_THREADS), args.m, 1},
+                                   .threads = SUM_THREADS,
+                                   .bytes_moved = (size_t)splits * args.m * args.n * 4,
                                });
 }
 
-/* Launches a kernel whose binding `y_at` is y; where the sum is split that is memory for the parts, which are added up. */
-static bnb_status launch_split(const struct product *p, struct launch *launch, uint32_t y_at, struct binding bias, uint32_t splits) {
+/* Launches a kernel whose binding `y_at` is y; where the sum is split that is memory for the parts, which are added
+ * up. */
+static bnb_status launch_split(const struct product *p, struct launch *launch, uint32_t y_at, struct binding bias,
+                               uint32_t splits) {
     if (splits == 1) return cuda_launch(p->gpu, launch);
     struct binding y = launch->bindings[y_at];
     void          *parts = cuda_alloc(p->gpu, (size_t)splits * p->args.m * p->args.n * sizeof(float));
     if (!parts) return bnb_last_status();
     launch->bindings[y_at] = (struct binding){parts, 0, WRITES, NULL};
-    launch->constants[1]   = STORE_F32;
-    launch->constants[4]   = 0;
+    launch->constants[1] = STORE_F32;
+    launch->constants[4] = 0;
     bnb_status status = cuda_launch(p->gpu, launch);
     if (status == BNB_OK) status = add_parts(p, parts, splits, bias, y);
     cuda_free(p->gpu, parts);
@@ -82,7 +97,8 @@ static bool takes_codes(const struct product *p) {
     uint32_t shift = p->args.scales.shift, k = p->args.k;
     if (p->whole->constants[OF_W] != STORE_CODE4 || shift < 5 || shift > 31 || k % 32) return false;
     uint32_t scales = p->whole->constants[OF_SCALES];
-    if ((scales != SCALES_F32 && scales != SCALES_NESTED) || p->whole->constants[OF_OFFSETS] != OFFSETS_NONE) return false;
+    if ((scales != SCALES_F32 && scales != SCALES_NESTED) || p->whole->constants[OF_OFFSETS] != OFFSETS_NONE)
+        return false;
     bool nested = scales == SCALES_NESTED; /* a span of 128 has one group's scales */
     if (nested && (p->args.scales.nested_shift < 2 || p->args.scales.nested_shift > 31 || k % 128)) return false;
     return k % (shift == 5 ? 32 : shift == 6 ? 64 : 128) == 0; /* so that a lane's weights have one scale */
@@ -91,11 +107,12 @@ static bool takes_codes(const struct product *p) {
 /* The launch of a kernel that takes a product's bindings as they are. */
 static struct launch launch_of(const struct product *p, const char *family, const char *kernel) {
     struct launch launch = *p->whole;
-    launch.family         = family;
-    launch.kernel         = kernel;
-    launch.args           = &p->args;
+    launch.family = family;
+    launch.kernel = kernel;
+    launch.args = &p->args;
     launch.constant_count = 6;
-    memcpy(launch.constants, (uint32_t[]){p->dtype, p->to, p->whole->constants[OF_SCALES], 0, p->whole->constants[OF_BIAS], 0},
+    memcpy(launch.constants,
+           (uint32_t[]){p->dtype, p->to, p->whole->constants[OF_SCALES], 0, p->whole->constants[OF_BIAS], 0},
            6 * sizeof *launch.constants);
     launch.groups[0] = launch.groups[1] = launch.groups[2] = 1;
     return launch;
@@ -107,9 +124,12 @@ static uint32_t blocks_of_128(const struct product *p) {
 }
 
 static bnb_status few(const struct product *p) {
-    uint32_t    blocks = blocks_of_128(p), tiles = (uint32_t)ceil_div((size_t)p->args.m * blocks, 8);
-    bool        tall = p->args.n >= 8192 || tiles > 1; /* as measured on an H100 */
-    const char *kernel = tiles > 2 ? "matmul_few_4_2_8" : tiles > 1 ? "matmul_few_2_2_8" : tall ? "matmul_few_1_2_8_choose" : "matmul_few_1_1_8";
+    uint32_t      blocks = blocks_of_128(p), tiles = (uint32_t)ceil_div((size_t)p->args.m * blocks, 8);
+    bool          tall = p->args.n >= 8192 || tiles > 1; /* as measured on an H100 */
+    const char   *kernel = tiles > 2   ? "matmul_few_4_2_8"
+                           : tiles > 1 ? "matmul_few_2_2_8"
+                           : tall      ? "matmul_few_1_2_8_choose"
+                                       : "matmul_few_1_1_8";
     struct launch launch = launch_of(p, "matmul_few", kernel);
     launch.constants[3] = blocks;
     launch.constants[5] = p->args.k % 256 == 0;
@@ -136,8 +156,12 @@ static const struct tile portable_tiles[3] = {
 
 static bnb_status many(const struct product *p) {
     uint32_t           m = p->args.m;
-    const struct tile *tile = p->hopper ? &hopper_tiles[p->dtype == STORE_BF16][m <= 64 ? 0 : m <= 192 ? 1 : 2]
-                                        : &portable_tiles[m <= 32 ? 0 : m <= 64 ? 1 : 2];
+    const struct tile *tile = p->hopper ? &hopper_tiles[p->dtype == STORE_BF16][m <= 64    ? 0
+                                                                                : m <= 192 ? 1
+                                                                                           : 2]
+                                        : &portable_tiles[m <= 32   ? 0
+                                                          : m <= 64 ? 1
+                                                                    : 2];
     uint32_t       splits = splits_of(p->gpu, tile, m, p->args.n, p->args.k), steps = (uint32_t)ceil_div(p->args.k, 64);
     struct product split = *p;
     split.args.split = (uint32_t)ceil_div(steps, splits) * 64;
@@ -162,15 +186,18 @@ struct dense_args {
 };
 
 static const struct tile hopper_dense[2][2] = {
-    {{"matmul_hopper", "dense_hopper_f16_128", 128, 128, 256, 5 * 256 * 128, 1}, {"matmul_hopper", "dense_hopper_f16_256", 256, 128, 256, 4 * 384 * 128, 1}},
-    {{"matmul_hopper", "dense_hopper_bf16_128", 128, 128, 256, 5 * 256 * 128, 1}, {"matmul_hopper", "dense_hopper_bf16_256", 256, 128, 256, 4 * 384 * 128, 1}},
+    {{"matmul_hopper", "dense_hopper_f16_128", 128, 128, 256, 5 * 256 * 128, 1},
+     {"matmul_hopper", "dense_hopper_f16_256", 256, 128, 256, 4 * 384 * 128, 1}},
+    {{"matmul_hopper", "dense_hopper_bf16_128", 128, 128, 256, 5 * 256 * 128, 1},
+     {"matmul_hopper", "dense_hopper_bf16_256", 256, 128, 256, 4 * 384 * 128, 1}},
 };
 static const struct tile portable_dense[2] = {
     {"matmul_dense", "matmul_dense_half_64", 64, 64, 128, 4 * 128 * 128, 3},
     {"matmul_dense", "matmul_dense_half_128", 128, 128, 128, 3 * 256 * 128, 2},
 };
 
-static bnb_status dense(const struct product *p, struct binding x, struct binding w, struct binding bias, struct binding y) {
+static bnb_status dense(const struct product *p, struct binding x, struct binding w, struct binding bias,
+                        struct binding y) {
     uint32_t           m = p->args.m;
     const struct tile *tile = p->hopper ? &hopper_dense[p->dtype == STORE_BF16][m > 192] : &portable_dense[m > 64];
     uint32_t           splits = splits_of(p->gpu, tile, m, p->args.n, p->args.k);
@@ -197,21 +224,31 @@ static bnb_status dense(const struct product *p, struct binding x, struct bindin
 
 /* The weight, written out in the dtype that is multiplied in. */
 static bnb_status write_out(const struct product *p, void *memory) {
-    const struct binding *of = p->whole->bindings;
-    size_t                count = (size_t)p->args.n * p->args.k, groups = ceil_div(count, 8 * DEQUANTIZE_THREADS);
-    struct dequantize_args args = {.count_low = (uint32_t)count, .count_high = (uint32_t)(count >> 32), .scales = p->args.scales};
+    const struct binding  *of = p->whole->bindings;
+    size_t                 count = (size_t)p->args.n * p->args.k, groups = ceil_div(count, 8 * DEQUANTIZE_THREADS);
+    struct dequantize_args args = {.count_low = (uint32_t)count,
+                                   .count_high = (uint32_t)(count >> 32),
+                                   .scales = p->args.scales};
     return cuda_launch(p->gpu, &(struct launch){
-                                   .family         = "dequantize",
-                                   .kernel         = "dequantize",
-                                   .constants      = {p->whole->constants[OF_W], p->dtype, p->whole->constants[OF_SCALES], p->whole->constants[OF_OFFSETS]},
+                                   .family = "dequantize",
+                                   .kernel = "dequantize",
+                                   .constants = {p->whole->constants[OF_W], p->dtype, p->whole->constants[OF_SCALES],
+                                                 p->whole->constants[OF_OFFSETS]},
                                    .constant_count = 4,
-                                   .args           = &args,
-                                   .args_bytes     = sizeof args,
-                                   .bindings       = {of[AT_CODES], of[AT_ABSMAX], of[AT_NESTED_ABSMAX], of[AT_CODE], of[AT_NESTED_CODE], {memory, 0, WRITES, NULL}, of[AT_OFFSETS], of[AT_NESTED_OFFSETS]},
-                                   .binding_count  = 8,
-                                   .groups         = {(uint32_t)(groups < 2048 ? groups : 2048), 1, 1},
-                                   .threads        = DEQUANTIZE_THREADS,
-                                   .bytes_moved    = count * 2 + count / 2,
+                                   .args = &args,
+                                   .args_bytes = sizeof args,
+                                   .bindings = {of[AT_CODES],
+                                                of[AT_ABSMAX],
+                                                of[AT_NESTED_ABSMAX],
+                                                of[AT_CODE],
+                                                of[AT_NESTED_CODE],
+                                                {memory, 0, WRITES, NULL},
+                                                of[AT_OFFSETS],
+                                                of[AT_NESTED_OFFSETS]},
+                                   .binding_count = 8,
+                                   .groups = {(uint32_t)(groups < 2048 ? groups : 2048), 1, 1},
+                                   .threads = DEQUANTIZE_THREADS,
+                                   .bytes_moved = count * 2 + count / 2,
                                });
 }
 
@@ -228,7 +265,8 @@ static bnb_status in_two_steps(const struct product *p) {
 
 /* ── Choosing ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Up to so many rows the weight is read as codes, and each is decoded once for all rows (few), or once a tile (many). */
+/* Up to so many rows the weight is read as codes, and each is decoded once for all rows (few), or once a tile
+ * (many). */
 enum { FEW_COLUMNS = 32, MANY_MOST_HOPPER = 1536, MANY_MOST = 512 };
 
 static bnb_status no_kernel(void) { return fail(BNB_UNSUPPORTED, "CUDA's own kernels don't take this case"); }
@@ -253,21 +291,21 @@ static bnb_status multiply_rounded(struct product *p) {
     void         *x = cuda_alloc(p->gpu, count * 2);
     if (!x) return bnb_last_status();
     struct elementwise_args args = {(uint32_t)count, (uint32_t)(count >> 32), 1};
-    bnb_status       status = cuda_launch(p->gpu, &(struct launch){
-                                                      .family         = "elementwise",
-                                                      .kernel         = "unary",
-                                                      .constants      = {UNARY_COPY, STORE_F32, p->dtype},
-                                                      .constant_count = 3,
-                                                      .args           = &args,
-                                                      .args_bytes     = sizeof args,
-                                                      .bindings       = {whole.bindings[AT_X], {x, 0, WRITES, NULL}},
-                                                      .binding_count  = 2,
-                                                      .groups         = {(uint32_t)(groups < 2048 ? groups : 2048), 1, 1},
-                                                      .threads        = ELEMENTWISE_THREADS,
-                                                      .bytes_moved    = count * 6,
-                                                  });
+    bnb_status status = cuda_launch(p->gpu, &(struct launch){
+                                                .family = "elementwise",
+                                                .kernel = "unary",
+                                                .constants = {UNARY_COPY, STORE_F32, p->dtype},
+                                                .constant_count = 3,
+                                                .args = &args,
+                                                .args_bytes = sizeof args,
+                                                .bindings = {whole.bindings[AT_X], {x, 0, WRITES, NULL}},
+                                                .binding_count = 2,
+                                                .groups = {(uint32_t)(groups < 2048 ? groups : 2048), 1, 1},
+                                                .threads = ELEMENTWISE_THREADS,
+                                                .bytes_moved = count * 6,
+                                            });
     whole.bindings[AT_X] = (struct binding){x, 0, READS, NULL};
-    p->whole             = &whole;
+    p->whole = &whole;
     if (status == BNB_OK) status = multiply(p);
     cuda_free(p->gpu, x);
     return status;
@@ -290,8 +328,10 @@ static bnb_status serve_matmul(struct gpu *gpu, const struct launch *whole) {
 
 /* The larger one where it makes tiles enough to fill the GPU twice. */
 static const struct tile int8_tiles[2][2] = {
-    {{"matmul_dense", "matmul_dense_int8_64", 64, 64, 128, 4 * 128 * 128, 3}, {"matmul_dense", "matmul_dense_int8_128", 128, 128, 128, 3 * 256 * 128, 2}},
-    {{"matmul_hopper", "int8_hopper_128", 128, 128, 256, 7 * 256 * 128, 1}, {"matmul_hopper", "int8_hopper_256", 256, 128, 256, 4 * 384 * 128, 1}},
+    {{"matmul_dense", "matmul_dense_int8_64", 64, 64, 128, 4 * 128 * 128, 3},
+     {"matmul_dense", "matmul_dense_int8_128", 128, 128, 128, 3 * 256 * 128, 2}},
+    {{"matmul_hopper", "int8_hopper_128", 128, 128, 256, 7 * 256 * 128, 1},
+     {"matmul_hopper", "int8_hopper_256", 256, 128, 256, 4 * 384 * 128, 1}},
 };
 
 static const struct tile *int8_tile(const struct gpu *gpu, uint32_t m, uint32_t n) {
@@ -307,26 +347,28 @@ static bnb_status serve_int8(struct gpu *gpu, const struct launch *whole) {
     const struct tile    *tile = int8_tile(gpu, of.m, of.n);
     const struct binding *from = whole->bindings;
     struct dense_args     args = {of.m, of.n, of.k, of.k};
-    return cuda_launch(gpu, &(struct launch){
-                                .family         = tile->family,
-                                .kernel         = tile->kernel,
-                                .constants      = {0, to, to != STORE_I32, 0, bias},
-                                .constant_count = 5,
-                                .args           = &args,
-                                .args_bytes     = sizeof args,
-                                .bindings       = {from[0], from[1], from[2], from[3], from[6], from[7]},
-                                .binding_count  = 6,
-                                .groups         = {(uint32_t)(ceil_div(of.m, tile->rows) * ceil_div(of.n, tile->columns)), 1, 1},
-                                .threads        = tile->threads,
-                                .shared_bytes   = tile->shared,
-                                .bytes_moved    = whole->bytes_moved,
-                            });
+    return cuda_launch(gpu,
+                       &(struct launch){
+                           .family = tile->family,
+                           .kernel = tile->kernel,
+                           .constants = {0, to, to != STORE_I32, 0, bias},
+                           .constant_count = 5,
+                           .args = &args,
+                           .args_bytes = sizeof args,
+                           .bindings = {from[0], from[1], from[2], from[3], from[6], from[7]},
+                           .binding_count = 6,
+                           .groups = {(uint32_t)(ceil_div(of.m, tile->rows) * ceil_div(of.n, tile->columns)), 1, 1},
+                           .threads = tile->threads,
+                           .shared_bytes = tile->shared,
+                           .bytes_moved = whole->bytes_moved,
+                       });
 }
 
 /* ── Kernels that take another's place ──────────────────────────────────────────────────────────────────────────── */
 
 void cuda_replace(struct launch *launch) {
-    if (strcmp(launch->family, "quantize") || strcmp(launch->kernel, "quantize") || launch->constants[1] != STORE_CODE4) return;
+    if (strcmp(launch->family, "quantize") || strcmp(launch->kernel, "quantize") || launch->constants[1] != STORE_CODE4)
+        return;
     launch->family = launch->kernel = "quantize4"; /* with the same arguments, grid and bytes */
 }
 

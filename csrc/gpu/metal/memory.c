@@ -34,7 +34,7 @@ static struct memory *reuse(size_t capacity) {
             *at = memory->next;
             pool.cached -= memory->bytes;
             memory->written = 0;
-            memory->lost    = false;
+            memory->lost = false;
             return memory;
         }
     return NULL;
@@ -81,7 +81,7 @@ static id make_room_for(size_t capacity) {
 static struct memory *create(size_t capacity) {
     struct memory *memory = calloc(1, sizeof *memory);
     if (!memory) return refuse(BNB_OUT_OF_MEMORY, "the host has no memory left");
-    memory->bytes  = capacity;
+    memory->bytes = capacity;
     memory->buffer = make_room_for(capacity);
     if (!memory->buffer) {
         free(memory);
@@ -89,7 +89,7 @@ static struct memory *create(size_t capacity) {
     }
     memory->address = MTLBuffer_contents(memory->buffer);
     residency_add(memory->buffer);
-    memory->older   = pool.newest;
+    memory->older = pool.newest;
     if (pool.newest) pool.newest->newer = memory;
     return pool.newest = memory;
 }
@@ -114,9 +114,9 @@ void metal_free(void *, void *freed) {
     struct memory *memory = freed;
     if (!memory) return;
     void           *autorelease = metal_enter();
-    struct memory **bin         = &pool.bins[bin_of(memory->bytes)];
-    memory->next                = *bin;
-    *bin                        = memory;
+    struct memory **bin = &pool.bins[bin_of(memory->bytes)];
+    memory->next = *bin;
+    *bin = memory;
     pool.active -= memory->bytes;
     pool.cached += memory->bytes;
     if (pool.cached > metal.working_set / 4) {
@@ -128,7 +128,7 @@ void metal_free(void *, void *freed) {
 
 size_t metal_cached(void *) {
     void  *autorelease = metal_enter();
-    size_t bytes       = pool.cached;
+    size_t bytes = pool.cached;
     metal_leave(autorelease);
     return bytes;
 }
@@ -141,7 +141,7 @@ void memory_lose(uint64_t batch) {
 }
 
 bnb_status metal_ready(void *, void *given, enum access access) {
-    struct memory *memory      = given;
+    struct memory *memory = given;
     void          *autorelease = metal_enter();
     queue_wait(memory->used);
     if (access == WRITES) memory->written = 0, memory->lost = false;

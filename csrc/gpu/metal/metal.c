@@ -7,7 +7,8 @@
 
 struct metal metal;
 
-/* More than any struct that a kernel points to: Metal's validation holds what is bound to that size, looked at or not. */
+/* More than any struct that a kernel points to: Metal's validation holds what is bound to that size, looked at or
+ * not. */
 enum { NOTHING_BYTES = 8192 };
 
 void metal_lock(void) { lock(LOCK_GPU); }
@@ -54,9 +55,10 @@ static bool is_capable(void) {
     if (is_set("BNB_METAL_ANY_FAMILY") || (MTLDevice_supportsFamily(metal.device, MTL_GPU_FAMILY_APPLE7) &&
                                            MTLDevice_supportsFamily(metal.device, MTL_GPU_FAMILY_METAL3)))
         return true;
-    return ABSENT("\"%s\" lacks what an Apple M1 has (GPU family Apple7, Metal 3), as the GPUs of Intel Macs do; use the "
-                  "device \"cpu\", or, in a virtual Mac on Apple Silicon, try BNB_METAL_ANY_FAMILY=1",
-                  metal.name);
+    return ABSENT(
+        "\"%s\" lacks what an Apple M1 has (GPU family Apple7, Metal 3), as the GPUs of Intel Macs do; use the "
+        "device \"cpu\", or, in a virtual Mac on Apple Silicon, try BNB_METAL_ANY_FAMILY=1",
+        metal.name);
 }
 
 /* Each family does what the ones before it do; 1001 is Apple1. */
@@ -73,13 +75,13 @@ static bool open_device(void) {
                       "use the device \"cpu\"");
     snprintf(metal.name, sizeof metal.name, "%s", NSString_UTF8String(MTLDevice_name(metal.device)));
     if (!is_recent_enough() || !is_capable()) return false;
-    metal.family      = find_family();
+    metal.family = find_family();
     metal.working_set = MTLDevice_recommendedMaxWorkingSetSize(metal.device);
-    metal.buffer_max  = MTLDevice_maxBufferLength(metal.device);
-    metal.exact       = is_set("BNB_METAL_EXACT");
-    metal.profiling   = is_set("BNB_PROFILE");
-    metal.serial      = is_set("BNB_METAL_SERIAL");
-    metal.nothing     = MTLDevice_newBufferWithLength_options(metal.device, NOTHING_BYTES, MTL_RESOURCE_STORAGE_SHARED);
+    metal.buffer_max = MTLDevice_maxBufferLength(metal.device);
+    metal.exact = is_set("BNB_METAL_EXACT");
+    metal.profiling = is_set("BNB_PROFILE");
+    metal.serial = is_set("BNB_METAL_SERIAL");
+    metal.nothing = MTLDevice_newBufferWithLength_options(metal.device, NOTHING_BYTES, MTL_RESOURCE_STORAGE_SHARED);
     if (!metal.nothing) return ABSENT("%s gave no memory, not even a page; restart the system", metal.name);
     residency_open();
     residency_add(metal.nothing);
@@ -88,10 +90,12 @@ static bool open_device(void) {
 
 /* An Apple chip has one GPU. */
 static void *metal_open(uint32_t index) {
-    if (index) return refuse(BNB_UNSUPPORTED, "metal:%u is absent: an Apple chip has one GPU; use the device \"metal\"", index);
+    if (index)
+        return refuse(BNB_UNSUPPORTED, "metal:%u is absent: an Apple chip has one GPU; use the device \"metal\"",
+                      index);
     const char *missing = objc_load();
     if (missing) return ABSENT("%s; use the device \"cpu\"", missing), NULL;
-    void *pool   = metal_enter();
+    void *pool = metal_enter();
     bool  opened = open_device();
     metal_leave(pool);
     return opened ? &metal : NULL;
@@ -116,7 +120,8 @@ static bnb_status check(const struct launch *launch) {
         return fail(BNB_INVALID, "%s: %u threads in %u × %u × %u groups are no grid", launch->kernel, launch->threads,
                     launch->groups[0], launch->groups[1], launch->groups[2]);
     if (launch->shared_bytes % 16)
-        return fail(BNB_INVALID, "%s: %u bytes of threadgroup memory, expected a multiple of 16", launch->kernel, launch->shared_bytes);
+        return fail(BNB_INVALID, "%s: %u bytes of threadgroup memory, expected a multiple of 16", launch->kernel,
+                    launch->shared_bytes);
     return BNB_OK;
 }
 
@@ -143,7 +148,7 @@ static void bind(id encoder, uint64_t batch, const struct binding *binding, uint
     memory->used = batch;
     if (binding->access & READS) memory->read_in = queue_phase();
     if (!(binding->access & WRITES)) return;
-    memory->written    = batch;
+    memory->written = batch;
     memory->written_in = queue_phase();
     if (binding->access == WRITES) memory->lost = false;
 }
@@ -178,8 +183,7 @@ struct prepared {
 
 static bnb_status prepare(const struct launch *launch, struct prepared *prepared) {
     struct kernel *kernel = kernels_find(launch->family, launch->kernel);
-    if (!kernel)
-        return fail(BNB_UNSUPPORTED, "metal/%s.metal has no kernel %s", launch->family, launch->kernel);
+    if (!kernel) return fail(BNB_UNSUPPORTED, "metal/%s.metal has no kernel %s", launch->family, launch->kernel);
     const struct pipeline *pipeline = kernels_pipeline(kernel, launch);
     if (!pipeline) return bnb_last_status();
     if (launch->threads > pipeline->threads_max)
@@ -203,7 +207,7 @@ static bnb_status metal_launch(void *, const struct launch *launch) {
     if (status != BNB_OK) return status;
     struct prepared prepared;
     void           *pool = metal_enter();
-    status               = reads_what_is_lost(launch) ? queue_tell_lost() : prepare(launch, &prepared);
+    status = reads_what_is_lost(launch) ? queue_tell_lost() : prepare(launch, &prepared);
     if (status == BNB_OK) status = enqueue(&prepared);
     metal_leave(pool);
     return status;
@@ -220,7 +224,7 @@ struct list {
 static void *metal_record(void *, const struct launch *launches, size_t count) {
     struct list *list = malloc(sizeof *list + count * sizeof *list->launches);
     if (!list) return NULL;
-    void      *pool   = metal_enter();
+    void      *pool = metal_enter();
     bnb_status status = BNB_OK;
     for (list->count = 0; list->count < count && status == BNB_OK; list->count++)
         status = prepare(&launches[list->count], &list->launches[list->count]);
@@ -231,8 +235,8 @@ static void *metal_record(void *, const struct launch *launches, size_t count) {
 }
 
 static bnb_status metal_replay(void *, void *graph) {
-    const struct list *list   = graph;
-    void              *pool   = metal_enter();
+    const struct list *list = graph;
+    void              *pool = metal_enter();
     bnb_status         status = BNB_OK;
     for (size_t i = 0; i < list->count && status == BNB_OK; i++)
         status = reads_what_is_lost(list->launches[i].launch) ? queue_tell_lost() : enqueue(&list->launches[i]);
@@ -243,7 +247,7 @@ static bnb_status metal_replay(void *, void *graph) {
 static void metal_forget(void *, void *graph) { free(graph); }
 
 static bnb_status metal_wait(void *) {
-    void      *pool   = metal_enter();
+    void      *pool = metal_enter();
     bnb_status status = queue_wait_all();
     metal_leave(pool);
     return status;
@@ -258,22 +262,22 @@ static bool metal_idle(void *) {
 
 /* Vectors and tiles cross over between 10 and 13 rows on an M3 Max in MLX (ml-explore/mlx, pull request 3863). */
 const struct driver metal_driver = {
-    .kind     = "metal",
-    .sizes    = {.vectors_most = 8, .skinny_most = 16, .wide_vectors = 1, .tiles_wanted = 256, .split_least = 512},
-    .open     = metal_open,
+    .kind = "metal",
+    .sizes = {.vectors_most = 8, .skinny_most = 16, .wide_vectors = 1, .tiles_wanted = 256, .split_least = 512},
+    .open = metal_open,
     .describe = metal_describe,
-    .choose   = metal_choose,
-    .alloc    = metal_alloc,
-    .free     = metal_free,
-    .host     = metal_host,
-    .ready    = metal_ready,
-    .write    = metal_write,
-    .read     = metal_read,
-    .cached   = metal_cached,
-    .launch   = metal_launch,
-    .record   = metal_record,
-    .replay   = metal_replay,
-    .forget   = metal_forget,
-    .idle     = metal_idle,
-    .wait     = metal_wait,
+    .choose = metal_choose,
+    .alloc = metal_alloc,
+    .free = metal_free,
+    .host = metal_host,
+    .ready = metal_ready,
+    .write = metal_write,
+    .read = metal_read,
+    .cached = metal_cached,
+    .launch = metal_launch,
+    .record = metal_record,
+    .replay = metal_replay,
+    .forget = metal_forget,
+    .idle = metal_idle,
+    .wait = metal_wait,
 };

@@ -21,11 +21,11 @@ struct memory {
     id             buffer;
     void          *address;
     size_t         bytes;
-    uint64_t       used, written; /* the last batch that binds it, and that writes it */
+    uint64_t       used, written;       /* the last batch that binds it, and that writes it */
     uint64_t       read_in, written_in; /* the last phase in which a launch reads it, and writes it */
-    bool           lost;          /* a batch that was to write it has failed */
-    struct memory *next;          /* in its bin, once freed */
-    struct memory *older, *newer; /* of all there are */
+    bool           lost;                /* a batch that was to write it has failed */
+    struct memory *next;                /* in its bin, once freed */
+    struct memory *older, *newer;       /* of all there are */
 };
 
 /* A kernel made ready for one set of function constants, or the reason why that failed. */
@@ -56,10 +56,10 @@ extern struct metal {
     int    family;                  /* Apple's number of the GPU's generation: 7 for M1 */
     size_t working_set, buffer_max; /* bytes */
     id     nothing;                 /* a buffer for the places that a kernel has and won't look at */
-    bool   serial;                  /* BNB_METAL_SERIAL=1: a barrier before every launch, to tell whether one is missing */
-    bool   exact;                   /* BNB_METAL_EXACT=1: every allocation is a buffer of its own and of its exact size,
+    bool   serial;    /* BNB_METAL_SERIAL=1: a barrier before every launch, to tell whether one is missing */
+    bool   exact;     /* BNB_METAL_EXACT=1: every allocation is a buffer of its own and of its exact size,
                                        so that a validating Metal sees each access past its end */
-    bool   profiling;               /* BNB_PROFILE=1: a batch holds one operation, whose time is then known */
+    bool   profiling; /* BNB_PROFILE=1: a batch holds one operation, whose time is then known */
 } metal;
 
 void *metal_enter(void);
@@ -70,18 +70,18 @@ void metal_unlock(void);
 
 /* ── Work ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-bool        queue_open(void);
-id          queue_encoder(uint64_t *batch); /* of the open batch; NULL and an error */
-void        queue_barrier(void); /* what is encoded from now on waits for what was encoded before: a new phase */
-uint64_t    queue_phase(void);
-void        queue_encoded(struct kernel *kernel, size_t bytes_moved);
-void        queue_retire(void);          /* takes note of what is done; never waits */
-uint64_t    queue_completed(void);       /* batches up to this one are done */
-void        queue_drain(void);           /* waits for everything, and leaves failures to be told */
-void        queue_wait(uint64_t batch);  /* for it and all before it */
-bnb_status  queue_wait_all(void);        /* tells of a failed one, once */
-bnb_status  queue_tell_lost(void);       /* that what is wanted was to be computed by a batch that has failed */
-bool        queue_idle(void);
+bool       queue_open(void);
+id         queue_encoder(uint64_t *batch); /* of the open batch; NULL and an error */
+void       queue_barrier(void); /* what is encoded from now on waits for what was encoded before: a new phase */
+uint64_t   queue_phase(void);
+void       queue_encoded(struct kernel *kernel, size_t bytes_moved);
+void       queue_retire(void);         /* takes note of what is done; never waits */
+uint64_t   queue_completed(void);      /* batches up to this one are done */
+void       queue_drain(void);          /* waits for everything, and leaves failures to be told */
+void       queue_wait(uint64_t batch); /* for it and all before it */
+bnb_status queue_wait_all(void);       /* tells of a failed one, once */
+bnb_status queue_tell_lost(void);      /* that what is wanted was to be computed by a batch that has failed */
+bool       queue_idle(void);
 
 /* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -99,7 +99,7 @@ void       memory_lose(uint64_t batch); /* what this batch or a later one was to
 void residency_open(void);
 void residency_add(id buffer);
 void residency_remove(id buffer);
-void residency_settle(void);        /* before a batch is committed */
+void residency_settle(void); /* before a batch is committed */
 void residency_attach(id queue);
 
 /* ── Kernels ────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -107,7 +107,7 @@ void residency_attach(id queue);
 bool                   kernels_open(void);
 struct kernel         *kernels_find(const char *family, const char *kernel); /* NULL where there is none */
 const struct pipeline *kernels_pipeline(struct kernel *kernel, const struct launch *launch); /* NULL and an error */
-const char            *kernels_origin(void); /* for people: where the kernels come from */
+const char            *kernels_origin(void);  /* for people: where the kernels come from */
 void                   kernels_profile(void); /* prints the table of profiles to stderr */
 
 #endif

@@ -29,26 +29,26 @@ typedef struct {
 
 /* Values of Apple's enumerations. */
 enum {
-    MTL_GPU_FAMILY_APPLE1          = 1001,
-    MTL_GPU_FAMILY_APPLE7          = 1007, /* M1 */
-    MTL_GPU_FAMILY_METAL3          = 5001,
-    MTL_LANGUAGE_VERSION_3_0       = 3 << 16,
-    MTL_MATH_MODE_SAFE             = 0,
-    MTL_MATH_FUNCTIONS_PRECISE     = 1,
-    MTL_DATA_TYPE_UINT             = 33,
-    MTL_RESOURCE_STORAGE_SHARED    = 0,
-    MTL_DISPATCH_TYPE_CONCURRENT   = 1,
-    MTL_BARRIER_SCOPE_BUFFERS      = 1,
-    MTL_COMMAND_BUFFER_COMPLETED   = 4,
-    MTL_COMMAND_BUFFER_ERROR       = 5,
-    MTL_SET_BYTES_MAX              = 4096,
+    MTL_GPU_FAMILY_APPLE1 = 1001,
+    MTL_GPU_FAMILY_APPLE7 = 1007, /* M1 */
+    MTL_GPU_FAMILY_METAL3 = 5001,
+    MTL_LANGUAGE_VERSION_3_0 = 3 << 16,
+    MTL_MATH_MODE_SAFE = 0,
+    MTL_MATH_FUNCTIONS_PRECISE = 1,
+    MTL_DATA_TYPE_UINT = 33,
+    MTL_RESOURCE_STORAGE_SHARED = 0,
+    MTL_DISPATCH_TYPE_CONCURRENT = 1,
+    MTL_BARRIER_SCOPE_BUFFERS = 1,
+    MTL_COMMAND_BUFFER_COMPLETED = 4,
+    MTL_COMMAND_BUFFER_ERROR = 5,
+    MTL_SET_BYTES_MAX = 4096,
 };
 
 enum selector {
 #define SELECTOR(class, name, ...) SEL_##class##_##name,
     METAL_METHODS(SELECTOR)
 #undef SELECTOR
-    SELECTORS
+        SELECTORS
 };
 
 /* The runtime's entry points, once objc_load has found them. */
@@ -67,12 +67,12 @@ extern struct objc {
 const char *objc_load(void);
 
 #define MESSAGE_ARITY_(_0, _1, _2, _3, n, ...) n
-#define MESSAGE_ARITY(...) MESSAGE_ARITY_(_ __VA_OPT__(, ) __VA_ARGS__, 3, 2, 1, 0)
-#define MESSAGE_PASTE_(a, b) a##b
-#define MESSAGE_PASTE(a, b) MESSAGE_PASTE_(a, b)
+#define MESSAGE_ARITY(...)                     MESSAGE_ARITY_(_ __VA_OPT__(, ) __VA_ARGS__, 3, 2, 1, 0)
+#define MESSAGE_PASTE_(a, b)                   a##b
+#define MESSAGE_PASTE(a, b)                    MESSAGE_PASTE_(a, b)
 #define MESSAGE_TAKES0()
-#define MESSAGE_TAKES1(A) , A a
-#define MESSAGE_TAKES2(A, B) , A a, B b
+#define MESSAGE_TAKES1(A)       , A a
+#define MESSAGE_TAKES2(A, B)    , A a, B b
 #define MESSAGE_TAKES3(A, B, C) , A a, B b, C c
 #define MESSAGE_GIVES0
 #define MESSAGE_GIVES1 , a

@@ -1,6 +1,7 @@
 /* Kernels by name: a library of each family and a pipeline of each kernel, both compiled when they are first used.
  *
- * Where bunsandbytes-<fingerprint>.metallib stands beside this library, kernels compiled ahead are taken from it: a file
+ * Where bunsandbytes-<fingerprint>.metallib stands beside this library, kernels compiled ahead are taken from it: a
+ * file
  * made of other kernels has another name. */
 #define _GNU_SOURCE /* dladdr, open_memstream */
 #include "../kernels.h"
@@ -46,7 +47,7 @@ static bool add_kernels(struct family *family) {
         size_t          length = strcspn(at, "\"");
         struct kernel **bucket = bucket_of_name(at, length);
         struct kernel  *kernel = calloc(1, sizeof *kernel);
-        char           *name   = strndup(at, length);
+        char           *name = strndup(at, length);
         if (!kernel || !name) return fail(BNB_OUT_OF_MEMORY, "the host has no memory left"), false;
         *kernel = (struct kernel){.family = family, .name = name, .next = *bucket};
         *bucket = kernel;
@@ -65,8 +66,10 @@ struct kernel *kernels_find(const char *family, const char *name) {
 /* Of all files that kernels are compiled from, in any order. scripts/metallib.ts works out the same. */
 static uint64_t fingerprint(void) {
     uint64_t all = 0;
-    for (const struct kernel_source *file = kernel_headers; file->name; file++) all ^= hash_of(file->text, strlen(file->text));
-    for (const struct kernel_source *file = kernel_families; file->name; file++) all ^= hash_of(file->text, strlen(file->text));
+    for (const struct kernel_source *file = kernel_headers; file->name; file++)
+        all ^= hash_of(file->text, strlen(file->text));
+    for (const struct kernel_source *file = kernel_families; file->name; file++)
+        all ^= hash_of(file->text, strlen(file->text));
     return all;
 }
 
@@ -107,9 +110,9 @@ const char *kernels_origin(void) { return origin; }
 
 /* A family's text as Metal gets it. Line numbers in Metal's messages are those of the files in metal/. */
 static char *join(const struct kernel_source *family) {
-    char  *text  = NULL;
+    char  *text = NULL;
     size_t bytes = 0;
-    FILE  *out   = open_memstream(&text, &bytes);
+    FILE  *out = open_memstream(&text, &bytes);
     if (!out) return NULL;
     fputs("#include <metal_stdlib>\nusing namespace metal;\n", out);
     for (const struct kernel_source *header = kernel_headers; header->name; header++)
@@ -123,7 +126,8 @@ static char *join(const struct kernel_source *family) {
     return text;
 }
 
-/* Fast math would let a NaN pass unseen and round a division wrongly. Since macOS 15 the mode leaves the functions fast:
+/* Fast math would let a NaN pass unseen and round a division wrongly. Since macOS 15 the mode leaves the functions
+ * fast:
  * they have an option of their own. Before, and in what scripts/metallib.ts compiles, one option sets both. */
 static id compile_options(void) {
     id options = NSObject_new(objc.getClass("MTLCompileOptions"));
@@ -139,7 +143,7 @@ static id compile_options(void) {
 
 static id library_of(struct family *family) {
     if (family->library || family->failure) return family->library;
-    char *text  = join(family->source);
+    char *text = join(family->source);
     id    error = NULL, library = NULL, options = compile_options();
     if (text) library = MTLDevice_newLibraryWithSource_options_error(metal.device, objc_string(text), options, &error);
     if (!library) family->failure = strdup(text ? objc_error(error) : "the host has no memory left");
@@ -164,7 +168,7 @@ static void compile(struct kernel *kernel, struct pipeline *pipeline) {
     id error = NULL, function = NULL;
     if (compiled_ahead) function = function_of(compiled_ahead, kernel->name, pipeline, &error);
     if (!function && library_of(kernel->family)) {
-        error    = NULL;
+        error = NULL;
         function = function_of(kernel->family->library, kernel->name, pipeline, &error);
     }
     if (function) {
@@ -179,7 +183,7 @@ static void compile(struct kernel *kernel, struct pipeline *pipeline) {
 
 const struct pipeline *kernels_pipeline(struct kernel *kernel, const struct launch *launch) {
     struct pipeline *pipeline = kernel->pipelines;
-    size_t           bytes    = launch->constant_count * sizeof *launch->constants;
+    size_t           bytes = launch->constant_count * sizeof *launch->constants;
     while (pipeline && (pipeline->constant_count != launch->constant_count ||
                         memcmp(pipeline->constants, launch->constants, bytes)))
         pipeline = pipeline->next;
@@ -188,8 +192,8 @@ const struct pipeline *kernels_pipeline(struct kernel *kernel, const struct laun
         if (!pipeline) return refuse(BNB_OUT_OF_MEMORY, "the host has no memory left");
         memcpy(pipeline->constants, launch->constants, bytes);
         pipeline->constant_count = launch->constant_count;
-        pipeline->next           = kernel->pipelines;
-        kernel->pipelines        = pipeline;
+        pipeline->next = kernel->pipelines;
+        kernel->pipelines = pipeline;
         compile(kernel, pipeline);
     }
     if (!pipeline->state)

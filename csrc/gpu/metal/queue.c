@@ -21,7 +21,7 @@ struct batch {
 static struct {
     id           queue, encoder; /* the encoder is nil while no batch is open */
     struct batch open;
-    uint64_t     phase;          /* of launches between two barriers, which may run at once */
+    uint64_t     phase; /* of launches between two barriers, which may run at once */
     uint32_t     operations, operations_max;
     size_t       bytes_max;
     struct batch pending[PENDING_MAX]; /* a ring of what was committed */
@@ -34,9 +34,9 @@ static struct {
 
 /* MLX's limits, by the size of the chip. */
 static void choose_limits(void) {
-    bool large          = strstr(metal.name, "Max") || strstr(metal.name, "Ultra");
+    bool large = strstr(metal.name, "Max") || strstr(metal.name, "Ultra");
     work.operations_max = metal.profiling ? 1 : large ? 50 : 40;
-    work.bytes_max      = (large ? 50 : 40) * (size_t)1000000;
+    work.bytes_max = (large ? 50 : 40) * (size_t)1000000;
 }
 
 static void print_profile(void) {
@@ -97,7 +97,7 @@ static void renew_queue(void) {
     if (!queue) return; /* perhaps the next time */
     NSObject_release(work.queue);
     residency_attach(queue);
-    work.queue  = queue;
+    work.queue = queue;
     work.broken = false;
 }
 
@@ -106,11 +106,13 @@ id queue_encoder(uint64_t *batch) {
     if (!work.encoder && work.broken) renew_queue();
     if (!work.encoder) {
         /* The memory that a batch binds is kept by us until it is done, so that Metal need not retain it too. */
-        id buffer  = MTLCommandQueue_commandBufferWithUnretainedReferences(work.queue);
-        id encoder = buffer ? MTLCommandBuffer_computeCommandEncoderWithDispatchType(buffer, MTL_DISPATCH_TYPE_CONCURRENT) : NULL;
+        id buffer = MTLCommandQueue_commandBufferWithUnretainedReferences(work.queue);
+        id encoder = buffer
+                         ? MTLCommandBuffer_computeCommandEncoderWithDispatchType(buffer, MTL_DISPATCH_TYPE_CONCURRENT)
+                         : NULL;
         if (!encoder) return refuse(BNB_DEVICE_LOST, "Metal gave no command buffer on %s; try again", metal.name);
-        work.encoder    = NSObject_retain(encoder);
-        work.open       = (struct batch){.buffer = NSObject_retain(buffer), .number = work.open.number + 1};
+        work.encoder = NSObject_retain(encoder);
+        work.open = (struct batch){.buffer = NSObject_retain(buffer), .number = work.open.number + 1};
         work.operations = 0;
         work.phase++; /* Metal itself orders what command buffers do to a buffer */
     }
@@ -165,10 +167,11 @@ void queue_drain(void) {
 bnb_status queue_tell_lost(void) {
     queue_drain(); /* what was enqueued behind it has failed too, and is told with it */
     work.untold = false;
-    return fail(BNB_DEVICE_LOST,
-                "the GPU failed at work that was enqueued before: %s. What it was to compute is lost; the device can be "
-                "used again",
-                work.reason);
+    return fail(
+        BNB_DEVICE_LOST,
+        "the GPU failed at work that was enqueued before: %s. What it was to compute is lost; the device can be "
+        "used again",
+        work.reason);
 }
 
 void queue_wait(uint64_t batch) {

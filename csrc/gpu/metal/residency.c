@@ -1,7 +1,8 @@
 /* What macOS is to keep in memory for the GPU: since macOS 15, all our buffers are in one residency set.
  *
- * Without it the system takes a model's gigabytes away from the GPU after about a second of idleness, and brings them back,
- * page by page, when the next command buffer wants them. MLX and llama.cpp keep such sets too. The pool's limit is the
+ * Without it the system takes a model's gigabytes away from the GPU after about a second of idleness, and brings them
+ * back, page by page, when the next command buffer wants them. MLX and llama.cpp keep such sets too. The pool's limit
+ * is the
  * set's: it never holds more than the device recommends for one process. */
 #include "metal.h"
 
@@ -11,7 +12,8 @@ static struct {
 } residency;
 
 void residency_open(void) {
-    if (!NSObject_respondsToSelector(metal.device, objc.selectors[SEL_MTLDevice_newResidencySetWithDescriptor_error])) return;
+    if (!NSObject_respondsToSelector(metal.device, objc.selectors[SEL_MTLDevice_newResidencySetWithDescriptor_error]))
+        return;
     id descriptor = NSObject_new(objc.getClass("MTLResidencySetDescriptor"));
     residency.set = MTLDevice_newResidencySetWithDescriptor_error(metal.device, descriptor, NULL);
     NSObject_release(descriptor);

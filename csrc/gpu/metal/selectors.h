@@ -63,7 +63,7 @@
            NSUInteger)                                                                                                 \
     METHOD(MTLComputeCommandEncoder, setBytes_length_atIndex, "setBytes:length:atIndex:", void, const void *,          \
            NSUInteger, NSUInteger)                                                                                     \
-    METHOD(MTLComputeCommandEncoder, setThreadgroupMemoryLength_atIndex, "setThreadgroupMemoryLength:atIndex:", void,   \
+    METHOD(MTLComputeCommandEncoder, setThreadgroupMemoryLength_atIndex, "setThreadgroupMemoryLength:atIndex:", void,  \
            NSUInteger, NSUInteger)                                                                                     \
     METHOD(MTLComputeCommandEncoder, dispatchThreadgroups_threadsPerThreadgroup,                                       \
            "dispatchThreadgroups:threadsPerThreadgroup:", void, MTLSize, MTLSize)                                      \

@@ -1,5 +1,5 @@
-// The Metal standard library on NVIDIA's GPUs, for `zig clang -x cuda` without any header of NVIDIA's: what a kernel that
-// was translated for the target "cuda" includes.
+// The Metal standard library on NVIDIA's GPUs, for `zig clang -x cuda` without any header of NVIDIA's: what a kernel
+// that was translated for the target "cuda" includes.
 #pragma once
 #define __global__ __attribute__((global))
 #define __device__ __attribute__((device))

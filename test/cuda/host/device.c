@@ -59,7 +59,8 @@ __attribute__((constructor)) static void read_faults(void) {
     const char *given = getenv("BNB_FAKE_CUDA");
     char        name[64];
     long        value;
-    for (int length; given && sscanf(given, "%63[^=]=%ld%n", name, &value, &length) == 2; given += length + (given[length] == ','))
+    for (int length; given && sscanf(given, "%63[^=]=%ld%n", name, &value, &length) == 2;
+         given += length + (given[length] == ','))
         fake_cuda_set(name, value);
 }
 
@@ -105,10 +106,10 @@ CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice) { return *bytes = (size_t)
 
 /* ── The context ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static pthread_mutex_t        lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t         lock = PTHREAD_MUTEX_INITIALIZER;
 static _Thread_local CUcontext current;
-static CUresult               lost_by;
-static char                   lost_text[2048];
+static CUresult                lost_by;
+static char                    lost_text[2048];
 
 CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
     *context = (CUcontext)(uintptr_t)(0x1000 + device);
@@ -139,7 +140,7 @@ void lose(CUresult result, const char *text) {
 CUresult is_lost(void) { return lost_by; }
 
 CUresult cuGetErrorString(CUresult result, const char **text) {
-    *text = result == lost_by && lost_by        ? lost_text
+    *text = result == lost_by && lost_by         ? lost_text
             : result == CUDA_SUCCESS             ? "no error"
             : result == CUDA_ERROR_OUT_OF_MEMORY ? "out of memory"
             : result == 218                      ? "a PTX JIT compilation failed"
@@ -155,7 +156,7 @@ static size_t             used, reserved;
 CUresult cuMemGetInfo_v2(size_t *free, size_t *total) {
     CUresult result = enter("cuMemGetInfo");
     *total = (size_t)faults.memory;
-    *free  = (size_t)faults.memory - reserved;
+    *free = (size_t)faults.memory - reserved;
     return leave(result);
 }
 
@@ -186,8 +187,8 @@ static CUresult allocate(CUdeviceptr *at, size_t bytes) {
     struct allocation *allocation = calloc(1, sizeof *allocation);
     if (!allocation || !(allocation->memory = sim_allocate(bytes))) violation("the host has no memory left");
     allocation->bytes = bytes;
-    allocation->next  = allocations;
-    allocations       = allocation;
+    allocation->next = allocations;
+    allocations = allocation;
     used += bytes;
     if (reserved < used) reserved = used;
     counters.allocations++;
@@ -207,8 +208,8 @@ struct allocation *find_allocation(CUdeviceptr at, size_t bytes, const char *fun
         if (address < allocation->memory || address >= allocation->memory + allocation->bytes) continue;
         if (allocation->freed) violation("%s: memory that was freed", function);
         if (bytes > (size_t)(allocation->memory + allocation->bytes - address))
-            violation("%s: %zu bytes at byte %zu of memory that holds %zu", function, bytes, (size_t)(address - allocation->memory),
-                      allocation->bytes);
+            violation("%s: %zu bytes at byte %zu of memory that holds %zu", function, bytes,
+                      (size_t)(address - allocation->memory), allocation->bytes);
         return allocation;
     }
     violation("%s: 0x%llx is in no memory of the GPU", function, at);

@@ -1,6 +1,7 @@
 /* What the files of the fake libcuda share: the stream's commands, memory, and the faults that a test can inject.
  *
- * The driver of csrc/gpu/cuda/ runs unchanged on top of this library, and kernels run in the simulator. It is stricter than
+ * The driver of csrc/gpu/cuda/ runs unchanged on top of this library, and kernels run in the simulator. It is stricter
+ * than
  * NVIDIA's: what would only go wrong later, or sometimes, ends the process with the rule that was broken. */
 #ifndef FAKE_LIBCUDA_H
 #define FAKE_LIBCUDA_H
@@ -26,8 +27,8 @@ CUDA_FURTHER_FUNCTIONS(PROTOTYPE)
 #define FAULTS(FAULT)                                                                                                  \
     FAULT(devices, 1)                                                                                                  \
     FAULT(version, 13000)                                                                                              \
-    FAULT(init, 0)        /* what cuInit gives */                                                                      \
-    FAULT(context, 0)     /* what cuDevicePrimaryCtxRetain gives */                                                    \
+    FAULT(init, 0)    /* what cuInit gives */                                                                          \
+    FAULT(context, 0) /* what cuDevicePrimaryCtxRetain gives */                                                        \
     FAULT(capability, 90)                                                                                              \
     FAULT(pools, 1)                                                                                                    \
     FAULT(memory, (long)8 << 30)                                                                                       \
@@ -57,7 +58,8 @@ EXPORT void fake_cuda_set(const char *fault, long value);
 
 /* ── The context ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Opens every call that works in a context: takes the lock, and gives the failure that ended the context, or success. */
+/* Opens every call that works in a context: takes the lock, and gives the failure that ended the context, or
+ * success. */
 CUresult enter(const char *function);
 CUresult leave(CUresult result);
 void     lose(CUresult result, const char *text);
@@ -66,10 +68,10 @@ CUresult is_lost(void);
 /* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 struct allocation {
-    char  *memory;
-    size_t bytes;
-    bool   freed; /* in the order of calls; its memory lives until the stream has come that far */
-    long   written; /* by which launch last */
+    char              *memory;
+    size_t             bytes;
+    bool               freed;   /* in the order of calls; its memory lives until the stream has come that far */
+    long               written; /* by which launch last */
     struct allocation *next;
 };
 
@@ -95,8 +97,8 @@ struct command {
 void     enqueue(struct command command);
 CUresult drain(void); /* runs all that was enqueued */
 
-struct launched *launch_new(CUfunction function, const unsigned groups[3], unsigned threads, unsigned shared_bytes, void **parameters,
-                            bool overlaps);
+struct launched *launch_new(CUfunction function, const unsigned groups[3], unsigned threads, unsigned shared_bytes,
+                            void **parameters, bool overlaps);
 CUresult         launch_run(struct launched *launch); /* and frees it */
 
 #endif

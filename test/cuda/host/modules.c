@@ -1,5 +1,5 @@
-/* The fake's modules and launches: a text of PTX says of which family and kernel it is and what its constants are, and the
- * simulator runs that kernel's Metal. What the driver patched is read back out of the text. */
+/* The fake's modules and launches: a text of PTX says of which family and kernel it is and what its constants are, and
+ * the simulator runs that kernel's Metal. What the driver patched is read back out of the text. */
 #include "fake.h"
 
 #include <stdio.h>
@@ -12,11 +12,11 @@
 enum { NOWHERE = 1 << 16, CONSTANTS = 10, PARAMETERS = 32, ERROR_JIT = 218, ERROR_NOT_FOUND = 500 };
 
 struct CUmod_st {
-    char               family[64], kernel[64];
-    uint32_t           constants[CONSTANTS];
-    unsigned           threads_most;
-    size_t             args_bytes; /* of parameter 0 where it is a struct, or 0 */
-    unsigned           parameters;
+    char                family[64], kernel[64];
+    uint32_t            constants[CONSTANTS];
+    unsigned            threads_most;
+    size_t              args_bytes; /* of parameter 0 where it is a struct, or 0 */
+    unsigned            parameters;
     struct sim_library *code;
 };
 
@@ -40,8 +40,8 @@ static struct sim_library *code_of(const char *family) {
 
     const char *mode = getenv("BNB_SIM"), *bun = getenv("BNB_SIM_BUN");
     char        command[4096], path[4096] = "";
-    snprintf(command, sizeof command, "cd '%s' && '%s' test/cuda/host/compile.ts '%s' '%s'", SIM_ROOT, bun ? bun : "bun", family,
-             mode ? mode : "fast");
+    snprintf(command, sizeof command, "cd '%s' && '%s' test/cuda/host/compile.ts '%s' '%s'", SIM_ROOT,
+             bun ? bun : "bun", family, mode ? mode : "fast");
     FILE *pipe = popen(command, "r");
     if (!pipe) violation("popen: %s", command);
     size_t length = fread(path, 1, sizeof path - 1, pipe);
@@ -81,12 +81,14 @@ CUresult cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned count,
     counters.compiles++;
     if (strikes(&faults.fail_compile)) {
         for (unsigned i = 0; i < count; i++)
-            if (options[i] == JIT_ERROR_LOG) strcpy(values[i], "ptxas injected, line 7; error: this fault was asked for");
+            if (options[i] == JIT_ERROR_LOG)
+                strcpy(values[i], "ptxas injected, line 7; error: this fault was asked for");
         return leave(ERROR_JIT);
     }
     if (strstr(image, "\n.target sm_90a") && faults.capability != 90) return leave(ERROR_JIT);
     *module = calloc(1, sizeof **module);
-    if (!*module || !parse(*module, image)) violation("cuModuleLoadDataEx: a text that is not ours, or not patched: %.200s", (const char *)image);
+    if (!*module || !parse(*module, image))
+        violation("cuModuleLoadDataEx: a text that is not ours, or not patched: %.200s", (const char *)image);
     (*module)->code = code_of((*module)->family);
     return leave(CUDA_SUCCESS);
 }
@@ -119,39 +121,46 @@ CUresult cuFuncSetAttribute(CUfunction function, int attribute, int value) {
 /* ── Launches ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 struct launched {
-    CUfunction  function;
-    char        args[4096];
-    CUdeviceptr at[PARAMETERS]; /* by index of the buffer */
+    CUfunction         function;
+    char               args[4096];
+    CUdeviceptr        at[PARAMETERS]; /* by index of the buffer */
     struct allocation *of[PARAMETERS]; /* where that lies; memory that is freed after the launch lives until then */
-    unsigned    groups[3], threads, shared_bytes;
+    unsigned           groups[3], threads, shared_bytes;
 };
 
-/* A launch that overlaps may begin while all since the last one that does not are under way: of what those write it may read
- * x alone, behind its wait. */
+/* A launch that overlaps may begin while all since the last one that does not are under way: of what those write it may
+ * read x alone, behind its wait. */
 static void note_order(const struct launched *launch, bool overlaps) {
     static long last_whole;
     uint32_t    buffers = sim_kernel_buffers(launch->function->kernel);
     for (uint32_t i = 2; overlaps && i <= 6; i++)
         if (launch->of[i] && launch->of[i]->written >= last_whole)
-            violation("%s: begins by reading buffer %u, which a launch that is under way writes", launch->function->module->kernel, i);
+            violation("%s: begins by reading buffer %u, which a launch that is under way writes",
+                      launch->function->module->kernel, i);
     if (!overlaps) last_whole = counters.launches;
     counters.overlapped += overlaps;
     for (uint32_t i = 1; i < PARAMETERS; i++)
-        if (launch->of[i] && buffers >> i & 1 && !sim_kernel_read_only(launch->function->kernel, i)) launch->of[i]->written = counters.launches;
+        if (launch->of[i] && buffers >> i & 1 && !sim_kernel_read_only(launch->function->kernel, i))
+            launch->of[i]->written = counters.launches;
 }
 
-struct launched *launch_new(CUfunction function, const unsigned groups[3], unsigned threads, unsigned shared_bytes, void **parameters,
-                            bool overlaps) {
+struct launched *launch_new(CUfunction function, const unsigned groups[3], unsigned threads, unsigned shared_bytes,
+                            void **parameters, bool overlaps) {
     const struct CUmod_st *module = function->module;
     struct launched       *launch = calloc(1, sizeof *launch);
     if (!launch) violation("the host has no memory left");
-    *launch = (struct launched){.function = function, .groups = {groups[0], groups[1], groups[2]}, .threads = threads, .shared_bytes = shared_bytes};
-    if (module->args_bytes > sizeof launch->args) violation("%s: %zu bytes of arguments", module->kernel, module->args_bytes);
+    *launch = (struct launched){.function = function,
+                                .groups = {groups[0], groups[1], groups[2]},
+                                .threads = threads,
+                                .shared_bytes = shared_bytes};
+    if (module->args_bytes > sizeof launch->args)
+        violation("%s: %zu bytes of arguments", module->kernel, module->args_bytes);
     if (module->args_bytes) memcpy(launch->args, parameters[0], module->args_bytes);
     unsigned first = module->args_bytes ? 1 : 0;
     for (unsigned i = first; i < module->parameters; i++) launch->at[i + 1 - first] = *(CUdeviceptr *)parameters[i];
     for (unsigned i = 1; i < PARAMETERS; i++) /* as it is now, not when it runs */
-        if (sim_kernel_buffers(function->kernel) >> i & 1 && launch->at[i]) launch->of[i] = find_allocation(launch->at[i], 0, module->kernel);
+        if (sim_kernel_buffers(function->kernel) >> i & 1 && launch->at[i])
+            launch->of[i] = find_allocation(launch->at[i], 0, module->kernel);
     note_order(launch, overlaps);
     return launch;
 }
@@ -162,14 +171,17 @@ CUresult cuLaunchKernelEx(const struct launch_config *config, CUfunction functio
     if (strikes(&faults.fail_launch)) return leave(CUDA_ERROR_OUT_OF_RESOURCES);
     const unsigned *groups = config->groups, *threads = config->threads;
     const char     *name = function->module->kernel;
-    if (threads[1] != 1 || threads[2] != 1 || !threads[0] || threads[0] > function->module->threads_most || !groups[0] || !groups[1] ||
-        !groups[2] || groups[1] > 65535 || groups[2] > 65535)
-        violation("%s: %u × %u × %u threads in %u × %u × %u groups", name, threads[0], threads[1], threads[2], groups[0], groups[1], groups[2]);
+    if (threads[1] != 1 || threads[2] != 1 || !threads[0] || threads[0] > function->module->threads_most ||
+        !groups[0] || !groups[1] || !groups[2] || groups[1] > 65535 || groups[2] > 65535)
+        violation("%s: %u × %u × %u threads in %u × %u × %u groups", name, threads[0], threads[1], threads[2],
+                  groups[0], groups[1], groups[2]);
     if (config->shared_bytes > function->shared_most)
-        violation("%s: %u bytes of shared memory, of which it asked for %u", name, config->shared_bytes, function->shared_most);
+        violation("%s: %u bytes of shared memory, of which it asked for %u", name, config->shared_bytes,
+                  function->shared_most);
     bool overlaps = false;
     for (unsigned i = 0; i < config->attribute_count; i++) {
-        if (config->attributes[i].id != LAUNCH_PROGRAMMATIC) violation("%s: the attribute %d", name, config->attributes[i].id);
+        if (config->attributes[i].id != LAUNCH_PROGRAMMATIC)
+            violation("%s: the attribute %d", name, config->attributes[i].id);
         overlaps = config->attributes[i].value.allowed;
     }
     counters.launches++;
@@ -178,10 +190,13 @@ CUresult cuLaunchKernelEx(const struct launch_config *config, CUfunction functio
     return leave(CUDA_SUCCESS);
 }
 
-CUresult cuLaunchKernel(CUfunction function, unsigned groups_x, unsigned groups_y, unsigned groups_z, unsigned threads_x, unsigned threads_y,
-                        unsigned threads_z, unsigned shared_bytes, CUstream stream, void **parameters, void **extra) {
-    const struct launch_config config = {.groups = {groups_x, groups_y, groups_z}, .threads = {threads_x, threads_y, threads_z},
-                                         .shared_bytes = shared_bytes, .stream = stream};
+CUresult cuLaunchKernel(CUfunction function, unsigned groups_x, unsigned groups_y, unsigned groups_z,
+                        unsigned threads_x, unsigned threads_y, unsigned threads_z, unsigned shared_bytes,
+                        CUstream stream, void **parameters, void **extra) {
+    const struct launch_config config = {.groups = {groups_x, groups_y, groups_z},
+                                         .threads = {threads_x, threads_y, threads_z},
+                                         .shared_bytes = shared_bytes,
+                                         .stream = stream};
     return cuLaunchKernelEx(&config, function, parameters, extra);
 }
 
@@ -200,10 +215,11 @@ static int bind(sim_launch *sim, const struct launched *launch) {
         if (buffers >> i & 1 && !launch->of[i]) status = sim_launch_buffer(sim, i, nowhere(), NOWHERE, 0);
         if (!launch->of[i]) continue;
         char *at = (char *)(uintptr_t)launch->at[i];
-        status   = sim_launch_buffer(sim, i, at, (size_t)(launch->of[i]->memory + launch->of[i]->bytes - at), 0);
+        status = sim_launch_buffer(sim, i, at, (size_t)(launch->of[i]->memory + launch->of[i]->bytes - at), 0);
     }
     for (uint32_t i = 0; i < CONSTANTS && !status; i++)
-        if (sim_library_constant_bytes(module->code, i)) status = sim_launch_constant(sim, i, &module->constants[i], sizeof *module->constants);
+        if (sim_library_constant_bytes(module->code, i))
+            status = sim_launch_constant(sim, i, &module->constants[i], sizeof *module->constants);
     if (!status && launch->shared_bytes && sim_kernel_threadgroup_arguments(launch->function->kernel) & 1)
         status = sim_launch_threadgroup(sim, 0, launch->shared_bytes);
     return status;
@@ -222,8 +238,10 @@ static int simulate(const struct launched *launch) {
 
 CUresult launch_run(struct launched *launch) {
     counters.runs++;
-    if (strikes(&faults.lose)) lose(CUDA_ERROR_ILLEGAL_ADDRESS, "this fault was asked for");
-    else if (simulate(launch)) lose(CUDA_ERROR_ILLEGAL_ADDRESS, sim_errors());
+    if (strikes(&faults.lose))
+        lose(CUDA_ERROR_ILLEGAL_ADDRESS, "this fault was asked for");
+    else if (simulate(launch))
+        lose(CUDA_ERROR_ILLEGAL_ADDRESS, sim_errors());
     free(launch);
     return is_lost();
 }

@@ -12,7 +12,8 @@
 #include "../../../csrc/gpu/driver.h"
 #include "../../../csrc/internal.h"
 
-/* ── Stand-ins for csrc/error.c and csrc/lock.c and csrc/cpu/pool.c, and for the fake's counters ────────────────────────────────── */
+/* ── Stand-ins for csrc/error.c and csrc/lock.c and csrc/cpu/pool.c, and for the fake's counters
+ * ────────────────────────────────── */
 
 static _Thread_local bnb_status last_status;
 static _Thread_local char       last_error[2048];
@@ -33,7 +34,9 @@ static pthread_mutex_t locks[LOCKS];
 void lock(enum lock which) { pthread_mutex_lock(&locks[which]); }
 void unlock(enum lock which) { pthread_mutex_unlock(&locks[which]); }
 
-void parallel_for(size_t count, size_t, void (*body)(const void *job, size_t first, size_t last), const void *job) { body(job, 0, count); }
+void parallel_for(size_t count, size_t, void (*body)(const void *job, size_t first, size_t last), const void *job) {
+    body(job, 0, count);
+}
 
 static long (*count)(const char *name);
 static void (*set)(const char *fault, long value);
@@ -122,13 +125,21 @@ static void computes(void) {
     CHECK(count("compiles") == 1 && count("launches") == 2 && !driver->host(gpu, z));
 
     struct small_args args = {COUNT - 16, 1}; /* at an offset, in place */
-    CHECK(driver->launch(gpu, &(struct launch){.family = "small", .kernel = "add", .constants = {0}, .constant_count = 1, .args = &args,
-                                               .args_bytes = sizeof args, .bindings = {{y, 64, READS, NULL}, {y, 64, WRITES, NULL}}, .binding_count = 2,
-                                               .groups = {16, 1, 1}, .threads = 64}) == BNB_OK);
+    CHECK(driver->launch(gpu, &(struct launch){.family = "small",
+                                               .kernel = "add",
+                                               .constants = {0},
+                                               .constant_count = 1,
+                                               .args = &args,
+                                               .args_bytes = sizeof args,
+                                               .bindings = {{y, 64, READS, NULL}, {y, 64, WRITES, NULL}},
+                                               .binding_count = 2,
+                                               .groups = {16, 1, 1},
+                                               .threads = 64}) == BNB_OK);
     float found[17];
     CHECK(driver->read(gpu, y, 0, found, sizeof found) == BNB_OK && found[15] == 3 && found[16] == 4);
     CHECK(driver->read(gpu, y, 64, found, 4) == BNB_OK && found[0] == 4);
-    CHECK(driver->write(gpu, y, 4, &(float){9}, 4) == BNB_OK && driver->read(gpu, y, 0, found, 8) == BNB_OK && found[0] == 3 && found[1] == 9);
+    CHECK(driver->write(gpu, y, 4, &(float){9}, 4) == BNB_OK && driver->read(gpu, y, 0, found, 8) == BNB_OK &&
+          found[0] == 3 && found[1] == 9);
 }
 
 static void polls_until_idle(void) {
@@ -148,9 +159,16 @@ static void compiles_once_for_each_use(void) {
     for (int i = 0; i < 3; i++) CHECK(add(x, y, 1, 0) == BNB_OK && add(x, y, 1, 64) == BNB_OK);
     CHECK(driver->wait(gpu) == BNB_OK && count("compiles") == 2);
     struct small_args args = {COUNT, 1};
-    CHECK(driver->launch(gpu, &(struct launch){.family = "small", .kernel = "add", .constants = {0}, .constant_count = 1, .args = &args,
-                                               .args_bytes = sizeof args, .bindings = {{x, 0, READS, NULL}, {y, 0, WRITES, NULL}}, .binding_count = 2,
-                                               .groups = {8, 1, 1}, .threads = 128}) == BNB_OK);
+    CHECK(driver->launch(gpu, &(struct launch){.family = "small",
+                                               .kernel = "add",
+                                               .constants = {0},
+                                               .constant_count = 1,
+                                               .args = &args,
+                                               .args_bytes = sizeof args,
+                                               .bindings = {{x, 0, READS, NULL}, {y, 0, WRITES, NULL}},
+                                               .binding_count = 2,
+                                               .groups = {8, 1, 1},
+                                               .threads = 128}) == BNB_OK);
     CHECK(driver->wait(gpu) == BNB_OK && count("compiles") == 3);
 }
 
@@ -168,8 +186,10 @@ static void refuses_too_much_memory(void) {
     open_gpu();
     void *kept = driver->alloc(gpu, 900000);
     CHECK(kept && !driver->alloc(gpu, 2000000));
-    CHECK_ERROR(BNB_OUT_OF_MEMORY, "2000000 bytes can't be had on Simulated NVIDIA GPU 0: this process has 900000 in use, and of 2000000 in all "
-                                   "1100000 are free");
+    CHECK_ERROR(
+        BNB_OUT_OF_MEMORY,
+        "2000000 bytes can't be had on Simulated NVIDIA GPU 0: this process has 900000 in use, and of 2000000 in all "
+        "1100000 are free");
     driver->free(gpu, kept); /* not done yet, so what comes now waits for it */
     CHECK(driver->alloc(gpu, 1900000));
 }
@@ -197,7 +217,8 @@ static void passes_on_an_injected_compile_error(void) {
     void *x = alloc_ones(), *y = driver->alloc(gpu, BYTES);
     for (int i = 0; i < 2; i++) {
         CHECK(add(x, y, 1, 0) == BNB_UNSUPPORTED);
-        CHECK_ERROR(BNB_UNSUPPORTED, "Simulated NVIDIA GPU 0 can't run add of small: its driver could not compile the kernel: a PTX JIT compilation "
+        CHECK_ERROR(BNB_UNSUPPORTED, "Simulated NVIDIA GPU 0 can't run add of small: its driver could not compile the "
+                                     "kernel: a PTX JIT compilation "
                                      "failed: ptxas injected, line 7");
     }
     CHECK(count("compiles") == 1 && driver->wait(gpu) == BNB_OK);
@@ -214,10 +235,19 @@ static void passes_on_a_refused_launch(void) {
 
 static void refuses_bad_launches(void) {
     open_gpu();
-    void             *x    = alloc_ones();
+    void             *x = alloc_ones();
     struct small_args args = {1, 1};
-    struct launch     good = {.family = "small", .kernel = "add", .constants = {0}, .constant_count = 1, .args = &args, .args_bytes = sizeof args,
-                              .bindings = {{x, 0, READS, NULL}, {x, 0, WRITES, NULL}}, .binding_count = 2, .groups = {1, 1, 1}, .threads = 32}, bad;
+    struct launch     good = {.family = "small",
+                              .kernel = "add",
+                              .constants = {0},
+                              .constant_count = 1,
+                              .args = &args,
+                              .args_bytes = sizeof args,
+                              .bindings = {{x, 0, READS, NULL}, {x, 0, WRITES, NULL}},
+                              .binding_count = 2,
+                              .groups = {1, 1, 1},
+                              .threads = 32},
+                      bad;
     CHECK(driver->launch(gpu, &good) == BNB_OK && driver->wait(gpu) == BNB_OK);
     bad = good, bad.kernel = "subtract";
     CHECK(driver->launch(gpu, &bad) == BNB_UNSUPPORTED);
@@ -235,7 +265,8 @@ static void refuses_bad_launches(void) {
     bad = good, bad.shared_bytes = 1 << 20;
     CHECK(driver->launch(gpu, &bad) == BNB_UNSUPPORTED);
     CHECK_ERROR(BNB_UNSUPPORTED, "1048576 bytes of shared memory are more than the");
-    CHECK(driver->launch(gpu, &good) == BNB_OK && driver->wait(gpu) == BNB_OK && driver->read(gpu, x, 0, &(float){0}, 4) == BNB_OK);
+    CHECK(driver->launch(gpu, &good) == BNB_OK && driver->wait(gpu) == BNB_OK &&
+          driver->read(gpu, x, 0, &(float){0}, 4) == BNB_OK);
 }
 
 /* An illegal address ends the context: all that is asked of it says so, nothing hangs, and the process lives. */
@@ -249,7 +280,8 @@ static void says_that_the_context_is_lost(void) {
     CHECK_ERROR(BNB_DEVICE_LOST, "an illegal memory access was encountered");
     CHECK_ERROR(BNB_DEVICE_LOST, "start the process again");
     for (int i = 0; i < 2; i++) {
-        CHECK(driver->read(gpu, x, 0, found, BYTES) == BNB_DEVICE_LOST && driver->write(gpu, x, 0, found, BYTES) == BNB_DEVICE_LOST);
+        CHECK(driver->read(gpu, x, 0, found, BYTES) == BNB_DEVICE_LOST &&
+              driver->write(gpu, x, 0, found, BYTES) == BNB_DEVICE_LOST);
         CHECK(driver->wait(gpu) == BNB_DEVICE_LOST && driver->idle(gpu) && add(x, y, 1, 0) == BNB_DEVICE_LOST);
         last_status = BNB_OK;
         CHECK(!driver->alloc(gpu, 8) && last_status == BNB_DEVICE_LOST && driver->cached(gpu) == 0);
@@ -303,10 +335,22 @@ static const struct {
     void (*run)(void);
 } scenarios[] = {
 #define SCENARIO(name) {#name, name}
-    SCENARIO(describes), SCENARIO(opens_the_second), SCENARIO(computes), SCENARIO(polls_until_idle), SCENARIO(compiles_once_for_each_use),
-    SCENARIO(frees_after_the_work), SCENARIO(refuses_too_much_memory), SCENARIO(survives_a_failed_allocation), SCENARIO(copies_large_memory),
-    SCENARIO(passes_on_an_injected_compile_error), SCENARIO(passes_on_a_refused_launch), SCENARIO(refuses_bad_launches),
-    SCENARIO(says_that_the_context_is_lost), SCENARIO(tells_what_a_kernel_did), SCENARIO(serves_two_threads), SCENARIO(absent),
+    SCENARIO(describes),
+    SCENARIO(opens_the_second),
+    SCENARIO(computes),
+    SCENARIO(polls_until_idle),
+    SCENARIO(compiles_once_for_each_use),
+    SCENARIO(frees_after_the_work),
+    SCENARIO(refuses_too_much_memory),
+    SCENARIO(survives_a_failed_allocation),
+    SCENARIO(copies_large_memory),
+    SCENARIO(passes_on_an_injected_compile_error),
+    SCENARIO(passes_on_a_refused_launch),
+    SCENARIO(refuses_bad_launches),
+    SCENARIO(says_that_the_context_is_lost),
+    SCENARIO(tells_what_a_kernel_did),
+    SCENARIO(serves_two_threads),
+    SCENARIO(absent),
 };
 
 int main(int argc, char **argv) {
@@ -314,7 +358,7 @@ int main(int argc, char **argv) {
     void       *fake = path ? dlopen(path, RTLD_NOW) : NULL;
     if (fake) {
         *(void **)&count = dlsym(fake, "fake_cuda_count");
-        *(void **)&set   = dlsym(fake, "fake_cuda_set");
+        *(void **)&set = dlsym(fake, "fake_cuda_set");
     }
     for (size_t i = 0; argc == 2 && i < sizeof scenarios / sizeof *scenarios; i++) {
         if (strcmp(argv[1], scenarios[i].name)) continue;

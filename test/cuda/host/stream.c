@@ -1,5 +1,5 @@
-/* The fake's stream: what is enqueued runs in order, and not before somebody waits or has asked often enough. So a host that
- * reads results without waiting, or fills pinned memory that a copy still needs, gets what it deserves. */
+/* The fake's stream: what is enqueued runs in order, and not before somebody waits or has asked often enough. So a host
+ * that reads results without waiting, or fills pinned memory that a copy still needs, gets what it deserves. */
 #include "fake.h"
 
 #include <stdlib.h>
@@ -25,11 +25,11 @@ static double now(void) {
 void enqueue(struct command command) {
     struct command *copy = malloc(sizeof *copy);
     if (!copy) violation("the host has no memory left");
-    *copy      = command;
+    *copy = command;
     copy->next = NULL;
-    *end       = copy;
-    end        = &copy->next;
-    polls      = faults.polls;
+    *end = copy;
+    end = &copy->next;
+    polls = faults.polls;
 }
 
 static CUresult run(const struct command *command) {
@@ -62,7 +62,8 @@ CUresult drain(void) {
 
 CUresult cuStreamCreate(CUstream *stream, unsigned flags) {
     CUresult result = enter("cuStreamCreate");
-    if (flags != STREAM_NON_BLOCKING) violation("cuStreamCreate: a stream that waits for everybody's work on the default stream");
+    if (flags != STREAM_NON_BLOCKING)
+        violation("cuStreamCreate: a stream that waits for everybody's work on the default stream");
     return *stream = (CUstream)0x2000, leave(result);
 }
 
@@ -82,7 +83,7 @@ CUresult cuStreamQuery(CUstream) {
 
 CUresult cuEventCreate(CUevent *event, unsigned flags) {
     CUresult result = enter("cuEventCreate");
-    *event          = calloc(1, sizeof **event);
+    *event = calloc(1, sizeof **event);
     (*event)->timed = flags != EVENT_NO_TIMING;
     return leave(result);
 }

@@ -54,7 +54,8 @@ static int attempt(size_t which, uint64_t seed, int64_t nth) {
     hook_fail_at(-1);
     if (!failed(entry, result)) return reached ? DONE_WITHOUT : NOT_REACHED;
     if (!reached) broken("the recipe fails: %s", bnb_last_error());
-    if (bnb_last_status() != BNB_OUT_OF_MEMORY) broken("its status is %d, expected that memory is out: %s", (int)bnb_last_status(), bnb_last_error());
+    if (bnb_last_status() != BNB_OUT_OF_MEMORY)
+        broken("its status is %d, expected that memory is out: %s", (int)bnb_last_status(), bnb_last_error());
     if (entry->returns == STATUS && result.i != BNB_OUT_OF_MEMORY) broken("it gave status %d", result.i);
     if (strstr(bnb_last_error(), "\1")) broken("it failed without a sentence");
     if (bytes_in_use() != bytes) broken("%g bytes leaked", bytes_in_use() - bytes);
@@ -77,12 +78,14 @@ void allocations(uint64_t seed, uint64_t rounds, struct tally *tallies) {
                 if (child < 0 || waitpid(child, &status, 0) < 0) broken("no process can be made");
                 outcome = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
                 if (outcome < REFUSED || outcome > NOT_REACHED) {
-                    fprintf(stderr, "status %#x of the attempt at %s, allocation %lld, seed %llu\n", status, entries[which].name, (long long)nth,
-                            (unsigned long long)(seed + round * 7919 + which));
+                    fprintf(stderr, "status %#x of the attempt at %s, allocation %lld, seed %llu\n", status,
+                            entries[which].name, (long long)nth, (unsigned long long)(seed + round * 7919 + which));
                     exit(1);
                 }
                 tallies[which].calls++;
-                if (outcome == REFUSED) tallies[which].failed[BNB_OUT_OF_MEMORY]++;
-                else tallies[which].ok++;
+                if (outcome == REFUSED)
+                    tallies[which].failed[BNB_OUT_OF_MEMORY]++;
+                else
+                    tallies[which].ok++;
             }
 }

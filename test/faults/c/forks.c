@@ -17,7 +17,8 @@ static atomic_bool stop;
 static void *keep_busy(void *argument) {
     bnb_device *device = argument;
     while (!atomic_load(&stop)) {
-        bnb_tensor   *small = bnb_tensor_zeros(device, BNB_F32, 1, 8), *large = bnb_tensor_zeros(device, BNB_F32, 64, 1024);
+        bnb_tensor *small = bnb_tensor_zeros(device, BNB_F32, 1, 8),
+                   *large = bnb_tensor_zeros(device, BNB_F32, 64, 1024);
         bnb_codebook *codebook = bnb_codebook_named("nf4");
         bnb_device_open("cpu");
         bnb_device_fallbacks(device);

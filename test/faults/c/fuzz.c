@@ -64,15 +64,16 @@ static void keep_loose(enum kind kind, void *handle, bool borrowed) {
 /* One of the world's things of a kind. */
 static void *of_world(const struct world *w, enum kind kind) {
     if (kind == DEVICE) return w->device;
-    if (kind == CODEBOOK) return (bnb_codebook *[]){w->codes16, w->codes256, w->codes_other, w->nf4, w->dynamic}[below(5)];
+    if (kind == CODEBOOK)
+        return (bnb_codebook *[]){w->codes16, w->codes256, w->codes_other, w->nf4, w->dynamic}[below(5)];
     if (kind == QUANTIZED) return w->q[below(6)];
     if (kind == RECORDING) return w->recording;
     if (kind == CACHE) return w->cache[below(3)];
     bnb_tensor *const *threes[] = {w->x, w->w, w->dy, w->bias, w->weight, w->p, w->g};
     if (one_in(2)) return threes[below(sizeof threes / sizeof *threes)][below(3)];
-    bnb_tensor *single[] = {w->indices,  w->a,        w->b,         w->row_stats, w->column_stats, w->x_column_stats, w->sums,
-                            w->outliers, w->state[0], w->state8[0], w->absmax[0], w->state_twice,  w->state8_twice,   w->unorm,
-                            w->rows};
+    bnb_tensor *single[] = {w->indices,      w->a,        w->b,        w->row_stats, w->column_stats, w->x_column_stats,
+                            w->sums,         w->outliers, w->state[0], w->state8[0], w->absmax[0],    w->state_twice,
+                            w->state8_twice, w->unorm,    w->rows};
     return single[below(sizeof single / sizeof *single)];
 }
 
@@ -106,16 +107,46 @@ static void *bad_handle(const struct parameter *parameter, bool frees) {
 }
 
 static size_t bad_size(void) {
-    static const size_t sizes[] = {0,          1,          2,          3,         31,        32,        33,       63,       64,
-                                   65,         255,        256,        257,       4096,      8192,      65536,    1u << 20, 0x7fffffff,
-                                   0x80000000, 0xffffffff, 1ull << 32, 1ull << 47, 1ull << 48, 1ull << 53, 1ull << 62, 1ull << 63, SIZE_MAX,
-                                   SIZE_MAX - 1, SIZE_MAX / 2, SIZE_MAX / 4 + 1, (1ull << 48) + 1, (1ull << 32) + 1, SIZE_MAX - 63};
-    size_t at = below(sizeof sizes / sizeof *sizes);
+    static const size_t sizes[] = {0,
+                                   1,
+                                   2,
+                                   3,
+                                   31,
+                                   32,
+                                   33,
+                                   63,
+                                   64,
+                                   65,
+                                   255,
+                                   256,
+                                   257,
+                                   4096,
+                                   8192,
+                                   65536,
+                                   1u << 20,
+                                   0x7fffffff,
+                                   0x80000000,
+                                   0xffffffff,
+                                   1ull << 32,
+                                   1ull << 47,
+                                   1ull << 48,
+                                   1ull << 53,
+                                   1ull << 62,
+                                   1ull << 63,
+                                   SIZE_MAX,
+                                   SIZE_MAX - 1,
+                                   SIZE_MAX / 2,
+                                   SIZE_MAX / 4 + 1,
+                                   (1ull << 48) + 1,
+                                   (1ull << 32) + 1,
+                                   SIZE_MAX - 63};
+    size_t              at = below(sizeof sizes / sizeof *sizes);
     return one_in(8) ? sizes[at] + below(5) - 2 : sizes[at];
 }
 
 static double bad_number(void) {
-    static const double numbers[] = {0, -0.0, 1, -1, 0.5, 1e-45, 1e-38, 1e38, -1e38, 3.4e38, 1e39, DBL_MAX, 5e-324, 1e300, 127, 6};
+    static const double numbers[] = {0,     -0.0,   1,    -1,      0.5,    1e-45, 1e-38, 1e38,
+                                     -1e38, 3.4e38, 1e39, DBL_MAX, 5e-324, 1e300, 127,   6};
     switch (below(6)) {
     case 0: return NAN;
     case 1: return INFINITY;
@@ -125,7 +156,8 @@ static double bad_number(void) {
 }
 
 static const char *bad_text(void) {
-    static const char *const texts[] = {"", "cpu", "metal", "cuda", "auto", "nf4", "NF4", "dynamic", "%s%n%99999d", "\xff\xfe", "nf4 "};
+    static const char *const texts[] = {"",    "cpu",     "metal",       "cuda",     "auto", "nf4",
+                                        "NF4", "dynamic", "%s%n%99999d", "\xff\xfe", "nf4 "};
     if (one_in(12)) return NULL;
     if (!one_in(6)) return texts[below(sizeof texts / sizeof *texts)];
     char  *text = scratch(5000);
@@ -197,8 +229,10 @@ static void spoil_contents(void) {
     size_t              bytes = bnb_tensor_rows(tensor) * bnb_tensor_columns(tensor) * sizes[bnb_tensor_dtype(tensor)];
     uint8_t            *data = scratch(bytes);
     if (one_in(3)) memset(data, one_in(2) ? 0xff : 0x7f, bytes);
-    if (one_in(3) && bnb_tensor_read(tensor, data, bytes) == BNB_OK) { /* one element of strange bits among sound ones */
-        static const uint16_t strange[] = {0x7c00, 0x7c01, 0xfdff, 0x7e00, 0x7f80, 0x7f81, 0xffbf, 0x8000, 0x0001, 0x7bff};
+    if (one_in(3) &&
+        bnb_tensor_read(tensor, data, bytes) == BNB_OK) { /* one element of strange bits among sound ones */
+        static const uint16_t strange[] = {0x7c00, 0x7c01, 0xfdff, 0x7e00, 0x7f80,
+                                           0x7f81, 0xffbf, 0x8000, 0x0001, 0x7bff};
         size_t                size = sizes[bnb_tensor_dtype(tensor)], at = below(bytes / size) * size;
         uint16_t              bits = strange[below(sizeof strange / sizeof *strange)];
         memcpy(data + at + (size < 2 ? 0 : size - 2), &bits, size < 2 ? 1 : 2);
@@ -213,13 +247,20 @@ static void describe(const struct entry *entry, const union arg *args) {
     for (int i = 0; i < entry->arity && length < NOTE_BYTES - 100; i++) {
         char                    text[80];
         const struct parameter *parameter = &entry->parameters[i];
-        if (parameter->kind == SIZE || parameter->kind == BYTES) snprintf(text, sizeof text, "%zu", args[i].n);
-        else if (parameter->kind == U32) snprintf(text, sizeof text, "%u", args[i].u);
-        else if (parameter->kind == I32 || parameter->kind == ENUM) snprintf(text, sizeof text, "%d", args[i].i);
-        else if (parameter->kind == F32) snprintf(text, sizeof text, "%g", (double)args[i].f);
-        else if (parameter->kind == F64) snprintf(text, sizeof text, "%g", args[i].d);
-        else if (parameter->kind == TEXT) snprintf(text, sizeof text, "%.40s", args[i].p ? (char *)args[i].p : "NULL");
-        else snprintf(text, sizeof text, "%p", args[i].p);
+        if (parameter->kind == SIZE || parameter->kind == BYTES)
+            snprintf(text, sizeof text, "%zu", args[i].n);
+        else if (parameter->kind == U32)
+            snprintf(text, sizeof text, "%u", args[i].u);
+        else if (parameter->kind == I32 || parameter->kind == ENUM)
+            snprintf(text, sizeof text, "%d", args[i].i);
+        else if (parameter->kind == F32)
+            snprintf(text, sizeof text, "%g", (double)args[i].f);
+        else if (parameter->kind == F64)
+            snprintf(text, sizeof text, "%g", args[i].d);
+        else if (parameter->kind == TEXT)
+            snprintf(text, sizeof text, "%.40s", args[i].p ? (char *)args[i].p : "NULL");
+        else
+            snprintf(text, sizeof text, "%p", args[i].p);
         length += (size_t)snprintf(note + length, NOTE_BYTES - length, "%s%s", i ? ", " : "", text);
     }
     snprintf(note + length, NOTE_BYTES - length, ")");
@@ -313,11 +354,16 @@ static void run_call(size_t which, struct tally *tally) {
     mark();
     union arg  result = call_entry(which, args);
     bnb_status status = check_result(entry, args, result);
-    if (to_free && args[0].p != to_free) free_handle(entry->parameters[0].kind, to_free);
-    else if (to_free && entry->parameters[0].kind != CODEBOOK) gone[gone_count < GONE_MAX ? gone_count++ : below(GONE_MAX)] = (struct loose){entry->parameters[0].kind, to_free, false};
+    if (to_free && args[0].p != to_free)
+        free_handle(entry->parameters[0].kind, to_free);
+    else if (to_free && entry->parameters[0].kind != CODEBOOK)
+        gone[gone_count < GONE_MAX ? gone_count++ : below(GONE_MAX)] =
+            (struct loose){entry->parameters[0].kind, to_free, false};
     tally->calls++;
-    if (status == BNB_OK) tally->ok++;
-    else tally->failed[status]++;
+    if (status == BNB_OK)
+        tally->ok++;
+    else
+        tally->failed[status]++;
     scratch_free();
 }
 
@@ -329,7 +375,8 @@ static void expect_nothing_left(void) {
     double      left = bnb_device_counter(device, BNB_COUNTER_BYTES);
     /* Named codebooks stay, once on a GPU, and so does memory that is kept for reuse. */
     if (left > (getenv("FAULTS_DEVICE") ? 1 << 16 : 0)) broken("%g bytes are in use after all was freed", left);
-    if (!getenv("FAULTS_DEVICE") && hook_live() > 64) broken("%lld allocations are alive after all was freed", (long long)hook_live());
+    if (!getenv("FAULTS_DEVICE") && hook_live() > 64)
+        broken("%lld allocations are alive after all was freed", (long long)hook_live());
 }
 
 void fuzz(uint64_t seed, uint64_t calls, bool is_alone, struct tally *tallies) {

@@ -1,4 +1,5 @@
-/* What the files of the fault harness share: entries as the header declares them, random numbers, and things to give. */
+/* What the files of the fault harness share: entries as the header declares them, random numbers, and things to
+ * give. */
 #ifndef HARNESS_H
 #define HARNESS_H
 
@@ -70,28 +71,28 @@ union arg                 call_entry(size_t entry, const union arg *args);
 
 /* ── Chance ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-void     chance_seed(uint64_t seed); /* of this thread */
-uint64_t chance(void);
-size_t   below(size_t bound);
+void               chance_seed(uint64_t seed); /* of this thread */
+uint64_t           chance(void);
+size_t             below(size_t bound);
 static inline bool one_in(size_t times) { return below(times) == 0; }
-float    normal(void);
+float              normal(void);
 
 /* ── The world ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Things whose shapes fit one another, so that valid calls can be made of them: x[m, k], w[n, k], y[m, n]. Tensors of
  * three come in float32, float16 and bfloat16. */
 struct world {
-    bnb_device *device;
-    size_t      m, k, n, block;
-    bnb_tensor *x[3], *w[3], *dy[3], *bias[3], *weight[3];
-    bnb_tensor *indices, *a, *b, *row_stats, *column_stats, *x_column_stats, *sums, *outliers;
+    bnb_device    *device;
+    size_t         m, k, n, block;
+    bnb_tensor    *x[3], *w[3], *dy[3], *bias[3], *weight[3];
+    bnb_tensor    *indices, *a, *b, *row_stats, *column_stats, *x_column_stats, *sums, *outliers;
     bnb_codebook  *codes16, *codes256, *codes_other, *nf4, *dynamic; /* other: of any other width */
     bnb_recording *recording;
     bnb_tensor    *sixteens; /* rows of 32, for what takes whole blocks only */
-    bnb_quantized *q[6]; /* of w: 4 bits, 8 bits, both with nested scales, LLM.int8()'s b, and another width */
+    bnb_quantized *q[6];     /* of w: 4 bits, 8 bits, both with nested scales, LLM.int8()'s b, and another width */
     bnb_tensor    *p[3], *g[3], *state[2], *state_twice, *state8[2], *state8_twice, *absmax[2], *absmax_twice, *unorm;
-    bnb_tensor    *one;  /* the number of the first row */
-    bnb_tensor    *rows; /* of one text: what each of x[m, k] sees */
+    bnb_tensor    *one;      /* the number of the first row */
+    bnb_tensor    *rows;     /* of one text: what each of x[m, k] sees */
     bnb_cache     *cache[3]; /* of heads with k columns, f32 and bytes; and one that is small whatever becomes of it */
 };
 extern _Thread_local struct world world;

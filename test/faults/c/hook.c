@@ -9,11 +9,11 @@
 
 #define HOOK __attribute__((visibility("default")))
 
-HOOK void *hook_malloc(size_t bytes);
-HOOK void *hook_malloc_kept(size_t bytes);
-HOOK void *hook_calloc(size_t count, size_t size);
-HOOK void *hook_aligned_alloc(size_t alignment, size_t bytes);
-HOOK void  hook_free(void *memory);
+HOOK void   *hook_malloc(size_t bytes);
+HOOK void   *hook_malloc_kept(size_t bytes);
+HOOK void   *hook_calloc(size_t count, size_t size);
+HOOK void   *hook_aligned_alloc(size_t alignment, size_t bytes);
+HOOK void    hook_free(void *memory);
 HOOK int64_t hook_live(void);
 HOOK void    hook_fail_at(int64_t nth);
 HOOK int64_t hook_to_come(void);
@@ -74,8 +74,10 @@ static void *take(size_t alignment, size_t bytes) {
 }
 
 static void give_back(void *memory) {
-    if (guards && memory) guarded_free(memory);
-    else free(memory);
+    if (guards && memory)
+        guarded_free(memory);
+    else
+        free(memory);
 }
 
 /* ── Counting ───────────────────────────────────────────────────────────────────────────────────────────────────── */

@@ -1,5 +1,6 @@
-/* The fault harness: faults fuzz|threads|allocations|races|forks <seed> <count>. Prints a line for each entry: its name,
- * calls, and how many succeeded and failed, by status; forks are counted on the first. What was under way stands in the file that FAULTS_NOTE names. */
+/* The fault harness: faults fuzz|threads|allocations|races|forks <seed> <count>. Prints a line for each entry: its
+ * name, calls, and how many succeeded and failed, by status; forks are counted on the first. What was under way stands
+ * in the file that FAULTS_NOTE names. */
 #define _GNU_SOURCE /* MAP_ANONYMOUS */
 #include "harness.h"
 
@@ -58,7 +59,8 @@ static void open_notes(void) {
     const char *path = getenv("FAULTS_NOTE");
     int         file = path ? open(path, O_RDWR | O_CREAT | O_TRUNC, 0600) : -1;
     if (path && (file < 0 || ftruncate(file, (THREADS + 1) * NOTE_BYTES))) abort();
-    notes = mmap(NULL, (THREADS + 1) * NOTE_BYTES, PROT_READ | PROT_WRITE, path ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, file, 0);
+    notes = mmap(NULL, (THREADS + 1) * NOTE_BYTES, PROT_READ | PROT_WRITE,
+                 path ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, file, 0);
     if (notes == MAP_FAILED) abort();
     note = notes;
 }
@@ -67,7 +69,8 @@ static void print(const struct tally *tallies) {
     for (size_t i = 0; i < entry_count; i++) {
         const struct tally *t = &tallies[i];
         printf("%s %llu %llu", entries[i].name, (unsigned long long)t->calls, (unsigned long long)t->ok);
-        for (int status = BNB_INVALID; status <= BNB_DEVICE_LOST; status++) printf(" %llu", (unsigned long long)t->failed[status]);
+        for (int status = BNB_INVALID; status <= BNB_DEVICE_LOST; status++)
+            printf(" %llu", (unsigned long long)t->failed[status]);
         printf("\n");
     }
 }
@@ -109,12 +112,18 @@ int main(int count, char **arguments) {
     open_notes();
     uint64_t      seed = strtoull(arguments[2], NULL, 10), number = strtoull(arguments[3], NULL, 10);
     struct tally *tallies = calloc(entry_count, sizeof *tallies);
-    if (!strcmp(arguments[1], "fuzz")) fuzz(seed, number, true, tallies);
-    else if (!strcmp(arguments[1], "threads")) threads(seed, number, tallies);
-    else if (!strcmp(arguments[1], "allocations")) allocations(seed, number, tallies);
-    else if (!strcmp(arguments[1], "races")) races(seed, number, tallies);
-    else if (!strcmp(arguments[1], "forks")) forks(seed, number, tallies);
-    else return 2;
+    if (!strcmp(arguments[1], "fuzz"))
+        fuzz(seed, number, true, tallies);
+    else if (!strcmp(arguments[1], "threads"))
+        threads(seed, number, tallies);
+    else if (!strcmp(arguments[1], "allocations"))
+        allocations(seed, number, tallies);
+    else if (!strcmp(arguments[1], "races"))
+        races(seed, number, tallies);
+    else if (!strcmp(arguments[1], "forks"))
+        forks(seed, number, tallies);
+    else
+        return 2;
     print(tallies);
     free(tallies);
     return 0;

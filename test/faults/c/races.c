@@ -12,7 +12,7 @@ enum { TARGETS_MAX = 32, CALLS_A_WORLD = 40, TRIES = 12 };
 
 /* Memory that the other thread rewrites: a tensor's, or what was given by its address. */
 struct target {
-    bnb_tensor *tensor; /* or NULL */
+    bnb_tensor *tensor;  /* or NULL */
     bool        is_part; /* a view of a quantised matrix, made for this */
     void       *memory;
     size_t      bytes;
@@ -24,15 +24,18 @@ static size_t        target_count;
 static atomic_bool   stop;
 
 static void write_target(const struct target *to, const uint8_t *from) {
-    if (to->tensor) bnb_tensor_write(to->tensor, from, to->bytes);
-    else memcpy(to->memory, from, to->bytes);
+    if (to->tensor)
+        bnb_tensor_write(to->tensor, from, to->bytes);
+    else
+        memcpy(to->memory, from, to->bytes);
 }
 
 /* Sound and hostile contents by turns: what was checked as one is used as the other. */
 static void *rewrite(void *) {
     while (!atomic_load_explicit(&stop, memory_order_relaxed))
         for (int turn = 0; turn < 2; turn++)
-            for (size_t i = 0; i < target_count; i++) write_target(&targets[i], turn ? targets[i].sound : targets[i].hostile);
+            for (size_t i = 0; i < target_count; i++)
+                write_target(&targets[i], turn ? targets[i].sound : targets[i].hostile);
     return NULL;
 }
 
@@ -42,8 +45,10 @@ static void aim(struct target target) {
     if (target_count == TARGETS_MAX) broken("too many targets");
     target.sound = scratch(target.bytes);
     target.hostile = scratch(target.bytes); /* any bits */
-    if (target.tensor) bnb_tensor_read(target.tensor, target.sound, target.bytes);
-    else memcpy(target.sound, target.memory, target.bytes);
+    if (target.tensor)
+        bnb_tensor_read(target.tensor, target.sound, target.bytes);
+    else
+        memcpy(target.sound, target.memory, target.bytes);
     switch (below(4)) {
     case 0: memset(target.hostile, 0x7f, target.bytes); break; /* large and finite, or NaN */
     case 1: memset(target.hostile, one_in(2) ? 0x4b : 0xff, target.bytes); break;
@@ -56,8 +61,10 @@ static void aim_at_tensor(bnb_tensor *tensor, bool is_part) {
     if (!tensor) return;
     for (size_t i = 0; i < target_count; i++)
         if (targets[i].tensor == tensor) return;
-    aim((struct target){.tensor = tensor, .is_part = is_part,
-                        .bytes = bnb_tensor_rows(tensor) * bnb_tensor_columns(tensor) * sizes[bnb_tensor_dtype(tensor)]});
+    aim((struct target){.tensor = tensor,
+                        .is_part = is_part,
+                        .bytes =
+                            bnb_tensor_rows(tensor) * bnb_tensor_columns(tensor) * sizes[bnb_tensor_dtype(tensor)]});
 }
 
 /* Values of codebooks are copies; the other parts are the matrix's own memory. */
@@ -126,8 +133,10 @@ static void race(size_t which, struct tally *tally) {
         if (entry->returns == QUANTIZED) bnb_quantized_free(result.p);
         if (entry->returns == RECORDING) bnb_recording_free(result.p);
         tally->calls++;
-        if (status == BNB_OK) tally->ok++;
-        else tally->failed[status]++;
+        if (status == BNB_OK)
+            tally->ok++;
+        else
+            tally->failed[status]++;
     }
     atomic_store(&stop, true);
     pthread_join(thread, NULL);

@@ -3,20 +3,22 @@
 
 #include <string.h>
 
-#define P(pointer)  {.p = (void *)(pointer)}
-#define N(number)   {.n = (number)}
-#define U(number)   {.u = (uint32_t)(number)}
-#define I(number)   {.i = (int32_t)(number)}
-#define F(number)   {.f = (float)(number)}
-#define D(number)   {.d = (number)}
-#define GIVE(...)                                                                                                  \
-    do {                                                                                                           \
-        union arg given[] = {__VA_ARGS__};                                                                         \
-        memcpy(args, given, sizeof given);                                                                         \
+#define P(pointer) {.p = (void *)(pointer)}
+#define N(number)  {.n = (number)}
+#define U(number)  {.u = (uint32_t)(number)}
+#define I(number)  {.i = (int32_t)(number)}
+#define F(number)  {.f = (float)(number)}
+#define D(number)  {.d = (number)}
+#define GIVE(...)                                                                                                      \
+    do {                                                                                                               \
+        union arg given[] = {__VA_ARGS__};                                                                             \
+        memcpy(args, given, sizeof given);                                                                             \
     } while (0)
-#define VALID(entry)      void valid_##entry([[maybe_unused]] union arg *args)
-#define ROW(entry, ...)   VALID(entry) { GIVE(__VA_ARGS__); }
-#define EMPTY(entry)      VALID(entry) {}
+#define VALID(entry) void valid_##entry([[maybe_unused]] union arg *args)
+#define ROW(entry, ...)                                                                                                \
+    VALID(entry) { GIVE(__VA_ARGS__); }
+#define EMPTY(entry)                                                                                                   \
+    VALID(entry) {}
 
 #define ANY(three)  (three)[below(3)]
 #define FLOAT_DTYPE I(below(3))
@@ -56,10 +58,14 @@ VALID(bnb_tensor_from) {
 }
 
 VALID(bnb_tensor_from_gguf) {
-    static const struct { uint32_t type, block, bytes; } types[] = {{0, 1, 4},   {1, 1, 2},   {30, 1, 2},  {2, 32, 18},    {3, 32, 20},   {6, 32, 22},
-                                                                    {7, 32, 24}, {8, 32, 34}, {12, 256, 144}, {13, 256, 176}, {14, 256, 210}};
-    size_t t = below(sizeof types / sizeof *types), rows = 1 + below(5), blocks = 1 + below(4), bytes = rows * blocks * types[t].bytes;
-    GIVE(P(world.device), U(types[t].type), N(rows), N(blocks * types[t].block), P(scratch(bytes)), N(bytes), FLOAT_DTYPE);
+    static const struct {
+        uint32_t type, block, bytes;
+    } types[] = {{0, 1, 4},   {1, 1, 2},   {30, 1, 2},     {2, 32, 18},    {3, 32, 20},   {6, 32, 22},
+                 {7, 32, 24}, {8, 32, 34}, {12, 256, 144}, {13, 256, 176}, {14, 256, 210}};
+    size_t t = below(sizeof types / sizeof *types), rows = 1 + below(5), blocks = 1 + below(4),
+           bytes = rows * blocks * types[t].bytes;
+    GIVE(P(world.device), U(types[t].type), N(rows), N(blocks * types[t].block), P(scratch(bytes)), N(bytes),
+         FLOAT_DTYPE);
 }
 
 VALID(bnb_tensor_write) {
@@ -75,7 +81,8 @@ VALID(bnb_tensor_read) {
 ROW(bnb_tensor_host, P(ANY(world.p)))
 ROW(bnb_tensor_to, P(ANY(world.w)), P(world.device))
 ROW(bnb_tensor_slice, P(ANY(world.x)), N(below(world.m)), N(1))
-ROW(bnb_tensor_put, P(world.m >= world.n ? world.x[0] : world.w[0]), N(0), P(world.m >= world.n ? world.w[0] : world.x[0]))
+ROW(bnb_tensor_put, P(world.m >= world.n ? world.x[0] : world.w[0]), N(0),
+    P(world.m >= world.n ? world.w[0] : world.x[0]))
 ROW(bnb_tensor_reshape, P(ANY(world.x)), N(world.k), N(world.m))
 ROW(bnb_tensor_dtype, P(ANY(world.x)))
 ROW(bnb_tensor_rows, P(ANY(world.x)))
@@ -85,7 +92,8 @@ ROW(bnb_tensor_free, P(made_tensor()))
 /* ── Codebooks ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 VALID(bnb_codebook_named) {
-    static const char *const names[] = {"nf4", "fp4", "af4", "dynamic", "dynamic_unsigned", "int8", "nf2", "nf3", "nf5", "nf6"};
+    static const char *const names[] = {"nf4",  "fp4", "af4", "dynamic", "dynamic_unsigned",
+                                        "int8", "nf2", "nf3", "nf5",     "nf6"};
     GIVE(P(names[below(10)]));
 }
 
@@ -107,7 +115,8 @@ VALID(bnb_codebook_read) {
 }
 
 VALID(bnb_codebook_fp8) {
-    uint32_t exponent = 1 + (uint32_t)below(4), sign = (uint32_t)below(2), precision = 1 + (uint32_t)below(7 - sign - exponent);
+    uint32_t exponent = 1 + (uint32_t)below(4), sign = (uint32_t)below(2),
+             precision = 1 + (uint32_t)below(7 - sign - exponent);
     GIVE(I(sign), U(exponent), U(precision), U(exponent + precision + sign));
 }
 
@@ -119,7 +128,8 @@ ROW(bnb_codebook_free, P(bnb_codebook_linear(1, 8, 1)))
 
 /* ── Quantised matrices ─────────────────────────────────────────────────────────────────────────────────────────── */
 
-ROW(bnb_quantized_from, P(world.b), N(world.n), N(world.k), P(world.codes256), N(world.k), P(world.column_stats), P(NULL), P(NULL), N(0), P(NULL), F(0), P(NULL))
+ROW(bnb_quantized_from, P(world.b), N(world.n), N(world.k), P(world.codes256), N(world.k), P(world.column_stats),
+    P(NULL), P(NULL), N(0), P(NULL), F(0), P(NULL))
 ROW(bnb_quantized_part, P(world.q[2 + below(2)]), I(below(5)))
 ROW(bnb_quantized_rows, P(world.q[0]))
 ROW(bnb_quantized_columns, P(world.q[1]))
@@ -146,7 +156,8 @@ ROW(bnb_quantize_affine, P(world.sixteens), U(2 + below(7)), N(16))
 VALID(bnb_quantize) {
     bool searched = one_in(2);
     GIVE(P(ANY(world.x)), P(ANY_CODES), N(world.block), N(one_in(2) ? 0 : 1 + below(300)),
-         I(searched ? BNB_SCALES_LEAST_SQUARES : BNB_SCALES_ABSMAX), P(searched ? OPTIONAL(world.x_column_stats) : NULL));
+         I(searched ? BNB_SCALES_LEAST_SQUARES : BNB_SCALES_ABSMAX),
+         P(searched ? OPTIONAL(world.x_column_stats) : NULL));
 }
 
 ROW(bnb_dequantize, P(QUANTIZED_W), FLOAT_DTYPE)
@@ -171,28 +182,46 @@ ROW(bnb_int8_stats, P(ANY(world.x)), F(one_in(2) ? 0 : 6), I(below(2)))
 
 VALID(bnb_int8_vectorwise_quant) {
     bool by_column = one_in(2);
-    GIVE(P(ANY(world.x)), P(by_column ? world.x_column_stats : world.row_stats), F(one_in(2) ? 0 : 6), P(OPTIONAL(world.outliers)), I(by_column));
+    GIVE(P(ANY(world.x)), P(by_column ? world.x_column_stats : world.row_stats), F(one_in(2) ? 0 : 6),
+         P(OPTIONAL(world.outliers)), I(by_column));
 }
 
 ROW(bnb_int8_vectorwise_dequant, P(world.a), P(world.row_stats), FLOAT_DTYPE)
 ROW(bnb_int8_linear_matmul, P(world.a), P(world.b))
-ROW(bnb_int8_mm_dequant, P(world.sums), P(world.row_stats), P(world.column_stats), P(OPTIONAL(ANY(world.bias))), FLOAT_DTYPE)
-ROW(bnb_int8_scaled_mm, P(world.a), P(world.b), P(world.row_stats), P(world.column_stats), P(OPTIONAL(ANY(world.bias))), FLOAT_DTYPE)
-ROW(bnb_int8_mixed_scaled_mm, P(ANY(world.x)), P(world.a), P(world.b), P(world.row_stats), P(world.column_stats), P(OPTIONAL(world.outliers)),
+ROW(bnb_int8_mm_dequant, P(world.sums), P(world.row_stats), P(world.column_stats), P(OPTIONAL(ANY(world.bias))),
+    FLOAT_DTYPE)
+ROW(bnb_int8_scaled_mm, P(world.a), P(world.b), P(world.row_stats), P(world.column_stats), P(OPTIONAL(ANY(world.bias))),
+    FLOAT_DTYPE)
+ROW(bnb_int8_mixed_scaled_mm, P(ANY(world.x)), P(world.a), P(world.b), P(world.row_stats), P(world.column_stats),
+    P(OPTIONAL(world.outliers)), P(OPTIONAL(ANY(world.bias))))
+ROW(bnb_int8_matmul, P(ANY(world.x)), P(world.b), P(world.column_stats), F(one_in(2) ? 0 : 6),
     P(OPTIONAL(ANY(world.bias))))
-ROW(bnb_int8_matmul, P(ANY(world.x)), P(world.b), P(world.column_stats), F(one_in(2) ? 0 : 6), P(OPTIONAL(ANY(world.bias))))
 ROW(bnb_compare, P(ANY(world.x)), P(ANY(world.x)))
 
 VALID(bnb_optimizer_step) {
     bnb_optimizer kind = (bnb_optimizer)below(6);
-    bool          twice = kind == BNB_OPTIMIZER_ADEMAMIX, coded = one_in(2), second = kind <= BNB_OPTIMIZER_ADEMAMIX, trust = one_in(4);
+    bool          twice = kind == BNB_OPTIMIZER_ADEMAMIX, coded = one_in(2), second = kind <= BNB_OPTIMIZER_ADEMAMIX,
+                  trust = one_in(4);
     bnb_hyperparameters *h = scratch(sizeof *h);
-    *h = (bnb_hyperparameters){.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.99, .beta3 = 0.999, .alpha = 5, .eps = 1e-8, .gnorm_scale = 1,
-                               .max_unorm = trust ? 0.1 : 0, .step = 1 + (double)below(100)};
-    bnb_tensor *first = coded ? (twice ? world.state8_twice : world.state8[0]) : twice ? world.state_twice : world.state[0];
-    GIVE(I(kind), P(h), P(ANY(world.p)), P(ANY(world.g)), P(first), P(coded ? (twice ? world.absmax_twice : world.absmax[0]) : NULL),
-         P(coded ? world.dynamic : NULL), P(!second ? NULL : coded ? world.state8[1] : world.state[1]), P(coded && second ? world.absmax[1] : NULL),
-         P(coded && second ? world.dynamic : NULL), P(trust ? world.unorm : NULL));
+    *h = (bnb_hyperparameters){.lr = 1e-3,
+                               .beta1 = 0.9,
+                               .beta2 = 0.99,
+                               .beta3 = 0.999,
+                               .alpha = 5,
+                               .eps = 1e-8,
+                               .gnorm_scale = 1,
+                               .max_unorm = trust ? 0.1 : 0,
+                               .step = 1 + (double)below(100)};
+    bnb_tensor *first = coded   ? (twice ? world.state8_twice : world.state8[0])
+                        : twice ? world.state_twice
+                                : world.state[0];
+    GIVE(I(kind), P(h), P(ANY(world.p)), P(ANY(world.g)), P(first),
+         P(coded ? (twice ? world.absmax_twice : world.absmax[0]) : NULL), P(coded ? world.dynamic : NULL),
+         P(!second ? NULL
+           : coded ? world.state8[1]
+                   : world.state[1]),
+         P(coded && second ? world.absmax[1] : NULL), P(coded && second ? world.dynamic : NULL),
+         P(trust ? world.unorm : NULL));
 }
 
 /* ── Whole models ───────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -204,8 +233,8 @@ VALID(bnb_activate) {
     GIVE(P(x), P(OPTIONAL(x)), I(0), I(below(4)));
 }
 
-ROW(bnb_cache_new, P(world.device), I(((int[]){BNB_F32, BNB_F16, BNB_I8}[below(3)])), N(1 + below(3)), N(1 + below(3)), N(1 + below(3)), N(1 + below(40)),
-    N(1 + below(40)))
+ROW(bnb_cache_new, P(world.device), I(((int[]){BNB_F32, BNB_F16, BNB_I8}[below(3)])), N(1 + below(3)), N(1 + below(3)),
+    N(1 + below(3)), N(1 + below(40)), N(1 + below(40)))
 ROW(bnb_cache_resize, P(world.cache[2]), N(1 + below(3)), N(1 + below(60)))
 
 static void span(union arg *args, bnb_cache *cache) {
@@ -220,10 +249,15 @@ ROW(bnb_cache_free, P(bnb_cache_new(world.device, BNB_F16, 1, 1, 1, 16, 8)))
 
 VALID(bnb_attention) {
     bnb_attention_options *o = scratch(sizeof *o);
-    *o = (bnb_attention_options){.heads = 1, .kv_heads = 1, .scale = 0.1, .softcap = one_in(2) ? 0 : 30, .norm_eps = 1e-6};
+    *o = (bnb_attention_options){.heads = 1,
+                                 .kv_heads = 1,
+                                 .scale = 0.1,
+                                 .softcap = one_in(2) ? 0 : 30,
+                                 .norm_eps = 1e-6};
     bool        kept = 2 * world.m * world.k * sizeof(float) >= 1 << 16; /* memory of the call's own would be */
     bnb_tensor *x = ANY(world.x), *norm = OPTIONAL(ANY(world.weight));
-    GIVE(P(o), P(x), P(x), P(x), P(world.rows), P(NULL), P(norm), P(norm), P(NULL), P(kept || one_in(2) ? world.cache[below(2)] : NULL), U(0));
+    GIVE(P(o), P(x), P(x), P(x), P(world.rows), P(NULL), P(norm), P(norm), P(NULL),
+         P(kept || one_in(2) ? world.cache[below(2)] : NULL), U(0));
 }
 
 ROW(bnb_topk, P(ANY(world.x)), N(1 + below(world.k)))

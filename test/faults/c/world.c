@@ -37,7 +37,8 @@ static void *must(void *made) {
 static bnb_tensor *floats(bnb_dtype dtype, size_t rows, size_t columns, float outliers) {
     float *values = malloc(rows * columns * sizeof *values);
     for (size_t i = 0; i < rows * columns; i++) values[i] = normal() * (one_in(50) ? outliers : 1);
-    bnb_tensor *wide = must(bnb_tensor_from(world.device, BNB_F32, rows, columns, values, rows * columns * sizeof *values));
+    bnb_tensor *wide =
+        must(bnb_tensor_from(world.device, BNB_F32, rows, columns, values, rows * columns * sizeof *values));
     free(values);
     if (dtype == BNB_F32) return wide;
     bnb_tensor *narrow = must(bnb_cast(wide, dtype));
@@ -65,7 +66,8 @@ static bnb_tensor *bytes(bnb_dtype dtype, size_t rows, size_t columns) {
 static bnb_tensor *integers(size_t rows, size_t columns, size_t bound) {
     int32_t *values = malloc(rows * columns * sizeof *values);
     for (size_t i = 0; i < rows * columns; i++) values[i] = (int32_t)below(bound);
-    bnb_tensor *tensor = must(bnb_tensor_from(world.device, BNB_I32, rows, columns, values, rows * columns * sizeof *values));
+    bnb_tensor *tensor =
+        must(bnb_tensor_from(world.device, BNB_I32, rows, columns, values, rows * columns * sizeof *values));
     free(values);
     return tensor;
 }
@@ -115,7 +117,8 @@ static void build_optimizer(void) {
 static void build_cache(void) {
     size_t   m = world.m;
     int32_t *rows = malloc(m * 4 * sizeof *rows);
-    for (size_t i = 0; i < m; i++) memcpy(rows + 4 * i, (int32_t[]){0, (int32_t)i, 0, (int32_t)i + 1}, 4 * sizeof *rows);
+    for (size_t i = 0; i < m; i++)
+        memcpy(rows + 4 * i, (int32_t[]){0, (int32_t)i, 0, (int32_t)i + 1}, 4 * sizeof *rows);
     world.rows = must(bnb_tensor_from(world.device, BNB_I32, m, 4, rows, m * 4 * sizeof *rows));
     free(rows);
     world.one = integers(1, 1, 1);
@@ -150,11 +153,14 @@ void world_build(bool small, bool cold) {
     world.outliers = outlier_list(k);
     world.nf4 = must(bnb_codebook_named("nf4"));
     world.dynamic = must(bnb_codebook_named("dynamic"));
-    world.q[0] = must(bnb_quantize(world.w[0], one_in(2) ? world.nf4 : world.codes16, world.block, 0, BNB_SCALES_ABSMAX, NULL));
-    world.q[1] = must(bnb_quantize(world.w[1], one_in(2) ? world.dynamic : world.codes256, 1 + below(300), 0, BNB_SCALES_ABSMAX, NULL));
+    world.q[0] =
+        must(bnb_quantize(world.w[0], one_in(2) ? world.nf4 : world.codes16, world.block, 0, BNB_SCALES_ABSMAX, NULL));
+    world.q[1] = must(bnb_quantize(world.w[1], one_in(2) ? world.dynamic : world.codes256, 1 + below(300), 0,
+                                   BNB_SCALES_ABSMAX, NULL));
     world.q[2] = must(bnb_quantize(world.w[2], world.nf4, world.block, 1 + below(300), BNB_SCALES_LEAST_SQUARES, NULL));
     world.q[3] = must(bnb_quantize(world.w[0], world.dynamic, world.block, 256, BNB_SCALES_ABSMAX, NULL));
-    world.q[5] = must(bnb_quantize(world.w[1], world.codes_other, world.block, one_in(2) ? 0 : 256, BNB_SCALES_ABSMAX, NULL));
+    world.q[5] =
+        must(bnb_quantize(world.w[1], world.codes_other, world.block, one_in(2) ? 0 : 256, BNB_SCALES_ABSMAX, NULL));
     bnb_codebook *int8 = must(bnb_codebook_named("int8"));
     world.q[4] = must(bnb_quantized_from(world.b, n, k, int8, k, world.column_stats, NULL, NULL, 0, NULL, 0, NULL));
     bnb_codebook_free(int8);
@@ -169,9 +175,26 @@ void world_free(void) {
     bnb_tensor  **tensors[] = {w->x, w->w, w->dy, w->bias, w->weight, w->p, w->g};
     for (size_t t = 0; t < sizeof tensors / sizeof *tensors; t++)
         for (int i = 0; i < 3; i++) bnb_tensor_free(tensors[t][i]);
-    bnb_tensor *single[] = {w->indices, w->a,           w->b,         w->row_stats, w->column_stats, w->x_column_stats, w->sums,         w->outliers,
-                            w->state[0], w->state[1], w->state_twice, w->state8[0], w->state8[1],   w->state8_twice,   w->absmax[0], w->absmax[1],
-                            w->absmax_twice, w->unorm, w->rows, w->one};
+    bnb_tensor *single[] = {w->indices,
+                            w->a,
+                            w->b,
+                            w->row_stats,
+                            w->column_stats,
+                            w->x_column_stats,
+                            w->sums,
+                            w->outliers,
+                            w->state[0],
+                            w->state[1],
+                            w->state_twice,
+                            w->state8[0],
+                            w->state8[1],
+                            w->state8_twice,
+                            w->absmax[0],
+                            w->absmax[1],
+                            w->absmax_twice,
+                            w->unorm,
+                            w->rows,
+                            w->one};
     for (size_t t = 0; t < sizeof single / sizeof *single; t++) bnb_tensor_free(single[t]);
     bnb_recording_free(w->recording);
     bnb_tensor_free(w->sixteens);

@@ -1,6 +1,6 @@
-// The Metal standard library for an estimate of what a kernel takes: the translator's CUDA, as HIP for a GPU whose compiler
-// clang has in it. What that GPU does not have in common with Apple's are instructions of no text but their name, so that they
-// cost one each and hold their operands in registers.
+// The Metal standard library for an estimate of what a kernel takes: the translator's CUDA, as HIP for a GPU whose
+// compiler clang has in it. What that GPU does not have in common with Apple's are instructions of no text but their
+// name, so that they cost one each and hold their operands in registers.
 #pragma once
 #define __global__ __attribute__((global))
 #define __device__ __attribute__((device))
@@ -141,8 +141,8 @@ SIM_INLINE simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T val
     return {vec<T, 2>(value)};
 }
 template <class T, class P>
-SIM_INLINE void simdgroup_load(simdgroup_matrix<T> &matrix, const P *at, ulong row_elements = 8, ulong2 origin = ulong2(0),
-                               bool = false) {
+SIM_INLINE void simdgroup_load(simdgroup_matrix<T> &matrix, const P *at, ulong row_elements = 8,
+                               ulong2 origin = ulong2(0), bool = false) {
     const uint row = sim::lane() / 4, column = sim::lane() % 4 * 2;
     matrix.elements = *(const vec<T, 2> *)(at + (origin.y + row) * row_elements + origin.x + column);
 }

@@ -1,7 +1,8 @@
 /* The fake queue, command buffers and encoders.
  *
- * Of a concurrent encoder, what stands between two barriers runs last things first: who forgets a barrier reads too early.
- * What is committed runs when it is waited for, or when its status was asked for often enough: so a host that reads
+ * Of a concurrent encoder, what stands between two barriers runs last things first: who forgets a barrier reads too
+ * early. What is committed runs when it is waited for, or when its status was asked for often enough: so a host that
+ * reads
  * results without waiting sees poison. Command buffers of a queue run in the order in which they were committed. */
 #include "fake.h"
 
@@ -36,7 +37,7 @@ struct dispatch {
     MTLSize                grid, group;
     uint32_t               segment; /* of those that may run at once */
     bool                   kept;    /* by a queue with a residency set */
-    size_t                 shared; /* of threadgroup memory at index 0 */
+    size_t                 shared;  /* of threadgroup memory at index 0 */
     struct dispatch       *next;
 };
 
@@ -77,8 +78,8 @@ id fake_MTLCommandQueue_commandBufferWithUnretainedReferences(id self, SEL) {
     if (++queue->uncompleted > UNCOMPLETED_MAX)
         violation("commandBuffer: %d are under way, Metal blocks", UNCOMPLETED_MAX);
     struct command_buffer *buffer = object_new(MTLCommandBuffer, sizeof *buffer);
-    buffer->queue                 = keep(queue);
-    buffer->end                   = &buffer->dispatches;
+    buffer->queue = keep(queue);
+    buffer->end = &buffer->dispatches;
     return autorelease(buffer);
 }
 
@@ -97,7 +98,7 @@ void fake_MTLCommandBuffer_commit(id self, SEL) {
     if (buffer->committed) violation("commit: the command buffer was committed before");
     counters.commits++;
     buffer->committed = true;
-    buffer->doomed    = strikes(&faults.fail_commit);
+    buffer->doomed = strikes(&faults.fail_commit);
     keep(buffer);
     pthread_mutex_lock(&running);
     *(buffer->queue->first ? &buffer->queue->last->next : &buffer->queue->first) = buffer;
@@ -121,17 +122,17 @@ id fake_MTLDevice_newResidencySetWithDescriptor_error(id, SEL, id descriptor, id
 void destroy_residency_set(id set) { free(((struct residency_set *)set)->buffers); }
 
 void fake_MTLResidencySet_addAllocation(id self, SEL, id given) {
-    struct residency_set *set    = (struct residency_set *)self;
+    struct residency_set *set = (struct residency_set *)self;
     struct device_buffer *buffer = expect(given, MTLBuffer, "addAllocation:");
     if (buffer->in_set) violation("addAllocation: the buffer is in the set already");
     set->buffers = realloc(set->buffers, (set->count + 1) * sizeof *set->buffers);
     if (!set->buffers) violation("the host has no memory left");
     set->buffers[set->count++] = buffer;
-    buffer->in_set             = true;
+    buffer->in_set = true;
 }
 
 void fake_MTLResidencySet_removeAllocation(id self, SEL, id given) {
-    struct residency_set *set    = (struct residency_set *)self;
+    struct residency_set *set = (struct residency_set *)self;
     struct device_buffer *buffer = expect(given, MTLBuffer, "removeAllocation:");
     if (!buffer->in_set) violation("removeAllocation: the buffer is not in the set");
     size_t at = 0;
@@ -187,7 +188,7 @@ static int bind(sim_launch *launch, const struct dispatch *dispatch) {
 static const char *run(const struct dispatch *dispatch) {
     static char text[4096];
     sim_launch *launch = sim_launch_new(dispatch->pipeline->kernel);
-    const char *seed   = getenv("BNB_SIM_SEED"), *flush = getenv("BNB_SIM_FLUSH");
+    const char *seed = getenv("BNB_SIM_SEED"), *flush = getenv("BNB_SIM_FLUSH");
     int         errors = !launch ? -1 : bind(launch, dispatch);
     if (!errors)
         errors = sim_run(launch, (uint32_t)dispatch->grid.width, (uint32_t)dispatch->grid.height,
@@ -210,18 +211,18 @@ static struct dispatch *turn_segments(struct dispatch *first) {
         for (uint32_t number = first->segment; first && first->segment == number;) {
             struct dispatch *next = first->next;
             first->next = segment;
-            segment     = first;
-            first       = next;
+            segment = first;
+            first = next;
         }
         *end = segment;
-        end  = &last->next;
+        end = &last->next;
     }
     return turned;
 }
 
 static void run_all(struct command_buffer *buffer) {
     const char *error = NULL;
-    buffer->start     = now();
+    buffer->start = now();
     if (buffer->queue->broken)
         error = "Ignored (for causing prior/excessive GPU errors) "
                 "(00000004:kIOGPUCommandBufferCallbackErrorSubmissionsIgnored)";
@@ -235,9 +236,9 @@ static void run_all(struct command_buffer *buffer) {
         free(dispatch);
     }
     buffer->dispatches = NULL;
-    buffer->stop       = now();
+    buffer->stop = now();
     if (error) {
-        buffer->error         = strdup(error);
+        buffer->error = strdup(error);
         buffer->queue->broken = true;
     }
     buffer->queue->uncompleted--;
@@ -248,7 +249,7 @@ static void run_until(struct command_buffer *buffer) {
     pthread_mutex_lock(&running);
     while (buffer->status < MTL_COMMAND_BUFFER_COMPLETED) {
         struct command_buffer *first = buffer->queue->first;
-        buffer->queue->first         = first->next;
+        buffer->queue->first = first->next;
         run_all(first);
         drop(first);
     }
@@ -287,10 +288,10 @@ id fake_MTLCommandBuffer_computeCommandEncoderWithDispatchType(id self, SEL, NSU
     if (buffer->committed) violation("computeCommandEncoder: the command buffer was committed");
     if (buffer->encoding) violation("computeCommandEncoder: another encoder of the command buffer is open");
     if (type > MTL_DISPATCH_TYPE_CONCURRENT) violation("computeCommandEncoder: %lu is no dispatch type", type);
-    buffer->encoding        = true;
+    buffer->encoding = true;
     struct encoder *encoder = object_new(MTLComputeCommandEncoder, sizeof *encoder);
-    encoder->buffer         = keep(buffer);
-    encoder->concurrent     = type == MTL_DISPATCH_TYPE_CONCURRENT;
+    encoder->buffer = keep(buffer);
+    encoder->concurrent = type == MTL_DISPATCH_TYPE_CONCURRENT;
     return autorelease(encoder);
 }
 
@@ -332,22 +333,24 @@ void fake_MTLComputeCommandEncoder_setBytes_length_atIndex(id self, SEL, const v
                                                            NSUInteger index) {
     if (!length || length > MTL_SET_BYTES_MAX) violation("setBytes: %lu bytes, expected 1 to 4096", length);
     struct bound *bound = slot(self, index, "setBytes:");
-    *bound              = (struct bound){.bytes = malloc(length), .count = length};
+    *bound = (struct bound){.bytes = malloc(length), .count = length};
     if (!bound->bytes) violation("the host has no memory left");
     memcpy(bound->bytes, bytes, length);
 }
 
-void fake_MTLComputeCommandEncoder_setThreadgroupMemoryLength_atIndex(id self, SEL, NSUInteger length, NSUInteger index) {
+void fake_MTLComputeCommandEncoder_setThreadgroupMemoryLength_atIndex(id self, SEL, NSUInteger length,
+                                                                      NSUInteger index) {
     struct encoder *encoder = open_encoder(self, "setThreadgroupMemoryLength:");
     if (index || !length || length % 16 || length > SIM_MAX_THREADGROUP_BYTES)
-        violation("setThreadgroupMemoryLength: %lu bytes at index %lu, expected a multiple of 16 up to 32768 at 0", length, index);
+        violation("setThreadgroupMemoryLength: %lu bytes at index %lu, expected a multiple of 16 up to 32768 at 0",
+                  length, index);
     encoder->shared = length;
 }
 
 static void check_dispatch(const struct encoder *encoder, MTLSize grid, MTLSize group) {
     if (!encoder->pipeline) violation("dispatchThreadgroups: no pipeline is set");
-    const sim_kernel *kernel  = encoder->pipeline->kernel;
-    const char       *name    = sim_kernel_name(kernel);
+    const sim_kernel *kernel = encoder->pipeline->kernel;
+    const char       *name = sim_kernel_name(kernel);
     NSUInteger        threads = group.width * group.height * group.depth;
     if (!threads || threads > sim_kernel_max_threads(kernel))
         violation("%s: %lu threads in a threadgroup, of %u", name, threads, sim_kernel_max_threads(kernel));
@@ -367,15 +370,16 @@ void fake_MTLComputeCommandEncoder_dispatchThreadgroups_threadsPerThreadgroup(id
     check_dispatch(encoder, grid, group);
     struct dispatch *dispatch = malloc(sizeof *dispatch);
     if (!dispatch) violation("the host has no memory left");
-    *dispatch = (struct dispatch){.pipeline = keep(encoder->pipeline), .grid = grid, .group = group, .shared = encoder->shared};
+    *dispatch =
+        (struct dispatch){.pipeline = keep(encoder->pipeline), .grid = grid, .group = group, .shared = encoder->shared};
     memcpy(dispatch->bound, encoder->bound, sizeof dispatch->bound);
     memset(encoder->bound, 0, sizeof encoder->bound);
     encoder->shared = 0;
-    dispatch->segment     = encoder->segment;
-    dispatch->kept        = encoder->buffer->queue->kept;
+    dispatch->segment = encoder->segment;
+    dispatch->kept = encoder->buffer->queue->kept;
     if (!encoder->concurrent) encoder->segment++;
     *encoder->buffer->end = dispatch;
-    encoder->buffer->end  = &dispatch->next;
+    encoder->buffer->end = &dispatch->next;
     counters.dispatches++;
 }
 
@@ -387,8 +391,8 @@ void fake_MTLComputeCommandEncoder_memoryBarrierWithScope(id self, SEL, NSUInteg
 }
 
 void fake_MTLComputeCommandEncoder_endEncoding(id self, SEL) {
-    struct encoder *encoder   = open_encoder(self, "endEncoding");
-    encoder->ended            = true;
+    struct encoder *encoder = open_encoder(self, "endEncoding");
+    encoder->ended = true;
     encoder->buffer->encoding = false;
     for (uint32_t i = 0; i < BINDINGS; i++) free(encoder->bound[i].bytes);
 }

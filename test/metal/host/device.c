@@ -29,13 +29,13 @@ id fake_MTLDevice_newBufferWithLength_options(id, SEL, NSUInteger length, NSUInt
         violation("newBufferWithLength: %lu is not between 1 and maxBufferLength", length);
     if (options != MTL_RESOURCE_STORAGE_SHARED) violation("newBufferWithLength: the fake has only shared storage");
     if (strikes(&faults.fail_alloc)) return NULL;
-    size_t rest   = PAGE - 1 - (length - 1) % PAGE;
+    size_t rest = PAGE - 1 - (length - 1) % PAGE;
     void  *memory = sim_allocate(length + (rest < ROOM ? rest : ROOM));
     if (!memory) return NULL;
     counters.buffers++;
     struct device_buffer *buffer = object_new(MTLBuffer, sizeof *buffer);
-    buffer->memory               = memory;
-    buffer->bytes                = length;
+    buffer->memory = memory;
+    buffer->bytes = length;
     return &buffer->object;
 }
 
@@ -92,12 +92,12 @@ static struct sim_library *translate(const char *source_path, id *error) {
              bun ? bun : "bun", source_path, mode ? mode : "fast");
     FILE *pipe = popen(command, "r");
     if (!pipe) violation("popen: %s", command);
-    size_t length  = fread(output, 1, sizeof output - 1, pipe);
+    size_t length = fread(output, 1, sizeof output - 1, pipe);
     output[length] = 0;
     int status = pclose(pipe);
     while (length && output[length - 1] == '\n') output[--length] = 0;
     if (status) return give_error(error, output), NULL;
-    struct sim_library *code      = sim_library_open(output);
+    struct sim_library *code = sim_library_open(output);
     if (!code) give_error(error, sim_errors());
     return code;
 }
@@ -107,12 +107,12 @@ static id library_new(const char *source_path, id *error) {
     struct sim_library *code = translate(source_path, error);
     if (!code) return NULL;
     struct library *library = object_new(MTLLibrary, sizeof *library);
-    library->code           = code;
+    library->code = code;
     return &library->object;
 }
 
 id fake_MTLDevice_newLibraryWithSource_options_error(id, SEL, id source, id given, id *error) {
-    const char             *text    = text_of(expect(source, NSString, "newLibraryWithSource:"));
+    const char             *text = text_of(expect(source, NSString, "newLibraryWithSource:"));
     struct compile_options *options = expect(given, MTLCompileOptions, "newLibraryWithSource:");
     if (!options->exact_math) violation("newLibraryWithSource: fast math is on, under which kernels may differ");
     if (!options->precise_functions)
@@ -122,8 +122,8 @@ id fake_MTLDevice_newLibraryWithSource_options_error(id, SEL, id source, id give
     if (strikes(&faults.fail_compile))
         return give_error(error, "metal/injected.metal:7:1: error: this fault was asked for"), NULL;
     char  path[] = "/tmp/bnb-kernels-XXXXXX";
-    int   file   = mkstemp(path);
-    FILE *out    = file < 0 ? NULL : fdopen(file, "w");
+    int   file = mkstemp(path);
+    FILE *out = file < 0 ? NULL : fdopen(file, "w");
     if (!out || fputs(text, out) < 0 || fclose(out)) violation("%s could not be written", path);
     id library = library_new(path, error);
     remove(path);
@@ -167,8 +167,8 @@ static id function_new(struct library *library, const char *name, const struct c
         if (constants->defined >> i & 1 && bytes && bytes != sizeof(uint32_t)) return give_error(error, text), NULL;
     }
     struct function *function = object_new(MTLFunction, sizeof *function);
-    function->library         = keep(library);
-    function->kernel          = kernel;
+    function->library = keep(library);
+    function->kernel = kernel;
     if (constants) {
         function->constants.defined = constants->defined;
         memcpy(function->constants.values, constants->values, sizeof constants->values);
@@ -191,7 +191,7 @@ void destroy_function(id function) { drop(((struct function *)function)->library
 
 id fake_MTLDevice_newComputePipelineStateWithFunction_error(id, SEL, id given, id *error) {
     struct function *function = expect(given, MTLFunction, "newComputePipelineStateWithFunction:");
-    size_t           shared   = sim_kernel_threadgroup_bytes(function->kernel);
+    size_t           shared = sim_kernel_threadgroup_bytes(function->kernel);
     if (shared > SIM_MAX_THREADGROUP_BYTES) {
         char text[256];
         snprintf(text, sizeof text,
@@ -200,8 +200,8 @@ id fake_MTLDevice_newComputePipelineStateWithFunction_error(id, SEL, id given, i
         return give_error(error, text), NULL;
     }
     struct pipeline_state *pipeline = object_new(MTLComputePipelineState, sizeof *pipeline);
-    pipeline->kernel                = function->kernel;
-    pipeline->constants             = function->constants;
+    pipeline->kernel = function->kernel;
+    pipeline->constants = function->constants;
     return &pipeline->object;
 }
 

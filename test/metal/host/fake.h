@@ -1,7 +1,8 @@
 /* What the files of the fake Metal share: objects, violations, and the faults that a test can inject.
  *
  * The driver of csrc/gpu/metal/ runs unchanged on top of this library, which stands in for libobjc, Foundation and
- * Metal. It is stricter than Apple's: where Metal would misbehave later, or only under its validation layer, the process
+ * Metal. It is stricter than Apple's: where Metal would misbehave later, or only under its validation layer, the
+ * process
  * says what rule was broken and aborts. */
 #ifndef FAKE_METAL_H
 #define FAKE_METAL_H
@@ -45,8 +46,8 @@ enum class_id {
 /* Opens every object. A freed object keeps its header, so that a message to it is recognised. */
 struct objc_object {
     enum class_id class;
-    bool          is_class;
-    _Atomic int   references;
+    bool        is_class;
+    _Atomic int references;
 };
 
 extern const char *const class_names[CLASSES];
@@ -107,18 +108,18 @@ struct device_buffer {
 #define FAULTS(FAULT)                                                                                                  \
     FAULT(default_device, 1) /* 0: only MTLCopyAllDevices has it */                                                    \
     FAULT(devices, 1)                                                                                                  \
-    FAULT(large_chip, 0)      /* 1: the name says Max */                                                               \
-    FAULT(family, 1009)       /* the newest Apple family */                                                            \
-    FAULT(os_version, 1500)   /* 1301 is macOS 13.1 */                                                                 \
-    FAULT(math_mode, 1)       /* 0: as before macOS 15, setMathMode: is unknown */                                     \
-    FAULT(residency, 1)       /* 0: as before macOS 15, there are no residency sets */                                 \
+    FAULT(large_chip, 0)    /* 1: the name says Max */                                                                 \
+    FAULT(family, 1009)     /* the newest Apple family */                                                              \
+    FAULT(os_version, 1500) /* 1301 is macOS 13.1 */                                                                   \
+    FAULT(math_mode, 1)     /* 0: as before macOS 15, setMathMode: is unknown */                                       \
+    FAULT(residency, 1)     /* 0: as before macOS 15, there are no residency sets */                                   \
     FAULT(working_set, (long)4 << 30)                                                                                  \
     FAULT(buffer_max, (long)1 << 30)                                                                                   \
-    FAULT(fail_alloc, 0)      /* the nth newBuffer from now on gives nil */                                            \
-    FAULT(fail_queue, 0)      /* the nth newCommandQueue from now on gives nil */                                      \
-    FAULT(fail_compile, 0)    /* the nth newLibraryWithSource from now on gives an error */                            \
-    FAULT(fail_commit, 0)     /* the nth command buffer from now on fails, and all that its queue runs after it */     \
-    FAULT(polls, 3)           /* so often must a command buffer's status be asked until it runs without a wait */      \
+    FAULT(fail_alloc, 0)        /* the nth newBuffer from now on gives nil */                                          \
+    FAULT(fail_queue, 0)        /* the nth newCommandQueue from now on gives nil */                                    \
+    FAULT(fail_compile, 0)      /* the nth newLibraryWithSource from now on gives an error */                          \
+    FAULT(fail_commit, 0)       /* the nth command buffer from now on fails, and all that its queue runs after it */   \
+    FAULT(polls, 3)             /* so often must a command buffer's status be asked until it runs without a wait */    \
     FAULT(wait_milliseconds, 0) /* how long a command buffer that is waited for takes at least */
 
 extern struct faults {

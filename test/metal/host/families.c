@@ -10,5 +10,5 @@ static const char broken[] = {
 #embed "kernels/broken.metal" suffix(, 0)
 };
 
-const struct kernel_source kernel_headers[]  = {{NULL, NULL}};
+const struct kernel_source kernel_headers[] = {{NULL, NULL}};
 const struct kernel_source kernel_families[] = {{"small", small}, {"broken", broken}, {NULL, NULL}};

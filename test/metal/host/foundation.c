@@ -36,7 +36,7 @@ void (*const class_destroy[CLASSES])(id) = {
 
 static void *text_new(enum class_id class, const char *text) {
     struct text *object = object_new(class, sizeof *object);
-    object->text        = strdup(text);
+    object->text = strdup(text);
     return object;
 }
 
@@ -98,7 +98,7 @@ id        MTLCreateSystemDefaultDevice(void) { return faults.devices && faults.d
 EXPORT id MTLCopyAllDevices(void);
 id        MTLCopyAllDevices(void) {
     struct array *array = object_new(NSArray, sizeof *array);
-    array->only         = faults.devices ? device() : NULL;
+    array->only = faults.devices ? device() : NULL;
     return &array->object;
 }
 
@@ -127,7 +127,14 @@ void fake_metal_set(const char *fault, long value) {
 long fake_metal_count(const char *name) {
 #define COUNT(counter)                                                                                                 \
     if (!strcmp(name, #counter)) return counters.counter;
-    COUNT(compiles) COUNT(buffers) COUNT(commits) COUNT(dispatches) COUNT(runs) COUNT(blocking_waits) COUNT(barriers) COUNT(residency_requests)
+    COUNT(compiles)
+    COUNT(buffers)
+    COUNT(commits)
+    COUNT(dispatches)
+    COUNT(runs)
+    COUNT(blocking_waits)
+    COUNT(barriers)
+    COUNT(residency_requests)
 #undef COUNT
     for (uint32_t class = 0; class < CLASSES; class++)
         if (!strcmp(name, class_names[class])) return class_live[class];
@@ -136,10 +143,12 @@ long fake_metal_count(const char *name) {
 
 /* Nothing of these outlives a call of the driver. */
 const char *fake_metal_report(void) {
-    static const enum class_id transient[] = {NSArray, NSString, NSError, NSURL, MTLCompileOptions, MTLResidencySetDescriptor,
-                                              MTLFunction, MTLFunctionConstantValues};
-    static char text[1024];
-    size_t      length = 0;
+    static const enum class_id transient[] = {NSArray,           NSString,
+                                              NSError,           NSURL,
+                                              MTLCompileOptions, MTLResidencySetDescriptor,
+                                              MTLFunction,       MTLFunctionConstantValues};
+    static char                text[1024];
+    size_t                     length = 0;
     for (size_t i = 0; i < sizeof transient / sizeof *transient; i++) {
         long live = class_live[transient[i]];
         if (live)

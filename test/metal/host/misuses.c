@@ -17,11 +17,11 @@ static id pipeline(void) {
     MTLCompileOptions_setMathFloatingPointFunctions(options, MTL_MATH_FUNCTIONS_PRECISE);
     char text[8192];
     snprintf(text, sizeof text, "#include <metal_stdlib>\nusing namespace metal;\n%s", kernel_families[0].text);
-    id library  = MTLDevice_newLibraryWithSource_options_error(device, objc_string(text), options, &error);
-    id values   = NSObject_new(objc.getClass("MTLFunctionConstantValues"));
+    id library = MTLDevice_newLibraryWithSource_options_error(device, objc_string(text), options, &error);
+    id values = NSObject_new(objc.getClass("MTLFunctionConstantValues"));
     MTLFunctionConstantValues_setConstantValue_type_atIndex(values, &(uint32_t){0}, MTL_DATA_TYPE_UINT, 0);
     id function = MTLLibrary_newFunctionWithName_constantValues_error(library, objc_string("add"), values, &error);
-    id made     = MTLDevice_newComputePipelineStateWithFunction_error(device, function, &error);
+    id made = MTLDevice_newComputePipelineStateWithFunction_error(device, function, &error);
     if (!made) fprintf(stderr, "%s\n", objc_error(error));
     NSObject_release(function);
     NSObject_release(values);
@@ -39,7 +39,8 @@ static void dispatch(id encoder, NSUInteger threads) {
 
 /* All that the kernel "add" needs but its output. */
 static id half_encoded(id buffer_of_commands, id x) {
-    id encoder = MTLCommandBuffer_computeCommandEncoderWithDispatchType(buffer_of_commands, MTL_DISPATCH_TYPE_CONCURRENT);
+    id encoder =
+        MTLCommandBuffer_computeCommandEncoderWithDispatchType(buffer_of_commands, MTL_DISPATCH_TYPE_CONCURRENT);
     MTLComputeCommandEncoder_setComputePipelineState(encoder, pipeline());
     MTLComputeCommandEncoder_setBytes_length_atIndex(encoder, (float[2]){0, 0}, 8, 0);
     MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, x, 0, 1);
@@ -130,7 +131,9 @@ static void no_end(void) {
 }
 
 static void wait_without_commit(void) { MTLCommandBuffer_waitUntilCompleted(commands()); }
-static void no_pipeline(void) { dispatch(MTLCommandBuffer_computeCommandEncoderWithDispatchType(commands(), MTL_DISPATCH_TYPE_CONCURRENT), 32); }
+static void no_pipeline(void) {
+    dispatch(MTLCommandBuffer_computeCommandEncoderWithDispatchType(commands(), MTL_DISPATCH_TYPE_CONCURRENT), 32);
+}
 static void unbound(void) { dispatch(half_encoded(commands(), buffer()), 32); }
 
 static void bound_for_an_earlier_dispatch(void) {
@@ -172,7 +175,10 @@ static void too_many_under_way(void) {
 /* Two dispatches of which the second reads what the first writes, in a concurrent encoder: the fake runs it first. */
 static void forgotten_barrier(void) {
     id batch = commands(), x = buffer(), y = buffer(), z = buffer(), encoder = half_encoded(batch, x);
-    struct { uint32_t count; float value; } args = {32, 1};
+    struct {
+        uint32_t count;
+        float    value;
+    } args = {32, 1};
     memset(MTLBuffer_contents(x), 0, 128);
     for (int i = 0; i < 2; i++) {
         MTLComputeCommandEncoder_setBytes_length_atIndex(encoder, &args, sizeof args, 0);
@@ -192,7 +198,7 @@ static void forgotten_barrier(void) {
 static void not_resident(void) {
     id batch = commands(), x = buffer(), y = buffer(), encoder = half_encoded(batch, x);
     id descriptor = NSObject_new(objc.getClass("MTLResidencySetDescriptor"));
-    id set        = MTLDevice_newResidencySetWithDescriptor_error(device, descriptor, NULL);
+    id set = MTLDevice_newResidencySetWithDescriptor_error(device, descriptor, NULL);
     MTLCommandQueue_addResidencySet(queue, set);
     MTLResidencySet_addAllocation(set, x);
     MTLResidencySet_commit(set);
@@ -257,9 +263,9 @@ static const struct {
 int main(int argc, char **argv) {
     const char *missing = objc_load();
     if (missing) return fprintf(stderr, "%s\n", missing), 2;
-    pool   = objc.autoreleasePoolPush();
+    pool = objc.autoreleasePoolPush();
     device = objc.createSystemDefaultDevice();
-    queue  = MTLDevice_newCommandQueue(device);
+    queue = MTLDevice_newCommandQueue(device);
     for (size_t i = 0; argc == 2 && i < sizeof misuses / sizeof *misuses; i++) {
         if (strcmp(argv[1], misuses[i].name)) continue;
         misuses[i].run();

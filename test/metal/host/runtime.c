@@ -45,7 +45,7 @@ void violation(const char *sentence, ...) {
 void *object_new(enum class_id class, size_t size) {
     id object = calloc(1, size);
     if (!object) violation("the host has no memory left");
-    object->class      = class;
+    object->class = class;
     object->references = 1;
     class_live[class]++;
     return object;
@@ -109,7 +109,7 @@ id autorelease(void *object) {
         violation("a %s is autoreleased on a thread that has no pool, and leaks", class_names[((id)object)->class]);
     if (pools.count == pools.capacity) {
         pools.capacity = pools.capacity ? pools.capacity * 2 : 64;
-        pools.objects  = realloc(pools.objects, pools.capacity * sizeof *pools.objects);
+        pools.objects = realloc(pools.objects, pools.capacity * sizeof *pools.objects);
         if (!pools.objects) violation("the host has no memory left");
     }
     return pools.objects[pools.count++] = object;
@@ -206,7 +206,7 @@ id        objc_getClass(const char *name) {
     static struct objc_object classes[CLASSES];
     for (uint32_t class = 0; class < CLASSES; class++) {
         if (strcmp(name, class_names[class])) continue;
-        classes[class].class    = class;
+        classes[class].class = class;
         classes[class].is_class = true;
         return &classes[class];
     }

@@ -11,7 +11,8 @@
 #include "../../../csrc/gpu/driver.h"
 #include "../../../csrc/internal.h"
 
-/* ── Stand-ins for csrc/error.c and csrc/lock.c, and for the fake's counters ────────────────────────────────────────────────────── */
+/* ── Stand-ins for csrc/error.c and csrc/lock.c, and for the fake's counters
+ * ────────────────────────────────────────────────────── */
 
 static _Thread_local bnb_status last_status;
 static _Thread_local char       last_error[2048];
@@ -61,26 +62,24 @@ struct small_args {
 
 enum { COUNT = 1000, BYTES = COUNT * sizeof(float) };
 
-static void open_gpu(void) {
-    CHECK((one = gpu->open(0)));
-}
+static void open_gpu(void) { CHECK((one = gpu->open(0))); }
 
 /* y = x + value, enqueued. */
 static bnb_status add(void *x, void *y, float value, uint32_t beyond, size_t bytes_moved) {
     struct small_args args = {COUNT, value};
     return gpu->launch(one, &(struct launch){
-        .family         = "small",
-        .kernel         = "add",
-        .constants      = {beyond},
-        .constant_count = 1,
-        .args           = &args,
-        .args_bytes     = sizeof args,
-        .bindings       = {{x, 0, READS, NULL}, {y, 0, WRITES, NULL}},
-        .binding_count  = 2,
-        .groups         = {(COUNT + beyond + 63) / 64, 1, 1},
-        .threads        = 64,
-        .bytes_moved    = bytes_moved,
-    });
+                                .family = "small",
+                                .kernel = "add",
+                                .constants = {beyond},
+                                .constant_count = 1,
+                                .args = &args,
+                                .args_bytes = sizeof args,
+                                .bindings = {{x, 0, READS, NULL}, {y, 0, WRITES, NULL}},
+                                .binding_count = 2,
+                                .groups = {(COUNT + beyond + 63) / 64, 1, 1},
+                                .threads = 64,
+                                .bytes_moved = bytes_moved,
+                            });
 }
 
 static void *alloc_ones(void) {
@@ -118,15 +117,22 @@ static void computes(void) {
     CHECK(count("compiles") == 1 && count("commits") == 1 && count("dispatches") == 2);
 
     struct small_args args = {COUNT - 16, 1}; /* at an offset, in place */
-    CHECK(gpu->launch(one, &(struct launch){.family = "small", .kernel = "add", .constants = {0}, .constant_count = 1,
-                                       .args = &args, .args_bytes = sizeof args, .bindings = {{y, 64, READS, NULL}, {y, 64, UPDATES, NULL}},
-                                       .binding_count = 2, .groups = {16, 1, 1}, .threads = 64}) == BNB_OK);
+    CHECK(gpu->launch(one, &(struct launch){.family = "small",
+                                            .kernel = "add",
+                                            .constants = {0},
+                                            .constant_count = 1,
+                                            .args = &args,
+                                            .args_bytes = sizeof args,
+                                            .bindings = {{y, 64, READS, NULL}, {y, 64, UPDATES, NULL}},
+                                            .binding_count = 2,
+                                            .groups = {16, 1, 1},
+                                            .threads = 64}) == BNB_OK);
     float found[17];
     CHECK(gpu->read(one, y, 0, found, sizeof found) == BNB_OK && found[15] == 3 && found[16] == 4);
 }
 
-/* Launches run at once until one reads what another writes, or writes what another touches. The fake runs them last things
- * first, so a barrier that was forgotten shows in the numbers. */
+/* Launches run at once until one reads what another writes, or writes what another touches. The fake runs them last
+ * things first, so a barrier that was forgotten shows in the numbers. */
 static void barriers_follow_from_what_launches_touch(void) {
     open_gpu();
     void *a = alloc_ones(), *b = alloc_ones(), *c = gpu->alloc(one, BYTES), *d = gpu->alloc(one, BYTES);
@@ -223,7 +229,7 @@ static void lets_the_cpu_read_past_the_end(void) {
     open_gpu();
     for (size_t bytes = 16384 - 2 * READ_SLACK; bytes <= 16384 + READ_SLACK; bytes += 4) {
         void                *memory = gpu->alloc(one, bytes);
-        const volatile char *end    = (const char *)gpu->host(one, memory) + bytes;
+        const volatile char *end = (const char *)gpu->host(one, memory) + bytes;
         for (size_t i = 0; i < READ_SLACK; i++) (void)end[i];
     }
 }
@@ -268,9 +274,13 @@ static void survives_a_failed_allocation(void) {
 
 static void passes_on_compile_errors(void) {
     open_gpu();
-    void        *y = gpu->alloc(one, BYTES);
-    struct launch broken = {.family = "broken", .kernel = "broken", .bindings = {{y, 0, WRITES, NULL}}, .binding_count = 1,
-                            .groups = {1, 1, 1}, .threads = 32};
+    void         *y = gpu->alloc(one, BYTES);
+    struct launch broken = {.family = "broken",
+                            .kernel = "broken",
+                            .bindings = {{y, 0, WRITES, NULL}},
+                            .binding_count = 1,
+                            .groups = {1, 1, 1},
+                            .threads = 32};
     for (int i = 0; i < 3; i++) {
         if (i == 2) broken.kernel = "whole"; /* of the same library */
         CHECK(gpu->launch(one, &broken) == BNB_UNSUPPORTED);
@@ -291,10 +301,16 @@ static void passes_on_an_injected_compile_error(void) {
 
 static void refuses_greedy_kernels(void) {
     open_gpu();
-    void             *y      = gpu->alloc(one, BYTES);
-    struct small_args args   = {1, 1};
-    struct launch     launch = {.family = "small", .kernel = "greedy", .args = &args, .args_bytes = sizeof args,
-                                .bindings = {{y, 0, WRITES, NULL}}, .binding_count = 1, .groups = {1, 1, 1}, .threads = 32};
+    void             *y = gpu->alloc(one, BYTES);
+    struct small_args args = {1, 1};
+    struct launch     launch = {.family = "small",
+                                .kernel = "greedy",
+                                .args = &args,
+                                .args_bytes = sizeof args,
+                                .bindings = {{y, 0, WRITES, NULL}},
+                                .binding_count = 1,
+                                .groups = {1, 1, 1},
+                                .threads = 32};
     CHECK(gpu->launch(one, &launch) == BNB_UNSUPPORTED);
     CHECK_ERROR(BNB_UNSUPPORTED, "36000) exceeds the maximum threadgroup memory allowed (32768)");
 }
@@ -302,10 +318,16 @@ static void refuses_greedy_kernels(void) {
 /* A kernel gets the threads that it declares; of one that declares none a GPU may leave it few. */
 static void refuses_more_threads_than_a_kernel_can_have(void) {
     open_gpu();
-    void             *y      = gpu->alloc(one, BYTES);
-    struct small_args args   = {1, 1};
-    struct launch     launch = {.family = "small", .kernel = "undeclared", .args = &args, .args_bytes = sizeof args,
-                                .bindings = {{y, 0, WRITES, NULL}}, .binding_count = 1, .groups = {1, 1, 1}, .threads = 512};
+    void             *y = gpu->alloc(one, BYTES);
+    struct small_args args = {1, 1};
+    struct launch     launch = {.family = "small",
+                                .kernel = "undeclared",
+                                .args = &args,
+                                .args_bytes = sizeof args,
+                                .bindings = {{y, 0, WRITES, NULL}},
+                                .binding_count = 1,
+                                .groups = {1, 1, 1},
+                                .threads = 512};
     CHECK(gpu->launch(one, &launch) == BNB_UNSUPPORTED);
     CHECK_ERROR(BNB_UNSUPPORTED, "512 threads in a group are more than the 384");
     launch.threads = 384;
@@ -316,9 +338,17 @@ static void refuses_bad_launches(void) {
     open_gpu();
     void             *x = alloc_ones();
     struct small_args args = {1, 1};
-    struct launch     good = {.family = "small", .kernel = "add", .constants = {0}, .constant_count = 1, .args = &args,
-                              .args_bytes = sizeof args, .bindings = {{x, 0, READS, NULL}, {x, 0, UPDATES, NULL}}, .binding_count = 2,
-                              .groups = {1, 1, 1}, .threads = 32}, bad;
+    struct launch     good = {.family = "small",
+                              .kernel = "add",
+                              .constants = {0},
+                              .constant_count = 1,
+                              .args = &args,
+                              .args_bytes = sizeof args,
+                              .bindings = {{x, 0, READS, NULL}, {x, 0, UPDATES, NULL}},
+                              .binding_count = 2,
+                              .groups = {1, 1, 1},
+                              .threads = 32},
+                      bad;
     CHECK(gpu->launch(one, &good) == BNB_OK && gpu->wait(one) == BNB_OK);
     bad = good, bad.kernel = "subtract";
     CHECK(gpu->launch(one, &bad) == BNB_UNSUPPORTED);
@@ -332,7 +362,8 @@ static void refuses_bad_launches(void) {
     CHECK(gpu->launch(one, &bad) == BNB_INVALID);
     bad = good, bad.args_bytes = 5000;
     CHECK(gpu->launch(one, &bad) == BNB_INVALID);
-    CHECK(gpu->launch(one, &good) == BNB_OK && gpu->wait(one) == BNB_OK && gpu->read(one, x, 0, &(float){0}, 4) == BNB_OK);
+    CHECK(gpu->launch(one, &good) == BNB_OK && gpu->wait(one) == BNB_OK &&
+          gpu->read(one, x, 0, &(float){0}, 4) == BNB_OK);
 }
 
 /* The second of three batches fails. */
@@ -346,11 +377,12 @@ static void tells_once_that_work_was_lost(void) {
     CHECK_ERROR(BNB_DEVICE_LOST, "Caused GPU Timeout Error");
     CHECK(!strstr(last_error, "Ignored"));
     CHECK(gpu->wait(one) == BNB_OK);
-    CHECK(add(x, y, 5, 0, 0) == BNB_OK && holds(y, 6) && count("MTLCommandQueue") == 1); /* a new one, and the old is gone */
+    CHECK(add(x, y, 5, 0, 0) == BNB_OK && holds(y, 6) &&
+          count("MTLCommandQueue") == 1); /* a new one, and the old is gone */
 
     set("fail_commit", 1);
     CHECK(add(x, y, 1, 0, 100000000) == BNB_OK);
-    CHECK(add(x, y, 1, 0, 0) == BNB_OK); /* on the queue that has failed */
+    CHECK(add(x, y, 1, 0, 0) == BNB_OK);                              /* on the queue that has failed */
     CHECK(gpu->read(one, x, 0, found, 4) == BNB_OK && found[0] == 1); /* which it only reads */
     CHECK(gpu->wait(one) == BNB_DEVICE_LOST && gpu->wait(one) == BNB_OK);
     set("fail_queue", 1); /* even a new queue is refused: the next work says so, and the one after that may get one */
@@ -369,7 +401,8 @@ static void marks_what_was_lost(void) {
     float found[COUNT];
     for (int i = 0; i < 2; i++) { /* now and for ever */
         CHECK(gpu->read(one, y, 0, found, BYTES) == BNB_DEVICE_LOST);
-        CHECK_ERROR(BNB_DEVICE_LOST, "Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout). What it was to compute is lost");
+        CHECK_ERROR(BNB_DEVICE_LOST, "Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout). "
+                                     "What it was to compute is lost");
     }
     CHECK(gpu->ready(one, y, READS) == BNB_DEVICE_LOST && gpu->ready(one, y, UPDATES) == BNB_DEVICE_LOST);
     CHECK(add(y, z, 1, 0, 0) == BNB_DEVICE_LOST); /* nothing is computed of it */
@@ -378,7 +411,8 @@ static void marks_what_was_lost(void) {
 
     set("fail_commit", 1);
     CHECK(add(x, y, 1, 0, 100000000) == BNB_OK && gpu->wait(one) == BNB_DEVICE_LOST);
-    CHECK(gpu->write(one, y, 0, (float[COUNT]){4}, BYTES) == BNB_OK && gpu->read(one, y, 0, found, 4) == BNB_OK && found[0] == 4);
+    CHECK(gpu->write(one, y, 0, (float[COUNT]){4}, BYTES) == BNB_OK && gpu->read(one, y, 0, found, 4) == BNB_OK &&
+          found[0] == 4);
     set("fail_commit", 1);
     CHECK(add(x, y, 1, 0, 100000000) == BNB_OK && gpu->wait(one) == BNB_DEVICE_LOST);
     gpu->free(one, y); /* what gets its memory has nothing to do with it */
@@ -391,10 +425,18 @@ static void gives_threadgroup_memory(void) {
     open_gpu();
     void             *y = gpu->alloc(one, BYTES);
     struct small_args args = {64, 3};
-    struct launch     launch = {.family = "small", .kernel = "shared", .args = &args, .args_bytes = sizeof args, .bindings = {{y, 0, WRITES, NULL}},
-                                .binding_count = 1, .groups = {1, 1, 1}, .threads = 64, .shared_bytes = 64 * sizeof(float)};
+    struct launch     launch = {.family = "small",
+                                .kernel = "shared",
+                                .args = &args,
+                                .args_bytes = sizeof args,
+                                .bindings = {{y, 0, WRITES, NULL}},
+                                .binding_count = 1,
+                                .groups = {1, 1, 1},
+                                .threads = 64,
+                                .shared_bytes = 64 * sizeof(float)};
     float             found[64];
-    CHECK(gpu->launch(one, &launch) == BNB_OK && gpu->read(one, y, 0, found, sizeof found) == BNB_OK && found[0] == 66 && found[63] == 3);
+    CHECK(gpu->launch(one, &launch) == BNB_OK && gpu->read(one, y, 0, found, sizeof found) == BNB_OK &&
+          found[0] == 66 && found[63] == 3);
     launch.shared_bytes = 40;
     CHECK(gpu->launch(one, &launch) == BNB_INVALID);
 }
@@ -451,22 +493,42 @@ static const struct {
     void (*run)(void);
 } scenarios[] = {
 #define SCENARIO(name) {#name, name}
-    SCENARIO(describes), SCENARIO(computes), SCENARIO(barriers_follow_from_what_launches_touch), SCENARIO(keeps_buffers_resident), SCENARIO(polls_until_idle), SCENARIO(blocks_when_slow),
-    SCENARIO(batches_by_count), SCENARIO(batches_by_bytes), SCENARIO(waits_for_no_later_work),
-    SCENARIO(bounds_what_is_pending), SCENARIO(reuses_memory_after_its_work),
-    SCENARIO(lets_the_cpu_read_past_the_end), SCENARIO(gives_exact_buffers), SCENARIO(refuses_too_much_memory),
-    SCENARIO(waits_for_memory), SCENARIO(survives_a_failed_allocation), SCENARIO(passes_on_compile_errors),
-    SCENARIO(passes_on_an_injected_compile_error), SCENARIO(refuses_greedy_kernels), SCENARIO(refuses_more_threads_than_a_kernel_can_have), SCENARIO(refuses_bad_launches),
-    SCENARIO(tells_once_that_work_was_lost), SCENARIO(marks_what_was_lost), SCENARIO(gives_threadgroup_memory), SCENARIO(tells_what_a_kernel_did), SCENARIO(serves_two_threads),
-    SCENARIO(leaks_nothing), SCENARIO(absent),
+    SCENARIO(describes),
+    SCENARIO(computes),
+    SCENARIO(barriers_follow_from_what_launches_touch),
+    SCENARIO(keeps_buffers_resident),
+    SCENARIO(polls_until_idle),
+    SCENARIO(blocks_when_slow),
+    SCENARIO(batches_by_count),
+    SCENARIO(batches_by_bytes),
+    SCENARIO(waits_for_no_later_work),
+    SCENARIO(bounds_what_is_pending),
+    SCENARIO(reuses_memory_after_its_work),
+    SCENARIO(lets_the_cpu_read_past_the_end),
+    SCENARIO(gives_exact_buffers),
+    SCENARIO(refuses_too_much_memory),
+    SCENARIO(waits_for_memory),
+    SCENARIO(survives_a_failed_allocation),
+    SCENARIO(passes_on_compile_errors),
+    SCENARIO(passes_on_an_injected_compile_error),
+    SCENARIO(refuses_greedy_kernels),
+    SCENARIO(refuses_more_threads_than_a_kernel_can_have),
+    SCENARIO(refuses_bad_launches),
+    SCENARIO(tells_once_that_work_was_lost),
+    SCENARIO(marks_what_was_lost),
+    SCENARIO(gives_threadgroup_memory),
+    SCENARIO(tells_what_a_kernel_did),
+    SCENARIO(serves_two_threads),
+    SCENARIO(leaks_nothing),
+    SCENARIO(absent),
 };
 
 int main(int argc, char **argv) {
     const char *path = getenv("BNB_METAL_LIBRARY");
     void       *fake = path ? dlopen(path, RTLD_NOW) : NULL;
     if (fake) {
-        *(void **)&count  = dlsym(fake, "fake_metal_count");
-        *(void **)&set    = dlsym(fake, "fake_metal_set");
+        *(void **)&count = dlsym(fake, "fake_metal_count");
+        *(void **)&set = dlsym(fake, "fake_metal_set");
         *(void **)&report = dlsym(fake, "fake_metal_report");
     }
     for (size_t i = 0; argc == 2 && i < sizeof scenarios / sizeof *scenarios; i++) {

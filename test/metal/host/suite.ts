@@ -1,6 +1,6 @@
 // Owns `bun run test:metal [file…]`: the whole suite, with the simulated GPU as its device and, unless BNB_STRICT=0, no
-// operation left to the CPU. What knows no device, such as the simulator's own tests, only `bun run test` has; faults have
-// the simulated GPU in their long form.
+// operation left to the CPU. What knows no device, such as the simulator's own tests, only `bun run test` has; faults
+// have the simulated GPU in their long form.
 import { resolve } from "node:path";
 import { fakeMetal } from "./build.ts";
 

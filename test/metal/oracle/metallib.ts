@@ -36,7 +36,10 @@ export class MetalLib {
     return buffer;
   }
 
-  /** A function is a length and tagged fields: NAME, MDSZ (bytes of bitcode), OFFT (three offsets, the last its own). */
+  /**
+   * A function is a length and tagged fields: NAME, MDSZ (bytes of bitcode), OFFT (three offsets, the last its
+   * own).
+   */
   private readFunctions(table: Buffer): void {
     const count = table.readUInt32LE(0);
     let at = 4;

@@ -25,9 +25,9 @@ static float sum_threadgroup(float value, threadgroup float *partial, uint lane,
 
 template <typename T, int Passes>
 [[kernel]] void sums(device const T *x [[buffer(0)]], device float *y [[buffer(1)]],
-                     constant Sizes &sizes [[buffer(2)]], uint group [[threadgroup_position_in_grid]], uint thread_ [[thread_index_in_threadgroup]],
-                     uint threads [[threads_per_threadgroup]], ushort lane [[thread_index_in_simdgroup]],
-                     ushort simdgroup [[simdgroup_index_in_threadgroup]],
+                     constant Sizes &sizes [[buffer(2)]], uint group [[threadgroup_position_in_grid]],
+                     uint thread_ [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]],
+                     ushort lane [[thread_index_in_simdgroup]], ushort simdgroup [[simdgroup_index_in_threadgroup]],
                      ushort simdgroups [[simdgroups_per_threadgroup]]) {
     threadgroup float partial[32];
     float total = 0;

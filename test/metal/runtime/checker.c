@@ -21,29 +21,29 @@ typedef struct {
     uint32_t read_simdgroups; // a bit for each simdgroup that read in read_epoch
     uint32_t read_lanes;      // and the lanes of the last of them in its read_simd_epoch
     uint16_t write_thread;
-    uint8_t read_simdgroup;
-    uint8_t write_atomic : 1, read_by_other_group : 1;
+    uint8_t  read_simdgroup;
+    uint8_t  write_atomic : 1, read_by_other_group : 1;
 } record;
 
 typedef struct {
     uintptr_t begin, end;
-    bool read_only;
-    uint32_t index;  // of the buffer
-    uint32_t memory; // SIM_MEM_DEVICE or SIM_MEM_THREADGROUP
-    uint8_t *known;  // states by byte, or NULL: everything is readable
-    record *records; // by byte, or NULL: nobody writes
+    bool      read_only;
+    uint32_t  index;   // of the buffer
+    uint32_t  memory;  // SIM_MEM_DEVICE or SIM_MEM_THREADGROUP
+    uint8_t  *known;   // states by byte, or NULL: everything is readable
+    record   *records; // by byte, or NULL: nobody writes
 } region;
 
-static region regions[SIM_MAX_BUFFERS + 1];
-static uint32_t region_count;
-static region *last;
+static region             regions[SIM_MAX_BUFFERS + 1];
+static uint32_t           region_count;
+static region            *last;
 static const sim_library *library;
 // Pieces of threadgroup memory that belong to one simdgroup each.
 static struct {
     uintptr_t begin, end;
-    uint32_t simdgroup;
+    uint32_t  simdgroup;
 } slices[SIM_MAX_VARIABLES * SIM_MAX_THREADS / SIM_LANES];
-static uint32_t slice_count;
+static uint32_t  slice_count;
 static uintptr_t free_begin, free_end; // memory that belongs to the simulator or to one thread
 
 static void *records_of(size_t bytes) {
@@ -54,8 +54,8 @@ static void *records_of(size_t bytes) {
 // Buffers that overlap become one region, which may be written if one of them may.
 static void add_buffer(const sim_launch *launch, uint32_t index) {
     const buffer_binding *b = &launch->buffers[index];
-    uintptr_t begin = (uintptr_t)b->memory, end = begin + b->bytes;
-    bool read_only = sim_kernel_read_only(launch->kernel, index);
+    uintptr_t             begin = (uintptr_t)b->memory, end = begin + b->bytes;
+    bool                  read_only = sim_kernel_read_only(launch->kernel, index);
     for (uint32_t i = 0; i < region_count; i++) {
         region *r = &regions[i];
         if (begin >= r->end || end <= r->begin) continue;
@@ -88,7 +88,7 @@ int checker_begin(const sim_launch *launch) {
     free_begin = (uintptr_t)threads_region(&bytes);
     free_end = free_begin + bytes;
     uint32_t bound = sim_kernel_buffers(launch->kernel);
-    bool fresh = false;
+    bool     fresh = false;
     for (uint32_t i = 0; i < SIM_MAX_BUFFERS; i++) {
         if (!(bound >> i & 1)) continue;
         add_buffer(launch, i);
@@ -96,7 +96,7 @@ int checker_begin(const sim_launch *launch) {
     }
     for (uint32_t i = 0; i < region_count; i++) {
         region *r = &regions[i];
-        size_t size = r->end - r->begin;
+        size_t  size = r->end - r->begin;
         if (!r->read_only && !(r->records = records_of(size * sizeof(record)))) return -1;
         if (!fresh) continue;
         if (!(r->known = records_of(size))) return -1;
@@ -104,7 +104,8 @@ int checker_begin(const sim_launch *launch) {
     }
     if (fresh) mark_fresh(launch);
     uintptr_t begin = (uintptr_t)launch->threadgroup_memory;
-    size_t size = (uintptr_t)launch->threadgroup_end + SIM_PAGE - begin; // with some of the guard pages, which nothing else is at
+    size_t    size =
+        (uintptr_t)launch->threadgroup_end + SIM_PAGE - begin; // with some of the guard pages, which nothing else is at
     region *r = &regions[region_count++];
     *r = (region){
         begin - SIM_MAX_GAP, begin + size, false, 0, SIM_MEM_THREADGROUP, records_of(size + SIM_MAX_GAP), nullptr};
@@ -115,9 +116,9 @@ int checker_begin(const sim_launch *launch) {
 // A threadgroup starts with memory of unknown contents, and gaps around its variables.
 void checker_begin_group(void) {
     slice_count = 0;
-    region *r = &regions[region_count - 1];
+    region           *r = &regions[region_count - 1];
     const sim_launch *launch = now.launch;
-    uint8_t *known = r->known + SIM_MAX_GAP;
+    uint8_t          *known = r->known + SIM_MAX_GAP;
     memset(r->known, OUTSIDE, r->end - r->begin);
     for (uint32_t i = 0; i < launch->kernel->variable_count; i++) {
         memset(known + launch->kernel->variables[i]->offset, UNKNOWN, launch->kernel->variables[i]->bytes);
@@ -146,7 +147,7 @@ static const char *name_memory(const region *r, uintptr_t address, char *text, s
         return text;
     }
     const sim_kernel *kernel = now.launch->kernel;
-    size_t offset = address - r->begin - SIM_MAX_GAP;
+    size_t            offset = address - r->begin - SIM_MAX_GAP;
     for (uint32_t i = 0; i < kernel->variable_count; i++) {
         const sim_variable *v = kernel->variables[i];
         if (offset + SIM_MAX_GAP < v->offset || offset >= v->offset + v->bytes + SIM_MAX_GAP) continue;
@@ -161,9 +162,12 @@ static const char *name_memory(const region *r, uintptr_t address, char *text, s
 static void report_race(const region *r, uintptr_t address, bool write, const void *where, const char *other,
                         uint32_t place, bool other_group, uint32_t other_thread) {
     char what[160], there[512], who[64];
-    if (other_group) snprintf(who, sizeof who, "another threadgroup");
-    else if (other_thread < SIM_MAX_THREADS) snprintf(who, sizeof who, "thread %u", other_thread);
-    else snprintf(who, sizeof who, "another thread");
+    if (other_group)
+        snprintf(who, sizeof who, "another threadgroup");
+    else if (other_thread < SIM_MAX_THREADS)
+        snprintf(who, sizeof who, "thread %u", other_thread);
+    else
+        snprintf(who, sizeof who, "another thread");
     report("data race", where, nullptr, "this %s of %s is not ordered after the %s by %s at %s",
            write ? "write" : "read", name_memory(r, address, what, sizeof what), other, who,
            report_place((const void *)(library->image_begin + place), there, sizeof there));
@@ -201,7 +205,7 @@ static void note_read(record *c, uint32_t epoch, uint32_t simd_epoch, uint32_t p
 }
 
 static void check_race(region *r, uintptr_t address, bool write, bool atomic, const void *where) {
-    record *c = &r->records[address - r->begin];
+    record  *c = &r->records[address - r->begin];
     uint32_t epoch = now.epoch[r->memory], simd_epoch = now.simd_epoch[r->memory][now.thread / SIM_LANES];
     if (r->memory == SIM_MEM_THREADGROUP && c->write_epoch < now.group_start && c->read_epoch < now.group_start)
         *c = (record){};
@@ -235,17 +239,19 @@ static region *find_region(uintptr_t address, size_t bytes) {
 
 [[noreturn]] static void outside(uintptr_t address, size_t bytes, bool write, const void *where) {
     const region *nearest = nullptr;
-    uintptr_t distance = 1 << 20;
+    uintptr_t     distance = 1 << 20;
     for (uint32_t i = 0; i < region_count; i++) {
         const region *r = &regions[i];
-        uintptr_t away = address < r->begin ? r->begin - address : address >= r->end ? address - r->end : 0;
+        uintptr_t     away = address < r->begin ? r->begin - address : address >= r->end ? address - r->end : 0;
         if (away >= distance) continue;
         nearest = r;
         distance = away;
     }
     char what[160];
-    if (nearest) name_memory(nearest, address, what, sizeof what);
-    else snprintf(what, sizeof what, "an address in no buffer");
+    if (nearest)
+        name_memory(nearest, address, what, sizeof what);
+    else
+        snprintf(what, sizeof what, "an address in no buffer");
     report(write ? "write out of bounds" : "read out of bounds", where, nullptr, "%zu bytes at %s", bytes, what);
     threads_abandon();
 }
@@ -307,10 +313,10 @@ void sim_own_slice(const void *at, sim_size bytes) {
 
 void __tsan_init(void) {}
 
-#define ACCESS(size)                                                            \
-    void __tsan_read##size(void *p) { check(p, size, READS, WHERE); }           \
-    void __tsan_write##size(void *p) { check(p, size, WRITES, WHERE); }         \
-    void __tsan_unaligned_read##size(void *p) { check(p, size, READS, WHERE); } \
+#define ACCESS(size)                                                                                                   \
+    void __tsan_read##size(void *p) { check(p, size, READS, WHERE); }                                                  \
+    void __tsan_write##size(void *p) { check(p, size, WRITES, WHERE); }                                                \
+    void __tsan_unaligned_read##size(void *p) { check(p, size, READS, WHERE); }                                        \
     void __tsan_unaligned_write##size(void *p) { check(p, size, WRITES, WHERE); }
 ACCESS(1)
 ACCESS(2)
@@ -335,10 +341,10 @@ void *__tsan_memset(void *to, int value, size_t bytes) {
     return memset(to, value, bytes);
 }
 
-#define ATOMIC_UPDATE(name)                                                            \
-    uint32_t __tsan_atomic32_fetch_##name(volatile uint32_t *p, uint32_t value, int) { \
-        check(p, 4, READS | WRITES | ATOMIC, WHERE);                                   \
-        return __atomic_fetch_##name(p, value, __ATOMIC_RELAXED);                      \
+#define ATOMIC_UPDATE(name)                                                                                            \
+    uint32_t __tsan_atomic32_fetch_##name(volatile uint32_t *p, uint32_t value, int) {                                 \
+        check(p, 4, READS | WRITES | ATOMIC, WHERE);                                                                   \
+        return __atomic_fetch_##name(p, value, __ATOMIC_RELAXED);                                                      \
     }
 ATOMIC_UPDATE(add)
 ATOMIC_UPDATE(sub)
@@ -370,7 +376,7 @@ uint32_t __tsan_atomic32_compare_exchange_val(volatile uint32_t *p, uint32_t exp
 // The callbacks of -fsanitize=undefined's checks. Each is told where it stands in the source.
 typedef struct {
     const char *file;
-    uint32_t line, column;
+    uint32_t    line, column;
 } source_location;
 
 static void undefined(const source_location *location, const char *kind, const char *what) {
@@ -398,9 +404,9 @@ void __ubsan_handle_shift_out_of_bounds(source_location *l, void *, void *) {
     undefined(l, "bad shift", "the distance is negative or not below the number of bits");
 }
 
-#define OVERFLOW(name, ...)                                                                                    \
-    void __ubsan_handle_##name##_overflow(source_location *l, __VA_ARGS__) {                                   \
-        undefined(l, "integer overflow", "the result does not fit: widen an operand, or say what may be lost"); \
+#define OVERFLOW(name, ...)                                                                                            \
+    void __ubsan_handle_##name##_overflow(source_location *l, __VA_ARGS__) {                                           \
+        undefined(l, "integer overflow", "the result does not fit: widen an operand, or say what may be lost");        \
     }
 OVERFLOW(add, void *, void *)
 OVERFLOW(sub, void *, void *)

@@ -159,8 +159,9 @@ static uint64_t walk(uint64_t p, uint64_t count, uint32_t seed) {
     return (uint64_t)(((unsigned __int128)p * step + seed) % count);
 }
 
-static void run_groups(const sim_launch *launch, const uint32_t grid[3], const uint32_t group[3], uint32_t seed, bool lax) {
-    bool checked = launch->kernel->library->module->checked;
+static void run_groups(const sim_launch *launch, const uint32_t grid[3], const uint32_t group[3], uint32_t seed,
+                       bool lax) {
+    bool     checked = launch->kernel->library->module->checked;
     uint64_t total = (uint64_t)grid[0] * grid[1] * grid[2];
     for (uint64_t p = 0; p < total; p++) {
         uint64_t number = walk(p, total, seed);
@@ -215,9 +216,9 @@ sim_library *sim_library_open(const char *path) {
     if (module->constant_count > SIM_MAX_CONSTANTS) {
         return report_failure("%s has more than %d function constants", path, SIM_MAX_CONSTANTS), nullptr;
     }
-    sim_library *library = calloc(1, sizeof *library);
-    sim_kernel *kernels = calloc(module->kernel_count ? module->kernel_count : 1, sizeof *kernels);
-    char *copy = strdup(path);
+    sim_library     *library = calloc(1, sizeof *library);
+    sim_kernel      *kernels = calloc(module->kernel_count ? module->kernel_count : 1, sizeof *kernels);
+    char            *copy = strdup(path);
     struct link_map *map;
     if (!library || !kernels || !copy || threads_prepare() || dlinfo(handle, RTLD_DI_LINKMAP, &map)) {
         return report_failure("no memory for the library %s", path), nullptr;
@@ -248,10 +249,10 @@ const sim_kernel *sim_library_kernel(const sim_library *library, const char *hos
 }
 
 const char *sim_kernel_name(const sim_kernel *kernel) { return kernel->entry->name; }
-uint32_t sim_kernel_max_threads(const sim_kernel *kernel) {
+uint32_t    sim_kernel_max_threads(const sim_kernel *kernel) {
     return kernel->entry->max_threads ? kernel->entry->max_threads : SIM_UNDECLARED_THREADS;
 }
-size_t sim_kernel_threadgroup_bytes(const sim_kernel *kernel) { return kernel->threadgroup_bytes; }
+size_t   sim_kernel_threadgroup_bytes(const sim_kernel *kernel) { return kernel->threadgroup_bytes; }
 uint32_t sim_kernel_buffers(const sim_kernel *kernel) { return parameter_mask(kernel, SIM_PARAMETER_BUFFER); }
 uint32_t sim_kernel_threadgroup_arguments(const sim_kernel *kernel) {
     return parameter_mask(kernel, SIM_PARAMETER_THREADGROUP);
@@ -310,7 +311,7 @@ int sim_launch_threadgroup(sim_launch *launch, uint32_t index, size_t bytes) {
 }
 
 int sim_launch_constant(sim_launch *launch, uint32_t index, const void *value, size_t bytes) {
-    const sim_library *library = launch->kernel->library;
+    const sim_library        *library = launch->kernel->library;
     const sim_constant_entry *c = constant(library, index);
     if (!c) return 0; // as Metal, which ignores constants that the library does not have
     if (bytes != c->bytes) return report_failure("function constant %u has %u bytes, not %zu", index, c->bytes, bytes);
@@ -323,8 +324,7 @@ int sim_launch_constant(sim_launch *launch, uint32_t index, const void *value, s
 int sim_run(sim_launch *launch, uint32_t grid_x, uint32_t grid_y, uint32_t grid_z, uint32_t group_x, uint32_t group_y,
             uint32_t group_z, uint32_t seed, uint32_t flags) {
     static char *threadgroup_region;
-    const size_t capacity =
-        SIM_MOST_THREADGROUP_BYTES + SIM_MAX_VARIABLES * (SIM_MAX_GAP + SIM_THREADGROUP_ALIGNMENT);
+    const size_t capacity = SIM_MOST_THREADGROUP_BYTES + SIM_MAX_VARIABLES * (SIM_MAX_GAP + SIM_THREADGROUP_ALIGNMENT);
     const uint32_t grid[3] = {grid_x, grid_y, grid_z}, group[3] = {group_x, group_y, group_z};
     report_clear();
     if (!threadgroup_region) threadgroup_region = sim_allocate(capacity / SIM_PAGE * SIM_PAGE);

@@ -15,7 +15,7 @@ typedef struct {
 
 typedef struct {
     line_row *rows;
-    size_t count, capacity;
+    size_t    count, capacity;
 } table;
 
 static uint64_t take(cursor *c, unsigned bytes) {
@@ -39,7 +39,7 @@ static uint64_t take_uleb(cursor *c) {
 static int64_t take_sleb(cursor *c) {
     uint64_t value = 0;
     unsigned shift = 0;
-    uint8_t byte = 0x80;
+    uint8_t  byte = 0x80;
     while (c->at < c->end && byte & 0x80) {
         byte = *c->at++;
         value |= (uint64_t)(byte & 0x7F) << shift;
@@ -57,7 +57,7 @@ static const char *take_string(cursor *c) {
 
 static void add_row(table *t, uint64_t address, const char *file, uint32_t line) {
     if (t->count == t->capacity) {
-        size_t capacity = t->capacity ? t->capacity * 2 : 1024;
+        size_t    capacity = t->capacity ? t->capacity * 2 : 1024;
         line_row *rows = realloc(t->rows, capacity * sizeof *rows);
         if (!rows) return;
         t->rows = rows;
@@ -69,18 +69,18 @@ static void add_row(table *t, uint64_t address, const char *file, uint32_t line)
 enum { MAX_FILES = 256 };
 
 typedef struct {
-    uint8_t least_instruction, opcode_base, line_range;
-    int8_t line_base;
+    uint8_t        least_instruction, opcode_base, line_range;
+    int8_t         line_base;
     const uint8_t *operands; // how many each standard opcode takes
-    const char *files[MAX_FILES];
-    uint32_t file_count;
+    const char    *files[MAX_FILES];
+    uint32_t       file_count;
 } header;
 
 // Opcodes that start with 0: end of a sequence, or a new address. Others are skipped by their length.
 static void extended(cursor *c, header *h, table *t, uint64_t *address, uint64_t *file, uint64_t *line) {
-    uint64_t length = take_uleb(c);
+    uint64_t       length = take_uleb(c);
     const uint8_t *next = c->at + length;
-    uint8_t opcode = (uint8_t)take(c, 1);
+    uint8_t        opcode = (uint8_t)take(c, 1);
     if (opcode == 1) {
         add_row(t, *address, nullptr, 0);
         *address = 0;
@@ -97,7 +97,7 @@ static void run_program(cursor c, header *h, table *t) {
     uint64_t address = 0, file = 1, line = 1;
     while (c.at < c.end) {
         uint8_t opcode = (uint8_t)take(&c, 1);
-        bool row = false;
+        bool    row = false;
         if (opcode >= h->opcode_base) {
             unsigned adjusted = opcode - h->opcode_base;
             address += adjusted / h->line_range * h->least_instruction;
@@ -126,12 +126,12 @@ static void run_program(cursor c, header *h, table *t) {
 
 static void read_unit(cursor *section, table *t) {
     uint64_t length = take(section, 4);
-    cursor unit = {section->at, section->at + length};
+    cursor   unit = {section->at, section->at + length};
     section->at += length;
     if (unit.end > section->end || take(&unit, 2) != 4) return;
-    header h = {};
+    header   h = {};
     uint64_t header_length = take(&unit, 4);
-    cursor program = {unit.at + header_length, unit.end};
+    cursor   program = {unit.at + header_length, unit.end};
     h.least_instruction = (uint8_t)take(&unit, 1);
     take(&unit, 2); // operations per instruction and the default of is_stmt matter to debuggers only
     h.line_base = (int8_t)take(&unit, 1);
@@ -159,15 +159,15 @@ size_t lines_read(const char *path, line_row **rows) {
     *rows = nullptr;
     int descriptor = open(path, O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) return 0;
-    struct stat info;
+    struct stat    info;
     const uint8_t *image = MAP_FAILED;
     if (!fstat(descriptor, &info)) image = mmap(nullptr, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
     close(descriptor);
     if (image == MAP_FAILED) return 0;
     const Elf64_Ehdr *elf = (const Elf64_Ehdr *)image;
     const Elf64_Shdr *sections = (const Elf64_Shdr *)(image + elf->e_shoff);
-    const char *names = (const char *)image + sections[elf->e_shstrndx].sh_offset;
-    table t = {};
+    const char       *names = (const char *)image + sections[elf->e_shstrndx].sh_offset;
+    table             t = {};
     for (int i = 0; i < elf->e_shnum; i++) {
         if (strcmp(names + sections[i].sh_name, ".debug_line")) continue;
         cursor section = {image + sections[i].sh_offset, image + sections[i].sh_offset + sections[i].sh_size};
@@ -182,8 +182,10 @@ const line_row *lines_find(const line_row *rows, size_t count, uint64_t address)
     size_t low = 0, high = count;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (rows[middle].address <= address) low = middle + 1;
-        else high = middle;
+        if (rows[middle].address <= address)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low > 0 && rows[low - 1].file ? &rows[low - 1] : nullptr;
 }

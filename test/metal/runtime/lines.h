@@ -4,9 +4,9 @@
 #include <stdint.h>
 
 typedef struct line_row {
-    uint64_t address;
+    uint64_t    address;
     const char *file; // NULL where a sequence ends
-    uint32_t line;
+    uint32_t    line;
 } line_row;
 
 // Decodes the .debug_line section (DWARF 4) of a shared library; *rows is sorted by address and stays allocated.

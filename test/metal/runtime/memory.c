@@ -12,10 +12,10 @@ enum { GUARD = 16 * SIM_PAGE, POISON = 0xFF, TAIL = 0xC5 };
 
 typedef struct allocation {
     struct allocation *next;
-    char *base; // of the mapping: guard, pages, guard
-    size_t mapped;
-    char *memory;
-    size_t bytes;
+    char              *base; // of the mapping: guard, pages, guard
+    size_t             mapped;
+    char              *memory;
+    size_t             bytes;
 } allocation;
 
 static allocation *allocations;
@@ -39,7 +39,7 @@ bool memory_tail_intact(const void *memory) {
 const char *memory_fault_place(uintptr_t address, const sim_launch *launch, char *text, size_t size) {
     for (uint32_t i = 0; i < SIM_MAX_BUFFERS; i++) {
         const buffer_binding *b = &launch->buffers[i];
-        const allocation *a = nullptr;
+        const allocation     *a = nullptr;
         for (const allocation *one = allocations; one && b->memory; one = one->next) {
             if ((char *)b->memory >= one->memory && (char *)b->memory < one->memory + one->bytes) a = one;
         }
@@ -49,7 +49,7 @@ const char *memory_fault_place(uintptr_t address, const sim_launch *launch, char
         return text;
     }
     size_t bytes;
-    char *region = threads_region(&bytes);
+    char  *region = threads_region(&bytes);
     if (address >= (uintptr_t)region && address < (uintptr_t)region + bytes) {
         snprintf(text, size, "past the end of a thread's stack of %d KB", SIM_STACK_BYTES >> 10);
     } else if (address + GUARD >= (uintptr_t)launch->threadgroup_memory &&
@@ -64,21 +64,23 @@ const char *memory_fault_place(uintptr_t address, const sim_launch *launch, char
 }
 
 static struct sigaction before[3];
-static stack_t stack_before;
-static const int signals[3] = {SIGSEGV, SIGBUS, SIGFPE};
+static stack_t          stack_before;
+static const int        signals[3] = {SIGSEGV, SIGBUS, SIGFPE};
 static struct {
     uintptr_t address, instruction;
-    int signal;
+    int       signal;
 } fault;
 
 // Runs on the faulting thread's stack pointer's place taken by the main stack: reports, then leaves the launch.
 [[noreturn]] static void after_fault(void) {
-    char place[200];
-    const void *where = (const void *)(fault.instruction + 1);
+    char               place[200];
+    const void        *where = (const void *)(fault.instruction + 1);
     const sim_library *library = now.launch->kernel->library;
     if (fault.instruction < library->image_begin || fault.instruction >= library->image_end) where = nullptr;
-    if (fault.signal == SIGFPE) report("integer division", where, nullptr, "by zero, or of the least integer by -1");
-    else report("bad access", where, nullptr, "%s", memory_fault_place(fault.address, now.launch, place, sizeof place));
+    if (fault.signal == SIGFPE)
+        report("integer division", where, nullptr, "by zero, or of the least integer by -1");
+    else
+        report("bad access", where, nullptr, "%s", memory_fault_place(fault.address, now.launch, place, sizeof place));
     threads_abandon();
 }
 
@@ -99,7 +101,7 @@ static void on_fault(int signal, siginfo_t *info, void *context) {
 
 bool memory_guard_begin(void) {
     static alignas(64) char stack[64 << 10];
-    const stack_t own = {.ss_sp = stack, .ss_size = sizeof stack};
+    const stack_t           own = {.ss_sp = stack, .ss_size = sizeof stack};
     if (sigaltstack(&own, &stack_before)) return false;
     struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     for (int i = 0; i < 3; i++) sigaction(signals[i], &action, &before[i]);
@@ -115,7 +117,7 @@ void memory_guard_end(void) {
 
 void *sim_allocate(size_t bytes) {
     if (bytes == 0 || bytes > SIZE_MAX / 4) return nullptr;
-    size_t pages = (bytes + SIM_PAGE - 1) & -(size_t)SIM_PAGE, mapped = pages + 2 * (size_t)GUARD;
+    size_t      pages = (bytes + SIM_PAGE - 1) & -(size_t)SIM_PAGE, mapped = pages + 2 * (size_t)GUARD;
     allocation *a = malloc(sizeof *a);
     char *base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (!a || base == MAP_FAILED || mprotect(base, GUARD, PROT_NONE) ||

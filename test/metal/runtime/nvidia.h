@@ -1,17 +1,18 @@
-// Owns what NVIDIA's GPUs have beyond Metal, as scripts/msl/library/cuda/nvidia.h names it: tensor cores, whose fragments
-// lie as PTX lays them out, and copies that are asynchronous there.
+// Owns what NVIDIA's GPUs have beyond Metal, as scripts/msl/library/cuda/nvidia.h names it: tensor cores, whose
+// fragments lie as PTX lays them out, and copies that are asynchronous there.
 #pragma once
 
 namespace sim {
 
 struct nv_fragment {
-    uint4 a;
-    uint2 b;
+    uint4  a;
+    uint2  b;
     float4 c;
 };
 
 // Of any type, where Metal's own shuffles take no 64 bits.
-template <class T> SIM_INLINE T nv_from_lane(T value, int lane, sim_site site) {
+template <class T>
+SIM_INLINE T nv_from_lane(T value, int lane, sim_site site) {
     T result;
     sim_exchange(&value, &result, sizeof value, lane, nullptr, site);
     return result;
@@ -20,16 +21,22 @@ template <class T> SIM_INLINE T nv_from_lane(T value, int lane, sim_site site) {
 enum nv_kind { NV_F16, NV_BF16, NV_S8 };
 
 // Element e of a word, of which there are 2, or 4 for NV_S8.
-template <nv_kind Kind> SIM_UNCHECKED inline double nv_element(uint word, int e) {
-    if constexpr (Kind == NV_S8) return (signed char)(word >> (8 * e));
-    else if constexpr (Kind == NV_BF16) return __builtin_bit_cast(float, word >> (16 * e) << 16);
-    else return (float)__builtin_bit_cast(half, (ushort)(word >> (16 * e)));
+template <nv_kind Kind>
+SIM_UNCHECKED inline double nv_element(uint word, int e) {
+    if constexpr (Kind == NV_S8)
+        return (signed char)(word >> (8 * e));
+    else if constexpr (Kind == NV_BF16)
+        return __builtin_bit_cast(float, word >> (16 * e) << 16);
+    else
+        return (float)__builtin_bit_cast(half, (ushort)(word >> (16 * e)));
 }
 
-// Lane 4g + t: a.x is row g, a.y row g + 8, a.z and a.w the same rows half of the depth on; b is column g; c rows g, g + 8.
-template <nv_kind Kind> SIM_UNCHECKED void nv_multiply(char *slots, sim_u32) {
+// Lane 4g + t: a.x is row g, a.y row g + 8, a.z and a.w the same rows half of the depth on; b is column g; c rows g, g
+// + 8.
+template <nv_kind Kind>
+SIM_UNCHECKED void nv_multiply(char *slots, sim_u32) {
     constexpr int each = Kind == NV_S8 ? 4 : 2, depth = 8 * each;
-    double a[16][32], b[32][8];
+    double        a[16][32], b[32][8];
     for (int lane = 0; lane < SIM_LANES; lane++) {
         nv_fragment f;
         __builtin_memcpy(&f, slots + lane * SIM_SLOT_BYTES, sizeof f);
@@ -44,9 +51,9 @@ template <nv_kind Kind> SIM_UNCHECKED void nv_multiply(char *slots, sim_u32) {
         nv_fragment f;
         __builtin_memcpy(&f, slots + lane * SIM_SLOT_BYTES, sizeof f);
         for (int i = 0; i < 4; i++) {
-            const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+            const int   row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
             const float before = f.c[i]; // by itself: clang takes the bits of a vector's element from its first
-            double sum = Kind == NV_S8 ? (double)__builtin_bit_cast(int, before) : (double)before;
+            double      sum = Kind == NV_S8 ? (double)__builtin_bit_cast(int, before) : (double)before;
             for (int k = 0; k < depth; k++) sum += a[row][k] * b[k][column];
             f.c[i] = Kind == NV_S8 ? __builtin_bit_cast(float, (int)sum) : (float)sum;
         }
@@ -54,9 +61,10 @@ template <nv_kind Kind> SIM_UNCHECKED void nv_multiply(char *slots, sim_u32) {
     }
 }
 
-template <nv_kind Kind, class C> SIM_INLINE void nv_mma(C &d, uint4 a, uint2 b, sim_site site) {
+template <nv_kind Kind, class C>
+SIM_INLINE void nv_mma(C &d, uint4 a, uint2 b, sim_site site) {
     const nv_fragment in = {a, b, __builtin_bit_cast(float4, d)};
-    char out[sizeof in];
+    char              out[sizeof in];
     sim_exchange(&in, out, sizeof in, SIM_OWN_LANE, nv_multiply<Kind>, site);
     __builtin_memcpy(&d, out, sizeof d);
 }
@@ -68,8 +76,12 @@ SIM_INLINE uint nv_round_bf16(float value) {
 
 } // namespace sim
 
-SIM_INLINE void nv_mma_f16(float4 &d, uint4 a, uint2 b, SIM_SITE("nv_mma_f16")) { sim::nv_mma<sim::NV_F16>(d, a, b, site); }
-SIM_INLINE void nv_mma_bf16(float4 &d, uint4 a, uint2 b, SIM_SITE("nv_mma_bf16")) { sim::nv_mma<sim::NV_BF16>(d, a, b, site); }
+SIM_INLINE void nv_mma_f16(float4 &d, uint4 a, uint2 b, SIM_SITE("nv_mma_f16")) {
+    sim::nv_mma<sim::NV_F16>(d, a, b, site);
+}
+SIM_INLINE void nv_mma_bf16(float4 &d, uint4 a, uint2 b, SIM_SITE("nv_mma_bf16")) {
+    sim::nv_mma<sim::NV_BF16>(d, a, b, site);
+}
 SIM_INLINE void nv_mma_s8(int4 &d, uint4 a, uint2 b, SIM_SITE("nv_mma_s8")) { sim::nv_mma<sim::NV_S8>(d, a, b, site); }
 
 SIM_INLINE uint4 nv_ldmatrix(const uchar *row, SIM_SITE("nv_ldmatrix")) {
@@ -82,9 +94,12 @@ SIM_INLINE uint4 nv_ldmatrix(const uchar *row, SIM_SITE("nv_ldmatrix")) {
 }
 
 // At once, where a GPU's comes by the time that it is waited for: a missing wait does not show here.
-SIM_INLINE void nv_copy(uchar *to, const uchar *from, bool there) { *(uint4 *)to = there ? *(const uint4 *)from : uint4(0); }
+SIM_INLINE void nv_copy(uchar *to, const uchar *from, bool there) {
+    *(uint4 *)to = there ? *(const uint4 *)from : uint4(0);
+}
 SIM_INLINE void nv_copy_commit() {}
-template <int Left> SIM_INLINE void nv_copy_wait() {}
+template <int Left>
+SIM_INLINE void nv_copy_wait() {}
 
 SIM_INLINE void nv_let_next_start() {}
 SIM_INLINE void nv_wait_for_last() {}
@@ -92,7 +107,9 @@ SIM_INLINE void nv_wait_for_last() {}
 SIM_INLINE uint2 nv_stream8(const uchar *at) { return *(const uint2 *)at; }
 SIM_INLINE uint4 nv_stream16(const uchar *at) { return *(const uint4 *)at; }
 
-SIM_INLINE uint nv_pack_bf16(float first, float second) { return sim::nv_round_bf16(first) | sim::nv_round_bf16(second) << 16; }
+SIM_INLINE uint nv_pack_bf16(float first, float second) {
+    return sim::nv_round_bf16(first) | sim::nv_round_bf16(second) << 16;
+}
 SIM_INLINE uint nv_mul_bf16(uint a, uint b) {
     const float low = __builtin_bit_cast(float, a << 16) * __builtin_bit_cast(float, b << 16);
     return nv_pack_bf16(low, __builtin_bit_cast(float, a & 0xffff0000u) * __builtin_bit_cast(float, b & 0xffff0000u));
@@ -108,31 +125,37 @@ SIM_INLINE uint nv_permute(uint a, uint b, uint select) {
 
 // ── Hopper's ────────────────────────────────────────────────────────────────────────────────────────────────────────
 //
-// A simdgroup's 16 rows of the 64 depend on nobody else's, so that here each simdgroup multiplies by itself, and at once: a
-// missing wait or fence does not show.
+// A simdgroup's 16 rows of the 64 depend on nobody else's, so that here each simdgroup multiplies by itself, and at
+// once: a missing wait or fence does not show.
 
 namespace sim {
 
-// Element k of a row of a tile, whose pieces of 16 bytes have changed places; `at` is where its 32 bytes of row 0 begin.
-template <nv_kind Kind> SIM_INLINE double nv_tile_element(const uchar *at, uint row, uint k) {
-    const ulong start = (ulong)at & ~1023ul, offset = ((ulong)at & 127) + k * (Kind == NV_S8 ? 1 : 2);
+// Element k of a row of a tile, whose pieces of 16 bytes have changed places; `at` is where its 32 bytes of row 0
+// begin.
+template <nv_kind Kind>
+SIM_INLINE double nv_tile_element(const uchar *at, uint row, uint k) {
+    const ulong  start = (ulong)at & ~1023ul, offset = ((ulong)at & 127) + k * (Kind == NV_S8 ? 1 : 2);
     const uchar *from = (const uchar *)(start + row * 128 + ((offset / 16 ^ (row & 7)) * 16 + offset % 16));
-    if constexpr (Kind == NV_S8) return *(const signed char *)from;
-    else return nv_element<Kind>(*(const ushort *)from, 0);
+    if constexpr (Kind == NV_S8)
+        return *(const signed char *)from;
+    else
+        return nv_element<Kind>(*(const ushort *)from, 0);
 }
 
-template <nv_kind Kind, uint N, class T, class A> SIM_INLINE void nv_wgmma(T (&d)[N / 2], A element_of_a, const uchar *b) {
+template <nv_kind Kind, uint N, class T, class A>
+SIM_INLINE void nv_wgmma(T (&d)[N / 2], A element_of_a, const uchar *b) {
     constexpr uint depth = Kind == NV_S8 ? 32 : 16;
-    const uint t = sim_lane() % 4;
+    const uint     t = sim_lane() % 4;
     for (uint i = 0; i < N / 2; i++) {
         const uint column = i / 4 * 8 + 2 * t + i % 2;
-        double sum = (double)d[i];
+        double     sum = (double)d[i];
         for (uint k = 0; k < depth; k++) sum += element_of_a(i / 2 % 2, k) * nv_tile_element<Kind>(b, column, k);
         d[i] = (T)sum;
     }
 }
 
-template <nv_kind Kind, uint N, class T> SIM_INLINE void nv_wgmma_tiles(T (&d)[N / 2], const uchar *a, const uchar *b, uint warp) {
+template <nv_kind Kind, uint N, class T>
+SIM_INLINE void nv_wgmma_tiles(T (&d)[N / 2], const uchar *a, const uchar *b, uint warp) {
     const uint row = 16 * (warp % 4) + sim_lane() / 4;
     nv_wgmma<Kind, N>(d, [=](uint h, uint k) { return nv_tile_element<Kind>(a, row + 8 * h, k); }, b);
 }
@@ -142,13 +165,17 @@ template <nv_kind Kind, uint N, class T> SIM_INLINE void nv_wgmma_tiles(T (&d)[N
 SIM_INLINE void nv_wgmma_see() {}
 SIM_INLINE void nv_wgmma_begin() {}
 SIM_INLINE void nv_wgmma_commit() {}
-template <int Left> SIM_INLINE void nv_wgmma_wait() {}
-template <uint N> SIM_INLINE void nv_wgmma_done(float (&)[N]) {}
-template <uint N> SIM_INLINE void nv_wgmma_done(int (&)[N]) {}
+template <int Left>
+SIM_INLINE void nv_wgmma_wait() {}
+template <uint N>
+SIM_INLINE void nv_wgmma_done(float (&)[N]) {}
+template <uint N>
+SIM_INLINE void nv_wgmma_done(int (&)[N]) {}
 
-template <uint Dtype, uint N> SIM_INLINE void nv_wgmma(float (&d)[N / 2], uint4 a, const uchar *b, SIM_SITE("nv_wgmma")) {
+template <uint Dtype, uint N>
+SIM_INLINE void nv_wgmma(float (&d)[N / 2], uint4 a, const uchar *b, SIM_SITE("nv_wgmma")) {
     constexpr sim::nv_kind kind = Dtype == 1 ? sim::NV_F16 : sim::NV_BF16;
-    uint4 row[4]; // of the lanes that share rows
+    uint4                  row[4]; // of the lanes that share rows
     for (int q = 0; q < 4; q++) row[q] = sim::nv_from_lane(a, (int)(sim_lane() & ~3u) + q, site);
     sim::nv_wgmma<kind, N>(
         d, [&](uint h, uint k) { return sim::nv_element<kind>(row[k % 8 / 2][k / 8 * 2 + h], (int)k % 2); }, b);
@@ -158,7 +185,8 @@ SIM_INLINE void nv_wgmma_tiles(float (&d)[N / 2], const uchar *a, const uchar *b
     const uint warp = sim_thread() / SIM_LANES;
     sim::nv_wgmma_tiles<Dtype == 1 ? sim::NV_F16 : sim::NV_BF16, N>(d, a, b, warp);
 }
-template <uint N> SIM_INLINE void nv_wgmma_s8(int (&d)[N / 2], const uchar *a, const uchar *b, SIM_SITE("nv_wgmma_s8")) {
+template <uint N>
+SIM_INLINE void nv_wgmma_s8(int (&d)[N / 2], const uchar *a, const uchar *b, SIM_SITE("nv_wgmma_s8")) {
     sim::nv_wgmma_tiles<sim::NV_S8, N>(d, a, b, sim_thread() / SIM_LANES);
 }
 

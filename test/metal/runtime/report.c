@@ -8,14 +8,14 @@
 
 enum { MAX_ERRORS = 50, MAX_TEXT = 64 << 10 };
 
-static char text[MAX_TEXT];
+static char   text[MAX_TEXT];
 static size_t used;
-static int count;
+static int    count;
 static struct {
     const char *kind;
     const void *where;
     const char *file;
-    uint32_t line;
+    uint32_t    line;
 } seen[MAX_ERRORS];
 
 void report_clear(void) {
@@ -29,10 +29,12 @@ int report_count(void) { return count; }
 const char *report_place(const void *where, char *place, size_t size) {
     sim_library *library = now.launch->kernel->library;
     if (!library->lines) library->line_count = lines_read(library->path, &library->lines);
-    uint64_t address = (uintptr_t)where - library->image_begin - 1; // a return address: the call is before it
+    uint64_t        address = (uintptr_t)where - library->image_begin - 1; // a return address: the call is before it
     const line_row *row = lines_find(library->lines, library->line_count, address);
-    if (row) snprintf(place, size, "%s:%u", row->file, row->line);
-    else snprintf(place, size, "%s+0x%llx", library->path, (unsigned long long)address);
+    if (row)
+        snprintf(place, size, "%s:%u", row->file, row->line);
+    else
+        snprintf(place, size, "%s+0x%llx", library->path, (unsigned long long)address);
     return place;
 }
 
@@ -58,8 +60,10 @@ void report(const char *kind, const void *where, const sim_site *site, const cha
     seen[count++].line = site ? site->line : 0;
 
     char place[512];
-    if (site) append("%s:%u: ", site->file, site->line);
-    else if (where) append("%s: ", report_place(where, place, sizeof place));
+    if (site)
+        append("%s:%u: ", site->file, site->line);
+    else if (where)
+        append("%s: ", report_place(where, place, sizeof place));
     append("%s: ", kind);
     va_list arguments;
     va_start(arguments, format);
@@ -87,5 +91,5 @@ int report_failure(const char *format, ...) {
 }
 
 #pragma GCC visibility push(default)
-const char *sim_errors(void) { return text; }
+const char            *sim_errors(void) { return text; }
 #pragma GCC visibility pop

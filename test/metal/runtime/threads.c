@@ -31,19 +31,19 @@ typedef struct {
 enum { QUEUE = SIM_MAX_THREADS };
 
 static struct {
-    char *region; // parameter slots, then thread records, then stacks
-    thread *threads;
-    char *stacks;
+    char     *region; // parameter slots, then thread records, then stacks
+    thread   *threads;
+    char     *stacks;
     simdgroup simdgroups[SIM_MAX_THREADS / SIM_LANES];
-    uint32_t count, simdgroup_count;
-    uint32_t expected, arrived, unfinished; // of the threadgroup's barriers; threads that have not returned
-    uint32_t queue[QUEUE], head, queued;
-    thread *current;
-    void *main_stack;
+    uint32_t  count, simdgroup_count;
+    uint32_t  expected, arrived, unfinished; // of the threadgroup's barriers; threads that have not returned
+    uint32_t  queue[QUEUE], head, queued;
+    thread   *current;
+    void     *main_stack;
     const sim_kernel_entry *entry;
-    uint64_t random; // 0: first come, first served
-    bool lax, abandoned;
-    unsigned char lane_order[SIM_LANES]; // as it comes, or shuffled by the seed
+    uint64_t                random; // 0: first come, first served
+    bool                    lax, abandoned;
+    unsigned char           lane_order[SIM_LANES]; // as it comes, or shuffled by the seed
 } state;
 
 execution now;
@@ -92,7 +92,7 @@ static uint32_t draw(uint32_t below) {
 static thread *take_ready(void) {
     if (state.random) {
         uint32_t *chosen = &state.queue[(state.head + draw(state.queued)) % QUEUE], *front = &state.queue[state.head];
-        uint32_t swap = *chosen;
+        uint32_t  swap = *chosen;
         *chosen = *front;
         *front = swap;
     }
@@ -134,8 +134,10 @@ static bool same_site(const sim_site *a, const sim_site *b) {
 }
 
 static const char *describe_waiting(const thread *one, char *text, size_t size) {
-    if (one->state == THREAD_DONE) snprintf(text, size, "has returned");
-    else snprintf(text, size, "waits at %s in line %u", one->site.operation, one->site.line);
+    if (one->state == THREAD_DONE)
+        snprintf(text, size, "has returned");
+    else
+        snprintf(text, size, "waits at %s in line %u", one->site.operation, one->site.line);
     return text;
 }
 
@@ -223,9 +225,9 @@ static void *fresh_stack(uint32_t index) {
 }
 
 static void place_thread(uint32_t i, const uint32_t grid[3], const uint32_t group[3], const uint32_t position[3]) {
-    thread *one = &state.threads[i];
+    thread        *one = &state.threads[i];
     const uint32_t inside[3] = {i % group[0], i / group[0] % group[1], i / (group[0] * group[1])};
-    sim_u32 *v = one->values;
+    sim_u32       *v = one->values;
     for (int d = 0; d < 3; d++) {
         v[SIM_THREAD_POSITION_IN_THREADGROUP + d] = inside[d];
         v[SIM_THREADGROUP_POSITION_IN_GRID + d] = position[d];
@@ -279,7 +281,7 @@ void threads_shuffle_lanes(uint32_t seed) {
     for (uint32_t i = 0; i < SIM_LANES; i++) state.lane_order[i] = (unsigned char)i;
     state.random = (uint64_t)seed << 32 | 0x9E3779B9u;
     for (uint32_t i = SIM_LANES - 1; seed && i > 0; i--) {
-        uint32_t other = draw(i + 1);
+        uint32_t      other = draw(i + 1);
         unsigned char swap = state.lane_order[i];
         state.lane_order[i] = state.lane_order[other];
         state.lane_order[other] = swap;
@@ -318,7 +320,7 @@ sim_u32 sim_lane(void) { return state.current->index % SIM_LANES; }
 sim_u32 sim_thread(void) { return state.current->index; }
 
 static void wait_for_simdgroup(sim_site site, sim_u32 flags, sim_combine combine) {
-    thread *me = state.current;
+    thread    *me = state.current;
     simdgroup *group = &state.simdgroups[me->index / SIM_LANES];
     me->state = THREAD_AT_SIMD;
     me->site = site;
@@ -332,9 +334,9 @@ static void wait_for_simdgroup(sim_site site, sim_u32 flags, sim_combine combine
 void sim_simdgroup_barrier(sim_u32 flags, sim_site site) { wait_for_simdgroup(site, flags, nullptr); }
 
 sim_u32 sim_exchange(const void *in, void *out, sim_u32 bytes, int source, sim_combine combine, sim_site site) {
-    uint32_t lane = sim_lane();
+    uint32_t   lane = sim_lane();
     simdgroup *group = &state.simdgroups[state.current->index / SIM_LANES];
-    char *slots = group->slots[group->generation & 1];
+    char      *slots = group->slots[group->generation & 1];
     memcpy(slots + lane * SIM_SLOT_BYTES, in, bytes);
     wait_for_simdgroup(site, 0, combine);
     uint32_t active = group->active;

@@ -43,10 +43,12 @@ template <class P, class V> SIM_INLINE P position(V value) {
 }
 
 SIM_INLINE three group_position() {
-    return {(uint)__nvvm_read_ptx_sreg_ctaid_x(), (uint)__nvvm_read_ptx_sreg_ctaid_y(), (uint)__nvvm_read_ptx_sreg_ctaid_z()};
+    return {(uint)__nvvm_read_ptx_sreg_ctaid_x(), (uint)__nvvm_read_ptx_sreg_ctaid_y(),
+            (uint)__nvvm_read_ptx_sreg_ctaid_z()};
 }
 SIM_INLINE three group_count() {
-    return {(uint)__nvvm_read_ptx_sreg_nctaid_x(), (uint)__nvvm_read_ptx_sreg_nctaid_y(), (uint)__nvvm_read_ptx_sreg_nctaid_z()};
+    return {(uint)__nvvm_read_ptx_sreg_nctaid_x(), (uint)__nvvm_read_ptx_sreg_nctaid_y(),
+            (uint)__nvvm_read_ptx_sreg_nctaid_z()};
 }
 // A threadgroup has one dimension: the driver's launch gives no other.
 SIM_INLINE uint thread_index() { return (uint)__nvvm_read_ptx_sreg_tid_x(); }
@@ -55,12 +57,14 @@ SIM_INLINE uint lane() { return thread_index() & 31u; }
 
 } // namespace sim
 
-#define SIM_THREAD_POSITION_IN_GRID \
-    (sim::three{sim::group_position().x * sim::thread_count() + sim::thread_index(), sim::group_position().y, sim::group_position().z})
+#define SIM_THREAD_POSITION_IN_GRID                                                                                    \
+    (sim::three{sim::group_position().x * sim::thread_count() + sim::thread_index(), sim::group_position().y,          \
+                sim::group_position().z})
 #define SIM_THREAD_POSITION_IN_THREADGROUP (sim::three{sim::thread_index(), 0, 0})
 #define SIM_THREADGROUP_POSITION_IN_GRID sim::group_position()
 #define SIM_THREADS_PER_THREADGROUP (sim::three{sim::thread_count(), 1, 1})
-#define SIM_THREADS_PER_GRID (sim::three{sim::group_count().x * sim::thread_count(), sim::group_count().y, sim::group_count().z})
+#define SIM_THREADS_PER_GRID                                                                                           \
+    (sim::three{sim::group_count().x * sim::thread_count(), sim::group_count().y, sim::group_count().z})
 #define SIM_THREADGROUPS_PER_GRID sim::group_count()
 #define SIM_THREAD_INDEX_IN_THREADGROUP sim::thread_index()
 #define SIM_THREAD_INDEX_IN_SIMDGROUP sim::lane()

@@ -1,19 +1,23 @@
-// What Hopper alone has (sm_90a): products that four simdgroups issue together and that run on their own, out of threadgroup
-// memory. test/metal/runtime/nvidia.h is the same for the simulator.
+// What Hopper alone has (sm_90a): products that four simdgroups issue together and that run on their own, out of
+// threadgroup memory. test/metal/runtime/nvidia.h is the same for the simulator.
 //
-// A tile in threadgroup memory has rows of 128 bytes, whose pieces of 16 change places as `piece ^ (row & 7)`, and begins
-// at a multiple of 1024 bytes; a product takes the 32 bytes of each row from where `at` points within the first.
+// A tile in threadgroup memory has rows of 128 bytes, whose pieces of 16 change places as `piece ^ (row & 7)`, and
+// begins at a multiple of 1024 bytes; a product takes the 32 bytes of each row from where `at` points within the first.
 #pragma once
 
 SIM_INLINE ulong sim_tile(const uchar *at) {
-    return (ulong)(sim_shared_address(at) >> 4) | 1ul << 16 | 64ul << 32 | 1ul << 62; // 1024 bytes from 8 rows to the next
+    return (ulong)(sim_shared_address(at) >> 4) | 1ul << 16 | 64ul << 32 |
+           1ul << 62; // 1024 bytes from 8 rows to the next
 }
 
 // Shared memory that ordinary stores or copies wrote is seen by what follows the next barrier.
 SIM_INLINE void nv_wgmma_see() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 SIM_INLINE void nv_wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 SIM_INLINE void nv_wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int Left> SIM_INLINE void nv_wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Left) : "memory"); }
+template <int Left>
+SIM_INLINE void nv_wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Left) : "memory");
+}
 
 // %0 to %9 where `p` is "", %10 to %19 where it is "1", and so on.
 #define SIM_TEN(p) "%" p "0,%" p "1,%" p "2,%" p "3,%" p "4,%" p "5,%" p "6,%" p "7,%" p "8,%" p "9,"

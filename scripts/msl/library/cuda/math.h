@@ -1,5 +1,6 @@
-// Transcendental functions, for which NVIDIA's own library would be needed: in fp32 to about two units in the last place.
-// They take the place of clang's builtins in metal/math.h, which have no code on this target; of others there are none.
+// Transcendental functions, for which NVIDIA's own library would be needed: in fp32 to about two units in the last
+// place. They take the place of clang's builtins in metal/math.h, which have no code on this target; of others there
+// are none.
 #pragma once
 
 namespace sim {
@@ -12,7 +13,8 @@ SIM_INLINE float exp2_of(float x) {
     return result;
 }
 
-// exp(x) = 2^n · exp(r) with |r| ≤ ln 2 / 2; the power in two factors, so that small results lose no more than they must.
+// exp(x) = 2^n · exp(r) with |r| ≤ ln 2 / 2; the power in two factors, so that small results lose
+// no more than they must.
 SIM_INLINE float exp_of(float x) {
     if (!(x < 89.0f)) return x * __builtin_huge_valf(); // and a NaN stays one
     if (x < -104.0f) return 0.0f;
@@ -34,7 +36,8 @@ SIM_INLINE float log_of(float x) {
     float p = __builtin_elementwise_fma(q, 0.2222222f, 0.2857143f);
     p = __builtin_elementwise_fma(p, q, 0.4f);
     p = __builtin_elementwise_fma(p, q, 0.6666667f);
-    return __builtin_elementwise_fma((float)(small ? e - 32 : e), 0.693147181f, __builtin_elementwise_fma(s * q, p, 2.0f * s));
+    return __builtin_elementwise_fma((float)(small ? e - 32 : e), 0.693147181f,
+                                     __builtin_elementwise_fma(s * q, p, 2.0f * s));
 }
 
 SIM_INLINE float tanh_of(float x) {
@@ -77,8 +80,11 @@ template <class T, class F> SIM_INLINE T each(T x, F f) {
     } else return (T)f((float)x);
 }
 
-#define SIM_FUNCTION(name, value) \
-    template <class T> SIM_INLINE T name##_each(T x) { return each(x, [](float x) __attribute__((always_inline)) { return value; }); }
+#define SIM_FUNCTION(name, value)                                                                                      \
+    template <class T>                                                                                                 \
+    SIM_INLINE T name##_each(T x) {                                                                                    \
+        return each(x, [](float x) __attribute__((always_inline)) { return value; });                                  \
+    }
 SIM_FUNCTION(exp, exp_of(x))
 SIM_FUNCTION(exp2, exp2_of(x))
 SIM_FUNCTION(log, log_of(x))

@@ -19,8 +19,8 @@ SIM_INLINE simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T val
 }
 
 template <class T, class P>
-SIM_INLINE void simdgroup_load(simdgroup_matrix<T> &matrix, const P *at, ulong row_elements = 8, ulong2 origin = ulong2(0),
-                               bool transpose = false) {
+SIM_INLINE void simdgroup_load(simdgroup_matrix<T> &matrix, const P *at, ulong row_elements = 8,
+                               ulong2 origin = ulong2(0), bool transpose = false) {
     const uint row = sim::lane() / 4, column = sim::lane() % 4 * 2;
     at += origin.y * row_elements + origin.x;
     const vec<T, 2> across = {at[row * row_elements + column], at[row * row_elements + column + 1]};

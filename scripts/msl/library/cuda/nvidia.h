@@ -1,5 +1,5 @@
-// What Metal has no word for: NVIDIA's tensor cores, copies that pass by registers, and loads that pass through once. The
-// kernels of cuda/ use it; test/metal/runtime/nvidia.h is the same for the simulator.
+// What Metal has no word for: NVIDIA's tensor cores, copies that pass by registers, and loads that pass through once.
+// The kernels of cuda/ use it; test/metal/runtime/nvidia.h is the same for the simulator.
 #pragma once
 
 // d += a · b for a 16 × 16 and b 16 × 8 in half precision; nv_mma_s8 32 deep. Lane 4g + t holds of `a` row g (x, z) and
@@ -33,7 +33,9 @@ SIM_INLINE uint4 nv_ldmatrix(const uchar *row) {
 
 // Sixteen bytes to threadgroup memory, or zeros where they aren't there; they have come once nv_copy_wait says so.
 SIM_INLINE void nv_copy(uchar *to, const uchar *from, bool there) {
-    asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(sim_shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0],[%1],16,%2;" ::"r"(sim_shared_address(to)), "l"(from),
+                 "r"(there ? 16 : 0)
+                 : "memory");
 }
 SIM_INLINE void nv_copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int Left> SIM_INLINE void nv_copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory"); }
@@ -46,12 +48,14 @@ SIM_INLINE uint2 nv_stream8(const uchar *at) {
 }
 SIM_INLINE uint4 nv_stream16(const uchar *at) {
     uint x, y, z, w;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.b32 {%0,%1,%2,%3},[%4];" : "=r"(x), "=r"(y), "=r"(z), "=r"(w) : "l"(at));
+    asm volatile("ld.global.nc.L1::no_allocate.v4.b32 {%0,%1,%2,%3},[%4];"
+                 : "=r"(x), "=r"(y), "=r"(z), "=r"(w)
+                 : "l"(at));
     return uint4{x, y, z, w};
 }
 
-// On Hopper and later a launch may begin while the one before it ends: what that one writes may be read, and anything be
-// written, only behind the wait. csrc/gpu/cuda/cuda.c sees to it that what is read before is older.
+// On Hopper and later a launch may begin while the one before it ends: what that one writes may be read, and anything
+// be written, only behind the wait. csrc/gpu/cuda/cuda.c sees to it that what is read before is older.
 SIM_INLINE void nv_let_next_start() {
 #ifdef SIM_OVERLAP
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

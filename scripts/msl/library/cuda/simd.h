@@ -41,9 +41,15 @@ SIM_SHUFFLE(simd_shuffle_down, down, 31)
 SIM_SHUFFLE(simd_shuffle_up, up, 0)
 #undef SIM_SHUFFLE
 template <class T> SIM_INLINE T simd_broadcast_first(T value) { return simd_shuffle(value, ushort(0)); }
-template <class T> SIM_INLINE T quad_shuffle(T value, ushort lane) { return simd_shuffle(value, ushort((sim::lane() & ~3u) | (lane & 3u))); }
+template <class T>
+SIM_INLINE T quad_shuffle(T value, ushort lane) {
+    return simd_shuffle(value, ushort((sim::lane() & ~3u) | (lane & 3u)));
+}
 template <class T> SIM_INLINE T quad_broadcast(T value, ushort lane) { return quad_shuffle(value, lane); }
-template <class T> SIM_INLINE T quad_shuffle_xor(T value, ushort mask) { return simd_shuffle_xor(value, ushort(mask & 3)); }
+template <class T>
+SIM_INLINE T quad_shuffle_xor(T value, ushort mask) {
+    return simd_shuffle_xor(value, ushort(mask & 3));
+}
 
 // In the order of the simulator's tree: lane i with i + 16, then with i + 8, and so on.
 #define SIM_REDUCTION(name, first, shuffle, expression)      \

@@ -24,8 +24,9 @@ SIM_UNARY(rint, __builtin_elementwise_roundeven)
     template <sim::vector T> SIM_INLINE T name(sim::element<T> x, T y) { return builtin(T(x), y); }
 SIM_BINARY(copysign, __builtin_elementwise_copysign)
 
-// Those of which Metal has a precise and a fast form for float; a name alone means the one that the host chose. They differ in
-// the last bit, which sim_rounded is for, and in what they make of a NaN, which sim_least and sim_greatest are for.
+// Those of which Metal has a precise and a fast form for float; a name alone means the one that the host chose. They
+// differ in the last bit, which sim_rounded is for, and in what they make of a NaN, which sim_least and sim_greatest
+// are for.
 #define SIM_FORM(name, builtin)                                                            \
     template <class T> SIM_INLINE T name(T x) {                                            \
         static_assert(is_floating_point_v<sim::element<T>>, #name " takes float or half"); \

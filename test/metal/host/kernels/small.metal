@@ -25,8 +25,9 @@ void add(constant small_args &args [[buffer(0)]], device const float *x [[buffer
 }
 
 // Says nothing of its threads, so that the registers it takes decide how many it may have.
-[[host_name("undeclared")]] [[kernel]] void undeclared(constant small_args &args [[buffer(0)]], device float *y [[buffer(1)]],
-                                                       uint i [[thread_position_in_grid]]) {
+[[host_name("undeclared")]] [[kernel]] void undeclared(constant small_args &args [[buffer(0)]],
+                                                       device float        *y [[buffer(1)]],
+                                                       uint                 i [[thread_position_in_grid]]) {
     if (i < args.count) y[i] = args.value;
 }
 

@@ -43,14 +43,14 @@ SIM_UNCHECKED inline void multiply_accumulate(char *slots, sim_u32) {
 // All lanes of a simdgroup must load or store the same tile.
 struct tile {
     const void *at;
-    ulong row_elements, transpose;
+    ulong       row_elements, transpose;
 };
 SIM_UNCHECKED inline void same_tile(char *slots, sim_u32 active) {
     const tile first = *(const tile *)(slots + __builtin_ctz(active) * SIM_SLOT_BYTES);
     for (int lane = 0; lane < SIM_LANES; lane++) {
-        tile *mine = (tile *)(slots + lane * SIM_SLOT_BYTES);
+        tile   *mine = (tile *)(slots + lane * SIM_SLOT_BYTES);
         sim_u32 differs = active >> lane & 1 && (mine->at != first.at || mine->row_elements != first.row_elements ||
-                                                mine->transpose != first.transpose);
+                                                 mine->transpose != first.transpose);
         __builtin_memcpy(mine, &differs, sizeof differs);
     }
 }
@@ -59,7 +59,8 @@ SIM_UNCHECKED inline void same_tile(char *slots, sim_u32 active) {
 
 namespace metal {
 
-template <class T, int Columns = 8, int Rows = Columns> struct simdgroup_matrix {
+template <class T, int Columns = 8, int Rows = Columns>
+struct simdgroup_matrix {
     static_assert(Columns == 8 && Rows == 8, "simdgroup matrices are 8 by 8");
     vec<T, 2> elements;
     simdgroup_matrix() = default;
@@ -71,7 +72,7 @@ template <class T, int Columns = 8, int Rows = Columns> struct simdgroup_matrix 
     SIM_INLINE vec<T, 2> &thread_elements() { return elements; }
 };
 typedef simdgroup_matrix<float> simdgroup_float8x8;
-typedef simdgroup_matrix<half> simdgroup_half8x8;
+typedef simdgroup_matrix<half>  simdgroup_half8x8;
 
 template <class T, int Columns, int Rows = Columns>
 SIM_INLINE simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T value) {
@@ -80,7 +81,8 @@ SIM_INLINE simdgroup_matrix<T, Columns, Rows> make_filled_simdgroup_matrix(T val
     return result;
 }
 
-template <class P> SIM_INLINE void sim_check_tile(const P *at, ulong row_elements, bool transpose, sim_site site) {
+template <class P>
+SIM_INLINE void sim_check_tile(const P *at, ulong row_elements, bool transpose, sim_site site) {
 #ifdef SIM_CHECKED
     sim::tile mine = {at, row_elements, transpose};
     sim_exchange(&mine, &mine, sizeof mine, SIM_OWN_LANE, sim::same_tile, site); // gives back as much as it takes
@@ -122,7 +124,7 @@ SIM_INLINE void simdgroup_multiply_accumulate(simdgroup_matrix<D> &d, simdgroup_
     const sim::fragment in = {{(float)a.elements.x, (float)a.elements.y},
                               {(float)b.elements.x, (float)b.elements.y},
                               {(float)c.elements.x, (float)c.elements.y}};
-    float out[6];
+    float               out[6];
     sim_exchange(&in, out, sizeof in, SIM_OWN_LANE, sim::multiply_accumulate, site);
     d.elements = vec<D, 2>{(D)out[0], (D)out[1]};
 }
