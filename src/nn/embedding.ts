@@ -30,8 +30,8 @@ export interface EmbeddingOptions {
  * @example
  * ```ts
  * using layer = nn.Embedding.init(1000, 64, { paddingIdx: 0 });
- * using optimizer = new optim.Adam8bit(layer.parameters(), { lr: 1e-3 }); // its states are in 32 bits here all the
- * same using indices = Tensor.from(Int32Array.of(7, 7, 0), [3]);
+ * using optimizer = new optim.Adam8bit(layer.parameters(), { lr: 1e-3 }); // its states are in 32 bits here too
+ * using indices = Tensor.from(Int32Array.of(7, 7, 0), [3]);
  * using y = layer.forward(indices);
  * y.shape; // → [3, 64]
  * layer.backward(y, indices);
