@@ -12,9 +12,12 @@
 enum { BUCKETS_OF_KERNELS = 256, NAME_MOST = 64 };
 
 #if __has_embed(<kernels.ptx>)
+/* The formatter would put a space into the name. */
+/* clang-format off */
 static const char pack[] = {
 #embed <kernels.ptx>
 };
+/* clang-format on */
 static const size_t pack_bytes = sizeof pack;
 #else
 static const char   pack[1];
@@ -58,17 +61,18 @@ static const char *next_word(const char *at, const char *end) {
 /* Where the text after the one at `at` begins; NULL where the pack is damaged. */
 static const char *add_kernel(const char *at, const char *end) {
     static const char mark[] = "// bnb ";
-    const char *line_end = memchr(at, '\n', (size_t)(end - at));
+    const char       *line_end = memchr(at, '\n', (size_t)(end - at));
     if (!line_end || strncmp(at, mark, sizeof mark - 1)) return NULL;
     const char *family = at + sizeof mark - 1, *name = next_word(family, line_end);
-    const char *architecture = name ? next_word(name, line_end) : NULL, *size = architecture ? next_word(architecture, line_end) : NULL;
-    size_t      bytes = size ? (size_t)strtoull(size, NULL, 10) : 0;
+    const char *architecture = name ? next_word(name, line_end) : NULL,
+               *size = architecture ? next_word(architecture, line_end) : NULL;
+    size_t bytes = size ? (size_t)strtoull(size, NULL, 10) : 0;
     if (!bytes || bytes > (size_t)(end - line_end - 1)) return NULL;
 
     struct kernel *kernel = calloc(1, sizeof *kernel);
     if (!kernel) return NULL;
     struct kernel **bucket = &kernels[hash_of(name) % BUCKETS_OF_KERNELS];
-    int length = 0;
+    int             length = 0;
     *kernel = (struct kernel){.family = family, .name = name, .text = line_end + 1, .bytes = bytes, .next = *bucket};
     if (sscanf(architecture, "sm_%d%n", &kernel->capability, &length) != 1) return NULL;
     kernel->exactly = architecture[length] == 'a';
@@ -80,23 +84,29 @@ static const char *add_kernel(const char *at, const char *end) {
 bool ptx_open(void) {
     const char *end = pack + pack_bytes;
     if (!pack_bytes)
-        return fail(BNB_UNSUPPORTED, "CUDA is absent: this build of the library was made without kernels for it; use the npm package, or "
-                                     "run \"bun run setup --cuda\" in a clone"),
+        return fail(
+                   BNB_UNSUPPORTED,
+                   "CUDA is absent: this build of the library was made without kernels for it; use the npm package, or "
+                   "run \"bun run setup --cuda\" in a clone"),
                false;
     for (const char *at = pack; at && at < end;) {
         at = add_kernel(at, end);
-        if (!at) return fail(BNB_UNSUPPORTED, "CUDA is absent: the kernels that this library embeds are damaged; install it again"), false;
+        if (!at)
+            return fail(BNB_UNSUPPORTED,
+                        "CUDA is absent: the kernels that this library embeds are damaged; install it again"),
+                   false;
     }
     return true;
 }
 
 /* ── Patching ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* The text with BNB0, BNB1, … replaced by the constants, of which those not given are 0, and BNB_THREADS by the threads. */
+/* The text with BNB0, BNB1, … replaced by the constants, of which those not given are 0, and BNB_THREADS
+ * by the threads. */
 static char *patched(const struct kernel *kernel, const struct launch *launch) {
     static const char threads[] = "_THREADS";
-    const char *from = kernel->text, *end = from + kernel->bytes;
-    size_t      words = 0;
+    const char       *from = kernel->text, *end = from + kernel->bytes;
+    size_t            words = 0;
     for (const char *at = from; (at = memmem(at, (size_t)(end - at), "BNB", 3)); at += 3) words++;
     char *text = malloc(kernel->bytes + words * 10 + 1), *to = text; /* a word has 4 characters, a number 10 at most */
     if (!text) return NULL;
@@ -135,20 +145,26 @@ static void compile(struct pipeline *pipeline, const struct kernel *kernel, cons
     if (result == CUDA_SUCCESS) result = libcuda.cuModuleGetFunction(&pipeline->function, module, name);
     if (result != CUDA_SUCCESS) pipeline->failure = failure_of("its driver could not compile the kernel", result, log);
     int most = 0;
-    if (result == CUDA_SUCCESS && libcuda.cuFuncGetAttribute(&most, FUNCTION_THREADS_MOST, pipeline->function) == CUDA_SUCCESS &&
+    if (result == CUDA_SUCCESS &&
+        libcuda.cuFuncGetAttribute(&most, FUNCTION_THREADS_MOST, pipeline->function) == CUDA_SUCCESS &&
         (uint32_t)most < launch->threads)
-        pipeline->failure = failure_of("it has too few registers for the kernel's threads", CUDA_ERROR_OUT_OF_RESOURCES, "");
+        pipeline->failure =
+            failure_of("it has too few registers for the kernel's threads", CUDA_ERROR_OUT_OF_RESOURCES, "");
 }
 
 static bool is_of(const struct pipeline *pipeline, const struct gpu *gpu, const struct launch *launch) {
-    return pipeline->gpu == gpu && pipeline->threads == launch->threads && pipeline->constant_count == launch->constant_count &&
+    return pipeline->gpu == gpu && pipeline->threads == launch->threads &&
+           pipeline->constant_count == launch->constant_count &&
            !memcmp(pipeline->constants, launch->constants, launch->constant_count * sizeof *launch->constants);
 }
 
 static struct pipeline *pipeline_new(struct gpu *gpu, struct kernel *kernel, const struct launch *launch) {
     struct pipeline *pipeline = calloc(1, sizeof *pipeline);
     if (!pipeline) return refuse(BNB_OUT_OF_MEMORY, "the host has no memory left");
-    *pipeline = (struct pipeline){.gpu = gpu, .constant_count = launch->constant_count, .threads = launch->threads, .next = kernel->pipelines};
+    *pipeline = (struct pipeline){.gpu = gpu,
+                                  .constant_count = launch->constant_count,
+                                  .threads = launch->threads,
+                                  .next = kernel->pipelines};
     memcpy(pipeline->constants, launch->constants, launch->constant_count * sizeof *launch->constants);
     kernel->pipelines = pipeline;
     compile(pipeline, kernel, launch);
@@ -160,8 +176,8 @@ static bool has_shared_memory(struct gpu *gpu, struct pipeline *pipeline, const 
     if (launch->shared_bytes <= pipeline->shared_bytes || launch->shared_bytes <= 48 << 10) return true;
     if ((int64_t)launch->shared_bytes > gpu->shared_most ||
         libcuda.cuFuncSetAttribute(pipeline->function, FUNCTION_SHARED_MOST, (int)launch->shared_bytes) != CUDA_SUCCESS)
-        return fail(BNB_UNSUPPORTED, "%s: %u bytes of shared memory are more than the %d that %s can give", launch->kernel, launch->shared_bytes,
-                    gpu->shared_most, gpu->name),
+        return fail(BNB_UNSUPPORTED, "%s: %u bytes of shared memory are more than the %d that %s can give",
+                    launch->kernel, launch->shared_bytes, gpu->shared_most, gpu->name),
                false;
     pipeline->shared_bytes = launch->shared_bytes;
     return true;
@@ -172,7 +188,9 @@ struct pipeline *ptx_pipeline(struct gpu *gpu, struct kernel *kernel, const stru
     while (pipeline && !is_of(pipeline, gpu, launch)) pipeline = pipeline->next;
     if (!pipeline) pipeline = pipeline_new(gpu, kernel, launch);
     if (!pipeline) return NULL;
-    if (pipeline->failure) return refuse(BNB_UNSUPPORTED, "%s can't run %s of %s: %s", gpu->name, launch->kernel, launch->family, pipeline->failure);
+    if (pipeline->failure)
+        return refuse(BNB_UNSUPPORTED, "%s can't run %s of %s: %s", gpu->name, launch->kernel, launch->family,
+                      pipeline->failure);
     return has_shared_memory(gpu, pipeline, launch) ? pipeline : NULL;
 }
 
@@ -193,8 +211,9 @@ void ptx_profile(void) {
     fprintf(stderr, "%-40s %10s %12s %12s %10s\n", "kernel", "runs", "total ms", "mean us", "GB/s");
     for (size_t i = 0; i < count; i++) {
         const struct profile *profile = &ran[i]->profile;
-        fprintf(stderr, "%-40.*s %10llu %12.3f %12.2f %10.1f\n", (int)strcspn(ran[i]->name, " "), ran[i]->name, (unsigned long long)profile->runs,
-                profile->seconds * 1e3, profile->seconds * 1e6 / (double)profile->runs,
+        fprintf(stderr, "%-40.*s %10llu %12.3f %12.2f %10.1f\n", (int)strcspn(ran[i]->name, " "), ran[i]->name,
+                (unsigned long long)profile->runs, profile->seconds * 1e3,
+                profile->seconds * 1e6 / (double)profile->runs,
                 profile->seconds > 0 ? profile->bytes / profile->seconds / 1e9 : 0);
     }
 }
