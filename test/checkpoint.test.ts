@@ -56,6 +56,11 @@ describe("shards", () => {
       (map) => (map["x.weight"] = "none.safetensors"),
     ],
     [
+      "a file of a name that no file can have",
+      /its file "x+\.safetensors" is missing/,
+      (map) => (map["x.weight"] = `${"x".repeat(300)}.safetensors`),
+    ],
+    [
       "a file elsewhere",
       /names the file "..\/llama\/model.safetensors"/,
       (map) => (map["x.weight"] = "../llama/model.safetensors"),

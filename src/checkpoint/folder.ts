@@ -85,7 +85,18 @@ export function found(path: string): fs.Stats | undefined {
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === "ENOENT" || code === "ENOTDIR") return undefined; // the second where it is below a file
+    if (code === "ENAMETOOLONG") return undefined; // no file has such a name
     throw error;
+  }
+}
+
+/** Whether nothing can ever stand under a name. */
+export function isTooLong(path: string): boolean {
+  try {
+    fs.lstatSync(path);
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "ENAMETOOLONG";
   }
 }
 
