@@ -213,12 +213,12 @@ static void spoil(const struct entry *entry, int at, union arg *args) {
     }
 }
 
-/* The memory that a call names is there, however long the call says it is: more than a megabyte is never taken. */
+/* The memory that a call names is there, however long the call says it is: more than that is never taken. */
 static void match_memory(const struct entry *entry, union arg *args) {
     for (int i = 0; i + 1 < entry->arity; i++) {
         if (entry->parameters[i].kind != MEMORY || entry->parameters[i + 1].kind != BYTES || !args[i].p) continue;
         size_t bytes = args[i + 1].n;
-        args[i].p = scratch(bytes <= 1u << 20 ? bytes : 1);
+        args[i].p = scratch(bytes <= 16u << 20 ? bytes : 1);
     }
 }
 
