@@ -60,6 +60,7 @@ describe("shards", () => {
       /its file "x+\.safetensors" is missing/,
       (map) => (map["x.weight"] = `${"x".repeat(300)}.safetensors`),
     ],
+    ["a file of no text's name", /its file "\\u0000" is missing/, (map) => (map["x.weight"] = "\0")],
     [
       "a file elsewhere",
       /names the file "..\/llama\/model.safetensors"/,

@@ -168,7 +168,7 @@ static const char *bad_text(void) {
 }
 
 static bnb_attention_options *bad_options(const bnb_attention_options *valid) {
-    if (one_in(8)) return NULL;
+    if (!valid || one_in(8)) return NULL;
     bnb_attention_options *o = scratch(sizeof *o);
     *o = *valid;
     ((double *)o)[below(sizeof *o / sizeof(double))] = bad_number();
