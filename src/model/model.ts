@@ -36,6 +36,12 @@ export interface LoadOptions extends QuantizeOnLoad {
    * of any text that it was tried on (docs/models.md).
    */
   precision?: Precision | undefined;
+  /**
+   * Weights as the files' own pages in place of copies, wherever their bytes are the files': see
+   * `checkpoint.loadWeight`. They are not joined then, so that a token takes a little longer. The files must stay as
+   * they are while the model lives. False by default.
+   */
+  mmap?: boolean | undefined;
   /** Called when so many of all layers are on the device. */
   onProgress?: ((done: number, total: number) => void) | undefined;
   signal?: AbortSignal | undefined;
@@ -116,7 +122,7 @@ export class Model implements Disposable {
    * known
    */
   static async load(path: string, options: LoadOptions = {}): Promise<Model> {
-    const { precision = "high", signal } = options;
+    const { precision = "high", mmap = false, signal } = options;
     const device = options.device === undefined ? currentDevice() : deviceOf(signatures.load, options.device);
     signal?.throwIfAborted();
     checkFolder(path);
@@ -129,6 +135,7 @@ export class Model implements Disposable {
     const source = checkpointSource(checkpoint);
     const loader = new Loader(source, device, rootOf(source, architecture), {
       ...options,
+      mmap: signatures.load.boolean(mmap, "mmap"),
       precision,
       threshold: thresholdOf(json),
     });

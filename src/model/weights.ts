@@ -1,7 +1,7 @@
 // Owns where a model's weights come from, and what becomes of them on the way to the device: joined, quantised, or as
 // they are.
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
-import { loadWeight } from "../checkpoint/statedict.ts";
+import { type LoadWeightOptions, loadWeight } from "../checkpoint/statedict.ts";
 import { Codebook } from "../codebook.ts";
 import type { Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
@@ -23,7 +23,7 @@ export interface WeightSource {
   readonly path: string;
   has(name: string): boolean;
   /** A weight on a device, the caller's to dispose of. @throws BnbError if there is none of that name */
-  load(name: string, device: Device): Weight;
+  load(name: string, device: Device, options?: LoadWeightOptions): Weight;
 }
 
 /** The weights of a Hugging Face checkpoint: dense, and in bitsandbytes' formats. */
@@ -31,7 +31,7 @@ export function checkpointSource(checkpoint: Checkpoint): WeightSource {
   return {
     path: checkpoint.path,
     has: (name) => checkpoint.tensors.has(name),
-    load: (name, device) => loadWeight(checkpoint, name, device),
+    load: (name, device, options) => loadWeight(checkpoint, name, device, options),
   };
 }
 
@@ -154,7 +154,7 @@ function joinedBias(weights: readonly Weight[], biases: readonly (Tensor | undef
 }
 
 /** What a {@link Loader} does with weights. */
-export type LoaderOptions = QuantizeOnLoad & LinearOptions;
+export type LoaderOptions = QuantizeOnLoad & LinearOptions & LoadWeightOptions;
 
 /** Takes modules out of a source, by their names less what stands before all of them. */
 export class Loader {
@@ -177,7 +177,7 @@ export class Loader {
   /** A dense tensor, as it is. */
   dense(module: string, part: "weight" | "bias" = "weight"): Tensor {
     const name = this.#nameOf(module, part);
-    const weight = this.#source.load(name, this.#device);
+    const weight = this.#load(name);
     if (weight instanceof Tensor) return weight;
     weight[Symbol.dispose]();
     throw new BnbError(`${this.#source.path}: ${name} is quantised, expected a dense tensor.`, "unsupported");
@@ -196,15 +196,17 @@ export class Loader {
     const weights: Weight[] = [];
     const biases: (Tensor | undefined)[] = [];
     for (const module of modules) {
-      weights.push(this.#quantized(this.#source.load(this.#nameOf(module), this.#device), how.dense ?? false));
+      const keepsDense = how.dense ?? false;
+      weights.push(this.#quantized(this.#load(this.#nameOf(module), keepsDense), keepsDense));
       biases.push(this.bias(module));
     }
-    return new Linear(weights, biases, { ...this.#options, apart: how.apart ?? false });
+    const { mmap = false, quantType } = this.#options;
+    return new Linear(weights, biases, { ...this.#options, apart: how.apart ?? (mmap && quantType === undefined) });
   }
 
   /** A table to look rows up in and to multiply with as a head. */
   table(module: string): Tensor<FloatDType> | QuantizedTensor {
-    const weight = this.#source.load(this.#nameOf(module), this.#device);
+    const weight = this.#load(this.#nameOf(module), false);
     if (weight instanceof Int8Weight)
       throw new BnbError(`${this.#source.path}: ${module} is in LLM.int8(), expected a dense table.`, "unsupported");
     return this.#byteQuantized(weight);
@@ -213,6 +215,12 @@ export class Loader {
   /** The product with a table; takes it over. */
   linearOf(table: Weight, bias: Tensor | undefined): Linear {
     return new Linear([table], [bias], this.#options);
+  }
+
+  /** What is quantised next need not be copied before; `staysDense` says that it is not. */
+  #load(name: string, staysDense = true): Weight {
+    const { mmap = false, quantType } = this.#options;
+    return this.#source.load(name, this.#device, { mmap: mmap || (quantType !== undefined && !staysDense) });
   }
 
   /**
