@@ -1,6 +1,8 @@
 // Owns where a model's weights come from, and what becomes of them on the way to the device: joined, quantised, or as
 // they are.
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
+import type { GgufModel } from "../checkpoint/gguf.ts";
+import { loadGguf } from "../checkpoint/gguf_weight.ts";
 import { loadWeight } from "../checkpoint/statedict.ts";
 import { Codebook } from "../codebook.ts";
 import type { Device } from "../device.ts";
@@ -32,6 +34,19 @@ export function checkpointSource(checkpoint: Checkpoint): WeightSource {
     path: checkpoint.path,
     has: (name) => checkpoint.tensors.has(name),
     load: (name, device) => loadWeight(checkpoint, name, device),
+  };
+}
+
+/** What weights of a GGUF file are that are floats in it; float16 for blocks that can only be expanded. */
+const ggufDtypes: Readonly<Record<string, FloatDType>> = { F32: "float32", F16: "float16", BF16: "bfloat16" };
+
+/** The weights of a GGUF file, with its own codes and scales. */
+export function ggufSource(model: GgufModel): WeightSource {
+  const formats = new Map(model.tensors.map(({ name, format }) => [name, format]));
+  return {
+    path: model.path,
+    has: (name) => formats.has(name),
+    load: (name, device) => loadGguf(model, name, { device, dtype: ggufDtypes[formats.get(name)!] ?? "float16" }),
   };
 }
 
@@ -120,14 +135,23 @@ function joined(weights: Weight[]): Weight | undefined {
 
 /** Whether codes can lie behind each other: of one form, and each of whole blocks. */
 function areAlike(weights: readonly QuantizedTensor[]): boolean {
-  const { bits, quantType, blocksize } = weights[0]!;
+  const { bits, quantType, blocksize, code } = weights[0]!;
+  const offsets = offsetsOf(weights[0]!);
   return weights.every(
     (weight) =>
       weight.bits === bits &&
       weight.quantType === quantType &&
+      (quantType !== undefined || Bun.deepEquals(weight.code, code)) &&
+      offsetsOf(weight) === offsets &&
       weight.blocksize === blocksize &&
       weight.size % blocksize === 0,
   );
+}
+
+/** The dtype of what is added to each block, where something is. */
+function offsetsOf(weight: QuantizedTensor): string | undefined {
+  using offsets = weight.offsets;
+  return offsets?.dtype;
 }
 
 function joinedInt8(weights: readonly Int8Weight[]): Int8Weight {
@@ -196,7 +220,7 @@ export class Loader {
     const weights: Weight[] = [];
     const biases: (Tensor | undefined)[] = [];
     for (const module of modules) {
-      weights.push(this.#quantized(this.#source.load(this.#nameOf(module), this.#device), how.dense ?? false));
+      weights.push(this.#quantized(this.#nameOf(module), how.dense ?? false));
       biases.push(this.bias(module));
     }
     return new Linear(weights, biases, { ...this.#options, apart: how.apart ?? false });
@@ -225,9 +249,14 @@ export class Loader {
     return quantizeBlockwise(dense, { code: Codebook.named("int8"), blocksize: 64 });
   }
 
-  #quantized(weight: Weight, keepsDense: boolean): Weight {
+  #quantized(name: string, keepsDense: boolean): Weight {
     const { quantType, blocksize = 64, doubleQuant = false } = this.#options;
-    if (!quantType || keepsDense || !(weight instanceof Tensor)) return weight;
+    const weight = this.#source.load(name, this.#device);
+    if (!quantType || keepsDense) return weight;
+    if (!(weight instanceof Tensor)) {
+      weight[Symbol.dispose]();
+      throw new BnbError(`${this.#source.path}: ${name} is quantised already: load it without quantType.`);
+    }
     using dense = weight;
     if (quantType === "int8") return Int8Weight.quantize(dense);
     return quantize4bit(dense, { quantType, blocksize, compressStatistics: doubleQuant });
