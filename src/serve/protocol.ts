@@ -56,7 +56,12 @@ export type ToolStyle = "hermes" | "llama3" | "mistral";
 
 export type ToHost =
   | { readonly type: "text"; readonly id: number; readonly request: TextRequest }
-  | { readonly type: "embed"; readonly id: number; readonly inputs: readonly (string | readonly number[])[] }
+  | {
+      readonly type: "embed";
+      readonly id: number;
+      readonly inputs: readonly (string | readonly number[])[];
+      readonly base64: boolean;
+    }
   | { readonly type: "cancel"; readonly id: number }
   | { readonly type: "state"; readonly id: number }
   | { readonly type: "drain"; readonly id: number };
@@ -65,7 +70,7 @@ export type FromHost =
   | { readonly type: "ready"; readonly info: ModelInfo }
   | { readonly type: "text"; readonly id: number; readonly text: string; readonly logprobs: readonly ListedChoice[] }
   | { readonly type: "end"; readonly id: number; readonly reason: FinishReason; readonly usage: Usage }
-  | { readonly type: "embeddings"; readonly id: number; readonly vectors: Float32Array[]; readonly tokens: number }
+  | { readonly type: "embeddings"; readonly id: number; readonly data: string; readonly tokens: number }
   | { readonly type: "state"; readonly id: number; readonly state: EngineState | undefined }
   | { readonly type: "drained"; readonly id: number }
   | { readonly type: "error"; readonly id: number | undefined; readonly error: PlainError };
