@@ -10,8 +10,8 @@ import { toolStyleOf } from "./tools.ts";
 
 /** Loads a model and gives what answers messages. What it says goes to `say`. */
 export async function host(options: HostOptions, say: (message: FromHost) => void): Promise<(message: ToHost) => void> {
-  const { quantType } = options;
-  const model = await Model.load(options.path, quantType ? { quantType } : {});
+  const { path, quantType, precision } = options;
+  const model = await Model.load(path, { ...(quantType && { quantType }), precision });
   const isDecoder = model.architecture.kind === "decoder";
   const engine = isDecoder ? new Engine(model, options) : undefined;
   const jobs = new Map<number, Job>();

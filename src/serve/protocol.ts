@@ -3,6 +3,7 @@ import type { BnbErrorCode } from "../error.ts";
 import type { TextFormat } from "../model/constraint.ts";
 import type { FinishReason, GenerateOptions, Usage } from "../model/generation.ts";
 import type { Message } from "../model/tokenizer.ts";
+import type { Precision } from "../native.ts";
 import type { EngineState } from "./engine.ts";
 
 /** How a model is loaded, and how many texts it writes at once. */
@@ -12,6 +13,8 @@ export interface HostOptions {
   readonly capacity?: number | undefined;
   readonly queue: number;
   readonly quantType?: "nf4" | "fp4" | "int8" | undefined;
+  /** Of products with 4-bit weights: `"high"` by default. */
+  readonly precision?: Precision | undefined;
 }
 
 /** What can go over to another thread of {@link GenerateOptions}. */

@@ -116,6 +116,17 @@ describe("answers", () => {
     }
   });
 
+  test("a completion's logprobs say where each token stands in the text, in a stream too", async () => {
+    const body = { model: "byte", prompt: "ab", max_tokens: 12, logprobs: 1 };
+    const [choice] = JSON.parse((await post("/v1/completions", body)).text).choices;
+    const { tokens, text_offset: offsets } = choice.logprobs;
+    expect(offsets.length).toBe(12);
+    expect(offsets).toEqual(tokens.map((_: string, i: number) => tokens.slice(0, i).join("").length));
+    const { text } = await post("/v1/completions", { ...body, stream: true });
+    const parts = events(text).slice(0, -1);
+    expect(parts.flatMap(({ choices: [one] }) => one.logprobs?.text_offset ?? [])).toEqual(offsets);
+  });
+
   test("completions take texts and ids, several at once", async () => {
     const { text } = await post("/v1/completions", {
       model: "byte",
