@@ -11,6 +11,7 @@ export interface LoadFlags extends ReportOptions {
   readonly quantType?: "nf4" | "fp4" | "int8";
   readonly doubleQuant?: boolean;
   readonly precision: Precision;
+  readonly adapter?: string;
 }
 
 export function withLoading(command: Command): Command {
@@ -24,6 +25,7 @@ export function withLoading(command: Command): Command {
         .choices(["highest", "high", "medium"])
         .default("high"),
     )
+    .option("--adapter <dir>", "a LoRA adapter of PEFT's, to run beside the weights")
     .option("--quiet", "print no progress and no figures");
 }
 
@@ -31,9 +33,9 @@ export function withLoading(command: Command): Command {
 export async function loadModel(path: string, flags: LoadFlags): Promise<Model> {
   const reporter = progress("Loading", (layers) => `${layers.toFixed(0)} layers`, flags);
   try {
-    const { quantType, doubleQuant, precision } = flags;
+    const { quantType, doubleQuant, precision, adapter } = flags;
     return await Model.load(path, {
-      ...{ quantType, doubleQuant, precision },
+      ...{ quantType, doubleQuant, precision, adapter },
       onProgress: (done, total) => reporter.update(done, total),
     });
   } finally {

@@ -3,6 +3,7 @@ import { currentDevice, type Device, type DeviceName, deviceOf } from "../device
 import { BnbError } from "../error.ts";
 import type { Precision } from "../native.ts";
 import { Signature } from "../signature.ts";
+import { Adapter } from "./adapter.ts";
 import type { Architecture } from "./architecture.ts";
 import { Chat, type ChatOptions } from "./chat.ts";
 import { type JsonObject, readArchitecture } from "./config.ts";
@@ -34,6 +35,8 @@ export interface LoadOptions extends QuantizeOnLoad {
    * of any text that it was tried on (docs/models.md).
    */
   precision?: Precision | undefined;
+  /** The folder of a LoRA adapter of PEFT's for this model, which then runs beside the weights. */
+  adapter?: string | undefined;
   /** Called when so many of all layers are on the device. */
   onProgress?: ((done: number, total: number) => void) | undefined;
   signal?: AbortSignal | undefined;
@@ -111,7 +114,8 @@ export class Model implements Disposable {
    * or in the formats of bitsandbytes and MLX. Or from a GGUF file, whose weights stay as they are where their type can
    * be held, and are float16 else; of a split one any part.
    *
-   * @throws BnbError if something is lacking or damaged; (`unsupported`) naming the family, if it is not known
+   * @throws BnbError if something is lacking or damaged; (`unsupported`) naming the family, if it is not known, or what
+   * of an adapter can't run beside the weights
    */
   static async load(path: string, options: LoadOptions = {}): Promise<Model> {
     const { precision = "high", signal } = options;
@@ -120,12 +124,15 @@ export class Model implements Disposable {
     using files = await openModel(path);
     const { config, generation, tokenizer, pooling, weights } = files;
     const architecture = readArchitecture(config, files.configPath, generation);
+    const { roots } = architecture.names;
+    using adapter = options.adapter === undefined ? undefined : new Adapter(options.adapter, roots);
+    const { quantType, blocksize, doubleQuant } = options;
     const loader = new Loader(weights, device, rootOf(weights, architecture), {
-      ...options,
-      precision,
+      ...{ quantType, blocksize, doubleQuant, precision, adapter },
       threshold: thresholdOf(config),
     });
     const network = await build(loader, architecture, device, options);
+    adapter?.checkAllTaken();
     return new Model({ path, architecture, tokenizer, network, pooling, defaults: defaultsOf(generation) });
   }
 

@@ -15,6 +15,7 @@ import type { Precision } from "../native.ts";
 import { quantize4bit, quantizeBlockwise } from "../quantize.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
+import type { Adapter, LowRank } from "./adapter.ts";
 
 /** A weight in any form that can be multiplied with. */
 export type Weight = Tensor | QuantizedTensor | Int8Weight;
@@ -67,25 +68,46 @@ interface LinearOptions {
   readonly threshold: number;
   /** The weights are not to be joined. */
   readonly apart?: boolean;
+  /** What an adapter adds to the products of some of the modules, which are multiplied as one. */
+  beside?(modules: readonly number[], shapes: readonly (readonly number[])[]): LowRank | undefined;
+}
+
+/** Weights that are one product. */
+interface Joined {
+  readonly weight: Weight;
+  readonly bias: Tensor | undefined;
+  readonly beside: LowRank | undefined;
 }
 
 /** The products of one or more weights with the same input: joined to one where they can be. */
 export class Linear implements Disposable {
-  readonly #parts: { weight: Weight; bias: Tensor | undefined }[] = [];
+  readonly #parts: Joined[] = [];
   readonly #precision: Precision;
   readonly #threshold: number;
 
   constructor(weights: Weight[], biases: (Tensor | undefined)[], options: LinearOptions) {
     this.#precision = options.precision;
     this.#threshold = options.threshold;
+    const shapes = weights.map(({ shape }) => shape);
+    const beside = (modules: number[]) =>
+      options.beside?.(
+        modules,
+        modules.map((i) => shapes[i]!),
+      );
     const weight = options.apart && weights.length > 1 ? undefined : joined(weights);
-    if (weight) this.#parts.push({ weight, bias: joinedBias(weights, biases) });
-    else for (const [i, weight] of weights.entries()) this.#parts.push({ weight, bias: biases[i] });
+    if (weight) {
+      this.#parts.push({ weight, bias: joinedBias(weights, biases), beside: beside([...weights.keys()]) });
+      return;
+    }
+    for (const [i, weight] of weights.entries()) this.#parts.push({ weight, bias: biases[i], beside: beside([i]) });
   }
 
   /** [m, n] for each part: one where all are joined. */
   apply<D extends FloatDType>(x: Tensor<D>): Tensor<D>[] {
-    return this.#parts.map(({ weight, bias }) => product(x, weight, bias, this.#precision, this.#threshold));
+    return this.#parts.map(({ weight, bias, beside }) => {
+      const y = product(x, weight, bias, this.#precision, this.#threshold);
+      return beside ? beside.addTo(y, x) : y;
+    });
   }
 
   /** The product, where there is one weight. */
@@ -95,14 +117,14 @@ export class Linear implements Disposable {
 
   /** Bytes in memory. */
   get byteLength(): number {
-    return this.#parts.reduce((sum, { weight, bias }) => sum + weight.byteLength + (bias?.byteLength ?? 0), 0);
+    return this.#parts
+      .flatMap(({ weight, bias, beside }) => [weight, bias, beside])
+      .reduce((sum, part) => sum + (part?.byteLength ?? 0), 0);
   }
 
   [Symbol.dispose](): void {
-    for (const { weight, bias } of this.#parts) {
-      weight[Symbol.dispose]();
-      bias?.dispose();
-    }
+    for (const { weight, bias, beside } of this.#parts)
+      for (const part of [weight, bias, beside]) part?.[Symbol.dispose]();
   }
 }
 
@@ -178,7 +200,11 @@ function joinedBias(weights: readonly Weight[], biases: readonly (Tensor | undef
 }
 
 /** What a {@link Loader} does with weights. */
-export type LoaderOptions = QuantizeOnLoad & LinearOptions;
+export interface LoaderOptions extends QuantizeOnLoad, Pick<LinearOptions, "precision" | "threshold"> {
+  readonly adapter?: Adapter | undefined;
+}
+
+type Part = "weight" | "bias";
 
 /** Takes modules out of a source, by their names less what stands before all of them. */
 export class Loader {
@@ -194,21 +220,27 @@ export class Loader {
     this.#options = options;
   }
 
-  has(module: string): boolean {
-    return this.#source.has(this.#nameOf(module));
+  has(module: string, part: Part = "weight"): boolean {
+    return this.#source.has(this.#nameOf(module, part)) || this.#options.adapter?.has(module, part) === true;
+  }
+
+  /** A tensor of the adapter where it has one whole, else of the source. */
+  #load(module: string, part: Part = "weight"): Weight {
+    const whole = this.#options.adapter?.whole(module, part, this.#device);
+    return whole ?? this.#source.load(this.#nameOf(module, part), this.#device);
   }
 
   /** A dense tensor, as it is. */
-  dense(module: string, part: "weight" | "bias" = "weight"): Tensor {
-    const name = this.#nameOf(module, part);
-    const weight = this.#source.load(name, this.#device);
+  dense(module: string, part: Part = "weight"): Tensor {
+    const weight = this.#load(module, part);
     if (weight instanceof Tensor) return weight;
     weight[Symbol.dispose]();
+    const name = this.#nameOf(module, part);
     throw new BnbError(`${this.#source.path}: ${name} is quantised, expected a dense tensor.`, "unsupported");
   }
 
   bias(module: string): Tensor | undefined {
-    return this.#source.has(this.#nameOf(module, "bias")) ? this.dense(module, "bias") : undefined;
+    return this.has(module, "bias") ? this.dense(module, "bias") : undefined;
   }
 
   /**
@@ -220,23 +252,34 @@ export class Loader {
     const weights: Weight[] = [];
     const biases: (Tensor | undefined)[] = [];
     for (const module of modules) {
-      weights.push(this.#quantized(this.#nameOf(module), how.dense ?? false));
+      weights.push(this.#quantized(module, how.dense ?? false));
       biases.push(this.bias(module));
     }
-    return new Linear(weights, biases, { ...this.#options, apart: how.apart ?? false });
+    return this.#linear(modules, weights, biases, how.apart ?? false);
+  }
+
+  #linear(modules: readonly string[], weights: Weight[], biases: (Tensor | undefined)[], apart = false): Linear {
+    const { adapter, precision, threshold } = this.#options;
+    const beside: LinearOptions["beside"] = (which, shapes) =>
+      adapter?.beside(
+        which.map((i) => modules[i]!),
+        shapes,
+        this.#device,
+      );
+    return new Linear(weights, biases, { precision, threshold, apart, beside });
   }
 
   /** A table to look rows up in and to multiply with as a head. */
   table(module: string): Tensor<FloatDType> | QuantizedTensor {
-    const weight = this.#source.load(this.#nameOf(module), this.#device);
+    const weight = this.#load(module);
     if (weight instanceof Int8Weight)
       throw new BnbError(`${this.#source.path}: ${module} is in LLM.int8(), expected a dense table.`, "unsupported");
     return this.#byteQuantized(weight);
   }
 
-  /** The product with a table; takes it over. */
-  linearOf(table: Weight, bias: Tensor | undefined): Linear {
-    return new Linear([table], [bias], this.#options);
+  /** The product with a table, as a module; takes it over. */
+  linearOf(module: string, table: Weight, bias: Tensor | undefined): Linear {
+    return this.#linear([module], [table], [bias]);
   }
 
   /**
@@ -249,12 +292,13 @@ export class Loader {
     return quantizeBlockwise(dense, { code: Codebook.named("int8"), blocksize: 64 });
   }
 
-  #quantized(name: string, keepsDense: boolean): Weight {
+  #quantized(module: string, keepsDense: boolean): Weight {
     const { quantType, blocksize = 64, doubleQuant = false } = this.#options;
-    const weight = this.#source.load(name, this.#device);
+    const weight = this.#load(module);
     if (!quantType || keepsDense) return weight;
     if (!(weight instanceof Tensor)) {
       weight[Symbol.dispose]();
+      const name = this.#nameOf(module);
       throw new BnbError(`${this.#source.path}: ${name} is quantised already: load it without quantType.`);
     }
     using dense = weight;
@@ -262,7 +306,7 @@ export class Loader {
     return quantize4bit(dense, { quantType, blocksize, compressStatistics: doubleQuant });
   }
 
-  #nameOf(module: string, part = "weight"): string {
+  #nameOf(module: string, part: Part = "weight"): string {
     return `${this.#source.has(`${module}.${part}`) ? "" : this.#root}${module}.${part}`;
   }
 }
