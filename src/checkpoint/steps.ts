@@ -1,5 +1,6 @@
 // Owns the pieces of work that checkpoints are made by: where a weight comes from, and what is written for it.
 import { Codebook, createNormalMap } from "../codebook.ts";
+import { compare } from "../compare.ts";
 import { currentDevice } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
@@ -13,7 +14,7 @@ import type { Step } from "./checkpoint.ts";
 import type { GgufTensor } from "./gguf.ts";
 import type { SafetensorsDtype } from "./header.ts";
 import type { StoredQuantType } from "./huggingface.ts";
-import { ggufPieces, type Pieces, plainPieces, storedPieces, wholePiece } from "./pieces.ts";
+import { ggufPieces, type Pieces, plainPieces, runLength, storedPieces, wholePiece } from "./pieces.ts";
 import type { SafetensorsTensor, SafetensorsValues } from "./safetensors.ts";
 import { floatDtypes, type StorageDtype, type Stored, specsBlockwise, specsInt8 } from "./state.ts";
 import { fromStateDict, toStateDict } from "./statedict.ts";
@@ -135,11 +136,25 @@ export function castStep(source: Source, dtype: FloatDType): Step {
   return { name, specs: [{ name, dtype: floatDtypes[dtype], shape }], inputBytes, parameters: elements(shape), run };
 }
 
-/** Writes a tensor as it is, or, where it holds floats and a dtype is wanted, in that dtype. */
+/**
+ * Writes a tensor as it is, or, where it holds floats and a dtype is wanted, in that dtype. What float16 would make
+ * infinities of, as of GPT-NeoX's masks of -1e9, stays as it is.
+ */
 export function keepStep(tensor: SafetensorsTensor, dtype: FloatDType | undefined): Step {
   const held = floatDtypeOf(tensor.dtype);
   if (held === undefined || dtype === undefined || held === dtype || tensor.byteLength === 0) return copyStep(tensor);
+  if (dtype === "float16" && isBeyondHalf(tensor, held)) return { ...copyStep(tensor), isBeyondHalf: true };
   return castStep(fromSafetensors(tensor), dtype);
+}
+
+function isBeyondHalf(tensor: SafetensorsTensor, held: FloatDType): boolean {
+  const pieces = plainPieces(tensor, held);
+  for (const piece of pieces.runs(runLength(pieces))) {
+    using wide = piece;
+    using half = wide.cast("float16");
+    if (compare(wide, half).nonFinite > compare(wide, wide).nonFinite) return true;
+  }
+  return false;
 }
 
 export interface QuantizeStepOptions {
