@@ -1,5 +1,6 @@
 // The options of commands that run a model, and how they load one.
 import { type Command, InvalidArgumentError, Option } from "commander";
+import type { DeviceName } from "../device.ts";
 import type { GenerateOptions } from "../model/generation.ts";
 import { Model } from "../model/model.ts";
 import type { Precision } from "../native.ts";
@@ -12,6 +13,7 @@ export interface LoadFlags extends ReportOptions {
   readonly doubleQuant?: boolean;
   readonly precision: Precision;
   readonly adapter?: string;
+  readonly devices?: readonly DeviceName[];
 }
 
 export function withLoading(command: Command): Command {
@@ -26,6 +28,11 @@ export function withLoading(command: Command): Command {
         .default("high"),
     )
     .option("--adapter <dir>", "a LoRA adapter of PEFT's, to run beside the weights")
+    .option(
+      "--devices <list>",
+      "share the layers among several, such as cuda:0,cuda:1,cpu",
+      (text) => text.split(",").map((name) => name.trim()) as DeviceName[],
+    )
     .option("--quiet", "print no progress and no figures");
 }
 
@@ -33,9 +40,9 @@ export function withLoading(command: Command): Command {
 export async function loadModel(path: string, flags: LoadFlags): Promise<Model> {
   const reporter = progress("Loading", (layers) => `${layers.toFixed(0)} layers`, flags);
   try {
-    const { quantType, doubleQuant, precision, adapter } = flags;
+    const { quantType, doubleQuant, precision, adapter, devices } = flags;
     return await Model.load(path, {
-      ...{ quantType, doubleQuant, precision, adapter },
+      ...{ quantType, doubleQuant, precision, adapter, devices },
       onProgress: (done, total) => reporter.update(done, total),
     });
   } finally {
