@@ -10,6 +10,7 @@ import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
 import { signatures } from "./arguments.ts";
 import type { GgufModel, GgufTensor } from "./gguf.ts";
+import type { LoadWeightOptions } from "./statedict.ts";
 import { fromGguf } from "./steps.ts";
 
 /** What is taken out of a file's blocks. */
@@ -216,17 +217,19 @@ function codebookOf(values: readonly number[]): Codebook {
  * ```
  *
  * @param dtype of dense tensors, and what a quantised one is dequantised to by default: float32
+ * @param mmap the file's own pages in place of a copy, for dense tensors that the file has in that dtype; else copies
  * @throws BnbError if the model has no such weight
  */
 export function loadGguf(
   model: GgufModel,
   name: string,
-  options: { device?: Device; dtype?: FloatDType } = {},
+  options: { device?: Device; dtype?: FloatDType } & LoadWeightOptions = {},
 ): Tensor<FloatDType> | QuantizedTensor {
   const me = signatures.loadGguf;
-  const { device = currentDevice(), dtype = "float32" } = me.options(options);
+  const { device = currentDevice(), dtype = "float32", mmap = false } = me.options(options);
   me.device(device, "device");
   me.code(dtype, "dtype", floatDtypes);
+  me.boolean(mmap, "mmap");
   me.text(name, "name");
   if (!Array.isArray((model as GgufModel | null | undefined)?.tensors))
     throw me.wrong("model", model, "what openGguf gives");
@@ -235,6 +238,7 @@ export function loadGguf(
   const layout =
     Object.hasOwn(layouts, tensor.format) && tensor.shape.length === 2 ? layouts[tensor.format] : undefined;
   if (layout) return asItIs(tensor, layout, device, dtype);
+  if (tensor.plain === dtype) return tensor.load({ device, mmap });
   using dense = fromGguf(tensor, dtype).load();
   return dense.to(device) as Tensor<FloatDType>;
 }

@@ -12,6 +12,7 @@ export interface LoadFlags extends ReportOptions {
   readonly quantType?: "nf4" | "fp4" | "int8";
   readonly doubleQuant?: boolean;
   readonly precision: Precision;
+  readonly mmap?: boolean;
   readonly adapter?: string;
   readonly devices?: readonly DeviceName[];
 }
@@ -27,6 +28,7 @@ export function withLoading(command: Command): Command {
         .choices(["highest", "high", "medium"])
         .default("high"),
     )
+    .option("--mmap", "use the files' own pages in place of copies; the files must stay as they are")
     .option("--adapter <dir>", "a LoRA adapter of PEFT's, to run beside the weights")
     .option(
       "--devices <list>",
@@ -40,9 +42,9 @@ export function withLoading(command: Command): Command {
 export async function loadModel(path: string, flags: LoadFlags): Promise<Model> {
   const reporter = progress("Loading", (layers) => `${layers.toFixed(0)} layers`, flags);
   try {
-    const { quantType, doubleQuant, precision, adapter, devices } = flags;
+    const { quantType, doubleQuant, precision, mmap, adapter, devices } = flags;
     return await Model.load(path, {
-      ...{ quantType, doubleQuant, precision, adapter, devices },
+      ...{ quantType, doubleQuant, precision, mmap, adapter, devices },
       onProgress: (done, total) => reporter.update(done, total),
     });
   } finally {

@@ -66,7 +66,7 @@ export class ModelCache implements Disposable {
     return this.parts.reduce((sum, { byteLength }) => sum + byteLength, 0);
   }
 
-  /** Makes room. Where a device has no memory for it, the cache stays as large as it was, though others may have grown. */
+  /** Makes room. Where one device has no memory for it, the cache is as large as it was, though others have grown. */
   resize(options: { slots?: number; capacity?: number }): void {
     for (const part of this.parts.toReversed()) part.resize(options); // the first one says how large all are
   }

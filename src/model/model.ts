@@ -42,6 +42,12 @@ export interface LoadOptions extends QuantizeOnLoad {
    * of any text that it was tried on (docs/models.md).
    */
   precision?: Precision | undefined;
+  /**
+   * Weights as the files' own pages in place of copies, wherever their bytes are the files': see
+   * `checkpoint.loadWeight`. They are not joined then, so that a token takes a little longer. The files must stay as
+   * they are while the model lives. False by default.
+   */
+  mmap?: boolean | undefined;
   /** The folder of a LoRA adapter of PEFT's for this model, which then runs beside the weights. */
   adapter?: string | undefined;
   /** Called when so many of all layers are on the device. */
@@ -130,7 +136,7 @@ export class Model implements Disposable {
    * of an adapter can't run beside the weights
    */
   static async load(path: string, options: LoadOptions = {}): Promise<Model> {
-    const { precision = "high", signal } = options;
+    const { precision = "high", mmap = false, signal } = options;
     const places = placesOf(options);
     signal?.throwIfAborted();
     using files = await openModel(path);
@@ -142,6 +148,7 @@ export class Model implements Disposable {
     const { quantType, blocksize, doubleQuant } = options;
     const loader = new Loader(weights, placed[0]!.device, rootOf(weights, architecture), {
       ...{ quantType, blocksize, doubleQuant, precision, adapter },
+      mmap: signatures.load.boolean(mmap, "mmap"),
       threshold: thresholdOf(config),
     });
     const network = await build(loader, architecture, placed, options);

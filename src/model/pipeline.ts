@@ -91,7 +91,7 @@ export class Pipeline implements Disposable {
     return this.#stacks.some((stack) => stack.isLong(positions));
   }
 
-  /** Runs the rows of a stream through every layer, which is what it yields between; the stream ends on the last device. */
+  /** Runs the rows of a stream through every layer, and yields between them; the stream ends on the last device. */
   *run(stream: Stream, rows: Rows, cache?: ModelCache): Generator<void, void, void> {
     for (const [i, stack] of this.#stacks.entries()) {
       if (stream.x.device !== stack.device) stream.replace(stream.x.to(stack.device));

@@ -3,7 +3,7 @@
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import type { GgufModel } from "../checkpoint/gguf.ts";
 import { loadGguf } from "../checkpoint/gguf_weight.ts";
-import { loadWeight } from "../checkpoint/statedict.ts";
+import { type LoadWeightOptions, loadWeight } from "../checkpoint/statedict.ts";
 import { Codebook } from "../codebook.ts";
 import type { Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
@@ -26,7 +26,7 @@ export interface WeightSource {
   readonly path: string;
   has(name: string): boolean;
   /** A weight on a device, the caller's to dispose of. @throws BnbError if there is none of that name */
-  load(name: string, device: Device): Weight;
+  load(name: string, device: Device, options?: LoadWeightOptions): Weight;
 }
 
 /** The weights of a Hugging Face checkpoint: dense, and in bitsandbytes' formats. */
@@ -34,7 +34,7 @@ export function checkpointSource(checkpoint: Checkpoint): WeightSource {
   return {
     path: checkpoint.path,
     has: (name) => checkpoint.tensors.has(name),
-    load: (name, device) => loadWeight(checkpoint, name, device),
+    load: (name, device, options) => loadWeight(checkpoint, name, device, options),
   };
 }
 
@@ -47,7 +47,8 @@ export function ggufSource(model: GgufModel): WeightSource {
   return {
     path: model.path,
     has: (name) => formats.has(name),
-    load: (name, device) => loadGguf(model, name, { device, dtype: ggufDtypes[formats.get(name)!] ?? "float16" }),
+    load: (name, device, options) =>
+      loadGguf(model, name, { ...options, device, dtype: ggufDtypes[formats.get(name)!] ?? "float16" }),
   };
 }
 
@@ -200,7 +201,10 @@ function joinedBias(weights: readonly Weight[], biases: readonly (Tensor | undef
 }
 
 /** What a {@link Loader} does with weights. */
-export interface LoaderOptions extends QuantizeOnLoad, Pick<LinearOptions, "precision" | "threshold"> {
+export interface LoaderOptions
+  extends QuantizeOnLoad,
+    LoadWeightOptions,
+    Pick<LinearOptions, "precision" | "threshold"> {
   readonly adapter?: Adapter | undefined;
 }
 
@@ -229,10 +233,17 @@ export class Loader {
     return this.#source.has(this.#nameOf(module, part)) || this.#options.adapter?.has(module, part) === true;
   }
 
-  /** A tensor of the adapter where it has one whole, else of the source. */
-  #load(module: string, part: Part = "weight"): Weight {
-    const whole = this.#options.adapter?.whole(module, part, this.device);
-    return whole ?? this.#source.load(this.#nameOf(module, part), this.device);
+  /**
+   * A tensor of the adapter where it has one whole, else of the source. What is quantised next need not be copied
+   * before.
+   *
+   * @param staysDense it is not, whatever the options say
+   */
+  #load(module: string, part: Part = "weight", staysDense = true): Weight {
+    const { adapter, mmap = false, quantType } = this.#options;
+    const whole = adapter?.whole(module, part, this.device);
+    const options = { mmap: mmap || (quantType !== undefined && !staysDense) };
+    return whole ?? this.#source.load(this.#nameOf(module, part), this.device, options);
   }
 
   /** A dense tensor, as it is. */
@@ -260,7 +271,8 @@ export class Loader {
       weights.push(this.#quantized(module, how.dense ?? false));
       biases.push(this.bias(module));
     }
-    return this.#linear(modules, weights, biases, how.apart ?? false);
+    const { mmap = false, quantType } = this.#options;
+    return this.#linear(modules, weights, biases, how.apart ?? (mmap && quantType === undefined));
   }
 
   #linear(modules: readonly string[], weights: Weight[], biases: (Tensor | undefined)[], apart = false): Linear {
@@ -276,7 +288,7 @@ export class Loader {
 
   /** A table to look rows up in and to multiply with as a head. */
   table(module: string): Tensor<FloatDType> | QuantizedTensor {
-    const weight = this.#load(module);
+    const weight = this.#load(module, "weight", false);
     if (weight instanceof Int8Weight)
       throw new BnbError(`${this.#source.path}: ${module} is in LLM.int8(), expected a dense table.`, "unsupported");
     return this.#byteQuantized(weight);
@@ -299,7 +311,7 @@ export class Loader {
 
   #quantized(module: string, keepsDense: boolean): Weight {
     const { quantType, blocksize = 64, doubleQuant = false } = this.#options;
-    const weight = this.#load(module);
+    const weight = this.#load(module, "weight", keepsDense);
     if (!quantType || keepsDense) return weight;
     if (!(weight instanceof Tensor)) {
       weight[Symbol.dispose]();
