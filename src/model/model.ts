@@ -1,10 +1,11 @@
 // Owns whole models: loaded from a folder, they continue texts, converse, and turn texts into vectors.
-import { currentDevice, type Device, type DeviceName, deviceOf } from "../device.ts";
+import { currentDevice, type Device, type DeviceName } from "../device.ts";
 import { BnbError } from "../error.ts";
 import type { Precision } from "../native.ts";
 import { Signature } from "../signature.ts";
 import { Adapter } from "./adapter.ts";
 import type { Architecture } from "./architecture.ts";
+import type { Placed } from "./cache.ts";
 import { Chat, type ChatOptions } from "./chat.ts";
 import { type JsonObject, readArchitecture } from "./config.ts";
 import { type Constraint, constraintsOf, type TextFormat } from "./constraint.ts";
@@ -19,9 +20,9 @@ import {
   step,
   type Usage,
 } from "./generation.ts";
+import { type DevicePlace, layOut, Pipeline } from "./pipeline.ts";
 import { type Pooling, pool } from "./pooling.ts";
 import { Session, type SessionOptions, SharedCache } from "./session.ts";
-import { Stack } from "./stack.ts";
 import { TextGeneration } from "./text.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { Loader, type QuantizeOnLoad, type WeightSource } from "./weights.ts";
@@ -30,6 +31,12 @@ import { Loader, type QuantizeOnLoad, type WeightSource } from "./weights.ts";
 export interface LoadOptions extends QuantizeOnLoad {
   /** The current device by default. */
   device?: Device | DeviceName | undefined;
+  /**
+   * Several, for a model that is larger than one: runs of whole layers in their order, an equal share for each, or as
+   * many as `{ device, layers }` says. Activations go from one to the next through the host, and the results are those
+   * of one device. The embedding stands on the first, the head on the last.
+   */
+  devices?: readonly DevicePlace[] | undefined;
   /**
    * How exact products with 4-bit weights are at least, as in `matmul4bit`; `"high"` by default, which changed no token
    * of any text that it was tried on (docs/models.md).
@@ -90,7 +97,10 @@ export interface Completion {
  */
 export class Model implements Disposable {
   readonly architecture: Architecture;
+  /** Where it stands; of several devices the first. */
   readonly device: Device;
+  /** Every device that layers stand on, in their order. */
+  readonly devices: readonly Device[];
   /** How it samples where nothing else is said: what the model's generation_config.json recommends. */
   readonly defaults: GenerateOptions;
   readonly #path: string;
@@ -103,12 +113,14 @@ export class Model implements Disposable {
     architecture: Architecture;
     tokenizer: Tokenizer | string;
     network: Decoder | Encoder;
+    devices: readonly Device[];
     pooling: Pooling;
     defaults: GenerateOptions;
   }) {
     this.#path = parts.path;
     this.architecture = parts.architecture;
     this.device = parts.network.device;
+    this.devices = parts.devices;
     this.defaults = parts.defaults;
     this.#tokenizer = parts.tokenizer;
     this.#network = parts.network;
@@ -125,22 +137,24 @@ export class Model implements Disposable {
    */
   static async load(path: string, options: LoadOptions = {}): Promise<Model> {
     const { precision = "high", mmap = false, signal } = options;
-    const device = options.device === undefined ? currentDevice() : deviceOf(signatures.load, options.device);
+    const places = placesOf(options);
     signal?.throwIfAborted();
     using files = await openModel(path);
     const { config, generation, tokenizer, pooling, weights } = files;
     const architecture = readArchitecture(config, files.configPath, generation);
     const { roots } = architecture.names;
+    const placed = layOut(signatures.load, places, architecture.layers.length);
     using adapter = options.adapter === undefined ? undefined : new Adapter(options.adapter, roots);
     const { quantType, blocksize, doubleQuant } = options;
-    const loader = new Loader(weights, device, rootOf(weights, architecture), {
+    const loader = new Loader(weights, placed[0]!.device, rootOf(weights, architecture), {
       ...{ quantType, blocksize, doubleQuant, precision, adapter },
       mmap: signatures.load.boolean(mmap, "mmap"),
       threshold: thresholdOf(config),
     });
-    const network = await build(loader, architecture, device, options);
+    const network = await build(loader, architecture, placed, options);
     adapter?.checkAllTaken();
-    return new Model({ path, architecture, tokenizer, network, pooling, defaults: defaultsOf(generation) });
+    const devices = [...new Set(placed.map(({ device }) => device))];
+    return new Model({ path, architecture, tokenizer, network, devices, pooling, defaults: defaultsOf(generation) });
   }
 
   /** @throws BnbError (`unsupported`) if the model came without one that is understood */
@@ -287,7 +301,7 @@ export class Model implements Disposable {
 
   toString(): string {
     const { family, layers, hidden } = this.architecture;
-    return `Model(${family}, ${layers.length} layers of ${hidden}, on ${this.device})`;
+    return `Model(${family}, ${layers.length} layers of ${hidden}, on ${this.devices.join(", ")})`;
   }
 }
 
@@ -308,16 +322,23 @@ function thresholdOf(json: JsonObject): number {
 async function build(
   loader: Loader,
   architecture: Architecture,
-  device: Device,
+  placed: readonly Placed[],
   { onProgress, signal }: LoadOptions,
 ): Promise<Decoder | Encoder> {
-  const stack = await Stack.load(loader, architecture, device, async (index) => {
+  const pipeline = await Pipeline.load(loader, architecture, placed, async (index) => {
     onProgress?.(index + 1, architecture.layers.length);
     await new Promise(setImmediate);
     signal?.throwIfAborted();
   });
   const Network = architecture.kind === "decoder" ? Decoder : Encoder;
-  return new Network(loader, architecture, device, stack);
+  return new Network(loader, architecture, pipeline);
+}
+
+/** The devices that options name. */
+function placesOf({ device, devices }: LoadOptions): readonly DevicePlace[] {
+  if (device !== undefined && devices !== undefined)
+    throw new BnbError("Model.load: device and devices are both given, expected one of them.");
+  return devices ?? [device ?? currentDevice()];
 }
 
 /** How generation_config.json says to sample; transformers samples only where it says so. */

@@ -213,15 +213,20 @@ type Part = "weight" | "bias";
 /** Takes modules out of a source, by their names less what stands before all of them. */
 export class Loader {
   readonly #source: WeightSource;
-  readonly #device: Device;
+  readonly device: Device;
   readonly #root: string;
   readonly #options: LoaderOptions;
 
   constructor(source: WeightSource, device: Device, root: string, options: LoaderOptions) {
     this.#source = source;
-    this.#device = device;
+    this.device = device;
     this.#root = root;
     this.#options = options;
+  }
+
+  /** The same for modules that go to another device. */
+  on(device: Device): Loader {
+    return device === this.device ? this : new Loader(this.#source, device, this.#root, this.#options);
   }
 
   has(module: string, part: Part = "weight"): boolean {
@@ -236,9 +241,9 @@ export class Loader {
    */
   #load(module: string, part: Part = "weight", staysDense = true): Weight {
     const { adapter, mmap = false, quantType } = this.#options;
-    const whole = adapter?.whole(module, part, this.#device);
+    const whole = adapter?.whole(module, part, this.device);
     const options = { mmap: mmap || (quantType !== undefined && !staysDense) };
-    return whole ?? this.#source.load(this.#nameOf(module, part), this.#device, options);
+    return whole ?? this.#source.load(this.#nameOf(module, part), this.device, options);
   }
 
   /** A dense tensor, as it is. */
@@ -276,7 +281,7 @@ export class Loader {
       adapter?.beside(
         which.map((i) => modules[i]!),
         shapes,
-        this.#device,
+        this.device,
       );
     return new Linear(weights, biases, { precision, threshold, apart, beside });
   }
