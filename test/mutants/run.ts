@@ -31,6 +31,7 @@ const options = new Command("test:mutants")
   .option("--named", "those that an attack found unnoticed, in place of drawn ones")
   .option("--again", "try those again that are known to have survived")
   .option("--seconds <n>", "the most of the processor that a stage of tests may take beyond its usual", Number, 30)
+  .option("--lane <name>", "the copy to change: of several runs at once, each has its own", "copy")
   .option("--minutes <n>", "start no other mutant after so long", Number, Number.POSITIVE_INFINITY)
   .parse()
   .opts<{
@@ -42,11 +43,12 @@ const options = new Command("test:mutants")
     again?: boolean;
     seconds: number;
     minutes: number;
+    lane: string;
   }>();
 
 const root = resolve(scripts);
 const folder = `${root}/.cache/mutants`;
-const copy = `${folder}/copy`;
+const copy = `${folder}/${options.lane}`;
 const results = `${folder}/results.jsonl`;
 const usualPath = `${folder}/usual.json`;
 
@@ -131,7 +133,7 @@ async function usualOf(stage: readonly string[], command: readonly string[]): Pr
     if (!(await succeeds([...command, ...stage])))
       throw new Error(`${stage.join(" ")} fail without any change: nothing can be told`);
     usual.set(key, cpu - before);
-    writeFileSync(usualPath, JSON.stringify([...usual]));
+    if (options.lane === "copy") writeFileSync(usualPath, JSON.stringify([...usual]));
     cpu = before;
   }
   return usual.get(key)!;
