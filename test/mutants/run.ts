@@ -8,7 +8,7 @@ import { root as scripts } from "../../scripts/run.ts";
 import { Library } from "./build.ts";
 import { namedMutants } from "./named.ts";
 import { type Mutant, mutantsOf } from "./operators.ts";
-import { testsOf } from "./tests.ts";
+import { type Stage, testsOf } from "./tests.ts";
 
 /** "stillborn" does not compile; "same" compiles to what was there before, on this machine. */
 type Outcome = "killed" | "survived" | "stillborn" | "same";
@@ -50,7 +50,7 @@ const root = resolve(scripts);
 const folder = `${root}/.cache/mutants`;
 const copy = `${folder}/${options.lane}`;
 const results = `${folder}/results.jsonl`;
-const usualPath = `${folder}/usual.json`;
+const usualPath = `${folder}/${options.lane}.json`;
 
 /** A busy machine takes its time: what has not ended by then waits for something. */
 const millisecondsMax = 900_000;
@@ -123,20 +123,26 @@ async function succeeds(command: string[], seconds = 600): Promise<boolean> {
 /** What stages take as the source stands, by their commands and what is in their tests: kept for the next run. */
 const usual = new Map<string, number>(existsSync(usualPath) ? JSON.parse(readFileSync(usualPath, "utf8")) : []);
 
-/** Seconds of a stage. What fails anyway would notice everything. */
-async function usualOf(stage: readonly string[], command: readonly string[]): Promise<number> {
-  const files = stage.filter((argument) => argument.endsWith(".ts")).map((file) => readFileSync(`${root}/${file}`));
-  const contents = Bun.hash(Buffer.concat(files));
-  const key = [...command, ...stage, contents].join(" ");
-  if (!usual.has(key)) {
-    const before = cpu;
-    if (!(await succeeds([...command, ...stage])))
-      throw new Error(`${stage.join(" ")} fail without any change: nothing can be told`);
-    usual.set(key, cpu - before);
-    if (options.lane === "copy") writeFileSync(usualPath, JSON.stringify([...usual]));
-    cpu = before;
-  }
-  return usual.get(key)!;
+function commandOf({ tests, on }: Stage): string[] {
+  if (on === "this machine") return [process.execPath, "test", "--bail", "--timeout", "240000", ...tests];
+  const checks = on === "checked gpu" ? ["env", "BNB_SIM=check"] : [];
+  return [...checks, process.execPath, "test/metal/host/suite.ts", "--bail", ...tests];
+}
+
+/** What a stage is, and what its tests say. */
+function keyOf(stage: Stage): string {
+  const texts = stage.tests.filter((name) => name.endsWith(".ts")).map((file) => readFileSync(`${root}/${file}`));
+  return [...commandOf(stage), Bun.hash(Buffer.concat(texts))].join(" ");
+}
+
+/** Measures a stage on what is sound. What fails anyway would notice everything. */
+async function measure(stage: Stage): Promise<void> {
+  const before = cpu;
+  const command = commandOf(stage);
+  if (!(await succeeds(command))) throw new Error(`${command.join(" ")} fails without any change: nothing can be told`);
+  usual.set(keyOf(stage), cpu - before);
+  writeFileSync(usualPath, JSON.stringify([...usual]));
+  cpu = before;
 }
 
 const library = new Library(copy, succeeds);
@@ -178,32 +184,29 @@ function changed(text: string, { line, before, after }: Mutant): string {
 async function tryOne(mutant: Mutant): Promise<Omit<Result, "name" | "cpu">> {
   const { file } = mutant;
   const text = readFileSync(`${root}/${file}`, "utf8");
-  const isKernel = file.startsWith("metal/");
-  const suite = [
-    process.execPath,
-    ...(isKernel ? ["test/metal/host/suite.ts", "--bail"] : ["test", "--bail", "--timeout", "240000"]),
-  ];
-  const stages = testsOf(file);
+  const isNative = !file.startsWith("src/");
+  const write = (contents: string) => writeFileSync(`${copy}/${file}`, contents);
   if (isChanged) await library.restore();
   isChanged = false;
-  const isNative = !file.startsWith("src/");
   try {
-    if (isNative) {
-      for (const stage of stages) await usualOf(stage, suite);
-      writeFileSync(`${copy}/${file}`, changed(text, mutant));
-      isChanged = true;
-      const built = await library.change(file);
-      if (built !== "built") return { outcome: built === "same" ? "same" : "stillborn" };
-    }
-    for (const stage of stages) {
-      if (!isNative) writeFileSync(`${copy}/${file}`, text);
-      const seconds = options.seconds + 3 * (await usualOf(stage, suite));
-      if (!isNative) writeFileSync(`${copy}/${file}`, changed(text, mutant));
-      if (!(await succeeds([...suite, ...stage], seconds))) return { outcome: "killed", by: stage.join(" ") };
+    write(changed(text, mutant));
+    const built = isNative ? await library.change(file) : "built";
+    isChanged = isNative;
+    if (built !== "built") return { outcome: built === "same" ? "same" : "stillborn" };
+    for (const stage of testsOf(file)) {
+      if (!usual.has(keyOf(stage))) {
+        write(text);
+        if (isNative) await library.restore();
+        await measure(stage);
+        write(changed(text, mutant));
+        if (isNative) await library.change(file);
+      }
+      if (!(await succeeds(commandOf(stage), options.seconds + 3 * usual.get(keyOf(stage))!)))
+        return { outcome: "killed", by: `${stage.tests.join(" ")} on ${stage.on}` };
     }
     return { outcome: "survived" };
   } finally {
-    writeFileSync(`${copy}/${file}`, text);
+    write(text);
   }
 }
 

@@ -123,16 +123,31 @@ const byKernel: Record<string, string[]> = {
   transpose: own("layout", "matmul_backward"),
 };
 
-/** A file's tests, in stages of arguments for `bun test`. Kernels' run on the simulated GPU. */
-export function testsOf(file: string): string[][] {
+/** Arguments for `bun test`, and where they run: here, on the simulated GPU, or there with every access checked. */
+export interface Stage {
+  readonly tests: readonly string[];
+  readonly on: "this machine" | "gpu" | "checked gpu";
+}
+
+/** A file's tests, in stages. */
+export function testsOf(file: string): Stage[] {
   const stem = basename(file).replace(/(-inl)?\.\w+$/, "");
   const [, ...listed] = byPath.find(([prefix]) => file.startsWith(prefix)) ?? [""];
-  if (file.startsWith("metal/")) return [byKernel[stem] ?? own(stem)];
+  if (file.startsWith("metal/")) {
+    const tests = byKernel[stem] ?? own(stem);
+    return [
+      { tests, on: "gpu" },
+      { tests, on: "checked gpu" },
+    ];
+  }
   const named = `test/${stem}.test.ts`;
   const first = /^(csrc\/ops|src)\/[^/]+$/.test(file) && existsSync(`${root}/${named}`) ? [[named]] : [];
   const stages = [...first, ...listed, ...(file.startsWith("src/") ? [everything] : [])];
   const seen = new Set<string>();
-  return stages
+  const here = stages
     .map((stage) => stage.filter((test) => !seen.has(test) && seen.add(test)))
-    .filter((stage) => stage.length > 0);
+    .filter((stage) => stage.length > 0)
+    .map((tests) => ({ tests, on: "this machine" }) as const);
+  // Operations launch kernels, and only there can be seen how.
+  return file.startsWith("csrc/ops/") ? [...here, { tests: here[0]!.tests, on: "gpu" }] : here;
 }
