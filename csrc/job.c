@@ -32,16 +32,24 @@ static void mark(const struct job *job, uint32_t failed) {
     }
 }
 
+/* Bytes of files may have gone while it looked at them. */
+static bnb_status do_body(const struct job *job) {
+    bnb_status status = job->body(job->told);
+    for (uint32_t i = 0; i < job->view_count && status == BNB_OK; i++)
+        if (job->views[i].access & READS) status = buffer_intact(job->views[i].buffer);
+    return status;
+}
+
 bnb_status job_do(const struct job *job) {
     uint32_t   failed = lost(job);
-    bnb_status status = failed ? cpu_queue_failure(failed) : job->body(job->told);
+    bnb_status status = failed ? cpu_queue_failure(failed) : do_body(job);
     if (status == BNB_OK) mark(job, 0);
     return status;
 }
 
 void job_do_queued(const struct job *job) {
     uint32_t failed = lost(job);
-    if (!failed && job->body(job->told) != BNB_OK) failed = cpu_queue_failed();
+    if (!failed && do_body(job) != BNB_OK) failed = cpu_queue_failed();
     mark(job, failed);
 }
 

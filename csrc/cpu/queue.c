@@ -1,14 +1,13 @@
 /* The CPU's queue: its thread, whom it wakes, and the failures that come when nobody is there to be told. */
-#define _GNU_SOURCE /* pthread_sigmask */
 #include "queue.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "../bnb.h"
+#include "forms.h"
 
 enum { FAILURES_KEPT = 16, SENTENCE_BYTES = 1024 };
 
@@ -28,9 +27,7 @@ static struct {
         char       sentence[SENTENCE_BYTES];
     } failures[FAILURES_KEPT];
     uint32_t failed, told; /* how many have failed, and the last that a wait has told */
-} queue = {.mutex = PTHREAD_MUTEX_INITIALIZER,
-           .work = PTHREAD_COND_INITIALIZER,
-           .progress = PTHREAD_COND_INITIALIZER};
+} queue = {.mutex = PTHREAD_MUTEX_INITIALIZER, .work = PTHREAD_COND_INITIALIZER, .progress = PTHREAD_COND_INITIALIZER};
 
 /* ── Turns ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -59,20 +56,9 @@ static void *serve_turns(void *) {
     return NULL;
 }
 
-/* With the mutex held. Its thread takes no signals: those are the host's. */
-static void start(void) {
-    sigset_t  all, before;
-    pthread_t thread;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    queue.started = pthread_create(&thread, NULL, serve_turns, NULL) == 0;
-    if (queue.started) pthread_detach(thread);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-}
-
 /* With the mutex held: sees to it that what is queued gets done, by the caller where there is no thread for it. */
 static void set_going(void) {
-    if (!queue.started) start();
+    if (!queue.started) queue.started = start_thread(serve_turns);
     if (queue.started)
         pthread_cond_signal(&queue.work);
     else
@@ -170,9 +156,9 @@ const char *bad_queue_from(void) {
 
 double cpu_queue_from(void) {
     /* Some milliseconds: less than a frame, and far more than it costs to hand work to another thread. */
-    static const double     usual = 1 << 25;
-    static _Atomic double   from = -1; /* two threads that race here find the same */
-    double                  known = atomic_load_explicit(&from, memory_order_relaxed);
+    static const double   usual = 1 << 25;
+    static _Atomic double from = -1; /* two threads that race here find the same */
+    double                known = atomic_load_explicit(&from, memory_order_relaxed);
     if (known >= 0) return known;
     const char *text = getenv("BNB_QUEUE_FROM");
     known = text ? wanted(text) : -1;

@@ -14,6 +14,7 @@ struct host {
     bnb_device   *device;
     bnb_status    status;   /* of the first view that can't be had */
     bool          recorded; /* a recording has taken the views over */
+    bool          moved;    /* some address is another's by now: nothing was performed */
     bool          waits;    /* its status is wanted in the call */
     double        work;     /* in products, or in bytes that are moved; 0: as many as its memory has */
     uint32_t      count, codebook_count;
