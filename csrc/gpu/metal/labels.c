@@ -36,8 +36,7 @@ static bool start_capture(const char *path) {
     id error = NULL, descriptor = NSObject_new(objc.getClass("MTLCaptureDescriptor"));
     MTLCaptureDescriptor_setCaptureObject(descriptor, metal.device);
     MTLCaptureDescriptor_setDestination(descriptor, GPU_TRACE_DOCUMENT);
-    MTLCaptureDescriptor_setOutputURL(descriptor,
-                                      NSURL_fileURLWithPath(objc.getClass("NSURL"), objc_string(path)));
+    MTLCaptureDescriptor_setOutputURL(descriptor, NSURL_fileURLWithPath(objc.getClass("NSURL"), objc_string(path)));
     bool started = MTLCaptureManager_startCaptureWithDescriptor_error(manager, descriptor, &error);
     NSObject_release(descriptor);
     if (started) {

@@ -57,7 +57,8 @@ void fake_MTLCaptureDescriptor_setOutputURL(id self, SEL, id url) {
 bool fake_MTLCaptureManager_startCaptureWithDescriptor_error(id self, SEL, id given, id *error) {
     struct capture_descriptor *descriptor = expect(given, MTLCaptureDescriptor, "startCaptureWithDescriptor:");
     if (out) violation("startCaptureWithDescriptor: there is a capture already, an NSException");
-    if (!descriptor->of || !descriptor->url) violation("startCaptureWithDescriptor: of what, or into what, is not said");
+    if (!descriptor->of || !descriptor->url)
+        violation("startCaptureWithDescriptor: of what and into what must be said");
     if (!fake_MTLCaptureManager_supportsDestination(self, NULL, descriptor->destination))
         violation("startCaptureWithDescriptor: the destination %ld is not supported", descriptor->destination);
     const char *path = text_of(descriptor->url);
