@@ -1,4 +1,4 @@
-/* Kernels by name, out of the PTX that the build embeds: patched with a launch's constants, and compiled by the driver,
+/* Kernels by name, out of the PTX that was handed over: patched with a launch's constants, and compiled by the driver,
  * when first used. The driver keeps what it compiled in its own cache, ~/.nv/ComputeCache.
  *
  * The pack is a row of texts, each after a line `// bnb <family> <kernel> <architecture> <bytes>` (scripts/ptx.ts). */
@@ -11,18 +11,8 @@
 
 enum { BUCKETS_OF_KERNELS = 256, NAME_MOST = 64 };
 
-#if __has_embed(<kernels.ptx>)
-/* The formatter would put a space into the name. */
-/* clang-format off */
-static const char pack[] = {
-#embed <kernels.ptx>
-};
-/* clang-format on */
-static const size_t pack_bytes = sizeof pack;
-#else
-static const char   pack[1];
-static const size_t pack_bytes = 0;
-#endif
+static char *pack; /* ours, for as long as the process lives */
+static bool  damaged;
 
 static struct kernel *kernels[BUCKETS_OF_KERNELS];
 
@@ -81,22 +71,41 @@ static const char *add_kernel(const char *at, const char *end) {
     return kernel->text + bytes;
 }
 
+bool ptx_lacks(void) { return !pack && !damaged; }
+
 bool ptx_open(void) {
-    const char *end = pack + pack_bytes;
-    if (!pack_bytes)
-        return fail(
-                   BNB_UNSUPPORTED,
-                   "CUDA is absent: this build of the library was made without kernels for it; use the npm package, or "
-                   "run \"bun run setup --cuda\" in a clone"),
-               false;
-    for (const char *at = pack; at && at < end;) {
-        at = add_kernel(at, end);
-        if (!at)
-            return fail(BNB_UNSUPPORTED,
-                        "CUDA is absent: the kernels that this library embeds are damaged; install it again"),
-                   false;
+    if (pack) return true;
+    return fail(BNB_UNSUPPORTED, damaged ? "CUDA is absent: the kernels that came with this library are damaged; "
+                                           "install it again"
+                                         : "CUDA is absent: no kernels for it came with this library; use the npm "
+                                           "package, or run \"bun run setup --cuda\" in a clone"),
+           false;
+}
+
+static void forget_kernels(void) {
+    for (struct kernel **bucket = kernels; bucket < kernels + BUCKETS_OF_KERNELS; bucket++)
+        for (struct kernel *kernel = *bucket, *next; kernel; kernel = next) next = kernel->next, free(kernel);
+    memset(kernels, 0, sizeof kernels);
+}
+
+/* Only the first counts: its names are pointed at. */
+bnb_status ptx_take(const void *given, size_t bytes) {
+    if (pack) return BNB_OK;
+    char *copy = malloc(bytes + 1);
+    if (!copy) return fail(BNB_OUT_OF_MEMORY, "the host has no memory for %zu bytes of kernels", bytes);
+    memcpy(copy, given, bytes);
+    copy[bytes] = 0;
+    const char *at = copy;
+    while (at && at < copy + bytes) at = add_kernel(at, copy + bytes);
+    damaged = !at;
+    if (damaged) {
+        forget_kernels();
+        free(copy);
+        return fail(BNB_INVALID, "device_take_kernels: kernels, of %zu bytes, are damaged; install the package again",
+                    bytes);
     }
-    return true;
+    pack = copy;
+    return BNB_OK;
 }
 
 /* ── Patching ───────────────────────────────────────────────────────────────────────────────────────────────────── */

@@ -35,6 +35,11 @@ EMPTY(bnb_deallocator)
 
 ROW(bnb_device_kind, U(below(5)))
 ROW(bnb_device_open, P(bnb_device_name(world.device)))
+ROW(bnb_device_lacks_kernels, P("cuda"))
+VALID(bnb_device_take_kernels) {
+    size_t bytes = 1 + below(200);
+    GIVE(P("cuda"), P(scratch(bytes)), N(bytes));
+}
 ROW(bnb_device_name, P(world.device))
 ROW(bnb_device_describe, P(world.device))
 ROW(bnb_device_wait, P(world.device))
