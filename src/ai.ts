@@ -41,12 +41,13 @@ export interface LanguageModelOptions {
  * import { languageModel } from "bunsandbytes/ai";
  *
  * using model = await Model.load("./tiny-llama");
- * const { text } = await generateText({ model: languageModel(model), prompt: "Hello", maxOutputTokens: 4 });
+ * using llama = languageModel(model); // its end frees the cache of its texts, and not the model
+ * const { text } = await generateText({ model: llama, prompt: "Hello", maxOutputTokens: 4 });
  * ```
  *
  * @throws BnbError (`unsupported`) for an encoder
  */
-export function languageModel(model: Model, options: LanguageModelOptions = {}): LanguageModelV4 {
+export function languageModel(model: Model, options: LanguageModelOptions = {}): LanguageModelV4 & Disposable {
   const { modelId = model.architecture.family, slots = 4, capacity } = options;
   const engine = new Engine(model, { slots, capacity, queue: Number.POSITIVE_INFINITY });
   const tools = model.tokenizer.hasChatTemplate ? toolStyleOf(model.tokenizer) : undefined;
@@ -94,6 +95,7 @@ export function languageModel(model: Model, options: LanguageModelOptions = {}):
       const { warnings, events } = start(call);
       return { stream: streamOf(parts(events, warnings)) };
     },
+    [Symbol.dispose]: () => engine[Symbol.dispose](),
   };
 }
 

@@ -107,6 +107,19 @@ describe("what transformers chooses", () => {
     });
   });
 
+  test("a GPT-2 inside another model is stored by columns as it is by itself", () => {
+    const config = {
+      model_type: "vision-encoder-decoder",
+      architectures: ["VisionEncoderDecoderModel"],
+      encoder: { model_type: "vit" },
+      decoder: { model_type: "gpt2" },
+    };
+    const [columns, rows] = ["decoder.transformer.h.0.attn.c_attn", "encoder.encoder.layer.0.intermediate.dense"];
+    const shapes = { [`${columns}.weight`]: [64, 192], [`${columns}.bias`]: [192], [`${rows}.weight`]: matrix };
+    const { quantised, choice } = choose(config, shapes);
+    expect([quantised, [...choice.transposed]]).toEqual([[columns, rows], [`${columns}.weight`]]);
+  });
+
   test("an unknown type goes by structure: routers, attention of torch's, embeddings, heads", () => {
     const shapes = {
       "layers.0.moe.gate.weight": matrix,

@@ -148,6 +148,26 @@ test("sentence-transformers' dense layers come along with their weights", async 
   );
 });
 
+test.each(["F32", "BF16"] as const)("what float16 would make infinite stays %s, and that is said", async (dtype) => {
+  const input = fresh();
+  mkdirSync(input);
+  const [name, far] = ["gpt_neox.layers.0.attention.masked_bias", Float32Array.of(1, -1e9)];
+  const bytes = dtype === "F32" ? far : Uint16Array.from(new Uint32Array(far.buffer), (bits) => bits >>> 16);
+  await writeSafetensors(join(input, "model.safetensors"), [
+    { name, dtype, shape: [2], bytes },
+    { name: "near.bias", dtype: "F32", shape: [2], bytes: Float32Array.of(65504, -65504) },
+    { name: "b.weight", dtype: "F32", shape: [64, 64], bytes: weights(64 * 64) },
+  ]);
+  const output = fresh();
+  const { notes, stays } = await quantizeCheckpoint(input, { output, dtype: "float16" });
+  using opened = openCheckpoint(output);
+  expect([name, "near.bias"].map((one) => opened.tensors.get(one)!.dtype)).toEqual([dtype, "F16"]);
+  expect([...opened.tensors.get(name)!.bytes]).toEqual([...new Uint8Array(bytes.buffer)]);
+  expect(stays![name]).toBe(`not a matrix of a linear layer; in ${dtype}, since it is beyond float16's 65504`);
+  expect(notes).toContain(`Beyond float16's 65504, so as it was: ${name}.`);
+  expect((await verifyCheckpoint(output)).problems).toEqual([]);
+});
+
 test("tensors are counted once: quantise and verify agree", async () => {
   const output = fresh();
   const { weights: quantised, kept } = await quantizeCheckpoint(await llama(), { output });

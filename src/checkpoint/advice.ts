@@ -57,9 +57,17 @@ export function checkPlain(input: string, checkpoint: Checkpoint, config: Config
   ];
 }
 
-export function whyStays(name: string, { kept }: Choice, isWide: boolean): string {
+export function whyStays({ name, specs, isBeyondHalf }: Step, { kept }: Choice, isWide: boolean): string {
   const why = kept.get(name) ?? "not a matrix of a linear layer";
+  if (isBeyondHalf) return `${why}; in ${specs[0]!.dtype}, since it is beyond float16's 65504`;
   return isWide ? `${why}; in float32, as in transformers` : why;
+}
+
+/** What float16 has no numbers for. */
+export function rangeNotes(steps: readonly Step[]): string[] {
+  const [first, ...more] = steps.filter(({ isBeyondHalf }) => isBeyondHalf);
+  const others = more.length > 0 ? ` and ${more.length} more` : "";
+  return first ? [`Beyond float16's 65504, so as it was: ${first.name}${others}.`] : [];
 }
 
 export function noConfig(input: string): string {

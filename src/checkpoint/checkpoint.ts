@@ -196,6 +196,8 @@ export interface Step {
   readonly inputBytes: number;
   /** Elements of the model that it stands for; 0 for buffers. */
   readonly parameters: number;
+  /** Whether it keeps its dtype because float16, which was asked for, has no such numbers. */
+  readonly isBeyondHalf?: boolean;
   run(write: (name: string, data: ArrayBufferView) => void): void | Promise<void>;
 }
 

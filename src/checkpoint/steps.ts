@@ -1,5 +1,6 @@
 // Owns the pieces of work that checkpoints are made by: where a weight comes from, and what is written for it.
 import { Codebook, createNormalMap } from "../codebook.ts";
+import { compare } from "../compare.ts";
 import { currentDevice } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
@@ -13,7 +14,7 @@ import type { Step } from "./checkpoint.ts";
 import type { GgufTensor } from "./gguf.ts";
 import type { SafetensorsDtype } from "./header.ts";
 import type { StoredQuantType } from "./huggingface.ts";
-import { ggufPieces, type Pieces, plainPieces, storedPieces, wholePiece } from "./pieces.ts";
+import { ggufPieces, type Pieces, plainPieces, runLength, storedPieces, wholePiece } from "./pieces.ts";
 import type { SafetensorsTensor, SafetensorsValues } from "./safetensors.ts";
 import { floatDtypes, type StorageDtype, type Stored, specsBlockwise, specsInt8 } from "./state.ts";
 import { fromStateDict, toStateDict } from "./statedict.ts";
@@ -47,9 +48,8 @@ export function fromSafetensors(tensor: SafetensorsTensor): Source {
     throw new BnbError(`${tensor.name} is ${tensor.dtype}, expected F32, F16 or BF16.`, "unsupported");
   }
   const load = () => {
-    const made = upload(tensor.values, tensor.shape, dtype);
-    tensor.release();
-    return made;
+    const device = currentDevice();
+    return tensor.load(dtype, tensor.shape, { device, mmap: true }); // it is not kept, so it need not be copied
   };
   const { name, shape, byteLength: inputBytes } = tensor;
   return { name, shape, dtype, format: tensor.dtype, inputBytes, load, pieces: plainPieces(tensor, dtype) };
@@ -64,6 +64,7 @@ export function fromGguf(tensor: GgufTensor, dtype: FloatDType): Source {
   const { name, shape, format } = tensor;
   const load = () => {
     const device = currentDevice();
+    if (tensor.plain === dtype) return tensor.load({ device, mmap: true });
     const bytes = tensor.read();
     const blocks = [bytes, size(bytes.length), dtypes[dtype]] as const;
     const pointer = native.bnb_tensor_from_gguf(device.pointer, tensor.type, ...matrixOf(shape), ...blocks);
@@ -135,11 +136,25 @@ export function castStep(source: Source, dtype: FloatDType): Step {
   return { name, specs: [{ name, dtype: floatDtypes[dtype], shape }], inputBytes, parameters: elements(shape), run };
 }
 
-/** Writes a tensor as it is, or, where it holds floats and a dtype is wanted, in that dtype. */
+/**
+ * Writes a tensor as it is, or, where it holds floats and a dtype is wanted, in that dtype. What float16 would make
+ * infinities of, as of GPT-NeoX's masks of -1e9, stays as it is.
+ */
 export function keepStep(tensor: SafetensorsTensor, dtype: FloatDType | undefined): Step {
   const held = floatDtypeOf(tensor.dtype);
   if (held === undefined || dtype === undefined || held === dtype || tensor.byteLength === 0) return copyStep(tensor);
+  if (dtype === "float16" && isBeyondHalf(tensor, held)) return { ...copyStep(tensor), isBeyondHalf: true };
   return castStep(fromSafetensors(tensor), dtype);
+}
+
+function isBeyondHalf(tensor: SafetensorsTensor, held: FloatDType): boolean {
+  const pieces = plainPieces(tensor, held);
+  for (const piece of pieces.runs(runLength(pieces))) {
+    using wide = piece;
+    using half = wide.cast("float16");
+    if (compare(wide, half).nonFinite > compare(wide, wide).nonFinite) return true;
+  }
+  return false;
 }
 
 export interface QuantizeStepOptions {

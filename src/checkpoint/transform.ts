@@ -13,6 +13,7 @@ import {
   formatNotes,
   noConfig,
   nothingToDo,
+  rangeNotes,
   sizeNotes,
   typeNotes,
   whyStays,
@@ -157,9 +158,9 @@ async function quantizeWith(input: string, options: QuantizeOptions, merging?: M
   const plain = config && withDtype(withoutQuantization(config), wanted);
   const written = plain && quantizedConfig(plain, wanted, choice, options);
   const stays = Object.fromEntries(
-    [...checkpoint.tensors.keys()]
-      .filter((name) => !choice.weights.has(name))
-      .map((name) => [name, whyStays(name, choice, isWide(name, wanted))]),
+    steps
+      .filter(({ name }) => !choice.weights.has(name) && checkpoint.tensors.has(name))
+      .map((step) => [step.name, whyStays(step, choice, isWide(step.name, wanted))]),
   );
   const notes = [...(config ? [] : [noConfig(input)]), ...leftover, ...typeNotes(config), ...expertNotes(choice)];
   const report = await write(checkpoint, steps, written, choice.weights.size, notes, options);
@@ -347,7 +348,8 @@ export async function write(
     },
   );
   const kept = steps.length - weights;
-  return { output: options.output, weights, kept, inputBytes, ...written, notes: [...notes, ...found] };
+  const all = [...notes, ...rangeNotes(steps), ...found];
+  return { output: options.output, weights, kept, inputBytes, ...written, notes: all };
 }
 
 function writeOptions(tensorsTotal: number, inputBytesTotal: number, options: TransformOptions): WriteOptions {

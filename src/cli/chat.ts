@@ -21,7 +21,7 @@ Ctrl-C stops an answer. A line that ends in \\ goes on in the next one. Arrows b
 export function chatCommand(): Command {
   const command = new Command("chat")
     .description("Talk with a model in the terminal.")
-    .argument("<model>", "the directory of a model that has a chat template, dense or quantised")
+    .argument("<model>", "a model's directory or .gguf file that has a chat template")
     .option("--system <text>", "what the model is told before the first turn")
     .addHelpText("after", `\nIn the conversation:\n${help.replaceAll(/^/gm, "  ")}`);
   return withSampling(command, 1024).action(run);

@@ -11,6 +11,8 @@ export interface LoadFlags extends ReportOptions {
   readonly quantType?: "nf4" | "fp4" | "int8";
   readonly doubleQuant?: boolean;
   readonly precision: Precision;
+  readonly mmap?: boolean;
+  readonly adapter?: string;
 }
 
 export function withLoading(command: Command): Command {
@@ -24,6 +26,8 @@ export function withLoading(command: Command): Command {
         .choices(["highest", "high", "medium"])
         .default("high"),
     )
+    .option("--mmap", "use the files' own pages in place of copies; the files must stay as they are")
+    .option("--adapter <dir>", "a LoRA adapter of PEFT's, to run beside the weights")
     .option("--quiet", "print no progress and no figures");
 }
 
@@ -31,9 +35,9 @@ export function withLoading(command: Command): Command {
 export async function loadModel(path: string, flags: LoadFlags): Promise<Model> {
   const reporter = progress("Loading", (layers) => `${layers.toFixed(0)} layers`, flags);
   try {
-    const { quantType, doubleQuant, precision } = flags;
+    const { quantType, doubleQuant, precision, mmap, adapter } = flags;
     return await Model.load(path, {
-      ...{ quantType, doubleQuant, precision },
+      ...{ quantType, doubleQuant, precision, mmap, adapter },
       onProgress: (done, total) => reporter.update(done, total),
     });
   } finally {

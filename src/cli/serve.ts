@@ -1,6 +1,7 @@
 // `bunsandbytes serve`: models behind HTTP, until a signal ends it.
 import { basename, resolve } from "node:path";
 import { Command, InvalidArgumentError, Option } from "commander";
+import type { Precision } from "../native.ts";
 import { type ServedModel, serve } from "../serve/index.ts";
 import { print, warn } from "./print.ts";
 
@@ -15,6 +16,7 @@ interface Flags {
   readonly timeout: number;
   readonly memory?: number;
   readonly quantType?: "nf4" | "fp4" | "int8";
+  readonly precision: Precision;
   readonly quiet?: boolean;
 }
 
@@ -35,7 +37,7 @@ function gigabytes(text: string): number {
 /** `name=path`, or a path whose last part is the name. */
 function modelOf(text: string, flags: Flags): ServedModel {
   const [, given, path] = /^(?:([\w.:-]+)=)?(.+)$/.exec(text)!;
-  const { slots, queue, context: capacity, quantType } = flags;
+  const { slots, queue, context: capacity, quantType, precision } = flags;
   return {
     name: given ?? basename(resolve(path!)).replace(/\.gguf$/, ""),
     path: path!,
@@ -43,6 +45,7 @@ function modelOf(text: string, flags: Flags): ServedModel {
     queue,
     capacity,
     quantType,
+    precision,
   };
 }
 
@@ -96,6 +99,11 @@ export function serveCommand(): Command {
     .option("--memory <size>", "let the longest unused models go beyond this, such as 16GB", gigabytes)
     .addOption(
       new Option("--quant-type <type>", "quantise dense weights while they load").choices(["nf4", "fp4", "int8"]),
+    )
+    .addOption(
+      new Option("--precision <precision>", "of products with 4-bit weights")
+        .choices(["highest", "high", "medium"])
+        .default("high"),
     )
     .option("--quiet", "print no line for each request")
     .addHelpText(

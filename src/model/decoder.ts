@@ -47,7 +47,7 @@ export class Decoder implements Disposable {
     this.#norm = new Norm(loader, names.finalNorm!, architecture.norm);
     const tied = architecture.tied && !loader.has(names.head!);
     const table = tied ? this.#embedding : loader.table(names.head!);
-    this.#head = loader.linearOf(table, tied ? undefined : loader.bias(names.head!));
+    this.#head = loader.linearOf(names.head!, table, tied ? undefined : loader.bias(names.head!));
   }
 
   /** A cache for this model. */

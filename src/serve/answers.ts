@@ -25,19 +25,21 @@ export async function* choice(
 ): AsyncGenerator<ChoiceEvent, void, void> {
   let held = "";
   let logprobs: ListedChoice[] = [];
+  let isFirst = true; // nothing but spaces is out
   for await (const event of events) {
     if ("text" in event) {
       if (!tools) yield { index, ...event };
       else {
         held += event.text;
         logprobs.push(...event.logprobs);
-        if (mayBeCall(tools, held)) continue;
+        if (mayBeCall(tools, held, isFirst)) continue;
+        isFirst &&= !held.trim();
         yield { index, text: held, logprobs };
         [held, logprobs] = ["", []];
       }
       continue;
     }
-    const { content, calls } = tools ? readCalls(tools, held) : { content: held, calls: [] };
+    const { content, calls } = tools ? readCalls(tools, held, isFirst) : { content: held, calls: [] };
     if (content) yield { index, text: content, logprobs };
     if (calls.length > 0) yield { index, calls };
     const reason = calls.length > 0 ? "tool_calls" : event.reason === "length" ? "length" : "stop";
@@ -93,12 +95,18 @@ function chatLogprobs(tokens: readonly ListedChoice[]) {
   };
 }
 
-function completionLogprobs(tokens: readonly ListedChoice[]) {
+/** @param offset where the first token stands in the text */
+function completionLogprobs(tokens: readonly ListedChoice[], offset = 0) {
+  let end = offset;
   return {
     tokens: tokens.map(({ token }) => token),
     token_logprobs: tokens.map(({ logprob }) => logprob),
     top_logprobs: tokens.map(({ top }) => Object.fromEntries(top.map(({ token, logprob }) => [token, logprob]))),
-    text_offset: [] as number[],
+    text_offset: tokens.map(({ token }) => {
+      const start = end;
+      end += token.length;
+      return start;
+    }),
   };
 }
 
@@ -113,7 +121,7 @@ const callsOf = (calls: readonly ToolCall[]) =>
   }));
 
 /** What all parts of an answer begin with. */
-export function heading(kind: Kind, model: string, stream: boolean) {
+function heading(kind: Kind, model: string, stream: boolean) {
   const id = `${kind === "chat" ? "chatcmpl" : "cmpl"}-${crypto.randomUUID().replaceAll("-", "")}`;
   const object = kind === "chat" ? (stream ? "chat.completion.chunk" : "chat.completion") : "text_completion";
   return { id, object, created: Math.floor(Date.now() / 1000), model, system_fingerprint: null };
@@ -162,6 +170,7 @@ export async function* chunks(
 ): AsyncGenerator<object, void, void> {
   const head = heading(kind, asked.model, true);
   const usages: Usage[] = [];
+  const lengths = asked.requests.map(() => 0); // of the texts so far, as their tokens spell them
   const usage = asked.includeUsage ? { usage: null } : {};
   const chunk = (index: number, part: object, finish_reason: string | null = null) => ({
     ...head,
@@ -179,7 +188,8 @@ export async function* chunks(
       const { text, logprobs } = event;
       yield kind === "chat"
         ? chunk(index, { delta: { content: text }, logprobs: asked.logprobs ? chatLogprobs(logprobs) : null })
-        : chunk(index, { text, logprobs: asked.logprobs ? completionLogprobs(logprobs) : null });
+        : chunk(index, { text, logprobs: asked.logprobs ? completionLogprobs(logprobs, lengths[index]) : null });
+      lengths[index]! += logprobs.reduce((sum, { token }) => sum + token.length, 0);
     } else if ("calls" in event) yield chunk(index, { delta: { tool_calls: callsOf(event.calls) }, logprobs: null });
     else {
       usages.push(event.usage);

@@ -194,8 +194,20 @@ export class Engine implements Disposable {
     });
   }
 
+  /** Ends what waits and what runs with an error, and frees the cache when the step is over. */
   [Symbol.dispose](): void {
-    for (const session of this.#all) session.dispose();
+    this.#closed = true;
+    const error = new BnbError("The text was ended: its model is no longer in use.", "unsupported");
+    for (const { job } of this.#running) {
+      if (!this.#cancelled.has(job)) job.onError(error);
+      this.#cancelled.add(job);
+    }
+    for (const job of this.#queue.splice(0)) job.onError(error);
+    const free = () => {
+      for (const session of this.#all) session.dispose();
+    };
+    if (this.#loop) this.#loop.finally(free);
+    else free();
   }
 }
 

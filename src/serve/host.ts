@@ -10,8 +10,8 @@ import { toolStyleOf } from "./tools.ts";
 
 /** Loads a model and gives what answers messages. What it says goes to `say`. */
 export async function host(options: HostOptions, say: (message: FromHost) => void): Promise<(message: ToHost) => void> {
-  const { quantType } = options;
-  const model = await Model.load(options.path, quantType ? { quantType } : {});
+  const { path, quantType, precision } = options;
+  const model = await Model.load(path, { ...(quantType && { quantType }), precision });
   const isDecoder = model.architecture.kind === "decoder";
   const engine = isDecoder ? new Engine(model, options) : undefined;
   const jobs = new Map<number, Job>();
@@ -39,12 +39,13 @@ export async function host(options: HostOptions, say: (message: FromHost) => voi
     engine.submit(job);
     jobs.set(id, job);
   };
-  const embed = async ({ id, inputs }: Extract<ToHost, { type: "embed" }>) => {
+  const embed = async ({ id, inputs, base64 }: Extract<ToHost, { type: "embed" }>) => {
     if (isDecoder)
       throw new BnbError(`This model is ${model.architecture.family}, which makes no embeddings.`, "unsupported");
     const ids = inputs.map((input) => (typeof input === "string" ? model.tokenizer.encode(input) : input));
     const vectors = await model.embed(ids);
-    say({ type: "embeddings", id, vectors, tokens: ids.reduce((sum, { length }) => sum + length, 0) });
+    const data = JSON.stringify(vectors.map((vector, index) => embeddingOf(vector, index, base64)));
+    say({ type: "embeddings", id, data, tokens: ids.reduce((sum, { length }) => sum + length, 0) });
   };
 
   return (message) => {
@@ -82,6 +83,11 @@ function idsOf(prompt: Prompt, tokenizer: Tokenizer): readonly number[] {
   if ("ids" in prompt) return prompt.ids;
   if ("text" in prompt) return tokenizer.encode(prompt.text);
   return tokenizer.applyChatTemplate(prompt.messages, { tools: prompt.tools });
+}
+
+function embeddingOf(vector: Float32Array, index: number, base64: boolean) {
+  const bytes = Buffer.from(vector.buffer, vector.byteOffset, vector.byteLength);
+  return { object: "embedding", index, embedding: base64 ? bytes.toString("base64") : [...vector] };
 }
 
 function listed({ id, logprob, top }: GeneratedToken, tokenizer: Tokenizer) {

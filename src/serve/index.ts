@@ -8,7 +8,7 @@ import { Metrics } from "./metrics.ts";
 import { Models, type ServedModel } from "./models.ts";
 import { page } from "./page.ts";
 import type { TextRequest } from "./protocol.ts";
-import { type Body, object, string } from "./read.ts";
+import { type Body, parsed, string } from "./read.ts";
 import { chatRequest, completionRequest, embeddingRequest } from "./requests.ts";
 import type { ModelThread } from "./thread.ts";
 import { isOwnWorker, listen } from "./worker.ts";
@@ -27,10 +27,12 @@ export interface ServeOptions {
   apiKey?: string | undefined;
   /** The origin whose pages may ask, or `"*"`; by default none but the server's own page. */
   cors?: string | undefined;
-  /** The most that a request's body may hold, in bytes: 4 MB by default. */
+  /** The most that a request's body may hold, in bytes: 2 MB by default. */
   bodyBytes?: number | undefined;
   /** How long a request may take, in seconds: 600 by default. */
   timeout?: number | undefined;
+  /** How long a line may be silent before its request is whole, or between requests, in seconds: 30 by default. */
+  idle?: number | undefined;
   /** The most memory that loaded models may take together, in bytes; all of it by default. */
   memory?: number | undefined;
   /** Called for each request, without anything of what it says. */
@@ -64,7 +66,7 @@ export interface Serving extends AsyncDisposable {
  * @throws BnbError if the first model can't be loaded, or the address can't be had
  */
 export async function serve(options: ServeOptions): Promise<Serving> {
-  const { models: served, host = "127.0.0.1", port = 8080, bodyBytes = 4 * 2 ** 20 } = options;
+  const { models: served, host = "127.0.0.1", port = 8080, bodyBytes = 2 ** 21 } = options;
   if (isOwnWorker()) {
     listen();
     return new Promise(() => {}); // what the program does with a server is not for the Worker to do
@@ -81,8 +83,8 @@ export async function serve(options: ServeOptions): Promise<Serving> {
   let listening: Bun.Server<undefined>;
   try {
     listening = Bun.serve({
-      ...{ hostname: host, port, maxRequestBodySize: bodyBytes, idleTimeout: 0 },
-      fetch: (request) => server.answer(request),
+      ...{ hostname: host, port, maxRequestBodySize: bodyBytes, idleTimeout: options.idle ?? 30 },
+      fetch: (request, listening) => server.answer(request, () => listening.timeout(request, 0)),
     });
   } catch (cause) {
     await models.stop();
@@ -125,7 +127,8 @@ class HttpServer {
       });
   }
 
-  async answer(request: Request): Promise<Response> {
+  /** @param patient has the line stay open for as long as the answer takes */
+  async answer(request: Request, patient: () => void): Promise<Response> {
     const started = performance.now();
     const { pathname } = new URL(request.url);
     let response: Response;
@@ -135,7 +138,7 @@ class HttpServer {
       if (this.#requests === 0) this.#onIdle();
     };
     try {
-      response = await this.#route(request, pathname, done);
+      response = await this.#route(request, pathname, patient, done);
     } catch (error) {
       done();
       response = (error instanceof HttpError ? error : this.#unexpected(error)).response();
@@ -158,7 +161,7 @@ class HttpServer {
   }
 
   /** Calls `done` when the answer has gone out, which a stream does later. */
-  async #route(request: Request, path: string, done: () => void): Promise<Response> {
+  async #route(request: Request, path: string, patient: () => void, done: () => void): Promise<Response> {
     this.#checkHost(request);
     const { method } = request;
     const finished = (response: Response) => {
@@ -179,6 +182,7 @@ class HttpServer {
     if (method !== "POST") throw new HttpError(405, `${path} takes POST.`, { headers: { allow: "POST" } });
     if (this.closing) throw new HttpError(503, "The server is about to stop: ask another one.");
     const body = await readBody(request);
+    patient();
     if (path === "/v1/embeddings") return finished(await this.#embeddings(body));
     return this.#texts(path === "/v1/chat/completions" ? "chat" : "completion", body, request.signal, done);
   }
@@ -238,14 +242,10 @@ class HttpServer {
 
   async #embeddings(body: Body): Promise<Response> {
     const { model, inputs, base64 } = embeddingRequest(body);
-    const { vectors, tokens } = await this.#models.with(model, (thread) => thread.embed(inputs));
-    const data = vectors.map((vector, index) => ({
-      ...{ object: "embedding", index },
-      embedding: base64
-        ? Buffer.from(vector.buffer, vector.byteOffset, vector.byteLength).toString("base64")
-        : [...vector],
-    }));
-    return Response.json({ object: "list", data, model, usage: { prompt_tokens: tokens, total_tokens: tokens } });
+    const { data, tokens } = await this.#models.with(model, (thread) => thread.embed(inputs, base64));
+    const rest = { model, usage: { prompt_tokens: tokens, total_tokens: tokens } };
+    const text = `{"object":"list","data":${data},${JSON.stringify(rest).slice(1)}`;
+    return new Response(text, { headers: { "content-type": "application/json" } });
   }
 
   async #texts(kind: Kind, body: Body, client: AbortSignal, done: () => void): Promise<Response> {
@@ -338,13 +338,11 @@ async function readBody(request: Request): Promise<Body> {
   const type = request.headers.get("content-type") ?? "";
   if (!/^application\/json\b/i.test(type))
     throw new HttpError(415, `content-type is ${JSON.stringify(type)}, expected application/json.`);
-  let body: unknown;
+  let bytes: Uint8Array;
   try {
-    body = await request.json();
+    bytes = await request.bytes();
   } catch (error) {
-    const { name, message } = error as Error;
-    if (name !== "SyntaxError") throw new HttpError(413, `The body can't be read: ${message}.`);
-    throw new HttpError(400, `The body is not JSON: ${message}.`);
+    throw new HttpError(413, `The body can't be read: ${(error as Error).message}.`);
   }
-  return object(body, "the body");
+  return parsed(bytes);
 }

@@ -3,6 +3,7 @@ import type { BnbErrorCode } from "../error.ts";
 import type { TextFormat } from "../model/constraint.ts";
 import type { FinishReason, GenerateOptions, Usage } from "../model/generation.ts";
 import type { Message } from "../model/tokenizer.ts";
+import type { Precision } from "../native.ts";
 import type { EngineState } from "./engine.ts";
 
 /** How a model is loaded, and how many texts it writes at once. */
@@ -12,6 +13,8 @@ export interface HostOptions {
   readonly capacity?: number | undefined;
   readonly queue: number;
   readonly quantType?: "nf4" | "fp4" | "int8" | undefined;
+  /** Of products with 4-bit weights: `"high"` by default. */
+  readonly precision?: Precision | undefined;
 }
 
 /** What can go over to another thread of {@link GenerateOptions}. */
@@ -56,7 +59,12 @@ export type ToolStyle = "hermes" | "llama3" | "mistral";
 
 export type ToHost =
   | { readonly type: "text"; readonly id: number; readonly request: TextRequest }
-  | { readonly type: "embed"; readonly id: number; readonly inputs: readonly (string | readonly number[])[] }
+  | {
+      readonly type: "embed";
+      readonly id: number;
+      readonly inputs: readonly (string | readonly number[])[];
+      readonly base64: boolean;
+    }
   | { readonly type: "cancel"; readonly id: number }
   | { readonly type: "state"; readonly id: number }
   | { readonly type: "drain"; readonly id: number };
@@ -65,7 +73,7 @@ export type FromHost =
   | { readonly type: "ready"; readonly info: ModelInfo }
   | { readonly type: "text"; readonly id: number; readonly text: string; readonly logprobs: readonly ListedChoice[] }
   | { readonly type: "end"; readonly id: number; readonly reason: FinishReason; readonly usage: Usage }
-  | { readonly type: "embeddings"; readonly id: number; readonly vectors: Float32Array[]; readonly tokens: number }
+  | { readonly type: "embeddings"; readonly id: number; readonly data: string; readonly tokens: number }
   | { readonly type: "state"; readonly id: number; readonly state: EngineState | undefined }
   | { readonly type: "drained"; readonly id: number }
   | { readonly type: "error"; readonly id: number | undefined; readonly error: PlainError };

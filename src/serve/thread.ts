@@ -71,8 +71,12 @@ export class ModelThread {
     }
   }
 
-  async embed(inputs: readonly (string | readonly number[])[]): Promise<{ vectors: Float32Array[]; tokens: number }> {
-    const answer = await this.#ask((id) => ({ type: "embed", id, inputs }));
+  /** The vectors as OpenAI's list, in JSON: to spell many would keep the other connections waiting. */
+  async embed(
+    inputs: readonly (string | readonly number[])[],
+    base64: boolean,
+  ): Promise<{ data: string; tokens: number }> {
+    const answer = await this.#ask((id) => ({ type: "embed", id, inputs, base64 }));
     return answer as Extract<FromHost, { type: "embeddings" }>;
   }
 

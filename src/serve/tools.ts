@@ -20,12 +20,12 @@ export interface ToolCall {
 
 /** What stands around a call, and what the parts are called in it. */
 const styles = {
-  /** Qwen, Hermes, SmolLM: `<tool_call>{"name": …, "arguments": …}</tool_call>`, one after another. */
+  /** Qwen, Hermes, SmolLM: `<tool_call>{"name": …, "arguments": …}</tool_call>`, one after another, amid text. */
   hermes: { begin: "<tool_call>\n", end: "\n</tool_call>", parameters: "arguments" },
   /** Llama 3.1: the whole answer is `{"name": …, "parameters": …}`. */
   llama3: { begin: "", end: "", parameters: "parameters" },
-  /** Mistral: `[TOOL_CALLS][{"name": …, "arguments": …}, …]`. */
-  mistral: { begin: "[TOOL_CALLS][", end: "]", parameters: "arguments" },
+  /** Mistral: the whole answer is `[{"name": …, "arguments": …}, …]`, after a token that is no text. */
+  mistral: { begin: "[", end: "]", parameters: "arguments" },
 } as const satisfies Record<ToolStyle, object>;
 
 const probe = { type: "function", function: { name: "probe", description: "", parameters: { type: "object" } } };
@@ -63,8 +63,12 @@ export function callFormat(style: ToolStyle, tools: readonly ToolFunction[], par
   return { type: "tags", tags: { type: "structural_tag", format } };
 }
 
-/** An answer, parted into what is said and what is to be called. What looks like a call and is none stays text. */
-export function readCalls(style: ToolStyle, text: string): { content: string; calls: ToolCall[] } {
+/**
+ * An answer, parted into what is said and what is to be called. What looks like a call and is none stays text.
+ *
+ * @param isWhole whether the text is the answer from its beginning
+ */
+export function readCalls(style: ToolStyle, text: string, isWhole: boolean): { content: string; calls: ToolCall[] } {
   if (style === "hermes") {
     const calls: ToolCall[] = [];
     const content = text.replaceAll(/<tool_call>\s*([\s\S]*?)\s*(?:<\/tool_call>|$)/g, (whole, json: string) => {
@@ -74,17 +78,26 @@ export function readCalls(style: ToolStyle, text: string): { content: string; ca
     });
     return { content: content.trim(), calls };
   }
-  const json =
-    style === "mistral" ? /^\s*\[TOOL_CALLS\]\s*([\s\S]*)$/.exec(text)?.[1] : text.replace(/^\s*<\|python_tag\|>/, "");
-  const calls = json === undefined ? [] : callsOf(json);
+  const json = text.replace(/^\s*(<\|python_tag\|>|\[TOOL_CALLS\])?/, "");
+  const calls = isWhole ? callsOf(json) : [];
   return calls.length ? { content: "", calls } : { content: text, calls };
 }
 
-/** Where the beginning of an answer may still become a call, so that it must not be shown as text. */
-export function mayBeCall(style: ToolStyle, text: string): boolean {
-  const begin = style === "llama3" ? "{" : styles[style].begin.trimEnd();
-  const trimmed = text.trimStart();
-  return trimmed.includes(begin) || [...begin].some((_, i) => trimmed.endsWith(begin.slice(0, i + 1)));
+/** What an answer that is a call begins with, spelt out where its token is no special one. */
+const beginnings = { llama3: ["{", "<|python_tag|>"], mistral: ["[{", "[TOOL_CALLS]"] };
+
+/**
+ * Where a text may still become a call, so that it must not be shown.
+ *
+ * @param isFirst whether nothing of the answer stands before it
+ */
+export function mayBeCall(style: ToolStyle, text: string, isFirst: boolean): boolean {
+  if (style !== "hermes") {
+    const start = text.trimStart();
+    return isFirst && beginnings[style].some((begin) => start.startsWith(begin) || begin.startsWith(start));
+  }
+  const begin = styles.hermes.begin.trimEnd();
+  return text.includes(begin) || [...begin].some((_, i) => text.endsWith(begin.slice(0, i + 1)));
 }
 
 function callsOf(json: string): ToolCall[] {

@@ -145,6 +145,25 @@ describe.each(providers)("the AI SDK, %s", (_, make) => {
   });
 });
 
+test("a model of the AI SDK in the process frees its cache where it ends, and then takes nothing more", async () => {
+  const bytes = () => model.device.counters.bytes;
+  const before = bytes();
+  const call = { prompt: "hi", maxRetries: 0, maxOutputTokens: 400 };
+  const ended = languageModel(model);
+  expect(bytes()).toBeGreaterThan(before);
+  const running = generateText({ model: ended, ...call });
+  const failed = running.then(
+    () => undefined,
+    (error: Error) => error.message,
+  );
+  await Bun.sleep(20);
+  ended[Symbol.dispose]();
+  expect(await failed).toContain("no longer in use");
+  await Bun.sleep(20);
+  expect(bytes()).toBe(before);
+  expect(generateText({ model: ended, ...call }).then(() => {})).rejects.toThrow();
+});
+
 test("the AI SDK's embeddings, in the process and as the model's own", async () => {
   using encoder = await Model.load(join(import.meta.dir, "../fixtures/models/bert"));
   // The fixture has no tokenizer: its vectors are of ids, and the SDK's of texts.

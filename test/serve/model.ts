@@ -14,14 +14,23 @@ function spelledBytes(): string[] {
   return Array.from({ length: 256 }, (_, byte) => String.fromCodePoint(prints(byte) ? byte : 256 + moved++));
 }
 
-const template =
-  "{% if tools %}<|im_start|>system\nYou may call functions: <tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools> " +
-  'as <tool_call>\n{"name": …, "arguments": …}\n</tool_call><|im_end|>\n{% endif %}' +
+/** What a chat's prompt says of functions, by how a family has them called. */
+const offers = {
+  hermes: ["<tools>", '</tools> as <tool_call>\n{"name": …, "arguments": …}\n</tool_call>'],
+  llama3: ["Answer with JSON that calls one of ", ' as {"name": …, "parameters": …}'],
+  mistral: ["[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"],
+};
+
+const template = ([before, after]: string[]) =>
+  `{% if tools %}<|im_start|>system\n${before}{% for tool in tools %}{{ tool | tojson }}{% endfor %}${after}<|im_end|>\n{% endif %}` +
   "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}" +
   "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 /** Writes the model's folder. Without `eos` its texts have no end of their own. */
-export async function byteModel(folder: string, { eos = [2, 4], positions = 1024 } = {}): Promise<void> {
+export async function byteModel(
+  folder: string,
+  { eos = [2, 4], positions = 1024, tools = "hermes" as keyof typeof offers } = {},
+): Promise<void> {
   mkdirSync(folder, { recursive: true });
   const vocabulary = [...specials, ...spelledBytes()];
   const json = (name: string, value: object) => writeFileSync(`${folder}/${name}`, JSON.stringify(value));
@@ -34,7 +43,7 @@ export async function byteModel(folder: string, { eos = [2, 4], positions = 1024
   });
   json("tokenizer_config.json", {
     ...{ bos_token: "<s>", eos_token: "</s>", pad_token: "<pad>", tokenizer_class: "PreTrainedTokenizerFast" },
-    ...{ chat_template: template, clean_up_tokenization_spaces: false },
+    ...{ chat_template: template(offers[tools]), clean_up_tokenization_spaces: false },
   });
   const bytes = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
   json("tokenizer.json", {

@@ -1,4 +1,4 @@
-// The server as a client sees it: answers, streams, errors in OpenAI's shape, limits, metrics, and its end.
+// The server as a client sees it: answers, streams, forms, and which models it has.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { Model } from "../../src/model/model.ts";
 import { type ServeOptions, type Serving, serve } from "../../src/serve/index.ts";
 import { tiny } from "../model/fixtures.ts";
+import { chat, events, post as postTo } from "./client.ts";
 import { byteModel } from "./model.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "bnb-serve-"));
@@ -14,6 +15,9 @@ let server: Serving;
 
 const start = (options: Partial<ServeOptions> = {}, slots = 4, queue = 64) =>
   serve({ models: [{ name: "byte", path, slots, queue }], port: 0, ...options });
+
+const post = (route: string, body: object | string, headers: Record<string, string> = {}, at = server) =>
+  postTo(at, route, body, headers);
 
 beforeAll(async () => {
   await byteModel(path);
@@ -28,29 +32,6 @@ afterAll(async () => {
   await server.stop();
   rmSync(folder, { recursive: true });
 });
-
-async function post(route: string, body: object | string, headers: Record<string, string> = {}, at = server) {
-  const response = await fetch(`${at.url}${route}`, {
-    method: "POST",
-    headers: { "content-type": "application/json", ...headers },
-    body: typeof body === "string" ? body : JSON.stringify(body),
-  });
-  return { status: response.status, headers: response.headers, text: await response.text() };
-}
-
-const chat = (more: object = {}) => ({
-  model: "byte",
-  messages: [{ role: "user", content: "hi" }],
-  max_tokens: 8,
-  ...more,
-});
-
-const events = (text: string) =>
-  text
-    .split("\n\n")
-    .filter(Boolean)
-    .map((line) => line.replace(/^data: /, ""))
-    .map((data) => (data === "[DONE]" ? data : JSON.parse(data)));
 
 describe("answers", () => {
   test("a chat's answer is what the model itself writes", async () => {
@@ -133,6 +114,17 @@ describe("answers", () => {
       expect(top.length).toBe(3);
       expect(top[0]).toEqual({ token, logprob, bytes }); // greedy
     }
+  });
+
+  test("a completion's logprobs say where each token stands in the text, in a stream too", async () => {
+    const body = { model: "byte", prompt: "ab", max_tokens: 12, logprobs: 1 };
+    const [choice] = JSON.parse((await post("/v1/completions", body)).text).choices;
+    const { tokens, text_offset: offsets } = choice.logprobs;
+    expect(offsets.length).toBe(12);
+    expect(offsets).toEqual(tokens.map((_: string, i: number) => tokens.slice(0, i).join("").length));
+    const { text } = await post("/v1/completions", { ...body, stream: true });
+    const parts = events(text).slice(0, -1);
+    expect(parts.flatMap(({ choices: [one] }) => one.logprobs?.text_offset ?? [])).toEqual(offsets);
   });
 
   test("completions take texts and ids, several at once", async () => {
@@ -232,151 +224,6 @@ describe("forms", () => {
       expect(["Rome", "Oslo"]).toContain(JSON.parse(call.function.arguments).city);
       expect(text).toContain('"finish_reason":"tool_calls"');
     }
-  });
-});
-
-describe("refusals", () => {
-  const chats = "/v1/chat/completions";
-  const cases: [name: string, body: object | string, param: string | null, sentence: string, route: string][] = [
-    ["not json", "{", null, "The body is not JSON", chats],
-    ["no model", { messages: [] }, "model", "expected a text", chats],
-    ["no messages", { model: "byte" }, "messages", "expected a list", chats],
-    ["a role", chat({ messages: [{ content: "x" }] }), "messages[0].role", "expected", chats],
-    [
-      "a picture",
-      chat({ messages: [{ role: "user", content: [{ type: "image_url" }] }] }),
-      "messages[0].content",
-      "only text is read",
-      chats,
-    ],
-    ["temperature", chat({ temperature: "hot" }), "temperature", "expected a number from 0 to 2", chats],
-    ["max_tokens", chat({ max_tokens: 0.5 }), "max_tokens", "expected a whole number", chats],
-    ["n", chat({ n: 1000 }), "n", "expected a whole number from 1 to 128", chats],
-    ["stop", chat({ stop: [1] }), "stop", "expected a text", chats],
-    ["logit_bias", chat({ logit_bias: { 3: 1 } }), "logit_bias", "is not supported", chats],
-    ["response_format", chat({ response_format: { type: "xml" } }), "response_format.type", "expected", chats],
-    [
-      "a grammar",
-      chat({ response_format: { type: "grammar", grammar: "root ::=" } }),
-      null,
-      "can't be understood",
-      chats,
-    ],
-    [
-      "tool_choice",
-      chat({ tools: [{ type: "function", function: { name: "f" } }], tool_choice: { function: { name: "g" } } }),
-      "tool_choice",
-      "expected",
-      chats,
-    ],
-    [
-      "too long",
-      chat({ messages: [{ role: "user", content: "x".repeat(2000) }] }),
-      null,
-      "more than leave room",
-      chats,
-    ],
-    ["embeddings of a decoder", { model: "byte", input: "x" }, null, "makes no embeddings", "/v1/embeddings"],
-  ];
-
-  test.each(cases)("%s", async (_, body, param, sentence, route) => {
-    const { status, text } = await post(route, body);
-    const { error } = JSON.parse(text);
-    expect(status).toBe(400);
-    expect(error).toMatchObject({ type: "invalid_request_error", param });
-    expect(error.message).toContain(sentence);
-  });
-
-  test("a model that there is not, a route, a method, a type of content", async () => {
-    expect((await post("/v1/chat/completions", chat({ model: "gpt" }))).status).toBe(404);
-    expect((await post("/v2/x", {})).status).toBe(404);
-    expect((await fetch(`${server.url}/v1/chat/completions`)).status).toBe(405);
-    expect((await post("/v1/chat/completions", chat(), { "content-type": "text/plain" })).status).toBe(415);
-  });
-
-  test("a page elsewhere: by a name that leads here, or by its browser's question", async () => {
-    const named = await fetch(`${server.url}/v1/models`, { headers: { host: "evil.example" } });
-    expect(named.status).toBe(403);
-    const asked = await fetch(`${server.url}/v1/chat/completions`, {
-      method: "OPTIONS",
-      headers: { origin: "https://evil.example" },
-    });
-    expect(asked.status).toBe(403);
-    expect(asked.headers.get("access-control-allow-origin")).toBeNull();
-  });
-
-  test("a missing or wrong key, a body that is too large", async () => {
-    await using locked = await start({ apiKey: "secret", bodyBytes: 1000 });
-    expect((await post("/v1/chat/completions", chat(), {}, locked)).status).toBe(401);
-    expect((await post("/v1/chat/completions", chat(), { authorization: "Bearer wrong" }, locked)).status).toBe(401);
-    expect((await post("/v1/chat/completions", chat(), { authorization: "Bearer secret" }, locked)).status).toBe(200);
-    expect((await fetch(`${locked.url}/health`)).status).toBe(200);
-    const long = chat({ messages: [{ role: "user", content: "x".repeat(2000) }] });
-    expect((await post("/v1/chat/completions", long, { authorization: "Bearer secret" }, locked)).status).toBe(413);
-  });
-
-  test("more than may wait", async () => {
-    await using narrow = await start({}, 1, 1);
-    const all = await Promise.all(
-      Array.from({ length: 6 }, () => post("/v1/chat/completions", chat({ max_tokens: 200 }), {}, narrow)),
-    );
-    const refused = all.filter(({ status }) => status === 429);
-    expect(refused.length).toBeGreaterThan(0);
-    expect(all.filter(({ status }) => status === 200).length).toBe(6 - refused.length);
-    for (const { headers, text } of refused) {
-      expect(headers.get("retry-after")).toBe("1");
-      expect(JSON.parse(text).error).toMatchObject({ type: "rate_limit_error", code: "queue_full" });
-    }
-  });
-
-  test("nothing of a prompt is in the log", async () => {
-    const lines: string[] = [];
-    await using logged = await start({ log: (line) => lines.push(line) });
-    await post("/v1/chat/completions", chat({ messages: [{ role: "user", content: "a secret" }] }), {}, logged);
-    expect(lines.join("\n")).toContain("POST /v1/chat/completions 200");
-    expect(lines.join("\n")).not.toContain("secret");
-  });
-});
-
-describe("who leaves, and who stays", () => {
-  test("a client that leaves frees its place", async () => {
-    await using narrow = await start({}, 1, 8);
-    const gone = new AbortController();
-    const response = await fetch(`${narrow.url}/v1/chat/completions`, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify(chat({ stream: true, max_tokens: 900 })),
-      signal: gone.signal,
-    });
-    await response.body!.getReader().read();
-    gone.abort();
-    expect((await post("/v1/chat/completions", chat({ max_tokens: 2 }), {}, narrow)).status).toBe(200);
-    const metrics = await (await fetch(`${narrow.url}/metrics`)).text();
-    expect(metrics).toContain("bunsandbytes_cancelled_total 1");
-    expect(metrics).toContain('bunsandbytes_batch_size{model="byte"} 0');
-  });
-
-  test("one that takes too long is ended", async () => {
-    await using hasty = await start({ timeout: 0.001 }, 1);
-    const { status, text } = await post("/v1/chat/completions", chat({ max_tokens: 900, temperature: 2 }), {}, hasty);
-    expect(status).toBe(504);
-    expect(JSON.parse(text).error.code).toBe("timeout");
-  });
-
-  test("stopping lets what runs come to its end, and takes nothing more", async () => {
-    const ending = await start();
-    const running = post("/v1/chat/completions", chat({ max_tokens: 300 }), {}, ending);
-    await Bun.sleep(20);
-    const stopped = ending.stop();
-    expect((await running).status).toBe(200);
-    await stopped;
-    expect(fetch(`${ending.url}/health`)).rejects.toThrow();
-  });
-
-  test("health answers while texts are written", async () => {
-    const texts = Promise.all(Array.from({ length: 8 }, () => post("/v1/chat/completions", chat({ max_tokens: 100 }))));
-    expect((await fetch(`${server.url}/health`)).status).toBe(200);
-    for (const { status } of await texts) expect(status).toBe(200);
   });
 });
 

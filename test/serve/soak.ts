@@ -1,6 +1,7 @@
 // `bun run test:soak`: many clients that join, leave, cut their lines and send garbage, for as long as is asked for. No
-// answer may be lost, memory must come to rest, and /health must never wait long. Prints its figures.
-import { mkdtempSync, rmSync } from "node:fs";
+// answer may be lost, memory, descriptors and threads must come to rest, and /health must never take more than 50 ms
+// beyond the wait for a processor. Prints its figures.
+import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -38,11 +39,13 @@ const body = (stream: boolean, tokens: number) =>
     messages: [{ role: "user", content: `${Math.random()}`.repeat(1 + Math.floor(8 * Math.random())) }],
   });
 
+/** A line of its own for each request. */
+const fresh = { method: "POST", headers: { "content-type": "application/json" }, keepalive: false };
+
 async function whole(): Promise<void> {
   const tokens = 1 + Math.floor(60 * Math.random());
   const stream = Math.random() < 0.5;
-  const headers = { "content-type": "application/json" };
-  const response = await fetch(`${url}/v1/chat/completions`, { method: "POST", headers, body: body(stream, tokens) });
+  const response = await fetch(`${url}/v1/chat/completions`, { ...fresh, body: body(stream, tokens) });
   const text = await response.text();
   if (response.status === 429) return count("429, told to come back");
   const isWhole = stream ? text.endsWith("data: [DONE]\n\n") && !text.includes('"error"') : !!JSON.parse(text).usage;
@@ -51,12 +54,24 @@ async function whole(): Promise<void> {
 
 async function leaving(): Promise<void> {
   const gone = new AbortController();
-  const headers = { "content-type": "application/json" };
   setTimeout(() => gone.abort(), 30 * Math.random());
-  await fetch(`${url}/v1/chat/completions`, { method: "POST", headers, body: body(true, 500), signal: gone.signal })
+  await fetch(`${url}/v1/chat/completions`, { ...fresh, body: body(true, 500), signal: gone.signal })
     .then((response) => response.text())
     .catch(() => {});
   count("left early");
+}
+
+/** Bodies that take long to parse, or to read as text. */
+const heavy = [
+  `{"messages":[${"{},".repeat(690_000)}{}]}`,
+  "[".repeat(2_000_000),
+  JSON.stringify({ model: "m", messages: [{ role: "user", content: "x".repeat(2_000_000) }] }),
+];
+
+async function heavyGarbage(): Promise<void> {
+  const body = heavy[Math.floor(heavy.length * Math.random())]!;
+  const { status } = await fetch(`${url}/v1/chat/completions`, { ...fresh, body });
+  count(status === 400 || status === 413 ? "heavy garbage" : `LOST, ${status} for garbage`);
 }
 
 /** A line that is cut, or bytes that are no request. */
@@ -77,31 +92,31 @@ async function garbage(): Promise<void> {
 async function client(): Promise<void> {
   while (performance.now() < end) {
     const chance = Math.random();
-    await (chance < 0.7 ? whole() : chance < 0.9 ? leaving() : garbage());
+    await (chance < 0.7 ? whole() : chance < 0.9 ? leaving() : chance < 0.999 ? garbage() : heavyGarbage());
     await Bun.sleep(50 * Math.random());
   }
 }
 
-/** In a thread of its own: the clients keep this one busy. */
-const watcher = `
-  onmessage = async ({ data: { url, seconds } }) => {
-    const times = [];
-    for (const end = performance.now() + 1000 * seconds; performance.now() < end; await Bun.sleep(100)) {
-      const started = performance.now();
-      await (await fetch(url + "/health")).json();
-      times.push(performance.now() - started);
-    }
-    postMessage(times);
-  };`;
-
-function watch(): Promise<number[]> {
-  const worker = new Worker(URL.createObjectURL(new Blob([watcher], { type: "text/javascript" })));
-  const { promise, resolve } = Promise.withResolvers<number[]>();
-  worker.onmessage = ({ data }) => resolve(data);
-  worker.postMessage({ url, seconds });
-  return promise;
+interface Answered {
+  /** Milliseconds from question to answer, and without those for which no processor was free. */
+  readonly took: number;
+  readonly own: number;
 }
 
+/** In a process of its own: the clients keep this one busy. */
+async function watch(): Promise<Answered[]> {
+  const args = [join(import.meta.dir, "watch.ts"), url, String(server.pid), String(seconds)];
+  const watcher = Bun.spawn([process.execPath, ...args], { stdout: "pipe", stderr: "inherit" });
+  return JSON.parse(await new Response(watcher.stdout).text());
+}
+
+/** What the server's process has open; nothing where the system does not say. */
+function open(): { descriptors: number; threads: number } | undefined {
+  const of = (what: string) => readdirSync(`/proc/${server.pid}/${what}`).length;
+  return existsSync(`/proc/${server.pid}/fd`) ? { descriptors: of("fd"), threads: of("task") } : undefined;
+}
+
+const before = open();
 const memory: number[] = [];
 async function weigh(): Promise<void> {
   while (performance.now() < end) {
@@ -112,26 +127,33 @@ async function weigh(): Promise<void> {
 }
 
 const [health] = await Promise.all([watch(), weigh(), ...Array.from({ length: clients }, client)]);
+await Bun.sleep(2000); // for lines that were cut last
+const after = open();
 const metrics = await (await fetch(`${url}/metrics`)).text();
 server.kill("SIGTERM");
 const status = await server.exited;
 rmSync(folder, { recursive: true });
 
-health.sort((a, b) => a - b);
 const quarter = Math.max(1, memory.length >> 2);
 const mean = (list: number[]) => list.reduce((sum, value) => sum + value, 0) / list.length;
 const [early, late] = [mean(memory.slice(quarter, 2 * quarter)), mean(memory.slice(-quarter))];
+const longest = Math.max(...health.map(({ own }) => own));
 console.log(`${clients} clients for ${seconds} s:`, counts);
 console.log(
-  `/health: median ${health[health.length >> 1]!.toFixed(1)} ms, at most ${health.at(-1)!.toFixed(1)} ms of ${health.length}`,
+  `/health: ${health.length} answers, at most ${longest.toFixed(1)} ms; with the wait for a processor ${Math.max(...health.map(({ took }) => took)).toFixed(1)} ms`,
 );
 console.log(
   `memory: ${early.toFixed(0)} MB in the second quarter, ${late.toFixed(0)} MB in the last, at most ${Math.max(...memory).toFixed(0)} MB`,
 );
+console.log("open before and after:", before, after);
 console.log(metrics.match(/^bunsandbytes_(completion_tokens_total|batch_size\S*|queue_length\S*) .*$/gm)!.join("\n"));
+const lost = Object.keys(counts).filter((what) => what.startsWith("LOST"));
 const failures = [
-  ...(counts.LOST ? [`${counts.LOST} answers were lost`] : []),
+  ...lost.map((what) => `${counts[what]} answers: ${what}`),
+  ...(longest > 50 ? [`/health took ${longest.toFixed(1)} ms`] : []),
   ...(late > early + 32 ? ["memory grows"] : []),
+  ...(before && after!.descriptors > before.descriptors + 8 ? ["descriptors stay open"] : []),
+  ...(before && after!.threads > before.threads + 8 ? ["threads stay"] : []),
   ...(status !== 0 ? [`the server ended with status ${status}`] : []),
   ...(/^bunsandbytes_batch_size\{.*\} [^0]/m.test(metrics) ? ["places are still taken"] : []),
 ];
