@@ -48,8 +48,8 @@ static const char *next_word(const char *at, const char *end) {
     return at < end && *at == ' ' ? at + 1 : NULL;
 }
 
-/* Where the text after the one at `at` begins; NULL where the pack is damaged. */
-static const char *add_kernel(const char *at, const char *end) {
+/* Where the text after the one at `at` begins; NULL where the pack is damaged, or there is no room. */
+static const char *add_kernel(const char *at, const char *end, bool *room) {
     static const char mark[] = "// bnb ";
     const char       *line_end = memchr(at, '\n', (size_t)(end - at));
     if (!line_end || strncmp(at, mark, sizeof mark - 1)) return NULL;
@@ -60,14 +60,15 @@ static const char *add_kernel(const char *at, const char *end) {
     if (!bytes || bytes > (size_t)(end - line_end - 1)) return NULL;
 
     struct kernel *kernel = calloc(1, sizeof *kernel);
+    *room = kernel;
     if (!kernel) return NULL;
     struct kernel **bucket = &kernels[hash_of(name) % BUCKETS_OF_KERNELS];
     int             length = 0;
     *kernel = (struct kernel){.family = family, .name = name, .text = line_end + 1, .bytes = bytes, .next = *bucket};
+    *bucket = kernel;
     if (sscanf(architecture, "sm_%d%n", &kernel->capability, &length) != 1) return NULL;
     kernel->exactly = architecture[length] == 'a';
     kernel->overlaps = kernel->capability == 90 && !kernel->exactly;
-    *bucket = kernel;
     return kernel->text + bytes;
 }
 
@@ -96,16 +97,15 @@ bnb_status ptx_take(const void *given, size_t bytes) {
     memcpy(copy, given, bytes);
     copy[bytes] = 0;
     const char *at = copy;
-    while (at && at < copy + bytes) at = add_kernel(at, copy + bytes);
-    damaged = !at;
-    if (damaged) {
-        forget_kernels();
-        free(copy);
-        return fail(BNB_INVALID, "device_take_kernels: kernels, of %zu bytes, are damaged; install the package again",
-                    bytes);
-    }
-    pack = copy;
-    return BNB_OK;
+    bool        room = true;
+    while (at && at < copy + bytes) at = add_kernel(at, copy + bytes, &room);
+    damaged = !at && room;
+    if (at) return pack = copy, BNB_OK;
+    forget_kernels();
+    free(copy);
+    if (!room) return fail(BNB_OUT_OF_MEMORY, "the host has no memory for the handles of kernels");
+    return fail(BNB_INVALID, "device_take_kernels: kernels, of %zu bytes, are damaged; install the package again",
+                bytes);
 }
 
 /* ── Patching ───────────────────────────────────────────────────────────────────────────────────────────────────── */
