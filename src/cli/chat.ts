@@ -139,7 +139,7 @@ class Conversation {
   #figures(milliseconds: number, stopped: boolean): void {
     const { promptTokens, cachedTokens, completionTokens } = this.#chat.usage;
     const rate = (completionTokens / (milliseconds / 1000)).toFixed(1);
-    const memory = bytes(this.#model.device.counters.bytes);
+    const memory = bytes(this.#model.devices.reduce((sum, device) => sum + device.counters.bytes, 0));
     const text = `${stopped ? "stopped; " : ""}${completionTokens} tokens, ${rate} a second; read ${promptTokens - cachedTokens} of ${promptTokens}; ${memory}`;
     print(styled("dim", text));
   }

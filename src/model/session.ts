@@ -1,6 +1,7 @@
 // Owns sessions: the tokens of one sequence that a cache holds, in step with it; forward, rewind, save and restore.
-import type { CacheDType, KvCache } from "../attention.ts";
+import type { CacheDType } from "../attention.ts";
 import { BnbError } from "../error.ts";
+import type { ModelCache } from "./cache.ts";
 import type { Decoder, Segment } from "./decoder.ts";
 
 /** Options of a session. */
@@ -16,7 +17,7 @@ const firstCapacity = 256;
 
 /** The cache that some sessions share: a slot for each. It goes with the last of them. */
 export class SharedCache {
-  readonly cache: KvCache;
+  readonly cache: ModelCache;
   readonly capacity: number;
   #users: number;
 

@@ -53,7 +53,7 @@ const pair = (module: string, [n, k]: readonly [number, number], r = 4): Shapes 
   [`${module}.lora_B.weight`]: [n, r],
 });
 
-/** Of the llama: q and v, but not k, of different ranks; one half of a gate; a bias; a norm and a head that are whole. */
+/** Of the llama: q and v, but not k, of different ranks; one half of a gate; a norm that is whole. */
 const shapes: Shapes = {
   ...pair("model.layers.0.self_attn.q_proj", [32, 32]),
   ...pair("model.layers.0.self_attn.v_proj", [16, 32], 2),
