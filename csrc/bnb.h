@@ -119,6 +119,14 @@ BNB_API const char *bnb_device_kind(uint32_t index);
  * BNB_NUM_THREADS makes no sense. */
 BNB_API bnb_device *bnb_device_open(const char *kind);
 
+/* Kernels that are no part of this library, since they are the same for every processor: CUDA's, the text that
+ * scripts/ptx.ts makes. 1 where opening `kind` would come to a GPU that waits for them, else 0. */
+BNB_API int32_t bnb_device_lacks_kernels(const char *kind);
+
+/* Hands them over, once for the process and before the first device of that kind is opened; the library keeps a copy.
+ * INVALID where they are not whole: then opening the kind says so. */
+BNB_API bnb_status bnb_device_take_kernels(const char *kind, const void *kernels, size_t bytes);
+
 BNB_API const char *bnb_device_name(const bnb_device *device);     /* its kind */
 BNB_API const char *bnb_device_describe(const bnb_device *device); /* one line for people */
 

@@ -109,6 +109,12 @@ static const struct kind *parse(const char *name, uint32_t *index, struct kind *
     return find_further(name, length, row);
 }
 
+/* What is asked for: by BNB_DEVICE, where the caller leaves it open. */
+static const char *wanted_by(const char *name) {
+    const char *forced = getenv("BNB_DEVICE");
+    return !strcmp(name, "auto") && forced && *forced ? forced : name;
+}
+
 bnb_device *bnb_device_open(const char *name) {
     if (!name)
         return refuse(BNB_INVALID, "device_open: kind is NULL, expected \"auto\", \"metal\", \"cuda\" or \"cpu\"");
@@ -117,8 +123,7 @@ bnb_device *bnb_device_open(const char *name) {
     if (!wrong) wrong = bad_thread_count();
     if (!wrong) wrong = bad_queue_from();
     if (wrong) return refuse(BNB_INVALID, "%s", wrong);
-    const char *forced = getenv("BNB_DEVICE"), *wanted = name;
-    if (!strcmp(wanted, "auto") && forced && *forced) wanted = forced;
+    const char *wanted = wanted_by(name);
 
     for (const struct kind *kind = kinds; !strcmp(wanted, "auto"); kind++) {
         bnb_device *opened = open_once(kind, 0);
@@ -131,7 +136,35 @@ bnb_device *bnb_device_open(const char *name) {
     return refuse(BNB_INVALID,
                   "device_open: kind is \"%.64s\"%s, expected \"auto\", \"metal\" (or \"mps\"), \"cuda\" or \"cpu\", "
                   "or \"cuda:1\" for a second GPU",
-                  wanted, wanted == forced ? " (from BNB_DEVICE)" : "");
+                  wanted, wanted == name ? "" : " (from BNB_DEVICE)");
+}
+
+int32_t bnb_device_lacks_kernels(const char *name) {
+    if (!name) return fail(BNB_INVALID, "device_lacks_kernels: kind is NULL, expected such as \"cuda\""), 0;
+    struct kind        row;
+    uint32_t           index;
+    const char        *wanted = wanted_by(name);
+    const struct kind *named = strcmp(wanted, "auto") ? parse(wanted, &index, &row) : NULL;
+    for (const struct kind *kind = kinds; kind < kinds + KINDS; kind++)
+        if ((named == kind || !strcmp(wanted, "auto")) && kind->driver && kind->driver->lacks && kind->driver->lacks())
+            return 1;
+    return 0;
+}
+
+bnb_status bnb_device_take_kernels(const char *name, const void *kernels, size_t bytes) {
+    if (!name || !kernels || !bytes || bytes > PTRDIFF_MAX)
+        return fail(BNB_INVALID, "device_take_kernels: %s, expected a kind, and its kernels",
+                    !name      ? "kind is NULL"
+                    : !kernels ? "kernels is NULL"
+                               : "bytes is 0 or beyond what memory holds");
+    struct kind        row;
+    uint32_t           index;
+    const struct kind *kind = parse(wanted_by(name), &index, &row);
+    for (const struct kind *each = kinds; !kind && each < kinds + KINDS; each++) /* "auto" */
+        if (each->driver && each->driver->take) kind = each;
+    if (!kind->driver || !kind->driver->take)
+        return fail(BNB_INVALID, "device_take_kernels: kind is \"%.64s\", which takes none", name);
+    return kind->driver->take(kernels, bytes);
 }
 
 const char *bnb_device_name(const bnb_device *device) { return is_device(device, "device_name") ? device->name : NULL; }
