@@ -189,7 +189,7 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
   const sets = isas.filter(({ name }) => (isGuided ? own[0] === name : own.includes(name)));
   const tables = formsFlags(sets);
   const tested = [
-    ...files("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/**/*.c", "csrc/cpu/{dispatch,pool}.c").map((source) =>
+    ...files("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/**/*.c", "csrc/cpu/{dispatch,pool,queue}.c").map((source) =>
       object(
         source,
         [...hooked, cpu(baseline), ...tables, ...(source.endsWith("/handle.c") ? ["-DHANDLES"] : [])],

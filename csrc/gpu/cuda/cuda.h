@@ -3,8 +3,9 @@
  *   cuda.c           opening, describing, launching, waiting: the driver's table
  *   serve.c          whole products by kernels of its own: which, with what grid
  *   memory.c         device memory, and copies to and from it
- *   ptx.c            the embedded PTX: finding, patching, compiling
+ *   ptx.c            the kernels' PTX: taking, finding, patching, compiling
  *   profile.c        times of kernels
+ *   ranges.c         names for Nsight
  *   libcuda.c        NVIDIA's library
  *
  * Every function of the driver's table opens with cuda_enter and closes with cuda_leave: one lock, and the GPU's
@@ -95,13 +96,19 @@ struct kernel {
     } profile;
 };
 
-bool             ptx_open(void); /* false where this build of the library holds none */
+bool             ptx_open(void); /* false where no kernels were handed over, or damaged ones */
+bool             ptx_lacks(void);
+bnb_status       ptx_take(const void *kernels, size_t bytes);
 struct kernel   *ptx_find(const struct gpu *gpu, const char *family, const char *name); /* NULL where there is none */
 struct pipeline *ptx_pipeline(struct gpu *gpu, struct kernel *kernel,
                               const struct launch *launch); /* NULL and an error */
 void             ptx_profile(void);                         /* prints the table of profiles to stderr */
 
 /* ── Profiles ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+bool ranges_open(void); /* false and an error where they are asked for and can't be had */
+void range_push(const struct launch *launch);
+void range_pop(void);
 
 void profile_open(void);
 void profile_begin(struct gpu *gpu);
