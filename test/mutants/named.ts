@@ -1,5 +1,5 @@
-// The changes that an attack from outside made and no test noticed: each is tried by `bun run test:mutants --named`, and
-// each dies.
+// The changes that an attack from outside made and no test noticed: `bun run test:mutants --named` tries each, and each
+// dies.
 import { readFileSync } from "node:fs";
 import type { Mutant } from "./operators.ts";
 

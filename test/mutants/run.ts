@@ -1,6 +1,6 @@
 // Owns `bun run test:mutants`: changes the source in one place at a time, in a copy, and tells which changes no test
-// notices. What it draws follows from the seed, a third each of TypeScript, C and kernels; a slice of it is had by --from
-// and --count, and what is known already is read from the file of results.
+// notices. What it draws follows from the seed, a third each of TypeScript, C and kernels; a slice of it is had by
+// --from and --count, and what is known already is read from the file of results.
 import { appendFileSync, cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { Command } from "commander";
@@ -106,7 +106,7 @@ function prepare(): void {
 
 let cpu = 0;
 
-/** Runs a command in the copy; false where it fails, waits for ever, or takes more than so many seconds of a processor. */
+/** Runs a command in the copy; false where it fails, waits for ever, or takes more than so many seconds of its own. */
 async function succeeds(command: string[], seconds = 600): Promise<boolean> {
   const child = Bun.spawn(["sh", "-c", `ulimit -t ${Math.ceil(seconds)}; exec "$@"`, "sh", ...command], {
     cwd: copy,
@@ -148,7 +148,7 @@ async function measure(stage: Stage): Promise<void> {
 const library = new Library(copy, succeeds);
 let isChanged = false;
 
-/** Those of TypeScript that the compiler refuses, by one run over all that are on lines of their own, and then the rest. */
+/** Those of TypeScript that the compiler refuses: one run over all that are on lines of their own, then the rest. */
 async function refusedBy(mutants: readonly Mutant[]): Promise<Set<Mutant>> {
   const lines = new Map<string, Mutant>();
   const rest: Mutant[] = [];
