@@ -1,5 +1,5 @@
-// Fuzzing of the C ABI that coverage guides: libFuzzer makes sequences of calls (c/fuzz.c), beginning with those that
-// are kept in corpus.tar.gz. `bun test/faults/guided.ts <seconds>` keeps what it found there, brought down to what counts.
+// Fuzzing of the C ABI that coverage guides: libFuzzer makes sequences of calls (c/fuzz.c), from those that are kept in
+// corpus.tar.gz on. `bun test/faults/guided.ts <seconds>` puts what it found there, brought down to what counts.
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative, resolve } from "node:path";

@@ -141,7 +141,7 @@ export function testsOf(file: string): Stage[] {
     ];
   }
   const named = `test/${stem}.test.ts`;
-  const first = /^(csrc\/ops|src)\/[^/]+$/.test(file) && existsSync(`${root}/${named}`) ? [[named]] : [];
+  const first = /^(csrc\/ops|csrc\/cpu|src)\/[^/]+$/.test(file) && existsSync(`${root}/${named}`) ? [[named]] : [];
   const stages = [...first, ...listed, ...(file.startsWith("src/") ? [everything] : [])];
   const seen = new Set<string>();
   const here = stages
