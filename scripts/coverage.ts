@@ -3,8 +3,8 @@
 //
 // `--passes cpu,plain,metal,cuda` are the ways in which the tests run, cpu alone by default: on the processor's best
 // kernels, on the reference loops, on the simulated GPUs. `--least 95` is the share below which a file is listed.
-// `--keep` adds to what was counted before, so that a suite can be counted in pieces. A command that a test starts as a process of its own counts for csrc/ only:
-// Bun counts in the test's process.
+// `--keep` adds to what was counted before, so that a suite can be counted in pieces. A command that a test starts as a
+// process of its own counts for csrc/ only: Bun counts in the test's process.
 import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { relative, resolve } from "node:path";
 import { parseArgs } from "node:util";
