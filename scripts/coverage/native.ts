@@ -4,7 +4,6 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from "no
 import { basename } from "node:path";
 import { formsFlags, instructionSets, ownInstructionSets, sources } from "../compile.ts";
 import { hostPlatform } from "../platforms.ts";
-import { packFolder } from "../ptx.ts";
 import { root, stop } from "../run.ts";
 
 const cache = `${root}/.cache/coverage`;
@@ -43,9 +42,8 @@ export async function buildCounted({ clang }: Llvm): Promise<string> {
   const inputs = ["csrc/**/*", "metal/*", "scripts/coverage/*"].flatMap((files) =>
     [...new Bun.Glob(files).scanSync(root)].sort(),
   );
-  const ptx = packFolder();
   const text = inputs.map((file) => readFileSync(`${root}/${file}`, "utf8")).join("\0");
-  const folder = `${cache}/${Bun.hash(`${text}${ptx}`).toString(36)}`;
+  const folder = `${cache}/${Bun.hash(text).toString(36)}`;
   const library = `${folder}/${basename(platform.file)}`;
   if (existsSync(library)) return library;
   mkdirSync(folder, { recursive: true });
@@ -56,15 +54,11 @@ export async function buildCounted({ clang }: Llvm): Promise<string> {
     const march = `-march=${cpu.replace("x86_64", "x86-64").replaceAll("_", "-").replace("generic", "armv8-a")}`;
     const to = `${folder}/${name.replaceAll("/", "-")}.o`;
     objects.push(to);
-    const embeds = ["--embed-dir=metal", ...(ptx ? [`--embed-dir=${ptx}`] : [])];
-    made.push(() => compile([clang, ...flags, march, ...embeds, ...more, "-c", source, "-o", to]));
+    made.push(() => compile([clang, ...flags, march, "--embed-dir=metal", ...more, "-c", source, "-o", to]));
   };
   const baseline = instructionSets(platform).at(-1)!.cpu;
   for (const { name, cpu } of own) object(`csrc/${sources.forms}`, cpu, [`-DISA=${name}`], `forms-${name}`);
-  for (const source of sources.sources) {
-    const isPtx = ptx && source === "gpu/cuda/ptx.c";
-    object(`csrc/${source}`, baseline, isPtx ? [] : formsFlags(own));
-  }
+  for (const source of sources.sources) object(`csrc/${source}`, baseline, formsFlags(own));
   object("scripts/coverage/at_exit.c", baseline, []);
   const waiting = made.values();
   const worker = async () => {
