@@ -126,7 +126,9 @@ async function succeeds(command: string[], seconds = 600): Promise<boolean> {
 const usual = new Map<string, number>(existsSync(usualPath) ? JSON.parse(readFileSync(usualPath, "utf8")) : []);
 
 function commandOf({ tests, on }: Stage): string[] {
-  if (on === "this machine") return [process.execPath, "test", "--bail", "--timeout", "240000", ...tests];
+  const here = [process.execPath, "test", "--bail", "--timeout", "240000", ...tests];
+  if (on === "this machine") return here;
+  if (on === "plain loops") return ["env", "BNB_ISA=plain", ...here];
   const checks = on === "checked gpu" ? ["env", "BNB_SIM=check"] : [];
   return [...checks, process.execPath, "test/metal/host/suite.ts", "--bail", ...tests];
 }

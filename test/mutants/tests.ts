@@ -132,10 +132,10 @@ const byKernel: Record<string, string[]> = {
   transpose: own("layout", "matmul_backward"),
 };
 
-/** Arguments for `bun test`, and where they run: here, on the simulated GPU, or there with every access checked. */
+/** Arguments for `bun test`, and where they run: here, here with the plain loops, or on the simulated GPU. */
 export interface Stage {
   readonly tests: readonly string[];
-  readonly on: "this machine" | "gpu" | "checked gpu";
+  readonly on: "this machine" | "plain loops" | "gpu" | "checked gpu";
 }
 
 /** A file's tests, in stages. */
@@ -157,6 +157,8 @@ export function testsOf(file: string): Stage[] {
     .map((stage) => stage.filter((test) => !seen.has(test) && seen.add(test)))
     .filter((stage) => stage.length > 0)
     .map((tests) => ({ tests, on: "this machine" }) as const);
-  // Operations launch kernels, and only there can be seen how.
-  return file.startsWith("csrc/ops/") ? [...here, { tests: here[0]!.tests, on: "gpu" }] : here;
+  if (!file.startsWith("csrc/ops/")) return here;
+  // Operations have a plain loop each, and launch kernels.
+  const { tests } = here[0]!;
+  return [here[0]!, { tests, on: "plain loops" }, ...here.slice(1), { tests, on: "gpu" }];
 }
