@@ -60,9 +60,10 @@ export {
   Model,
   type ModelGenerateOptions,
 } from "./model/model.ts";
+export type { SessionOptions } from "./model/pages.ts";
 export type { Pooling, PoolingMode } from "./model/pooling.ts";
 export type { SamplingOptions, TokenLogprob } from "./model/sample.ts";
-export { Session, type SessionOptions } from "./model/session.ts";
+export { Session } from "./model/session.ts";
 export { TextGeneration } from "./model/text.ts";
 export { type ChatTemplateOptions, type Message, Tokenizer } from "./model/tokenizer.ts";
 export type { QuantizeOnLoad } from "./model/weights.ts";

@@ -15,8 +15,8 @@ import type { Linear, Loader } from "./weights.ts";
 
 /** What one step does with one sequence. */
 export interface Segment {
-  /** Its place in the cache. */
-  readonly slot: number;
+  /** Where in the cache its tokens are, page by page, the new ones' too. */
+  readonly pages: readonly number[];
   /** How many of its tokens the cache holds already. */
   readonly start: number;
   /** The tokens that follow. */
@@ -93,6 +93,7 @@ export class Decoder implements Disposable {
       yield* this.#stack.run(stream, rows);
     } finally {
       for (const seen of rows.seen.values()) seen.dispose();
+      rows.pages?.dispose();
     }
     return this.#logits(stream.x, wantedRows(segments));
   }
@@ -118,7 +119,8 @@ export class Decoder implements Disposable {
       ]),
     );
     const positions = Math.max(...segments.map(({ start, ids }) => start + ids.length));
-    return { seen, positions, cache, bias: undefined };
+    const pages = Tensor.from(...pagesOf(segments), { device: this.device });
+    return { seen, positions, cache, pages, bias: undefined };
   }
 
   [Symbol.dispose](): void {
@@ -148,13 +150,21 @@ function idsOf(segments: readonly Segment[]): Int32Array {
   return ids;
 }
 
-/** For each row its slot, its position, and the keys that it sees: all up to itself, or those of a window. */
+/** A table of pages, a row for each segment: int32 [segments, the most of them]. */
+function pagesOf(segments: readonly Segment[]): [Int32Array, [number, number]] {
+  const most = Math.max(...segments.map(({ pages }) => pages.length));
+  const table = new Int32Array(segments.length * most);
+  for (const [i, { pages }] of segments.entries()) table.set(pages, i * most);
+  return [table, [segments.length, most]];
+}
+
+/** For each row its segment, its position, and the keys that it sees: all up to itself, or those of a window. */
 function seenBy(segments: readonly Segment[], window: number | undefined): Int32Array {
   const rows = new Int32Array(4 * count(segments));
   let at = 0;
-  for (const { slot, start, ids } of segments)
+  for (const [text, { start, ids }] of segments.entries())
     for (let position = start; position < start + ids.length; position++, at += 4) {
-      rows[at] = slot;
+      rows[at] = text;
       rows[at + 1] = position;
       rows[at + 2] = window === undefined ? 0 : Math.max(0, position + 1 - window);
       rows[at + 3] = position + 1;

@@ -97,7 +97,7 @@ export class Encoder implements Disposable {
       return [window, rows] as const;
     });
     const longest = Math.max(...texts.map(({ ids }) => ids.length));
-    return { seen: new Map(seen), positions: longest, cache: undefined, bias: this.#biasOf(longest) };
+    return { seen: new Map(seen), positions: longest, cache: undefined, pages: undefined, bias: this.#biasOf(longest) };
   }
 
   /** MPNet's bias: a value a head for the bucket that a distance falls into. */

@@ -20,8 +20,9 @@ import {
   step,
   type Usage,
 } from "./generation.ts";
+import { PagedCache, type SessionOptions } from "./pages.ts";
 import { type Pooling, pool, readPooling } from "./pooling.ts";
-import { Session, type SessionOptions, SharedCache } from "./session.ts";
+import { Session } from "./session.ts";
 import { Stack } from "./stack.ts";
 import { TextGeneration } from "./text.ts";
 import { Tokenizer } from "./tokenizer.ts";
@@ -221,8 +222,8 @@ export class Model implements Disposable {
         `${this.#path} is ${this.architecture.family}, which writes no text: use embed().`,
         "unsupported",
       );
-    const shared = new SharedCache(network, count, options);
-    return Array.from({ length: count }, (_, slot) => new Session(network, shared, slot));
+    const shared = new PagedCache(network, count, options);
+    return Array.from({ length: count }, () => new Session(network, shared));
   }
 
   /**

@@ -92,6 +92,8 @@ export interface Rows {
   /** The positions that tables must reach. */
   readonly positions: number;
   readonly cache: KvCache | undefined;
+  /** The pages of the cache that each text's keys lie in. */
+  readonly pages: Tensor<"int32"> | undefined;
   readonly bias: Floats | undefined;
 }
 
@@ -243,6 +245,7 @@ export class Stack implements Disposable {
       rope: rope && this.#ropes.get(rope)!.for(rows.positions),
       bias: rows.bias,
       cache: rows.cache,
+      pages: rows.pages,
       layer: index,
     });
     for (const part of [q, k, v]) part?.dispose();
