@@ -93,11 +93,12 @@ typedef struct bnb_attention_options {
 } bnb_attention_options;
 
 typedef enum bnb_counter {
-    BNB_COUNTER_BYTES = 0,      /* in use by handles */
+    BNB_COUNTER_BYTES = 0,      /* in use by handles, beside those of mapped files */
     BNB_COUNTER_PEAK = 1,       /* the most that were in use at once */
     BNB_COUNTER_CACHED = 2,     /* freed, and kept for reuse */
     BNB_COUNTER_OPERATIONS = 3, /* run so far, here or on the CPU for this device */
     BNB_COUNTER_FALLBACKS = 4,  /* of those, run on the CPU because the GPU lacks the kernel */
+    BNB_COUNTER_MAPPED = 5,     /* bytes of files that are mapped in place of memory */
 } bnb_counter;
 
 /* ── Errors ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -153,6 +154,14 @@ BNB_API bnb_tensor *bnb_tensor_zeros(bnb_device *device, bnb_dtype dtype, size_t
 /* Copies `bytes` bytes of host memory: exactly rows × columns elements. */
 BNB_API bnb_tensor *bnb_tensor_from(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns, const void *data,
                                     size_t bytes);
+
+/* Elements of an ordinary file that is open for reading, from byte `offset` on; `path` is for messages only, and the
+ * descriptor may be closed afterwards. A copy; with `mapped` the file's own pages in place of memory: on the CPU where
+ * offset is a multiple of an element, on Metal where it is one of 16 bytes, and else a copy too. Mapped, the tensor
+ * shows what others write into the file, and once the file is cut short whatever reads it on the CPU is INVALID. What
+ * is written to the tensor never reaches the file. */
+BNB_API bnb_tensor *bnb_tensor_from_file(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns,
+                                         int32_t descriptor, size_t offset, const char *path, int32_t mapped);
 
 /* Writes GGML's blocks, as a GGUF file holds them, out as f32, f16 or bf16; `type` is GGML's number. F32, F16, BF16,
  * Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K are read, another is UNSUPPORTED; columns is a multiple of the

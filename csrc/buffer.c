@@ -141,11 +141,15 @@ void buffer_release(struct buffer *buffer) {
         free(buffer);
         return;
     }
-    buffer->device->bytes -= buffer->bytes;
+    if (buffer->mapping)
+        buffer->device->mapped -= buffer->bytes;
+    else
+        buffer->device->bytes -= buffer->bytes;
     if (buffer->device->driver)
         buffer->device->driver->free(buffer->device->gpu, buffer->memory);
     else if (buffer->capacity)
         host_free(buffer->device, buffer->memory, buffer->capacity);
+    mapping_release(buffer->mapping);
     free(buffer);
 }
 
@@ -164,9 +168,12 @@ bnb_status buffer_write_at(struct buffer *buffer, size_t offset, const void *fro
 
 bnb_status buffer_read_at(const struct buffer *buffer, size_t offset, void *to, size_t bytes) {
     bnb_device *device = buffer->device;
-    if (device->driver) return device->driver->read(device->gpu, buffer->memory, buffer->offset + offset, to, bytes);
+    if (device->driver) {
+        bnb_status status = device->driver->read(device->gpu, buffer->memory, buffer->offset + offset, to, bytes);
+        return status ? status : buffer_intact(buffer);
+    }
     memcpy(to, (const char *)buffer->memory + offset, bytes);
-    return BNB_OK;
+    return buffer_intact(buffer);
 }
 
 bnb_status buffer_write(struct buffer *buffer, const void *from, size_t bytes) {
@@ -177,7 +184,7 @@ bnb_status buffer_read(const struct buffer *buffer, void *to, size_t bytes) {
     return buffer_read_at(buffer, 0, to, bytes);
 }
 
-/* Where the CPU can address the memory, which has to be ready; or NULL. */
+/* Where the CPU can address the memory, which has to be ready: making it so may move it. Or NULL. */
 static void *shared(const struct buffer *buffer) {
     bnb_device *device = buffer->device;
     if (!device->driver) return buffer->memory;
@@ -208,27 +215,95 @@ static bnb_status make_ready(const struct buffer *buffer, enum access access) {
 }
 
 void *buffer_host(struct buffer *buffer) {
-    void *address = shared(buffer);
-    if (!address)
+    if (!shared(buffer))
         return refuse(BNB_UNSUPPORTED, "%s does not share its memory with the processor: take a copy with read()",
                       buffer->device->name);
-    return make_ready(buffer, UPDATES) == BNB_OK ? address : NULL;
+    return make_ready(buffer, UPDATES) == BNB_OK && buffer_intact(buffer) == BNB_OK ? shared(buffer) : NULL;
 }
 
 bnb_status buffer_clear(struct buffer *buffer) {
     mark_written(buffer);
-    void *address = shared(buffer);
-    if (!address) return copy_by_pieces(buffer, NULL);
+    if (!shared(buffer)) return copy_by_pieces(buffer, NULL);
     bnb_status status = make_ready(buffer, WRITES);
-    if (status == BNB_OK) memset(address, 0, buffer->bytes);
+    if (status == BNB_OK) memset(shared(buffer), 0, buffer->bytes);
     return status;
 }
 
 bnb_status buffer_copy(struct buffer *to, const struct buffer *from) {
     mark_written(to);
-    void *source = shared(from), *target = shared(to);
-    if (!source && !target) return copy_by_pieces(to, from);
-    bnb_status status = make_ready(target ? to : from, target ? WRITES : READS);
+    bool into = shared(to), out_of = shared(from);
+    if (!into && !out_of) return copy_by_pieces(to, from);
+    bnb_status status = make_ready(into ? to : from, into ? WRITES : READS);
     if (status) return status;
-    return target ? buffer_read(from, target, to->bytes) : buffer_write(to, source, to->bytes);
+    if (into) return buffer_read(from, shared(to), to->bytes);
+    status = buffer_write(to, shared(from), to->bytes);
+    return status ? status : buffer_intact(from);
+}
+
+/* ── Bytes of files ─────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void leave_mapping(void *mapping) { mapping_release(mapping); }
+
+/* On a GPU the kernels' loads ask for it; the CPU's forms load from anywhere, and their loops from whole elements. */
+static bool is_aligned(const bnb_device *device, size_t offset, size_t element) {
+    return offset % (device->driver ? LOAD_BYTES : element) == 0;
+}
+
+/* A buffer whose memory is the file's pages; NULL, with no failure recorded, where the device can't have them. On the
+ * CPU the system copies a page that is written; a driver copies all of it, which it is lent to be read. */
+static struct buffer *mapped_new(bnb_device *device, const struct file_range *range, size_t element) {
+    const struct driver *driver = device->driver;
+    if (!is_aligned(device, range->offset, element) || (driver && !driver->adopt)) return NULL;
+    struct buffer  *buffer = malloc(sizeof *buffer);
+    struct mapping *mapping = buffer ? mapping_new(range, !driver) : NULL;
+    void           *memory = mapping ? mapping->pages + mapping->lead : NULL;
+    if (memory && driver) {
+        memory = driver->adopt(device->gpu, mapping->pages, mapping->page_bytes, leave_mapping, mapping_share(mapping));
+        if (!memory) mapping_release(mapping);
+    }
+    if (!memory) {
+        mapping_release(mapping);
+        free(buffer);
+        return NULL;
+    }
+    *buffer = (struct buffer){.refs = 1,
+                              .device = device,
+                              .memory = memory,
+                              .bytes = range->bytes,
+                              .offset = driver ? mapping->lead : 0,
+                              .mapping = mapping};
+    device->mapped += range->bytes;
+    return buffer;
+}
+
+/* Into memory that the CPU can address, or by pieces. */
+static bnb_status fill_from_file(struct buffer *buffer, const struct file_range *range) {
+    enum { PIECE = 16 << 20 };
+    mark_written(buffer);
+    void *address = shared(buffer);
+    if (address) return file_read(range, 0, address, range->bytes);
+    size_t room = range->bytes < PIECE ? range->bytes : PIECE;
+    void  *piece = malloc(room);
+    if (!piece) return fail(BNB_OUT_OF_MEMORY, "the host has no memory for a copy; free something and try again");
+    bnb_status status = BNB_OK;
+    for (size_t at = 0, count; at < range->bytes && status == BNB_OK; at += count) {
+        count = range->bytes - at < room ? range->bytes - at : room;
+        status = file_read(range, at, piece, count);
+        if (status == BNB_OK) status = buffer_write_at(buffer, at, piece, count);
+    }
+    free(piece);
+    return status;
+}
+
+struct buffer *buffer_of_file(bnb_device *device, const struct file_range *range, size_t element, bool mapped) {
+    struct buffer *buffer = mapped ? mapped_new(device, range, element) : NULL;
+    if (buffer) return buffer;
+    buffer = buffer_new(device, range->bytes);
+    if (!buffer || fill_from_file(buffer, range) == BNB_OK) return buffer;
+    buffer_release(buffer);
+    return NULL;
+}
+
+bnb_status buffer_intact(const struct buffer *buffer) {
+    return mapping_intact((buffer->whole ? buffer->whole : buffer)->mapping);
 }

@@ -180,8 +180,9 @@ double bnb_device_counter(const bnb_device *device, bnb_counter counter) {
     case BNB_COUNTER_CACHED: return (double)(device->driver ? device->driver->cached(device->gpu) : device->cached);
     case BNB_COUNTER_OPERATIONS: return (double)device->operations;
     case BNB_COUNTER_FALLBACKS: return (double)device->fallbacks;
+    case BNB_COUNTER_MAPPED: return (double)device->mapped;
     }
-    fail(BNB_INVALID, "device_counter: counter is %d, expected 0 to %d", (int)counter, BNB_COUNTER_FALLBACKS);
+    fail(BNB_INVALID, "device_counter: counter is %d, expected 0 to %d", (int)counter, BNB_COUNTER_MAPPED);
     return -1;
 }
 

@@ -8,6 +8,7 @@
 #include "bnb.h"
 #include "codebook.h"
 #include "error.h"
+#include "mapping.h"
 #include "cpu/forms.h"
 #include "gpu/driver.h"
 
@@ -30,7 +31,7 @@ struct bnb_device {
     void                *gpu;      /* what the driver's functions are given */
     struct sizes         sizes;    /* the driver's, unless bnb_device_size has set others */
     char                 description[256];
-    _Atomic size_t       bytes, peak, cached, operations, fallbacks;
+    _Atomic size_t       bytes, peak, cached, mapped, operations, fallbacks;
 };
 
 /* Memory of a device, shared by the handles that are made of it. */
@@ -42,7 +43,8 @@ struct buffer {
     size_t           capacity; /* of memory from host_alloc; 0 where the memory is part of the buffer's own piece */
     bool             written;  /* by the host: a recording can't write it anew */
     struct buffer   *whole;    /* of which this is a part, or NULL */
-    size_t           offset;   /* of a part in a driver's memory; on the CPU `memory` is the part's own address */
+    size_t           offset;   /* in a driver's memory; on the CPU `memory` is a part's own address */
+    struct mapping  *mapping;  /* of the file whose bytes these are, or NULL; of a whole only */
 };
 
 struct bnb_tensor {
@@ -132,7 +134,12 @@ void forget_gpus(void);
 
 /* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
+enum { LOAD_BYTES = 16 }; /* what kernels load at once: memory that they take begins at a multiple */
+
 struct buffer *buffer_new(bnb_device *device, size_t bytes); /* NULL and an error; not cleared */
+/* Bytes of a file: their mapping, where `mapped` asks for it and the device can have it, else a copy. */
+struct buffer *buffer_of_file(bnb_device *device, const struct file_range *range, size_t element, bool mapped);
+bnb_status     buffer_intact(const struct buffer *buffer); /* a failure where its file's bytes could not be had */
 struct buffer *buffer_share(struct buffer *buffer);
 struct buffer *buffer_part(struct buffer *whole, size_t offset, size_t bytes); /* the same memory, from an offset on */
 void           buffer_release(struct buffer *buffer);                          /* NULL is fine */

@@ -3,8 +3,6 @@
 
 #include "internal.h"
 
-enum { LOAD_BYTES = 16 }; /* what kernels load at once: memory that they take begins at a multiple */
-
 static const struct {
     const char *name;
     size_t      size;
@@ -74,6 +72,15 @@ bnb_tensor *bnb_tensor_from(bnb_device *device, bnb_dtype dtype, size_t rows, si
     if (!tensor || buffer_write(tensor->buffer, data, bytes) == BNB_OK) return tensor;
     bnb_tensor_free(tensor);
     return NULL;
+}
+
+bnb_tensor *bnb_tensor_from_file(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns, int32_t descriptor,
+                                 size_t offset, const char *path, int32_t mapped) {
+    if (!is_new(device, dtype, rows, columns, "tensor_from_file")) return NULL;
+    if (!path) return refuse(BNB_INVALID, "tensor_from_file: path is NULL, expected the file's, for messages");
+    struct file_range range = {descriptor, offset, rows * columns * dtype_size(dtype), path};
+    if (!file_has(&range, "tensor_from_file")) return NULL;
+    return tensor_of(buffer_of_file(device, &range, dtype_size(dtype), mapped), dtype, rows, columns);
 }
 
 /* ── Using ──────────────────────────────────────────────────────────────────────────────────────────────────────── */

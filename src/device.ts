@@ -96,8 +96,8 @@ export class Device extends NativeObject {
   }
 
   /**
-   * Bytes in use, at most so far, and freed but kept for reuse; operations run, and how many of them on the CPU
-   * instead.
+   * Bytes in use, at most so far, freed but kept for reuse, and of files that are mapped in place of memory; operations
+   * run, and how many of them on the CPU instead.
    */
   get counters(): Record<keyof typeof counters, number> {
     const read = (counter: keyof typeof counters) => native.bnb_device_counter(this.pointer, counters[counter]);
@@ -105,6 +105,7 @@ export class Device extends NativeObject {
       bytes: read("bytes"),
       peak: read("peak"),
       cached: read("cached"),
+      mapped: read("mapped"),
       operations: read("operations"),
       fallbacks: read("fallbacks"),
     };

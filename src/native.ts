@@ -25,6 +25,7 @@ export const symbols = {
 
   bnb_tensor_zeros: { args: [ptr, i32, usize, usize], returns: ptr },
   bnb_tensor_from: { args: [ptr, i32, usize, usize, ptr, usize], returns: ptr },
+  bnb_tensor_from_file: { args: [ptr, i32, usize, usize, i32, usize, cstring, i32], returns: ptr },
   bnb_tensor_from_gguf: { args: [ptr, u32, usize, usize, ptr, usize, i32], returns: ptr },
   bnb_tensor_write: { args: [ptr, ptr, usize], returns: i32 },
   bnb_tensor_read: { args: [ptr, ptr, usize], returns: i32 },
@@ -127,7 +128,7 @@ export const parts = {
 } as const;
 export const optimizers = { adam: 0, ademamix: 1, momentum: 2, lion: 3, rmsprop: 4, adagrad: 5 } as const;
 export const activations = { silu: 0, gelu: 1, geluTanh: 2, tanh: 3 } as const;
-export const counters = { bytes: 0, peak: 1, cached: 2, operations: 3, fallbacks: 4 } as const;
+export const counters = { bytes: 0, peak: 1, cached: 2, operations: 3, fallbacks: 4, mapped: 5 } as const;
 
 /** Where a GPU's products change from one kernel to the next. */
 export const sizes = {

@@ -248,6 +248,29 @@ describe("tokenizers", () => {
     expect(post_processor.single[0].SpecialToken.id).toBe("<s>");
   });
 
+  test("Gemma's own runs of spaces come before what is merged, the longest first", async () => {
+    const tokens = ["<bos>", "  ", "   ", "\u2581", "a", "\u2581a"];
+    const metadata = {
+      ...as("gemma", { "gemma.attention.key_length": 16 }),
+      "tokenizer.ggml.model": "llama",
+      "tokenizer.ggml.tokens": tokens,
+      "tokenizer.ggml.scores": tokens.map((_, id) => (id === 5 ? -0.5 : -1000.5)),
+      "tokenizer.ggml.token_type": [3, 4, 4, 1, 1, 1],
+      "tokenizer.ggml.bos_token_id": 0,
+    };
+    const output = join(scratch, `out-${files++}`);
+    await convertGguf(write(metadata), { output });
+    const { model, added_tokens } = JSON.parse(readFileSync(join(output, "tokenizer.json"), "utf8"));
+    const [one, two, three] = [1, 2, 3].map((count) => "\u2581".repeat(count));
+    expect(added_tokens.map(({ content }: Record<string, unknown>) => content)).toEqual(["<bos>", two, three]);
+    expect(model.merges).toEqual([
+      [two, one],
+      [one, two],
+      [one, one],
+      [one, "a"],
+    ]);
+  });
+
   test("WordPiece: pieces that go on are marked again", async () => {
     const { read } = await convert({
       "tokenizer.ggml.model": "bert",

@@ -23,6 +23,7 @@ export const pythonPackages = {
     ...["torch==2.15.0", "transformers==5.24.0", "accelerate==1.15.0", "bitsandbytes==0.50.2"],
     ...["gguf==0.19.0", "peft==0.21.2"],
   ],
+  tokenizers: ["gguf==0.19.0", "tokenizers==0.23.3", "mistral-common==1.13.1", "sentencepiece==0.2.3"],
   mlx: ["mlx==0.32.4", "mlx-cpu==0.32.4", "mlx-lm==0.32.2"],
 } as const;
 
@@ -39,7 +40,7 @@ function attempt(command: string[], cwd: string = folder): string | undefined {
 
 /** Does a step once; a failed one is tried again the next time. Gives the reason where it fails. */
 function once(name: string, what: string, step: () => string | undefined): string | undefined {
-  const stamp = `${folder}/${name}.installed`;
+  const stamp = `${folder}/${name.replaceAll("/", "-")}.installed`;
   if (existsSync(stamp)) return undefined;
   mkdirSync(folder, { recursive: true });
   say(`Installing ${what} into .peers: once …`);

@@ -104,8 +104,9 @@ void forget_threads(void) {
 /* Called by the holder of the pool. A thread that can't be had is done without: the caller works too. */
 static void start_threads(void) {
     pool.started = true;
-    sigset_t all, before; /* the host's signals are for its own threads */
+    sigset_t all, before; /* the host's signals are for its own threads, but for those that a thread causes itself */
     sigfillset(&all);
+    for (size_t i = 0; i < 4; i++) sigdelset(&all, ((int[]){SIGBUS, SIGSEGV, SIGILL, SIGFPE})[i]);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_attr_t detached;
     pthread_attr_init(&detached);

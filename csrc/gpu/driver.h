@@ -65,6 +65,10 @@ struct driver {
 
     void *(*alloc)(void *gpu, size_t bytes); /* NULL: out of memory, and bnb_last_error() says how much there is */
     void (*free)(void *gpu, void *memory);   /* returns at once; the memory goes after the work that uses it */
+    /* Whole pages of one mapping of the host's, to be read only, as memory: what is to write it gets a copy in their
+     * place, so `host` is asked for after `ready`. Calls done(owner) once nothing uses the pages any more: at the
+     * latest when the memory is freed and its work is done. NULL, and no failure, where the GPU can't. May be NULL. */
+    void *(*adopt)(void *gpu, void *pages, size_t bytes, void (*done)(void *owner), void *owner);
     void *(*host)(void *gpu,
                   void *memory); /* its address where the CPU shares it and may read READ_SLACK past it; or NULL */
     size_t (*cached)(void *gpu); /* bytes that were freed and are kept for reuse */

@@ -236,5 +236,7 @@ bnb_status bnb_replay(bnb_recording *recording) {
     if (recording->graph) return device->driver->replay(device->gpu, recording->graph);
     bnb_status status = BNB_OK;
     for (size_t i = 0; i < recording->count && status == BNB_OK; i++) status = run_step(device, &recording->steps[i]);
+    for (size_t i = 0; i < recording->held_count && status == BNB_OK; i++)
+        status = buffer_intact(recording->held[i].buffer);
     return status;
 }

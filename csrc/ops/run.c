@@ -24,18 +24,19 @@ static void *stage(const struct buffer *buffer, enum access access) {
 /* On a GPU: waits for the memory's work first. */
 static void *address_of(const struct buffer *buffer, enum access access) {
     bnb_device *device = buffer->device;
-    char       *shared = device->driver->host(device->gpu, buffer->memory);
-    if (!shared) return stage(buffer, access);
-    return device->driver->ready(device->gpu, buffer->memory, access) == BNB_OK ? shared + buffer->offset : NULL;
+    if (!device->driver->host(device->gpu, buffer->memory)) return stage(buffer, access);
+    if (device->driver->ready(device->gpu, buffer->memory, access)) return NULL;
+    return (char *)device->driver->host(device->gpu, buffer->memory) + buffer->offset; /* writing may have moved it */
 }
 
 /* As for a tensor that is added to itself. */
 static void *again(struct host *host, struct view *view, enum access access) {
-    if (access & READS && !(view->access & READS) && view->buffer->device->driver) {
-        bnb_device *device = view->buffer->device;
-        host->status = is_staged(view) ? buffer_read(view->buffer, view->address, view->buffer->bytes)
-                                       : device->driver->ready(device->gpu, view->buffer->memory, READS);
-    }
+    enum access more = access & ~view->access;
+    bnb_device *device = view->buffer->device;
+    if (more && device->driver && !is_staged(view))
+        host->status = device->driver->ready(device->gpu, view->buffer->memory, more);
+    else if (more & READS && device->driver)
+        host->status = buffer_read(view->buffer, view->address, view->buffer->bytes);
     view->access |= access;
     return view->address;
 }
@@ -86,8 +87,20 @@ struct coded coded_of(struct host *host, const bnb_quantized *q) {
     };
 }
 
+/* Whether memory that was looked at has another address by now: the pages of a file do once something is to write
+ * them. */
+static bool has_moved(const bnb_device *device, const struct view *views, uint32_t count) {
+    for (const struct view *view = views; device->driver && view < views + count; view++) {
+        char *shared = device->driver->host(device->gpu, view->buffer->memory);
+        if (shared && shared + view->buffer->offset != view->address) return true;
+    }
+    return false;
+}
+
 bnb_status perform(struct host *host, bnb_status (*body)(const void *job), const void *job, size_t job_bytes) {
     if (host->status) return host->status;
+    host->moved = has_moved(host->device, host->views, host->count);
+    if (host->moved) return BNB_OK;
     bnb_status status = body(job);
     if (status == BNB_OK && is_recording(host->device)) host->recorded = record_job(host, body, job, job_bytes);
     return status;
@@ -107,6 +120,8 @@ bool is_staged(const struct view *view) {
 
 /* Copies go back where they were written, and away, unless a recording has taken them over. */
 static bnb_status leave(struct host *host, bnb_status status) {
+    for (struct view *view = host->views; status == BNB_OK && view < host->views + host->count; view++)
+        status = buffer_intact(view->buffer);
     for (struct view *view = host->views; host->device->driver && view < host->views + host->count; view++) {
         if (!is_staged(view)) continue;
         if (status == BNB_OK && view->access & WRITES) status = put_back(view);
@@ -125,6 +140,8 @@ bnb_status run_again(bnb_device *device, const struct view *views, uint32_t coun
         else if (view->access & READS)
             status = buffer_read(view->buffer, view->address, view->buffer->bytes);
     }
+    if (status == BNB_OK && has_moved(device, views, count))
+        status = fail(BNB_INVALID, "replay: a tensor that was mapped to a file has been written since: record again");
     if (status == BNB_OK) status = body(job);
     for (const struct view *view = views; view < views + count && status == BNB_OK; view++)
         if (is_staged(view) && view->access & WRITES) status = put_back(view);
@@ -148,9 +165,13 @@ static bnb_status fall_back(const struct operation *o) {
 static bnb_status form(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host),
                        const void *request) {
     struct host host;
-    host.device = device, host.status = BNB_OK, host.count = 0,
-    host.recorded = false; /* the views are filled as they come */
-    return leave(&host, on_host(request, &host));
+    bnb_status  status;
+    do {
+        host.device = device, host.status = BNB_OK, host.count = 0;
+        host.moved = host.recorded = false; /* the views are filled as they come */
+        status = leave(&host, on_host(request, &host));
+    } while (host.moved && status == BNB_OK); /* at most once: what was moved stays */
+    return status;
 }
 
 bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host),

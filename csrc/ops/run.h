@@ -14,6 +14,7 @@ struct host {
     bnb_device *device;
     bnb_status  status;   /* of the first view that can't be had */
     bool        recorded; /* a recording has taken the views over */
+    bool        moved;    /* some address is another's by now: nothing was performed */
     uint32_t    count;
     struct view {
         struct buffer *buffer;

@@ -2,7 +2,9 @@
 
 import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
+import type { Tensor } from "../tensor.ts";
 import { checkPath, signatures } from "./arguments.ts";
 import { type Architecture, architectures } from "./gguf_architectures.ts";
 import { architectureOf, configOf, factsOf } from "./gguf_config.ts";
@@ -10,7 +12,7 @@ import { type GgufInfo, type Metadata, readGgufHeader } from "./gguf_header.ts";
 import { ggufTypeName, ggufTypes } from "./gguf_types.ts";
 import { damaged } from "./header.ts";
 import type { Config } from "./huggingface.ts";
-import { MappedFile, unmap } from "./mapped.ts";
+import { MappedFile, type Placement, unmap } from "./mapped.ts";
 
 /** A tensor of a GGUF file, under its Hugging Face name. */
 export interface GgufTensor {
@@ -28,6 +30,10 @@ export interface GgufTensor {
    */
   read(): Uint8Array;
   release(bytes: Uint8Array): void;
+  /** @internal The dtype of which the file has just these elements, in this order; then `load` gives them. */
+  readonly plain?: FloatDType | undefined;
+  /** @internal */
+  load(to: Placement): Tensor<FloatDType>;
 }
 
 /** A GGUF model that is open: `using model = await openGguf(…)`, for its tensors are read when they are asked for. */
@@ -195,6 +201,8 @@ function sizeOf({ file, name, shape: extents, type: number, offset }: Placed): {
   return { shape, byteLength };
 }
 
+const plainTypes: Readonly<Record<string, FloatDType>> = { F32: "float32", F16: "float16", BF16: "bfloat16" };
+
 /** What a tensor of the file is in the model: itself, or one matrix for each expert. */
 function toTensors(
   info: Placed,
@@ -213,7 +221,10 @@ function toTensors(
       if (plain) unmap(view);
       return plain ?? view;
     };
-    return { name: hf, shape: extents, type, format, byteLength: bytes, read, release: unmap };
+    const isItself = order === undefined && !(architecture.normsPlusOne && isNorm(hf));
+    const plain = isItself ? plainTypes[format] : undefined;
+    const load = (to: Placement) => file.tensor(info.name, at, plain!, extents, to);
+    return { name: hf, shape: extents, type, format, byteLength: bytes, read, release: unmap, plain, load };
   };
   if (name.includes("*")) {
     const [experts = 0, ...matrix] = shape;

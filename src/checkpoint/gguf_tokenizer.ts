@@ -136,8 +136,9 @@ function sentencePiece(vocabulary: Vocabulary): Json {
   const spelled = { ...vocabulary, tokens };
   const prefixed = !isGemma && metadata.get("tokenizer.ggml.add_space_prefix") !== false;
   const scores = metadata.get("tokenizer.ggml.scores");
-  // Gemma's scores don't follow the order of its merges; its tokens do.
-  const ranks = !isGemma && scores instanceof GgufList ? scores.read().map(Number) : tokens.map((_, index) => -index);
+  // Gemma's scores don't follow the order of its merges; its tokens do, after those that its makers chose.
+  const order = (_: string, index: number) => (types[index] === kinds.userDefined ? 0 : -index);
+  const ranks = !isGemma && scores instanceof GgufList ? scores.read().map(Number) : tokens.map(order);
   const replace: Json = { type: "Replace", pattern: { String: " " }, content: space };
   const strip: Json[] = prefixed ? [{ type: "Strip", content: " ", start: 1, stop: 0 }] : [];
   const unknown = tokens[Number(metadata.get("tokenizer.ggml.unknown_token_id") ?? types.indexOf(kinds.unknown))];

@@ -30,7 +30,7 @@ export {
   type StoredBlockwise,
   type StoredInt8,
 } from "./state.ts";
-export { fromStateDict, loadWeight, type StateDictOptions, toStateDict } from "./statedict.ts";
+export { fromStateDict, type LoadWeightOptions, loadWeight, type StateDictOptions, toStateDict } from "./statedict.ts";
 export {
   convertGguf,
   dequantizeCheckpoint,

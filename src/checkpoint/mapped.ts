@@ -1,6 +1,13 @@
-// Owns reading byte ranges of large files: each range is mapped by itself, so that it can be given back by itself.
+// Reads byte ranges of large files: as views, each mapped by itself so that it can be given back by itself, and as
+// tensors.
 import { closeSync, existsSync, fstatSync, readSync, statSync } from "node:fs";
+import type { Device } from "../device.ts";
+import type { DType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
+import { dtypes, native, size } from "../native.ts";
+import { matrixOf, type Shape, sizeOf } from "../shape.ts";
+import { Signature } from "../signature.ts";
+import { Tensor } from "../tensor.ts";
 import { openRegular } from "./folder.ts";
 import { damaged } from "./header.ts";
 
@@ -12,6 +19,13 @@ const unmappable = ["EACCES", "EPERM", "EROFS", "ENODEV", "ETXTBSY"];
 
 /** Whether what a descriptor holds has a name, as on Linux where /proc is mounted. */
 const hasDescriptorNames = process.platform === "linux" && existsSync("/proc/self/fd");
+
+/** Where a tensor of a file goes. */
+export interface Placement {
+  readonly device: Device;
+  /** The file's own pages in place of a copy, where the device can have them. */
+  readonly mmap?: boolean | undefined;
+}
 
 /** A file that is open for reading. */
 export class MappedFile {
@@ -69,6 +83,21 @@ export class MappedFile {
 
   #replaced(): BnbError {
     return new BnbError(`${this.path} was replaced or cut short while it was open; open it again.`);
+  }
+
+  /**
+   * Elements of the file as a tensor, which outlives this object: what it needs of the file, the library holds.
+   *
+   * @param name what is read, for errors
+   */
+  tensor<D extends DType>(name: string, offset: number, dtype: D, shape: Shape, to: Placement): Tensor<D> {
+    if (this.#descriptor < 0) throw new TypeError(`${this.path} was closed; open it again to read ${name}.`);
+    const { device, mmap = false } = to;
+    const me = new Signature(name);
+    if (sizeOf(shape) === 0) return Tensor.empty(me, dtype, shape, device);
+    const extents = [dtypes[dtype], ...matrixOf(shape)] as const;
+    const range = [this.#descriptor, size(offset), this.path as never, mmap ? 1 : 0] as const;
+    return new Tensor(me.made(native.bnb_tensor_from_file(device.pointer, ...extents, ...range)), dtype, shape, device);
   }
 
   /** A copy of bytes of the file. */

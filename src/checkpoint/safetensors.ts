@@ -1,9 +1,12 @@
 // Owns reading safetensors files: tensors are views of the mapped file.
 
+import type { DType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
+import type { Shape } from "../shape.ts";
+import type { Tensor } from "../tensor.ts";
 import { checkPath, signatures } from "./arguments.ts";
 import { damaged, headerBytesMax, parseHeader, type SafetensorsDtype, type TensorInfo } from "./header.ts";
-import { MappedFile, unmap } from "./mapped.ts";
+import { MappedFile, type Placement, unmap } from "./mapped.ts";
 
 /** A view that fits a tensor's elements; 8-bit floats and booleans come as bytes, bfloat16 as its bit patterns. */
 export type SafetensorsValues =
@@ -56,6 +59,11 @@ export class SafetensorsTensor {
     const { bytes } = this;
     const aligned = bytes.byteOffset % View.BYTES_PER_ELEMENT === 0 ? bytes : bytes.slice();
     return new View(aligned.buffer as ArrayBuffer, aligned.byteOffset, aligned.byteLength / View.BYTES_PER_ELEMENT);
+  }
+
+  /** @internal The elements as a tensor, of a dtype and a shape that its bytes fill. */
+  load<D extends DType>(dtype: D, shape: Shape, to: Placement): Tensor<D> {
+    return this.#file.tensor(this.name, this.#offset, dtype, shape, to);
   }
 
   /** Gives the mapped memory back now; the next use maps it again. Views taken before have length 0 from here on. */

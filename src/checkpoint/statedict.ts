@@ -2,15 +2,16 @@
 
 import { Codebook, codebookNames } from "../codebook.ts";
 import { currentDevice, type Device, type DeviceName, deviceOf } from "../device.ts";
-import type { DType } from "../dtype.ts";
+import { type DType, dtypeBytes, type FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { Int8Weight } from "../int8_weight.ts";
 import { QuantizedTensor } from "../quantized.ts";
-import { isOptions } from "../signature.ts";
-import { Tensor } from "../tensor.ts";
+import { isOptions, type Signature } from "../signature.ts";
+import type { Tensor } from "../tensor.ts";
 import { signatures } from "./arguments.ts";
 import { Checkpoint, within } from "./checkpoint.ts";
 import type { SafetensorsDtype } from "./header.ts";
+import type { Placement } from "./mapped.ts";
 import { fromMlx, type StoredMlx } from "./mlx.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import {
@@ -94,6 +95,17 @@ function int8ToStateDict(name: string, w: Int8Weight): TensorSource[] {
   ];
 }
 
+/** How a weight comes out of its file. */
+export interface LoadWeightOptions {
+  /**
+   * The file's own pages in place of a copy, wherever a weight's bytes are the file's: nothing is read before it is
+   * used, and processes share what they have read. On the CPU; on Metal where the file has them at a multiple of 16
+   * bytes; elsewhere a copy. The file must stay as it is while the weight lives: what is written into it shows, and
+   * once it is cut short, whatever reads the weight throws. False by default.
+   */
+  readonly mmap?: boolean | undefined;
+}
+
 /**
  * The quantised weight that a checkpoint holds, copied to a device.
  *
@@ -107,32 +119,48 @@ function int8ToStateDict(name: string, w: Int8Weight): TensorSource[] {
  *
  * @param stored what `findQuantized` found
  */
-export function fromStateDict(stored: Stored4bit | StoredBlockwise | StoredMlx, device?: Device): QuantizedTensor;
-export function fromStateDict(stored: StoredInt8, device?: Device): Int8Weight;
-export function fromStateDict(stored: Stored, device?: Device): QuantizedTensor | Int8Weight;
-export function fromStateDict(stored: Stored, device: Device = currentDevice()): QuantizedTensor | Int8Weight {
+export function fromStateDict(
+  stored: Stored4bit | StoredBlockwise | StoredMlx,
+  device?: Device,
+  options?: LoadWeightOptions,
+): QuantizedTensor;
+export function fromStateDict(stored: StoredInt8, device?: Device, options?: LoadWeightOptions): Int8Weight;
+export function fromStateDict(
+  stored: Stored,
+  device?: Device,
+  options?: LoadWeightOptions,
+): QuantizedTensor | Int8Weight;
+export function fromStateDict(
+  stored: Stored,
+  device: Device = currentDevice(),
+  options: LoadWeightOptions = {},
+): QuantizedTensor | Int8Weight {
   const me = signatures.fromStateDict;
   if (!isOptions(stored) || typeof stored.format !== "string" || typeof stored.codes !== "object")
     throw me.wrong("stored", stored, "what findQuantized found");
   me.device(device, "device");
-  if (stored.format === "int8") return int8FromStateDict(stored, device);
+  const to = placement(me, device, options);
+  if (stored.format === "int8") return int8FromStateDict(stored, to);
   if (stored.format === "mlx") return fromMlx(stored, device);
   const { state } = stored;
-  using codes = bytesToTensor(stored.codes, device);
-  using absmax = state.nested ? bytesToTensor(stored.absmax, device) : floatsToTensor(stored.absmax, device);
+  using codes = bytesToTensor(stored.codes, to);
+  using absmax = state.nested ? bytesToTensor(stored.absmax, to) : floatsToTensor(stored.absmax, to);
   const code = storedCodebook(stored);
   if (!state.nested) {
     return QuantizedTensor.fromParts({ codes, absmax, code, ...shared(stored) });
   }
-  using nestedAbsmax = floatsToTensor(stored.nestedAbsmax!, device);
+  using nestedAbsmax = floatsToTensor(stored.nestedAbsmax!, to) as Tensor<"float32">;
   const nested = { ...state.nested, absmax: nestedAbsmax, code: codebookOf(stored.nestedCode!) };
   return QuantizedTensor.fromParts({ codes, absmax, code, nested, ...shared(stored) });
 }
 
-function int8FromStateDict({ codes, absmax }: StoredInt8, device: Device): Int8Weight {
-  const CB = Tensor.from(codes.values as Int8Array, codes.shape, { device });
-  codes.release();
-  return new Int8Weight(CB, floatsToTensor(absmax, device));
+function placement(me: Signature, device: Device, options: LoadWeightOptions): Placement {
+  const { mmap = false } = me.options(options);
+  return { device, mmap: me.boolean(mmap, "mmap") };
+}
+
+function int8FromStateDict({ codes, absmax }: StoredInt8, to: Placement): Int8Weight {
+  return new Int8Weight(codes.load("int8", codes.shape, to), floatsToTensor(absmax, to) as Tensor<"float32">);
 }
 
 /**
@@ -151,27 +179,26 @@ export function loadWeight(
   checkpoint: Checkpoint,
   name: string,
   device: Device | DeviceName = currentDevice(),
+  options: LoadWeightOptions = {},
 ): Tensor | QuantizedTensor | Int8Weight {
   const me = signatures.loadWeight;
   me.object(checkpoint, "checkpoint", Checkpoint);
   me.text(name, "name");
-  const target = deviceOf(me, device);
+  const to = placement(me, deviceOf(me, device), options);
   const stored = checkpoint.quantized.get(name);
-  if (stored) return within(checkpoint.path, () => fromStateDict(stored, target));
+  if (stored) return within(checkpoint.path, () => fromStateDict(stored, to.device, options));
   const tensor = checkpoint.tensors.get(name);
   if (!tensor)
     throw me.fail(`name is ${JSON.stringify(name)}, and ${checkpoint.path} has no weight ${JSON.stringify(name)}.`);
-  return within(checkpoint.path, () => dense(tensor, target));
+  return within(checkpoint.path, () => dense(tensor, to));
 }
 
-function dense(tensor: SafetensorsTensor, device: Device): Tensor {
+function dense(tensor: SafetensorsTensor, to: Placement): Tensor {
   const { name } = tensor;
   const dtype = dtypes[tensor.dtype];
   if (!dtype)
     throw new BnbError(`${name} is ${tensor.dtype}, expected ${Object.keys(dtypes).join(", ")}.`, "unsupported");
-  const made = Tensor.from(tensor.values as Float32Array, tensor.shape, { dtype: dtype as "float32", device });
-  tensor.release();
-  return made;
+  return tensor.load(dtype, tensor.shape, to);
 }
 
 const dtypes: Partial<Record<SafetensorsDtype, DType>> = {
@@ -219,16 +246,17 @@ function codebookOf(tensor: SafetensorsTensor): Codebook {
   return codebook;
 }
 
-function bytesToTensor(tensor: SafetensorsTensor, device: Device): Tensor<"uint8"> {
-  const made = Tensor.from(tensor.bytes, [tensor.byteLength], { device });
-  tensor.release();
-  return made as Tensor<"uint8">;
+const bytesToTensor = (tensor: SafetensorsTensor, to: Placement) => tensor.load("uint8", [tensor.byteLength], to);
+
+function floatsToTensor(tensor: SafetensorsTensor, to: Placement): Tensor<FloatDType> {
+  const dtype = floatDtypeOf(tensor);
+  return tensor.load(dtype, [tensor.byteLength / dtypeBytes(dtype)], to);
 }
 
-function floatsToTensor(tensor: SafetensorsTensor, device: Device): Tensor<"float32"> {
-  const made = Tensor.from(tensor.values as Float32Array, undefined, { device });
-  tensor.release();
-  return made;
+function floatDtypeOf({ name, dtype }: SafetensorsTensor): FloatDType {
+  const known = dtypes[dtype];
+  if (known === "float32" || known === "float16" || known === "bfloat16") return known;
+  throw new BnbError(`${name} is ${dtype}, expected F32, F16 or BF16.`);
 }
 
 function readAndDispose(tensor: Tensor): ArrayBufferView {

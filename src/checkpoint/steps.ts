@@ -48,9 +48,8 @@ export function fromSafetensors(tensor: SafetensorsTensor): Source {
     throw new BnbError(`${tensor.name} is ${tensor.dtype}, expected F32, F16 or BF16.`, "unsupported");
   }
   const load = () => {
-    const made = upload(tensor.values, tensor.shape, dtype);
-    tensor.release();
-    return made;
+    const device = currentDevice();
+    return tensor.load(dtype, tensor.shape, { device, mmap: true }); // it is not kept, so it need not be copied
   };
   const { name, shape, byteLength: inputBytes } = tensor;
   return { name, shape, dtype, format: tensor.dtype, inputBytes, load, pieces: plainPieces(tensor, dtype) };
@@ -65,6 +64,7 @@ export function fromGguf(tensor: GgufTensor, dtype: FloatDType): Source {
   const { name, shape, format } = tensor;
   const load = () => {
     const device = currentDevice();
+    if (tensor.plain === dtype) return tensor.load({ device, mmap: true });
     const bytes = tensor.read();
     const blocks = [bytes, size(bytes.length), dtypes[dtype]] as const;
     const pointer = native.bnb_tensor_from_gguf(device.pointer, tensor.type, ...matrixOf(shape), ...blocks);

@@ -21,7 +21,7 @@ Ctrl-C stops an answer. A line that ends in \\ goes on in the next one. Arrows b
 export function chatCommand(): Command {
   const command = new Command("chat")
     .description("Talk with a model in the terminal.")
-    .argument("<model>", "the directory of a model that has a chat template, dense or quantised")
+    .argument("<model>", "a model's directory or .gguf file that has a chat template")
     .option("--system <text>", "what the model is told before the first turn")
     .addHelpText("after", `\nIn the conversation:\n${help.replaceAll(/^/gm, "  ")}`);
   return withSampling(command, 1024).action(run);
@@ -139,7 +139,7 @@ class Conversation {
   #figures(milliseconds: number, stopped: boolean): void {
     const { promptTokens, cachedTokens, completionTokens } = this.#chat.usage;
     const rate = (completionTokens / (milliseconds / 1000)).toFixed(1);
-    const memory = bytes(this.#model.device.counters.bytes);
+    const memory = bytes(this.#model.devices.reduce((sum, device) => sum + device.counters.bytes, 0));
     const text = `${stopped ? "stopped; " : ""}${completionTokens} tokens, ${rate} a second; read ${promptTokens - cachedTokens} of ${promptTokens}; ${memory}`;
     print(styled("dim", text));
   }

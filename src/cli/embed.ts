@@ -13,7 +13,7 @@ interface Flags extends LoadFlags {
 export function embedCommand(): Command {
   const command = new Command("embed")
     .description("Turn texts into vectors, pooled and normalised as the model's modules.json says.")
-    .argument("<model>", "the directory of an encoder, such as all-MiniLM-L6-v2")
+    .argument("<model>", "the directory or .gguf file of an encoder, such as all-MiniLM-L6-v2")
     .argument("[text...]", "the texts; where none is given, the lines of standard input")
     .option("-o, --output <file>", "write the vectors as a .npy file, float32 [texts, columns], in place of JSON")
     .option("--truncate", "leave off what is longer than the model reads, in place of an error")

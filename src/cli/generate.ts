@@ -10,7 +10,7 @@ interface Flags extends SamplingFlags {
 export function generateCommand(): Command {
   const command = new Command("generate")
     .description("Continue a text with a model, as it comes.")
-    .argument("<model>", "the model's directory, dense or quantised")
+    .argument("<model>", "the model's directory or .gguf file")
     .argument("[prompt]", "the text to continue; standard input where it is left out")
     .option("--stop <text>", "end before this text (repeatable)", (value: string, all: string[] = []) => [
       ...all,

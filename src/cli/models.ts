@@ -1,5 +1,6 @@
 // The options of commands that run a model, and how they load one.
 import { type Command, InvalidArgumentError, Option } from "commander";
+import type { DeviceName } from "../device.ts";
 import type { GenerateOptions } from "../model/generation.ts";
 import { Model } from "../model/model.ts";
 import type { Precision } from "../native.ts";
@@ -11,6 +12,9 @@ export interface LoadFlags extends ReportOptions {
   readonly quantType?: "nf4" | "fp4" | "int8";
   readonly doubleQuant?: boolean;
   readonly precision: Precision;
+  readonly mmap?: boolean;
+  readonly adapter?: string;
+  readonly devices?: readonly DeviceName[];
 }
 
 export function withLoading(command: Command): Command {
@@ -24,6 +28,13 @@ export function withLoading(command: Command): Command {
         .choices(["highest", "high", "medium"])
         .default("high"),
     )
+    .option("--mmap", "use the files' own pages in place of copies; the files must stay as they are")
+    .option("--adapter <dir>", "a LoRA adapter of PEFT's, to run beside the weights")
+    .option(
+      "--devices <list>",
+      "share the layers among several, such as cuda:0,cuda:1,cpu",
+      (text) => text.split(",").map((name) => name.trim()) as DeviceName[],
+    )
     .option("--quiet", "print no progress and no figures");
 }
 
@@ -31,9 +42,9 @@ export function withLoading(command: Command): Command {
 export async function loadModel(path: string, flags: LoadFlags): Promise<Model> {
   const reporter = progress("Loading", (layers) => `${layers.toFixed(0)} layers`, flags);
   try {
-    const { quantType, doubleQuant, precision } = flags;
+    const { quantType, doubleQuant, precision, mmap, adapter, devices } = flags;
     return await Model.load(path, {
-      ...{ quantType, doubleQuant, precision },
+      ...{ quantType, doubleQuant, precision, mmap, adapter, devices },
       onProgress: (done, total) => reporter.update(done, total),
     });
   } finally {

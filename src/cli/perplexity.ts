@@ -13,7 +13,7 @@ interface Flags extends LoadFlags {
 export function perplexityCommand(): Command {
   const command = new Command("perplexity")
     .description("How well a model foretells a text: less is better, and what quantising costs shows in it.")
-    .argument("<model>", "the model's directory")
+    .argument("<model>", "the model's directory or .gguf file")
     .argument("<file>", "a text file")
     .option("--window <n>", "tokens that are read at once", count, 512)
     .option("--json", "print the result as JSON on standard output, and nothing else there")

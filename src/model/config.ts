@@ -215,7 +215,7 @@ function layersOf(fields: Fields, type: string, family: Family, headDim: number)
     fields.count("_sliding_window_pattern", fields.count("global_attn_every_n_layers", family.slidingPattern ?? 1)),
   );
   const maxWindowLayers = fields.number("max_window_layers", 28);
-  const unrotated = fields.numbers("no_rope_layers"); // SmolLM3: 1 where positions are rotated
+  const rotates = rotationsOf(fields, family);
   const dense = fields.numbers("mlp_only_layers") ?? [];
   const step = fields.count("decoder_sparse_step", 1);
   const ropes = new Map(
@@ -229,11 +229,20 @@ function layersOf(fields: Fields, type: string, family: Family, headDim: number)
         : "full_attention";
     return {
       window: kind === "sliding_attention" ? window : undefined,
-      rope: unrotated && unrotated[i] === 0 ? undefined : ropes.get(kind),
+      rope: rotates(i) ? ropes.get(kind) : undefined,
       sparse: family.names.experts !== undefined && !dense.includes(i) && (i + 1) % step === 0,
       attentionNorm: !(type === "modernbert" && i === 0),
     };
   });
+}
+
+/** Which layers turn positions to angles: SmolLM3's list has a 0 for those that don't, and else every fourth is one. */
+function rotationsOf(fields: Fields, { unrotatedInterval }: Family): (layer: number) => boolean {
+  const list = fields.numbers("no_rope_layers");
+  if (list) return (layer) => list[layer] !== 0;
+  if (unrotatedInterval === undefined) return () => true;
+  const interval = fields.count("no_rope_layer_interval", unrotatedInterval);
+  return (layer) => (layer + 1) % interval !== 0;
 }
 
 function layerType(fields: Fields, types: readonly unknown[], i: number): "full_attention" | "sliding_attention" {

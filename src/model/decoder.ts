@@ -1,6 +1,5 @@
 // Owns the one decoder: ids of several sequences in, logits out, with their keys and values in a cache.
 import { activate } from "../activate.ts";
-import { KvCache } from "../attention.ts";
 import type { Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
 import { scale } from "../elementwise.ts";
@@ -10,7 +9,9 @@ import { joinRows } from "../join.ts";
 import type { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
 import type { Architecture } from "./architecture.ts";
-import { Norm, type Rows, type Stack, Stream } from "./stack.ts";
+import type { ModelCache } from "./cache.ts";
+import type { Pipeline } from "./pipeline.ts";
+import { Norm, type Rows, Stream } from "./stack.ts";
 import type { Linear, Loader } from "./weights.ts";
 
 /** What one step does with one sequence. */
@@ -28,14 +29,17 @@ export interface Segment {
 /** A model that continues texts. */
 export class Decoder implements Disposable {
   readonly architecture: Architecture;
+  /** Where ids go in. */
   readonly device: Device;
   readonly #embedding: Tensor<FloatDType> | QuantizedTensor;
-  readonly #stack: Stack;
+  readonly #pipeline: Pipeline;
   readonly #norm: Norm;
   readonly #head: Linear;
 
-  constructor(loader: Loader, architecture: Architecture, device: Device, stack: Stack) {
+  constructor(loader: Loader, architecture: Architecture, pipeline: Pipeline) {
     const { names } = architecture;
+    const { device } = pipeline.placed[0]!;
+    const last = loader.on(pipeline.placed.at(-1)!.device);
     this.architecture = architecture;
     this.device = device;
     this.#embedding = loader.table(names.embedding);
@@ -43,17 +47,17 @@ export class Decoder implements Disposable {
       throw new BnbError(
         `${names.embedding} has ${this.#embedding.shape[0]} rows, expected the ${architecture.vocabulary} of vocab_size.`,
       );
-    this.#stack = stack;
-    this.#norm = new Norm(loader, names.finalNorm!, architecture.norm);
+    this.#pipeline = pipeline;
+    this.#norm = new Norm(last, names.finalNorm!, architecture.norm);
     const tied = architecture.tied && !loader.has(names.head!);
-    const table = tied ? this.#embedding : loader.table(names.head!);
-    this.#head = loader.linearOf(table, tied ? undefined : loader.bias(names.head!));
+    const here = tied && this.#embedding.device === last.device; // else the table stands on both
+    const table = here ? this.#embedding : last.table(tied ? names.embedding : names.head!);
+    this.#head = last.linearOf(names.head!, table, tied ? undefined : last.bias(names.head!));
   }
 
   /** A cache for this model. */
-  cache(options: { slots?: number; capacity: number; dtype?: KvCache["dtype"] | undefined }): KvCache {
-    const { layers, kvHeads, headDim } = this.architecture;
-    return new KvCache({ ...options, layers: layers.length, heads: kvHeads, columns: headDim, device: this.device });
+  cache(options: Parameters<Pipeline["cache"]>[0]): ModelCache {
+    return this.#pipeline.cache(options);
   }
 
   /**
@@ -61,7 +65,7 @@ export class Decoder implements Disposable {
    *
    * @returns float32 [wanted, vocabulary], in the order of the segments; undefined where none are wanted
    */
-  forward(segments: readonly Segment[], cache: KvCache): Tensor<"float32"> | undefined {
+  forward(segments: readonly Segment[], cache: ModelCache): Tensor<"float32"> | undefined {
     const steps = this.steps(segments, cache);
     for (;;) {
       const { done, value } = steps.next();
@@ -70,8 +74,8 @@ export class Decoder implements Disposable {
   }
 
   /** The same, layer by layer, so that who runs it can let others in between. */
-  *steps(segments: readonly Segment[], cache: KvCache): Generator<void, Tensor<"float32"> | undefined, void> {
-    const isLong = ({ start, ids }: Segment) => this.#stack.isLong(start + ids.length);
+  *steps(segments: readonly Segment[], cache: ModelCache): Generator<void, Tensor<"float32"> | undefined, void> {
+    const isLong = ({ start, ids }: Segment) => this.#pipeline.isLong(start + ids.length);
     const long = segments.filter(isLong);
     if (long.length === 0 || long.length === segments.length) return yield* this.#pass(segments, cache);
     // One table serves all rows of a pass.
@@ -83,25 +87,19 @@ export class Decoder implements Disposable {
     return inOrder(segments, isLong, first, second);
   }
 
-  *#pass(segments: readonly Segment[], cache: KvCache): Generator<void, Tensor<"float32"> | undefined, void> {
+  *#pass(segments: readonly Segment[], cache: ModelCache): Generator<void, Tensor<"float32"> | undefined, void> {
     const { multipliers } = this.architecture;
     using ids = Tensor.from(idsOf(segments), undefined, { device: this.device });
     using stream = new Stream(embedding(ids, this.#embedding, { dtype: "float32" }), multipliers.residual);
     if (multipliers.embedding !== 1) stream.replace(scale(stream.x, multipliers.embedding));
-    const rows = this.#rowsOf(segments, cache);
-    try {
-      yield* this.#stack.run(stream, rows);
-    } finally {
-      for (const seen of rows.seen.values()) seen.dispose();
-      rows.pages?.dispose();
-    }
+    yield* this.#pipeline.run(stream, this.#rowsOf(segments), cache);
     return this.#logits(stream.x, wantedRows(segments));
   }
 
   #logits(x: Tensor<"float32">, wanted: Int32Array): Tensor<"float32"> | undefined {
     if (wanted.length === 0) return undefined;
     const { multipliers, logitSoftcap } = this.architecture;
-    using places = Tensor.from(wanted, undefined, { device: this.device });
+    using places = Tensor.from(wanted, undefined, { device: x.device });
     using last = embedding(places, x, { dtype: "float32" });
     using normal = this.#norm.apply(last);
     const scaled = scaledBy(this.#head.one(normal), multipliers.logits / (logitSoftcap || 1));
@@ -110,21 +108,15 @@ export class Decoder implements Disposable {
     return scaledBy(activate(uncapped, "tanh"), logitSoftcap);
   }
 
-  #rowsOf(segments: readonly Segment[], cache: KvCache): Rows {
+  #rowsOf(segments: readonly Segment[]): Rows {
     const windows = new Set(this.architecture.layers.map(({ window }) => window));
-    const seen = new Map(
-      [...windows].map((window) => [
-        window,
-        Tensor.from(seenBy(segments, window), [count(segments), 4], { device: this.device }),
-      ]),
-    );
+    const seen = new Map([...windows].map((window) => [window, seenBy(segments, window)]));
     const positions = Math.max(...segments.map(({ start, ids }) => start + ids.length));
-    const pages = Tensor.from(...pagesOf(segments), { device: this.device });
-    return { seen, positions, cache, pages, bias: undefined };
+    return { seen, positions, pages: pagesOf(segments), bias: undefined };
   }
 
   [Symbol.dispose](): void {
-    this.#stack[Symbol.dispose]();
+    this.#pipeline[Symbol.dispose]();
     this.#norm[Symbol.dispose]();
     this.#head[Symbol.dispose]();
     this.#embedding.dispose();
@@ -150,12 +142,12 @@ function idsOf(segments: readonly Segment[]): Int32Array {
   return ids;
 }
 
-/** A table of pages, a row for each segment: int32 [segments, the most of them]. */
-function pagesOf(segments: readonly Segment[]): [Int32Array, [number, number]] {
+/** A table of pages, a row for each segment, as long as the longest of them. */
+function pagesOf(segments: readonly Segment[]): Rows["pages"] {
   const most = Math.max(...segments.map(({ pages }) => pages.length));
-  const table = new Int32Array(segments.length * most);
-  for (const [i, { pages }] of segments.entries()) table.set(pages, i * most);
-  return [table, [segments.length, most]];
+  const values = new Int32Array(segments.length * most);
+  for (const [i, { pages }] of segments.entries()) values.set(pages, i * most);
+  return { values, texts: segments.length };
 }
 
 /** For each row its segment, its position, and the keys that it sees: all up to itself, or those of a window. */

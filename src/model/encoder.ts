@@ -8,7 +8,8 @@ import { BnbError } from "../error.ts";
 import type { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
 import type { Architecture } from "./architecture.ts";
-import { Norm, type Rows, type Stack, Stream } from "./stack.ts";
+import type { Pipeline } from "./pipeline.ts";
+import { Norm, type Rows, Stream } from "./stack.ts";
 import type { Loader } from "./weights.ts";
 
 type Table = Tensor<FloatDType> | QuantizedTensor;
@@ -22,13 +23,13 @@ export class Encoder implements Disposable {
   readonly #relative: Float32Array | undefined;
   readonly #embeddingNorm: Norm;
   readonly #finalNorm: Norm | undefined;
-  readonly #stack: Stack;
+  readonly #pipeline: Pipeline;
 
-  constructor(loader: Loader, architecture: Architecture, device: Device, stack: Stack) {
+  constructor(loader: Loader, architecture: Architecture, pipeline: Pipeline) {
     const { names, norm } = architecture;
     const table = (module: string | undefined) => (module && loader.has(module) ? loader.table(module) : undefined);
     this.architecture = architecture;
-    this.device = device;
+    this.device = pipeline.placed[0]!.device;
     this.#tables = {
       words: loader.table(names.embedding),
       positions: names.positions ? loader.table(names.positions) : undefined,
@@ -39,8 +40,9 @@ export class Encoder implements Disposable {
       this.#relative = buckets.readFloat32();
     }
     this.#embeddingNorm = new Norm(loader, names.embeddingNorm!, norm);
-    this.#finalNorm = names.finalNorm ? new Norm(loader, names.finalNorm, norm) : undefined;
-    this.#stack = stack;
+    const last = loader.on(pipeline.placed.at(-1)!.device);
+    this.#finalNorm = names.finalNorm ? new Norm(last, names.finalNorm, norm) : undefined;
+    this.#pipeline = pipeline;
   }
 
   /**
@@ -52,13 +54,7 @@ export class Encoder implements Disposable {
     for (const { ids } of texts) this.#checkIds(ids);
     using stream = new Stream(this.#embed(texts), 1);
     stream.replace(this.#embeddingNorm.apply(stream.x));
-    const rows = this.#rowsOf(texts);
-    try {
-      yield* this.#stack.run(stream, rows);
-    } finally {
-      for (const seen of rows.seen.values()) seen.dispose();
-      rows.bias?.dispose();
-    }
+    yield* this.#pipeline.run(stream, this.#rowsOf(texts));
     return this.#finalNorm ? this.#finalNorm.apply(stream.x) : (stream.x.reshape(stream.x.shape) as Floats);
   }
 
@@ -92,16 +88,13 @@ export class Encoder implements Disposable {
   #rowsOf(texts: readonly EncoderInput[]): Rows {
     const windows = new Set(this.architecture.layers.map(({ window }) => window));
     const total = texts.reduce((sum, { ids }) => sum + ids.length, 0);
-    const seen = [...windows].map((window) => {
-      const rows = Tensor.from(seenBy(texts, window, total), [total, 4], { device: this.device });
-      return [window, rows] as const;
-    });
+    const seen = new Map([...windows].map((window) => [window, seenBy(texts, window, total)]));
     const longest = Math.max(...texts.map(({ ids }) => ids.length));
-    return { seen: new Map(seen), positions: longest, cache: undefined, pages: undefined, bias: this.#biasOf(longest) };
+    return { seen, positions: longest, pages: undefined, bias: this.#biasOf(longest) };
   }
 
   /** MPNet's bias: a value a head for the bucket that a distance falls into. */
-  #biasOf(longest: number): Floats | undefined {
+  #biasOf(longest: number): Rows["bias"] {
     if (!this.#relative) return undefined;
     const { heads, relativeBuckets } = this.architecture;
     const columns = 2 * longest - 1;
@@ -110,7 +103,7 @@ export class Encoder implements Disposable {
       const bucket = bucketOf(column - longest + 1, relativeBuckets);
       for (let head = 0; head < heads; head++) bias[head * columns + column] = this.#relative[bucket * heads + head]!;
     }
-    return Tensor.from(bias, [heads, columns], { device: this.device });
+    return { values: bias, heads };
   }
 
   #checkIds(ids: readonly number[]): void {
@@ -127,7 +120,7 @@ export class Encoder implements Disposable {
 
   [Symbol.dispose](): void {
     const { words, positions, types } = this.#tables;
-    for (const part of [words, positions, types, this.#embeddingNorm, this.#finalNorm, this.#stack])
+    for (const part of [words, positions, types, this.#embeddingNorm, this.#finalNorm, this.#pipeline])
       part?.[Symbol.dispose]();
   }
 }

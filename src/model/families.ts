@@ -22,6 +22,8 @@ export interface Family {
   /** Experts are normalised whatever the config says. */
   readonly normalisesExperts?: boolean;
   readonly defaultTheta?: number;
+  /** Every so many layers one has no positions, where the config has no list of them. */
+  readonly unrotatedInterval?: number;
 }
 
 const llamaNames: ModuleNames = {
@@ -109,7 +111,7 @@ export const families: Readonly<Record<string, Family>> = {
   },
   qwen3: { ...llama, qkNorm: "head", names: { ...llamaNames, ...qkNormNames } },
   qwen3_moe: { ...llama, qkNorm: "head", names: { ...llamaNames, ...qkNormNames, experts: qwenExperts } },
-  smollm3: { ...llama, defaultTheta: 2e6 },
+  smollm3: { ...llama, defaultTheta: 2e6, unrotatedInterval: 4 },
   gemma,
   gemma2: { ...gemma, names: { ...llamaNames, norms: sandwich }, slidingPattern: 2, defaultWindow: 4096 },
   gemma3,

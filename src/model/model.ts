@@ -1,17 +1,17 @@
 // Owns whole models: loaded from a folder, they continue texts, converse, and turn texts into vectors.
-import { existsSync, statSync } from "node:fs";
-import { openCheckpoint } from "../checkpoint/checkpoint.ts";
-import { currentDevice, type Device, type DeviceName, deviceOf } from "../device.ts";
+import { currentDevice, type Device, type DeviceName } from "../device.ts";
 import { BnbError } from "../error.ts";
 import type { Precision } from "../native.ts";
 import { Signature } from "../signature.ts";
+import { Adapter } from "./adapter.ts";
 import type { Architecture } from "./architecture.ts";
+import type { Placed } from "./cache.ts";
 import { Chat, type ChatOptions } from "./chat.ts";
 import { type JsonObject, readArchitecture } from "./config.ts";
 import { type Constraint, constraintsOf, type TextFormat } from "./constraint.ts";
 import { Decoder } from "./decoder.ts";
 import { Encoder, type EncoderInput } from "./encoder.ts";
-import { jsonOf, textOf, tokenizerOf } from "./folder.ts";
+import { openModel } from "./files.ts";
 import {
   type FinishReason,
   type GeneratedToken,
@@ -21,22 +21,36 @@ import {
   type Usage,
 } from "./generation.ts";
 import { PagedCache, type SessionOptions } from "./pages.ts";
-import { type Pooling, pool, readPooling } from "./pooling.ts";
+import { type DevicePlace, layOut, Pipeline } from "./pipeline.ts";
+import { type Pooling, pool } from "./pooling.ts";
 import { Session } from "./session.ts";
-import { Stack } from "./stack.ts";
 import { TextGeneration } from "./text.ts";
-import { Tokenizer } from "./tokenizer.ts";
-import { checkpointSource, Loader, type QuantizeOnLoad, type WeightSource } from "./weights.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+import { Loader, type QuantizeOnLoad, type WeightSource } from "./weights.ts";
 
 /** Options of {@link Model.load}. */
 export interface LoadOptions extends QuantizeOnLoad {
   /** The current device by default. */
   device?: Device | DeviceName | undefined;
   /**
+   * Several, for a model that is larger than one: runs of whole layers in their order, an equal share for each, or as
+   * many as `{ device, layers }` says. Activations go from one to the next through the host, and the results are those
+   * of one device. The embedding stands on the first, the head on the last.
+   */
+  devices?: readonly DevicePlace[] | undefined;
+  /**
    * How exact products with 4-bit weights are at least, as in `matmul4bit`; `"high"` by default, which changed no token
    * of any text that it was tried on (docs/models.md).
    */
   precision?: Precision | undefined;
+  /**
+   * Weights as the files' own pages in place of copies, wherever their bytes are the files': see
+   * `checkpoint.loadWeight`. They are not joined then, so that a token takes a little longer. The files must stay as
+   * they are while the model lives. False by default.
+   */
+  mmap?: boolean | undefined;
+  /** The folder of a LoRA adapter of PEFT's for this model, which then runs beside the weights. */
+  adapter?: string | undefined;
   /** Called when so many of all layers are on the device. */
   onProgress?: ((done: number, total: number) => void) | undefined;
   signal?: AbortSignal | undefined;
@@ -84,25 +98,30 @@ export interface Completion {
  */
 export class Model implements Disposable {
   readonly architecture: Architecture;
+  /** Where it stands; of several devices the first. */
   readonly device: Device;
+  /** Every device that layers stand on, in their order. */
+  readonly devices: readonly Device[];
   /** How it samples where nothing else is said: what the model's generation_config.json recommends. */
   readonly defaults: GenerateOptions;
   readonly #path: string;
-  readonly #tokenizer: Tokenizer | undefined;
+  readonly #tokenizer: Tokenizer | string;
   readonly #network: Decoder | Encoder;
   readonly #pooling: Pooling;
 
   private constructor(parts: {
     path: string;
     architecture: Architecture;
-    tokenizer: Tokenizer | undefined;
+    tokenizer: Tokenizer | string;
     network: Decoder | Encoder;
+    devices: readonly Device[];
     pooling: Pooling;
     defaults: GenerateOptions;
   }) {
     this.#path = parts.path;
     this.architecture = parts.architecture;
     this.device = parts.network.device;
+    this.devices = parts.devices;
     this.defaults = parts.defaults;
     this.#tokenizer = parts.tokenizer;
     this.#network = parts.network;
@@ -110,38 +129,39 @@ export class Model implements Disposable {
   }
 
   /**
-   * Loads a model from a folder as Hugging Face has it: config.json, safetensors with dense weights or in bitsandbytes'
-   * formats, tokenizer.json.
+   * Loads a model from a folder as Hugging Face has it: config.json, tokenizer.json, and safetensors with dense weights
+   * or in the formats of bitsandbytes and MLX. Or from a GGUF file, whose weights stay as they are where their type can
+   * be held, and are float16 else; of a split one any part.
    *
-   * @throws BnbError if the folder lacks something or it is damaged; (`unsupported`) naming the family, if it is not
-   * known
+   * @throws BnbError if something is lacking or damaged; (`unsupported`) naming the family, if it is not known, or what
+   * of an adapter can't run beside the weights
    */
   static async load(path: string, options: LoadOptions = {}): Promise<Model> {
-    const { precision = "high", signal } = options;
-    const device = options.device === undefined ? currentDevice() : deviceOf(signatures.load, options.device);
+    const { precision = "high", mmap = false, signal } = options;
+    const places = placesOf(options);
     signal?.throwIfAborted();
-    checkFolder(path);
-    const json = jsonOf(path, "config.json");
-    if (!json) throw new BnbError(`${path} has no config.json, expected the folder of a whole model.`);
-    const generation = jsonOf(path, "generation_config.json") ?? {};
-    const architecture = readArchitecture(json, `${path}/config.json`, generation);
-    const tokenizer = readTokenizer(path);
-    using checkpoint = openCheckpoint(path);
-    const source = checkpointSource(checkpoint);
-    const loader = new Loader(source, device, rootOf(source, architecture), {
-      ...options,
-      precision,
-      threshold: thresholdOf(json),
+    using files = await openModel(path);
+    const { config, generation, tokenizer, pooling, weights } = files;
+    const architecture = readArchitecture(config, files.configPath, generation);
+    const { roots } = architecture.names;
+    const placed = layOut(signatures.load, places, architecture.layers.length);
+    using adapter = options.adapter === undefined ? undefined : new Adapter(options.adapter, roots);
+    const { quantType, blocksize, doubleQuant } = options;
+    const loader = new Loader(weights, placed[0]!.device, rootOf(weights, architecture), {
+      ...{ quantType, blocksize, doubleQuant, precision, adapter },
+      mmap: signatures.load.boolean(mmap, "mmap"),
+      threshold: thresholdOf(config),
     });
-    const network = await build(loader, architecture, device, options);
-    const defaults = defaultsOf(generation);
-    return new Model({ path, architecture, tokenizer, network, pooling: readPooling(path), defaults });
+    const network = await build(loader, architecture, placed, options);
+    adapter?.checkAllTaken();
+    const devices = [...new Set(placed.map(({ device }) => device))];
+    return new Model({ path, architecture, tokenizer, network, devices, pooling, defaults: defaultsOf(generation) });
   }
 
-  /** @throws BnbError (`unsupported`) if the folder has no tokenizer.json */
+  /** @throws BnbError (`unsupported`) if the model came without one that is understood */
   get tokenizer(): Tokenizer {
-    if (this.#tokenizer) return this.#tokenizer;
-    throw new BnbError(`${this.#path} has no tokenizer.json: give ids in place of texts.`, "unsupported");
+    if (typeof this.#tokenizer !== "string") return this.#tokenizer;
+    throw new BnbError(`${this.#tokenizer.replace(/\.$/, "")}; or give ids in place of texts.`, "unsupported");
   }
 
   /**
@@ -194,7 +214,8 @@ export class Model implements Disposable {
     constraint?: Constraint,
   ): Generation {
     const ids = typeof prompt === "string" ? this.tokenizer.encode(prompt) : prompt;
-    return new Generation(session, ids, { ...this.defaults, ...defined(options) }, this.#tokenizer, constraint);
+    const tokenizer = typeof this.#tokenizer === "string" ? undefined : this.#tokenizer;
+    return new Generation(session, ids, { ...this.defaults, ...defined(options) }, tokenizer, constraint);
   }
 
   /** @internal A form for one text. @throws BnbError if it can't be understood */
@@ -281,24 +302,8 @@ export class Model implements Disposable {
 
   toString(): string {
     const { family, layers, hidden } = this.architecture;
-    return `Model(${family}, ${layers.length} layers of ${hidden}, on ${this.device})`;
+    return `Model(${family}, ${layers.length} layers of ${hidden}, on ${this.devices.join(", ")})`;
   }
-}
-
-function checkFolder(path: string): void {
-  if (!existsSync(path)) throw new BnbError(`${path} does not exist, expected the folder of a model.`);
-  if (!statSync(path).isDirectory())
-    throw new BnbError(
-      `${path} is a file, expected the folder of a model; make one of a GGUF file with \`bunsandbytes convert\`.`,
-      "unsupported",
-    );
-}
-
-function readTokenizer(path: string): Tokenizer | undefined {
-  const tokenizer = tokenizerOf(path);
-  if (!tokenizer) return undefined;
-  const config = jsonOf(path, "tokenizer_config.json") ?? {};
-  return new Tokenizer({ tokenizer, config, template: textOf(path, "chat_template.jinja"), path });
 }
 
 /** What stands before the names of this checkpoint's modules. */
@@ -318,16 +323,23 @@ function thresholdOf(json: JsonObject): number {
 async function build(
   loader: Loader,
   architecture: Architecture,
-  device: Device,
+  placed: readonly Placed[],
   { onProgress, signal }: LoadOptions,
 ): Promise<Decoder | Encoder> {
-  const stack = await Stack.load(loader, architecture, device, async (index) => {
+  const pipeline = await Pipeline.load(loader, architecture, placed, async (index) => {
     onProgress?.(index + 1, architecture.layers.length);
     await new Promise(setImmediate);
     signal?.throwIfAborted();
   });
   const Network = architecture.kind === "decoder" ? Decoder : Encoder;
-  return new Network(loader, architecture, device, stack);
+  return new Network(loader, architecture, pipeline);
+}
+
+/** The devices that options name. */
+function placesOf({ device, devices }: LoadOptions): readonly DevicePlace[] {
+  if (device !== undefined && devices !== undefined)
+    throw new BnbError("Model.load: device and devices are both given, expected one of them.");
+  return devices ?? [device ?? currentDevice()];
 }
 
 /** How generation_config.json says to sample; transformers samples only where it says so. */

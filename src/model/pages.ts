@@ -1,7 +1,8 @@
 // Owns the cache that sessions share: pages of tokens, which a session takes as it grows, gives back, and may have in
 // common with others whose texts begin alike (Kwon et al. 2023).
-import type { CacheDType, KvCache } from "../attention.ts";
+import type { CacheDType } from "../attention.ts";
 import { BnbError } from "../error.ts";
+import type { ModelCache } from "./cache.ts";
 import type { Decoder } from "./decoder.ts";
 
 /** Options of a session. */
@@ -20,7 +21,7 @@ const firstPages = 8;
 
 /** The cache of some sessions: its slots are their pages. It goes with the last of them. */
 export class PagedCache {
-  readonly cache: KvCache;
+  readonly cache: ModelCache;
   /** The most tokens that a session may hold. */
   readonly capacity: number;
   /** By page, how many sessions hold it. */

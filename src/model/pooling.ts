@@ -1,5 +1,6 @@
 // Owns what makes one vector of a text's: sentence-transformers' modules.json, and the arithmetic that it names.
 import { join } from "node:path";
+import type { Metadata } from "../checkpoint/gguf_header.ts";
 import { BnbError } from "../error.ts";
 import { jsonListOf, jsonOf } from "./folder.ts";
 
@@ -35,6 +36,17 @@ export function readPooling(folder: string): Pooling {
   }
   const most = jsonOf(folder, "sentence_bert_config.json")?.max_seq_length;
   return { mode, normalize, maxTokens: typeof most === "number" && most >= 1 ? most : undefined };
+}
+
+/** By GGUF's numbers. */
+const ggufModes: readonly (PoolingMode | undefined)[] = ["mean", "mean", "cls", "last"];
+
+/** What a GGUF file says, which is the mode alone; vectors have length 1, as llama.cpp gives them. */
+export function ggufPooling(path: string, metadata: Metadata): Pooling {
+  const said = metadata.get(`${String(metadata.get("general.architecture"))}.pooling_type`) ?? 1;
+  const mode = ggufModes[Number(said)];
+  if (mode) return { mode, normalize: true, maxTokens: undefined };
+  throw new BnbError(`${path} asks for pooling of GGUF's type ${String(said)}, expected 0 to 3.`, "unsupported");
 }
 
 function readMode(folder: string): PoolingMode {

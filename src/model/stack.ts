@@ -1,4 +1,5 @@
-// Owns the layers of a model and how rows go through them: what the decoder and the encoder share.
+// Owns the layers of a model that stand on one device, and how rows go through them: what the decoder and the encoder
+// share.
 import { activate } from "../activate.ts";
 import { type AttentionOptions, attention, type KvCache } from "../attention.ts";
 import type { Device } from "../device.ts";
@@ -87,14 +88,43 @@ export class Stream implements Disposable {
  * without.
  */
 export interface Rows {
-  /** By the window of a layer; the key `undefined` is for those that see all. */
-  readonly seen: ReadonlyMap<number | undefined, Tensor<"int32">>;
+  /** [rows, 4], by the window of a layer; the key `undefined` is for those that see all. */
+  readonly seen: ReadonlyMap<number | undefined, Int32Array>;
   /** The positions that tables must reach. */
   readonly positions: number;
+  /** [texts, n]: the pages of the cache that each text's keys lie in. */
+  readonly pages: { readonly values: Int32Array; readonly texts: number } | undefined;
+  /** [heads, 2w - 1], added to scores. */
+  readonly bias: { readonly values: Float32Array; readonly heads: number } | undefined;
+}
+
+/** The same on a device, for the time of a pass. */
+class PlacedRows implements Disposable {
+  readonly positions: number;
   readonly cache: KvCache | undefined;
-  /** The pages of the cache that each text's keys lie in. */
   readonly pages: Tensor<"int32"> | undefined;
   readonly bias: Floats | undefined;
+  readonly #seen: ReadonlyMap<number | undefined, Tensor<"int32">>;
+
+  constructor({ seen, positions, pages, bias }: Rows, device: Device, cache: KvCache | undefined) {
+    this.positions = positions;
+    this.cache = cache;
+    this.pages = pages && Tensor.from(pages.values, [pages.texts, pages.values.length / pages.texts], { device });
+    this.bias = bias && Tensor.from(bias.values, [bias.heads, bias.values.length / bias.heads], { device });
+    this.#seen = new Map(
+      Array.from(seen, ([window, rows]) => [window, Tensor.from(rows, [rows.length / 4, 4], { device })]),
+    );
+  }
+
+  seenBy(window: number | undefined): Tensor<"int32"> {
+    return this.#seen.get(window)!;
+  }
+
+  [Symbol.dispose](): void {
+    for (const seen of this.#seen.values()) seen.dispose();
+    this.pages?.dispose();
+    this.bias?.dispose();
+  }
 }
 
 class Layer implements Disposable {
@@ -160,16 +190,18 @@ export class Mlp implements Disposable {
   }
 }
 
-/** All layers of a model on a device. */
+/** Layers of a model that stand on one device, one after the other. */
 export class Stack implements Disposable {
+  readonly device: Device;
   readonly #architecture: Architecture;
   readonly #layers: readonly Layer[];
   readonly #ropes = new Map<RopeSpec, RopeTable>();
 
   private constructor(architecture: Architecture, layers: readonly Layer[], device: Device) {
+    this.device = device;
     this.#architecture = architecture;
     this.#layers = layers;
-    for (const { rope } of architecture.layers)
+    for (const { rope } of layers.map(({ spec }) => spec))
       if (rope && !this.#ropes.has(rope)) this.#ropes.set(rope, new RopeTable(rope, device));
   }
 
@@ -178,11 +210,12 @@ export class Stack implements Disposable {
     loader: Loader,
     architecture: Architecture,
     device: Device,
+    { first, last }: { first: number; last: number },
     onLayer: (index: number) => Promise<void>,
   ): Promise<Stack> {
     const layers: Layer[] = [];
     try {
-      for (const index of architecture.layers.keys()) {
+      for (let index = first; index <= last; index++) {
         layers.push(new Layer(loader, architecture, index));
         await onLayer(index);
       }
@@ -193,13 +226,19 @@ export class Stack implements Disposable {
     return new Stack(architecture, layers, device);
   }
 
+  /** How many. */
+  get layers(): number {
+    return this.#layers.length;
+  }
+
   /** Whether a text of so many tokens turns its positions by other angles than a shorter one. */
   isLong(positions: number): boolean {
     return [...this.#ropes.values()].some((table) => table.isLong(positions));
   }
 
   /** Runs the rows of a stream through every layer, which is what it yields between. */
-  *run(stream: Stream, rows: Rows): Generator<void, void, void> {
+  *run(stream: Stream, given: Rows, cache: KvCache | undefined): Generator<void, void, void> {
+    using rows = new PlacedRows(given, this.device, cache);
     for (const [index, layer] of this.#layers.entries()) {
       if (this.#architecture.parallel) this.#both(layer, index, stream, rows);
       else this.#oneAfterTheOther(layer, index, stream, rows);
@@ -207,7 +246,7 @@ export class Stack implements Disposable {
     }
   }
 
-  #both(layer: Layer, index: number, stream: Stream, rows: Rows): void {
+  #both(layer: Layer, index: number, stream: Stream, rows: PlacedRows): void {
     using input = layer.norms.beforeAttention!.apply(stream.x);
     using attended = this.#attend(layer, index, input, rows);
     using fed = layer.mlp.apply(input);
@@ -215,7 +254,7 @@ export class Stack implements Disposable {
     stream.add(fed);
   }
 
-  #oneAfterTheOther(layer: Layer, index: number, stream: Stream, rows: Rows): void {
+  #oneAfterTheOther(layer: Layer, index: number, stream: Stream, rows: PlacedRows): void {
     const { beforeAttention, afterAttention, sumAttention, beforeMlp, afterMlp, sumMlp } = layer.norms;
     {
       const input = beforeAttention?.apply(stream.x);
@@ -231,14 +270,14 @@ export class Stack implements Disposable {
     if (sumMlp) stream.replace(sumMlp.apply(stream.x));
   }
 
-  #attend(layer: Layer, index: number, x: Floats, rows: Rows): Floats {
+  #attend(layer: Layer, index: number, x: Floats, rows: PlacedRows): Floats {
     const { heads, kvHeads, qkNorm, norm, attention: options } = this.#architecture;
     const { rope, window } = layer.spec;
     let [q, k, v] = layer.qkv.apply(x);
     if (qkNorm === "all") [q, k] = [normed(q!, layer.qNorm), normed(k!, layer.kNorm)];
     const byHead = qkNorm === "head" && { qNorm: layer.qNorm!.weight, kNorm: layer.kNorm!.weight };
     const parts: AttentionOptions = { heads, kvHeads, k, v, ...options, ...byHead };
-    using attended = attention(q!, rows.seen.get(window)!, {
+    using attended = attention(q!, rows.seenBy(window), {
       ...parts,
       normEps: norm.eps,
       normOffset: norm.offset,

@@ -1,7 +1,9 @@
 // Owns where a model's weights come from, and what becomes of them on the way to the device: joined, quantised, or as
 // they are.
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
-import { loadWeight } from "../checkpoint/statedict.ts";
+import type { GgufModel } from "../checkpoint/gguf.ts";
+import { loadGguf } from "../checkpoint/gguf_weight.ts";
+import { type LoadWeightOptions, loadWeight } from "../checkpoint/statedict.ts";
 import { Codebook } from "../codebook.ts";
 import type { Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
@@ -13,6 +15,7 @@ import type { Precision } from "../native.ts";
 import { quantize4bit, quantizeBlockwise } from "../quantize.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
+import type { Adapter, LowRank } from "./adapter.ts";
 
 /** A weight in any form that can be multiplied with. */
 export type Weight = Tensor | QuantizedTensor | Int8Weight;
@@ -23,7 +26,7 @@ export interface WeightSource {
   readonly path: string;
   has(name: string): boolean;
   /** A weight on a device, the caller's to dispose of. @throws BnbError if there is none of that name */
-  load(name: string, device: Device): Weight;
+  load(name: string, device: Device, options?: LoadWeightOptions): Weight;
 }
 
 /** The weights of a Hugging Face checkpoint: dense, and in bitsandbytes' formats. */
@@ -31,7 +34,21 @@ export function checkpointSource(checkpoint: Checkpoint): WeightSource {
   return {
     path: checkpoint.path,
     has: (name) => checkpoint.tensors.has(name),
-    load: (name, device) => loadWeight(checkpoint, name, device),
+    load: (name, device, options) => loadWeight(checkpoint, name, device, options),
+  };
+}
+
+/** What weights of a GGUF file are that are floats in it; float16 for blocks that can only be expanded. */
+const ggufDtypes: Readonly<Record<string, FloatDType>> = { F32: "float32", F16: "float16", BF16: "bfloat16" };
+
+/** The weights of a GGUF file, with its own codes and scales. */
+export function ggufSource(model: GgufModel): WeightSource {
+  const formats = new Map(model.tensors.map(({ name, format }) => [name, format]));
+  return {
+    path: model.path,
+    has: (name) => formats.has(name),
+    load: (name, device, options) =>
+      loadGguf(model, name, { ...options, device, dtype: ggufDtypes[formats.get(name)!] ?? "float16" }),
   };
 }
 
@@ -52,25 +69,46 @@ interface LinearOptions {
   readonly threshold: number;
   /** The weights are not to be joined. */
   readonly apart?: boolean;
+  /** What an adapter adds to the products of some of the modules, which are multiplied as one. */
+  beside?(modules: readonly number[], shapes: readonly (readonly number[])[]): LowRank | undefined;
+}
+
+/** Weights that are one product. */
+interface Joined {
+  readonly weight: Weight;
+  readonly bias: Tensor | undefined;
+  readonly beside: LowRank | undefined;
 }
 
 /** The products of one or more weights with the same input: joined to one where they can be. */
 export class Linear implements Disposable {
-  readonly #parts: { weight: Weight; bias: Tensor | undefined }[] = [];
+  readonly #parts: Joined[] = [];
   readonly #precision: Precision;
   readonly #threshold: number;
 
   constructor(weights: Weight[], biases: (Tensor | undefined)[], options: LinearOptions) {
     this.#precision = options.precision;
     this.#threshold = options.threshold;
+    const shapes = weights.map(({ shape }) => shape);
+    const beside = (modules: number[]) =>
+      options.beside?.(
+        modules,
+        modules.map((i) => shapes[i]!),
+      );
     const weight = options.apart && weights.length > 1 ? undefined : joined(weights);
-    if (weight) this.#parts.push({ weight, bias: joinedBias(weights, biases) });
-    else for (const [i, weight] of weights.entries()) this.#parts.push({ weight, bias: biases[i] });
+    if (weight) {
+      this.#parts.push({ weight, bias: joinedBias(weights, biases), beside: beside([...weights.keys()]) });
+      return;
+    }
+    for (const [i, weight] of weights.entries()) this.#parts.push({ weight, bias: biases[i], beside: beside([i]) });
   }
 
   /** [m, n] for each part: one where all are joined. */
   apply<D extends FloatDType>(x: Tensor<D>): Tensor<D>[] {
-    return this.#parts.map(({ weight, bias }) => product(x, weight, bias, this.#precision, this.#threshold));
+    return this.#parts.map(({ weight, bias, beside }) => {
+      const y = product(x, weight, bias, this.#precision, this.#threshold);
+      return beside ? beside.addTo(y, x) : y;
+    });
   }
 
   /** The product, where there is one weight. */
@@ -80,14 +118,14 @@ export class Linear implements Disposable {
 
   /** Bytes in memory. */
   get byteLength(): number {
-    return this.#parts.reduce((sum, { weight, bias }) => sum + weight.byteLength + (bias?.byteLength ?? 0), 0);
+    return this.#parts
+      .flatMap(({ weight, bias, beside }) => [weight, bias, beside])
+      .reduce((sum, part) => sum + (part?.byteLength ?? 0), 0);
   }
 
   [Symbol.dispose](): void {
-    for (const { weight, bias } of this.#parts) {
-      weight[Symbol.dispose]();
-      bias?.dispose();
-    }
+    for (const { weight, bias, beside } of this.#parts)
+      for (const part of [weight, bias, beside]) part?.[Symbol.dispose]();
   }
 }
 
@@ -120,14 +158,23 @@ function joined(weights: Weight[]): Weight | undefined {
 
 /** Whether codes can lie behind each other: of one form, and each of whole blocks. */
 function areAlike(weights: readonly QuantizedTensor[]): boolean {
-  const { bits, quantType, blocksize } = weights[0]!;
+  const { bits, quantType, blocksize, code } = weights[0]!;
+  const offsets = offsetsOf(weights[0]!);
   return weights.every(
     (weight) =>
       weight.bits === bits &&
       weight.quantType === quantType &&
+      (quantType !== undefined || Bun.deepEquals(weight.code, code)) &&
+      offsetsOf(weight) === offsets &&
       weight.blocksize === blocksize &&
       weight.size % blocksize === 0,
   );
+}
+
+/** The dtype of what is added to each block, where something is. */
+function offsetsOf(weight: QuantizedTensor): string | undefined {
+  using offsets = weight.offsets;
+  return offsets?.dtype;
 }
 
 function joinedInt8(weights: readonly Int8Weight[]): Int8Weight {
@@ -154,37 +201,62 @@ function joinedBias(weights: readonly Weight[], biases: readonly (Tensor | undef
 }
 
 /** What a {@link Loader} does with weights. */
-export type LoaderOptions = QuantizeOnLoad & LinearOptions;
+export interface LoaderOptions
+  extends QuantizeOnLoad,
+    LoadWeightOptions,
+    Pick<LinearOptions, "precision" | "threshold"> {
+  readonly adapter?: Adapter | undefined;
+}
+
+type Part = "weight" | "bias";
 
 /** Takes modules out of a source, by their names less what stands before all of them. */
 export class Loader {
   readonly #source: WeightSource;
-  readonly #device: Device;
+  readonly device: Device;
   readonly #root: string;
   readonly #options: LoaderOptions;
 
   constructor(source: WeightSource, device: Device, root: string, options: LoaderOptions) {
     this.#source = source;
-    this.#device = device;
+    this.device = device;
     this.#root = root;
     this.#options = options;
   }
 
-  has(module: string): boolean {
-    return this.#source.has(this.#nameOf(module));
+  /** The same for modules that go to another device. */
+  on(device: Device): Loader {
+    return device === this.device ? this : new Loader(this.#source, device, this.#root, this.#options);
+  }
+
+  has(module: string, part: Part = "weight"): boolean {
+    return this.#source.has(this.#nameOf(module, part)) || this.#options.adapter?.has(module, part) === true;
+  }
+
+  /**
+   * A tensor of the adapter where it has one whole, else of the source. What is quantised next need not be copied
+   * before.
+   *
+   * @param staysDense it is not, whatever the options say
+   */
+  #load(module: string, part: Part = "weight", staysDense = true): Weight {
+    const { adapter, mmap = false, quantType } = this.#options;
+    const whole = adapter?.whole(module, part, this.device);
+    const options = { mmap: mmap || (quantType !== undefined && !staysDense) };
+    return whole ?? this.#source.load(this.#nameOf(module, part), this.device, options);
   }
 
   /** A dense tensor, as it is. */
-  dense(module: string, part: "weight" | "bias" = "weight"): Tensor {
-    const name = this.#nameOf(module, part);
-    const weight = this.#source.load(name, this.#device);
+  dense(module: string, part: Part = "weight"): Tensor {
+    const weight = this.#load(module, part);
     if (weight instanceof Tensor) return weight;
     weight[Symbol.dispose]();
+    const name = this.#nameOf(module, part);
     throw new BnbError(`${this.#source.path}: ${name} is quantised, expected a dense tensor.`, "unsupported");
   }
 
   bias(module: string): Tensor | undefined {
-    return this.#source.has(this.#nameOf(module, "bias")) ? this.dense(module, "bias") : undefined;
+    return this.has(module, "bias") ? this.dense(module, "bias") : undefined;
   }
 
   /**
@@ -196,23 +268,35 @@ export class Loader {
     const weights: Weight[] = [];
     const biases: (Tensor | undefined)[] = [];
     for (const module of modules) {
-      weights.push(this.#quantized(this.#source.load(this.#nameOf(module), this.#device), how.dense ?? false));
+      weights.push(this.#quantized(module, how.dense ?? false));
       biases.push(this.bias(module));
     }
-    return new Linear(weights, biases, { ...this.#options, apart: how.apart ?? false });
+    const { mmap = false, quantType } = this.#options;
+    return this.#linear(modules, weights, biases, how.apart ?? (mmap && quantType === undefined));
+  }
+
+  #linear(modules: readonly string[], weights: Weight[], biases: (Tensor | undefined)[], apart = false): Linear {
+    const { adapter, precision, threshold } = this.#options;
+    const beside: LinearOptions["beside"] = (which, shapes) =>
+      adapter?.beside(
+        which.map((i) => modules[i]!),
+        shapes,
+        this.device,
+      );
+    return new Linear(weights, biases, { precision, threshold, apart, beside });
   }
 
   /** A table to look rows up in and to multiply with as a head. */
   table(module: string): Tensor<FloatDType> | QuantizedTensor {
-    const weight = this.#source.load(this.#nameOf(module), this.#device);
+    const weight = this.#load(module, "weight", false);
     if (weight instanceof Int8Weight)
       throw new BnbError(`${this.#source.path}: ${module} is in LLM.int8(), expected a dense table.`, "unsupported");
     return this.#byteQuantized(weight);
   }
 
-  /** The product with a table; takes it over. */
-  linearOf(table: Weight, bias: Tensor | undefined): Linear {
-    return new Linear([table], [bias], this.#options);
+  /** The product with a table, as a module; takes it over. */
+  linearOf(module: string, table: Weight, bias: Tensor | undefined): Linear {
+    return this.#linear([module], [table], [bias]);
   }
 
   /**
@@ -225,15 +309,21 @@ export class Loader {
     return quantizeBlockwise(dense, { code: Codebook.named("int8"), blocksize: 64 });
   }
 
-  #quantized(weight: Weight, keepsDense: boolean): Weight {
+  #quantized(module: string, keepsDense: boolean): Weight {
     const { quantType, blocksize = 64, doubleQuant = false } = this.#options;
-    if (!quantType || keepsDense || !(weight instanceof Tensor)) return weight;
+    const weight = this.#load(module, "weight", keepsDense);
+    if (!quantType || keepsDense) return weight;
+    if (!(weight instanceof Tensor)) {
+      weight[Symbol.dispose]();
+      const name = this.#nameOf(module);
+      throw new BnbError(`${this.#source.path}: ${name} is quantised already: load it without quantType.`);
+    }
     using dense = weight;
     if (quantType === "int8") return Int8Weight.quantize(dense);
     return quantize4bit(dense, { quantType, blocksize, compressStatistics: doubleQuant });
   }
 
-  #nameOf(module: string, part = "weight"): string {
+  #nameOf(module: string, part: Part = "weight"): string {
     return `${this.#source.has(`${module}.${part}`) ? "" : this.#root}${module}.${part}`;
   }
 }

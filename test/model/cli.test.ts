@@ -27,6 +27,9 @@ test("generate: from an argument, from standard input, as JSON", async () => {
   expect(run(["generate", tiny("llama"), "Hello", "--temperature", "hot"]).status).toBe(2);
   expect(run(["generate", tiny("llama"), "Hello", "--top-p", "7", "--quiet"]).err).toContain("topP is 7");
   expect(run(["generate", tiny("bert"), "Hello", "--quiet"])).toMatchObject({ status: 3 });
+  expect(run(["generate", tiny("llama"), "Hello", "--devices", "cpu, cpu", ...flags]).out).toBe(`${whole}\n`);
+  const absent = run(["generate", tiny("llama"), "Hello", "--devices", "cpu,tpu", "--quiet"]);
+  expect(absent.err).toContain('devices[1] is "tpu"');
 });
 
 test("perplexity is e to the mean of what transformers' logits lose", async () => {

@@ -38,6 +38,20 @@ async function transformers<T>(...args: string[]): Promise<T[]> {
   return JSON.parse(output.stdout.toString().trim().split("\n").at(-1)!);
 }
 
+/** Ids of prompts, logits after them within a tolerance, and what is written then. */
+async function expectSame(model: Model, expected: readonly Expected[], tolerance: number): Promise<void> {
+  for (const [i, { prompt, ids, logits }] of expected.entries()) {
+    const text = prompts[i]!;
+    const own = typeof text === "string" ? model.tokenizer.encode(text) : model.tokenizer.applyChatTemplate(text);
+    expect(own).toEqual(prompt);
+    using session = model.session({ cacheDtype: "float32" });
+    expect(difference(session.forward(prompt), logits)).toBeLessThan(tolerance);
+    const generation = model.generate(prompt, { maxTokens: 32, temperature: 0, cacheDtype: "float32" });
+    await generation.text();
+    expect(generation.ids).toEqual(ids);
+  }
+}
+
 describe.skipIf(!python)("SmolLM2 writes what transformers writes", () => {
   const bits = (type: string, double: boolean) =>
     JSON.stringify({ load_in_4bit: true, bnb_4bit_quant_type: type, bnb_4bit_use_double_quant: double });
@@ -53,18 +67,21 @@ describe.skipIf(!python)("SmolLM2 writes what transformers writes", () => {
     if (quantType) await quantizeCheckpoint(dense, { output: path, quantType, doubleQuant });
     using model = await Model.load(path, { precision: "highest" });
     const expected = await transformers<Expected>(dense, options, JSON.stringify(prompts));
-    for (const [i, { prompt, ids, logits }] of expected.entries()) {
-      const text = prompts[i]!;
-      const own = typeof text === "string" ? model.tokenizer.encode(text) : model.tokenizer.applyChatTemplate(text);
-      expect(own).toEqual(prompt);
-      using session = model.session({ cacheDtype: "float32" });
-      expect(difference(session.forward(prompt), logits)).toBeLessThan(doubleQuant ? 0.05 : 5e-4);
-      const generation = model.generate(prompt, { maxTokens: 32, temperature: 0, cacheDtype: "float32" });
-      await generation.text();
-      expect(generation.ids).toEqual(ids);
-    }
+    await expectSame(model, expected, doubleQuant ? 0.05 : 5e-4);
   });
 });
+
+test.skipIf(!python)(
+  "SmolLM2 out of its GGUF file writes what transformers writes with that file expanded",
+  async () => {
+    const file = await smolLm();
+    const output = join(scratch, "expanded");
+    await convertGguf(file, { output, dtype: "float32" });
+    using model = await Model.load(file, { precision: "highest" });
+    const expected = await transformers<Expected>(output, "float32", JSON.stringify(prompts));
+    await expectSame(model, expected, 5e-4);
+  },
+);
 
 test.skipIf(!python)("MiniLM's vectors are sentence-transformers'", async () => {
   const texts = ["a guitar", "an instrument that has strings", "The weather is lovely today; let us walk."];

@@ -1,4 +1,5 @@
-/* Buffers in memory that the CPU and the GPU share, kept for reuse when they are freed. */
+/* Buffers in memory that the CPU and the GPU share, kept for reuse when they are freed; and pages of files in their
+ * place. */
 #include "metal.h"
 
 #include <stdlib.h>
@@ -9,6 +10,7 @@ enum { PAGE = 16384, SMALLEST = 256, BINS = 64 };
 static struct {
     struct memory *bins[BINS]; /* freed memory by the logarithm of its size, the last freed first */
     struct memory *newest;     /* of all memory */
+    struct memory *leaving;    /* adopted pages that were freed, and that work may still use */
     size_t         active, cached;
 } pool;
 
@@ -46,6 +48,27 @@ static void forget(struct memory *memory) {
     free(memory);
 }
 
+static void give_back(id buffer) {
+    residency_remove(buffer);
+    NSObject_release(buffer);
+}
+
+/* Lets go of the adopted pages that were freed, where their work is done. */
+static void let_go(void) {
+    queue_retire();
+    for (struct memory **at = &pool.leaving; *at;) {
+        struct memory *memory = *at;
+        if (memory->used > queue_completed()) {
+            at = &memory->next;
+            continue;
+        }
+        *at = memory->next;
+        give_back(memory->buffer);
+        memory->done(memory->owner);
+        forget(memory);
+    }
+}
+
 /* Gives Metal back all that is kept for reuse, but for what work still uses. */
 static void drop_cached(void) {
     for (uint32_t bin = 0; bin < BINS; bin++)
@@ -57,8 +80,7 @@ static void drop_cached(void) {
             }
             *at = memory->next;
             pool.cached -= memory->bytes;
-            residency_remove(memory->buffer);
-            NSObject_release(memory->buffer);
+            give_back(memory->buffer);
             forget(memory);
         }
 }
@@ -67,7 +89,7 @@ static void drop_cached(void) {
 static id make_room_for(size_t capacity) {
     for (int attempt = 0; attempt < 3; attempt++) {
         if (attempt == 2) queue_drain();
-        if (attempt) drop_cached();
+        if (attempt) drop_cached(), let_go();
         if (capacity > metal.working_set || pool.active + pool.cached > metal.working_set - capacity) continue;
         id buffer = MTLDevice_newBufferWithLength_options(metal.device, capacity, MTL_RESOURCE_STORAGE_SHARED);
         if (buffer) return buffer;
@@ -78,17 +100,17 @@ static id make_room_for(size_t capacity) {
                   capacity, metal.name, pool.active, metal.working_set);
 }
 
-static struct memory *create(size_t capacity) {
-    struct memory *memory = calloc(1, sizeof *memory);
-    if (!memory) return refuse(BNB_OUT_OF_MEMORY, "the host has no memory left");
-    memory->bytes = capacity;
-    memory->buffer = make_room_for(capacity);
-    if (!memory->buffer) {
-        free(memory);
-        return NULL;
+/* Takes the buffer over, also where it fails. */
+static struct memory *memory_of(id buffer, size_t bytes) {
+    struct memory *memory = buffer ? calloc(1, sizeof *memory) : NULL;
+    if (!memory) {
+        NSObject_release(buffer);
+        return buffer ? refuse(BNB_OUT_OF_MEMORY, "the host has no memory left") : NULL;
     }
-    memory->address = MTLBuffer_contents(memory->buffer);
-    residency_add(memory->buffer);
+    memory->bytes = bytes;
+    memory->buffer = buffer;
+    memory->address = MTLBuffer_contents(buffer);
+    residency_add(buffer);
     memory->older = pool.newest;
     if (pool.newest) pool.newest->newer = memory;
     return pool.newest = memory;
@@ -104,24 +126,69 @@ void *metal_alloc(void *, size_t bytes) {
     queue_retire();
     if (metal.exact) drop_cached();
     struct memory *memory = reuse(capacity);
-    if (!memory) memory = create(capacity);
+    if (!memory) memory = memory_of(make_room_for(capacity), capacity);
     if (memory) pool.active += memory->bytes;
     metal_leave(autorelease);
     return memory;
 }
 
-void metal_free(void *, void *freed) {
-    struct memory *memory = freed;
-    if (!memory) return;
-    void           *autorelease = metal_enter();
+static void keep(struct memory *memory) {
     struct memory **bin = &pool.bins[bin_of(memory->bytes)];
     memory->next = *bin;
     *bin = memory;
-    pool.active -= memory->bytes;
     pool.cached += memory->bytes;
     if (pool.cached > metal.working_set / 4) {
         queue_retire();
         drop_cached();
+    }
+}
+
+/* Pages count like memory: the GPU has them mapped, and while they are resident the system can't take them away. */
+void *metal_adopt(void *, void *pages, size_t bytes, void (*done)(void *owner), void *owner) {
+    void *autorelease = metal_enter();
+    let_go();
+    bool fits = bytes && bytes <= metal.buffer_max && bytes <= metal.working_set &&
+                pool.active + pool.cached <= metal.working_set - bytes;
+    id buffer = fits ? MTLDevice_newBufferWithBytesNoCopy_length_options_deallocator(metal.device, pages, bytes,
+                                                                                     MTL_RESOURCE_STORAGE_SHARED, NULL)
+                     : NULL;
+    struct memory *memory = memory_of(buffer, bytes);
+    if (memory) {
+        memory->done = done, memory->owner = owner;
+        pool.active += bytes;
+    }
+    metal_leave(autorelease);
+    return memory;
+}
+
+/* Whoever holds the memory sees the copy. */
+bnb_status memory_own(struct memory *memory) {
+    if (!memory->done) return BNB_OK;
+    queue_wait(memory->used);
+    size_t capacity = capacity_for(memory->bytes);
+    id     buffer = make_room_for(capacity);
+    if (!buffer) return BNB_OUT_OF_MEMORY;
+    memcpy(MTLBuffer_contents(buffer), memory->address, memory->bytes);
+    residency_add(buffer);
+    give_back(memory->buffer);
+    memory->done(memory->owner);
+    pool.active += capacity - memory->bytes;
+    memory->buffer = buffer, memory->address = MTLBuffer_contents(buffer);
+    memory->bytes = capacity, memory->done = NULL;
+    return BNB_OK;
+}
+
+void metal_free(void *, void *freed) {
+    struct memory *memory = freed;
+    if (!memory) return;
+    void *autorelease = metal_enter();
+    pool.active -= memory->bytes;
+    if (memory->done) {
+        memory->next = pool.leaving;
+        pool.leaving = memory;
+        let_go();
+    } else {
+        keep(memory);
     }
     metal_leave(autorelease);
 }
@@ -144,8 +211,9 @@ bnb_status metal_ready(void *, void *given, enum access access) {
     struct memory *memory = given;
     void          *autorelease = metal_enter();
     queue_wait(memory->used);
-    if (access == WRITES) memory->written = 0, memory->lost = false;
-    bnb_status status = memory->lost ? queue_tell_lost() : BNB_OK;
+    bnb_status status = access & WRITES ? memory_own(memory) : BNB_OK;
+    if (status == BNB_OK && access == WRITES) memory->written = 0, memory->lost = false;
+    if (status == BNB_OK && memory->lost) status = queue_tell_lost();
     metal_leave(autorelease);
     return status;
 }

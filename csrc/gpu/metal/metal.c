@@ -193,7 +193,18 @@ static bnb_status prepare(const struct launch *launch, struct prepared *prepared
     return BNB_OK;
 }
 
+/* What the launch is to write becomes its own. */
+static bnb_status own_results(const struct launch *launch) {
+    bnb_status status = BNB_OK;
+    for (uint32_t i = 0; i < launch->binding_count && status == BNB_OK; i++)
+        if (launch->bindings[i].memory && launch->bindings[i].access & WRITES)
+            status = memory_own(launch->bindings[i].memory);
+    return status;
+}
+
 static bnb_status enqueue(const struct prepared *prepared) {
+    bnb_status owned = own_results(prepared->launch);
+    if (owned) return owned;
     uint64_t batch;
     id       encoder = queue_encoder(&batch);
     if (!encoder) return bnb_last_status();
@@ -268,6 +279,7 @@ const struct driver metal_driver = {
     .describe = metal_describe,
     .choose = metal_choose,
     .alloc = metal_alloc,
+    .adopt = metal_adopt,
     .free = metal_free,
     .host = metal_host,
     .ready = metal_ready,

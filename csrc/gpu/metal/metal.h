@@ -26,6 +26,8 @@ struct memory {
     bool           lost;                /* a batch that was to write it has failed */
     struct memory *next;                /* in its bin, once freed */
     struct memory *older, *newer;       /* of all there are */
+    void (*done)(void *owner);          /* of adopted pages: what their owner waits for; NULL once there is a copy */
+    void *owner;
 };
 
 /* A kernel made ready for one set of function constants, or the reason why that failed. */
@@ -86,13 +88,15 @@ bool       queue_idle(void);
 /* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 void      *metal_alloc(void *gpu, size_t bytes);
+void      *metal_adopt(void *gpu, void *pages, size_t bytes, void (*done)(void *owner), void *owner);
 void       metal_free(void *gpu, void *memory);
 void      *metal_host(void *gpu, void *memory);
 bnb_status metal_ready(void *gpu, void *memory, enum access access);
 bnb_status metal_write(void *gpu, void *memory, size_t offset, const void *from, size_t bytes);
 bnb_status metal_read(void *gpu, void *memory, size_t offset, void *to, size_t bytes);
 size_t     metal_cached(void *gpu);
-void       memory_lose(uint64_t batch); /* what this batch or a later one was to write is lost: it has failed */
+bnb_status memory_own(struct memory *memory); /* before it is written: a copy in the place of adopted pages */
+void       memory_lose(uint64_t batch);       /* what this batch or a later one was to write is lost: it has failed */
 
 /* ── Residency ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 

@@ -66,18 +66,20 @@ extern struct objc {
  * of a sentence that says what is missing. */
 const char *objc_load(void);
 
-#define MESSAGE_ARITY_(_0, _1, _2, _3, n, ...) n
-#define MESSAGE_ARITY(...)                     MESSAGE_ARITY_(_ __VA_OPT__(, ) __VA_ARGS__, 3, 2, 1, 0)
-#define MESSAGE_PASTE_(a, b)                   a##b
-#define MESSAGE_PASTE(a, b)                    MESSAGE_PASTE_(a, b)
+#define MESSAGE_ARITY_(_0, _1, _2, _3, _4, n, ...) n
+#define MESSAGE_ARITY(...)                         MESSAGE_ARITY_(_ __VA_OPT__(, ) __VA_ARGS__, 4, 3, 2, 1, 0)
+#define MESSAGE_PASTE_(a, b)                       a##b
+#define MESSAGE_PASTE(a, b)                        MESSAGE_PASTE_(a, b)
 #define MESSAGE_TAKES0()
-#define MESSAGE_TAKES1(A)       , A a
-#define MESSAGE_TAKES2(A, B)    , A a, B b
-#define MESSAGE_TAKES3(A, B, C) , A a, B b, C c
+#define MESSAGE_TAKES1(A)          , A a
+#define MESSAGE_TAKES2(A, B)       , A a, B b
+#define MESSAGE_TAKES3(A, B, C)    , A a, B b, C c
+#define MESSAGE_TAKES4(A, B, C, D) , A a, B b, C c, D d
 #define MESSAGE_GIVES0
 #define MESSAGE_GIVES1 , a
 #define MESSAGE_GIVES2 , a, b
 #define MESSAGE_GIVES3 , a, b, c
+#define MESSAGE_GIVES4 , a, b, c, d
 #define MESSAGE(class, name, selector, returns, ...)                                                                   \
     static inline returns class##_##name(                                                                              \
         id self MESSAGE_PASTE(MESSAGE_TAKES, MESSAGE_ARITY(__VA_ARGS__))(__VA_ARGS__)) {                               \

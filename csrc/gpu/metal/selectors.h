@@ -2,8 +2,8 @@
  * METHOD(class, name, "selector", returns, argument types…).
  *
  * The driver makes a typed function of each row, the fake Metal of test/metal/host/ is held to the same types, and
- * test/metal/oracle/selectors.ts compares them with Apple's own headers. No method here returns a struct, takes a
- * block, or throws on an argument that the driver passes. */
+ * test/metal/oracle/selectors.ts compares them with Apple's own headers. No method here returns a struct, is
+ * given a block (a deallocator is nil), or throws on an argument that the driver passes. */
 #ifndef BNB_METAL_SELECTORS_H
 #define BNB_METAL_SELECTORS_H
 
@@ -28,6 +28,8 @@
     METHOD(MTLDevice, maxBufferLength, "maxBufferLength", NSUInteger)                                                  \
     METHOD(MTLDevice, newCommandQueue, "newCommandQueue", id)                                                          \
     METHOD(MTLDevice, newBufferWithLength_options, "newBufferWithLength:options:", id, NSUInteger, NSUInteger)         \
+    METHOD(MTLDevice, newBufferWithBytesNoCopy_length_options_deallocator,                                             \
+           "newBufferWithBytesNoCopy:length:options:deallocator:", id, void *, NSUInteger, NSUInteger, const void *)   \
     METHOD(MTLDevice, newResidencySetWithDescriptor_error, "newResidencySetWithDescriptor:error:", id, id, id *)       \
     METHOD(MTLDevice, newLibraryWithSource_options_error, "newLibraryWithSource:options:error:", id, id, id, id *)     \
     METHOD(MTLDevice, newLibraryWithURL_error, "newLibraryWithURL:error:", id, id, id *)                               \

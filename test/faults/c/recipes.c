@@ -1,7 +1,11 @@
 /* A call of every entry that must succeed, made of the world's things: a new entry of bnb.h needs a row here. */
+#define _DEFAULT_SOURCE /* mkstemp, ftruncate */
 #include "recipes.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <threads.h>
+#include <unistd.h>
 
 #define P(pointer) {.p = (void *)(pointer)}
 #define N(number)  {.n = (number)}
@@ -55,6 +59,21 @@ ROW(bnb_tensor_zeros, P(world.device), I(below(6)), N(1 + below(40)), N(1 + belo
 VALID(bnb_tensor_from) {
     size_t dtype = below(6), rows = 1 + below(40), columns = 1 + below(200), bytes = rows * columns * sizes[dtype];
     GIVE(P(world.device), I(dtype), N(rows), N(columns), P(scratch(bytes)), N(bytes));
+}
+
+/* Of 64 KB, all zeros, under no name. */
+static int       file;
+static once_flag file_once = ONCE_FLAG_INIT;
+static void      make_file(void) {
+    char path[] = "/tmp/bnb-faults-XXXXXX";
+    file = mkstemp(path);
+    if (file < 0 || unlink(path) || ftruncate(file, 64 << 10)) broken("no file could be made in /tmp");
+}
+
+VALID(bnb_tensor_from_file) {
+    call_once(&file_once, make_file);
+    size_t dtype = below(6), rows = 1 + below(40), columns = 1 + below(200), offset = below(100);
+    GIVE(P(world.device), I(dtype), N(rows), N(columns), I(file), N(offset), P("world.bin"), I(one_in(2)));
 }
 
 VALID(bnb_tensor_from_gguf) {

@@ -173,6 +173,9 @@ static int bind(sim_launch *launch, const struct dispatch *dispatch) {
         if (bound->buffer->object.references <= 0)
             violation("%s: the buffer at %u was freed before the command buffer that uses it was done",
                       sim_kernel_name(dispatch->pipeline->kernel), i);
+        if (bound->buffer->lent && !is_mapped(bound->buffer->memory, bound->buffer->bytes))
+            violation("%s: the pages of the buffer at %u were given back before the work that uses them was done",
+                      sim_kernel_name(dispatch->pipeline->kernel), i);
         status = sim_launch_buffer(launch, i, (char *)bound->buffer->memory + bound->offset,
                                    bound->buffer->bytes - bound->offset, 0);
     }

@@ -1,9 +1,12 @@
 /* The fake MTLDevice: buffers, libraries translated from Metal's language to C++, functions, pipelines. */
+#define _DEFAULT_SOURCE /* mincore */
 #include "fake.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "../runtime/simulator.h"
 
@@ -39,10 +42,40 @@ id fake_MTLDevice_newBufferWithLength_options(id, SEL, NSUInteger length, NSUInt
     return &buffer->object;
 }
 
+/* Apple: whole pages, of one region that mmap or vm_allocate gave; who lends them sees to it that they outlive the
+ * buffer. Whether they are mapped is asked for here, and again at each dispatch, where a region is given back too
+ * early. */
+id fake_MTLDevice_newBufferWithBytesNoCopy_length_options_deallocator(id, SEL, void *pages, NSUInteger length,
+                                                                      NSUInteger options, const void *deallocator) {
+    NSUInteger page = (NSUInteger)sysconf(_SC_PAGESIZE);
+    if (!pages || (NSUInteger)pages % page || !length || length % page)
+        violation("newBufferWithBytesNoCopy: %lu bytes at %p are no whole pages of %lu", length, pages, page);
+    if ((long)length > faults.buffer_max) violation("newBufferWithBytesNoCopy: %lu is above maxBufferLength", length);
+    if (options != MTL_RESOURCE_STORAGE_SHARED) violation("newBufferWithBytesNoCopy: only shared storage can be lent");
+    if (deallocator) violation("newBufferWithBytesNoCopy: the fake calls no block");
+    if (!is_mapped(pages, length)) violation("newBufferWithBytesNoCopy: %p is not mapped", pages);
+    if (strikes(&faults.fail_adopt)) return NULL;
+    counters.adopted++;
+    struct device_buffer *buffer = object_new(MTLBuffer, sizeof *buffer);
+    buffer->memory = pages;
+    buffer->bytes = length;
+    buffer->lent = true;
+    return &buffer->object;
+}
+
+bool is_mapped(const void *pages, size_t bytes) {
+    size_t         page = (size_t)sysconf(_SC_PAGESIZE), count = bytes / page;
+    unsigned char *resident = malloc(count);
+    if (!resident) violation("the host has no memory left");
+    bool mapped = !mincore((void *)pages, bytes, resident);
+    free(resident);
+    return mapped;
+}
+
 void *fake_MTLBuffer_contents(id self, SEL) { return ((struct device_buffer *)self)->memory; }
 void  destroy_buffer(id buffer) {
     if (((struct device_buffer *)buffer)->in_set) violation("a buffer was freed while it is in a residency set");
-    sim_release(((struct device_buffer *)buffer)->memory);
+    if (!((struct device_buffer *)buffer)->lent) sim_release(((struct device_buffer *)buffer)->memory);
 }
 
 /* ── Libraries ──────────────────────────────────────────────────────────────────────────────────────────────────── */

@@ -99,8 +99,11 @@ struct device_buffer {
     struct objc_object object;
     void              *memory;
     size_t             bytes;
+    bool               lent;             /* the pages are somebody else's */
     bool               in_set, resident; /* as was asked for, and as of the set's last commit */
 };
+
+bool is_mapped(const void *pages, size_t bytes); /* all of it, in this process */
 
 /* ── Faults and counters ────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -116,6 +119,7 @@ struct device_buffer {
     FAULT(working_set, (long)4 << 30)                                                                                  \
     FAULT(buffer_max, (long)1 << 30)                                                                                   \
     FAULT(fail_alloc, 0)        /* the nth newBuffer from now on gives nil */                                          \
+    FAULT(fail_adopt, 0)        /* the nth newBufferWithBytesNoCopy from now on gives nil */                           \
     FAULT(fail_queue, 0)        /* the nth newCommandQueue from now on gives nil */                                    \
     FAULT(fail_compile, 0)      /* the nth newLibraryWithSource from now on gives an error */                          \
     FAULT(fail_commit, 0)       /* the nth command buffer from now on fails, and all that its queue runs after it */   \
@@ -132,7 +136,7 @@ extern struct faults {
 bool strikes(_Atomic long *countdown);
 
 extern struct counters {
-    _Atomic long compiles, buffers, commits, dispatches, runs, blocking_waits, barriers, residency_requests;
+    _Atomic long compiles, buffers, adopted, commits, dispatches, runs, blocking_waits, barriers, residency_requests;
 } counters;
 
 /* For tests: a counter, or how many objects of a class are alive. */

@@ -129,6 +129,7 @@ long fake_metal_count(const char *name) {
     if (!strcmp(name, #counter)) return counters.counter;
     COUNT(compiles)
     COUNT(buffers)
+    COUNT(adopted)
     COUNT(commits)
     COUNT(dispatches)
     COUNT(runs)

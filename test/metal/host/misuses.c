@@ -1,8 +1,10 @@
 /* Breaks one rule of Metal a run, to show that the fake Metal notices: `misuses <name>` must not come to its end. */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "../../../csrc/gpu/kernels.h"
 #include "../../../csrc/gpu/metal/objc.h"
@@ -75,6 +77,17 @@ static void pool_popped_twice(void) {
 }
 
 static void empty_buffer(void) { MTLDevice_newBufferWithLength_options(device, 0, MTL_RESOURCE_STORAGE_SHARED); }
+
+static id lent(void *pages, NSUInteger bytes) {
+    return MTLDevice_newBufferWithBytesNoCopy_length_options_deallocator(device, pages, bytes,
+                                                                         MTL_RESOURCE_STORAGE_SHARED, NULL);
+}
+
+static void *some_pages(void) {
+    return mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+static void half_a_page(void) { lent(some_pages(), 2048); }
 
 static void fast_math(void) {
     id options = NSObject_new(objc.getClass("MTLCompileOptions"));
@@ -158,6 +171,17 @@ static void offset_past_the_end(void) {
     MTLComputeCommandEncoder_setBuffer_offset_atIndex(half_encoded(commands(), NULL), buffer(), 4096, 2);
 }
 
+static void pages_given_back_too_early(void) {
+    void *pages = some_pages();
+    id    batch = commands(), encoder = half_encoded(batch, lent(pages, 1 << 16));
+    MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, buffer(), 0, 2);
+    dispatch(encoder, 32);
+    MTLComputeCommandEncoder_endEncoding(encoder);
+    MTLCommandBuffer_commit(batch);
+    munmap(pages, 1 << 16);
+    MTLCommandBuffer_waitUntilCompleted(batch);
+}
+
 static void freed_too_early(void) {
     id batch = commands(), x = buffer(), encoder = half_encoded(batch, x);
     MTLComputeCommandEncoder_setBuffer_offset_atIndex(encoder, x, 0, 2);
@@ -236,6 +260,8 @@ static const struct {
     MISUSE(no_pool),
     MISUSE(pool_popped_twice),
     MISUSE(empty_buffer),
+    MISUSE(half_a_page),
+    MISUSE(pages_given_back_too_early),
     MISUSE(fast_math),
     MISUSE(fast_functions),
     MISUSE(language_version),

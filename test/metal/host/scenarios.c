@@ -1,12 +1,14 @@
 /* What the Metal driver must do, one scenario a run: `scenarios <name>` exits 0 where all that it expects came true.
  *
  * The driver is the one that ships; BNB_METAL_LIBRARY puts the fake Metal under it, BNB_FAKE_METAL injects faults. */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "../../../csrc/gpu/driver.h"
 #include "../../../csrc/internal.h"
@@ -222,6 +224,50 @@ static void reuses_memory_after_its_work(void) {
     void *small = gpu->alloc(one, 8); /* of another size, so not out of what is kept */
     gpu->free(one, again);
     CHECK(small && buffers_made() == 5 && gpu->alloc(one, BYTES / 4) && buffers_made() == 6);
+}
+
+static int  given_back;
+static void give_pages_back(void *pages) {
+    CHECK(!munmap(pages, 1 << 16));
+    given_back++;
+}
+
+/* Ones that nobody may write. */
+static void *pages_of_ones(void) {
+    float *pages = mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(pages != MAP_FAILED);
+    for (size_t i = 0; i < COUNT; i++) pages[i] = 1;
+    CHECK(!mprotect(pages, 1 << 16, PROT_READ));
+    return pages;
+}
+
+static void adopts_pages(void) {
+    open_gpu();
+    void *pages = pages_of_ones(), *x = gpu->adopt(one, pages, 1 << 16, give_pages_back, pages);
+    CHECK(x && gpu->host(one, x) == pages && buffers_made() == 0 && count("adopted") == 1);
+    void *y = gpu->alloc(one, BYTES);
+    CHECK(add(x, y, 2, 0, 0) == BNB_OK);
+    gpu->free(one, x); /* the work has yet to run */
+    CHECK(!given_back && holds(y, 3));
+    gpu->adopt(one, NULL, 0, give_pages_back, NULL); /* what is done with goes at the next occasion */
+    CHECK(given_back == 1);
+
+    /* Written, by the GPU and by the processor, it is memory like any other, and the pages are what they were. */
+    for (int by_gpu = 0; by_gpu < 2; by_gpu++) {
+        pages = pages_of_ones();
+        x = gpu->adopt(one, pages, 1 << 16, give_pages_back, pages);
+        if (by_gpu)
+            CHECK(add(x, y, 2, 0, 0) == BNB_OK && add(y, x, 4, 0, 0) == BNB_OK);
+        else
+            CHECK(gpu->ready(one, x, UPDATES) == BNB_OK && (((float *)gpu->host(one, x))[0] = 1));
+        CHECK(gpu->host(one, x) != pages && holds(x, by_gpu ? 7 : 1));
+        CHECK(given_back == 2 + by_gpu);
+        gpu->free(one, x);
+    }
+    set("fail_adopt", 1);
+    pages = pages_of_ones();
+    CHECK(!gpu->adopt(one, pages, 1 << 16, give_pages_back, pages));
+    give_pages_back(pages);
 }
 
 /* What the forms of csrc/cpu/ may do when they stand in for a kernel. */
@@ -504,6 +550,7 @@ static const struct {
     SCENARIO(waits_for_no_later_work),
     SCENARIO(bounds_what_is_pending),
     SCENARIO(reuses_memory_after_its_work),
+    SCENARIO(adopts_pages),
     SCENARIO(lets_the_cpu_read_past_the_end),
     SCENARIO(gives_exact_buffers),
     SCENARIO(refuses_too_much_memory),

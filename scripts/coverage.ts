@@ -1,0 +1,70 @@
+// Owns `bun run test:coverage [file…]`: which lines of src/ and csrc/ the tests run, as a table by folder and a list of
+// holes.
+//
+// `--passes cpu,plain,metal,cuda` are the ways in which the tests run, cpu alone by default: on the processor's best
+// kernels, on the reference loops, on the simulated GPUs. `--least 95` is the share below which a file is listed, and
+// `--keep` adds to what was counted before. A command that a test starts as a process of its own counts for csrc/ only:
+// Bun counts in the test's process.
+import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { relative, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { addLcov, byFolder, holes, holesOf, type Lines, tableOf } from "./coverage/lcov.ts";
+import { buildCounted, counting, findLlvm, lcovOf } from "./coverage/native.ts";
+import { root, run, say, stop } from "./run.ts";
+
+const { values, positionals } = parseArgs({
+  options: {
+    passes: { type: "string", default: "cpu" },
+    least: { type: "string", default: "95" },
+    keep: { type: "boolean", default: false },
+  },
+  allowPositionals: true,
+});
+
+const counted = ["--coverage", "--coverage-reporter=lcov"];
+/** What each pass runs beside the files, and in which environment. */
+const ways: Record<string, { command: string[]; env?: Record<string, string> }> = {
+  cpu: { command: ["test", "--timeout=600000"] },
+  plain: { command: ["test", "--timeout=600000"], env: { BNB_ISA: "plain" } },
+  metal: { command: ["test/metal/host/suite.ts"] },
+  cuda: { command: ["test/cuda/host/suite.ts"] },
+};
+
+const passes = values.passes.split(",");
+const unknown = passes.find((pass) => !Object.hasOwn(ways, pass));
+if (unknown !== undefined) stop(`--passes has ${JSON.stringify(unknown)}, expected some of ${Object.keys(ways)}.`);
+
+const folder = resolve(root, ".cache/coverage/counters");
+if (!values.keep) rmSync(folder, { recursive: true, force: true });
+mkdirSync(folder, { recursive: true });
+
+const llvm = findLlvm();
+if (!llvm)
+  say("csrc/ is left out: no clang, llvm-profdata and llvm-cov of one version from 19 on (clang-19, llvm-19).");
+const library = llvm && (await buildCounted(llvm));
+
+let failed = 0;
+for (const pass of passes) {
+  const { command, env = {} } = ways[pass]!;
+  // The suites of simulated GPUs pass options on among the files, and name all files where they are given none.
+  const all = positionals.length === 0 && command[0] !== "test" ? [] : positionals;
+  const options = command[0] === "test" || all.length > 0 ? [...counted, `--coverage-dir=${folder}/${pass}`] : [];
+  const status = run([process.execPath, ...command, ...options, ...all], {
+    ...(library ? counting(library, folder) : {}),
+    ...env,
+  });
+  if (status !== 0) failed = status;
+}
+
+const lines: Lines = new Map();
+const nameOf = (path: string) => {
+  const name = relative(root, resolve(root, path));
+  return /^(src|csrc)\//.test(name) ? name : undefined;
+};
+for (const pass of Object.keys(ways)) {
+  const path = `${folder}/${pass}/lcov.info`;
+  if (existsSync(path)) addLcov(lines, readFileSync(path, "utf8"), nameOf);
+}
+if (llvm && library) addLcov(lines, lcovOf(llvm, folder, [library]), nameOf);
+console.log(`\n${tableOf(byFolder(lines))}\n\n${holesOf(holes(lines, Number(values.least) / 100))}`);
+if (failed) stop("Tests failed: what ran is counted all the same.");

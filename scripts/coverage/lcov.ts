@@ -1,0 +1,91 @@
+// Lines that ran, as lcov's files say it, which both Bun and llvm-cov write: put together, and summed up by folder.
+
+/** By file, from the repository's root: how often each line with code ran. */
+export type Lines = Map<string, Map<number, number>>;
+
+/** Adds what an lcov file says; `nameOf` gives a file's name, or undefined for one that does not count. */
+export function addLcov(lines: Lines, text: string, nameOf: (path: string) => string | undefined): void {
+  let file: Map<number, number> | undefined;
+  for (const row of text.split("\n")) {
+    if (row.startsWith("SF:")) {
+      const name = nameOf(row.slice(3));
+      file = name === undefined ? undefined : (lines.get(name) ?? new Map());
+      if (name !== undefined) lines.set(name, file!);
+    } else if (row.startsWith("DA:")) {
+      const [line, count] = row.slice(3).split(",").map(Number) as [number, number];
+      file?.set(line, (file.get(line) ?? 0) + count);
+    }
+  }
+}
+
+/** What a row of the table says. */
+export interface Row {
+  readonly name: string;
+  readonly files: number;
+  readonly lines: number;
+  readonly ran: number;
+}
+
+const ranOf = (file: ReadonlyMap<number, number>) => [...file.values()].filter((count) => count > 0).length;
+
+/** A row for each folder, and one for each of the roots that holds all of it. */
+export function byFolder(lines: Lines): Row[] {
+  const rows = new Map<string, { files: number; lines: number; ran: number }>();
+  const add = (name: string, file: ReadonlyMap<number, number>) => {
+    const { files, lines, ran } = rows.get(name) ?? { files: 0, lines: 0, ran: 0 };
+    rows.set(name, { files: files + 1, lines: lines + file.size, ran: ran + ranOf(file) });
+  };
+  for (const [name, file] of lines) {
+    const folder = name.slice(0, name.lastIndexOf("/"));
+    add(`${folder}/`, file);
+    add(`all of ${name.slice(0, name.indexOf("/"))}/`, file);
+  }
+  const sorted = [...rows].sort(([a], [b]) => a.localeCompare(b));
+  return sorted.map(([name, row]) => ({ name, ...row }));
+}
+
+/** Files of which less than a share ran, the emptiest first, with the lines that did not: `3, 7–9`. */
+export function holes(lines: Lines, least: number): { name: string; share: number; missed: string }[] {
+  return [...lines]
+    .map(([name, file]) => ({ name, share: file.size === 0 ? 1 : ranOf(file) / file.size, missed: missedOf(file) }))
+    .filter(({ share }) => share < least)
+    .sort((a, b) => a.share - b.share);
+}
+
+/** Runs of lines without code between two that were missed do not part them. */
+function missedOf(file: ReadonlyMap<number, number>): string {
+  const spans: [number, number][] = [];
+  let isOpen = false;
+  for (const [line, count] of [...file].sort(([a], [b]) => a - b)) {
+    const last = spans.at(-1);
+    if (count > 0) isOpen = false;
+    else if (isOpen && last) last[1] = line;
+    else {
+      spans.push([line, line]);
+      isOpen = true;
+    }
+  }
+  return spans.map(([from, to]) => (from === to ? `${from}` : `${from}–${to}`)).join(", ");
+}
+
+const percent = (share: number) => `${(Math.floor(share * 1000) / 10).toFixed(1)} %`;
+
+/** The rows as a table in Markdown. */
+export function tableOf(rows: readonly Row[]): string {
+  const cells = rows.map(({ name, files, lines, ran }) => [
+    name,
+    `${files}`,
+    `${lines}`,
+    percent(lines === 0 ? 1 : ran / lines),
+  ]);
+  const head = ["folder", "files", "lines", "that ran"];
+  const widths = head.map((title, i) => Math.max(title.length, ...cells.map((row) => row[i]!.length)));
+  const line = (row: readonly string[]) =>
+    `| ${row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join(" | ")} |`;
+  const rule = `| ${widths.map((width, i) => (i === 0 ? "-".repeat(width) : `${"-".repeat(width - 1)}:`)).join(" | ")} |`;
+  return [line(head), rule, ...cells.map(line)].join("\n");
+}
+
+/** The holes as lines of text. */
+export const holesOf = (found: ReturnType<typeof holes>): string =>
+  found.map(({ name, share, missed }) => `${name}: ${percent(share)}; not ${missed}`).join("\n");

@@ -1,0 +1,105 @@
+// Owns the layers of a model on all of its devices: which stand where, and how rows go from one device to the next.
+import { type Device, type DeviceName, deviceOf } from "../device.ts";
+import { BnbError } from "../error.ts";
+import { isOptions, type Signature } from "../signature.ts";
+import type { Architecture } from "./architecture.ts";
+import { ModelCache, type Placed } from "./cache.ts";
+import { type Rows, Stack, type Stream } from "./stack.ts";
+import type { Loader } from "./weights.ts";
+
+/** A device for some of a model's layers: as many as are named, or an equal share of the rest. */
+export type DevicePlace = Device | DeviceName | { readonly device: Device | DeviceName; readonly layers: number };
+
+/**
+ * Which layers stand where: runs of whole ones, in the order of the devices.
+ *
+ * @throws BnbError if they are more than the model's, or fewer, or a device would have none
+ */
+export function layOut(me: Signature, places: readonly DevicePlace[], count: number): Placed[] {
+  if (!Array.isArray(places) || places.length === 0)
+    throw me.wrong("devices", places, "an array of at least one device");
+  const wanted = places.map((place, i) => {
+    const { device, layers } = isOptions(place) ? (place as Exclude<DevicePlace, Device | string>) : { device: place };
+    const argument = layers === undefined ? `devices[${i}]` : `devices[${i}].device`;
+    return {
+      device: deviceOf(me, device as Device | DeviceName, argument),
+      layers: layers === undefined ? undefined : me.whole(layers, `devices[${i}].layers`, 1),
+    };
+  });
+  const open = wanted.filter(({ layers }) => layers === undefined).length;
+  const named = wanted.reduce((sum, { layers = 0 }) => sum + layers, 0);
+  const rest = count - named;
+  if (rest < open || (open === 0 && rest !== 0))
+    throw new BnbError(
+      `Model.load: devices name ${named} layers${open > 0 ? ` and ${open} devices for the rest` : ""}, and the model has ${count}: each device takes one or more.`,
+    );
+  let left = open;
+  let remaining = rest;
+  return wanted.map(({ device, layers }) => {
+    if (layers !== undefined) return { device, layers };
+    const share = Math.ceil(remaining / left--);
+    remaining -= share;
+    return { device, layers: share };
+  });
+}
+
+/** All layers of a model, a stack of them on each device. */
+export class Pipeline implements Disposable {
+  readonly #architecture: Architecture;
+  readonly #stacks: readonly Stack[];
+
+  private constructor(architecture: Architecture, stacks: readonly Stack[]) {
+    this.#architecture = architecture;
+    this.#stacks = stacks;
+  }
+
+  /** Layer by layer; `onLayer` may wait, or stop it by throwing. */
+  static async load(
+    loader: Loader,
+    architecture: Architecture,
+    placed: readonly Placed[],
+    onLayer: (index: number) => Promise<void>,
+  ): Promise<Pipeline> {
+    const stacks: Stack[] = [];
+    let first = 0;
+    try {
+      for (const { device, layers } of placed) {
+        const range = { first, last: first + layers - 1 };
+        stacks.push(await Stack.load(loader.on(device), architecture, device, range, onLayer));
+        first += layers;
+      }
+    } catch (error) {
+      for (const stack of stacks) stack[Symbol.dispose]();
+      throw error;
+    }
+    return new Pipeline(architecture, stacks);
+  }
+
+  /** Where layers stand, in their order. */
+  get placed(): readonly Placed[] {
+    return this.#stacks.map(({ device, layers }) => ({ device, layers }));
+  }
+
+  /** A cache for all layers. */
+  cache(options: { slots?: number; capacity: number; dtype?: ModelCache["dtype"] | undefined }): ModelCache {
+    const { kvHeads: heads, headDim: columns } = this.#architecture;
+    return new ModelCache(this.placed, { ...options, heads, columns });
+  }
+
+  /** Whether a text of so many tokens turns its positions by other angles than a shorter one. */
+  isLong(positions: number): boolean {
+    return this.#stacks.some((stack) => stack.isLong(positions));
+  }
+
+  /** Runs the rows of a stream through every layer, and yields between them; the stream ends on the last device. */
+  *run(stream: Stream, rows: Rows, cache?: ModelCache): Generator<void, void, void> {
+    for (const [i, stack] of this.#stacks.entries()) {
+      if (stream.x.device !== stack.device) stream.replace(stream.x.to(stack.device));
+      yield* stack.run(stream, rows, cache?.parts[i]);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const stack of this.#stacks) stack[Symbol.dispose]();
+  }
+}
