@@ -3,12 +3,12 @@ import os from "node:os";
 import { Command } from "commander";
 import { root, say, stop } from "../scripts/run.ts";
 import { type Limits, measureReads, shareOfLimit } from "../src/bench/limits.ts";
+import { latencyOf } from "../src/bench/measure.ts";
 import { table } from "../src/cli/table.ts";
 import { currentDevice, matmul4bit, quantize4bit, Tensor } from "../src/index.ts";
 import type { Precision } from "../src/native.ts";
 import { blocksizes4, layerShapes, normal } from "../test/cases.ts";
 import { peak } from "./peak.ts";
-import { median } from "./peers/results.ts";
 import { digits, type Table } from "./peers/tables.ts";
 
 /** One product: NF4 unless `blocksize` or `nested` say otherwise. */
@@ -118,30 +118,20 @@ function repeated(few: Tensor<"float32">, n: number): Tensor<"float32"> {
   return Tensor.from(all, [n, k]);
 }
 
-/** The median time of a run, of at least three and as many as fit. */
-function time(run: () => void, milliseconds: number): number {
-  run();
-  const samples: number[] = [];
-  const end = Bun.nanoseconds() + milliseconds * 1e6;
-  while (samples.length < 3 || Bun.nanoseconds() < end) {
-    const began = Bun.nanoseconds();
-    run();
-    samples.push((Bun.nanoseconds() - began) / 1e6);
-  }
-  return median(samples);
-}
-
 async function measure(milliseconds: number): Promise<Run> {
   const threads = Number(process.env.BNB_NUM_THREADS);
   const limits = { threads, reads: await measureReads(threads), gigaflops: peak(threads) };
-  const ms = series.map(({ points }) =>
-    points.map((point) => {
+  const ms: number[][] = [];
+  for (const { points } of series) {
+    const found: number[] = [];
+    for (const point of points) {
       const { run, release } = prepare(point);
-      const found = time(run, milliseconds);
+      const { medianMs } = await latencyOf(point.label, run, milliseconds);
       release();
-      return Number(found.toPrecision(4));
-    }),
-  );
+      found.push(Number(medianMs.toPrecision(4)));
+    }
+    ms.push(found);
+  }
   return { threads, limits, ms };
 }
 

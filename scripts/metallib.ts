@@ -13,7 +13,8 @@ import { builtLibrary, hostPlatform } from "./platforms.ts";
 import { output, root, run, stop } from "./run.ts";
 
 const work = `${root}/.cache/metallib`;
-const target = `${process.argv[2] ?? dirname(builtLibrary(hostPlatform()))}/bunsandbytes-${fingerprint(kernelTexts())}.metallib`;
+const folder = process.argv[2] ?? dirname(builtLibrary(hostPlatform()));
+const target = `${folder}/bunsandbytes-${fingerprint(kernelTexts())}.metallib`;
 const metal = ["xcrun", "-sdk", "macosx", "metal"];
 
 // Xcode 26 finds a program of that name before the compiler itself is there, so it is asked for its version.
@@ -22,7 +23,7 @@ if (output([...metal, "--version"]) === undefined)
     "Apple's Metal compiler is not here: it comes with Xcode, since version 26 as a component of its own, " +
       '"xcodebuild -downloadComponent MetalToolchain". The library works without, and compiles at run time.',
   );
-mkdirSync(work, { recursive: true });
+for (const made of [work, folder]) mkdirSync(made, { recursive: true });
 const compiled = families.toSorted().map((stem) => {
   const source = `${work}/${stem}.metal`;
   const object = `${work}/${stem}.air`;

@@ -53,16 +53,13 @@ export {
 } from "./matmul_backward.ts";
 export { Chat, type ChatOptions } from "./model/chat.ts";
 export type { FinishReason, GeneratedToken, GenerateOptions, Usage } from "./model/generation.ts";
-export {
-  type Completion,
-  type EmbedOptions,
-  type LoadOptions,
-  Model,
-  type ModelGenerateOptions,
-} from "./model/model.ts";
+export type { LoadOptions } from "./model/load.ts";
+export { type Completion, type EmbedOptions, Model, type ModelGenerateOptions } from "./model/model.ts";
 export type { SessionOptions } from "./model/pages.ts";
+export type { DevicePlace } from "./model/pipeline.ts";
 export type { Pooling, PoolingMode } from "./model/pooling.ts";
 export type { SamplingOptions, TokenLogprob } from "./model/sample.ts";
+export type { SaveOptions } from "./model/save.ts";
 export { Session } from "./model/session.ts";
 export { TextGeneration } from "./model/text.ts";
 export { type ChatTemplateOptions, type Message, Tokenizer } from "./model/tokenizer.ts";

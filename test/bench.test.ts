@@ -3,6 +3,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { verdicts } from "../bench/against.ts";
 import { layerCases } from "../src/bench/cases.ts";
 import { ratio } from "../src/bench/index.ts";
 import { measureReads, readRate, shareOfLimit } from "../src/bench/limits.ts";
@@ -51,6 +52,22 @@ describe("two records", () => {
     const before = recordOf({ a: 1 }, { processor: "one", threads: 1 });
     const now = recordOf({ a: 1 }, { processor: "one", threads: 2, device: "cpu" });
     expect(compareRecords(before, now, 0.2).differences).toEqual(["threads: 1, now 2", "device: unknown, now cpu"]);
+  });
+});
+
+describe("one clone against another", () => {
+  const rounds = (...times: Record<string, number>[]) => times.map((one) => recordOf(one));
+
+  test("a case is slower only beyond the tolerance, and beyond the noise of the other side", () => {
+    const base = rounds({ calm: 10, noisy: 10, gone: 1 }, { calm: 10.5, noisy: 16, gone: 1 });
+    const slower = (...here: Record<string, number>[]) =>
+      verdicts(base, rounds(...here), 0.3)
+        .filter(({ slower }) => slower)
+        .map(({ name }) => name);
+    expect(slower({ calm: 12.9, noisy: 15, new: 1 }, { calm: 14, noisy: 15.5, new: 1 })).toEqual([]);
+    expect(slower({ calm: 13.2, noisy: 15, new: 1 })).toEqual(["calm"]);
+    expect(slower({ calm: 9, noisy: 16.1, new: 1 })).toEqual(["noisy"]);
+    expect(slower({ calm: 99, noisy: 99 }, { calm: 10, noisy: 10 })).toEqual([]); // the least counts
   });
 });
 

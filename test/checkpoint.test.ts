@@ -364,3 +364,26 @@ describe("verifying", () => {
     await verifying.catch((error) => expect(error).toBeInstanceOf(BnbError));
   });
 });
+
+describe("blocks of 16, which bitsandbytes has not", () => {
+  test("are stored under this library's key, and read again", async () => {
+    const path = join(scratch, "sixteen.safetensors");
+    using w = Tensor.from(weights(64 * 64), [64, 64]);
+    using q = quantize4bit(w, { blocksize: 16 });
+    await writeSafetensors(path, checkpoint.toStateDict("a.weight", q));
+    using opened = openCheckpoint(path);
+    using again = checkpoint.fromStateDict(opened.quantized.get("a.weight")!) as QuantizedTensor;
+    expect([again.blocksize, again.codes.read()]).toEqual([16, q.codes.read()]);
+  });
+
+  test("are refused for a model that transformers is to load, before any work", async () => {
+    const input = join(scratch, "sixteen");
+    await llamaDirectory(input);
+    const output = join(scratch, "sixteen-nf4");
+    await expect(quantizeCheckpoint(input, { output, blocksize: 16 })).rejects.toThrow(
+      /blocksize is 16, and bitsandbytes has blocks of 32 to 4096 for nf4/,
+    );
+    const report = await quantizeCheckpoint(input, { output, blocksize: 16, quantType: "af4" });
+    expect([report.weights, (await verifyCheckpoint(output)).problems]).toEqual([7, []]);
+  });
+});

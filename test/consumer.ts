@@ -46,7 +46,7 @@ export class Consumer implements Disposable {
     const manifest = {
       type: "module",
       dependencies: { bunsandbytes: `file:${tarball}` },
-      devDependencies: { "@types/bun": packageJson.devDependencies["@types/bun"] },
+      devDependencies: { "@types/bun": packageJson.devDependencies["bun-types"] }, // as `bun init` has it, of one version
     };
     writeFileSync(join(this.folder, "package.json"), JSON.stringify(manifest));
     // Where packages come from may be said in the environment, and so it may where npm is.

@@ -49,6 +49,22 @@ describe("docs/origin.md", () => {
   });
 });
 
+test("its tools are the ones that the document names", async () => {
+  const { devDependencies, dependencies } = await Bun.file(join(root, "package.json")).json();
+  expect(devDependencies["bun-types"]).toBe(devDependencies.bun);
+  expect(dependencies.tinybench).toBeString();
+  expect(JSON.parse(readFileSync(join(root, "tsconfig.json"), "utf8")).compilerOptions.types).toEqual(["bun-types"]);
+  const uses = (name: string, folder: string) =>
+    [...new Bun.Glob(`${folder}/**/*.ts`).scanSync(root)].filter((path) =>
+      readFileSync(join(root, path), "utf8").includes(`from "${name}"`),
+    );
+  expect(uses("tinybench", "src/bench").length).toBeGreaterThan(0);
+  expect(uses("bun:test", "test").length).toBeGreaterThan(100);
+  for (const bench of ["scaling", "run"]) // timed by the one file that has tinybench
+    expect(readFileSync(join(root, `bench/${bench}.ts`), "utf8")).toMatch(/bench\/measure\.ts|cli\/bench\.ts/);
+  expect(readFileSync(join(root, "build.zig"), "utf8")).toContain("csrc/sources.json");
+});
+
 test("mps is torch's word for metal, wherever a device is named", () => {
   const opened = (name: "mps" | "metal", open: (name: "mps" | "metal") => unknown) => {
     try {

@@ -15,7 +15,16 @@ interface Step {
   if?: string;
 }
 interface Workflow {
-  jobs: Record<string, { steps: Step[]; "continue-on-error"?: string; "timeout-minutes": number }>;
+  jobs: Record<
+    string,
+    {
+      steps: Step[];
+      strategy?: { matrix: { runner?: string | string[] } };
+      "continue-on-error"?: string;
+      "runs-on"?: string;
+      "timeout-minutes": number;
+    }
+  >;
 }
 const workflow = Bun.YAML.parse(readFileSync(join(root, ".github/workflows/ci.yml"), "utf8")) as Workflow;
 const { scripts } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
@@ -37,6 +46,25 @@ test("has Apple's compiler over the kernels before anything that could keep it f
     expect(ran[0]).toStartWith("bun run setup");
   }
   expect(workflow.jobs.metal!["timeout-minutes"]).toBeLessThanOrEqual(60);
+});
+
+test("has every macOS that the package is for, Intel too, and each uploads the kernels that Apple compiled", () => {
+  const { macos, metal } = workflow.jobs;
+  expect(macos!.strategy!.matrix.runner).toEqual(["macos-14", "macos-15", "macos-26", "macos-15-intel"]);
+  expect(metal!.strategy!.matrix.runner).toContain('["macos-14", "macos-15", "macos-26"]');
+  for (const { steps } of [macos!, metal!]) {
+    const folder = steps.flatMap(({ run }) => /metallib\.ts "?(\$?\w+)/.exec(run ?? "")?.[1] ?? [])[0];
+    const upload = steps.find(({ uses }) => uses?.startsWith("actions/upload-artifact"))!;
+    expect(upload).toMatchObject({ if: "always()", with: { path: folder === "$LOGS" ? "logs" : folder } });
+  }
+});
+
+test("times a pull request against what it is based on, on one runner", () => {
+  const { steps, "runs-on": runner } = workflow.jobs.speed!;
+  const [worktree, , against] = steps.flatMap(({ run }) => run ?? []);
+  expect(worktree).toMatch(/^git worktree add \.\.\/base .*base\.sha/);
+  expect(against).toMatch(/^bun bench\/against\.ts \.\.\/base /);
+  expect(runner).toBe("ubuntu-24.04");
 });
 
 const summary = () => {

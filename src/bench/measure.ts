@@ -17,23 +17,11 @@ export async function measure(
   const results: BenchResult[] = [];
   for (const { name, make } of cases) {
     const { run, ...work } = make();
-    const bench = new Bench({
-      time: milliseconds,
-      iterations: 5,
-      warmupTime: milliseconds / 4,
-      warmupIterations: 2,
-      timestampProvider: "bunNanoseconds",
-      throws: true,
-    });
     const once = () => {
       run()?.[Symbol.dispose]();
       device.wait();
     };
-    bench.add(name, once);
-    await bench.run();
-    const { result } = bench.tasks[0]!;
-    if (result.state !== "completed") throw new Error(`${name} did not complete: ${result.state}`);
-    const { p50: medianMs, min: leastMs } = result.latency;
+    const { medianMs, leastMs } = await latencyOf(name, once, milliseconds);
     results.push({
       name,
       medianMs,
@@ -45,6 +33,27 @@ export async function measure(
     });
   }
   return results;
+}
+
+/** Calls a function for so many milliseconds at least, five times at least, and gives how long a call takes. */
+export async function latencyOf(
+  name: string,
+  run: () => void,
+  milliseconds: number,
+): Promise<{ medianMs: number; leastMs: number }> {
+  const bench = new Bench({
+    time: milliseconds,
+    iterations: 5,
+    warmupTime: milliseconds / 4,
+    warmupIterations: 2,
+    timestampProvider: "bunNanoseconds",
+    throws: true,
+  });
+  bench.add(name, run);
+  await bench.run();
+  const { result } = bench.tasks[0]!;
+  if (result.state !== "completed") throw new Error(`${name} did not complete: ${result.state}`);
+  return { medianMs: result.latency.p50, leastMs: result.latency.min };
 }
 
 async function joulesOf(run: () => void, meter: EnergyMeter, milliseconds: number): Promise<number> {

@@ -15,6 +15,7 @@ import type { Placement } from "./mapped.ts";
 import { fromMlx, type StoredMlx } from "./mlx.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import {
+  blocksizes,
   packState,
   type StorageDtype,
   type Stored,
@@ -62,7 +63,8 @@ export function toStateDict(
   if (Int8Weight.is(q)) return int8ToStateDict(name, q);
   me.kind(q, "q", ["QuantizedTensor"], ["Int8Weight"]);
   const { bits, blocksize, dtype, shape, offset, nestedBlocksize } = q;
-  const quantType = q.quantType === "nf4" || q.quantType === "fp4" ? q.quantType : "blockwise";
+  const theirs = (q.quantType === "nf4" || q.quantType === "fp4") && blocksizes.includes(blocksize);
+  const quantType = theirs ? (q.quantType as "nf4" | "fp4") : "blockwise";
   const { state2 } = q;
   const nested = state2 && { blocksize: nestedBlocksize, offset };
   const data: Record<string, ArrayBufferView> = {

@@ -301,6 +301,10 @@ export async function convertGguf(input: string, options: QuantizeOptions): Prom
 function quantizeStep(source: Source, dtype: FloatDType | undefined, options: QuantizeOptions): Step {
   const { quantType = "nf4", blocksize = 64, doubleQuant = false, quantStorage: storage = "uint8" } = options;
   const { scales = "absmax" } = options;
+  if (blocksize === 16 && isTransformersType(quantType))
+    throw new BnbError(
+      `blocksize is 16, and bitsandbytes has blocks of 32 to 4096 for ${quantType}; --quant-type af4 has.`,
+    );
   if (quantType !== "int8")
     return quantizeBlockwiseStep(source, dtype ?? source.dtype, { quantType, blocksize, doubleQuant, scales, storage });
   if (doubleQuant || blocksize !== 64 || scales !== "absmax" || storage !== "uint8")

@@ -20,6 +20,7 @@ export class Encoder implements Disposable {
   readonly architecture: Architecture;
   readonly device: Device;
   readonly #tables: { words: Table; positions: Table | undefined; types: Table | undefined };
+  readonly #buckets: Tensor | undefined;
   readonly #relative: Float32Array | undefined;
   readonly #embeddingNorm: Norm;
   readonly #finalNorm: Norm | undefined;
@@ -35,10 +36,8 @@ export class Encoder implements Disposable {
       positions: names.positions ? loader.table(names.positions) : undefined,
       types: table(names.tokenTypes),
     };
-    if (names.relativeBias) {
-      using buckets = loader.dense(names.relativeBias);
-      this.#relative = buckets.readFloat32();
-    }
+    this.#buckets = names.relativeBias ? loader.dense(names.relativeBias) : undefined;
+    this.#relative = this.#buckets?.readFloat32();
     this.#embeddingNorm = new Norm(loader, names.embeddingNorm!, norm);
     const last = loader.on(pipeline.placed.at(-1)!.device);
     this.#finalNorm = names.finalNorm ? new Norm(last, names.finalNorm, norm) : undefined;
@@ -120,7 +119,7 @@ export class Encoder implements Disposable {
 
   [Symbol.dispose](): void {
     const { words, positions, types } = this.#tables;
-    for (const part of [words, positions, types, this.#embeddingNorm, this.#finalNorm, this.#pipeline])
+    for (const part of [words, positions, types, this.#buckets, this.#embeddingNorm, this.#finalNorm, this.#pipeline])
       part?.[Symbol.dispose]();
   }
 }

@@ -4,11 +4,13 @@ import { existsSync, readdirSync, statSync } from "node:fs";
 import { openCheckpoint } from "../checkpoint/checkpoint.ts";
 import { type GgufModel, openGguf } from "../checkpoint/gguf.ts";
 import { tokenizerFiles } from "../checkpoint/gguf_tokenizer.ts";
+import { readConfig } from "../checkpoint/huggingface.ts";
 import { dumps } from "../checkpoint/pyjson.ts";
 import { BnbError } from "../error.ts";
 import type { JsonObject } from "./config.ts";
 import { jsonOf, textOf, tokenizerOf } from "./folder.ts";
 import { ggufPooling, type Pooling, readPooling } from "./pooling.ts";
+import type { Origin } from "./save.ts";
 import { Tokenizer } from "./tokenizer.ts";
 import { checkpointSource, ggufSource, type WeightSource } from "./weights.ts";
 
@@ -24,6 +26,8 @@ export interface ModelFiles extends Disposable {
   readonly tokenizer: Tokenizer | string;
   readonly pooling: Pooling;
   readonly weights: WeightSource;
+  /** What a folder that the model is saved to has beside weights. */
+  readonly origin: Origin;
 }
 
 /** @throws BnbError if the path leads to no model, or to a damaged one */
@@ -49,6 +53,7 @@ function openFolder(path: string): ModelFiles {
       tokenizer: folderTokenizer(path) ?? `${path} has no tokenizer.json`,
       pooling: readPooling(path),
       weights: checkpointSource(checkpoint),
+      origin: { path, config: readConfig(checkpoint.directory), texts: new Map() },
       [Symbol.dispose]: () => checkpoint.close(),
     };
   } catch (error) {
@@ -85,5 +90,6 @@ function describeGguf(model: GgufModel) {
     ? new Tokenizer({ tokenizer: parsed("tokenizer.json"), config: parsed("tokenizer_config.json"), path })
     : `${path} has no tokenizer that is understood. ${notes.join(" ")}`;
   const generation = parsed("generation_config.json");
-  return { config, generation, tokenizer, pooling: ggufPooling(path, metadata), weights: ggufSource(model) };
+  const origin = { path, config: model.config, texts: files };
+  return { config, generation, tokenizer, pooling: ggufPooling(path, metadata), weights: ggufSource(model), origin };
 }

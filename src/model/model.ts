@@ -1,17 +1,15 @@
 // Owns whole models: loaded from a folder, they continue texts, converse, and turn texts into vectors.
-import { currentDevice, type Device, type DeviceName } from "../device.ts";
+
+import { checkTransform } from "../checkpoint/arguments.ts";
+import type { TransformReport } from "../checkpoint/transform.ts";
+import type { Device } from "../device.ts";
 import { BnbError } from "../error.ts";
-import type { Precision } from "../native.ts";
 import { Signature } from "../signature.ts";
-import { Adapter } from "./adapter.ts";
 import type { Architecture } from "./architecture.ts";
-import type { Placed } from "./cache.ts";
 import { Chat, type ChatOptions } from "./chat.ts";
-import { type JsonObject, readArchitecture } from "./config.ts";
 import { type Constraint, constraintsOf, type TextFormat } from "./constraint.ts";
 import { Decoder } from "./decoder.ts";
 import { Encoder, type EncoderInput } from "./encoder.ts";
-import { openModel } from "./files.ts";
 import {
   type FinishReason,
   type GeneratedToken,
@@ -20,41 +18,13 @@ import {
   step,
   type Usage,
 } from "./generation.ts";
+import { defined, type LoadOptions, loadParts, type ModelParts, type Saving } from "./load.ts";
 import { PagedCache, type SessionOptions } from "./pages.ts";
-import { type DevicePlace, layOut, Pipeline } from "./pipeline.ts";
 import { type Pooling, pool } from "./pooling.ts";
+import { type SaveOptions, saveModel } from "./save.ts";
 import { Session } from "./session.ts";
 import { TextGeneration } from "./text.ts";
 import type { Tokenizer } from "./tokenizer.ts";
-import { Loader, type QuantizeOnLoad, type WeightSource } from "./weights.ts";
-
-/** Options of {@link Model.load}. */
-export interface LoadOptions extends QuantizeOnLoad {
-  /** The current device by default. */
-  device?: Device | DeviceName | undefined;
-  /**
-   * Several, for a model that is larger than one: runs of whole layers in their order, an equal share for each, or as
-   * many as `{ device, layers }` says. Activations go from one to the next through the host, and the results are those
-   * of one device. The embedding stands on the first, the head on the last.
-   */
-  devices?: readonly DevicePlace[] | undefined;
-  /**
-   * How exact products with 4-bit weights are at least, as in `matmul4bit`; `"high"` by default, which changed no token
-   * of any text that it was tried on (docs/models.md).
-   */
-  precision?: Precision | undefined;
-  /**
-   * Weights as the files' own pages in place of copies, wherever their bytes are the files': see
-   * `checkpoint.loadWeight`. They are not joined then, so that a token takes a little longer. The files must stay as
-   * they are while the model lives. False by default.
-   */
-  mmap?: boolean | undefined;
-  /** The folder of a LoRA adapter of PEFT's for this model, which then runs beside the weights. */
-  adapter?: string | undefined;
-  /** Called when so many of all layers are on the device. */
-  onProgress?: ((done: number, total: number) => void) | undefined;
-  signal?: AbortSignal | undefined;
-}
 
 /** Options of {@link Model.generate}. */
 export interface ModelGenerateOptions extends GenerateOptions, SessionOptions {
@@ -108,16 +78,11 @@ export class Model implements Disposable {
   readonly #tokenizer: Tokenizer | string;
   readonly #network: Decoder | Encoder;
   readonly #pooling: Pooling;
+  readonly #saving: Saving;
+  #disposed = false;
 
-  private constructor(parts: {
-    path: string;
-    architecture: Architecture;
-    tokenizer: Tokenizer | string;
-    network: Decoder | Encoder;
-    devices: readonly Device[];
-    pooling: Pooling;
-    defaults: GenerateOptions;
-  }) {
+  private constructor(parts: ModelParts) {
+    this.#saving = parts.saving;
     this.#path = parts.path;
     this.architecture = parts.architecture;
     this.device = parts.network.device;
@@ -137,25 +102,7 @@ export class Model implements Disposable {
    * of an adapter can't run beside the weights
    */
   static async load(path: string, options: LoadOptions = {}): Promise<Model> {
-    const { precision = "high", mmap = false, signal } = options;
-    const places = placesOf(options);
-    signal?.throwIfAborted();
-    using files = await openModel(path);
-    const { config, generation, tokenizer, pooling, weights } = files;
-    const architecture = readArchitecture(config, files.configPath, generation);
-    const { roots } = architecture.names;
-    const placed = layOut(signatures.load, places, architecture.layers.length);
-    using adapter = options.adapter === undefined ? undefined : new Adapter(options.adapter, roots);
-    const { quantType, blocksize, doubleQuant } = options;
-    const loader = new Loader(weights, placed[0]!.device, rootOf(weights, architecture), {
-      ...{ quantType, blocksize, doubleQuant, precision, adapter },
-      mmap: signatures.load.boolean(mmap, "mmap"),
-      threshold: thresholdOf(config),
-    });
-    const network = await build(loader, architecture, placed, options);
-    adapter?.checkAllTaken();
-    const devices = [...new Set(placed.map(({ device }) => device))];
-    return new Model({ path, architecture, tokenizer, network, devices, pooling, defaults: defaultsOf(generation) });
+    return new Model(await loadParts(path, options));
   }
 
   /** @throws BnbError (`unsupported`) if the model came without one that is understood */
@@ -292,7 +239,35 @@ export class Model implements Disposable {
     return { ids: [...ids.slice(0, most - 1), ids.at(-1)!] }; // the last stands for the end of a text
   }
 
+  /**
+   * Writes the model as it is into a folder that loads again to the same numbers, and that `checkpoint` reads: weights
+   * with the codes and scales that they have, the tokenizer and the rest of the files that it came with. What was
+   * quantised while it loaded has its head in bytes, which transformers can't read; `quantizeCheckpoint` writes what it
+   * can.
+   *
+   * @example
+   * ```ts
+   * using model = await Model.load("./tiny-llama", { quantType: "nf4" });
+   * const { weights } = await model.save({ output: "./tiny-llama-nf4" });
+   * using again = await Model.load("./tiny-llama-nf4");
+   * ```
+   *
+   * @throws BnbError (`unsupported`) for a model with an adapter, and for weights in a form of GGUF's or MLX's
+   */
+  async save(options: SaveOptions): Promise<TransformReport> {
+    checkTransform(signatures.save, options);
+    const { kept, origin, options: loaded } = this.#saving;
+    if (this.#disposed) throw new TypeError("Model used after dispose()");
+    if (loaded.adapter !== undefined)
+      throw new BnbError(
+        `Model.save: the model has an adapter: merge it into its base (\`bunsandbytes merge ${this.#path} ${loaded.adapter} --output DIR\`).`,
+        "unsupported",
+      );
+    return await saveModel(kept, origin, loaded, options);
+  }
+
   [Symbol.dispose](): void {
+    this.#disposed = true;
     this.#network[Symbol.dispose]();
   }
 
@@ -304,60 +279,6 @@ export class Model implements Disposable {
     const { family, layers, hidden } = this.architecture;
     return `Model(${family}, ${layers.length} layers of ${hidden}, on ${this.devices.join(", ")})`;
   }
-}
-
-/** What stands before the names of this checkpoint's modules. */
-function rootOf(source: WeightSource, { names, family }: Architecture): string {
-  const root = names.roots.find((root) => source.has(`${root}${names.embedding}.weight`));
-  if (root !== undefined) return root;
-  throw new BnbError(`${source.path} has no ${names.roots[0]}${names.embedding}.weight, which ${family} models have.`);
-}
-
-/** LLM.int8()'s threshold, as the checkpoint's quantization_config has it; transformers' own by default. */
-function thresholdOf(json: JsonObject): number {
-  const threshold = Object(json.quantization_config).llm_int8_threshold;
-  return typeof threshold === "number" && threshold >= 0 ? threshold : 6;
-}
-
-/** Layer by layer, so that the event loop turns and a signal can stop it. */
-async function build(
-  loader: Loader,
-  architecture: Architecture,
-  placed: readonly Placed[],
-  { onProgress, signal }: LoadOptions,
-): Promise<Decoder | Encoder> {
-  const pipeline = await Pipeline.load(loader, architecture, placed, async (index) => {
-    onProgress?.(index + 1, architecture.layers.length);
-    await new Promise(setImmediate);
-    signal?.throwIfAborted();
-  });
-  const Network = architecture.kind === "decoder" ? Decoder : Encoder;
-  return new Network(loader, architecture, pipeline);
-}
-
-/** The devices that options name. */
-function placesOf({ device, devices }: LoadOptions): readonly DevicePlace[] {
-  if (device !== undefined && devices !== undefined)
-    throw new BnbError("Model.load: device and devices are both given, expected one of them.");
-  return devices ?? [device ?? currentDevice()];
-}
-
-/** How generation_config.json says to sample; transformers samples only where it says so. */
-function defaultsOf(generation: JsonObject): GenerateOptions {
-  const number = (key: string) => (typeof generation[key] === "number" ? (generation[key] as number) : undefined);
-  if (generation.do_sample !== true) return defined({ repetitionPenalty: number("repetition_penalty") });
-  return defined({
-    temperature: number("temperature") ?? 1,
-    topK: number("top_k") ?? 50,
-    topP: number("top_p"),
-    minP: number("min_p"),
-    repetitionPenalty: number("repetition_penalty"),
-  });
-}
-
-/** Options without those that are undefined, which would hide a default. */
-function defined<T extends object>(options: T): T {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
 }
 
 /** Texts that go through the encoder together, in their order. */
@@ -387,4 +308,6 @@ async function inTurns<T>(steps: Generator<void, T, void>): Promise<T> {
   }
 }
 
-const signatures = { load: new Signature("Model.load") };
+const signatures = {
+  save: new Signature("Model.save", { options: ["output", "force", "shardBytes", "onProgress"] }),
+};

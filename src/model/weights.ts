@@ -16,6 +16,7 @@ import { quantize4bit, quantizeBlockwise } from "../quantize.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
 import type { Adapter, LowRank } from "./adapter.ts";
+import type { Kept } from "./save.ts";
 
 /** A weight in any form that can be multiplied with. */
 export type Weight = Tensor | QuantizedTensor | Int8Weight;
@@ -116,6 +117,11 @@ export class Linear implements Disposable {
     return this.apply(x)[0]!;
   }
 
+  /** The products that it is. */
+  get parts(): readonly Joined[] {
+    return this.#parts;
+  }
+
   /** Bytes in memory. */
   get byteLength(): number {
     return this.#parts
@@ -206,6 +212,8 @@ export interface LoaderOptions
     LoadWeightOptions,
     Pick<LinearOptions, "precision" | "threshold"> {
   readonly adapter?: Adapter | undefined;
+  /** Notes where each tensor of the source is now. */
+  readonly kept: Map<string, Kept>;
 }
 
 type Part = "weight" | "bias";
@@ -249,7 +257,7 @@ export class Loader {
   /** A dense tensor, as it is. */
   dense(module: string, part: Part = "weight"): Tensor {
     const weight = this.#load(module, part);
-    if (weight instanceof Tensor) return weight;
+    if (weight instanceof Tensor) return this.#keep(module, weight, part);
     weight[Symbol.dispose]();
     const name = this.#nameOf(module, part);
     throw new BnbError(`${this.#source.path}: ${name} is quantised, expected a dense tensor.`, "unsupported");
@@ -283,7 +291,28 @@ export class Loader {
         shapes,
         this.device,
       );
-    return new Linear(weights, biases, { precision, threshold, apart, beside });
+    const [rows, hasBias] = [weights.map(({ shape }) => shape[0]!), biases.map((bias) => bias !== undefined)];
+    const made = new Linear(weights, biases, { precision, threshold, apart, beside });
+    this.#keepJoined(modules, made, rows, hasBias);
+    return made;
+  }
+
+  #keep<W extends Weight>(module: string, weight: W, part: Part = "weight", rows?: Kept["rows"]): W {
+    this.#options.kept.set(this.#nameOf(module, part), { weight, rows });
+    return weight;
+  }
+
+  #keepJoined(modules: readonly string[], made: Linear, rows: readonly number[], hasBias: readonly boolean[]): void {
+    const { parts } = made;
+    let from = 0;
+    for (const [i, module] of modules.entries()) {
+      const isJoined = parts.length < modules.length;
+      const { weight, bias } = parts[isJoined ? 0 : i]!;
+      const range = isJoined ? { from, to: from + rows[i]! } : undefined;
+      this.#keep(module, weight, "weight", range);
+      if (bias && hasBias[i]) this.#keep(module, bias, "bias", range);
+      from += rows[i]!;
+    }
   }
 
   /** A table to look rows up in and to multiply with as a head. */
@@ -291,12 +320,15 @@ export class Loader {
     const weight = this.#load(module, "weight", false);
     if (weight instanceof Int8Weight)
       throw new BnbError(`${this.#source.path}: ${module} is in LLM.int8(), expected a dense table.`, "unsupported");
-    return this.#byteQuantized(weight);
+    return this.#keep(module, this.#byteQuantized(weight));
   }
 
-  /** The product with a table, as a module; takes it over. */
+  /** The product with a table, as a module; takes it over. A tied one has another name in the checkpoint. */
   linearOf(module: string, table: Weight, bias: Tensor | undefined): Linear {
-    return this.#linear([module], [table], [bias]);
+    const isTied = !this.has(module);
+    const made = this.#linear([module], [table], [bias]);
+    if (isTied) this.#options.kept.delete(this.#nameOf(module));
+    return made;
   }
 
   /**

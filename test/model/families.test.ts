@@ -119,7 +119,7 @@ function withConfig(name: string, change: Record<string, unknown>): string {
 describe("what is not known is refused by name", () => {
   test.each([
     [{ model_type: "mamba" }, 'model_type is "mamba", expected a family that is known'],
-    [{ model_type: ["llama"] }, 'model_type is ["llama"], expected a text'],
+    [{ model_type: ["llama"] }, 'model_type is ["llama"], expected text'],
     [{ model_type: null }, "model_type is missing"],
     [{ hidden_act: "relu" }, 'hidden_act is "relu"'],
     [{ rope_parameters: { rope_type: "spiral", rope_theta: 1 } }, 'rope_type is "spiral"'],

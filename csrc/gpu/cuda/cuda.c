@@ -59,7 +59,7 @@ static bool open_driver(void) {
     static char reason[1024];
     if (state == UNTRIED) {
         cuda_profiling = is_set("BNB_PROFILE");
-        state = libcuda_load() && ptx_open() ? OPEN : ABSENT_SAID;
+        state = libcuda_load() && ptx_open() && ranges_open() ? OPEN : ABSENT_SAID;
         if (state == OPEN)
             profile_open();
         else
@@ -214,7 +214,9 @@ static bnb_status launch_on(struct gpu *gpu, const struct launch *launch) {
     const struct pipeline *pipeline = ptx_pipeline(gpu, kernel, launch);
     if (!pipeline) return bnb_last_status();
     if (cuda_profiling) profile_begin(gpu);
+    range_push(launch);
     CUresult result = enqueue(gpu, kernel, pipeline, launch);
+    range_pop();
     if (result == CUDA_ERROR_OUT_OF_RESOURCES)
         return fail(BNB_UNSUPPORTED, "%s: %s lacks the registers or the shared memory for %u threads in a group",
                     launch->kernel, gpu->name, launch->threads);

@@ -5,6 +5,7 @@
  *   memory.c         device memory, and copies to and from it
  *   ptx.c            the embedded PTX: finding, patching, compiling
  *   profile.c        times of kernels
+ *   ranges.c         names for Nsight
  *   libcuda.c        NVIDIA's library
  *
  * Every function of the driver's table opens with cuda_enter and closes with cuda_leave: one lock, and the GPU's
@@ -102,6 +103,10 @@ struct pipeline *ptx_pipeline(struct gpu *gpu, struct kernel *kernel,
 void             ptx_profile(void);                         /* prints the table of profiles to stderr */
 
 /* ── Profiles ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+bool ranges_open(void); /* false and an error where they are asked for and can't be had */
+void range_push(const struct launch *launch);
+void range_pop(void);
 
 void profile_open(void);
 void profile_begin(struct gpu *gpu);

@@ -111,6 +111,7 @@ static struct memory *memory_of(id buffer, size_t bytes) {
     memory->buffer = buffer;
     memory->address = MTLBuffer_contents(buffer);
     residency_add(buffer);
+    label_memory(buffer, bytes, false);
     memory->older = pool.newest;
     if (pool.newest) pool.newest->newer = memory;
     return pool.newest = memory;
@@ -155,6 +156,7 @@ void *metal_adopt(void *, void *pages, size_t bytes, void (*done)(void *owner), 
     struct memory *memory = memory_of(buffer, bytes);
     if (memory) {
         memory->done = done, memory->owner = owner;
+        label_memory(buffer, bytes, true);
         pool.active += bytes;
     }
     metal_leave(autorelease);
@@ -170,6 +172,7 @@ bnb_status memory_own(struct memory *memory) {
     if (!buffer) return BNB_OUT_OF_MEMORY;
     memcpy(MTLBuffer_contents(buffer), memory->address, memory->bytes);
     residency_add(buffer);
+    label_memory(buffer, capacity, false);
     give_back(memory->buffer);
     memory->done(memory->owner);
     pool.active += capacity - memory->bytes;

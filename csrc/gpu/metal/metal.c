@@ -81,6 +81,7 @@ static bool open_device(void) {
     metal.exact = is_set("BNB_METAL_EXACT");
     metal.profiling = is_set("BNB_PROFILE");
     metal.serial = is_set("BNB_METAL_SERIAL");
+    if (!labels_open()) return false;
     metal.nothing = MTLDevice_newBufferWithLength_options(metal.device, NOTHING_BYTES, MTL_RESOURCE_STORAGE_SHARED);
     if (!metal.nothing) return ABSENT("%s gave no memory, not even a page; restart the system", metal.name);
     residency_open();
@@ -155,6 +156,7 @@ static void bind(id encoder, uint64_t batch, const struct binding *binding, uint
 
 static void encode(id encoder, uint64_t batch, const struct pipeline *pipeline, const struct launch *launch) {
     if (metal.serial || must_wait(launch)) queue_barrier();
+    label_launch(encoder, launch);
     MTLComputeCommandEncoder_setComputePipelineState(encoder, pipeline->state);
     if (launch->args_bytes)
         MTLComputeCommandEncoder_setBytes_length_atIndex(encoder, launch->args, launch->args_bytes, 0);
@@ -163,6 +165,7 @@ static void encode(id encoder, uint64_t batch, const struct pipeline *pipeline, 
         MTLComputeCommandEncoder_setThreadgroupMemoryLength_atIndex(encoder, launch->shared_bytes, 0);
     MTLComputeCommandEncoder_dispatchThreadgroups_threadsPerThreadgroup(
         encoder, (MTLSize){launch->groups[0], launch->groups[1], launch->groups[2]}, (MTLSize){launch->threads, 1, 1});
+    label_launch_end(encoder);
 }
 
 /* Whether a batch has failed that was to write what this launch reads. */

@@ -2,6 +2,7 @@
  *
  *   metal.c          opening, describing, launching: the driver's table
  *   queue.c          command buffers: batching, waiting, failures, profiles
+ *   labels.c         names and captures for Xcode and Instruments
  *   residency.c      what macOS keeps in memory for the GPU
  *   memory.c         buffers and their reuse
  *   pipelines.c      libraries and pipelines, compiled when first used
@@ -61,6 +62,7 @@ extern struct metal {
     bool   serial;    /* BNB_METAL_SERIAL=1: a barrier before every launch, to tell whether one is missing */
     bool   exact;     /* BNB_METAL_EXACT=1: every allocation is a buffer of its own and of its exact size,
                                        so that a validating Metal sees each access past its end */
+    bool   labels;    /* BNB_LABELS=1, or BNB_CAPTURE: what Xcode and Instruments show has names */
     bool   profiling; /* BNB_PROFILE=1: a batch holds one operation, whose time is then known */
 } metal;
 
@@ -105,6 +107,16 @@ void residency_add(id buffer);
 void residency_remove(id buffer);
 void residency_settle(void); /* before a batch is committed */
 void residency_attach(id queue);
+
+/* ── Names ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+bool labels_open(void); /* starts the capture too; false and an error where it can't be had */
+void label_queue(id queue);
+void label_batch(id buffer, id encoder, uint64_t number);
+void label_memory(id buffer, size_t bytes, bool adopted);
+void label_function(id function, const char *name, const struct pipeline *pipeline);
+void label_launch(id encoder, const struct launch *launch);
+void label_launch_end(id encoder);
 
 /* ── Kernels ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 

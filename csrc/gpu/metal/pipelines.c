@@ -172,6 +172,7 @@ static void compile(struct kernel *kernel, struct pipeline *pipeline) {
         function = function_of(kernel->family->library, kernel->name, pipeline, &error);
     }
     if (function) {
+        label_function(function, kernel->name, pipeline);
         pipeline->state = MTLDevice_newComputePipelineStateWithFunction_error(metal.device, function, &error);
         NSObject_release(function);
     }

@@ -50,6 +50,7 @@ bool queue_open(void) {
     work.queue = MTLDevice_newCommandQueue(metal.device);
     if (!work.queue) return fail(BNB_UNSUPPORTED, "Metal is absent: %s gave no command queue", metal.name), false;
     residency_attach(work.queue);
+    label_queue(work.queue);
     choose_limits();
     if (metal.profiling) {
         atexit(print_profile);
@@ -97,6 +98,7 @@ static void renew_queue(void) {
     if (!queue) return; /* perhaps the next time */
     NSObject_release(work.queue);
     residency_attach(queue);
+    label_queue(queue);
     work.queue = queue;
     work.broken = false;
 }
@@ -113,6 +115,7 @@ id queue_encoder(uint64_t *batch) {
         if (!encoder) return refuse(BNB_DEVICE_LOST, "Metal gave no command buffer on %s; try again", metal.name);
         work.encoder = NSObject_retain(encoder);
         work.open = (struct batch){.buffer = NSObject_retain(buffer), .number = work.open.number + 1};
+        label_batch(work.open.buffer, work.encoder, work.open.number);
         work.operations = 0;
         work.phase++; /* Metal itself orders what command buffers do to a buffer */
     }

@@ -35,6 +35,13 @@
     METHOD(MTLDevice, newLibraryWithURL_error, "newLibraryWithURL:error:", id, id, id *)                               \
     METHOD(MTLDevice, newComputePipelineStateWithFunction_error, "newComputePipelineStateWithFunction:error:", id, id, \
            id *)                                                                                                       \
+    METHOD(MTLCaptureManager, sharedCaptureManager, "sharedCaptureManager", id)                                        \
+    METHOD(MTLCaptureManager, supportsDestination, "supportsDestination:", bool, NSInteger)                            \
+    METHOD(MTLCaptureManager, startCaptureWithDescriptor_error, "startCaptureWithDescriptor:error:", bool, id, id *)   \
+    METHOD(MTLCaptureManager, stopCapture, "stopCapture", void)                                                        \
+    METHOD(MTLCaptureDescriptor, setCaptureObject, "setCaptureObject:", void, id)                                      \
+    METHOD(MTLCaptureDescriptor, setDestination, "setDestination:", void, NSInteger)                                   \
+    METHOD(MTLCaptureDescriptor, setOutputURL, "setOutputURL:", void, id)                                              \
     METHOD(MTLCompileOptions, setLanguageVersion, "setLanguageVersion:", void, NSUInteger)                             \
     METHOD(MTLCompileOptions, setMathMode, "setMathMode:", void, NSInteger)                                            \
     METHOD(MTLCompileOptions, setMathFloatingPointFunctions, "setMathFloatingPointFunctions:", void, NSInteger)        \
@@ -42,24 +49,31 @@
     METHOD(MTLLibrary, newFunctionWithName, "newFunctionWithName:", id, id)                                            \
     METHOD(MTLLibrary, newFunctionWithName_constantValues_error, "newFunctionWithName:constantValues:error:", id, id,  \
            id, id *)                                                                                                   \
+    METHOD(MTLFunction, setLabel, "setLabel:", void, id)                                                               \
     METHOD(MTLFunctionConstantValues, setConstantValue_type_atIndex, "setConstantValue:type:atIndex:", void,           \
            const void *, NSUInteger, NSUInteger)                                                                       \
     METHOD(MTLComputePipelineState, maxTotalThreadsPerThreadgroup, "maxTotalThreadsPerThreadgroup", NSUInteger)        \
     METHOD(MTLBuffer, contents, "contents", void *)                                                                    \
+    METHOD(MTLBuffer, setLabel, "setLabel:", void, id)                                                                 \
     METHOD(MTLResidencySet, addAllocation, "addAllocation:", void, id)                                                 \
     METHOD(MTLResidencySet, removeAllocation, "removeAllocation:", void, id)                                           \
     METHOD(MTLResidencySet, commit, "commit", void)                                                                    \
     METHOD(MTLResidencySet, requestResidency, "requestResidency", void)                                                \
+    METHOD(MTLCommandQueue, setLabel, "setLabel:", void, id)                                                           \
     METHOD(MTLCommandQueue, addResidencySet, "addResidencySet:", void, id)                                             \
     METHOD(MTLCommandQueue, commandBufferWithUnretainedReferences, "commandBufferWithUnretainedReferences", id)        \
     METHOD(MTLCommandBuffer, computeCommandEncoderWithDispatchType, "computeCommandEncoderWithDispatchType:", id,      \
            NSUInteger)                                                                                                 \
+    METHOD(MTLCommandBuffer, setLabel, "setLabel:", void, id)                                                          \
     METHOD(MTLCommandBuffer, commit, "commit", void)                                                                   \
     METHOD(MTLCommandBuffer, waitUntilCompleted, "waitUntilCompleted", void)                                           \
     METHOD(MTLCommandBuffer, status, "status", NSUInteger)                                                             \
     METHOD(MTLCommandBuffer, error, "error", id)                                                                       \
     METHOD(MTLCommandBuffer, GPUStartTime, "GPUStartTime", double)                                                     \
     METHOD(MTLCommandBuffer, GPUEndTime, "GPUEndTime", double)                                                         \
+    METHOD(MTLComputeCommandEncoder, setLabel, "setLabel:", void, id)                                                  \
+    METHOD(MTLComputeCommandEncoder, pushDebugGroup, "pushDebugGroup:", void, id)                                      \
+    METHOD(MTLComputeCommandEncoder, popDebugGroup, "popDebugGroup", void)                                             \
     METHOD(MTLComputeCommandEncoder, setComputePipelineState, "setComputePipelineState:", void, id)                    \
     METHOD(MTLComputeCommandEncoder, setBuffer_offset_atIndex, "setBuffer:offset:atIndex:", void, id, NSUInteger,      \
            NSUInteger)                                                                                                 \

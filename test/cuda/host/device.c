@@ -51,8 +51,22 @@ long fake_cuda_count(const char *name) {
     COUNTER(copies)
     COUNTER(waits)
     COUNTER(live)
+    COUNTER(ranges)
+    COUNTER(open_ranges)
 #undef COUNTER
     violation("there is no counter %s", name);
+}
+
+int nvtxRangePushA(const char *name) {
+    const char *expected = "small/add ";
+    if (strncmp(name, expected, strlen(expected))) violation("nvtxRangePushA: %s, expected %s…", name, expected);
+    counters.ranges++;
+    return (int)counters.open_ranges++;
+}
+
+int nvtxRangePop(void) {
+    if (!counters.open_ranges) violation("nvtxRangePop: no range is open");
+    return (int)--counters.open_ranges;
 }
 
 __attribute__((constructor)) static void read_faults(void) {

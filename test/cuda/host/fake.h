@@ -49,12 +49,16 @@ extern struct faults {
 bool strikes(_Atomic long *countdown);
 
 extern struct counters {
-    _Atomic long compiles, allocations, launches, overlapped, runs, copies, waits, live;
+    _Atomic long compiles, allocations, launches, overlapped, runs, copies, waits, live, ranges, open_ranges;
 } counters;
 
 /* For tests. */
 EXPORT long fake_cuda_count(const char *name);
 EXPORT void fake_cuda_set(const char *fault, long value);
+
+/* Of NVIDIA's tools, for whoever names this library in BNB_NVTX. */
+EXPORT int nvtxRangePushA(const char *name);
+EXPORT int nvtxRangePop(void);
 
 /* ── The context ────────────────────────────────────────────────────────────────────────────────────────────────── */
 

@@ -6,8 +6,9 @@ let library = "";
 let program = "";
 
 function run(name: string, env: Record<string, string> = {}) {
+  const BNB_NVTX = env.BNB_NVTX === "fake" ? library : env.BNB_NVTX; // which stands in for NVIDIA's tools too
   const { exitCode, signalCode, stdout, stderr } = Bun.spawnSync([program, name], {
-    env: { ...process.env, BNB_CUDA_LIBRARY: library, BNB_SIM_BUN: process.execPath, ...env },
+    env: { ...process.env, BNB_CUDA_LIBRARY: library, BNB_SIM_BUN: process.execPath, ...env, BNB_NVTX },
     stdout: "pipe",
     stderr: "pipe",
   });
@@ -35,12 +36,15 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the CUD
     ["copies_large_memory", { BNB_FAKE_CUDA: "fail_pinned=2" }, "5 copies"],
     ["passes_on_an_injected_compile_error", { BNB_FAKE_CUDA: "fail_compile=1" }],
     ["passes_on_a_refused_launch", {}],
+    ["names_ranges", { BNB_NVTX: "fake" }],
     ["refuses_bad_launches", {}],
     ["says_that_the_context_is_lost", {}],
     ["tells_what_a_kernel_did", {}, "simulated: small.metal:15: bad access: at byte 4000 of buffer 2"],
     ["tells_what_a_kernel_did", { BNB_SIM: "check" }, "small.metal:15: write out of bounds: 4 bytes at byte 4000"],
     ["serves_two_threads", {}],
     ["absent", { BNB_CUDA_LIBRARY: "/nowhere.so" }, "BNB_CUDA_LIBRARY names could not be loaded: /nowhere.so"],
+    ["absent", { BNB_NVTX: "/nowhere.so" }, "BNB_NVTX is set, and /nowhere.so was not found; CUDA's toolkit has it"],
+    ["absent", { BNB_NVTX: "libm.so.6" }, "libm.so.6 has no nvtxRangePushA and nvtxRangePop"],
     ["absent", { BNB_CUDA_LIBRARY: "libm.so.6" }, "is no NVIDIA driver: it lacks cuInit"],
     [
       "absent",

@@ -233,6 +233,11 @@ static void passes_on_a_refused_launch(void) {
     CHECK(add(x, y, 1, 0) == BNB_OK && holds(y, 2));
 }
 
+static void names_ranges(void) {
+    passes_on_a_refused_launch();
+    CHECK(count("ranges") == 2 && count("open_ranges") == 0);
+}
+
 static void refuses_bad_launches(void) {
     open_gpu();
     void             *x = alloc_ones();
@@ -346,6 +351,7 @@ static const struct {
     SCENARIO(copies_large_memory),
     SCENARIO(passes_on_an_injected_compile_error),
     SCENARIO(passes_on_a_refused_launch),
+    SCENARIO(names_ranges),
     SCENARIO(refuses_bad_launches),
     SCENARIO(says_that_the_context_is_lost),
     SCENARIO(tells_what_a_kernel_did),

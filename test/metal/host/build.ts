@@ -33,7 +33,9 @@ export function build(name: string, sources: string[], more: readonly string[]):
 /** The library that the environment's BNB_METAL_LIBRARY puts in Metal's place. */
 export function fakeMetal(): string {
   const simulator = runtimeLibrary();
-  const sources = ["runtime.c", "foundation.c", "device.c", "commands.c"].map((file) => join(import.meta.dir, file));
+  const sources = ["runtime.c", "foundation.c", "device.c", "commands.c", "capture.c"].map((file) =>
+    join(import.meta.dir, file),
+  );
   const linked = ["-L", dirname(simulator), "-lsimulator", `-Wl,-rpath,${dirname(simulator)}`];
   return build("libfakemetal.so", sources, ["-shared", "-D_GNU_SOURCE", `-DSIM_ROOT="${root}"`, ...linked]);
 }

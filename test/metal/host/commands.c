@@ -60,6 +60,7 @@ struct encoder {
     struct bound           bound[BINDINGS];
     size_t                 shared;
     bool                   ended, concurrent;
+    uint32_t               groups; /* that are pushed and not popped */
     uint32_t               segment;
 };
 
@@ -310,6 +311,15 @@ void destroy_encoder(id object) {
     drop(encoder->buffer);
 }
 
+void fake_MTLComputeCommandEncoder_pushDebugGroup(id self, SEL, id name) {
+    open_encoder(self, "pushDebugGroup:")->groups++;
+    capture_line("group", text_of(expect(name, NSString, "pushDebugGroup:")));
+}
+
+void fake_MTLComputeCommandEncoder_popDebugGroup(id self, SEL) {
+    if (!open_encoder(self, "popDebugGroup")->groups--) violation("popDebugGroup: no group is open");
+}
+
 void fake_MTLComputeCommandEncoder_setComputePipelineState(id self, SEL, id pipeline) {
     open_encoder(self, "setComputePipelineState:")->pipeline =
         expect(pipeline, MTLComputePipelineState, "setComputePipelineState:");
@@ -395,6 +405,7 @@ void fake_MTLComputeCommandEncoder_memoryBarrierWithScope(id self, SEL, NSUInteg
 
 void fake_MTLComputeCommandEncoder_endEncoding(id self, SEL) {
     struct encoder *encoder = open_encoder(self, "endEncoding");
+    if (encoder->groups) violation("endEncoding: %u debug groups are open", encoder->groups);
     encoder->ended = true;
     encoder->buffer->encoding = false;
     for (uint32_t i = 0; i < BINDINGS; i++) free(encoder->bound[i].bytes);

@@ -93,6 +93,7 @@ struct library {
 
 id fake_NSObject_new(id self, SEL) {
     if (self->class == MTLCompileOptions) return object_new(self->class, sizeof(struct compile_options));
+    if (self->class == MTLCaptureDescriptor) return object_new(self->class, sizeof(struct capture_descriptor));
     if (self->class == MTLResidencySetDescriptor) return object_new(self->class, sizeof(struct objc_object));
     if (self->class == MTLFunctionConstantValues) return object_new(self->class, sizeof(struct constants));
     violation("+[%s new]: the fake makes none", class_names[self->class]);

@@ -29,6 +29,8 @@ enum class_id {
     NSURL,
     NSProcessInfo,
     MTLDevice,
+    MTLCaptureManager,
+    MTLCaptureDescriptor,
     MTLCompileOptions,
     MTLLibrary,
     MTLFunction,
@@ -55,6 +57,7 @@ extern _Atomic long      class_live[CLASSES];
 
 /* Frees what an object owns, or NULL. */
 extern void (*const class_destroy[CLASSES])(id object);
+void destroy_capture_descriptor(id descriptor);
 void destroy_library(id library);
 void destroy_function(id function);
 void destroy_pipeline(id pipeline);
@@ -80,6 +83,9 @@ void        give_error(id *error, const char *text); /* autoreleased; `error` ma
 METAL_METHODS(PROTOTYPE)
 #undef PROTOTYPE
 
+/* While there is a capture: a line of it, such as the label that an object was given. */
+void capture_line(const char *what, const char *text);
+
 /* ── What encoders bind ─────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Constants of Metal for a function, by index. */
@@ -93,6 +99,12 @@ struct pipeline_state {
     struct objc_object       object;
     const struct sim_kernel *kernel;
     struct constants         constants;
+};
+
+struct capture_descriptor {
+    struct objc_object object;
+    id                 of, url;
+    NSInteger          destination;
 };
 
 struct device_buffer {

@@ -25,6 +25,7 @@ void (*const class_destroy[CLASSES])(id) = {
     [NSError] = destroy_text,
     [NSURL] = destroy_text,
     [NSArray] = destroy_array,
+    [MTLCaptureDescriptor] = destroy_capture_descriptor,
     [MTLLibrary] = destroy_library,
     [MTLFunction] = destroy_function,
     [MTLComputePipelineState] = destroy_pipeline,

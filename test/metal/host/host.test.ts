@@ -86,6 +86,13 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
     ["absent", { BNB_FAKE_METAL: "family=1005", BNB_METAL_ANY_FAMILY: "0" }, "try BNB_METAL_ANY_FAMILY=1"],
     ["absent", { BNB_FAKE_METAL: "os_version=1300" }, "it needs macOS 13.1 or later, and this is Version 13.0"],
     ["absent", { BNB_FAKE_METAL: "fail_queue=1" }, "gave no command queue"],
+    ["absent", { BNB_CAPTURE: "a.trace" }, "BNB_CAPTURE is set, and a.trace does not end in .gputrace"],
+    ["absent", { BNB_CAPTURE: "a.gputrace" }, "this process may not capture: start it with METAL_CAPTURE_ENABLED=1"],
+    [
+      "absent",
+      { BNB_CAPTURE: "/nowhere/a.gputrace", METAL_CAPTURE_ENABLED: "1" },
+      "Metal refuses to write /nowhere/a.gputrace: the output file can't be made",
+    ],
   ];
 
   test.each(expected)("%s %o", (name, env, printed = "") => {
@@ -98,6 +105,24 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the Met
   test.each([{}, { QUICK_EXIT: "1" }])("BNB_PROFILE=1 prints a table of kernels at exit %o", (env) => {
     const { stderr } = run(paths.scenarios, "batches_by_count", { BNB_PROFILE: "1", ...env });
     expect(stderr).toMatch(/^kernel +runs +total ms +mean us +GB\/s\nadd +130 +[\d.]+ +[\d.]+ +[\d.]+\n$/);
+  });
+
+  test("BNB_CAPTURE=file.gputrace has all that ran under names, and without it nothing has one", () => {
+    const BNB_CAPTURE = join(folder, "run.gputrace");
+    const METAL_CAPTURE_ENABLED = "1";
+    for (const env of [{}, { QUICK_EXIT: "1" }]) {
+      rmSync(BNB_CAPTURE, { force: true });
+      const { ended, stderr } = run(paths.scenarios, "computes", { BNB_CAPTURE, METAL_CAPTURE_ENABLED, ...env });
+      expect({ ended, stderr }).toEqual({ ended: 0, stderr: "" });
+      const lines = readFileSync(BNB_CAPTURE, "utf8").split("\n");
+      expect(lines).toContain("MTLCommandQueue: bunsandbytes");
+      expect(lines).toContain("MTLCommandBuffer: batch 1");
+      expect(lines).toContain("MTLComputeCommandEncoder: batch 1");
+      expect(lines).toContain("MTLFunction: add 0");
+      expect(lines).toContain("MTLBuffer: 4096 bytes");
+      expect(lines.filter((line) => line === "group: small/add 16 × 1 × 1 groups of 64, 0 bytes")).toHaveLength(3);
+    }
+    expect(run(paths.scenarios, "computes", { BNB_LABELS: "1" })).toEqual({ ended: 0, stdout: "", stderr: "" });
   });
 
   test("kernels are taken from a library that was compiled ahead, but not from one of other kernels", () => {

@@ -16,6 +16,8 @@ const char *const class_names[CLASSES] = {
     NAME(NSURL),
     NAME(NSProcessInfo),
     NAME(MTLDevice),
+    NAME(MTLCaptureManager),
+    NAME(MTLCaptureDescriptor),
     NAME(MTLCompileOptions),
     NAME(MTLLibrary),
     NAME(MTLFunction),
@@ -149,7 +151,8 @@ __attribute__((constructor)) static void register_methods(void) {
 }
 
 static bool is_class_method(const char *selector) {
-    static const char *const names[] = {"new", "stringWithUTF8String:", "fileURLWithPath:", "processInfo"};
+    static const char *const names[] = {"new", "stringWithUTF8String:", "fileURLWithPath:", "processInfo",
+                                        "sharedCaptureManager"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(selector, names[i])) return true;
     return false;
