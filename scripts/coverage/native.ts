@@ -4,7 +4,6 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from "no
 import { basename } from "node:path";
 import { formsFlags, instructionSets, ownInstructionSets, sources } from "../compile.ts";
 import { hostPlatform } from "../platforms.ts";
-import { packFolder } from "../ptx.ts";
 import { root, stop } from "../run.ts";
 
 const cache = `${root}/.cache/coverage`;
@@ -41,9 +40,8 @@ export async function buildCounted({ clang }: Llvm): Promise<string> {
   const platform = hostPlatform();
   const own = ownInstructionSets(platform);
   const inputs = [...new Bun.Glob("{csrc,metal,scripts/coverage}/**/*").scanSync(root)].sort();
-  const ptx = packFolder();
   const text = inputs.map((file) => readFileSync(`${root}/${file}`, "utf8")).join("\0");
-  const folder = `${cache}/${Bun.hash(`${text}${ptx}`).toString(36)}`;
+  const folder = `${cache}/${Bun.hash(text).toString(36)}`;
   const library = `${folder}/${basename(platform.file)}`;
   if (existsSync(library)) return library;
   mkdirSync(folder, { recursive: true });
@@ -53,15 +51,11 @@ export async function buildCounted({ clang }: Llvm): Promise<string> {
     const march = `-march=${cpu.replace("x86_64", "x86-64").replaceAll("_", "-").replace("generic", "armv8-a")}`;
     const to = `${folder}/${name.replaceAll("/", "-")}.o`;
     objects.push(to);
-    const embeds = ["--embed-dir=metal", ...(ptx ? [`--embed-dir=${ptx}`] : [])];
-    return compile([clang, ...flags, march, ...embeds, ...more, "-c", source, "-o", to]);
+    return compile([clang, ...flags, march, "--embed-dir=metal", ...more, "-c", source, "-o", to]);
   };
   const baseline = instructionSets(platform).at(-1)!.cpu;
   for (const { name, cpu } of own) await object(`csrc/${sources.forms}`, cpu, [`-DISA=${name}`], `forms-${name}`);
-  for (const source of sources.sources) {
-    const isPtx = ptx && source === "gpu/cuda/ptx.c";
-    await object(`csrc/${source}`, baseline, isPtx ? [] : formsFlags(own));
-  }
+  for (const source of sources.sources) await object(`csrc/${source}`, baseline, formsFlags(own));
   await object("scripts/coverage/at_exit.c", baseline, []);
   const temporary = `${library}.${process.pid}`;
   await compile([clang, "-shared", ...coverageFlags, ...objects, "-lm", "-ldl", "-pthread", "-o", temporary]);

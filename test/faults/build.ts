@@ -183,7 +183,7 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
   const formFlags = flavour === "undefined" ? ["-fno-sanitize=undefined"] : [];
   const tables = formsFlags(isas.filter(({ name }) => own.includes(name)));
   const tested = [
-    ...files("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/**/*.c", "csrc/cpu/{dispatch,pool}.c").map((source) =>
+    ...files("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/**/*.c", "csrc/cpu/{dispatch,pool,queue}.c").map((source) =>
       object(
         source,
         [...hooked, cpu(baseline), ...tables, ...(source.endsWith("/handle.c") ? ["-DHANDLES"] : [])],

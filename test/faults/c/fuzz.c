@@ -295,7 +295,11 @@ static size_t bytes_of(const bnb_tensor *tensor) {
 static void read_whole(bnb_tensor *tensor) {
     size_t   bytes = bytes_of(tensor);
     uint8_t *data = scratch(bytes), all = 0;
-    if (bnb_tensor_read(tensor, data, bytes) != BNB_OK) broken("the result can't be read: %s", bnb_last_error());
+    if (bnb_tensor_read(tensor, data, bytes) != BNB_OK) {
+        if (strstr(bnb_last_error(), "was queued has failed"))
+            return; /* such as a row that is none, found in its turn */
+        broken("the result can't be read: %s", bnb_last_error());
+    }
     for (size_t i = 0; i < bytes; i++) all ^= data[i];
     if (all == 0xa5) note[0] = note[0]; /* a decision */
 }
@@ -372,7 +376,8 @@ static void run_call(size_t which, struct tally *tally) {
 static void expect_nothing_left(void) {
     if (!alone) return;
     bnb_device *device = bnb_device_open(getenv("FAULTS_DEVICE") ? getenv("FAULTS_DEVICE") : "cpu");
-    double      left = bnb_device_counter(device, BNB_COUNTER_BYTES);
+    bnb_device_wait(device); /* what is queued keeps its memory */
+    double left = bnb_device_counter(device, BNB_COUNTER_BYTES);
     /* Named codebooks stay, once on a GPU, and so does memory that is kept for reuse. */
     if (left > (getenv("FAULTS_DEVICE") ? 1 << 16 : 0)) broken("%g bytes are in use after all was freed", left);
     if (!getenv("FAULTS_DEVICE") && hook_live() > 64)
