@@ -2,9 +2,9 @@
 #define _DEFAULT_SOURCE /* mkstemp, ftruncate */
 #include "recipes.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <threads.h>
 #include <unistd.h>
 
 #define P(pointer) {.p = (void *)(pointer)}
@@ -68,16 +68,17 @@ VALID(bnb_tensor_from) {
 }
 
 /* Of 64 KB, all zeros, under no name. */
-static int       file;
-static once_flag file_once = ONCE_FLAG_INIT;
-static void      make_file(void) {
+static int            file;
+static pthread_once_t file_once = PTHREAD_ONCE_INIT;
+
+static void make_file(void) {
     char path[] = "/tmp/bnb-faults-XXXXXX";
     file = mkstemp(path);
     if (file < 0 || unlink(path) || ftruncate(file, 64 << 10)) broken("no file could be made in /tmp");
 }
 
 VALID(bnb_tensor_from_file) {
-    call_once(&file_once, make_file);
+    pthread_once(&file_once, make_file);
     size_t dtype = below(6), rows = 1 + below(40), columns = 1 + below(200), offset = below(100);
     GIVE(P(world.device), I(dtype), N(rows), N(columns), I(file), N(offset), P("world.bin"), I(one_in(2)));
 }
