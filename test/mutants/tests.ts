@@ -34,7 +34,7 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["csrc/ops/int8", own("int8"), own("arguments")],
   ["csrc/ops/optimizer", own("optim"), own("optim_classes", "state")],
   ["csrc/ops/dequantize", own("quantize", "layout"), own("kbits", "format")],
-  ["csrc/ops/transpose", own("layout", "tensor"), own("matmul_backward")],
+  ["csrc/ops/transpose", own("slice"), own("layout", "matmul_backward")],
   ["csrc/ops/matmul_backward", own("matmul_backward"), own("nn")],
   ["csrc/ops/matmul", own("matmul"), own("kbits", "layout", "arguments")],
   ["csrc/ops/elementwise", own("elementwise"), own("tensor", "arguments")],
@@ -129,7 +129,7 @@ const byKernel: Record<string, string[]> = {
   quantize: own("quantize", "kbits"),
   scatter_add: own("embedding"),
   softmax: own("topk", "attention"),
-  transpose: own("layout", "matmul_backward"),
+  transpose: own("slice"),
 };
 
 /** Arguments for `bun test`, and where they run: here, here with the plain loops, or on the simulated GPU. */
