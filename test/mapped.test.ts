@@ -171,6 +171,24 @@ describe("on the CPU", () => {
     expect(y.read()[0]).toBe(wide / 2);
   });
 
+  test("a bus error of another cause is what it was: Bun says that it crashes, and the process ends", () => {
+    const [path, other] = [fileOf("F16", [rows, columns], halves), fileOf("F16", [rows, columns], halves)];
+    const program = `
+      import { truncateSync } from "node:fs";
+      import { checkpoint } from ${JSON.stringify(join(import.meta.dir, "../src/index.ts"))};
+      using opened = checkpoint.openCheckpoint(${JSON.stringify(path)});
+      using w = checkpoint.loadWeight(opened, "w", "cpu", { mmap: true });
+      const bytes = Bun.mmap(${JSON.stringify(other)}, { shared: false });
+      truncateSync(${JSON.stringify(other)}, 0);
+      console.log("before");
+      console.log(bytes[100]);`;
+    const env = { ...process.env, BUN_ENABLE_CRASH_REPORTING: "0" };
+    const { exitCode, signalCode, stdout, stderr } = Bun.spawnSync([process.execPath, "-e", program], { env });
+    expect(String(stdout)).toBe("before\n");
+    expect(String(stderr)).toContain("Bun has crashed");
+    expect(signalCode ?? exitCode).not.toBe(0);
+  });
+
   test("a file that is gone or replaced under its name is still the one that was opened", () => {
     const path = fileOf("F16", [rows, columns], halves);
     using w = load(path, cpu);
