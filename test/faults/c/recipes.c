@@ -282,8 +282,10 @@ VALID(bnb_attention) {
                                  .norm_eps = 1e-6};
     bool        kept = 2 * world.m * world.k * sizeof(float) >= 1 << 16; /* memory of the call's own would be */
     bnb_tensor *x = ANY(world.x), *norm = OPTIONAL(ANY(world.weight));
-    GIVE(P(o), P(x), P(x), P(x), P(world.rows), P(NULL), P(norm), P(norm), P(NULL),
-         P(kept || one_in(2) ? world.cache[below(2)] : NULL), U(0));
+    bnb_cache  *cache = kept || one_in(2) ? world.cache[below(2)] : NULL;
+    size_t      room = (world.m + 15) / 16 * 16; /* a cache's capacity, which pages want a power of two */
+    GIVE(P(o), P(x), P(x), P(x), P(world.rows), P(NULL), P(norm), P(norm), P(NULL), P(cache), U(0),
+         P(cache && !(room & (room - 1)) ? OPTIONAL(world.one) : NULL));
 }
 
 ROW(bnb_topk, P(ANY(world.x)), N(1 + below(world.k)))
