@@ -57,6 +57,12 @@ describe("shards", () => {
       (map) => (map["x.weight"] = "none.safetensors"),
     ],
     [
+      "a file of a name that no file can have",
+      /its file "x+\.safetensors" is missing/,
+      (map) => (map["x.weight"] = `${"x".repeat(300)}.safetensors`),
+    ],
+    ["a file of no text's name", /its file "\\u0000" is missing/, (map) => (map["x.weight"] = "\0")],
+    [
       "a file elsewhere",
       /names the file "..\/llama\/model.safetensors"/,
       (map) => (map["x.weight"] = "../llama/model.safetensors"),
