@@ -38,9 +38,6 @@ pub fn build(b: *std.Build) void {
     module.addCSourceFiles(.{ .root = b.path("csrc"), .files = listed.sources, .flags = flags.items });
     // A copy, because its path changes with its contents: zig does not notice when an embedded file does.
     module.addEmbedPath(b.addWriteFiles().addCopyDirectory(b.path("metal"), "", .{}));
-    // The kernels for CUDA, which scripts/ptx.ts makes: the folder has the contents' hash in its name.
-    if (b.option([]const u8, "ptx", "the folder of kernels.ptx; without it the library has no kernels for CUDA")) |ptx|
-        module.addEmbedPath(.{ .cwd_relative = ptx });
     for (sets) |set| module.addObject(formsObject(b, target, optimize, listed, set));
 
     const library = b.addLibrary(.{ .name = "bunsandbytes", .root_module = module, .linkage = .dynamic });

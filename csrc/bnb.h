@@ -15,8 +15,10 @@
  *      its code; both belong to the calling thread and stand until its next failure. Nothing aborts or prints.
  *   4. The caller frees every handle that it was given; arguments are borrowed for the call only, and a handle keeps
  *      alive whatever it is made of. Devices are not freed: they live as long as the process.
- *   5. Operations enqueue; reads and bnb_device_wait wait. On the CPU an operation is done when it returns. Memory is
- *      given back after the work that uses it, whenever its handle is freed.
+ *   5. Operations enqueue, on the CPU too, where only small ones are done in the call; reads and bnb_device_wait wait.
+ *      Results, writes, frees and failures of a device come in the order in which they were asked for: memory is given
+ *      back after the work that uses it, whenever its handle is freed. What fails after the call that asked for it is
+ *      told by the next bnb_device_wait, and by whoever reads what it was to write.
  *   6. Every function may be called from any thread. A handle may be freed by one thread only, once.
  *
  * A matrix is row-major, rows × columns, with at least one element and at most 2^48. Sizes are counted in elements,
@@ -116,6 +118,14 @@ BNB_API const char *bnb_device_kind(uint32_t index);
  * gives the same device. UNSUPPORTED where it is absent: the sentence says why. INVALID where BNB_ISA or
  * BNB_NUM_THREADS makes no sense. */
 BNB_API bnb_device *bnb_device_open(const char *kind);
+
+/* Kernels that are no part of this library, since they are the same for every processor: CUDA's, the text that
+ * scripts/ptx.ts makes. 1 where opening `kind` would come to a GPU that waits for them, else 0. */
+BNB_API int32_t bnb_device_lacks_kernels(const char *kind);
+
+/* Hands them over, once for the process and before the first device of that kind is opened; the library keeps a copy.
+ * INVALID where they are not whole: then opening the kind says so. */
+BNB_API bnb_status bnb_device_take_kernels(const char *kind, const void *kernels, size_t bytes);
 
 BNB_API const char *bnb_device_name(const bnb_device *device);     /* its kind */
 BNB_API const char *bnb_device_describe(const bnb_device *device); /* one line for people */
@@ -416,8 +426,9 @@ BNB_API void       bnb_cache_free(bnb_cache *cache);
  * `q_norm` and `k_norm`, [1, d], normalise each head before that, as bnb_rms_norm does. NULL: neither.
  * `bias`, f32 [heads, 2 w - 1], is added to the score of a key that lies t after the row, at column t + w - 1; beyond
  * its ends the ends stand. NULL: none.
- * A row whose slot, position or keys lie outside the cache or the table is INVALID on the CPU; on a GPU, where nobody
- * looks at rows before the kernel does, its result is zeros and nothing else is touched. */
+ * A row whose slot, position or keys lie outside the cache or the table is INVALID on the CPU, as soon as the work is
+ * done; on a GPU, where nobody looks at rows before the kernel does, its result is zeros, and nothing else is
+ * touched. */
 BNB_API bnb_tensor *bnb_attention(const bnb_attention_options *options, const bnb_tensor *q, const bnb_tensor *k,
                                   const bnb_tensor *v, const bnb_tensor *rows, const bnb_tensor *rope,
                                   const bnb_tensor *q_norm, const bnb_tensor *k_norm, const bnb_tensor *bias,

@@ -109,14 +109,21 @@ static const struct kind *parse(const char *name, uint32_t *index, struct kind *
     return find_further(name, length, row);
 }
 
+/* What is asked for: by BNB_DEVICE, where the caller leaves it open. */
+static const char *wanted_by(const char *name) {
+    const char *forced = getenv("BNB_DEVICE");
+    return !strcmp(name, "auto") && forced && *forced ? forced : name;
+}
+
 bnb_device *bnb_device_open(const char *name) {
     if (!name)
         return refuse(BNB_INVALID, "device_open: kind is NULL, expected \"auto\", \"metal\", \"cuda\" or \"cpu\"");
     watch_forks();
-    const char *wrong = bad_isa() ? bad_isa() : bad_thread_count(); /* the CPU's, which a GPU may fall back to */
+    const char *wrong = bad_isa(); /* the CPU's, which a GPU may fall back to */
+    if (!wrong) wrong = bad_thread_count();
+    if (!wrong) wrong = bad_queue_from();
     if (wrong) return refuse(BNB_INVALID, "%s", wrong);
-    const char *forced = getenv("BNB_DEVICE"), *wanted = name;
-    if (!strcmp(wanted, "auto") && forced && *forced) wanted = forced;
+    const char *wanted = wanted_by(name);
 
     for (const struct kind *kind = kinds; !strcmp(wanted, "auto"); kind++) {
         bnb_device *opened = open_once(kind, 0);
@@ -129,7 +136,35 @@ bnb_device *bnb_device_open(const char *name) {
     return refuse(BNB_INVALID,
                   "device_open: kind is \"%.64s\"%s, expected \"auto\", \"metal\" (or \"mps\"), \"cuda\" or \"cpu\", "
                   "or \"cuda:1\" for a second GPU",
-                  wanted, wanted == forced ? " (from BNB_DEVICE)" : "");
+                  wanted, wanted == name ? "" : " (from BNB_DEVICE)");
+}
+
+int32_t bnb_device_lacks_kernels(const char *name) {
+    if (!name) return fail(BNB_INVALID, "device_lacks_kernels: kind is NULL, expected such as \"cuda\""), 0;
+    struct kind        row;
+    uint32_t           index;
+    const char        *wanted = wanted_by(name);
+    const struct kind *named = strcmp(wanted, "auto") ? parse(wanted, &index, &row) : NULL;
+    for (const struct kind *kind = kinds; kind < kinds + KINDS; kind++)
+        if ((named == kind || !strcmp(wanted, "auto")) && kind->driver && kind->driver->lacks && kind->driver->lacks())
+            return 1;
+    return 0;
+}
+
+bnb_status bnb_device_take_kernels(const char *name, const void *kernels, size_t bytes) {
+    if (!name || !kernels || !bytes || bytes > PTRDIFF_MAX)
+        return fail(BNB_INVALID, "device_take_kernels: %s, expected a kind, and its kernels",
+                    !name      ? "kind is NULL"
+                    : !kernels ? "kernels is NULL"
+                               : "bytes is 0 or beyond what memory holds");
+    struct kind        row;
+    uint32_t           index;
+    const struct kind *kind = parse(wanted_by(name), &index, &row);
+    for (const struct kind *each = kinds; !kind && each < kinds + KINDS; each++) /* "auto" */
+        if (each->driver && each->driver->take) kind = each;
+    if (!kind->driver || !kind->driver->take)
+        return fail(BNB_INVALID, "device_take_kernels: kind is \"%.64s\", which takes none", name);
+    return kind->driver->take(kernels, bytes);
 }
 
 const char *bnb_device_name(const bnb_device *device) { return is_device(device, "device_name") ? device->name : NULL; }
@@ -140,11 +175,14 @@ const char *bnb_device_describe(const bnb_device *device) {
 
 bnb_status bnb_device_wait(bnb_device *device) {
     if (!is_device(device, "device_wait")) return BNB_INVALID;
-    return device->driver ? device->driver->wait(device->gpu) : BNB_OK;
+    if (device->driver) return device->driver->wait(device->gpu);
+    cpu_queue_wait(cpu_queue_last());
+    return cpu_queue_take_failure();
 }
 
 int32_t bnb_device_idle(bnb_device *device) {
-    return !is_device(device, "device_idle") || !device->driver || device->driver->idle(device->gpu);
+    if (!is_device(device, "device_idle")) return 1;
+    return device->driver ? device->driver->idle(device->gpu) : cpu_queue_has_done(cpu_queue_last());
 }
 
 enum { SIZES = sizeof(struct sizes) / sizeof(uint32_t) };

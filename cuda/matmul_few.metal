@@ -202,12 +202,7 @@ template <uint TILES, uint TALL, uint WARPS, bool CHOOSE>
 }
 
 template [[host_name("matmul_few_1_1_8")]] [[kernel]] decltype(matmul_few<1, 1, 8, false>) matmul_few<1, 1, 8, false>;
-template [[host_name("matmul_few_1_2_8")]] [[kernel]] decltype(matmul_few<1, 2, 8, false>) matmul_few<1, 2, 8, false>;
 template
     [[host_name("matmul_few_1_2_8_choose")]] [[kernel]] decltype(matmul_few<1, 2, 8, true>) matmul_few<1, 2, 8, true>;
-template
-    [[host_name("matmul_few_1_1_8_choose")]] [[kernel]] decltype(matmul_few<1, 1, 8, true>) matmul_few<1, 1, 8, true>;
-template [[host_name("matmul_few_2_1_8")]] [[kernel]] decltype(matmul_few<2, 1, 8, false>) matmul_few<2, 1, 8, false>;
 template [[host_name("matmul_few_2_2_8")]] [[kernel]] decltype(matmul_few<2, 2, 8, false>) matmul_few<2, 2, 8, false>;
-template [[host_name("matmul_few_4_1_8")]] [[kernel]] decltype(matmul_few<4, 1, 8, false>) matmul_few<4, 1, 8, false>;
 template [[host_name("matmul_few_4_2_8")]] [[kernel]] decltype(matmul_few<4, 2, 8, false>) matmul_few<4, 2, 8, false>;

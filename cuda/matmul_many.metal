@@ -145,5 +145,3 @@ template
     [[host_name("matmul_many_4_4_1_4_4")]] [[kernel]] decltype(matmul_many<4, 4, 1, 4, 4>) matmul_many<4, 4, 1, 4, 4>;
 template
     [[host_name("matmul_many_4_4_2_4_3")]] [[kernel]] decltype(matmul_many<4, 4, 2, 4, 3>) matmul_many<4, 4, 2, 4, 3>;
-template
-    [[host_name("matmul_many_4_8_2_2_3")]] [[kernel]] decltype(matmul_many<4, 8, 2, 2, 3>) matmul_many<4, 8, 2, 2, 3>;

@@ -55,13 +55,11 @@ const included = [...new Bun.Glob("{csrc,metal}/**/*.{h,metal,json}").scanSync(r
  * Compiles a platform's library with forms for some instruction sets, to `library`. Objects are kept, by contents:
  * another clone, or one that was moved, compiles nothing again. Where a header has changed, zig's own cache knows who
  * includes it.
- * `ptx` is the folder of the kernels for CUDA, which are left out without.
  */
 export async function compileLibrary(
   platform: Platform,
   sets: readonly InstructionSet[],
   library = builtLibrary(platform),
-  ptx?: string,
 ): Promise<void> {
   const zig = findZig();
   mkdirSync(cache, { recursive: true });
@@ -90,9 +88,7 @@ export async function compileLibrary(
   const objects = [
     // The instruction sets first, for they take longest.
     ...sets.map(({ name, cpu }) => object(sources.forms, cpu, [`-DISA=${name}`])),
-    ...sources.sources.map((source) =>
-      object(source, "baseline", ptx && source === "gpu/cuda/ptx.c" ? [`--embed-dir=${ptx}`] : formsFlags(sets)),
-    ),
+    ...sources.sources.map((source) => object(source, "baseline", formsFlags(sets))),
   ];
   const missing = objects.filter(({ to }) => !existsSync(to));
   await inParallel(missing.map(({ command }) => command));

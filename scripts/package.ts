@@ -1,11 +1,11 @@
 // Owns `bun run package`: the npm package as a tarball, with JavaScript, its types, and the native library of every
 // platform.
 import { copyFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import packageJson from "../package.json" with { type: "json" };
-import { budget, holdBudget } from "./budget.ts";
+import { holdBudget } from "./budget.ts";
 import { buildCommand, builtLibrary, type Platform, platforms } from "./platforms.ts";
-import { makePack, packFolder } from "./ptx.ts";
+import { kernelsFile, writeKernels } from "./ptx.ts";
 import { root, run, say, stop } from "./run.ts";
 
 /** An export of the clone's as the package has it. Bun is asked for first, for it takes what is for Node too. */
@@ -53,24 +53,25 @@ function manifest() {
  *
  * @param included the platforms whose libraries it gets: what is published has them all, a test may need the host's
  * only
- * @param build whether to build them as they ship first, or to take what setup has built
+ * @param build whether to build them, and CUDA's kernels, as they ship first, or to take what setup has built
  */
 export async function makePackage(
   folder: string,
   included: readonly Platform[] = platforms,
   build = true,
 ): Promise<string> {
-  if (build) await makePack();
   const staging = join(folder, "package");
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(staging, { recursive: true });
   for (const platform of included) {
-    const ptx = platform.name.startsWith("linux") ? packFolder() : undefined; // NVIDIA has no driver for macOS
-    if (build && run(buildCommand(platform, ptx)) !== 0) stop(`The library for ${platform.name} could not be built.`);
+    if (build && run(buildCommand(platform)) !== 0) stop(`The library for ${platform.name} could not be built.`);
     const library = join(staging, "lib", platform.name, platform.file);
     mkdirSync(dirname(library), { recursive: true });
     copyFileSync(builtLibrary(platform), library);
   }
+  const kernels = join(staging, relative(join(root, "zig-out"), kernelsFile));
+  if (build) await writeKernels(kernels, 19);
+  else copyFileSync(kernelsFile, kernels);
   if (run([`${root}/node_modules/.bin/tsc`, "-p", "tsconfig.package.json", "--outDir", staging]) !== 0)
     stop("The sources do not compile: the messages are above.");
   for (const path of Object.values(packageJson.exports)) await writeForNode(staging, path);
@@ -83,11 +84,11 @@ export async function makePackage(
 
 if (import.meta.main && process.argv.includes("--budget")) {
   const folder = `${root}/.cache/budget`;
-  await makePackage(folder, platforms, false); // of the libraries as `bun run check` has built them
-  holdBudget(`${folder}/package`, budget.unpacked);
+  const tarball = await makePackage(folder, platforms, false); // of the libraries as `bun run check` has built them
+  holdBudget(`${folder}/package`, tarball, false);
 } else if (import.meta.main) {
   say(`Building the library for ${platforms.map(({ name }) => name).join(", ")}: two minutes the first time …`);
   const tarball = await makePackage(`${root}/dist`);
-  holdBudget(`${root}/dist/package`, budget.unpackedWithKernels);
+  holdBudget(`${root}/dist/package`, tarball, true);
   say(`Wrote ${tarball}, ${(Bun.file(tarball).size / 1e6).toFixed(2)} MB. Publish it with "npm publish ${tarball}".`);
 }

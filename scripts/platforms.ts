@@ -29,12 +29,9 @@ export function hostPlatform(): Platform {
   return platformNamed(`${process.platform}-${process.arch}`);
 }
 
-/**
- * The command that builds a platform's library as it ships; `ptx` is the folder of the kernels for CUDA, where it has
- * them.
- */
-export function buildCommand({ target }: Platform, ptx?: string): string[] {
-  return [findZig(), "build", "--release=fast", `-Dtarget=${target}`, ...(ptx ? [`-Dptx=${ptx}`] : [])];
+/** The command that builds a platform's library as it ships. */
+export function buildCommand({ target }: Platform): string[] {
+  return [findZig(), "build", "--release=fast", `-Dtarget=${target}`];
 }
 
 /** Where a platform's library lies, by whichever way it was built. */

@@ -1,12 +1,14 @@
 // Owns the CUDA kernels' text: metal/ and cuda/ translated to CUDA C++, compiled to PTX by zig's clang with nothing of
-// NVIDIA's, and packed into one file that the library embeds. Imports no packages: setup needs it.
+// NVIDIA's, and packed into one file beside the libraries, for every processor takes the same. Imports no packages:
+// setup needs it.
 //
 // The pack is a row of texts, each after a line `// bnb <family> <kernel> <architecture> <bytes of the text>`. In a
 // text BNB0, BNB1, … stand for the function constants and BNB_THREADS for a threadgroup's threads: csrc/gpu/cuda/ptx.c
-// replaces them.
+// replaces them. The file is compressed (RFC 8878): src/library.ts hands its contents to the library where a GPU is.
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import { constants as zstd, zstdCompressSync } from "node:zlib";
 import { libraryFolder } from "./msl/clang.ts";
 import { cudaFamilies, families, familySource } from "./msl/families.ts";
 import { translate } from "./msl/translate.ts";
@@ -15,15 +17,8 @@ import { findZig, zigVersion } from "./zig.ts";
 
 const cache = join(root, ".cache/ptx");
 
-/**
- * Where the path of the pack's folder stands, which has the contents' hash in its name: a compiler's cache goes by
- * names.
- */
-export const packPointer = join(cache, "current");
-
-/** The folder of kernels.ptx, as it was last made; undefined where it never was. */
-export const packFolder = (): string | undefined =>
-  existsSync(packPointer) ? readFileSync(packPointer, "utf8") : undefined;
+/** Where the pack lies, compressed: an empty file where nobody asked for it. package.json's `imports` name it. */
+export const kernelsFile = join(root, "zig-out/lib/kernels.ptx.zst");
 
 /** What the pack is made of. */
 export const packInputs = ["metal", "cuda", "scripts/msl", "scripts/ptx.ts", "scripts/zig.ts"].map((path) =>
@@ -72,15 +67,20 @@ function headers(): string {
 }
 
 /** Kernels that want two threadgroups a multiprocessor, so that one loads while another's table is filled. */
-const twoGroups = /^matmul_few_1_2_8|^matmul_hopper_b?f16_64/;
+const twoGroups = /^matmul_few_1_2_8_choose|^matmul_hopper_b?f16_64/;
 
-/** The driver's words in the place of what clang wrote. */
+/** The driver's words in the place of what clang wrote, and nothing that the GPU's assembler would pass over. */
 function withWords(kernel: string, ptx: string): string {
   const groups = twoGroups.test(kernel) ? "\n.minnctapersm 2" : "";
   const threads = ptx.replace(/^\.maxntid 1024(, 1, 1)?$/m, `.maxntid BNB_THREADS, 1, 1${groups}`);
   if (!threads.includes("BNB_THREADS"))
     throw new Error("the PTX has no .maxntid: clang writes it otherwise than expected");
-  return threads;
+  const bare = threads.replace(/\/\/.*$/gm, "").replace(/[ \t]+/g, " ");
+  return bare
+    .replace(/^ | $/gm, "")
+    .replace(/, /g, ",")
+    .replace(/\n{2,}/g, "\n")
+    .replace(/^\n/, "");
 }
 
 async function compile(source: Source, library: string): Promise<string> {
@@ -127,21 +127,24 @@ async function packed(sources: readonly Source[]): Promise<string> {
 /** The pack of these families alone, for tests. */
 export const packOf = (families: readonly Family[]): Promise<string> => packed(families.flatMap(translated));
 
-/** Makes the pack of all kernels; what was compiled before is taken from .cache/ptx. */
-export async function makePack(): Promise<void> {
+/** Levels of zstd's: one that is quick, and one for what is published, which saves a fifth in ten seconds. */
+export type Effort = 9 | 19;
+
+/** Writes the pack of all kernels; what was compiled before is taken from .cache/ptx. */
+export async function writeKernels(to: string, effort: Effort): Promise<void> {
   const ours = [...families, ...cudaFamilies].map((family) => ({ family, source: familySource(family) }));
   const text = await packed(ours.flatMap(translated));
-  const folder = join(cache, new Bun.CryptoHasher("sha256").update(text).digest("hex").slice(0, 16));
-  mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, "kernels.ptx"), text);
-  writeFileSync(packPointer, folder);
+  // A window over the whole: texts of a family repeat one another.
+  const params = { [zstd.ZSTD_c_compressionLevel]: effort, [zstd.ZSTD_c_windowLog]: 25 };
+  const partial = `${to}.${process.pid}`;
+  mkdirSync(dirname(to), { recursive: true });
+  writeFileSync(partial, zstdCompressSync(text, { params }));
+  renameSync(partial, to);
 }
 
 if (import.meta.main) {
   const started = performance.now();
-  await makePack();
-  const path = join(packFolder()!, "kernels.ptx");
-  say(
-    `Wrote ${path}, ${(Bun.file(path).size / 1e6).toFixed(2)} MB, in ${((performance.now() - started) / 1000).toFixed(1)} s.`,
-  );
+  await writeKernels(kernelsFile, 19);
+  const seconds = ((performance.now() - started) / 1000).toFixed(1);
+  say(`Wrote ${kernelsFile}, ${(Bun.file(kernelsFile).size / 1e6).toFixed(2)} MB, in ${seconds} s.`);
 }

@@ -4,10 +4,10 @@
 // The library that it builds has forms for this processor's best instruction set only, which halves the time; with
 // `--every-isa`, as tests have it, for all of them. What ships is built by build.zig, for every platform.
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { basename, relative } from "node:path";
+import { dirname, relative } from "node:path";
 import { compileLibrary, instructionSets, ownInstructionSets } from "./compile.ts";
 import { builtLibrary, hostPlatform } from "./platforms.ts";
-import { makePack, packFolder, packInputs, packPointer } from "./ptx.ts";
+import { kernelsFile, packInputs, writeKernels } from "./ptx.ts";
 import { output, root, run, say, stop } from "./run.ts";
 
 const stamps = `${root}/.cache/setup`;
@@ -62,8 +62,13 @@ function installPackages(): void {
 async function makeKernels(): Promise<void> {
   const started = performance.now();
   say("Compiling the kernels for CUDA …");
-  await makePack();
+  await writeKernels(kernelsFile, 9);
   say(`Compiled in ${((performance.now() - started) / 1000).toFixed(1)} s.`);
+}
+
+function leaveOutKernels(): void {
+  mkdirSync(dirname(kernelsFile), { recursive: true });
+  writeFileSync(kernelsFile, "");
 }
 
 /** Whether this machine has NVIDIA's driver: csrc/gpu/cuda/libcuda.c looks for it as closely as is of use. */
@@ -82,20 +87,17 @@ const sets = everyIsa ? instructionSets(host) : ownInstructionSets(host).slice(0
 async function buildLibrary(): Promise<void> {
   const started = performance.now();
   say(`Building the native library for ${sets.map(({ name }) => name).join(", ")} …`);
-  await compileLibrary(host, sets, undefined, ptx);
+  await compileLibrary(host, sets);
   say(`Built in ${((performance.now() - started) / 1000).toFixed(1)} s.`);
 }
 
 await once("packages", [`${root}/package.json`, `${root}/bun.lock`], `${root}/node_modules`, installPackages);
 
 // The kernels for CUDA take half a minute of the compiler's time: they are made where NVIDIA's driver is, or on
-// request, and go into the library for as long as they are those of the sources.
-const wantsCuda = process.argv.includes("--cuda") || hasCuda();
-if (wantsCuda) await once("ptx", packInputs, packPointer, makeKernels);
-const stamp = `${stamps}/ptx`;
-const ptx = existsSync(stamp) && readFileSync(stamp, "utf8") === stateOf(packInputs) ? packFolder() : undefined;
+// request, and stay for as long as they are those of the sources. Without them their file is empty.
+if (process.argv.includes("--cuda") || hasCuda()) await once("kernels", packInputs, kernelsFile, makeKernels, "made");
+else await once("kernels", packInputs, kernelsFile, leaveOutKernels, "left out", ["made"]);
 
 const inputs = ["csrc", "metal", "scripts/compile.ts", "scripts/zig.ts"].map((path) => `${root}/${path}`);
-const cuda = ptx ? ` cuda ${basename(ptx)}` : "";
-const how = (everyIsa ? "every" : sets[0]!.name) + cuda;
-await once("library", inputs, builtLibrary(host), buildLibrary, how, [`every${cuda}`]);
+const how = everyIsa ? "every" : sets[0]!.name;
+await once("library", inputs, builtLibrary(host), buildLibrary, how, ["every"]);

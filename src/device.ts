@@ -1,7 +1,8 @@
 // Devices: which are here, why one is not, which one is current, and what each has done so far.
 import { NativeObject } from "./handle.ts";
 import { inspect } from "./inspect.ts";
-import { counters, lastError, type NativePointer, native, text } from "./native.ts";
+import { cudaKernels } from "./library.ts";
+import { counters, lastError, type NativePointer, native, size, text } from "./native.ts";
 import { Signature } from "./signature.ts";
 import { tuningOf, writeSizes } from "./tuning.ts";
 
@@ -63,12 +64,12 @@ export class Device extends NativeObject {
   static named(me: Signature, name: unknown, argument: string): Device {
     const further = typeof name === "string" && /^(metal|cuda|cpu):\d{1,3}$/.test(name) ? name : undefined; // a second GPU, "cuda:1"
     const kind = further ?? me.choice(name, argument, deviceNames);
-    return Device.#over(me.made(native.bnb_device_open(kind)));
+    return Device.#over(me.made(open(kind)));
   }
 
   /** @internal A device of this kind, or why it is absent. */
   static find(kind: DeviceKind): Device | string {
-    const pointer = native.bnb_device_open(kind);
+    const pointer = open(kind);
     return pointer === null ? lastError().message : Device.#over(pointer);
   }
 
@@ -129,6 +130,16 @@ export class Device extends NativeObject {
   toJSON(): DeviceKind {
     return this.kind;
   }
+}
+
+/**
+ * Opens by name, after handing over CUDA's kernels where the library has found a GPU for them. Of those that are
+ * damaged, opening says so.
+ */
+function open(kind: string): NativePointer | null {
+  const kernels = native.bnb_device_lacks_kernels(kind) ? cudaKernels() : undefined;
+  if (kernels) native.bnb_device_take_kernels(kind, kernels, size(kernels.length));
+  return native.bnb_device_open(kind);
 }
 
 const signatures = {

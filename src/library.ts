@@ -1,5 +1,5 @@
 // Owns the way to the native library: which file it is on this platform, and what to say when it is missing.
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { startedWith } from "./environment.ts";
 import { BnbError } from "./error.ts";
@@ -33,12 +33,32 @@ export function findLibrary(): LibraryFile {
     if (existsSync(path)) return { path, origin: "BNB_LIBRARY" };
     throw missing(`BNB_LIBRARY names ${path}, which does not exist. Unset it, or give the path of libbunsandbytes.`);
   }
-  // A bundle that is no executable names the library relative to itself, where the system would look in the working
-  // directory.
-  const own = ownLibrary();
-  const paths = [thisFolder(), import.meta.dir].map((folder) => resolve(folder, own));
-  const path = paths.find((path) => existsSync(path)) ?? paths[0]!;
+  const path = placed(ownLibrary());
   return { path, origin: path.startsWith("/$bunfs/") ? "executable" : "package" };
+}
+
+/**
+ * CUDA's kernels as the library takes them; undefined where none came with this code, as in a clone whose setup was not
+ * asked for them.
+ */
+export function cudaKernels(): Uint8Array | undefined {
+  const path = ownKernels();
+  const bytes = path === undefined ? new Uint8Array() : readFileSync(placed(path));
+  if (!bytes.length) return undefined;
+  try {
+    return Bun.zstdDecompressSync(bytes);
+  } catch {
+    return bytes; // damaged, and so the library will find it, and say so of CUDA
+  }
+}
+
+/**
+ * The path of a file that came with this code. A bundle that is no executable names it relative to itself, where the
+ * system would look in the working directory.
+ */
+function placed(own: string): string {
+  const paths = [thisFolder(), import.meta.dir].map((folder) => resolve(folder, own));
+  return paths.find((path) => existsSync(path)) ?? paths[0]!;
 }
 
 /**
@@ -75,6 +95,16 @@ function ownLibrary(): string {
     `There is no native library for ${process.platform}-${process.arch}, only for macOS and Linux on arm64 and x64. ` +
       "One that you built yourself can be named by BNB_LIBRARY.",
   );
+}
+
+/** They go into executables for Linux alone: NVIDIA has no driver for macOS. */
+function ownKernels(): string | undefined {
+  try {
+    if (process.platform === "linux") return require("./platform/kernels").default;
+  } catch (error) {
+    if ((error as { code?: string }).code !== "ERR_MODULE_NOT_FOUND") throw error;
+  }
+  return undefined;
 }
 
 const missing = (sentence: string) => new BnbError(sentence, "unsupported");

@@ -15,6 +15,8 @@ export const symbols = {
 
   bnb_device_kind: { args: [u32], returns: cstring },
   bnb_device_open: { args: [cstring], returns: ptr },
+  bnb_device_lacks_kernels: { args: [cstring], returns: i32 },
+  bnb_device_take_kernels: { args: [cstring, ptr, usize], returns: i32 },
   bnb_device_name: { args: [ptr], returns: cstring },
   bnb_device_describe: { args: [ptr], returns: cstring },
   bnb_device_wait: { args: [ptr], returns: i32 },

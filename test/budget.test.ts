@@ -4,22 +4,32 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import packageJson from "../package.json" with { type: "json" };
-import { beyond, budget, filesOf } from "../scripts/budget.ts";
+import { beyond, budget, filesOf, kernelsBeyond, type Sized } from "../scripts/budget.ts";
 
 test("what is within the budget is, and one byte or one package more is told with the largest files", () => {
   const dependencies = Array.from({ length: budget.dependencies }, (_, i) => `package${i}`);
-  expect(beyond([["lib/a.so", 8e6]], dependencies, 8)).toEqual([]);
-  const over = beyond(
-    [
-      ["lib/a.so", 8e6],
-      ["src/b.js", 1],
-    ],
-    [...dependencies, "onemore"],
-    8,
-  );
-  expect(over).toEqual([
-    expect.stringMatching(/the most is 8: lib\/a\.so 8\.00, src\/b\.js/),
+  const most = budget.unpacked * 1e6;
+  const packed = (budget.tarball - budget.kernels) * 1e6;
+  expect(beyond([["lib/a.so", most]], dependencies, packed)).toEqual([]);
+  const files: Sized[] = [
+    ["lib/a.so", most],
+    ["src/b.js", 1],
+  ];
+  expect(beyond(files, [...dependencies, "onemore"], packed + 1)).toEqual([
+    expect.stringMatching(/unpacked, and the most is 13: lib\/a\.so 13\.00, src\/b\.js/),
+    expect.stringMatching(/tarball takes 5\.00 MB, with 1 for CUDA's kernels, and the most is 5: lib\/a\.so/),
     expect.stringMatching(/onemore/),
+  ]);
+});
+
+test("CUDA's kernels have a part of their own, whether they are there or not", () => {
+  const kernels: Sized = ["lib/kernels.ptx.zst", budget.kernels * 1e6];
+  expect(beyond([kernels], [], budget.tarball * 1e6)).toEqual([]);
+  expect(beyond([kernels], [], budget.tarball * 1e6 + 1)).toHaveLength(1);
+  expect(beyond([["lib/kernels.ptx.zst", 0]], [], (budget.tarball - budget.kernels) * 1e6 + 1)).toHaveLength(1);
+  expect(kernelsBeyond([kernels])).toEqual([]);
+  expect(kernelsBeyond([["lib/kernels.ptx.zst", budget.kernels * 1e6 + 1]])).toEqual([
+    expect.stringMatching(/the most is 1\./),
   ]);
 });
 

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
 import { inspectCheckpoint, verifyCheckpoint } from "../src/checkpoint/inspect.ts";
 import { storedPieces } from "../src/checkpoint/pieces.ts";
+import { isOurs } from "../src/checkpoint/state.ts";
 import { fromStored } from "../src/checkpoint/steps.ts";
 import { dequantizeCheckpoint, quantizeCheckpoint } from "../src/checkpoint/transform.ts";
 import { writeSafetensors } from "../src/checkpoint/writer.ts";
@@ -55,6 +56,12 @@ describe("shards", () => {
       /its file "none.safetensors" is missing/,
       (map) => (map["x.weight"] = "none.safetensors"),
     ],
+    [
+      "a file of a name that no file can have",
+      /its file "x+\.safetensors" is missing/,
+      (map) => (map["x.weight"] = `${"x".repeat(300)}.safetensors`),
+    ],
+    ["a file of no text's name", /its file "\\u0000" is missing/, (map) => (map["x.weight"] = "\0")],
     [
       "a file elsewhere",
       /names the file "..\/llama\/model.safetensors"/,
@@ -133,7 +140,7 @@ describe("transforming", () => {
     const file = join(quantized, "model.safetensors");
     rmSync(join(quantized, "config.json"));
     await expect(quantizeCheckpoint(file, { output: fresh() })).rejects.toThrow(/quantised already \(nf4\)/);
-    await expect(dequantizeCheckpoint(model, { output: fresh() })).rejects.toThrow(/holds no bitsandbytes weights/);
+    await expect(dequantizeCheckpoint(model, { output: fresh() })).rejects.toThrow(/holds no quantised weights/);
   });
 
   test("an error is told over the original's size", async () => {
@@ -345,7 +352,7 @@ describe("verifying", () => {
         await quantizeCheckpoint(model, { output, quantType, doubleQuant });
         using opened = openCheckpoint(output);
         for (const stored of opened.quantized.values()) {
-          if (stored.format === "mlx") throw new Error("expected a format of bitsandbytes");
+          if (!isOurs(stored)) throw new Error("expected a format of bitsandbytes");
           const pieces = storedPieces(stored, "float32");
           const values = [...pieces.runs(pieces.unit)].flatMap((piece) => [...piece.read()]);
           using whole = fromStored(stored, "float32").load();
@@ -362,5 +369,28 @@ describe("verifying", () => {
     const verifying = verifyCheckpoint(output);
     await expect(verifying).rejects.toThrow(path);
     await verifying.catch((error) => expect(error).toBeInstanceOf(BnbError));
+  });
+});
+
+describe("blocks of 16, which bitsandbytes has not", () => {
+  test("are stored under this library's key, and read again", async () => {
+    const path = join(scratch, "sixteen.safetensors");
+    using w = Tensor.from(weights(64 * 64), [64, 64]);
+    using q = quantize4bit(w, { blocksize: 16 });
+    await writeSafetensors(path, checkpoint.toStateDict("a.weight", q));
+    using opened = openCheckpoint(path);
+    using again = checkpoint.fromStateDict(opened.quantized.get("a.weight")!) as QuantizedTensor;
+    expect([again.blocksize, again.codes.read()]).toEqual([16, q.codes.read()]);
+  });
+
+  test("are refused for a model that transformers is to load, before any work", async () => {
+    const input = join(scratch, "sixteen");
+    await llamaDirectory(input);
+    const output = join(scratch, "sixteen-nf4");
+    await expect(quantizeCheckpoint(input, { output, blocksize: 16 })).rejects.toThrow(
+      /blocksize is 16, and bitsandbytes has blocks of 32 to 4096 for nf4/,
+    );
+    const report = await quantizeCheckpoint(input, { output, blocksize: 16, quantType: "af4" });
+    expect([report.weights, (await verifyCheckpoint(output)).problems]).toEqual([7, []]);
   });
 });

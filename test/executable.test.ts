@@ -19,6 +19,7 @@ import { findQemu } from "../scripts/qemu.ts";
 import { openEmbedded } from "../src/embedded.ts";
 import { refusedByLoader } from "../src/open.ts";
 import { Consumer, packed, type Ran, spawn, whole } from "./consumer.ts";
+import { fakeCuda } from "./cuda/host/build.ts";
 import { isSigned, parse } from "./macho.ts";
 
 const root = resolve(import.meta.dir, "..");
@@ -77,6 +78,30 @@ test("has one library in it, the one for its platform", () => {
   expect(at).toBeGreaterThan(0);
   expect(bytes.indexOf("bnb_optimizer_step", at + library.length)).toBe(-1);
 });
+
+// The kernels themselves are here only on request: what they would say of themselves is enough.
+test.skipIf(process.platform !== "linux" || process.arch !== "x64")(
+  "hands CUDA's kernels over where it finds a GPU, and says what they are where they are damaged",
+  () => {
+    const path = join(consumer.folder, "node_modules/bunsandbytes/lib/kernels.ptx.zst");
+    const before = readFileSync(path);
+    const environment = { PATH: consumer.environment.PATH, BNB_CUDA_LIBRARY: fakeCuda() };
+    const said = (kernels: Uint8Array, name: string) => {
+      writeFileSync(path, kernels);
+      const { out } = spawn([compile("devices.ts", name)], consumer.folder, environment);
+      return JSON.parse(out.trim().split("\n").at(-1)!)[1];
+    };
+    const text = "// a b\n";
+    const one = `// bnb a b sm_80 ${text.length}\n${text}`;
+    expect(said(Bun.zstdCompressSync(one), "with-kernels")).toMatchObject({ kind: "cuda", available: true });
+    expect(said(Bun.zstdCompressSync(one.slice(0, -1)), "with-few").reason).toContain("are damaged; install it again");
+    expect(said(Buffer.from(one), "with-others").available).toBe(true); // as they are, where nothing is compressed
+    expect(said(Buffer.from("nonsense"), "with-none").reason).toContain("are damaged; install it again");
+    expect(said(new Uint8Array(), "without").reason).toContain("no kernels for it came with this library");
+    writeFileSync(path, before);
+  },
+  120_000,
+);
 
 test("runs in an empty environment from another folder, without the package", () => {
   consumer.hidden(() => expectRight(spawn([program], "/")));

@@ -24,6 +24,7 @@ export const pythonPackages = {
     ...["gguf==0.19.0", "peft==0.21.2"],
   ],
   tokenizers: ["gguf==0.19.0", "tokenizers==0.23.3", "mistral-common==1.13.1", "sentencepiece==0.2.3"],
+  coreml: ["coremltools==9.0", "scipy==1.17.1"],
   mlx: ["mlx==0.32.4", "mlx-cpu==0.32.4", "mlx-lm==0.32.2"],
 } as const;
 

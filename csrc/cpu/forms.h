@@ -399,6 +399,9 @@ const char *bad_isa(void);
 void parallel_for(size_t count, size_t grain, void (*body)(const void *job, size_t first, size_t last),
                   const void *job);
 
+/* Starts a thread of the library's own, for as long as the process lives; false where none can be had. */
+bool start_thread(void *(*body)(void *unused));
+
 /* Called in a child: it has none of its parent's threads, and its first parallel_for makes new ones. */
 void forget_threads(void);
 

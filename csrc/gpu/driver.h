@@ -60,6 +60,12 @@ struct driver {
 
     /* The GPU of that place, counted from 0; NULL where it is absent, and bnb_last_error() says why. Once for each. */
     void *(*open)(uint32_t index);
+
+    /* Kernels that are no part of the library, which has a build for each processor: whether this kind is here and
+     * waits for them, and taking them, of which it keeps a copy. INVALID where they are damaged. Both may be NULL. */
+    bool (*lacks)(void);
+    bnb_status (*take)(const void *kernels, size_t bytes);
+
     void (*describe)(void *gpu, char *text, size_t size); /* one line for people */
     void (*choose)(void *gpu, struct sizes *sizes);       /* what is otherwise for this very GPU; may be NULL */
 

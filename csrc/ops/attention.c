@@ -238,6 +238,7 @@ static bnb_status attention_on_host(const void *request, struct host *host) {
     if (r->bias)
         job.attention.bias = host_reads(host, r->bias->buffer), job.attention.span = (r->bias->columns + 1) / 2;
     place_heads(r, host, &job);
+    host->work = 2 * (double)r->q->rows * (double)r->heads * (double)r->d * (double)r->capacity; /* at most */
     return perform(host, attend, &job, sizeof job);
 }
 

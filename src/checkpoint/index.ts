@@ -1,8 +1,10 @@
 // Owns what the package exports of checkpoints: files, whole models, state dicts, and ways from one to another.
+export { type CoremlOptions, exportCoreml } from "../coreml/export.ts";
 export { type AdapterLayer, type SaveAdapterOptions, saveAdapter } from "./adapter.ts";
 export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 export { type GgufModel, type GgufTensor, openGguf } from "./gguf.ts";
 export { loadGguf } from "./gguf_weight.ts";
+export type { StateGptq, StoredGptq } from "./gptq.ts";
 export type { SafetensorsDtype } from "./header.ts";
 export { type FetchOptions, fetchModel } from "./hub.ts";
 export {

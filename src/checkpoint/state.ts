@@ -3,6 +3,7 @@ import { isMap } from "node:util/types";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { isOptions, Signature, show } from "../signature.ts";
+import type { StoredGptq } from "./gptq.ts";
 import { type SafetensorsDtype, tensorBytes } from "./header.ts";
 import { isObject, parseJson } from "./json.ts";
 import type { StoredMlx } from "./mlx.ts";
@@ -58,7 +59,8 @@ export interface StateBlockwise extends StateShared {
 type State = State4bit | StateBlockwise;
 
 const statePattern = /^(.*)\.quant_state\.(bitsandbytes__\w+|bunsandbytes__blockwise)$/;
-const blocksizes = [32, 64, 128, 256, 512, 1024, 2048, 4096];
+/** What bitsandbytes reads; blocks of 16 are this library's. */
+export const blocksizes = [32, 64, 128, 256, 512, 1024, 2048, 4096];
 
 /** The longest text that {@link packState} makes besides the shape: a double prints as at most 24 characters. */
 const stateBytesMax = 512;
@@ -105,7 +107,10 @@ export function parseState(key: string, bytes: Uint8Array): State {
   const bits = ours && typeof state.bits === "number" ? state.bits : ours ? 0 : 4;
   need("bits", Number.isInteger(bits) && bits >= 2 && bits <= 8, "2 to 8");
   if (bits === 8) need("blocksize", isCount(blocksize), "a count");
-  else need("blocksize", blocksizes.includes(blocksize as number), `one of ${blocksizes.join(", ")}`);
+  else {
+    const known = ours ? [16, ...blocksizes] : blocksizes;
+    need("blocksize", known.includes(blocksize as number), `one of ${known.join(", ")}`);
+  }
   need("dtype", typeof dtype === "string" && Object.hasOwn(floatDtypes, dtype), Object.keys(floatDtypes).join(" or "));
   need("shape", isShape(shape), "a list of positive counts");
   const parsed = { quantType, ...(ours && { bits }), blocksize, dtype, shape } as State;
@@ -164,7 +169,12 @@ export function stateKey(name: string, quantType: State["quantType"]): string {
 }
 
 /** A quantised weight as a checkpoint holds it: its tensors, found and checked against one another. */
-export type Stored = StoredOurs | StoredMlx;
+export type Stored = StoredOurs | StoredMlx | StoredGptq;
+
+/** Whether a weight is in a format of bitsandbytes', or of this library's. */
+export function isOurs(stored: Stored): stored is StoredOurs {
+  return stored.format !== "mlx" && stored.format !== "gptq" && stored.format !== "awq";
+}
 
 /** One whose state stands beside it in bitsandbytes' form. */
 export type StoredOurs = Stored4bit | StoredBlockwise | StoredInt8;

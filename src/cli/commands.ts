@@ -5,6 +5,7 @@ import { chatCommand } from "./chat.ts";
 import { convertCommand } from "./convert.ts";
 import { dequantizeCommand } from "./dequantize.ts";
 import { embedCommand } from "./embed.ts";
+import { exportCommand } from "./export.ts";
 import { generateCommand } from "./generate.ts";
 import { inspectCommand } from "./inspect.ts";
 import { mergeCommand } from "./merge.ts";
@@ -24,6 +25,7 @@ export function commandsOfLibrary(): Command[] {
     dequantizeCommand,
     convertCommand,
     mergeCommand,
+    exportCommand,
     inspectCommand,
     verifyCommand,
     serveCommand,

@@ -221,6 +221,7 @@ export class Model implements Disposable {
     for (const batch of batches(inputs)) {
       options.signal?.throwIfAborted();
       using hidden = await inTurns(network.steps(batch));
+      await hidden.ready();
       const [values, columns] = [hidden.read(), this.architecture.hidden];
       let at = 0;
       for (const { ids } of batch) {

@@ -72,6 +72,7 @@ const path = join(folder, "model.safetensors");
 await makeCheckpoint(path);
 export const opened = checkpoint.openCheckpoint(path);
 const plain = join(folder, "plain");
+const bert = join(import.meta.dir, "../fixtures/models/bert");
 await llamaDirectory(plain);
 const nf4 = join(folder, "nf4");
 await checkpoint.quantizeCheckpoint(plain, { output: nf4 });
@@ -308,6 +309,9 @@ Object.assign(recipes, {
   quantizeCheckpoint: () => ({ args: [plain, quantized()] }),
   dequantizeCheckpoint: () => ({ args: [path, transformed()] }),
   quantizeToMlx: () => ({ args: [plain, { ...transformed(), bits: 4, blocksize: 64 }] }),
+  exportCoreml: () => ({
+    args: [bert, { output: `${output()}.mlpackage`, force: false, dtype: "float16", tokens: 8 }],
+  }),
   convertGguf: () => ({ args: [gguf, quantized()] }),
   saveAdapter: () => ({ args: [{ "model.q": lora() }, { output: output(), force: false, base: "model" }] }),
   writeSafetensors: () => ({ args: [output(), [spec("x")], { metadata: { format: "pt" } }] }),

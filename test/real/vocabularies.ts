@@ -1,5 +1,5 @@
-// Real tokenizers, on demand (`bun run test:models`): written as GGUF files by gguf-py and rebuilt here, every text's ids and every
-// text of ids are the original's.
+// Real tokenizers, on demand (`bun run test:models`): written as GGUF files by gguf-py and rebuilt here, every text's
+// ids and every text of ids are the original's.
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

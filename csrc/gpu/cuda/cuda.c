@@ -59,13 +59,27 @@ static bool open_driver(void) {
     static char reason[1024];
     if (state == UNTRIED) {
         cuda_profiling = is_set("BNB_PROFILE");
-        state = libcuda_load() && ptx_open() && ranges_open() ? OPEN : ABSENT_SAID;
+        state = libcuda_load() && ranges_open() ? OPEN : ABSENT_SAID;
         if (state == OPEN)
             profile_open();
         else
             snprintf(reason, sizeof reason, "%s", bnb_last_error());
     }
     return state == OPEN || (fail(BNB_UNSUPPORTED, "%s", reason), false);
+}
+
+static bool cuda_lacks(void) {
+    lock(LOCK_GPU);
+    bool lacks = ptx_lacks() && open_driver();
+    unlock(LOCK_GPU);
+    return lacks;
+}
+
+static bnb_status cuda_take(const void *kernels, size_t bytes) {
+    lock(LOCK_GPU);
+    bnb_status status = ptx_take(kernels, bytes);
+    unlock(LOCK_GPU);
+    return status;
 }
 
 static bool find_device(struct gpu *gpu, uint32_t index) {
@@ -124,7 +138,7 @@ static bool open_context(struct gpu *gpu) {
 static void *cuda_open(uint32_t index) {
     lock(LOCK_GPU);
     struct gpu *gpu = index < GPUS_MOST ? &gpus[index] : NULL;
-    bool        opened = open_driver();
+    bool        opened = open_driver() && ptx_open();
     if (opened && !gpu) opened = ABSENT("of one machine's GPUs it takes the first %d", GPUS_MOST);
     opened = opened && find_device(gpu, index) && describe_device(gpu) && open_context(gpu);
     unlock(LOCK_GPU);
@@ -265,6 +279,8 @@ const struct driver cuda_driver = {
     .kind = "cuda",
     .sizes = {.vectors_most = 16, .tiles_wanted = 264, .split_least = 512},
     .open = cuda_open,
+    .lacks = cuda_lacks,
+    .take = cuda_take,
     .describe = cuda_describe,
     .alloc = cuda_alloc,
     .free = cuda_free,

@@ -3,7 +3,7 @@
  *   cuda.c           opening, describing, launching, waiting: the driver's table
  *   serve.c          whole products by kernels of its own: which, with what grid
  *   memory.c         device memory, and copies to and from it
- *   ptx.c            the embedded PTX: finding, patching, compiling
+ *   ptx.c            the kernels' PTX: taking, finding, patching, compiling
  *   profile.c        times of kernels
  *   ranges.c         names for Nsight
  *   libcuda.c        NVIDIA's library
@@ -96,7 +96,9 @@ struct kernel {
     } profile;
 };
 
-bool             ptx_open(void); /* false where this build of the library holds none */
+bool             ptx_open(void); /* false where no kernels were handed over, or damaged ones */
+bool             ptx_lacks(void);
+bnb_status       ptx_take(const void *kernels, size_t bytes);
 struct kernel   *ptx_find(const struct gpu *gpu, const char *family, const char *name); /* NULL where there is none */
 struct pipeline *ptx_pipeline(struct gpu *gpu, struct kernel *kernel,
                               const struct launch *launch); /* NULL and an error */

@@ -1,4 +1,4 @@
-/* Kernels by name, out of the PTX that the build embeds: patched with a launch's constants, and compiled by the driver,
+/* Kernels by name, out of the PTX that was handed over: patched with a launch's constants, and compiled by the driver,
  * when first used. The driver keeps what it compiled in its own cache, ~/.nv/ComputeCache.
  *
  * The pack is a row of texts, each after a line `// bnb <family> <kernel> <architecture> <bytes>` (scripts/ptx.ts). */
@@ -11,18 +11,8 @@
 
 enum { BUCKETS_OF_KERNELS = 256, NAME_MOST = 64 };
 
-#if __has_embed(<kernels.ptx>)
-/* The formatter would put a space into the name. */
-/* clang-format off */
-static const char pack[] = {
-#embed <kernels.ptx>
-};
-/* clang-format on */
-static const size_t pack_bytes = sizeof pack;
-#else
-static const char   pack[1];
-static const size_t pack_bytes = 0;
-#endif
+static char *pack; /* ours, for as long as the process lives */
+static bool  damaged;
 
 static struct kernel *kernels[BUCKETS_OF_KERNELS];
 
@@ -58,8 +48,8 @@ static const char *next_word(const char *at, const char *end) {
     return at < end && *at == ' ' ? at + 1 : NULL;
 }
 
-/* Where the text after the one at `at` begins; NULL where the pack is damaged. */
-static const char *add_kernel(const char *at, const char *end) {
+/* Where the text after the one at `at` begins; NULL where the pack is damaged, or there is no room. */
+static const char *add_kernel(const char *at, const char *end, bool *room) {
     static const char mark[] = "// bnb ";
     const char       *line_end = memchr(at, '\n', (size_t)(end - at));
     if (!line_end || strncmp(at, mark, sizeof mark - 1)) return NULL;
@@ -70,33 +60,52 @@ static const char *add_kernel(const char *at, const char *end) {
     if (!bytes || bytes > (size_t)(end - line_end - 1)) return NULL;
 
     struct kernel *kernel = calloc(1, sizeof *kernel);
+    *room = kernel;
     if (!kernel) return NULL;
     struct kernel **bucket = &kernels[hash_of(name) % BUCKETS_OF_KERNELS];
     int             length = 0;
     *kernel = (struct kernel){.family = family, .name = name, .text = line_end + 1, .bytes = bytes, .next = *bucket};
+    *bucket = kernel;
     if (sscanf(architecture, "sm_%d%n", &kernel->capability, &length) != 1) return NULL;
     kernel->exactly = architecture[length] == 'a';
     kernel->overlaps = kernel->capability == 90 && !kernel->exactly;
-    *bucket = kernel;
     return kernel->text + bytes;
 }
 
+bool ptx_lacks(void) { return !pack && !damaged; }
+
 bool ptx_open(void) {
-    const char *end = pack + pack_bytes;
-    if (!pack_bytes)
-        return fail(
-                   BNB_UNSUPPORTED,
-                   "CUDA is absent: this build of the library was made without kernels for it; use the npm package, or "
-                   "run \"bun run setup --cuda\" in a clone"),
-               false;
-    for (const char *at = pack; at && at < end;) {
-        at = add_kernel(at, end);
-        if (!at)
-            return fail(BNB_UNSUPPORTED,
-                        "CUDA is absent: the kernels that this library embeds are damaged; install it again"),
-                   false;
-    }
-    return true;
+    if (pack) return true;
+    return fail(BNB_UNSUPPORTED, damaged ? "CUDA is absent: the kernels that came with this library are damaged; "
+                                           "install it again"
+                                         : "CUDA is absent: no kernels for it came with this library; use the npm "
+                                           "package, or run \"bun run setup --cuda\" in a clone"),
+           false;
+}
+
+static void forget_kernels(void) {
+    for (struct kernel **bucket = kernels; bucket < kernels + BUCKETS_OF_KERNELS; bucket++)
+        for (struct kernel *kernel = *bucket, *next; kernel; kernel = next) next = kernel->next, free(kernel);
+    memset(kernels, 0, sizeof kernels);
+}
+
+/* Only the first counts: its names are pointed at. */
+bnb_status ptx_take(const void *given, size_t bytes) {
+    if (pack) return BNB_OK;
+    char *copy = malloc(bytes + 1);
+    if (!copy) return fail(BNB_OUT_OF_MEMORY, "the host has no memory for %zu bytes of kernels", bytes);
+    memcpy(copy, given, bytes);
+    copy[bytes] = 0;
+    const char *at = copy;
+    bool        room = true;
+    while (at && at < copy + bytes) at = add_kernel(at, copy + bytes, &room);
+    damaged = !at && room;
+    if (at) return pack = copy, BNB_OK;
+    forget_kernels();
+    free(copy);
+    if (!room) return fail(BNB_OUT_OF_MEMORY, "the host has no memory for the handles of kernels");
+    return fail(BNB_INVALID, "device_take_kernels: kernels, of %zu bytes, are damaged; install the package again",
+                bytes);
 }
 
 /* ── Patching ───────────────────────────────────────────────────────────────────────────────────────────────────── */

@@ -24,6 +24,9 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the CUD
   /** A scenario checks itself; the last column is what it prints. */
   const expected: [name: string, env: Record<string, string>, printed?: string][] = [
     ["describes", {}, "Simulated NVIDIA GPU 0, compute capability 9.0, 8.6 GB, driver for CUDA 13.0"],
+    ["takes_kernels_once", {}],
+    ["refuses_damaged_kernels", {}],
+    ["lacks_nothing_without_a_driver", { BNB_CUDA_LIBRARY: "/nowhere.so" }, "could not be loaded: /nowhere.so"],
     ["opens_the_second", { BNB_FAKE_CUDA: "devices=2" }, "there is no GPU 2: NVIDIA's driver sees 2, counted from 0"],
     ["computes", {}],
     ["computes", { BNB_SIM: "check", BNB_SIM_SEED: "7" }],

@@ -62,7 +62,17 @@ struct small_args {
 
 enum { COUNT = 1000, BYTES = COUNT * sizeof(float) };
 
-static void open_gpu(void) { CHECK((gpu = driver->open(0))); }
+/* Not for the formatter, which would put a space into the name. */
+/* clang-format off */
+static const char pack[] = {
+#embed <kernels.ptx>
+};
+/* clang-format on */
+
+static void open_gpu(void) {
+    CHECK(driver->take(pack, sizeof pack) == BNB_OK);
+    CHECK((gpu = driver->open(0)));
+}
 
 /* y = x + value, enqueued. */
 static bnb_status add(void *x, void *y, float value, uint32_t beyond) {
@@ -103,6 +113,39 @@ static void describes(void) {
     open_gpu();
     driver->describe(gpu, line, sizeof line);
     puts(line);
+}
+
+static void takes_kernels_once(void) {
+    CHECK(driver->lacks());
+    CHECK(!driver->open(0));
+    CHECK_ERROR(BNB_UNSUPPORTED, "no kernels for it came with this library");
+    CHECK(driver->lacks());
+    open_gpu();
+    CHECK(!driver->lacks());
+    CHECK(driver->take("nonsense", 8) == BNB_OK); /* what is there already is pointed at */
+    void *x = alloc_ones(), *y = driver->alloc(gpu, BYTES);
+    CHECK(add(x, y, 1, 0) == BNB_OK && holds(y, 2));
+}
+
+/* Cut anywhere, and with a size that says too much. */
+static void refuses_damaged_kernels(void) {
+    static char text[sizeof pack];
+    for (size_t bytes = 1; bytes < sizeof pack; bytes += 97) {
+        CHECK(driver->take(pack, bytes) == BNB_INVALID);
+        CHECK_ERROR(BNB_INVALID, "are damaged");
+        CHECK(!driver->lacks() && !driver->open(0));
+        CHECK_ERROR(BNB_UNSUPPORTED, "CUDA is absent: the kernels that came with this library are damaged");
+    }
+    memcpy(text, pack, sizeof pack);
+    *strchr(text, '\n') = '9';
+    CHECK(driver->take(text, sizeof text) == BNB_INVALID);
+    open_gpu();
+}
+
+static void lacks_nothing_without_a_driver(void) {
+    CHECK(!driver->lacks());
+    CHECK(!driver->open(0));
+    puts(last_error);
 }
 
 static void opens_the_second(void) {
@@ -328,6 +371,7 @@ static void serves_two_threads(void) {
 }
 
 static void absent(void) {
+    CHECK(driver->take(pack, sizeof pack) == BNB_OK);
     for (int i = 0; i < 2; i++) {
         last_status = BNB_OK;
         CHECK(!driver->open(0) && last_status == BNB_UNSUPPORTED);
@@ -341,6 +385,9 @@ static const struct {
 } scenarios[] = {
 #define SCENARIO(name) {#name, name}
     SCENARIO(describes),
+    SCENARIO(takes_kernels_once),
+    SCENARIO(refuses_damaged_kernels),
+    SCENARIO(lacks_nothing_without_a_driver),
     SCENARIO(opens_the_second),
     SCENARIO(computes),
     SCENARIO(polls_until_idle),

@@ -39,6 +39,12 @@ EMPTY(bnb_deallocator)
 
 ROW(bnb_device_kind, U(below(5)))
 ROW(bnb_device_open, P(bnb_device_name(world.device)))
+ROW(bnb_device_lacks_kernels, P("cuda"))
+VALID(bnb_device_take_kernels) {
+    static const char kernels[] = "// bnb a b sm_80 7\n// a b\n";
+    char             *copy = memcpy(scratch(sizeof kernels), kernels, sizeof kernels);
+    GIVE(P("cuda"), P(copy), N(sizeof kernels - 1));
+}
 ROW(bnb_device_name, P(world.device))
 ROW(bnb_device_describe, P(world.device))
 ROW(bnb_device_wait, P(world.device))

@@ -1,0 +1,109 @@
+// Packages of Core ML's: the file of weights byte by byte, the program's text, and what is refused. That coremltools
+// reads them, and what they compute, is in test/real/coreml.ts.
+import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { checkpoint, dequantizeBlockwise, type QuantizedTensor, type Tensor } from "../src/index.ts";
+
+const scratch = mkdtempSync(join(tmpdir(), "bnb-coreml-"));
+afterAll(() => rmSync(scratch, { recursive: true }));
+const fixture = (family: string) => join(import.meta.dir, "fixtures/models", family);
+
+let made = 0;
+const fresh = () => join(scratch, `${made++}.mlpackage`);
+const inner = "Data/com.apple.CoreML";
+
+interface Entry {
+  readonly dtype: number;
+  readonly data: Buffer;
+}
+
+/** The file of weights, read from Apple's description of it alone. */
+function entriesOf(output: string): Entry[] {
+  const file = readFileSync(join(output, inner, "weights/weight.bin"));
+  expect([file.readUInt32LE(4), file.length % 64]).toEqual([2, 0]);
+  const entries: Entry[] = [];
+  for (let at = 64; at < file.length; ) {
+    const [bytes, start] = [Number(file.readBigUInt64LE(at + 8)), Number(file.readBigUInt64LE(at + 16))];
+    expect([file.readUInt32LE(at), start, file.subarray(at + 24, at + 64).every((byte) => byte === 0)]).toEqual([
+      ...[0xdeadbeef, at + 64],
+      true,
+    ]);
+    entries.push({ dtype: file.readUInt32LE(at + 4), data: file.subarray(start, start + bytes) });
+    at = Math.ceil((start + bytes) / 64) * 64;
+  }
+  expect(entries.length).toBe(file.readUInt32LE(0));
+  return entries;
+}
+
+const floats = ({ data }: Entry) => new Float32Array(Uint8Array.from(data).buffer);
+
+describe("the file of weights", () => {
+  test("of a dense model has its tensors", async () => {
+    const output = fresh();
+    const report = await checkpoint.exportCoreml(fixture("bert"), { output, dtype: "float32", tokens: 16 });
+    const entries = entriesOf(output);
+    using model = checkpoint.openCheckpoint(fixture("bert"));
+    using words = checkpoint.loadWeight(model, "embeddings.word_embeddings.weight") as Tensor<"bfloat16">;
+    expect(floats(entries[0]!)).toEqual(words.readFloat32().slice());
+    using positions = checkpoint.loadWeight(model, "embeddings.position_embeddings.weight") as Tensor<"bfloat16">;
+    expect(floats(entries[1]!)).toEqual(positions.readFloat32().slice(0, 16 * 32));
+    expect(entries.every(({ dtype }) => dtype === 2)).toBe(true);
+    expect(report).toMatchObject({ weights: 0, kept: entries.length, notes: [expect.stringMatching(/^For macOS 15/)] });
+    const text = readFileSync(join(output, inner, "model.mlmodel")).toString("latin1");
+    for (const word of ["CoreML8", "input_ids", "attention_mask", "last_hidden_state", "embedding", "layer_norm"])
+      expect(text).toContain(word);
+    const manifest = JSON.parse(readFileSync(join(output, "Manifest.json"), "utf8"));
+    expect(manifest.itemInfoEntries[manifest.rootModelIdentifier].path).toBe("com.apple.CoreML/model.mlmodel");
+  });
+
+  test.each([{}, { doubleQuant: true }])("of a quantised one, %j, gives what dequantising gives", async (options) => {
+    const model = join(scratch, `nf4-${made}`);
+    await checkpoint.quantizeCheckpoint(fixture("bert"), { output: model, blocksize: 32, ...options });
+    const output = fresh();
+    const report = await checkpoint.exportCoreml(model, { output, dtype: "float32" });
+    expect([report.weights, report.notes[0]]).toEqual([10, expect.stringMatching(/macOS 26 .* 40 tokens/)]);
+    const entries = entriesOf(output);
+    using opened = checkpoint.openCheckpoint(model);
+    using weight = checkpoint.loadWeight(opened, "encoder.layer.0.attention.self.query.weight") as QuantizedTensor;
+    using dense = dequantizeBlockwise(weight, { dtype: "float32" });
+    const first = entries.findIndex(({ dtype }) => dtype === 11);
+    const [codes, table, scales] = [entries[first]!.data, floats(entries[first + 1]!), floats(entries[first + 2]!)];
+    const nibble = (i: number) => (codes[i >> 1]! >> (4 * (i & 1))) & 15; // the first is the lower one
+    const got = Float32Array.from({ length: 32 * 32 }, (_, i) => Math.fround(table[nibble(i)]! * scales[i >> 5]!));
+    expect(got).toEqual(dense.readFloat32().slice());
+  });
+
+  test("has floats for codes that Core ML has no blocks for, and says so", async () => {
+    const model = join(scratch, "nf4-across");
+    await checkpoint.quantizeCheckpoint(fixture("bert"), { output: model, blocksize: 64 });
+    const output = fresh();
+    const { weights, notes } = await checkpoint.exportCoreml(model, { output });
+    expect([weights, notes[1]]).toEqual([0, expect.stringMatching(/^12 quantised weights, such as encoder\.layer\.0/)]);
+    expect(entriesOf(output).every(({ dtype }) => dtype === 1)).toBe(true);
+  });
+
+  test("is the same every time", async () => {
+    const [one, two] = [fresh(), fresh()];
+    for (const output of [one, two]) await checkpoint.exportCoreml(fixture("roberta"), { output });
+    for (const file of ["weights/weight.bin", "model.mlmodel"])
+      expect(Buffer.compare(readFileSync(join(one, inner, file)), readFileSync(join(two, inner, file)))).toBe(0);
+  });
+});
+
+describe("what is refused, and leaves nothing", () => {
+  test.each([
+    ["llama", {}, /llama is not written for Core ML; bert, roberta and xlm-roberta are/],
+    ["nomic_bert", {}, /nomic_bert is not written/],
+    ["mpnet", {}, /mpnet is not written/],
+    ["bert", { tokens: 41 }, /tokens is 41; the model reads 40 at most/],
+    ["bert", { tokens: 0 }, /tokens is 0/],
+    ["bert", { dtype: "bfloat16" }, /dtype is "bfloat16"/],
+    ["bert", { output: "./model" }, /must end with \.mlpackage/],
+  ])("%s %j", async (family, options, message) => {
+    const output = fresh();
+    await expect(checkpoint.exportCoreml(fixture(family), { output, ...options } as never)).rejects.toThrow(message);
+    expect(existsSync(output)).toBe(false);
+  });
+});

@@ -1,0 +1,68 @@
+// MiniLM as a package of Core ML's, on demand (`bun run test:models`): coremltools reads it, its constants are the
+// model's dequantised weights, and what the program computes is what transformers does.
+
+import { afterAll, expect, test } from "bun:test";
+import { createHash } from "node:crypto";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { $ } from "bun";
+import { installPython } from "../../bench/peers/install.ts";
+import { checkpoint, dequantizeBlockwise, type QuantizedTensor } from "../../src/index.ts";
+import { Tokenizer } from "../../src/model/tokenizer.ts";
+import { miniLm, python } from "./packages.ts";
+
+const scratch = mkdtempSync(join(tmpdir(), "bnb-coreml-"));
+afterAll(() => rmSync(scratch, { recursive: true }));
+
+const problem = python === undefined ? "no transformers" : installPython("coreml");
+
+interface Found {
+  readonly constants: Record<string, [hash: string, dtype: string]>;
+  readonly outputs: [difference: number, largest: number, embedding: number][];
+  readonly operations: Record<string, number>;
+  readonly specification: number;
+}
+
+async function read(output: string, model: string, texts: readonly number[][]): Promise<Found> {
+  const given = texts.map((ids) => JSON.stringify(ids));
+  const { stdout } = await $`${python} ${join(import.meta.dir, "coreml.py")} ${output} ${model} ${given}`.quiet();
+  return JSON.parse(stdout.toString().trim().split("\n").at(-1)!);
+}
+
+test.skipIf(problem !== undefined).each([
+  ["float32", {}, 1e-6],
+  ["float32", { doubleQuant: true }, 1e-6],
+  ["float16", {}, 0.02],
+] as const)("in %s, quantised with %j", async (dtype, options, most) => {
+  const original = await miniLm();
+  const model = join(scratch, "model");
+  await checkpoint.quantizeCheckpoint(original, { output: model, force: true, ...options });
+  const output = join(scratch, "model.mlpackage");
+  const report = await checkpoint.exportCoreml(model, { output, dtype, tokens: 24, force: true });
+  const read_ = (name: string) => Bun.file(join(original, name)).json();
+  const files = { tokenizer: await read_("tokenizer.json"), config: await read_("tokenizer_config.json") };
+  const tokenizer = new Tokenizer({ ...files, path: original });
+  const texts = ["A guitar.", "The quick brown fox jumps over the lazy dog, again."].map((text) =>
+    tokenizer.encode(text),
+  );
+  const dense = join(scratch, "dense"); // bitsandbytes' own products on a CPU are less exact
+  await checkpoint.dequantizeCheckpoint(model, { output: dense, dtype: "float32", force: true });
+  const found = await read(output, dense, texts);
+  expect([report.weights, Object.keys(found.constants).length, found.specification]).toEqual([36, 36, 10]);
+  expect(found.operations).toMatchObject({ linear: 36, softmax: 6, gelu: 6, constexpr_lut_to_dense: 36 });
+  for (const [difference, largest, embedding] of found.outputs)
+    expect([difference < most * largest, embedding < most, largest > 1]).toEqual([true, true, true]);
+  if (dtype === "float16") return; // its scales are rounded
+  using opened = checkpoint.openCheckpoint(model);
+  for (const [name, [hash]] of Object.entries(found.constants)) {
+    using weight = checkpoint.loadWeight(opened, name) as QuantizedTensor;
+    using values = dequantizeBlockwise(weight, { dtype: "float32" });
+    expect([name, hash]).toEqual([
+      name,
+      createHash("sha256")
+        .update(values.read() as Float32Array)
+        .digest("hex"),
+    ]);
+  }
+});
