@@ -421,18 +421,21 @@ BNB_API void       bnb_cache_free(bnb_cache *cache);
  * to before the last. Keys are counted by their position in the slot. Without a cache (NULL) they are the rows
  * themselves, counted from 0, and the slot says nothing. A row that sees no key is zeros. Before any row attends, all
  * rows' keys and values go to their places in layer `layer` of the cache.
+ * `pages`, i32 [texts, n], has each text's keys lie in several slots of the cache, which texts may share: rows name a
+ * text, whose key t is key t % capacity of slot pages[text, t / capacity]. The capacity is a power of two then. NULL: a
+ * text is a slot.
  * `rope`, f32 [positions, r], rotates the first r columns of each head of q and k, element i with i + r / 2 (Su et al.
  * 2021): a row holds the cosines of its position's r / 2 angles, then their sines. NULL: nothing is rotated.
  * `q_norm` and `k_norm`, [1, d], normalise each head before that, as bnb_rms_norm does. NULL: neither.
  * `bias`, f32 [heads, 2 w - 1], is added to the score of a key that lies t after the row, at column t + w - 1; beyond
  * its ends the ends stand. NULL: none.
- * A row whose slot, position or keys lie outside the cache or the table is INVALID on the CPU, as soon as the work is
- * done; on a GPU, where nobody looks at rows before the kernel does, its result is zeros, and nothing else is
- * touched. */
+ * A row whose slot, position or keys lie outside the cache or the table, or a page that is no slot, is INVALID on the
+ * CPU, as soon as the work is done. On a GPU nobody looks at rows before the kernel does: such a row's result is zeros
+ * and nothing else is touched, and for a page that is no slot another stands. */
 BNB_API bnb_tensor *bnb_attention(const bnb_attention_options *options, const bnb_tensor *q, const bnb_tensor *k,
                                   const bnb_tensor *v, const bnb_tensor *rows, const bnb_tensor *rope,
                                   const bnb_tensor *q_norm, const bnb_tensor *k_norm, const bnb_tensor *bias,
-                                  bnb_cache *cache, uint32_t layer);
+                                  bnb_cache *cache, uint32_t layer, const bnb_tensor *pages);
 
 /* Of each row of x the `count` largest elements, largest first, the lower index first where two are as large, NaN last:
  * i32 [rows, 2 · count], their indices, then the bits of their values as f32. */

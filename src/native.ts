@@ -101,7 +101,7 @@ export const symbols = {
   bnb_cache_write: { args: [ptr, usize, usize, ptr, usize], returns: i32 },
   bnb_cache_row_bytes: { args: [ptr], returns: u64 },
   bnb_cache_free: { args: [ptr], returns: nothing },
-  bnb_attention: { args: [ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, u32], returns: ptr },
+  bnb_attention: { args: [ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, u32, ptr], returns: ptr },
   bnb_topk: { args: [ptr, usize], returns: ptr },
   bnb_route: { args: [ptr, usize, i32], returns: ptr },
   bnb_scatter_add: { args: [ptr, ptr, ptr, ptr], returns: i32 },

@@ -222,6 +222,8 @@ struct attention_job {
     struct stored_heads keys, values;
     bnb_dtype           store;
     size_t              capacity;
+    const int32_t      *pages; /* [texts, page_count]: the slots that a text's keys lie in; NULL: a text is a slot */
+    size_t              page_count;
     float               softcap;
     const float        *bias; /* [heads, 2 · span - 1], or NULL */
     size_t              span;
@@ -235,9 +237,20 @@ static inline int32_t own_key(const struct attention_job *job, size_t row) {
     return job->indexed ? job->at[row * ROW_FIELDS + ROW_POSITION] : (int32_t)row;
 }
 
-/* The slot whose keys a row sees. */
-static inline size_t slot_of(const struct attention_job *job, size_t row) {
+/* The text whose keys a row sees. */
+static inline size_t text_of(const struct attention_job *job, size_t row) {
     return job->indexed ? (size_t)job->at[row * ROW_FIELDS + ROW_SLOT] : 0;
+}
+
+/* Where the row of a text's key lies among those of its kind; `run` says for how many keys the rows lie together. */
+static inline size_t key_place(const struct attention_job *job, size_t text, size_t kv_head, size_t key, size_t *run) {
+    size_t slot = text, at = key;
+    if (job->pages) {
+        slot = (size_t)job->pages[text * job->page_count + key / job->capacity];
+        at = key % job->capacity;
+    }
+    *run = job->capacity - at;
+    return (slot * job->kv_heads + kv_head) * job->capacity + at;
 }
 
 /* What the bias adds to a key `distance` after the row. */
