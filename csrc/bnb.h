@@ -331,6 +331,9 @@ BNB_API bnb_tensor *bnb_mul(const bnb_tensor *a, const bnb_tensor *b);
 /* y = e to the x, in x's dtype, within 2 ulp of fp32 and rounded once. */
 BNB_API bnb_tensor *bnb_exp(const bnb_tensor *x);
 
+/* y = 1 / (1 + e to the -x), in x's dtype, within 4 ulp of fp32 where it is at least 2^-126, and rounded once. */
+BNB_API bnb_tensor *bnb_sigmoid(const bnb_tensor *x);
+
 /* y[c, r] = x[r, c], of any dtype. */
 BNB_API bnb_tensor *bnb_transpose(const bnb_tensor *x);
 

@@ -71,7 +71,7 @@ struct kernel_codebook {
 static_assert(sizeof(struct kernel_codebook) == 5392, "host and kernels must lay out struct kernel_codebook alike");
 
 // What is done to each element; metal/elementwise_rule.h has the arithmetic.
-enum { UNARY_COPY = 0, UNARY_SCALE = 1, UNARY_EXP = 2 };
+enum { UNARY_COPY = 0, UNARY_SCALE = 1, UNARY_EXP = 2, UNARY_SIGMOID = 3 };
 enum { BINARY_ADD = 0, BINARY_MULTIPLY = 1 };
 
 // A count of 64 bits is two words.

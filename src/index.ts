@@ -24,7 +24,7 @@ export {
   setDevice,
 } from "./device.ts";
 export type { ArrayOf, DType, FloatDType, TensorValues } from "./dtype.ts";
-export { add, exp, mul, scale, softmax } from "./elementwise.ts";
+export { add, exp, mul, scale, sigmoid, softmax } from "./elementwise.ts";
 export { type EmbeddingBackwardOptions, embedding, embeddingBackward } from "./embedding.ts";
 export { BnbError, type BnbErrorCode } from "./error.ts";
 export {

@@ -82,6 +82,7 @@ export const symbols = {
   bnb_add: { args: [ptr, ptr, f32], returns: ptr },
   bnb_mul: { args: [ptr, ptr], returns: ptr },
   bnb_exp: { args: [ptr], returns: ptr },
+  bnb_sigmoid: { args: [ptr], returns: ptr },
   bnb_transpose: { args: [ptr], returns: ptr },
   bnb_softmax: { args: [ptr], returns: ptr },
   bnb_int8_outliers: { args: [ptr, f32], returns: ptr },

@@ -200,6 +200,7 @@ ROW(bnb_layer_norm_backward, P(ANY(world.x)), P(ANY(world.x)), P(ANY(world.weigh
 ROW(bnb_layer_norm_backward_weight, P(ANY(world.x)), P(ANY(world.x)), F(1e-5))
 ROW(bnb_mul, P(ANY(world.x)), P(ANY(world.x)))
 ROW(bnb_exp, P(ANY(world.x)))
+ROW(bnb_sigmoid, P(ANY(world.x)))
 ROW(bnb_transpose, P(ANY(world.x)))
 ROW(bnb_softmax, P(ANY(world.x)))
 ROW(bnb_add, P(OPTIONAL(ANY(world.x))), P(ANY(world.x)), F(normal()))
