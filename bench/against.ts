@@ -1,9 +1,10 @@
-// Owns `bun bench/against.ts FOLDER`: the benchmarks of this clone against those of another one, such as the commit that a
-// change is based on, in turns on the same machine.
+// Owns `bun bench/against.ts FOLDER`: the benchmarks of this clone against those of another, such as the commit that
+// a change is based on, in turns on the same machine.
 //
-// Exit status 1 tells of a case that is slower. Times of one machine differ from run to run, and those of machines that others
-// share by more than most changes do. So each side runs several times, its least time counts, and a case is slower where
-// that is beyond the tolerance and beyond the slowest that the other side's own rounds were: that is the noise.
+// Exit status 1 tells of a case that is slower. Times of one machine differ from run to run, and those of machines that
+// others share by more than most changes do. So each side runs several times, its least time counts, and a case is
+// slower where that is beyond the tolerance and beyond the slowest that the other side's own rounds were: that is the
+// noise.
 import { Command } from "commander";
 import { root, say, stop } from "../scripts/run.ts";
 import type { BenchRecord } from "../src/bench/record.ts";

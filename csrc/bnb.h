@@ -15,8 +15,10 @@
  *      its code; both belong to the calling thread and stand until its next failure. Nothing aborts or prints.
  *   4. The caller frees every handle that it was given; arguments are borrowed for the call only, and a handle keeps
  *      alive whatever it is made of. Devices are not freed: they live as long as the process.
- *   5. Operations enqueue; reads and bnb_device_wait wait. On the CPU an operation is done when it returns. Memory is
- *      given back after the work that uses it, whenever its handle is freed.
+ *   5. Operations enqueue, on the CPU too, where only small ones are done in the call; reads and bnb_device_wait wait.
+ *      Results, writes, frees and failures of a device come in the order in which they were asked for: memory is given
+ *      back after the work that uses it, whenever its handle is freed. What fails after the call that asked for it is
+ *      told by the next bnb_device_wait, and by whoever reads what it was to write.
  *   6. Every function may be called from any thread. A handle may be freed by one thread only, once.
  *
  * A matrix is row-major, rows × columns, with at least one element and at most 2^48. Sizes are counted in elements,
@@ -329,6 +331,9 @@ BNB_API bnb_tensor *bnb_mul(const bnb_tensor *a, const bnb_tensor *b);
 /* y = e to the x, in x's dtype, within 2 ulp of fp32 and rounded once. */
 BNB_API bnb_tensor *bnb_exp(const bnb_tensor *x);
 
+/* y = 1 / (1 + e to the -x), in x's dtype, within 4 ulp of fp32 where it is at least 2^-126, and rounded once. */
+BNB_API bnb_tensor *bnb_sigmoid(const bnb_tensor *x);
+
 /* y[c, r] = x[r, c], of any dtype. */
 BNB_API bnb_tensor *bnb_transpose(const bnb_tensor *x);
 
@@ -419,17 +424,21 @@ BNB_API void       bnb_cache_free(bnb_cache *cache);
  * to before the last. Keys are counted by their position in the slot. Without a cache (NULL) they are the rows
  * themselves, counted from 0, and the slot says nothing. A row that sees no key is zeros. Before any row attends, all
  * rows' keys and values go to their places in layer `layer` of the cache.
+ * `pages`, i32 [texts, n], has each text's keys lie in several slots of the cache, which texts may share: rows name a
+ * text, whose key t is key t % capacity of slot pages[text, t / capacity]. The capacity is a power of two then. NULL: a
+ * text is a slot.
  * `rope`, f32 [positions, r], rotates the first r columns of each head of q and k, element i with i + r / 2 (Su et al.
  * 2021): a row holds the cosines of its position's r / 2 angles, then their sines. NULL: nothing is rotated.
  * `q_norm` and `k_norm`, [1, d], normalise each head before that, as bnb_rms_norm does. NULL: neither.
  * `bias`, f32 [heads, 2 w - 1], is added to the score of a key that lies t after the row, at column t + w - 1; beyond
  * its ends the ends stand. NULL: none.
- * A row whose slot, position or keys lie outside the cache or the table is INVALID on the CPU; on a GPU, where nobody
- * looks at rows before the kernel does, its result is zeros and nothing else is touched. */
+ * A row whose slot, position or keys lie outside the cache or the table, or a page that is no slot, is INVALID on the
+ * CPU, as soon as the work is done. On a GPU nobody looks at rows before the kernel does: such a row's result is zeros
+ * and nothing else is touched, and for a page that is no slot another stands. */
 BNB_API bnb_tensor *bnb_attention(const bnb_attention_options *options, const bnb_tensor *q, const bnb_tensor *k,
                                   const bnb_tensor *v, const bnb_tensor *rows, const bnb_tensor *rope,
                                   const bnb_tensor *q_norm, const bnb_tensor *k_norm, const bnb_tensor *bias,
-                                  bnb_cache *cache, uint32_t layer);
+                                  bnb_cache *cache, uint32_t layer, const bnb_tensor *pages);
 
 /* Of each row of x the `count` largest elements, largest first, the lower index first where two are as large, NaN last:
  * i32 [rows, 2 · count], their indices, then the bits of their values as f32. */

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "internal.h"
+#include "job.h"
 
 /* ── Host memory ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -13,43 +13,78 @@
 enum { KEEP_FROM = 64 << 10, KEPT = 32, ALIGNMENT = 64, HUGE_PAGE = 2 << 20 };
 static const size_t keep_bytes = (size_t)256 << 20;
 
-/* Behind LOCK_KEEPING. */
-static struct kept {
-    void  *memory;
-    size_t capacity;
-} kept[KEPT];
-static size_t kept_count, kept_total;
+/* A piece that its owner has freed, and the last turn in the queue that uses it: work that is queued later may have it
+ * at once, so that a long queue holds no more memory than the same work in the call. */
+struct piece {
+    void    *memory;
+    size_t   capacity;
+    uint64_t turn;
+};
 
-/* The newest kept piece that holds `bytes` and wastes less than a quarter; NULL where there is none. */
-static void *take_kept(bnb_device *device, size_t bytes, size_t *capacity) {
-    void *memory = NULL;
+/* Behind LOCK_KEEPING. */
+static struct piece kept[KEPT];
+static size_t       kept_count, kept_total;
+
+/* What is behind a piece, out of everybody's reach, so that to free it later takes no memory. */
+struct piece_end {
+    struct queued ending;
+    void         *memory;
+};
+
+static struct piece_end *end_of(const struct piece *piece) {
+    size_t at = ceil_div(piece->capacity + READ_SLACK, ALIGNMENT) * ALIGNMENT;
+    return (struct piece_end *)((char *)piece->memory + at);
+}
+
+static void end_piece(struct queued *ending) { free(((struct piece_end *)ending)->memory); }
+
+/* Gives a piece back to the system, once nothing uses it. */
+static void give_back(const struct piece *piece) {
+    if (cpu_queue_has_done(piece->turn)) {
+        free(piece->memory);
+        return;
+    }
+    struct piece_end *end = end_of(piece);
+    *end = (struct piece_end){.ending.run = end_piece, .memory = piece->memory};
+    cpu_queue_push(&end->ending, NULL, NULL);
+}
+
+/* The newest kept piece that holds `bytes` and wastes less than a quarter, one that nothing uses any more if there is
+ * one; memory NULL where there is none. */
+static struct piece take_kept(bnb_device *device, size_t bytes) {
+    struct piece piece = {};
+    size_t       found = KEPT;
     lock(LOCK_KEEPING);
     for (size_t i = kept_count; i-- > 0;) {
         if (kept[i].capacity < bytes || kept[i].capacity - bytes > bytes / 4) continue;
-        memory = kept[i].memory;
-        *capacity = kept[i].capacity;
-        memmove(kept + i, kept + i + 1, (--kept_count - i) * sizeof *kept);
-        device->cached = kept_total -= *capacity;
+        if (found == KEPT) found = i;
+        if (!cpu_queue_has_done(kept[i].turn)) continue;
+        found = i;
         break;
     }
+    if (found < KEPT) {
+        piece = kept[found];
+        memmove(kept + found, kept + found + 1, (--kept_count - found) * sizeof *kept);
+        device->cached = kept_total -= piece.capacity;
+    }
     unlock(LOCK_KEEPING);
-    return memory;
+    return piece;
 }
 
 /* Keeps a piece; what no longer fits under the limit goes, oldest first. */
-static void keep(bnb_device *device, void *memory, size_t capacity) {
-    void  *gone[KEPT];
-    size_t gone_count = 0;
+static void keep(bnb_device *device, const struct piece *piece) {
+    struct piece gone[KEPT];
+    size_t       gone_count = 0;
     lock(LOCK_KEEPING);
-    while (kept_count && (kept_count == KEPT || kept_total + capacity > keep_bytes)) {
-        gone[gone_count++] = kept[0].memory;
+    while (kept_count && (kept_count == KEPT || kept_total + piece->capacity > keep_bytes)) {
+        gone[gone_count++] = kept[0];
         kept_total -= kept[0].capacity;
         memmove(kept, kept + 1, --kept_count * sizeof *kept);
     }
-    kept[kept_count++] = (struct kept){memory, capacity};
-    device->cached = kept_total += capacity;
+    kept[kept_count++] = *piece;
+    device->cached = kept_total += piece->capacity;
     unlock(LOCK_KEEPING);
-    while (gone_count) free(gone[--gone_count]);
+    while (gone_count) give_back(&gone[--gone_count]);
 }
 
 /* Memory from the operating system, in huge pages where it is large and the system has them on request: a page of 4 KB
@@ -63,18 +98,19 @@ static void *fresh(size_t bytes) {
     return memory;
 }
 
-static void *host_alloc(bnb_device *device, size_t bytes, size_t *capacity) {
-    void *memory = take_kept(device, bytes, capacity);
-    if (memory) return memory;
-    *capacity = bytes;
-    return fresh(bytes + READ_SLACK);
+static struct piece host_alloc(bnb_device *device, size_t bytes) {
+    struct piece piece = take_kept(device, bytes);
+    if (piece.memory) return piece;
+    piece.capacity = bytes;
+    piece.memory = fresh(bytes + READ_SLACK + ALIGNMENT + sizeof(struct piece_end));
+    return piece;
 }
 
-static void host_free(bnb_device *device, void *memory, size_t capacity) {
-    if (capacity <= keep_bytes)
-        keep(device, memory, capacity);
+static void host_free(bnb_device *device, const struct piece *piece) {
+    if (piece->capacity <= keep_bytes)
+        keep(device, piece);
     else
-        free(memory);
+        give_back(piece);
 }
 
 /* ── Buffers ────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -97,20 +133,26 @@ struct buffer *buffer_new(bnb_device *device, size_t bytes) {
     if (again) return again;
     bool           joined = !device->driver && bytes < KEEP_FROM;
     struct buffer *buffer = joined ? joined_new(bytes) : malloc(sizeof *buffer);
-    size_t         capacity = joined ? 0 : bytes;
-    void          *memory = NULL;
+    struct piece   piece = {.capacity = joined ? 0 : bytes};
     if (joined && buffer)
-        memory = buffer->memory;
+        piece.memory = buffer->memory;
+    else if (buffer && device->driver)
+        piece.memory = device->driver->alloc(device->gpu, bytes);
     else if (buffer)
-        memory = device->driver ? device->driver->alloc(device->gpu, bytes) : host_alloc(device, bytes, &capacity);
-    if (!memory) {
+        piece = host_alloc(device, bytes);
+    if (!piece.memory) {
         free(buffer);
         if (buffer && device->driver) return NULL; /* the driver has said how much there is */
         return refuse(BNB_OUT_OF_MEMORY,
                       "%zu bytes can't be had on %s, which holds %zu: free tensors that are no longer used", bytes,
                       device->name, (size_t)device->bytes);
     }
-    *buffer = (struct buffer){.refs = 1, .device = device, .memory = memory, .bytes = bytes, .capacity = capacity};
+    *buffer = (struct buffer){.refs = 1,
+                              .device = device,
+                              .memory = piece.memory,
+                              .bytes = bytes,
+                              .capacity = piece.capacity,
+                              .turn = piece.turn};
     count_bytes(device, bytes);
     record_made(buffer);
     return buffer;
@@ -134,23 +176,42 @@ struct buffer *buffer_part(struct buffer *whole, size_t offset, size_t bytes) {
     return part;
 }
 
-void buffer_release(struct buffer *buffer) {
-    if (!buffer || --buffer->refs) return;
-    if (buffer->whole) {
-        buffer_release(buffer->whole);
-        free(buffer);
-        return;
-    }
-    if (buffer->mapping)
-        buffer->device->mapped -= buffer->bytes;
-    else
-        buffer->device->bytes -= buffer->bytes;
-    if (buffer->device->driver)
-        buffer->device->driver->free(buffer->device->gpu, buffer->memory);
-    else if (buffer->capacity)
-        host_free(buffer->device, buffer->memory, buffer->capacity);
+struct buffer *buffer_base(const struct buffer *buffer) {
+    return buffer->whole ? buffer->whole : (struct buffer *)buffer;
+}
+
+bool buffer_is_busy(const struct buffer *buffer) { return !cpu_queue_has_done(buffer_base(buffer)->turn); }
+
+bnb_status buffer_settle(const struct buffer *buffer, enum access access) {
+    const struct buffer *base = buffer_base(buffer);
+    cpu_queue_wait(base->turn);
+    return access & READS && base->failed ? cpu_queue_failure(base->failed) : BNB_OK;
+}
+
+/* Frees what nothing refers to any more but turns in the queue, which are done now. */
+static void end_buffer(struct queued *ending) {
+    struct buffer *buffer = (struct buffer *)((char *)ending - offsetof(struct buffer, ending));
+    buffer_release(buffer->whole);
     mapping_release(buffer->mapping);
     free(buffer);
+}
+
+void buffer_release(struct buffer *buffer) {
+    if (!buffer || --buffer->refs) return;
+    bnb_device *device = buffer->device;
+    if (buffer->mapping)
+        device->mapped -= buffer->bytes;
+    else if (!buffer->whole)
+        device->bytes -= buffer->bytes;
+    if (!buffer->whole && device->driver)
+        device->driver->free(device->gpu, buffer->memory);
+    else if (!buffer->whole && buffer->capacity)
+        host_free(device, &(struct piece){buffer->memory, buffer->capacity, buffer->turn});
+    buffer->ending.run = end_buffer;
+    if (!device->driver && buffer_is_busy(buffer))
+        cpu_queue_push(&buffer->ending, NULL, NULL);
+    else
+        end_buffer(&buffer->ending);
 }
 
 /* By the host, all of it or a part: what a recording can't write anew. */
@@ -158,12 +219,54 @@ static void mark_written(struct buffer *buffer) {
     buffer->written = (buffer->whole ? buffer->whole : buffer)->written = true;
 }
 
+/* ── Copies on the CPU ──────────────────────────────────────────────────────────────────────────────────────────── */
+
+struct copy {
+    void       *to;
+    const void *from; /* NULL: zeros */
+    size_t      bytes;
+    void       *owned; /* freed when it is done; or NULL */
+};
+
+static bnb_status copy_bytes(const void *told) {
+    const struct copy *copy = told;
+    if (copy->from)
+        memcpy(copy->to, copy->from, copy->bytes);
+    else
+        memset(copy->to, 0, copy->bytes);
+    free(copy->owned);
+    return BNB_OK;
+}
+
+/* Behind the queued work that uses either; else at once. */
+static bnb_status copy_in_turn(struct view *views, uint32_t count, const struct copy *copy) {
+    struct job job = {.body = copy_bytes,
+                      .told = copy,
+                      .told_bytes = sizeof *copy,
+                      .views = views,
+                      .view_count = count};
+    return job_is_busy(&job) ? job_queue(&job) : job_do(&job);
+}
+
+/* What the caller has is copied where its turn is yet to come, so that nobody waits. */
+static bnb_status write_in_turn(struct buffer *buffer, size_t offset, const void *from, size_t bytes) {
+    char *to = (char *)buffer->memory + offset;
+    void *owned = buffer_is_busy(buffer) ? malloc(bytes) : NULL;
+    if (owned)
+        memcpy(owned, from, bytes);
+    else
+        cpu_queue_wait(buffer_base(buffer)->turn);
+    enum access access = bytes == buffer->bytes ? WRITES : UNUSED; /* a part does not make good what is lost */
+    return copy_in_turn(&(struct view){buffer, to, access}, 1, &(struct copy){to, owned ? owned : from, bytes, owned});
+}
+
+/* ── Reading and writing ────────────────────────────────────────────────────────────────────────────────────────── */
+
 bnb_status buffer_write_at(struct buffer *buffer, size_t offset, const void *from, size_t bytes) {
     bnb_device *device = buffer->device;
     mark_written(buffer);
     if (device->driver) return device->driver->write(device->gpu, buffer->memory, buffer->offset + offset, from, bytes);
-    memcpy((char *)buffer->memory + offset, from, bytes);
-    return BNB_OK;
+    return write_in_turn(buffer, offset, from, bytes);
 }
 
 bnb_status buffer_read_at(const struct buffer *buffer, size_t offset, void *to, size_t bytes) {
@@ -172,6 +275,8 @@ bnb_status buffer_read_at(const struct buffer *buffer, size_t offset, void *to, 
         bnb_status status = device->driver->read(device->gpu, buffer->memory, buffer->offset + offset, to, bytes);
         return status ? status : buffer_intact(buffer);
     }
+    bnb_status status = buffer_settle(buffer, READS);
+    if (status) return status;
     memcpy(to, (const char *)buffer->memory + offset, bytes);
     return buffer_intact(buffer);
 }
@@ -211,7 +316,7 @@ static bnb_status copy_by_pieces(struct buffer *to, const struct buffer *from) {
 
 static bnb_status make_ready(const struct buffer *buffer, enum access access) {
     bnb_device *device = buffer->device;
-    return device->driver ? device->driver->ready(device->gpu, buffer->memory, access) : BNB_OK;
+    return device->driver ? device->driver->ready(device->gpu, buffer->memory, access) : buffer_settle(buffer, access);
 }
 
 void *buffer_host(struct buffer *buffer) {
@@ -224,6 +329,9 @@ void *buffer_host(struct buffer *buffer) {
 bnb_status buffer_clear(struct buffer *buffer) {
     mark_written(buffer);
     if (!shared(buffer)) return copy_by_pieces(buffer, NULL);
+    if (!buffer->device->driver)
+        return copy_in_turn(&(struct view){buffer, buffer->memory, WRITES}, 1,
+                            &(struct copy){buffer->memory, NULL, buffer->bytes, NULL});
     bnb_status status = make_ready(buffer, WRITES);
     if (status == BNB_OK) memset(shared(buffer), 0, buffer->bytes);
     return status;
@@ -233,6 +341,9 @@ bnb_status buffer_copy(struct buffer *to, const struct buffer *from) {
     mark_written(to);
     bool into = shared(to), out_of = shared(from);
     if (!into && !out_of) return copy_by_pieces(to, from);
+    if (!to->device->driver && !from->device->driver)
+        return copy_in_turn((struct view[]){{to, to->memory, WRITES}, {(struct buffer *)from, from->memory, READS}}, 2,
+                            &(struct copy){to->memory, from->memory, to->bytes, NULL});
     bnb_status status = make_ready(into ? to : from, into ? WRITES : READS);
     if (status) return status;
     if (into) return buffer_read(from, shared(to), to->bytes);
@@ -280,7 +391,7 @@ static struct buffer *mapped_new(bnb_device *device, const struct file_range *ra
 static bnb_status fill_from_file(struct buffer *buffer, const struct file_range *range) {
     enum { PIECE = 16 << 20 };
     mark_written(buffer);
-    void *address = shared(buffer);
+    void *address = buffer->device->driver || !buffer_is_busy(buffer) ? shared(buffer) : NULL;
     if (address) return file_read(range, 0, address, range->bytes);
     size_t room = range->bytes < PIECE ? range->bytes : PIECE;
     void  *piece = malloc(room);

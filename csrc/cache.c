@@ -154,20 +154,48 @@ bnb_status bnb_cache_write(bnb_cache *cache, size_t slot, size_t length, const v
     return length ? each_run(cache, slot, length, write_run, &data) : BNB_OK;
 }
 
-/* Slot by slot through the host, so that no driver needs a way to copy. */
-static bnb_status copy_slots(const bnb_cache *from, bnb_cache *to) {
-    size_t slots = from->slots < to->slots ? from->slots : to->slots;
-    size_t length = from->capacity < to->capacity ? from->capacity : to->capacity;
-    size_t bytes = length * bnb_cache_row_bytes(from);
-    void  *data = malloc(bytes);
-    if (!data)
-        return fail(BNB_OUT_OF_MEMORY, "cache_resize: no memory for %zu bytes on the way; free something and try again",
-                    bytes);
+static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+static bnb_status copy_slots(const bnb_cache *from, bnb_cache *to, void *data) {
+    size_t     length = least(from->capacity, to->capacity), bytes = length * bnb_cache_row_bytes(from);
     bnb_status status = BNB_OK;
-    for (size_t slot = 0; slot < slots && status == BNB_OK; slot++) {
+    for (size_t slot = 0; slot < least(from->slots, to->slots) && status == BNB_OK; slot++) {
         status = bnb_cache_read(from, slot, length, data, bytes);
         if (status == BNB_OK) status = bnb_cache_write(to, slot, length, data, bytes);
     }
+    return status;
+}
+
+/* Slots of one capacity lie together: a layer's keys, values and scales each go over in one piece. */
+static bnb_status copy_layers(const bnb_cache *from, bnb_cache *to, void *data) {
+    struct layout old = layout_of(from), new = layout_of(to);
+    size_t        rows = least(old.rows, new.rows);
+    for (size_t i = 0; i < from->layers; i++)
+        for (size_t part = 0; part < (from->dtype == BNB_I8 ? 4 : 2); part++) {
+            bool       scales = part >= 2;
+            size_t     size = scales ? sizeof(float) : old.row_bytes, bytes = rows * size;
+            size_t     from_scales = scales ? 2 * old.rows * old.row_bytes : 0;
+            size_t     to_scales = scales ? 2 * new.rows * new.row_bytes : 0;
+            bnb_status status = buffer_read_at(from->layer[i], from_scales + part % 2 * old.rows * size, data, bytes);
+            if (status == BNB_OK)
+                status = buffer_write_at(to->layer[i], to_scales + part % 2 * new.rows * size, data, bytes);
+            if (status != BNB_OK) return status;
+        }
+    return BNB_OK;
+}
+
+/* Through the host, so that no driver needs a way to copy. */
+static bnb_status copy_cache(const bnb_cache *from, bnb_cache *to) {
+    bool          together = from->capacity == to->capacity;
+    struct layout layout = layout_of(from->slots < to->slots ? from : to);
+    size_t        bytes =
+        together ? layout.rows * layout.row_bytes : least(from->capacity, to->capacity) * bnb_cache_row_bytes(from);
+    if (together && bytes < layout.rows * sizeof(float)) bytes = layout.rows * sizeof(float); /* of scales */
+    void *data = malloc(bytes);
+    if (!data)
+        return fail(BNB_OUT_OF_MEMORY, "cache_resize: no memory for %zu bytes on the way; free something and try again",
+                    bytes);
+    bnb_status status = together ? copy_layers(from, to, data) : copy_slots(from, to, data);
     free(data);
     return status;
 }
@@ -179,7 +207,7 @@ bnb_status bnb_cache_resize(bnb_cache *cache, size_t slots, size_t capacity) {
     if (!is_room(&resized, "cache_resize")) return BNB_INVALID;
     resized.capacity = rounded(capacity);
     if (!(resized.layer = layers_new(&resized))) return bnb_last_status();
-    bnb_status status = copy_slots(cache, &resized);
+    bnb_status status = copy_cache(cache, &resized);
     bnb_cache  old = *cache;
     if (status == BNB_OK) *cache = resized;
     layers_free(cache, status == BNB_OK ? old.layer : resized.layer);

@@ -119,7 +119,9 @@ bnb_device *bnb_device_open(const char *name) {
     if (!name)
         return refuse(BNB_INVALID, "device_open: kind is NULL, expected \"auto\", \"metal\", \"cuda\" or \"cpu\"");
     watch_forks();
-    const char *wrong = bad_isa() ? bad_isa() : bad_thread_count(); /* the CPU's, which a GPU may fall back to */
+    const char *wrong = bad_isa(); /* the CPU's, which a GPU may fall back to */
+    if (!wrong) wrong = bad_thread_count();
+    if (!wrong) wrong = bad_queue_from();
     if (wrong) return refuse(BNB_INVALID, "%s", wrong);
     const char *wanted = wanted_by(name);
 
@@ -173,11 +175,14 @@ const char *bnb_device_describe(const bnb_device *device) {
 
 bnb_status bnb_device_wait(bnb_device *device) {
     if (!is_device(device, "device_wait")) return BNB_INVALID;
-    return device->driver ? device->driver->wait(device->gpu) : BNB_OK;
+    if (device->driver) return device->driver->wait(device->gpu);
+    cpu_queue_wait(cpu_queue_last());
+    return cpu_queue_take_failure();
 }
 
 int32_t bnb_device_idle(bnb_device *device) {
-    return !is_device(device, "device_idle") || !device->driver || device->driver->idle(device->gpu);
+    if (!is_device(device, "device_idle")) return 1;
+    return device->driver ? device->driver->idle(device->gpu) : cpu_queue_has_done(cpu_queue_last());
 }
 
 enum { SIZES = sizeof(struct sizes) / sizeof(uint32_t) };

@@ -11,6 +11,7 @@
 #include "mapping.h"
 #include "cpu/forms.h"
 #include "gpu/driver.h"
+#include "cpu/queue.h"
 
 /* ── Handles ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -45,6 +46,11 @@ struct buffer {
     struct buffer   *whole;    /* of which this is a part, or NULL */
     size_t           offset;   /* in a driver's memory; on the CPU `memory` is a part's own address */
     struct mapping  *mapping;  /* of the file whose bytes these are, or NULL; of a whole only */
+
+    /* On the CPU, of what is no part: */
+    _Atomic uint64_t turn;   /* the last in the queue that uses the memory */
+    _Atomic uint32_t failed; /* the failure for which it was not written, or 0 */
+    struct queued    ending; /* what frees it, when its turn has come */
 };
 
 struct bnb_tensor {
@@ -74,7 +80,8 @@ struct bnb_quantized {
     bnb_codebook  *nested_code;
     struct buffer *nested_absmax;
     size_t         nested_block;
-    float          offset;
+    float          offset;         /* of all scales; where `mean` is NULL: */
+    struct buffer *mean;           /* on the CPU: it, when what finds it is done */
     struct buffer *nested_offsets; /* f32, of each nested block, instead of `offset`; or NULL */
     struct buffer *offsets;        /* of each block, of offsets_dtype; or NULL */
     bnb_dtype      offsets_dtype;
@@ -151,6 +158,12 @@ bnb_status     buffer_clear(struct buffer *buffer);
 void          *buffer_host(struct buffer *buffer); /* its address, ready to be read and written; NULL and an error */
 bnb_status     buffer_copy(struct buffer *to, const struct buffer *from); /* of the same size, on any devices */
 
+/* On the CPU: what the memory is a part of; whether queued work uses it; and the wait for that, which fails where it is
+ * to be read and was not written. */
+struct buffer *buffer_base(const struct buffer *buffer);
+bool           buffer_is_busy(const struct buffer *buffer);
+bnb_status     buffer_settle(const struct buffer *buffer, enum access access);
+
 /* While the calling thread records: memory of that size that the recording has made and nobody else uses any more, or
  * NULL; and the news of memory that was made. */
 struct buffer *record_reuse(const bnb_device *device, size_t bytes);
@@ -167,6 +180,7 @@ bnb_tensor *tensor_over(struct buffer *buffer, bnb_dtype dtype, size_t rows, siz
 /* A quantised matrix with its memory, which is yet to be filled. nested_block 0: plain scales. */
 bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows, size_t columns, size_t block,
                              size_t nested_block);
+float          quantized_offset(const bnb_quantized *quantized); /* waits for it */
 size_t         code_bytes(uint32_t bits, size_t elements);
 
 bnb_codebook *codebook_share(bnb_codebook *codebook);

@@ -18,16 +18,23 @@ void lock(enum lock which) { pthread_mutex_lock(&locks[which]); }
 void unlock(enum lock which) { pthread_mutex_unlock(&locks[which]); }
 
 static void before_fork(void) {
+    cpu_queue_before_fork(); /* first, for what is being done may want any other */
     for (int which = 0; which < LOCKS; which++) lock((enum lock)which);
 }
 
-static void after_fork(void) {
+static void let_go(void) {
     for (int which = LOCKS; which-- > 0;) unlock((enum lock)which);
+}
+
+static void after_fork(void) {
+    let_go();
+    cpu_queue_after_fork();
 }
 
 static void in_child(void) {
     forget_gpus();
-    after_fork();
+    let_go();
+    cpu_queue_in_child();
     forget_threads();
 }
 

@@ -35,12 +35,19 @@ bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows
     return NULL;
 }
 
+float quantized_offset(const bnb_quantized *q) {
+    float mean = q->offset;
+    if (q->mean) buffer_read(q->mean, &mean, sizeof mean); /* where that has failed, so have the scales */
+    return mean;
+}
+
 void bnb_quantized_free(bnb_quantized *q) {
     if (!q || !is_quantized(q, "quantized_free", "quantized") || !handle_claim(q)) return;
     buffer_release(q->codes);
     buffer_release(q->absmax);
     buffer_release(q->nested_absmax);
     buffer_release(q->nested_offsets);
+    buffer_release(q->mean);
     buffer_release(q->offsets);
     bnb_codebook_free(q->code);
     bnb_codebook_free(q->nested_code);
@@ -173,7 +180,7 @@ size_t bnb_quantized_nested_block(const bnb_quantized *q) {
     return is_quantized(q, "quantized_nested_block", "quantized") ? q->nested_block : 0;
 }
 float bnb_quantized_offset(const bnb_quantized *q) {
-    return is_quantized(q, "quantized_offset", "quantized") ? q->offset : 0;
+    return is_quantized(q, "quantized_offset", "quantized") ? quantized_offset(q) : 0;
 }
 
 /* ── The collector ──────────────────────────────────────────────────────────────────────────────────────────────── */

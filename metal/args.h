@@ -71,7 +71,7 @@ struct kernel_codebook {
 static_assert(sizeof(struct kernel_codebook) == 5392, "host and kernels must lay out struct kernel_codebook alike");
 
 // What is done to each element; metal/elementwise_rule.h has the arithmetic.
-enum { UNARY_COPY = 0, UNARY_SCALE = 1, UNARY_EXP = 2 };
+enum { UNARY_COPY = 0, UNARY_SCALE = 1, UNARY_EXP = 2, UNARY_SIGMOID = 3 };
 enum { BINARY_ADD = 0, BINARY_MULTIPLY = 1 };
 
 // A count of 64 bits is two words.
@@ -186,11 +186,13 @@ struct attention_args {
     uint32_t k_first, v_first;                // and where in a row of those they begin
     uint32_t rotated, positions;              // columns and rows of the table of angles
     uint32_t slots, capacity;                 // of the cache, or 1 and the rows
+    uint32_t texts, reach;                    // what rows may name: texts, and keys of each
+    uint32_t pages, page_bits;                // of a text, or none; and the capacity's logarithm
     uint32_t span;                            // the bias has 2 · span - 1 columns
     uint32_t parts;                           // that each head's keys are split into
     float    scale, softcap, norm_offset, norm_eps;
 };
-static_assert(sizeof(struct attention_args) == 76, "host and kernels must lay out struct attention_args alike");
+static_assert(sizeof(struct attention_args) == 92, "host and kernels must lay out struct attention_args alike");
 
 struct compare_args {
     uint32_t count_low, count_high;

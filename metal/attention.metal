@@ -11,32 +11,35 @@ constant uint ROTATES [[function_constant(3)]]; // whether there is a table of a
 constant uint NORMS [[function_constant(4)]];   // whether heads are normalised
 constant uint BIAS [[function_constant(5)]];    // whether scores are biased by distance
 constant uint SPLIT [[function_constant(6)]];   // whether the result is a part
+constant uint PAGED [[function_constant(7)]];   // whether a text's keys lie in pages, else in one slot
 
 constant uint SIMDGROUPS = ATTEND_THREADS / 32;
 constant float NOTHING = -3.0e38f; // below every score, and no infinity, of which differences are not numbers
 
 // What a row says of itself, and whether that can be so: nobody has looked at it before.
 struct row_of_text {
-    uint slot, position, first, last, own;
+    uint text, position, first, last, own;
     bool sound;
 };
 
 inline row_of_text row_at(constant attention_args &args, device const int *rows, uint row) {
     row_of_text at;
-    at.slot = CACHED != 0 ? uint(rows[row * ROW_FIELDS + ROW_SLOT]) : 0u;
+    at.text = CACHED != 0 ? uint(rows[row * ROW_FIELDS + ROW_SLOT]) : 0u;
     at.position = uint(rows[row * ROW_FIELDS + ROW_POSITION]);
     at.first = uint(rows[row * ROW_FIELDS + ROW_FIRST]);
     at.last = uint(rows[row * ROW_FIELDS + ROW_LAST]);
     at.own = CACHED != 0 ? at.position : row;
     const bool turns = ROTATES == 0 || at.position < args.positions;
     at.sound =
-        at.slot < args.slots && at.own < args.capacity && turns && at.first <= at.last && at.last <= args.capacity;
+        at.text < args.texts && at.own < args.reach && turns && at.first <= at.last && at.last <= args.reach;
     return at;
 }
 
-// The place of a key's row of a head among those of its kind.
-inline ulong place_of(constant attention_args &args, uint slot, uint head, uint key) {
-    return (ulong(slot) * args.kv_heads + head) * args.capacity + key;
+// The place of a key's row of a head among those of its kind. Nobody has looked at the pages before either.
+inline ulong place_of(constant attention_args &args, device const int *pages, uint text, uint head, uint key) {
+    if (PAGED == 0) return (ulong(text) * args.kv_heads + head) * args.capacity + key;
+    const uint slot = min(uint(pages[ulong(text) * args.pages + (key >> args.page_bits)]), args.slots - 1);
+    return (ulong(slot) * args.kv_heads + head) * args.capacity + (key & (args.capacity - 1));
 }
 
 inline float stored(device const uchar *data, device const float *scales, ulong row, ulong i) {
@@ -64,6 +67,7 @@ void attention_prepare(constant attention_args &args [[buffer(0)]],
                        device uchar *values [[buffer(10)]],
                        device float *key_scales [[buffer(11)]],
                        device float *value_scales [[buffer(12)]],
+                       device const int *pages [[buffer(13)]],
                        uint2 group [[threadgroup_position_in_grid]],
                        uint lane [[thread_index_in_threadgroup]]) {
     threadgroup float head[ATTEND_MOST];
@@ -106,7 +110,7 @@ void attention_prepare(constant attention_args &args [[buffer(0)]],
         for (uint i = lane; i < d; i += 32) queries[(ulong(row) * args.heads + index) * d + i] = head[i] * args.scale;
         return;
     }
-    const ulong place = place_of(args, at.slot, index, at.own);
+    const ulong place = place_of(args, pages, at.text, index, at.own);
     device uchar *to = is_value ? values : keys;
     if (STORE != STORE_I8) {
         for (uint i = lane; i < d; i += 32) save(to, STORE, place * d + i, head[i]);
@@ -138,6 +142,7 @@ void attention(constant attention_args &args [[buffer(0)]],
                device const float *value_scales [[buffer(6)]],
                device const float *bias [[buffer(7)]],
                device uchar *y [[buffer(8)]],
+               device const int *pages [[buffer(9)]],
                uint3 group [[threadgroup_position_in_grid]],
                uint place [[thread_index_in_threadgroup]],
                uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -162,7 +167,7 @@ void attention(constant attention_args &args [[buffer(0)]],
         const uint count = min(32u, end - base);
         float score = NOTHING;
         if (lane < count) {
-            const ulong key = place_of(args, at.slot, kv_head, base + lane);
+            const ulong key = place_of(args, pages, at.text, kv_head, base + lane);
             score = 0.0f;
             for (uint i = 0; i < d; i++) score = fma(query[i], stored(keys, key_scales, key, key * d + i), score);
             if (args.softcap > 0.0f) {
@@ -179,7 +184,7 @@ void attention(constant attention_args &args [[buffer(0)]],
         UNROLL for (uint j = 0; j < LANES; j++) sum[j] *= shrink;
         for (uint key = 0; key < count; key++) {
             const float of_key = simd_broadcast(weight, ushort(key));
-            const ulong from = place_of(args, at.slot, kv_head, base + key);
+            const ulong from = place_of(args, pages, at.text, kv_head, base + key);
             UNROLL for (uint j = 0; j < LANES; j++) {
                 const uint i = lane + 32 * j;
                 if (i < d) sum[j] = fma(of_key, stored(values, value_scales, from, from * d + i), sum[j]);

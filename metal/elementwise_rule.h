@@ -14,6 +14,10 @@
 RULE REAL unary(uint32_t kind, REAL x, float scale) {
     if (kind == UNARY_SCALE) return x * scale;
     if (kind == UNARY_EXP) return EXP(x);
+    if (kind == UNARY_SIGMOID) {
+        const REAL sum = 1.0f + EXP(-x);
+        return 1.0f / sum;
+    }
     return x;
 }
 

@@ -2,10 +2,10 @@
 // holes.
 //
 // `--passes cpu,plain,metal,cuda` are the ways in which the tests run, cpu alone by default: on the processor's best
-// kernels, on the reference loops, on the simulated GPUs. `--least 95` is the share below which a file is listed, and
-// `--keep` adds to what was counted before. A command that a test starts as a process of its own counts for csrc/ only:
-// Bun counts in the test's process.
-import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+// kernels, on the reference loops, on the simulated GPUs. `--least 95` is the share below which a file is listed.
+// `--keep` adds to what was counted before, so that a suite can be counted in pieces. A command that a test starts as a
+// process of its own counts for csrc/ only: Bun counts in the test's process.
+import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { relative, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { addLcov, byFolder, holes, holesOf, type Lines, tableOf } from "./coverage/lcov.ts";
@@ -48,7 +48,8 @@ for (const pass of passes) {
   const { command, env = {} } = ways[pass]!;
   // The suites of simulated GPUs pass options on among the files, and name all files where they are given none.
   const all = positionals.length === 0 && command[0] !== "test" ? [] : positionals;
-  const options = command[0] === "test" || all.length > 0 ? [...counted, `--coverage-dir=${folder}/${pass}`] : [];
+  const options =
+    command[0] === "test" || all.length > 0 ? [...counted, `--coverage-dir=${folder}/${pass}-${process.pid}`] : [];
   const status = run([process.execPath, ...command, ...options, ...all], {
     ...(library ? counting(library, folder) : {}),
     ...env,
@@ -61,10 +62,8 @@ const nameOf = (path: string) => {
   const name = relative(root, resolve(root, path));
   return /^(src|csrc)\//.test(name) ? name : undefined;
 };
-for (const pass of Object.keys(ways)) {
-  const path = `${folder}/${pass}/lcov.info`;
-  if (existsSync(path)) addLcov(lines, readFileSync(path, "utf8"), nameOf);
-}
+for (const path of new Bun.Glob("*/lcov.info").scanSync(folder))
+  addLcov(lines, readFileSync(`${folder}/${path}`, "utf8"), nameOf);
 if (llvm && library) addLcov(lines, lcovOf(llvm, folder, [library]), nameOf);
 console.log(`\n${tableOf(byFolder(lines))}\n\n${holesOf(holes(lines, Number(values.least) / 100))}`);
 if (failed) stop("Tests failed: what ran is counted all the same.");

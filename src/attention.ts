@@ -165,6 +165,12 @@ export interface AttentionOptions {
   /** Where keys and values go and come from; without it the rows attend to each other. */
   cache?: KvCache | undefined;
   layer?: number | undefined;
+  /**
+   * int32 [texts, n]: rows name a text instead of a slot, and its keys lie in so many slots of the cache, which are
+   * pages then, and may be shared (Kwon et al. 2023): key t in slot `pages[text, t / capacity]`, at t % capacity. The
+   * cache's capacity must be a power of two.
+   */
+  pages?: Tensor<"int32"> | undefined;
 }
 
 /**
@@ -223,6 +229,7 @@ export function attention<D extends FloatDType>(
     me.tensorIf(given.bias, "bias"),
     cache === undefined ? null : me.cache(cache, "cache"),
     me.whole(layer, "layer", 0, 2 ** 31),
+    me.tensorIf(given.pages, "pages"),
   );
   return new Tensor(me.made(pointer), q.dtype, [shape[0]!, columns * heads], q.device);
 }
@@ -232,7 +239,7 @@ const tables = ["rope", "bias", "qNorm", "kNorm", "normEps", "normOffset"];
 
 const signatures = {
   attention: new Signature("attention", {
-    options: ["heads", "kvHeads", "k", "v", "scale", "softcap", ...tables, "cache", "layer"],
+    options: ["heads", "kvHeads", "k", "v", "scale", "softcap", ...tables, "cache", "layer", "pages"],
     native: norms,
   }),
   cache: new Signature("KvCache", { options: ["dtype", "layers", "heads", "columns", "slots", "capacity", "device"] }),

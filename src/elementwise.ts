@@ -91,6 +91,23 @@ export function exp<D extends FloatDType>(x: Tensor<D>): Tensor<D> {
 }
 
 /**
+ * 1 / (1 + e to the -x), element by element, in x's dtype: within 4 ulp of fp32, and rounded once. Upstream:
+ * `torch.sigmoid`.
+ *
+ * @example
+ * ```ts
+ * using x = Tensor.from([0, 2, -100]);
+ * sigmoid(x).read(); // → [0.5, 0.881, 0]
+ * ```
+ *
+ * @throws BnbError for an integer tensor
+ */
+export function sigmoid<D extends FloatDType>(x: Tensor<D>): Tensor<D> {
+  const me = signatures.sigmoid;
+  return new Tensor(me.made(native.bnb_sigmoid(me.batch(x, "x"))), x.dtype, x.shape, x.device);
+}
+
+/**
  * The powers of e over their sum, along the last dimension, in x's dtype. Upstream: `torch.softmax(x, -1)`.
  *
  * @example
@@ -113,6 +130,7 @@ export function softmax<D extends FloatDType>(x: Tensor<D>): Tensor<D> {
 const signatures = {
   mul: new Signature("mul"),
   exp: new Signature("exp"),
+  sigmoid: new Signature("sigmoid"),
   softmax: new Signature("softmax"),
   add: new Signature("add", { options: ["scale"] }),
   scale: new Signature("scale", { native: { b: "x", scale: "factor" } }),

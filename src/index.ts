@@ -24,7 +24,7 @@ export {
   setDevice,
 } from "./device.ts";
 export type { ArrayOf, DType, FloatDType, TensorValues } from "./dtype.ts";
-export { add, exp, mul, scale, softmax } from "./elementwise.ts";
+export { add, exp, mul, scale, sigmoid, softmax } from "./elementwise.ts";
 export { type EmbeddingBackwardOptions, embedding, embeddingBackward } from "./embedding.ts";
 export { BnbError, type BnbErrorCode } from "./error.ts";
 export {
@@ -55,11 +55,12 @@ export { Chat, type ChatOptions } from "./model/chat.ts";
 export type { FinishReason, GeneratedToken, GenerateOptions, Usage } from "./model/generation.ts";
 export type { LoadOptions } from "./model/load.ts";
 export { type Completion, type EmbedOptions, Model, type ModelGenerateOptions } from "./model/model.ts";
+export type { SessionOptions } from "./model/pages.ts";
 export type { DevicePlace } from "./model/pipeline.ts";
 export type { Pooling, PoolingMode } from "./model/pooling.ts";
 export type { SamplingOptions, TokenLogprob } from "./model/sample.ts";
 export type { SaveOptions } from "./model/save.ts";
-export { Session, type SessionOptions } from "./model/session.ts";
+export { Session } from "./model/session.ts";
 export { TextGeneration } from "./model/text.ts";
 export { type ChatTemplateOptions, type Message, Tokenizer } from "./model/tokenizer.ts";
 export type { QuantizeOnLoad } from "./model/weights.ts";

@@ -4,7 +4,7 @@ import { createLinearMap } from "./codebook.ts";
 import { compare } from "./compare.ts";
 import type { Device } from "./device.ts";
 import type { FloatDType } from "./dtype.ts";
-import { add, exp, mul, softmax } from "./elementwise.ts";
+import { add, exp, mul, sigmoid, softmax } from "./elementwise.ts";
 import { embedding, embeddingBackward } from "./embedding.ts";
 import { BnbError } from "./error.ts";
 import { int8DoubleQuant } from "./int8.ts";
@@ -87,6 +87,7 @@ const probes: [operation: string, format: string, probe: Probe][] = [
   ["add", "dense", ({ w }) => add(w, w)],
   ["multiply elements", "dense", ({ w }) => mul(w, w)],
   ["exp", "dense", ({ w }) => exp(w)],
+  ["sigmoid", "dense", ({ w }) => sigmoid(w)],
   ["transpose", "dense", ({ w }) => w.transpose()],
   ["softmax", "dense", ({ w }) => softmax(w)],
   ["quantise", "LLM.int8()", ({ w }) => int8DoubleQuant(w, { threshold: 0.99 })],

@@ -166,7 +166,7 @@ export class Tensor<D extends DType = DType> extends Handle {
   /**
    * Waits for the device, then calls `use` with the elements where they are, without a copy; what `use` writes there is
    * the tensor's. The array is empty once `use` has returned, so that it can't outlive the memory. Until then it shows
-   * the work that was asked for before: what `use` itself asks a GPU to write into this tensor may be seen half done.
+   * the work that was asked for before: what `use` itself has written into this tensor may be seen half done.
    *
    * @throws BnbError (`unsupported`) if the device does not share its memory with the processor, as CUDA: {@link read}
    * copies

@@ -3,6 +3,7 @@
 import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
+import { startedWith } from "./environment.ts";
 import { lastError, type NativePointer, native, sizes } from "./native.ts";
 import { version } from "./version.ts";
 
@@ -19,9 +20,9 @@ export type Tuning =
 
 /** The file, one for all GPUs and versions. */
 export function tuningPath(): string {
-  const { XDG_CACHE_HOME } = process.env;
-  const mac = process.platform === "darwin" ? join(homedir(), "Library/Caches") : join(homedir(), ".cache");
-  return join(XDG_CACHE_HOME?.startsWith("/") ? XDG_CACHE_HOME : mac, "bunsandbytes/tune.json");
+  const named = startedWith("XDG_CACHE_HOME");
+  const usual = process.platform === "darwin" ? join(homedir(), "Library/Caches") : join(homedir(), ".cache");
+  return join(named?.startsWith("/") ? named : usual, "bunsandbytes/tune.json");
 }
 
 /** What a measurement holds for: another GPU, or another version's kernels, may have other sizes. */

@@ -1,8 +1,8 @@
 // Adapters of PEFT's: what adapter_config.json says of their arithmetic, what is refused by name, merging, and saving.
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
 import { verifyCheckpoint } from "../src/checkpoint/inspect.ts";
 import { fromStateDict } from "../src/checkpoint/statedict.ts";
@@ -200,6 +200,17 @@ describe("merging", () => {
     );
     expect(existsSync(output)).toBe(false);
   });
+});
+
+test("saveAdapter tells of a leftover that it removed", async () => {
+  const output = join(fresh(), "adapter");
+  const leftover = join(dirname(output), ".adapter.0123456789abcdef.tmp");
+  mkdirSync(leftover, { recursive: true });
+  utimesSync(leftover, 0, 0);
+  using layer = nn.Lora.init(base(), { r: 4, alpha: 8 });
+  const { notes } = await checkpoint.saveAdapter({ q: layer }, { output });
+  expect(notes).toEqual([`Removed ${leftover}, which was left empty.`]);
+  expect(await checkpoint.saveAdapter({ q: layer }, { output, force: true })).toEqual({ notes: [] });
 });
 
 test("saveAdapter writes what load reads: ranks and alphas of their own stand in patterns", async () => {

@@ -235,6 +235,54 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect([...nothing.read()]).toEqual(Array(64).fill(0));
   });
 
+  describe.each([16, 32])("texts whose keys lie in pages of %i", (page) => {
+    // Text 0 and 1 begin alike, with pages in common; 2 has its own; all pages lie in disorder.
+    const rows = [...causal(75, 0), ...causal(9, 1, 64), ...causal(50, 2, 0, 21), ...causal(1, 0, 75)];
+    const most = Math.ceil(76 / page);
+    const table = Array.from({ length: 3 * most }, (_, i) => (i * 7) % (3 * most + 1));
+    for (let at = 0; at < 64 / page; at++) table[most + at] = table[at]!;
+    const pages = () => Tensor.from(Int32Array.from(table), [3, most], { device });
+    const all = make({ heads: 4, kvHeads: 2, d: 24, rows });
+    // What text 1 sees of its first 64 keys are those of text 0.
+    const shared = rows.flatMap(([slot, position], i) => (slot === 0 && position! < 64 ? [i] : []));
+    const part = (x: Float32Array, columns: number, of: readonly number[]) =>
+      Float32Array.from(of.flatMap((row) => [...x.subarray(row * columns, (row + 1) * columns)]));
+    const order = [...rows.keys(), ...shared];
+    const want = reference({
+      ...all,
+      rows: [...rows, ...shared.map((i) => [1, rows[i]![1]!, 0, rows[i]![3]!])],
+      q: part(all.q, 4 * 24, order),
+      k: part(all.k, 2 * 24, order),
+      v: part(all.v, 2 * 24, order),
+    }).subarray(0, rows.length * 4 * 24);
+
+    test.each([
+      ["float32", 2e-6],
+      ["float16", 6e-4],
+      ["int8", 1.5e-2],
+    ] as const)("in %s", (dtype, tolerance) => {
+      const slots = 3 * most + 1;
+      using cache = new KvCache({ layers: 2, heads: 2, columns: 24, slots, capacity: page, dtype, device });
+      using qkv = joined(all, all.q, all.k, all.v, device);
+      using y = attention(qkv, rowsTensor(rows, device), { heads: 4, kvHeads: 2, cache, layer: 1, pages: pages() });
+      expect(relativeError(y.read(), want)).toBeLessThan(tolerance);
+    });
+  });
+
+  test("a cache gets more slots, and fewer, of what dtype it may be", () => {
+    for (const dtype of ["float32", "float16", "int8"] as const) {
+      using cache = new KvCache({ layers: 2, heads: 2, columns: 2, slots: 3, capacity: 16, dtype, device });
+      const bytes = (seed: number) =>
+        Uint8Array.from({ length: 16 * cache.rowBytes }, (_, i) => (seed * 31 + i * 7) % 251);
+      for (const slot of [0, 1, 2]) cache.write(slot, 16, bytes(slot));
+      cache.resize({ slots: 7 });
+      for (const slot of [0, 1, 2]) expect(cache.read(slot, 16)).toEqual(bytes(slot));
+      cache.write(6, 16, bytes(6));
+      cache.resize({ slots: 2 });
+      for (const slot of [0, 1]) expect(cache.read(slot, 16)).toEqual(bytes(slot));
+    }
+  });
+
   test("a cache grows, is saved by slots and put back, and is counted", () => {
     const before = device.counters.bytes;
     using cache = new KvCache({ layers: 2, heads: 2, columns: 16, slots: 2, capacity: 16, dtype: "int8", device });
@@ -279,6 +327,11 @@ describe.each(testDevices)("on %s", (_, device) => {
       errorOf(() => new KvCache({ layers: 1, heads: 1, columns: 8, capacity: 4, dtype: "bfloat16" as "int8", device }))
         .message,
     ).toContain('dtype is "bfloat16"');
+    const page = Tensor.zeros([1, 1], { dtype: "int32", device });
+    expect(refused({ cache: undefined, pages: page })).toContain("pages are given, but no cache");
+    expect(refused({ pages: Tensor.zeros([1, 1], { device }) as never })).toContain("pages is float32 [1, 1]");
+    using odd = new KvCache({ layers: 1, heads: 1, columns: 8, capacity: 48, device });
+    expect(refused({ cache: odd, pages: page })).toContain("slots of 48 tokens can't be pages");
     expect(errorOf(() => cache.read(0, 17)).message).toContain("length is 17");
     expect(errorOf(() => cache.write(0, 2, new Uint8Array(3))).message).toContain("bytes has 3, expected");
     if (device.kind !== "cpu") return; // a GPU gives zeros
@@ -318,6 +371,8 @@ describe.each(testDevices)("on %s", (_, device) => {
         ),
       ),
     ).toContain("keys 0 to 17");
+    const wrong = Tensor.from(Int32Array.of(0, 1), [1, 2], { device });
+    expect(refused({ pages: wrong })).toContain("pages[0, 1] is 1, expected one of the 1 slots of the cache");
     expect(refused({ rope: Tensor.zeros([1, 2], { device }) })).toContain("expected one of 1 slots, 1 positions");
   });
 });

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
 import { inspectCheckpoint, verifyCheckpoint } from "../src/checkpoint/inspect.ts";
 import { storedPieces } from "../src/checkpoint/pieces.ts";
+import { isOurs } from "../src/checkpoint/state.ts";
 import { fromStored } from "../src/checkpoint/steps.ts";
 import { dequantizeCheckpoint, quantizeCheckpoint } from "../src/checkpoint/transform.ts";
 import { writeSafetensors } from "../src/checkpoint/writer.ts";
@@ -55,6 +56,12 @@ describe("shards", () => {
       /its file "none.safetensors" is missing/,
       (map) => (map["x.weight"] = "none.safetensors"),
     ],
+    [
+      "a file of a name that no file can have",
+      /its file "x+\.safetensors" is missing/,
+      (map) => (map["x.weight"] = `${"x".repeat(300)}.safetensors`),
+    ],
+    ["a file of no text's name", /its file "\\u0000" is missing/, (map) => (map["x.weight"] = "\0")],
     [
       "a file elsewhere",
       /names the file "..\/llama\/model.safetensors"/,
@@ -133,7 +140,7 @@ describe("transforming", () => {
     const file = join(quantized, "model.safetensors");
     rmSync(join(quantized, "config.json"));
     await expect(quantizeCheckpoint(file, { output: fresh() })).rejects.toThrow(/quantised already \(nf4\)/);
-    await expect(dequantizeCheckpoint(model, { output: fresh() })).rejects.toThrow(/holds no bitsandbytes weights/);
+    await expect(dequantizeCheckpoint(model, { output: fresh() })).rejects.toThrow(/holds no quantised weights/);
   });
 
   test("an error is told over the original's size", async () => {
@@ -339,13 +346,15 @@ describe("verifying", () => {
   );
 
   test("weights of every format come in pieces to the same verdict as whole", async () => {
+    const large = fresh(); // beyond one block of nested scales, 256 blocks of 64
+    await llamaDirectory(large, { ...llamaShapes, "model.layers.0.mlp.up_proj.weight": [600, 64] });
     for (const quantType of ["nf4", "int8", "nf3"] as const)
       for (const doubleQuant of quantType === "int8" ? [false] : [false, true]) {
         const output = fresh();
-        await quantizeCheckpoint(model, { output, quantType, doubleQuant });
+        await quantizeCheckpoint(large, { output, quantType, doubleQuant });
         using opened = openCheckpoint(output);
         for (const stored of opened.quantized.values()) {
-          if (stored.format === "mlx") throw new Error("expected a format of bitsandbytes");
+          if (!isOurs(stored)) throw new Error("expected a format of bitsandbytes");
           const pieces = storedPieces(stored, "float32");
           const values = [...pieces.runs(pieces.unit)].flatMap((piece) => [...piece.read()]);
           using whole = fromStored(stored, "float32").load();

@@ -1,6 +1,6 @@
 // The tests of what is done element by element: the bytes that fp32 arithmetic gives, and powers of e within 2 ulp.
 import { describe, expect, test } from "bun:test";
-import { add, exp, mul, scale, softmax, Tensor } from "../src/index.ts";
+import { add, exp, mul, scale, sigmoid, softmax, Tensor } from "../src/index.ts";
 import { floatDTypes, testDevices, wave } from "./cases.ts";
 import { errorOf, round } from "./reference.ts";
 
@@ -53,6 +53,19 @@ describe.each(testDevices)("on %s", (_, device) => {
     }
     using odd = Tensor.from([Number.NaN, Infinity, -Infinity, 0, -0, 200, -200], undefined, { device }).cast(dtype);
     expect([...exp(odd).readFloat32()]).toEqual([Number.NaN, Infinity, 0, 1, 1, Infinity, 0]);
+  });
+
+  test.each(floatDTypes)("the sigmoid in %s, within 4 ulp of fp32 and rounded once", (dtype) => {
+    const values = Float32Array.from({ length: 4099 }, (_, i) => ((i - 2049) / 2049) * (dtype === "float16" ? 9 : 80));
+    using x = Tensor.from(values, undefined, { device }).cast(dtype);
+    const given = x.readFloat32();
+    for (const [i, y] of sigmoid(x).readFloat32().entries()) {
+      const want = 1 / (1 + Math.exp(-given[i]!));
+      const ulp = 2 * halfStep(want, "float32");
+      expect(Math.abs(y - want)).toBeLessThanOrEqual(4 * ulp + (dtype === "float32" ? 0 : halfStep(want, dtype)));
+    }
+    using odd = Tensor.from([Number.NaN, Infinity, -Infinity, 0, -0, 200, -200], undefined, { device }).cast(dtype);
+    expect([...sigmoid(odd).readFloat32()]).toEqual([Number.NaN, 1, 0, 0.5, 0.5, 1, 0]);
   });
 
   test.each(floatDTypes)("softmax of rows in %s", (dtype) => {

@@ -44,6 +44,7 @@ describe("before any work", () => {
   const refusals: [string, RegExp, (folder: string) => string | Promise<unknown>][] = [
     ["no path", /output "" is no path/, () => ""],
     ["a NUL", /output "a\\u0000b" is no path/, () => "a\0b"],
+    ["a name that is too long", /x is longer than names of files may be; choose/, () => "x".repeat(300)],
     ["the root", /output \/ is the root/, () => "/"],
     ["a path below a file", /lies below \S+file, which is no folder/, (folder) => join(folder, "file/x")],
     ["a link to nothing", /is a link to nowhere, which does not exist/, (folder) => join(folder, "dangling")],

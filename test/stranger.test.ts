@@ -1,7 +1,7 @@
 // A folder from a stranger as the current one: nothing in it runs.
 import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { homedir, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { findLibrary } from "../src/library.ts";
 import { llamaDirectory } from "./models.ts";
@@ -15,13 +15,21 @@ await llamaDirectory(model);
 writeFileSync(join(model, "tokenizer.so"), "no library");
 writeFileSync(
   join(model, ".env"),
-  "BNB_LIBRARY=./tokenizer.so\nBNB_DEVICE=cuda\nHF_ENDPOINT=http://stranger.example\nHF_TOKEN_PATH=./token\n",
+  `BNB_LIBRARY=./tokenizer.so
+BNB_DEVICE=cuda
+HF_ENDPOINT=http://stranger.example
+HF_TOKEN_PATH=./token
+HF_HOME=./home
+HF_HUB_CACHE=./cache
+XDG_CACHE_HOME=/stranger
+`,
 );
 writeFileSync(join(model, "bunfig.toml"), 'preload = ["./preload.ts"]\n');
 writeFileSync(join(model, "preload.ts"), `require("fs").writeFileSync(${JSON.stringify(join(model, "ran"))}, "");`);
 
-const { BNB_LIBRARY: _, BNB_DEVICE: __, HF_ENDPOINT: ___, HF_TOKEN_PATH: ____, ...outside } = process.env;
-const env = { ...outside, PATH: `${join(root, "node_modules/.bin")}:${outside.PATH}` };
+const outside = Object.entries(process.env).filter(([name]) => !/^(BNB_|HF_|HUGGINGFACE_|XDG_)/.test(name));
+const env: Record<string, string | undefined> = Object.fromEntries(outside);
+env.PATH = `${join(root, "node_modules/.bin")}:${env.PATH}`;
 function run(command: string[], more: Record<string, string> = {}) {
   const { exitCode, stdout, stderr } = Bun.spawnSync(command, { cwd: model, env: { ...env, ...more } });
   return { status: exitCode, out: stdout.toString(), err: stderr.toString() };
@@ -82,6 +90,21 @@ describe("an import, which can't keep Bun from loading .env", () => {
     const hub = readFileSync(join(root, "src/checkpoint/hub.ts"), "utf8");
     for (const name of ["HF_ENDPOINT", "HF_TOKEN_PATH"]) expect(hub).toContain(`startedWith("${name}")`);
     expect(hub).not.toMatch(/HF_(ENDPOINT|TOKEN_PATH)[^;]*= process\.env|process\.env\.HF_(ENDPOINT|TOKEN_PATH)/);
+  });
+
+  test("believes it not either where models and what was tuned are kept", () => {
+    const program = `const { hubCache } = await import(${JSON.stringify(join(root, "src/checkpoint/hub.ts"))});
+      const { tuningPath } = await import(${JSON.stringify(join(root, "src/tuning.ts"))});
+      console.log([process.env.HF_HOME, hubCache(), tuningPath()].join());`;
+    const kept = (more?: Record<string, string>) => {
+      const { out } = run([process.execPath, "--config=/dev/null", "-e", program], { BNB_DEVICE: "cpu", ...more });
+      return out.trim().split(",");
+    };
+    const home = join(homedir(), process.platform === "darwin" ? "Library/Caches" : ".cache");
+    const tuned = join(home, "bunsandbytes/tune.json");
+    expect(kept()).toEqual(["./home", join(homedir(), ".cache/huggingface/hub"), tuned]);
+    expect(kept({ HF_HOME: "/a" })).toEqual(["/a", "/a/hub", tuned]);
+    expect(kept({ HF_HUB_CACHE: "/b", XDG_CACHE_HOME: "/c" })).toEqual(["./home", "/b", "/c/bunsandbytes/tune.json"]);
   });
 
   test("doctor says that it was not believed", () => {

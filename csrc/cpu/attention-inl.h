@@ -12,7 +12,7 @@ enum {
     SPLIT_KEYS = 256,     /* the fewest keys that are worth a part of their own */
 };
 
-/* Rows of one slot, and the heads that share one of keys: heads [head, head + count) of each row. */
+/* Rows of one text, and the heads that share one of keys: heads [head, head + count) of each row. */
 struct attend_block {
     size_t row, rows, head, heads;
 };
@@ -52,6 +52,16 @@ INLINE void widen_heads(const struct attention_job *job, const struct stored_hea
             for (; i < d; i++) to[i] = element_of(&x, at + i);
         }
         for (; i < stride; i++) to[i] = 0;
+    }
+}
+
+/* The same of a text's keys [key, key + count), wherever they lie. */
+static void widen_keys(const struct attention_job *job, const struct stored_heads *heads, size_t text, size_t kv_head,
+                       size_t key, size_t count, size_t stride, float *to) {
+    while (count > 0) {
+        size_t run, from = key_place(job, text, kv_head, key, &run), together = least(run, count);
+        widen_heads(job, heads, from, together, stride, to);
+        key += together, count -= together, to += together * stride;
     }
 }
 
@@ -153,7 +163,7 @@ static void attend_keys(const struct attend_run *run, const struct attend_block 
     const struct attention_job *job = run->job;
     size_t                      stride = run->stride, count = block->rows * block->heads,
                                 kv_head = block->head / (job->heads / job->kv_heads);
-    size_t                      base = (slot_of(job, block->row) * job->kv_heads + kv_head) * job->capacity;
+    size_t                      text = text_of(job, block->row);
     alignas(64) float           queries[ATTEND_QUERIES * ATTEND_COLUMNS], tile[ATTEND_KEYS * ATTEND_COLUMNS];
     alignas(64) float           scores[ATTEND_QUERIES * ATTEND_KEYS];
     bool                        sees[ATTEND_QUERIES];
@@ -166,7 +176,7 @@ static void attend_keys(const struct attend_run *run, const struct attend_block 
     }
     for (size_t key = first; key < last; key += ATTEND_KEYS) {
         size_t keys = least(ATTEND_KEYS, last - key), fours = round_up(keys, 4), q = 0;
-        widen_heads(job, &job->keys, base + key, keys, stride, tile);
+        widen_keys(job, &job->keys, text, kv_head, key, keys, stride, tile);
         memset(tile + keys * stride, 0, (fours - keys) * stride * sizeof *tile);
         for (; q + 2 <= count; q += 2)
             score_queries(queries + q * stride, stride, tile, fours, 2, scores + q * ATTEND_KEYS);
@@ -177,7 +187,7 @@ static void attend_keys(const struct attend_run *run, const struct attend_block 
                             &state->total[q], state->sums + q * stride, stride);
             if (!sees[q]) memset(weights, 0, ATTEND_KEYS * sizeof *weights);
         }
-        widen_heads(job, &job->values, base + key, keys, stride, tile);
+        widen_keys(job, &job->values, text, kv_head, key, keys, stride, tile);
         for (q = 0; q + 2 <= count; q += 2)
             if (sees[q] || sees[q + 1])
                 add_columns(scores + q * ATTEND_KEYS, tile, stride, keys, 2, state->sums + q * stride);
@@ -242,12 +252,12 @@ static void merge_blocks(const void *attend_run, size_t first, size_t last) {
         }
 }
 
-/* Blocks of rows that follow each other in one slot and of heads that share one of keys; gives their count. */
+/* Blocks of rows that follow each other in one text and of heads that share one of keys; gives their count. */
 static size_t blocks_of(const struct attention_job *job, struct attend_block *blocks) {
     size_t group = job->heads / job->kv_heads, heads = least(group, ATTEND_QUERIES), rows = ATTEND_QUERIES / heads,
            count = 0;
     for (size_t row = 0, end; row < job->rows; row = end) {
-        for (end = row + 1; end < job->rows && end - row < rows && slot_of(job, end) == slot_of(job, row);) end++;
+        for (end = row + 1; end < job->rows && end - row < rows && text_of(job, end) == text_of(job, row);) end++;
         for (size_t kv_head = 0; kv_head < job->kv_heads; kv_head++)
             for (size_t head = 0; head < group; head += heads, count++)
                 if (blocks)

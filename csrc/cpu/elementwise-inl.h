@@ -34,10 +34,11 @@ INLINE void unary_as(const struct unary_job *job, size_t first, size_t last, uin
 /* All but copies, which cast makes: y is in x's dtype. */
 static void unary_form(const void *unary_job, size_t first, size_t last) {
     const struct unary_job *job = unary_job;
-    if (job->kind == UNARY_EXP)
-        unary_as(job, first, last, UNARY_EXP);
-    else
-        unary_as(job, first, last, UNARY_SCALE);
+    switch (job->kind) {
+    case UNARY_EXP: unary_as(job, first, last, UNARY_EXP); break;
+    case UNARY_SIGMOID: unary_as(job, first, last, UNARY_SIGMOID); break;
+    default: unary_as(job, first, last, UNARY_SCALE); break;
+    }
 }
 
 INLINE void binary_run(const struct binary_job *job, size_t first, size_t last, bnb_dtype dtype, bnb_dtype other,

@@ -222,6 +222,8 @@ struct attention_job {
     struct stored_heads keys, values;
     bnb_dtype           store;
     size_t              capacity;
+    const int32_t      *pages; /* [texts, page_count]: the slots that a text's keys lie in; NULL: a text is a slot */
+    size_t              page_count;
     float               softcap;
     const float        *bias; /* [heads, 2 · span - 1], or NULL */
     size_t              span;
@@ -235,9 +237,20 @@ static inline int32_t own_key(const struct attention_job *job, size_t row) {
     return job->indexed ? job->at[row * ROW_FIELDS + ROW_POSITION] : (int32_t)row;
 }
 
-/* The slot whose keys a row sees. */
-static inline size_t slot_of(const struct attention_job *job, size_t row) {
+/* The text whose keys a row sees. */
+static inline size_t text_of(const struct attention_job *job, size_t row) {
     return job->indexed ? (size_t)job->at[row * ROW_FIELDS + ROW_SLOT] : 0;
+}
+
+/* Where the row of a text's key lies among those of its kind; `run` says for how many keys the rows lie together. */
+static inline size_t key_place(const struct attention_job *job, size_t text, size_t kv_head, size_t key, size_t *run) {
+    size_t slot = text, at = key;
+    if (job->pages) {
+        slot = (size_t)job->pages[text * job->page_count + key / job->capacity];
+        at = key % job->capacity;
+    }
+    *run = job->capacity - at;
+    return (slot * job->kv_heads + kv_head) * job->capacity + at;
 }
 
 /* What the bias adds to a key `distance` after the row. */
@@ -398,6 +411,9 @@ const char *bad_isa(void);
  * when all is done. Where the pool is at work for another thread, everything runs here. */
 void parallel_for(size_t count, size_t grain, void (*body)(const void *job, size_t first, size_t last),
                   const void *job);
+
+/* Starts a thread of the library's own, for as long as the process lives; false where none can be had. */
+bool start_thread(void *(*body)(void *unused));
 
 /* Called in a child: it has none of its parent's threads, and its first parallel_for makes new ones. */
 void forget_threads(void);

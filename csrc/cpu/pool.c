@@ -101,22 +101,23 @@ void forget_threads(void) {
     pool.work = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
 }
 
-/* Called by the holder of the pool. A thread that can't be had is done without: the caller works too. */
-static void start_threads(void) {
-    pool.started = true;
+bool start_thread(void *(*body)(void *)) {
     sigset_t all, before; /* the host's signals are for its own threads, but for those that a thread causes itself */
     sigfillset(&all);
     for (size_t i = 0; i < 4; i++) sigdelset(&all, ((int[]){SIGBUS, SIGSEGV, SIGILL, SIGFPE})[i]);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_attr_t detached;
-    pthread_attr_init(&detached);
-    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    for (uint32_t i = 1; i < thread_count(); i++) {
-        pthread_t thread;
-        if (pthread_create(&thread, &detached, work, NULL)) break;
-    }
-    pthread_attr_destroy(&detached);
+    pthread_t thread;
+    bool      started = pthread_create(&thread, NULL, body, NULL) == 0;
+    if (started) pthread_detach(thread);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return started;
+}
+
+/* Called by the holder of the pool. A thread that can't be had is done without: the caller works too. */
+static void start_threads(void) {
+    pool.started = true;
+    for (uint32_t i = 1; i < thread_count(); i++)
+        if (!start_thread(work)) break;
 }
 
 void parallel_for(size_t count, size_t grain, void (*body)(const void *job, size_t first, size_t last),

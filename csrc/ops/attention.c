@@ -68,7 +68,7 @@ static void prepare_rows(const void *argument, size_t first, size_t last) {
             for (size_t i = 0; i < d; i++) query[i] *= job->scale;
         }
         for (size_t head = 0; head < to->kv_heads; head++) {
-            size_t place = (slot_of(to, row) * to->kv_heads + head) * to->capacity + (size_t)own_key(to, row);
+            size_t run, place = key_place(to, text_of(to, row), head, (size_t)own_key(to, row), &run);
             prepare_head(job, &job->k, row * job->k.columns + job->k_first + head * d, job->k_norm, position, local);
             store_head(local, d, to->store, job->keys, job->key_scales, place);
             for (size_t i = 0; i < d; i++)
@@ -98,17 +98,17 @@ static void attend_plain(const void *argument, size_t first, size_t last) {
     for (size_t unit = first; unit < last; unit++) {
         size_t row = unit / job->heads, head = unit % job->heads, d = job->d;
         size_t kv_head = head / (job->heads / job->kv_heads);
-        size_t from = (slot_of(job, row) * job->kv_heads + kv_head) * job->capacity;
-        size_t begin = (size_t)job->at[row * ROW_FIELDS + ROW_FIRST],
-               end = (size_t)job->at[row * ROW_FIELDS + ROW_LAST];
+        size_t run, begin = (size_t)job->at[row * ROW_FIELDS + ROW_FIRST],
+                    end = (size_t)job->at[row * ROW_FIELDS + ROW_LAST];
         double most = -INFINITY, total = 0, sums[HEAD_MOST] = {0};
         for (size_t key = begin; key < end; key++) {
-            double s = score(job, row, head, key, from + key), shrink = s > most ? exp(most - s) : 1;
+            size_t place = key_place(job, text_of(job, row), kv_head, key, &run);
+            double s = score(job, row, head, key, place), shrink = s > most ? exp(most - s) : 1;
             if (s > most) most = s;
             double weight = exp(s - most);
             total = total * shrink + weight;
             for (size_t i = 0; i < d; i++)
-                sums[i] = sums[i] * shrink + weight * stored_element(job, &job->values, from + key, i);
+                sums[i] = sums[i] * shrink + weight * stored_element(job, &job->values, place, i);
         }
         for (size_t i = 0; i < d; i++)
             put_element(job->y, job->dtype, unit * d + i, total > 0 ? (float)(sums[i] / total) : 0);
@@ -119,8 +119,8 @@ static void attend_plain(const void *argument, size_t first, size_t last) {
 
 struct request {
     bnb_attention_options options;
-    const bnb_tensor     *q, *k, *v, *rows, *rope, *q_norm, *k_norm,
-        *bias; /* norms are f32 by now; k and v are q where it holds all */
+    const bnb_tensor     *q, *k, *v, *rows, *rope, *q_norm, *k_norm, *bias,
+        *pages; /* norms are f32 by now; k and v are q where it holds all */
     size_t         heads, kv_heads, d;
     bool           joined; /* q holds keys and values too */
     bnb_cache     *cache;
@@ -129,6 +129,7 @@ struct request {
         *kept; /* the queries as attention takes them; keys and values, as the cache lays them out */
     bnb_dtype   store;
     size_t      slots, capacity;
+    size_t      texts, reach; /* what rows may name: texts, and keys of each */
     bnb_tensor *y;
 };
 
@@ -138,12 +139,13 @@ static void *after_bytes(void *from, size_t bytes) { return (char *)from + bytes
 struct host_job {
     struct attention_job attention;
     struct prepare_job   prepare;                /* its `to` is set where it runs */
-    size_t               positions, slots, keys; /* what rows may name */
+    size_t               positions, texts, keys; /* what rows may name */
+    size_t               slots;                  /* what pages may be */
 };
 
 static bnb_status check_rows(const struct host_job *job, const int32_t *at) {
     for (size_t row = 0; row < job->attention.rows; row++, at += ROW_FIELDS) {
-        bool slot = !job->attention.indexed || (at[ROW_SLOT] >= 0 && (size_t)at[ROW_SLOT] < job->slots);
+        bool slot = !job->attention.indexed || (at[ROW_SLOT] >= 0 && (size_t)at[ROW_SLOT] < job->texts);
         bool position = at[ROW_POSITION] >= 0 && (size_t)at[ROW_POSITION] < job->positions;
         if (slot && position && at[ROW_FIRST] >= 0 && at[ROW_FIRST] <= at[ROW_LAST] &&
             (size_t)at[ROW_LAST] <= job->keys)
@@ -151,24 +153,35 @@ static bnb_status check_rows(const struct host_job *job, const int32_t *at) {
         return fail(BNB_INVALID,
                     "attention: rows[%zu] is (slot %d, position %d, keys %d to %d), expected one of %zu slots, %zu "
                     "positions and %zu keys",
-                    row, at[ROW_SLOT], at[ROW_POSITION], at[ROW_FIRST], at[ROW_LAST], job->slots, job->positions,
+                    row, at[ROW_SLOT], at[ROW_POSITION], at[ROW_FIRST], at[ROW_LAST], job->texts, job->positions,
                     job->keys);
     }
     return BNB_OK;
 }
 
-/* The rows are a copy, which no other thread can change between the check and the use. */
+static bnb_status check_pages(const struct host_job *job, const int32_t *pages) {
+    for (size_t i = 0; i < job->texts * job->attention.page_count; i++)
+        if (pages[i] < 0 || (size_t)pages[i] >= job->slots)
+            return fail(BNB_INVALID, "attention: pages[%zu, %zu] is %d, expected one of the %zu slots of the cache",
+                        i / job->attention.page_count, i % job->attention.page_count, pages[i], job->slots);
+    return BNB_OK;
+}
+
+/* Rows and pages are copies, which no other thread can change between the check and the use. */
 static bnb_status attend(const void *argument) {
     struct host_job job = *(const struct host_job *)argument;
-    size_t          bytes = job.attention.rows * ROW_FIELDS * sizeof(int32_t);
-    int32_t        *at = malloc(bytes);
+    size_t          numbers = job.attention.rows * ROW_FIELDS;
+    size_t          listed = job.attention.pages ? job.texts * job.attention.page_count : 0;
+    int32_t        *at = malloc((numbers + listed) * sizeof(int32_t));
     if (!at)
         return fail(BNB_OUT_OF_MEMORY, "attention: no memory for %zu rows; free something and try again",
                     job.attention.rows);
-    memcpy(at, job.attention.at, bytes);
+    memcpy(at, job.attention.at, numbers * sizeof(int32_t));
     job.attention.at = at;
+    if (listed) job.attention.pages = memcpy(at + numbers, job.attention.pages, listed * sizeof(int32_t));
     job.prepare.to = &job.attention;
     bnb_status status = check_rows(&job, at);
+    if (status == BNB_OK && listed) status = check_pages(&job, job.attention.pages);
     if (status == BNB_OK) {
         const struct attention_job *attention = &job.attention;
         parallel_for(attention->rows, ceil_div(1 << 12, (attention->heads + 2 * attention->kv_heads) * attention->d),
@@ -227,10 +240,13 @@ static bnb_status attention_on_host(const void *request, struct host *host) {
                 .queries = queries,
             },
         .slots = r->slots,
-        .keys = r->capacity,
+        .texts = r->texts,
+        .keys = r->reach,
         .positions = r->rope ? r->rope->rows : (size_t)INT32_MAX,
     };
-    if (r->cache && r->capacity < job.positions) job.positions = r->capacity;
+    if (r->cache && r->reach < job.positions) job.positions = r->reach;
+    if (r->pages)
+        job.attention.pages = host_reads(host, r->pages->buffer), job.attention.page_count = r->pages->columns;
     if (r->rope) job.prepare.rope = host_reads(host, r->rope->buffer), job.prepare.rotated = r->rope->columns;
     if (r->q_norm)
         job.prepare.q_norm = host_reads(host, r->q_norm->buffer),
@@ -238,6 +254,7 @@ static bnb_status attention_on_host(const void *request, struct host *host) {
     if (r->bias)
         job.attention.bias = host_reads(host, r->bias->buffer), job.attention.span = (r->bias->columns + 1) / 2;
     place_heads(r, host, &job);
+    host->work = 2 * (double)r->q->rows * (double)r->heads * (double)r->d * (double)r->reach; /* at most */
     return perform(host, attend, &job, sizeof job);
 }
 
@@ -258,6 +275,10 @@ static struct attention_args args_of(const struct request *r) {
         .positions = r->rope ? (uint32_t)r->rope->rows : 0,
         .slots = (uint32_t)r->slots,
         .capacity = (uint32_t)r->capacity,
+        .texts = (uint32_t)r->texts,
+        .reach = (uint32_t)r->reach,
+        .pages = r->pages ? (uint32_t)r->pages->columns : 0,
+        .page_bits = (uint32_t)__builtin_ctzll(r->capacity),
         .span = r->bias ? (uint32_t)(r->bias->columns + 1) / 2 : 0,
         .parts = 1,
         .scale = (float)r->options.scale,
@@ -292,7 +313,8 @@ static bnb_status launch_prepare(const struct request *r, struct launch launch) 
     launch.bindings[6] = reads_if(r->k_norm ? r->k_norm->buffer : NULL, q);
     launch.bindings[7] = updates(r->queries); /* rows that are not sound are left as they are */
     bind_heads(r, UPDATES, launch.bindings + 8);
-    launch.binding_count = 12;
+    launch.bindings[12] = reads_if(r->pages ? r->pages->buffer : NULL, q);
+    launch.binding_count = 13;
     launch.groups[0] = (uint32_t)(r->heads + 2 * r->kv_heads), launch.groups[1] = (uint32_t)r->q->rows,
     launch.groups[2] = 1;
     launch.threads = PREPARE_THREADS;
@@ -320,7 +342,7 @@ enum { PART_KEYS = 256, PARTS_MOST = 64 };
 
 static uint32_t parts_of(const struct request *r) {
     size_t units = r->q->rows * r->heads, wanted = ceil_div(r->q->buffer->device->driver->sizes.tiles_wanted, units);
-    size_t most = r->capacity / PART_KEYS < PARTS_MOST ? r->capacity / PART_KEYS : PARTS_MOST;
+    size_t most = r->reach / PART_KEYS < PARTS_MOST ? r->reach / PART_KEYS : PARTS_MOST;
     return (uint32_t)(wanted < most ? wanted : most ? most : 1);
 }
 
@@ -328,7 +350,7 @@ static bnb_status launch(const void *request) {
     const struct request *r = request;
     bnb_device           *device = r->q->buffer->device;
     if (r->q->rows * r->heads > INT32_MAX || r->q->columns > INT32_MAX || r->slots > INT32_MAX ||
-        r->capacity > INT32_MAX)
+        r->texts > INT32_MAX || r->reach > INT32_MAX)
         return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
     struct attention_args args = args_of(r);
     args.parts = parts_of(r);
@@ -339,8 +361,8 @@ static bnb_status launch(const void *request) {
     struct launch launch = {
         .family = "attention",
         .constants = {r->q->dtype, r->store, r->cache != NULL, r->rope != NULL, r->q_norm != NULL, r->bias != NULL,
-                      splits},
-        .constant_count = 7,
+                      splits, r->pages != NULL},
+        .constant_count = 8,
         .args = &args,
         .args_bytes = sizeof args,
     };
@@ -351,7 +373,8 @@ static bnb_status launch(const void *request) {
         bind_heads(r, READS, launch.bindings + 2);
         launch.bindings[6] = reads_if(r->bias ? r->bias->buffer : NULL, r->queries);
         launch.bindings[7] = writes(splits ? partial : r->y->buffer);
-        launch.binding_count = 8;
+        launch.bindings[8] = reads_if(r->pages ? r->pages->buffer : NULL, r->queries);
+        launch.binding_count = 9;
         launch.groups[0] = args.heads, launch.groups[1] = args.rows, launch.groups[2] = args.parts;
         launch.threads = ATTEND_THREADS;
         launch.bytes_moved = r->kept->bytes;
@@ -367,6 +390,8 @@ static bnb_status attend_with_memory(struct request *r) {
     r->store = r->cache ? r->cache->dtype : BNB_F32;
     r->slots = r->cache ? r->cache->slots : 1;
     r->capacity = r->cache ? r->cache->capacity : r->q->rows;
+    r->texts = r->pages ? r->pages->rows : r->slots;
+    r->reach = r->pages ? r->pages->columns * r->capacity : r->capacity;
     r->kept = r->cache ? buffer_share(r->cache->layer[r->layer])
                        : buffer_new(device, 2 * r->q->rows * r->kv_heads * r->d * sizeof(float));
     r->queries = r->kept ? buffer_new(device, r->q->rows * r->heads * r->d * sizeof(float)) : NULL;
@@ -462,6 +487,18 @@ static bool are_tables(const struct request *r) {
             false);
 }
 
+static bool are_pages(const struct request *r) {
+    if (!r->pages) return true;
+    if (!r->cache) return fail(BNB_INVALID, "attention: pages are given, but no cache that they are of"), false;
+    if (!is_tensor(r->pages, "attention", "pages") ||
+        !is_part(r->pages, r, BNB_I32, r->pages->rows, r->pages->columns, "pages"))
+        return false;
+    if (!(r->cache->capacity & (r->cache->capacity - 1))) return true;
+    return fail(BNB_INVALID, "attention: slots of %zu tokens can't be pages, expected a power of two",
+                r->cache->capacity),
+           false;
+}
+
 static bool is_cache_of(const struct request *r) {
     const bnb_cache *cache = r->cache;
     if (!cache) return true;
@@ -480,11 +517,12 @@ static bool is_cache_of(const struct request *r) {
 
 bnb_tensor *bnb_attention(const bnb_attention_options *options, const bnb_tensor *q, const bnb_tensor *k,
                           const bnb_tensor *v, const bnb_tensor *rows, const bnb_tensor *rope, const bnb_tensor *q_norm,
-                          const bnb_tensor *k_norm, const bnb_tensor *bias, bnb_cache *cache, uint32_t layer) {
+                          const bnb_tensor *k_norm, const bnb_tensor *bias, bnb_cache *cache, uint32_t layer,
+                          const bnb_tensor *pages) {
     if (!options) return refuse(BNB_INVALID, "attention: options is NULL");
-    struct request r = {*options, q, k, v, rows, rope, q_norm, k_norm, bias, .cache = cache, .layer = layer};
+    struct request r = {*options, q, k, v, rows, rope, q_norm, k_norm, bias, pages, .cache = cache, .layer = layer};
     if (!is_tensor(q, "attention", "q") || !is_float(q->dtype, "attention", "q") || !are_options(&r) ||
-        !are_heads(&r) || !are_tables(&r) || !is_cache_of(&r))
+        !are_heads(&r) || !are_tables(&r) || !is_cache_of(&r) || !are_pages(&r))
         return NULL;
     bnb_device *device = q->buffer->device;
     bnb_tensor *first = NULL, *second = NULL;

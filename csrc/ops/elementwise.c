@@ -93,6 +93,10 @@ bnb_tensor *bnb_exp(const bnb_tensor *x) {
     return is_operand(x, "exp", "x") ? unary_of("exp", UNARY_EXP, x, 1, x->dtype) : NULL;
 }
 
+bnb_tensor *bnb_sigmoid(const bnb_tensor *x) {
+    return is_operand(x, "sigmoid", "x") ? unary_of("sigmoid", UNARY_SIGMOID, x, 1, x->dtype) : NULL;
+}
+
 /* ── Of two ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static void binary_plain(const void *argument, size_t first, size_t last) {

@@ -136,6 +136,7 @@ static bnb_status look_up(const void *argument) {
     return status;
 }
 
+/* Who asks is told of an index that is no row. */
 static bnb_status embedding_on_host(const void *request, struct host *host) {
     const struct request *r = request;
     struct look_up_job    job = {
@@ -148,6 +149,7 @@ static bnb_status embedding_on_host(const void *request, struct host *host) {
             },
         .index_columns = r->indices->columns,
     };
+    host->waits = true;
     if (r->w.dense)
         job.embedding.w = dense_of(host, r->w.dense);
     else

@@ -165,6 +165,7 @@ static bnb_status product_on_host(const void *request, struct host *host) {
         job.x = dense_of(host, p->x);
         job.outliers = host_reads(host, p->outliers->buffer);
     }
+    host->work = (double)p->a->rows * (double)p->a->columns * (double)p->y->columns;
     return perform(host, multiply, &job, sizeof job);
 }
 

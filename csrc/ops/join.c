@@ -5,15 +5,11 @@
 
 #include "../internal.h"
 
-/* Copies a whole buffer to a place in another of its device, through the host where that can't address them. */
+/* Copies a whole buffer to a place in another of its device. */
 static bnb_status copy_to(const struct buffer *from, struct buffer *to, size_t offset) {
-    void *staged = malloc(from->bytes);
-    if (!staged)
-        return fail(BNB_OUT_OF_MEMORY, "join: no memory for %zu bytes on the way; free something and try again",
-                    from->bytes);
-    bnb_status status = buffer_read(from, staged, from->bytes);
-    if (status == BNB_OK) status = buffer_write_at(to, offset, staged, from->bytes);
-    free(staged);
+    struct buffer *part = buffer_part(to, offset, from->bytes);
+    bnb_status     status = part ? buffer_copy(part, from) : BNB_OUT_OF_MEMORY;
+    buffer_release(part);
     return status;
 }
 
@@ -50,13 +46,14 @@ static bnb_status read_scales(const bnb_quantized *q, struct scales *s) {
     if (status == BNB_OK && q->nested_absmax) status = buffer_read(q->nested_absmax, s->outer, q->nested_absmax->bytes);
     if (status == BNB_OK && q->nested_offsets)
         status = buffer_read(q->nested_offsets, s->outer_offsets, q->nested_offsets->bytes);
+    float offset = quantized_offset(q);
     for (size_t i = 0; i < s->blocks && status == BNB_OK; i++) {
         size_t group = q->nested_code ? i / q->nested_block : 0;
         if (!q->nested_code)
             s->values[i] = element(s->absmax, q->absmax_dtype, i);
         else
             s->values[i] = q->nested_code->book.values[s->absmax[i]] * s->outer[group] +
-                           (q->nested_offsets ? s->outer_offsets[group] : q->offset);
+                           (q->nested_offsets ? s->outer_offsets[group] : offset);
     }
     return status;
 }

@@ -148,6 +148,7 @@ static bnb_status matmul_on_host(const void *request, struct host *host) {
     else
         job.q = coded_of(host, p->w.coded);
     if (p->bias) job.bias = host_reads(host, p->bias->buffer);
+    host->work = (double)p->x->rows * (double)p->x->columns * (double)p->y->columns;
     return perform(host, multiply, &job, sizeof job);
 }
 

@@ -46,6 +46,7 @@ static bnb_status matmul_backward_on_host(const void *request, struct host *host
         job.w = dense_of(host, p->w.dense);
     else
         job.q = coded_of(host, p->w.coded);
+    host->work = (double)p->a->rows * (double)p->a->columns * (double)p->y->columns;
     return perform(host, matmul_backward, &job, sizeof job);
 }
 

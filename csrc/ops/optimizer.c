@@ -89,7 +89,7 @@ static struct optimizer_state host_state(struct host *host, const struct request
     if (!from->code) return (struct optimizer_state){.values = state};
     return (struct optimizer_state){.codes = state,
                                     .absmax = host_updates(host, from->absmax->buffer),
-                                    .code = &from->code->book};
+                                    .code = host_codebook(host, from->code)};
 }
 
 /* The slow average lies behind the fast one. */
@@ -138,6 +138,8 @@ static bnb_status step(const void *argument) {
     return status;
 }
 
+enum { WORK_AN_ELEMENT = 32 }; /* a division, a root and two codes take as long as so many products */
+
 static bnb_status step_on_host(const void *request, struct host *host) {
     const struct request *r = request;
     struct step_job       job = {
@@ -159,6 +161,7 @@ static bnb_status step_on_host(const void *request, struct host *host) {
         .correction = r->correction,
     };
     if (has_second(r->kind)) job.step.second = host_state(host, &r->states[1]);
+    host->work = (double)job.step.count * WORK_AN_ELEMENT;
     return perform(host, step, &job, sizeof job);
 }
 

@@ -18,6 +18,8 @@ static float absmax_of(const struct dense *x, size_t first, size_t last) {
     return absmax;
 }
 
+enum { SEEN_BLOCK = 4096 }; /* elements that are looked at together */
+
 static void quantize_plain(const void *argument, size_t first, size_t last) {
     const struct quantize_job *job = argument;
     size_t                     elements = job->x.rows * job->x.columns;
@@ -52,16 +54,35 @@ static bnb_status quantize_all(const void *argument) {
 
 struct finite_job {
     struct dense x;
-    const float *absmax;
+    const float *absmax; /* of blocks, which show it; or NULL, and all of x is looked at */
     size_t       block;
 };
+
+struct seen {
+    struct dense x;
+    atomic_bool *infinite;
+};
+
+static void see_blocks(const void *argument, size_t first, size_t last) {
+    const struct seen *seen = argument;
+    size_t             elements = seen->x.rows * seen->x.columns, end = last * SEEN_BLOCK;
+    if (!isfinite(absmax_of(&seen->x, first * SEEN_BLOCK, end < elements ? end : elements))) *seen->infinite = true;
+}
+
+/* Whether x has a NaN or an infinity, by all threads. */
+static bool has_infinite(const struct dense *x) {
+    atomic_bool infinite = false;
+    parallel_for(ceil_div(x->rows * x->columns, SEEN_BLOCK), 8, see_blocks, &(struct seen){*x, &infinite});
+    return infinite;
+}
 
 /* Says where the first NaN or infinity is, if there is one. */
 static bnb_status find_infinite(const void *argument) {
     const struct finite_job *job = argument;
     const struct dense      *x = &job->x;
     size_t                   elements = x->rows * x->columns, blocks = ceil_div(elements, job->block), bad = 0;
-    while (bad < blocks && isfinite(job->absmax[bad])) bad++;
+    if (!job->absmax && !has_infinite(x)) return BNB_OK;
+    while (job->absmax && bad < blocks && isfinite(job->absmax[bad])) bad++;
     if (bad == blocks) return BNB_OK;
     size_t at = bad * job->block;
     while (at < elements - 1 && isfinite(element_of(x, at))) at++;
@@ -71,13 +92,13 @@ static bnb_status find_infinite(const void *argument) {
 
 struct finite_request {
     const bnb_tensor    *x;
-    const struct buffer *absmax;
+    const struct buffer *absmax; /* or NULL */
     size_t               block;
 };
 
 static bnb_status finite_on_host(const void *request, struct host *host) {
     const struct finite_request *r = request;
-    struct finite_job            job = {dense_of(host, r->x), host_reads(host, r->absmax), r->block};
+    struct finite_job            job = {dense_of(host, r->x), r->absmax ? host_reads(host, r->absmax) : NULL, r->block};
     return perform(host, find_infinite, &job, sizeof job);
 }
 
@@ -109,8 +130,9 @@ static bool gpu_finds_finite(bnb_device *device, const struct buffer *absmax) {
     return status == BNB_OK;
 }
 
+/* absmax NULL: nothing was found yet. */
 static bnb_status check_finite(const bnb_tensor *x, const struct buffer *absmax, size_t block) {
-    if (gpu_finds_finite(x->buffer->device, absmax)) return BNB_OK;
+    if (absmax && gpu_finds_finite(x->buffer->device, absmax)) return BNB_OK;
     return run_on_host(x->buffer->device, finite_on_host, &(struct finite_request){x, absmax, block});
 }
 
@@ -160,7 +182,7 @@ static bnb_status quantize_on_host(const void *request, struct host *host) {
     const struct pass  *pass = request;
     struct quantize_job job = {
         .x = {host_reads(host, pass->x), pass->dtype, 1, pass->elements},
-        .code = &pass->code->book,
+        .code = host_codebook(host, pass->code),
         .block = pass->block,
         .codes = host_writes(host, pass->codes),
         .absmax = pass->given ? (float *)host_reads(host, pass->absmax) : host_writes(host, pass->absmax),
@@ -178,7 +200,7 @@ static bnb_status quantize(const struct pass *pass) {
 struct centre_job {
     float *scales;
     size_t blocks;
-    float *mean; /* of the caller's, who waits */
+    float *mean;
 };
 
 /* The mean is taken in double precision and rounded once. */
@@ -200,12 +222,16 @@ struct scales_request {
 static bnb_status centre_on_host(const void *request, struct host *host) {
     const struct scales_request *r = request;
     struct centre_job            job = {host_updates(host, r->scales), r->blocks, &r->q->offset};
+    if (r->q->mean)
+        job.mean = host_writes(host, r->q->mean); /* else the handle's, which is there: a GPU's is done now */
     return perform(host, centre, &job, sizeof job);
 }
 
 /* Scale codes of scale - mean. */
 static bnb_status quantize_scales(const struct buffer *scales, size_t blocks, bnb_quantized *q) {
-    bnb_status status = run_on_host(scales->device, centre_on_host, &(struct scales_request){scales, blocks, q});
+    bnb_device *device = scales->device;
+    if (!device->driver && !(q->mean = buffer_new(device, sizeof(float)))) return BNB_OUT_OF_MEMORY;
+    bnb_status status = run_beside(device, centre_on_host, &(struct scales_request){scales, blocks, q});
     if (status) return status;
     return quantize(
         &(struct pass){scales, BNB_F32, blocks, q->nested_block, q->nested_code, q->absmax, q->nested_absmax, false});
@@ -213,20 +239,25 @@ static bnb_status quantize_scales(const struct buffer *scales, size_t blocks, bn
 
 struct widen_job {
     struct coded q;
+    const float *mean; /* or NULL, where q has it */
     float       *scales;
     size_t       blocks;
 };
 
 static bnb_status widen(const void *argument) {
     const struct widen_job *job = argument;
-    for (size_t b = 0; b < job->blocks; b++) job->scales[b] = scale_of(&job->q, b);
+    struct coded            q = job->q;
+    if (job->mean) q.offset = *job->mean;
+    for (size_t b = 0; b < job->blocks; b++) job->scales[b] = scale_of(&q, b);
     return BNB_OK;
 }
 
 /* The scales as readers of q will see them. */
 static bnb_status widen_on_host(const void *request, struct host *host) {
     const struct scales_request *r = request;
-    struct widen_job             job = {coded_of(host, r->q), host_writes(host, r->scales), r->blocks};
+    const struct buffer         *mean = r->q->mean;
+    struct widen_job             job = {uncentred_of(host, r->q), mean ? host_reads(host, mean) : NULL,
+                                        host_writes(host, r->scales), r->blocks};
     return perform(host, widen, &job, sizeof job);
 }
 
@@ -241,12 +272,14 @@ struct rule {
 static bnb_status run_least_squares(const bnb_tensor *x, const bnb_tensor *importance, struct buffer *scales,
                                     bnb_quantized *q) {
     size_t     elements = x->rows * x->columns, blocks = ceil_div(elements, q->block);
-    bnb_status status = find_scales(x, q->code, q->block, importance, scales);
-    if (status == BNB_OK) status = check_finite(x, scales, q->block);
+    bool       looks_first = !x->buffer->device->driver; /* so that nobody waits for the search, which takes long */
+    bnb_status status = looks_first ? check_finite(x, NULL, q->block) : BNB_OK;
+    if (status == BNB_OK) status = find_scales(x, q->code, q->block, importance, scales);
+    if (status == BNB_OK && !looks_first) status = check_finite(x, scales, q->block);
     if (status == BNB_OK && q->nested_code) {
         status = quantize_scales(scales, blocks, q);
         if (status) return status;
-        status = run_on_host(scales->device, widen_on_host, &(struct scales_request){scales, blocks, q});
+        status = run_beside(scales->device, widen_on_host, &(struct scales_request){scales, blocks, q});
     }
     return status ? status
                   : quantize(&(struct pass){x->buffer, x->dtype, elements, q->block, q->code, q->codes, scales, true});

@@ -10,14 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A launch; or a job of the CPU's where `body` is not NULL. */
+/* A launch; or a job of the CPU's where that has a body. */
 struct step {
     struct launch launch;
     bool          whole; /* the driver's own kernels served it */
-    bnb_status (*body)(const void *job);
-    void        *data; /* the launch's arguments, or the job */
-    struct view *views;
-    uint32_t     view_count;
+    struct job    job;
+    void         *data; /* the launch's arguments, or what the job is told */
 };
 
 struct bnb_recording {
@@ -26,6 +24,8 @@ struct bnb_recording {
     bnb_status   status; /* of the first step that could not be recorded */
     struct step *steps;
     size_t       count, capacity, jobs;
+    double       work; /* of all jobs */
+    uint64_t     turn; /* of the last run that was queued */
     struct held {
         struct buffer *buffer;
         bool           made; /* while it was recorded */
@@ -95,48 +95,57 @@ void record_made(struct buffer *buffer) {
 /* ── Steps ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static void forget_step(struct step *step) {
-    for (uint32_t i = 0; step->body && i < step->view_count; i++)
-        if (is_staged(&step->views[i])) free(step->views[i].address);
+    for (uint32_t i = 0; i < step->job.view_count; i++)
+        if (is_staged(&step->job.views[i])) free(step->job.views[i].address);
+    for (uint32_t i = 0; i < step->job.codebook_count; i++) bnb_codebook_free(step->job.codebooks[i]);
     free(step->data);
-    free(step->views);
+    free(step->job.views);
+    free(step->job.codebooks);
 }
 
-/* A step with copies of what it is told; NULL where there is no memory. */
-static struct step *new_step(bnb_recording *r, const void *data, size_t data_bytes, const struct view *views,
-                             uint32_t view_count) {
-    if (!grow(r, (void **)&r->steps, r->count, &r->capacity, sizeof *r->steps)) return NULL;
-    struct step step = {.data = malloc(data_bytes + 1),
-                        .views = malloc((view_count + 1) * sizeof *views),
-                        .view_count = view_count};
-    if (!step.data || !step.views) {
-        forget_step(&step);
-        if (!r->status) r->status = fail(BNB_OUT_OF_MEMORY, "no memory for a recording of %zu steps", r->count);
+/* Appends it, with a copy of what its launch or its job is told, which it takes over; NULL where there is no memory. */
+static struct step *new_step(bnb_recording *r, struct step step, const void *told, size_t told_bytes) {
+    step.data = malloc(told_bytes + 1);
+    if (!step.data && !r->status)
+        r->status = fail(BNB_OUT_OF_MEMORY, "no memory for a recording of %zu steps", r->count);
+    if (!step.data || !grow(r, (void **)&r->steps, r->count, &r->capacity, sizeof *r->steps)) {
+        free(step.data);
         return NULL;
     }
-    if (data_bytes) memcpy(step.data, data, data_bytes);
-    if (view_count) memcpy(step.views, views, view_count * sizeof *views);
+    if (told_bytes) memcpy(step.data, told, told_bytes);
     r->steps[r->count] = step;
     return &r->steps[r->count++];
 }
 
 void record_launch(bnb_device *device, const struct launch *launch, bool whole) {
     bnb_recording *r = recording_of(device);
-    struct step   *step = r ? new_step(r, launch->args, launch->args_bytes, NULL, 0) : NULL;
+    struct step   *step = NULL;
+    if (r) step = new_step(r, (struct step){.launch = *launch, .whole = whole}, launch->args, launch->args_bytes);
     if (!step) return;
-    step->launch = *launch;
     step->launch.args = step->data;
-    step->whole = whole;
     for (uint32_t i = 0; i < launch->binding_count; i++)
         if (launch->bindings[i].owner) hold(r, (struct buffer *)launch->bindings[i].owner, false);
 }
 
-bool record_job(const struct host *host, bnb_status (*body)(const void *job), const void *job, size_t job_bytes) {
-    bnb_recording *r = recording_of(host->device);
-    struct step   *step = r ? new_step(r, job, job_bytes, host->views, host->count) : NULL;
-    if (!step) return false;
-    step->body = body;
+bool record_job(const bnb_device *device, const struct job *job, double work) {
+    bnb_recording *r = recording_of(device);
+    if (!r) return false;
+    struct step made = {.job = *job};
+    made.job.views = malloc((job->view_count + 1) * sizeof *job->views);
+    made.job.codebooks = malloc((job->codebook_count + 1) * sizeof *job->codebooks);
+    struct step *step = NULL;
+    if (made.job.views && made.job.codebooks) step = new_step(r, made, job->told, job->told_bytes);
+    if (!step) {
+        if (!r->status) r->status = fail(BNB_OUT_OF_MEMORY, "no memory for a recording of %zu steps", r->count);
+        free(made.job.views), free(made.job.codebooks);
+        return false;
+    }
+    step->job.told = step->data;
+    memcpy(step->job.views, job->views, job->view_count * sizeof *job->views);
+    for (uint32_t i = 0; i < job->codebook_count; i++) step->job.codebooks[i] = codebook_share(job->codebooks[i]);
     r->jobs++;
-    for (uint32_t i = 0; i < host->count; i++) hold(r, host->views[i].buffer, false);
+    r->work += work;
+    for (uint32_t i = 0; i < job->view_count; i++) hold(r, job->views[i].buffer, false);
     return true;
 }
 
@@ -166,6 +175,7 @@ static bool is_recorded(const bnb_recording *recording, const char *function) {
 }
 
 static void dissolve(bnb_recording *r) {
+    cpu_queue_wait(r->turn);
     if (r->graph) r->device->driver->forget(r->device->gpu, r->graph);
     while (r->count) forget_step(&r->steps[--r->count]);
     while (r->held_count) buffer_release(r->held[--r->held_count].buffer);
@@ -222,10 +232,46 @@ void bnb_recording_free(bnb_recording *recording) {
 
 /* ── Running again ──────────────────────────────────────────────────────────────────────────────────────────────── */
 
+/* On the CPU: a run of all jobs, as one turn in the queue. */
+struct entry {
+    struct queued  queued;
+    bnb_recording *recording;
+};
+
+static void run_queued(struct queued *queued) {
+    const bnb_recording *r = ((struct entry *)queued)->recording;
+    for (size_t i = 0; i < r->count; i++) job_do_queued(&r->steps[i].job);
+    free(queued);
+}
+
+static void note_turn(void *context, uint64_t turn) {
+    bnb_recording *r = context;
+    r->turn = turn;
+    for (size_t i = 0; i < r->held_count; i++) buffer_base(r->held[i].buffer)->turn = turn;
+}
+
+static bool is_busy(const bnb_recording *r) {
+    for (size_t i = 0; i < r->held_count; i++)
+        if (buffer_is_busy(r->held[i].buffer)) return true;
+    return false;
+}
+
+/* Where it is much work, or work that is queued uses its memory. False where there is no memory for it, or no need. */
+static bool is_put_off(bnb_recording *r) {
+    if (r->work < cpu_queue_from() && !is_busy(r)) return false;
+    struct entry *entry = malloc(sizeof *entry);
+    if (entry) {
+        *entry = (struct entry){.queued.run = run_queued, .recording = r};
+        cpu_queue_push(&entry->queued, note_turn, r);
+        return true;
+    }
+    cpu_queue_wait(cpu_queue_last());
+    return false;
+}
+
 static bnb_status run_step(bnb_device *device, const struct step *step) {
-    if (!step->body) return (step->whole ? device->driver->serve : device->driver->launch)(device->gpu, &step->launch);
-    return device->driver ? run_again(device, step->views, step->view_count, step->body, step->data)
-                          : step->body(step->data);
+    if (step->job.body) return device->driver ? run_again(device, &step->job) : job_do(&step->job);
+    return (step->whole ? device->driver->serve : device->driver->launch)(device->gpu, &step->launch);
 }
 
 bnb_status bnb_replay(bnb_recording *recording) {
@@ -234,6 +280,7 @@ bnb_status bnb_replay(bnb_recording *recording) {
     bnb_device *device = recording->device;
     count_operation(device);
     if (recording->graph) return device->driver->replay(device->gpu, recording->graph);
+    if (!device->driver && is_put_off(recording)) return BNB_OK;
     bnb_status status = BNB_OK;
     for (size_t i = 0; i < recording->count && status == BNB_OK; i++) status = run_step(device, &recording->steps[i]);
     for (size_t i = 0; i < recording->held_count && status == BNB_OK; i++)

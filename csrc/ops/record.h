@@ -14,7 +14,7 @@ bnb_status not_recording(const bnb_device *device, const char *function);
 /* The steps of an operation as it runs; memory that they use is kept from then on. A step that finds no memory makes
  * the whole recording fail when it ends. */
 void record_launch(bnb_device *device, const struct launch *launch, bool whole);
-bool record_job(const struct host *host, bnb_status (*body)(const void *job), const void *job, size_t job_bytes);
+bool record_job(const bnb_device *device, const struct job *job, double work);
 
 /* How many steps there are, to come back to where a launch was given up; and that an operation has failed for good. */
 size_t record_mark(const bnb_device *device);

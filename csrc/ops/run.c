@@ -61,14 +61,30 @@ const void *host_reads(struct host *host, const struct buffer *buffer) { return 
 void       *host_writes(struct host *host, const struct buffer *buffer) { return view(host, buffer, WRITES); }
 void       *host_updates(struct host *host, const struct buffer *buffer) { return view(host, buffer, UPDATES); }
 
+const struct codebook *host_codebook(struct host *host, const bnb_codebook *codebook) {
+    for (uint32_t i = 0; i < host->codebook_count; i++)
+        if (host->codebooks[i] == codebook) return &codebook->book;
+    if (host->codebook_count < CODEBOOKS_MOST)
+        host->codebooks[host->codebook_count++] = (bnb_codebook *)codebook;
+    else
+        host->status = fail(BNB_UNSUPPORTED, "an operation with more than %d codebooks", CODEBOOKS_MOST);
+    return &codebook->book;
+}
+
 struct dense dense_of(struct host *host, const bnb_tensor *tensor) {
     return (struct dense){host_reads(host, tensor->buffer), tensor->dtype, tensor->rows, tensor->columns};
 }
 
 struct coded coded_of(struct host *host, const bnb_quantized *q) {
+    struct coded coded = uncentred_of(host, q);
+    coded.offset = quantized_offset(q);
+    return coded;
+}
+
+struct coded uncentred_of(struct host *host, const bnb_quantized *q) {
     const void *absmax = host_reads(host, q->absmax);
     return (struct coded){
-        .code = &q->code->book,
+        .code = host_codebook(host, q->code),
         .codes = host_reads(host, q->codes),
         .rows = q->rows,
         .columns = q->columns,
@@ -77,14 +93,27 @@ struct coded coded_of(struct host *host, const bnb_quantized *q) {
         .absmax_halves = q->absmax_dtype == BNB_F16 || q->absmax_dtype == BNB_BF16 ? absmax : NULL,
         .absmax_dtype = q->absmax_dtype,
         .absmax_codes = q->nested_code ? absmax : NULL,
-        .nested_code = q->nested_code ? &q->nested_code->book : NULL,
+        .nested_code = q->nested_code ? host_codebook(host, q->nested_code) : NULL,
         .nested_absmax = q->nested_code ? host_reads(host, q->nested_absmax) : NULL,
         .nested_offsets = q->nested_offsets ? host_reads(host, q->nested_offsets) : NULL,
         .nested_block = q->nested_block,
-        .offset = q->offset,
         .offsets = q->offsets ? host_reads(host, q->offsets) : NULL,
         .offsets_dtype = q->offsets_dtype,
     };
+}
+
+static double work_of(const struct host *host) {
+    double bytes = 0;
+    for (uint32_t i = 0; i < host->count; i++) bytes += (double)host->views[i].buffer->bytes;
+    return host->work ? host->work : bytes;
+}
+
+/* On the CPU: small work is done in the call, unless its memory has yet to be left alone by what is queued. */
+static bnb_status perform_in_turn(struct host *host, const struct job *job) {
+    bool now = host->waits || is_recording(host->device), busy = job_is_busy(job);
+    if (!now && (busy || work_of(host) >= cpu_queue_from())) return job_queue(job);
+    if (busy) job_settle(job);
+    return job_do(job);
 }
 
 /* Whether memory that was looked at has another address by now: the pages of a file do once something is to write
@@ -97,12 +126,13 @@ static bool has_moved(const bnb_device *device, const struct view *views, uint32
     return false;
 }
 
-bnb_status perform(struct host *host, bnb_status (*body)(const void *job), const void *job, size_t job_bytes) {
+bnb_status perform(struct host *host, bnb_status (*body)(const void *told), const void *told, size_t told_bytes) {
     if (host->status) return host->status;
     host->moved = has_moved(host->device, host->views, host->count);
     if (host->moved) return BNB_OK;
-    bnb_status status = body(job);
-    if (status == BNB_OK && is_recording(host->device)) host->recorded = record_job(host, body, job, job_bytes);
+    struct job job = {body, told, told_bytes, host->views, host->count, host->codebook_count, host->codebooks};
+    bnb_status status = host->device->driver ? body(told) : perform_in_turn(host, &job);
+    if (status == BNB_OK && is_recording(host->device)) host->recorded = record_job(host->device, &job, work_of(host));
     return status;
 }
 
@@ -130,20 +160,20 @@ static bnb_status leave(struct host *host, bnb_status status) {
     return status;
 }
 
-bnb_status run_again(bnb_device *device, const struct view *views, uint32_t count, bnb_status (*body)(const void *job),
-                     const void *job) {
+bnb_status run_again(bnb_device *device, const struct job *job) {
     const struct driver *driver = device->driver;
+    const struct view   *end = job->views + job->view_count;
     bnb_status           status = BNB_OK;
-    for (const struct view *view = views; view < views + count && status == BNB_OK; view++) {
+    for (const struct view *view = job->views; view < end && status == BNB_OK; view++) {
         if (!is_staged(view))
             status = driver->ready(device->gpu, view->buffer->memory, view->access);
         else if (view->access & READS)
             status = buffer_read(view->buffer, view->address, view->buffer->bytes);
     }
-    if (status == BNB_OK && has_moved(device, views, count))
+    if (status == BNB_OK && has_moved(device, job->views, job->view_count))
         status = fail(BNB_INVALID, "replay: a tensor that was mapped to a file has been written since: record again");
-    if (status == BNB_OK) status = body(job);
-    for (const struct view *view = views; view < views + count && status == BNB_OK; view++)
+    if (status == BNB_OK) status = job->body(job->told);
+    for (const struct view *view = job->views; view < end && status == BNB_OK; view++)
         if (is_staged(view) && view->access & WRITES) status = put_back(view);
     return status;
 }
@@ -163,11 +193,12 @@ static bnb_status fall_back(const struct operation *o) {
 }
 
 static bnb_status form(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host),
-                       const void *request) {
+                       const void *request, bool waits) {
     struct host host;
     bnb_status  status;
     do {
-        host.device = device, host.status = BNB_OK, host.count = 0;
+        host.device = device, host.status = BNB_OK, host.waits = waits, host.work = 0;
+        host.count = host.codebook_count = 0;
         host.moved = host.recorded = false; /* the views are filled as they come */
         status = leave(&host, on_host(request, &host));
     } while (host.moved && status == BNB_OK); /* at most once: what was moved stays */
@@ -177,7 +208,13 @@ static bnb_status form(bnb_device *device, bnb_status (*on_host)(const void *req
 bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host),
                        const void *request) {
     bnb_status status = not_recording(device, "this operation");
-    return status ? status : form(device, on_host, request);
+    return status ? status : form(device, on_host, request, true);
+}
+
+bnb_status run_beside(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host),
+                      const void *request) {
+    bnb_status status = not_recording(device, "this operation");
+    return status ? status : form(device, on_host, request, false);
 }
 
 bnb_status run(const struct operation *o) {
@@ -191,10 +228,10 @@ bnb_status run(const struct operation *o) {
             if (refused)
                 status = refused;
             else
-                status = form(o->device, o->on_host, o->request);
+                status = form(o->device, o->on_host, o->request, false);
         }
     } else {
-        status = form(o->device, o->on_host, o->request);
+        status = form(o->device, o->on_host, o->request, false);
     }
     if (status) record_failure(o->device, status);
     return status;

@@ -3,24 +3,23 @@
 #ifndef BNB_RUN_H
 #define BNB_RUN_H
 
-#include "../internal.h"
+#include "../job.h"
 
 /* ── Memory as the CPU sees it ──────────────────────────────────────────────────────────────────────────────────── */
 
 enum { VIEWS_MOST = 20 };
 
-/* The memory that one run of a CPU form looks at: in place where the CPU shares it, else a copy for as long. */
+/* The memory that one run of a CPU form looks at. */
 struct host {
-    bnb_device *device;
-    bnb_status  status;   /* of the first view that can't be had */
-    bool        recorded; /* a recording has taken the views over */
-    bool        moved;    /* some address is another's by now: nothing was performed */
-    uint32_t    count;
-    struct view {
-        struct buffer *buffer;
-        void          *address;
-        enum access    access;
-    } views[VIEWS_MOST];
+    bnb_device   *device;
+    bnb_status    status;   /* of the first view that can't be had */
+    bool          recorded; /* a recording has taken the views over */
+    bool          moved;    /* some address is another's by now: nothing was performed */
+    bool          waits;    /* its status is wanted in the call */
+    double        work;     /* in products, or in bytes that are moved; 0: as many as its memory has */
+    uint32_t      count, codebook_count;
+    bnb_codebook *codebooks[CODEBOOKS_MOST];
+    struct view   views[VIEWS_MOST];
 };
 
 bool is_staged(const struct view *view); /* a copy, which its owner frees */
@@ -31,13 +30,19 @@ const void *host_reads(struct host *host, const struct buffer *buffer);
 void       *host_writes(struct host *host, const struct buffer *buffer);
 void       *host_updates(struct host *host, const struct buffer *buffer);
 
+/* The values of a codebook, which lives for as long as the memory. */
+const struct codebook *host_codebook(struct host *host, const bnb_codebook *codebook);
+
 struct dense dense_of(struct host *host, const bnb_tensor *tensor);
 struct coded coded_of(struct host *host, const bnb_quantized *quantized);
 
-/* Calls body(job) where all memory could be had. The job is plain data, of which only memory of `host` outlives the
- * call:
- * what is recorded keeps the job's bytes, and the memory. */
-bnb_status perform(struct host *host, bnb_status (*body)(const void *job), const void *job, size_t job_bytes);
+/* The same, but for the offset of all scales, for which nobody waits. */
+struct coded uncentred_of(struct host *host, const bnb_quantized *quantized);
+
+/* Calls body(told) where all memory could be had: now, or on the CPU, where it is much work or its memory is in use, in
+ * its turn. What is told is plain data, of which only memory and codebooks of `host` outlive the call: what is
+ * queued or recorded keeps its bytes, and these. */
+bnb_status perform(struct host *host, bnb_status (*body)(const void *told), const void *told, size_t told_bytes);
 
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -53,10 +58,14 @@ struct operation {
  * UNSUPPORTED under BNB_STRICT=1. */
 bnb_status run(const struct operation *operation);
 
-/* The last part alone: what the CPU does for every device, such as looking for what is not finite. Waits, and so it
+/* The last part alone: what the CPU does for every device, such as looking for what is not finite. Waits, so that it
  * can't be recorded. */
 bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host),
                        const void *request);
+
+/* The same, of which nobody waits for the status: on the CPU it may be queued. Not while the thread records. */
+bnb_status run_beside(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host),
+                      const void *request);
 
 /* A launch of `launch` above. */
 bnb_status enqueue(bnb_device *device, const struct launch *launch);
@@ -66,8 +75,7 @@ bnb_status enqueue(bnb_device *device, const struct launch *launch);
 bnb_status serve(bnb_device *device, const struct launch *whole);
 
 /* A job that was performed before, on the same memory, which is staged anew where it has to be. On a GPU only. */
-bnb_status run_again(bnb_device *device, const struct view *views, uint32_t count, bnb_status (*body)(const void *job),
-                     const void *job);
+bnb_status run_again(bnb_device *device, const struct job *job);
 
 /* Kernels take what is small, a bias or a norm's weight, in fp32: puts a cast in the place of another dtype, and into
  * `made` for the caller to free. NULL stays NULL. False where the cast fails. */

@@ -151,16 +151,19 @@ static bnb_status search_all(const void *argument) {
     return BNB_OK;
 }
 
+enum { WORK_A_TRIAL = 16 }; /* an element's nearest code and its error take as long as so many products */
+
 static bnb_status scales_on_host(const void *request, struct host *host) {
     const struct request *r = request;
     struct scales_job     job = {
         .x = dense_of(host, r->x),
-        .code = &r->code->book,
+        .code = host_codebook(host, r->code),
         .block = r->block,
         .importance = r->weights ? host_reads(host, r->weights) : NULL,
         .args = r->args,
         .absmax = host_writes(host, r->absmax),
     };
+    host->work = (double)job.x.rows * (double)job.x.columns * (SCALES_TRIED + SCALES_REFINED) * WORK_A_TRIAL;
     return perform(host, search_all, &job, sizeof job);
 }
 

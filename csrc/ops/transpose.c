@@ -4,7 +4,7 @@
 
 #include "launch.h"
 
-struct job {
+struct transpose_job {
     struct dense x;
     char        *y;
     size_t       size; /* of an element */
@@ -14,9 +14,9 @@ enum { SIDE = 32 }; /* a square of which both sides stay in L1 */
 
 /* Columns [first, last) of squares, from the top to the bottom. */
 static void transpose_plain(const void *argument, size_t first, size_t last) {
-    const struct job *job = argument;
-    const char       *x = job->x.data;
-    size_t            rows = job->x.rows, columns = job->x.columns, size = job->size;
+    const struct transpose_job *job = argument;
+    const char                 *x = job->x.data;
+    size_t                      rows = job->x.rows, columns = job->x.columns, size = job->size;
     for (size_t left = first * SIDE; left < columns && left < last * SIDE; left += SIDE)
         for (size_t top = 0; top < rows; top += SIDE)
             for (size_t c = left; c < columns && c < left + SIDE; c++)
@@ -30,14 +30,14 @@ struct request {
 };
 
 static bnb_status transpose(const void *argument) {
-    const struct job *job = argument;
+    const struct transpose_job *job = argument;
     parallel_for(ceil_div(job->x.columns, SIDE), ceil_div(1 << 14, SIDE * job->x.rows), transpose_plain, job);
     return BNB_OK;
 }
 
 static bnb_status transpose_on_host(const void *request, struct host *host) {
     const struct request *r = request;
-    struct job            job = {dense_of(host, r->x), host_writes(host, r->y->buffer), dtype_size(r->x->dtype)};
+    struct transpose_job  job = {dense_of(host, r->x), host_writes(host, r->y->buffer), dtype_size(r->x->dtype)};
     return perform(host, transpose, &job, sizeof job);
 }
 

@@ -199,11 +199,12 @@ export interface SaveAdapterOptions extends OutputOptions {
  * ```
  *
  * @param layers by the names of their modules in the model
+ * @returns what to know of how it was put in place, such as a leftover of an earlier run that was removed
  */
 export async function saveAdapter(
   layers: Readonly<Record<string, AdapterLayer>>,
   options: SaveAdapterOptions,
-): Promise<void> {
+): Promise<{ readonly notes: readonly string[] }> {
   const me = signatures.saveAdapter;
   if (!isOptions(layers)) throw me.wrong("layers", layers, "an object of layers by their modules' names");
   const { output, force, base } = me.members(options, "options");
@@ -223,11 +224,12 @@ export async function saveAdapter(
   );
   const all = tensors.flatMap(([, parts]) => parts);
   const bytes = all.reduce((sum, part) => sum + specBytes(part), 0);
-  await intoDirectory(options, { bytes }, async (directory) => {
+  const { notes } = await intoDirectory(options, { bytes }, async (directory) => {
     await writeSafetensors(join(directory, weightsName), all);
     writeText(join(directory, configName), `${JSON.stringify(configOf(ranks, options.base), null, 2)}\n`);
     return {};
   });
+  return { notes };
 }
 
 /** The adapter_config.json of layers by their modules' names: what differs from the first stands in patterns. */

@@ -5,6 +5,7 @@ import { basename, dirname, join } from "node:path";
 import { BnbError } from "../error.ts";
 import { checkPath, signatures } from "./arguments.ts";
 import { fileIn, openRegular, readText } from "./folder.ts";
+import { findGptq } from "./gptq.ts";
 import { damaged, headerBytesMax, liesBehind } from "./header.ts";
 import { readConfig } from "./huggingface.ts";
 import { isObject, parseJson } from "./json.ts";
@@ -59,8 +60,9 @@ export class Checkpoint implements Disposable {
   /** The quantised weights, found at the first use. @throws BnbError as {@link findQuantized} does */
   get quantized(): ReadonlyMap<string, Stored> {
     this.#quantized ??= within(this.path, () => {
-      const mlx = findMlx(this.tensors, readConfig(this.directory));
-      return mlx.size > 0 ? new Map<string, Stored>(mlx) : findQuantized(this.tensors);
+      const config = readConfig(this.directory);
+      const foreign = new Map<string, Stored>([...findMlx(this.tensors, config), ...findGptq(this.tensors, config)]);
+      return foreign.size > 0 ? foreign : findQuantized(this.tensors);
     });
     return this.#quantized;
   }

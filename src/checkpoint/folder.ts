@@ -80,12 +80,24 @@ function withoutLinks(path: string, roots: readonly string[]): string {
 
 /** What stands under a name, a link as itself; `undefined` where nothing does. */
 export function found(path: string): fs.Stats | undefined {
+  if (path.includes("\0")) return undefined; // no file has such a name, but an index can say anything
   try {
     return fs.lstatSync(path);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === "ENOENT" || code === "ENOTDIR") return undefined; // the second where it is below a file
+    if (code === "ENAMETOOLONG") return undefined; // as above
     throw error;
+  }
+}
+
+/** Whether nothing can ever stand under a name. */
+export function isTooLong(path: string): boolean {
+  try {
+    fs.lstatSync(path);
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "ENAMETOOLONG";
   }
 }
 

@@ -35,13 +35,12 @@ const hub = "https://huggingface.co";
 
 /** The cache's folder, as Python's `huggingface_hub` finds it. */
 export function hubCache(): string {
-  const { HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE } = process.env;
-  return HF_HUB_CACHE || HUGGINGFACE_HUB_CACHE || join(hubHome(), "hub");
+  return startedWith("HF_HUB_CACHE") ?? startedWith("HUGGINGFACE_HUB_CACHE") ?? join(hubHome(), "hub");
 }
 
 function hubHome(): string {
-  const { HF_HOME, XDG_CACHE_HOME } = process.env;
-  return HF_HOME || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "huggingface");
+  const caches = () => startedWith("XDG_CACHE_HOME") ?? join(homedir(), ".cache");
+  return startedWith("HF_HOME") ?? join(caches(), "huggingface");
 }
 
 function savedToken(): string | undefined {

@@ -4,6 +4,7 @@ export { type AdapterLayer, type SaveAdapterOptions, saveAdapter } from "./adapt
 export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 export { type GgufModel, type GgufTensor, openGguf } from "./gguf.ts";
 export { loadGguf } from "./gguf_weight.ts";
+export type { StateGptq, StoredGptq } from "./gptq.ts";
 export type { SafetensorsDtype } from "./header.ts";
 export { type FetchOptions, fetchModel } from "./hub.ts";
 export {

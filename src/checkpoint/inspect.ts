@@ -8,7 +8,7 @@ import { type GgufModel, openGguf } from "./gguf.ts";
 import { checkChoice, originalShapes, quantMethod, readConfig, storedByColumns } from "./huggingface.ts";
 import { type Pieces, runLength } from "./pieces.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
-import type { Stored } from "./state.ts";
+import { isOurs, type Stored } from "./state.ts";
 import { floatDtypeOf, fromGguf, fromSafetensors, fromStored, type Source, transposedSource } from "./steps.ts";
 
 /** One weight of a model, as it is stored. */
@@ -171,6 +171,10 @@ function formatOf(weight: Stored): string {
     const { mode, bits, blocksize } = weight.state;
     return mode === "affine" ? `mlx affine${bits}/${blocksize}` : `mlx ${mode}`;
   }
+  if (!isOurs(weight)) {
+    const { bits, blocksize } = weight.state;
+    return `${weight.format} ${bits}-bit/${blocksize}`;
+  }
   const { blocksize, nested } = weight.state;
   const format = weight.format === "blockwise" ? `${weight.state.bits}-bit` : weight.format;
   return `${format}${blocksize === 64 ? "" : `/${blocksize}`}${nested ? "+dq" : ""}`;
@@ -247,8 +251,9 @@ function nonFinite(pieces: Pieces): number {
 }
 
 /** What is wrong with a quantised weight's scales; what they give is looked at with the weight. */
-function scaleProblems({ name, ...stored }: Stored): string[] {
-  if (stored.format === "mlx") return []; // of affine weights they may be negative, and others have no sign
+function scaleProblems(stored: Stored): string[] {
+  if (!isOurs(stored)) return []; // of affine weights they may be negative, and others have no sign
+  const { name } = stored;
   const scales = stored.format !== "int8" && stored.nestedAbsmax ? stored.nestedAbsmax : stored.absmax;
   const bad = (scales.values as Float32Array).reduce(
     (count, scale) => count + Number(!(scale >= 0 && scale < Infinity)),
@@ -269,7 +274,7 @@ function checkConfig(checkpoint: Checkpoint, quantized: Readonly<Record<string, 
   }
   const others = formats.filter((format) => format !== says);
   if (says === undefined) return [];
-  if (others.length === 0 && says === "mlx") return [];
+  if (others.length === 0 && ["mlx", "gptq", "awq"].includes(says)) return [];
   // A model that was saved out of memory: each weight's own state says what it is in.
   if (others.length > 0 && says === "blockwise") return [];
   if (others.length === 0 && formats.length > 0)

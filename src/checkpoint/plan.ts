@@ -2,7 +2,7 @@
 import fs from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { BnbError } from "../error.ts";
-import { found, isInside, isLink, type OtherFile, otherFiles } from "./folder.ts";
+import { found, isInside, isLink, isTooLong, type OtherFile, otherFiles } from "./folder.ts";
 
 /** Options of everything that writes a model's folder. */
 export interface OutputOptions {
@@ -48,6 +48,8 @@ export function placeOf(path: string, argument: string): Place {
   if (typeof path !== "string" || path === "" || path.includes("\0"))
     throw new BnbError(`${argument} ${JSON.stringify(path)} is no path; name where to write.`);
   const wanted = resolve(path);
+  if (isTooLong(wanted))
+    throw new BnbError(`${argument} ${path} is longer than names of files may be; choose a shorter one.`);
   const missing: string[] = [];
   let there = wanted;
   while (!found(there)) {

@@ -3,6 +3,7 @@ import { isMap } from "node:util/types";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { isOptions, Signature, show } from "../signature.ts";
+import type { StoredGptq } from "./gptq.ts";
 import { type SafetensorsDtype, tensorBytes } from "./header.ts";
 import { isObject, parseJson } from "./json.ts";
 import type { StoredMlx } from "./mlx.ts";
@@ -168,7 +169,12 @@ export function stateKey(name: string, quantType: State["quantType"]): string {
 }
 
 /** A quantised weight as a checkpoint holds it: its tensors, found and checked against one another. */
-export type Stored = StoredOurs | StoredMlx;
+export type Stored = StoredOurs | StoredMlx | StoredGptq;
+
+/** Whether a weight is in a format of bitsandbytes', or of this library's. */
+export function isOurs(stored: Stored): stored is StoredOurs {
+  return stored.format !== "mlx" && stored.format !== "gptq" && stored.format !== "awq";
+}
 
 /** One whose state stands beside it in bitsandbytes' form. */
 export type StoredOurs = Stored4bit | StoredBlockwise | StoredInt8;

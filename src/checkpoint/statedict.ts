@@ -10,12 +10,14 @@ import { isOptions, type Signature } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import { signatures } from "./arguments.ts";
 import { Checkpoint, within } from "./checkpoint.ts";
+import { fromGptq, type StoredGptq } from "./gptq.ts";
 import type { SafetensorsDtype } from "./header.ts";
 import type { Placement } from "./mapped.ts";
 import { fromMlx, type StoredMlx } from "./mlx.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import {
   blocksizes,
+  isOurs,
   packState,
   type StorageDtype,
   type Stored,
@@ -122,7 +124,7 @@ export interface LoadWeightOptions {
  * @param stored what `findQuantized` found
  */
 export function fromStateDict(
-  stored: Stored4bit | StoredBlockwise | StoredMlx,
+  stored: Stored4bit | StoredBlockwise | StoredMlx | StoredGptq,
   device?: Device,
   options?: LoadWeightOptions,
 ): QuantizedTensor;
@@ -144,6 +146,7 @@ export function fromStateDict(
   const to = placement(me, device, options);
   if (stored.format === "int8") return int8FromStateDict(stored, to);
   if (stored.format === "mlx") return fromMlx(stored, device);
+  if (!isOurs(stored)) return fromGptq(stored, device);
   const { state } = stored;
   using codes = bytesToTensor(stored.codes, to);
   using absmax = state.nested ? bytesToTensor(stored.absmax, to) : floatsToTensor(stored.absmax, to);

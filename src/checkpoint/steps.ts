@@ -16,7 +16,7 @@ import type { SafetensorsDtype } from "./header.ts";
 import type { StoredQuantType } from "./huggingface.ts";
 import { ggufPieces, type Pieces, plainPieces, runLength, storedPieces, wholePiece } from "./pieces.ts";
 import type { SafetensorsTensor, SafetensorsValues } from "./safetensors.ts";
-import { floatDtypes, type StorageDtype, type Stored, specsBlockwise, specsInt8 } from "./state.ts";
+import { floatDtypes, isOurs, type StorageDtype, type Stored, specsBlockwise, specsInt8 } from "./state.ts";
 import { fromStateDict, toStateDict } from "./statedict.ts";
 import { transposed } from "./transpose.ts";
 import type { TensorSource } from "./writer.ts";
@@ -95,7 +95,7 @@ export function fromStored(stored: Stored, dtype?: FloatDType): Source {
     return dequantizeBlockwise(q, { dtype: to });
   };
   const { shape } = stored.state;
-  const pieces = stored.format === "mlx" ? wholePiece(shape, load) : storedPieces(stored, to);
+  const pieces = isOurs(stored) ? storedPieces(stored, to) : wholePiece(shape, load);
   return { name, shape, dtype: to, format, inputBytes, load, pieces };
 }
 

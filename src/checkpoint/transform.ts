@@ -42,7 +42,7 @@ import { Merging } from "./merge.ts";
 import { intoDirectory } from "./output.ts";
 import type { OutputOptions } from "./plan.ts";
 import { writeText } from "./staging.ts";
-import { floatDtypes, type StorageDtype, type Stored } from "./state.ts";
+import { floatDtypes, isOurs, type StorageDtype, type Stored } from "./state.ts";
 import {
   castStep,
   copyStep,
@@ -169,7 +169,7 @@ async function quantizeWith(input: string, options: QuantizeOptions, merging?: M
 }
 
 /**
- * Writes a bitsandbytes checkpoint's weights out as floats.
+ * Writes the weights of a quantised checkpoint, bitsandbytes', MLX's, GPTQ's or AWQ's, out as floats.
  *
  * @example
  * ```ts
@@ -185,7 +185,7 @@ export async function dequantizeCheckpoint(input: string, options: TransformOpti
   using checkpoint = openCheckpoint(input);
   const config = readConfig(checkpoint.directory);
   const stored = checkpoint.quantized;
-  if (stored.size === 0) throw new BnbError(`${input} holds no bitsandbytes weights; there is nothing to dequantise.`);
+  if (stored.size === 0) throw new BnbError(`${input} holds no quantised weights; there is nothing to dequantise.`);
   const parts = new Set([...stored.values()].flatMap((weight) => weight.parts.map((part) => part.name)));
   // transformers dequantises int8 weights, which keep no record of their dtype, to the model's.
   const isColumns = storedByColumns(checkpoint, config);
@@ -260,8 +260,8 @@ export async function mergeAdapter(base: string, adapter: string, options: Quant
 /** Quantises a weight as it was before. @throws BnbError for a codebook of its own */
 function againStep(stored: Stored, source: Source): Step {
   if (stored.format === "int8") return quantizeInt8Step(source, source.dtype);
-  if (stored.format === "blockwise" || stored.format === "mlx") {
-    const whose = stored.format === "mlx" ? "of MLX's" : "of this library's";
+  if (stored.format === "blockwise" || !isOurs(stored)) {
+    const whose = stored.format === "blockwise" ? "of this library's" : `of ${stored.format}'s`;
     throw new BnbError(`${stored.name} is in a format ${whose}; dequantise the model, and merge with --quant-type.`);
   }
   const { blocksize, nested } = stored.state;

@@ -126,7 +126,7 @@ export class CoremlEncoder {
     return this.#norm(total, prefix + names.norms.sumMlp!);
   }
 
-  /** softmax(scale · q·k + mask) · v of every head; queries are scaled first, so that float16 has room for the product. */
+  /** softmax(scale · q·k + mask) · v of every head; queries are scaled first, so that float16 has room for products. */
   #attend(x: Value, unseen: Value, modules: readonly string[]): Value {
     const { heads, headDim, attention } = this.#parts.architecture;
     const { tokens } = this.#parts;

@@ -19,7 +19,7 @@ import { Program, WeightsFile } from "./program.ts";
 export interface CoremlOptions extends OutputOptions {
   /** What is computed in; `"float16"`, which the Neural Engine needs, by default. */
   readonly dtype?: CoremlDtype | undefined;
-  /** Tokens of a text: shorter ones are filled up. By default the most that the model was made for, but not above 512. */
+  /** Tokens of a text: shorter ones are filled up. By default what the model was made for, but not above 512. */
   readonly tokens?: number | undefined;
 }
 

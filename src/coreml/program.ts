@@ -34,7 +34,7 @@ export interface Constant {
   readonly bytes: Uint8Array;
 }
 
-/** What an argument may be: another operation's value, floats in a tensor, or integers, truths and texts as they are. */
+/** What an argument may be: another operation's value, a tensor of floats, or integers, truths and texts. */
 export type Argument = Value | Constant | number | boolean | string | readonly number[];
 
 /** Where a program finds its weights. */
@@ -134,7 +134,7 @@ export class Program {
     return value;
   }
 
-  /** Appends an operation whose arguments are constants, or values of others like it: what a device unpacks when it loads. */
+  /** Appends an operation whose arguments are constants, or values of others like it: a device unpacks them. */
   constexpr(type: string, args: Readonly<Record<string, Value | Constant>>, value: Value): Value {
     const operation = new Message().text(1, type);
     for (const [key, arg] of Object.entries(args)) {

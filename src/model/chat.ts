@@ -2,7 +2,8 @@
 import { BnbError } from "../error.ts";
 import type { GenerateOptions, Usage } from "./generation.ts";
 import type { Model } from "./model.ts";
-import type { Session, SessionOptions } from "./session.ts";
+import type { SessionOptions } from "./pages.ts";
+import type { Session } from "./session.ts";
 import type { TextGeneration } from "./text.ts";
 import type { ChatTemplateOptions, Message } from "./tokenizer.ts";
 

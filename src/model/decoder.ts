@@ -16,8 +16,8 @@ import type { Linear, Loader } from "./weights.ts";
 
 /** What one step does with one sequence. */
 export interface Segment {
-  /** Its place in the cache. */
-  readonly slot: number;
+  /** Where in the cache its tokens are, page by page, the new ones' too. */
+  readonly pages: readonly number[];
   /** How many of its tokens the cache holds already. */
   readonly start: number;
   /** The tokens that follow. */
@@ -112,7 +112,7 @@ export class Decoder implements Disposable {
     const windows = new Set(this.architecture.layers.map(({ window }) => window));
     const seen = new Map([...windows].map((window) => [window, seenBy(segments, window)]));
     const positions = Math.max(...segments.map(({ start, ids }) => start + ids.length));
-    return { seen, positions, bias: undefined };
+    return { seen, positions, pages: pagesOf(segments), bias: undefined };
   }
 
   [Symbol.dispose](): void {
@@ -142,13 +142,21 @@ function idsOf(segments: readonly Segment[]): Int32Array {
   return ids;
 }
 
-/** For each row its slot, its position, and the keys that it sees: all up to itself, or those of a window. */
+/** A table of pages, a row for each segment, as long as the longest of them. */
+function pagesOf(segments: readonly Segment[]): Rows["pages"] {
+  const most = Math.max(...segments.map(({ pages }) => pages.length));
+  const values = new Int32Array(segments.length * most);
+  for (const [i, { pages }] of segments.entries()) values.set(pages, i * most);
+  return { values, texts: segments.length };
+}
+
+/** For each row its segment, its position, and the keys that it sees: all up to itself, or those of a window. */
 function seenBy(segments: readonly Segment[], window: number | undefined): Int32Array {
   const rows = new Int32Array(4 * count(segments));
   let at = 0;
-  for (const { slot, start, ids } of segments)
+  for (const [text, { start, ids }] of segments.entries())
     for (let position = start; position < start + ids.length; position++, at += 4) {
-      rows[at] = slot;
+      rows[at] = text;
       rows[at + 1] = position;
       rows[at + 2] = window === undefined ? 0 : Math.max(0, position + 1 - window);
       rows[at + 3] = position + 1;

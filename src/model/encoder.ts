@@ -89,7 +89,7 @@ export class Encoder implements Disposable {
     const total = texts.reduce((sum, { ids }) => sum + ids.length, 0);
     const seen = new Map([...windows].map((window) => [window, seenBy(texts, window, total)]));
     const longest = Math.max(...texts.map(({ ids }) => ids.length));
-    return { seen, positions: longest, bias: this.#biasOf(longest) };
+    return { seen, positions: longest, pages: undefined, bias: this.#biasOf(longest) };
   }
 
   /** MPNet's bias: a value a head for the bucket that a distance falls into. */

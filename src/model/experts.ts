@@ -1,4 +1,6 @@
 // Owns mixtures of experts: each row goes through the few that its router chooses.
+
+import { sigmoid } from "../elementwise.ts";
 import { embedding } from "../embedding.ts";
 import { Tensor } from "../tensor.ts";
 import { route, scatterAdd } from "../topk.ts";
@@ -52,9 +54,13 @@ export class Experts implements Disposable {
   #addShared(x: Floats, sum: Floats): void {
     using gate = this.#shared!.gate.one(x);
     using output = this.#shared!.mlp.apply(x);
-    const shares = gate.read().map((logit) => 1 / (1 + Math.exp(-logit)));
-    using rows = Tensor.from(Int32Array.from(shares.keys()), undefined, { device: x.device });
-    using weights = Tensor.from(shares, undefined, { device: x.device });
+    using shares = sigmoid(gate);
+    using weights = shares.reshape([-1]);
+    using rows = Tensor.from(
+      Int32Array.from({ length: weights.size }, (_, i) => i),
+      undefined,
+      { device: x.device },
+    );
     scatterAdd(sum, output, rows, weights);
   }
 

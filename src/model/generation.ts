@@ -249,6 +249,7 @@ export async function step(generations: readonly Generation[], tokens = stepToke
     const { done, value } = steps.next();
     if (done) {
       using logits = value;
+      await logits?.ready();
       return handOut(generations, logits);
     }
     if (performance.now() - since < turn) continue;

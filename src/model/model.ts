@@ -19,9 +19,10 @@ import {
   type Usage,
 } from "./generation.ts";
 import { defined, type LoadOptions, loadParts, type ModelParts, type Saving } from "./load.ts";
+import { PagedCache, type SessionOptions } from "./pages.ts";
 import { type Pooling, pool } from "./pooling.ts";
 import { type SaveOptions, saveModel } from "./save.ts";
-import { Session, type SessionOptions, SharedCache } from "./session.ts";
+import { Session } from "./session.ts";
 import { TextGeneration } from "./text.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -189,8 +190,8 @@ export class Model implements Disposable {
         `${this.#path} is ${this.architecture.family}, which writes no text: use embed().`,
         "unsupported",
       );
-    const shared = new SharedCache(network, count, options);
-    return Array.from({ length: count }, (_, slot) => new Session(network, shared, slot));
+    const shared = new PagedCache(network, count, options);
+    return Array.from({ length: count }, () => new Session(network, shared));
   }
 
   /**
@@ -221,6 +222,7 @@ export class Model implements Disposable {
     for (const batch of batches(inputs)) {
       options.signal?.throwIfAborted();
       using hidden = await inTurns(network.steps(batch));
+      await hidden.ready();
       const [values, columns] = [hidden.read(), this.architecture.hidden];
       let at = 0;
       for (const { ids } of batch) {

@@ -1,46 +1,7 @@
 // Owns sessions: the tokens of one sequence that a cache holds, in step with it; forward, rewind, save and restore.
-import type { CacheDType } from "../attention.ts";
 import { BnbError } from "../error.ts";
-import type { ModelCache } from "./cache.ts";
 import type { Decoder, Segment } from "./decoder.ts";
-
-/** Options of a session. */
-export interface SessionOptions {
-  /** The most tokens that it may hold: by default as many as the model was made for. */
-  capacity?: number | undefined;
-  /** How keys and values are held: float16 by default. */
-  cacheDtype?: CacheDType | undefined;
-}
-
-/** Tokens that a fresh cache has room for: it grows as it is needed. */
-const firstCapacity = 256;
-
-/** The cache that some sessions share: a slot for each. It goes with the last of them. */
-export class SharedCache {
-  readonly cache: ModelCache;
-  readonly capacity: number;
-  #users: number;
-
-  constructor(decoder: Decoder, slots: number, options: SessionOptions) {
-    const { positions } = decoder.architecture;
-    const { capacity = positions, cacheDtype = "float16" } = options;
-    if (!Number.isSafeInteger(capacity) || capacity < 1 || capacity > positions)
-      throw new BnbError(`session: capacity is ${capacity}, expected 1 to the ${positions} positions of the model.`);
-    this.capacity = capacity;
-    this.#users = slots;
-    this.cache = decoder.cache({ slots, capacity: Math.min(capacity, firstCapacity), dtype: cacheDtype });
-  }
-
-  /** Makes room for so many tokens a slot. */
-  reserve(tokens: number): void {
-    if (tokens <= this.cache.capacity) return;
-    this.cache.resize({ capacity: Math.min(this.capacity, Math.max(tokens, 2 * this.cache.capacity)) });
-  }
-
-  release(): void {
-    if (--this.#users === 0) this.cache.dispose();
-  }
-}
+import { type PagedCache, pagesOf, pageTokens } from "./pages.ts";
 
 /**
  * One sequence of tokens and what the model remembers of it: ids in, logits out. Made by `model.session()`.
@@ -63,17 +24,16 @@ export class Session implements Disposable {
   /** @internal */
   readonly decoder: Decoder;
   /** @internal */
-  readonly shared: SharedCache;
-  /** @internal Its place in the cache. */
-  readonly slot: number;
+  readonly shared: PagedCache;
+  /** Where the tokens' keys and values are; the last may hold none of them any more. */
+  #pages: number[] = [];
   #tokens: number[] = [];
   #disposed = false;
 
   /** @internal Use `model.session()`. */
-  constructor(decoder: Decoder, shared: SharedCache, slot: number) {
+  constructor(decoder: Decoder, shared: PagedCache) {
     this.decoder = decoder;
     this.shared = shared;
-    this.slot = slot;
   }
 
   /** The tokens that the cache holds. */
@@ -116,8 +76,25 @@ export class Session implements Disposable {
       throw new BnbError(
         `session: ${ids.length} tokens after ${start} are ${over} more than the ${this.capacity} that fit: rewind, shorten the text, or make a session of a larger capacity.`,
       );
-    this.shared.reserve(start + ids.length);
-    return { slot: this.slot, start, ids, logits };
+    this.#own(start, start + ids.length);
+    return { pages: this.#pages.slice(0, pagesOf(start + ids.length)), start, ids, logits };
+  }
+
+  /** Sees to pages that tokens [start, end) can be written to: there, and held by nobody else. */
+  #own(start: number, end: number): void {
+    const { shared } = this;
+    for (let i = Math.floor(start / pageTokens); i < pagesOf(end); i++) {
+      const page = this.#pages[i];
+      if (page !== undefined && !shared.isShared(page)) continue;
+      const kept = Math.max(0, start - i * pageTokens);
+      this.#pages[i] = page !== undefined && kept > 0 ? shared.copy(page, kept) : shared.take();
+      if (page !== undefined) shared.giveBack([page]);
+    }
+  }
+
+  /** Gives back the pages that hold nothing. */
+  #trim(): void {
+    this.shared.giveBack(this.#pages.splice(pagesOf(this.#tokens.length)));
   }
 
   /** @internal Notes tokens that the decoder has taken in. */
@@ -140,16 +117,22 @@ export class Session implements Disposable {
     let shared = 0;
     while (shared < ids.length && shared < this.#tokens.length && ids[shared] === this.#tokens[shared]) shared++;
     this.rewind(shared);
+    this.#trim();
     return shared;
   }
 
   /**
    * @internal Takes over the first `length` tokens of another session of the same cache, which need not be read
-   * again.
+   * again: whole pages are shared, and the last is copied.
    */
   adopt(other: Session, length: number): void {
     this.#live();
-    if (length > 0) this.shared.cache.write(this.slot, length, other.shared.cache.read(other.slot, length));
+    const whole = other.#pages.slice(0, Math.floor(length / pageTokens));
+    const rest = length % pageTokens;
+    for (const page of whole) this.shared.share(page);
+    const pages = rest > 0 ? [...whole, this.shared.copy(other.#pages[whole.length]!, rest)] : whole;
+    this.shared.giveBack(this.#pages);
+    this.#pages = pages;
     this.#tokens = other.#tokens.slice(0, length);
   }
 
@@ -157,12 +140,13 @@ export class Session implements Disposable {
   save(): Uint8Array<ArrayBuffer> {
     this.#live();
     const header = new TextEncoder().encode(JSON.stringify({ ...this.#form, tokens: this.#tokens }));
-    const rows = this.length ? this.shared.cache.read(this.slot, this.length) : new Uint8Array(0);
-    const bytes = new Uint8Array(8 + header.length + rows.length);
+    const { cache } = this.shared;
+    const bytes = new Uint8Array(8 + header.length + cache.rowBytes * this.length);
     bytes.set(new TextEncoder().encode(magic));
     new DataView(bytes.buffer).setUint32(4, header.length, true);
     bytes.set(header, 8);
-    bytes.set(rows, 8 + header.length);
+    for (const [page, tokens, at] of this.#parts())
+      bytes.set(cache.read(page, tokens), 8 + header.length + cache.rowBytes * at);
     return bytes;
   }
 
@@ -173,17 +157,26 @@ export class Session implements Disposable {
     if (tokens.length > this.capacity)
       throw new BnbError(`session.restore: ${tokens.length} tokens, expected at most the ${this.capacity} that fit.`);
     checkIds(tokens, this.decoder.architecture.vocabulary);
-    this.shared.reserve(tokens.length);
+    const { cache } = this.shared;
     this.#tokens = [];
-    if (tokens.length > 0) this.shared.cache.write(this.slot, tokens.length, rows);
+    this.#trim();
+    this.#own(0, tokens.length);
     this.#tokens = tokens;
+    for (const [page, count, at] of this.#parts())
+      cache.write(page, count, rows.subarray(cache.rowBytes * at, cache.rowBytes * (at + count)));
+  }
+
+  /** Its pages, how many tokens each holds, and the first of them. */
+  *#parts(): Generator<[page: number, tokens: number, at: number], void, void> {
+    for (let at = 0; at < this.length; at += pageTokens)
+      yield [this.#pages[at / pageTokens]!, Math.min(pageTokens, this.length - at), at];
   }
 
   /** What must agree between who saves and who restores. */
   get #form() {
     const { family, hidden, vocabulary } = this.decoder.architecture;
     const { dtype, layers, heads, columns } = this.shared.cache;
-    return { family, hidden, vocabulary, dtype, layers, heads, columns };
+    return { family, hidden, vocabulary, dtype, layers, heads, columns, page: pageTokens };
   }
 
   #parse(bytes: Uint8Array): { tokens: number[]; rows: Uint8Array } {
@@ -217,6 +210,7 @@ export class Session implements Disposable {
     if (this.#disposed) return;
     this.#disposed = true;
     this.#tokens = [];
+    this.#trim();
     this.shared.release();
   }
 

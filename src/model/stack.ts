@@ -92,6 +92,8 @@ export interface Rows {
   readonly seen: ReadonlyMap<number | undefined, Int32Array>;
   /** The positions that tables must reach. */
   readonly positions: number;
+  /** [texts, n]: the pages of the cache that each text's keys lie in. */
+  readonly pages: { readonly values: Int32Array; readonly texts: number } | undefined;
   /** [heads, 2w - 1], added to scores. */
   readonly bias: { readonly values: Float32Array; readonly heads: number } | undefined;
 }
@@ -100,12 +102,14 @@ export interface Rows {
 class PlacedRows implements Disposable {
   readonly positions: number;
   readonly cache: KvCache | undefined;
+  readonly pages: Tensor<"int32"> | undefined;
   readonly bias: Floats | undefined;
   readonly #seen: ReadonlyMap<number | undefined, Tensor<"int32">>;
 
-  constructor({ seen, positions, bias }: Rows, device: Device, cache: KvCache | undefined) {
+  constructor({ seen, positions, pages, bias }: Rows, device: Device, cache: KvCache | undefined) {
     this.positions = positions;
     this.cache = cache;
+    this.pages = pages && Tensor.from(pages.values, [pages.texts, pages.values.length / pages.texts], { device });
     this.bias = bias && Tensor.from(bias.values, [bias.heads, bias.values.length / bias.heads], { device });
     this.#seen = new Map(
       Array.from(seen, ([window, rows]) => [window, Tensor.from(rows, [rows.length / 4, 4], { device })]),
@@ -118,6 +122,7 @@ class PlacedRows implements Disposable {
 
   [Symbol.dispose](): void {
     for (const seen of this.#seen.values()) seen.dispose();
+    this.pages?.dispose();
     this.bias?.dispose();
   }
 }
@@ -279,6 +284,7 @@ export class Stack implements Disposable {
       rope: rope && this.#ropes.get(rope)!.for(rows.positions),
       bias: rows.bias,
       cache: rows.cache,
+      pages: rows.pages,
       layer: index,
     });
     for (const part of [q, k, v]) part?.dispose();

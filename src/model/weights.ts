@@ -34,7 +34,7 @@ export interface WeightSource {
 export function checkpointSource(checkpoint: Checkpoint): WeightSource {
   return {
     path: checkpoint.path,
-    has: (name) => checkpoint.tensors.has(name),
+    has: (name) => checkpoint.tensors.has(name) || checkpoint.quantized.has(name),
     load: (name, device, options) => loadWeight(checkpoint, name, device, options),
   };
 }

@@ -39,7 +39,7 @@ export interface EngineOptions {
 export interface EngineState {
   readonly waiting: number;
   readonly running: number;
-  /** Tokens that the cache holds, of running texts and of those that have ended. */
+  /** Tokens' places in the cache that running texts and those that have ended hold; what texts share counts once. */
   readonly cachedTokens: number;
   readonly capacityTokens: number;
   readonly steps: number;
@@ -83,7 +83,7 @@ export class Engine implements Disposable {
     return {
       waiting: this.#queue.length,
       running: this.#running.length,
-      cachedTokens: this.#all.reduce((sum, { length }) => sum + length, 0),
+      cachedTokens: this.#all[0]!.shared.tokensHeld,
       capacityTokens: this.#all.length * this.#all[0]!.capacity,
       steps: this.#steps,
     };
@@ -124,7 +124,7 @@ export class Engine implements Disposable {
     }
   }
 
-  /** Gives a job the free place that shares most with its prompt, or what another place shares with it, copied. */
+  /** Gives a job the free place that shares most with its prompt, or that and what another text shares with it. */
   async #admit(job: Job): Promise<void> {
     let constraint: Constraint | undefined;
     try {

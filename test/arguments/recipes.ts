@@ -118,6 +118,7 @@ const recipes: Record<string, () => Call> = {
   add: () => ({ args: [x(), x(), { scale: 2 }] }),
   mul: () => ({ args: [x(), x()] }),
   exp: () => ({ args: [x()] }),
+  sigmoid: () => ({ args: [x()] }),
   softmax: () => ({ args: [x()] }),
   scale: () => ({ args: [x(), 2] }),
   compare: () => ({ args: [x(), x()] }),

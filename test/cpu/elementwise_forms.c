@@ -8,8 +8,10 @@ static void check_unary(struct dense x, uint32_t kind) {
     struct dense y = {job.y, x.dtype, 1, count};
     for (size_t i = 0; i < count; i++) {
         double v = (double)element_of(&x, i), got = (double)element_of(&y, i),
-               want = kind == UNARY_EXP ? exp(v) : (double)(-0.3f * (float)v);
-        double within = kind == UNARY_EXP ? want * 0x1p-22 + 0x1p-126 : 0;
+               want = kind == UNARY_EXP       ? exp(v)
+                      : kind == UNARY_SIGMOID ? 1 / (1 + exp(-v))
+                                              : (double)(-0.3f * (float)v);
+        double within = kind == UNARY_SCALE ? 0 : want * 0x1p-21 + 0x1p-126;
         if (x.dtype == BNB_F16) within += fabs(want) * 0x1p-11 + 0x1p-25;
         if (x.dtype == BNB_BF16) within += fabs(want) * 0x1p-8;
         EXPECT(fabs(got - want) <= within, "unary %u of %g is %g, not %g (dtype %d)", kind, v, got, want, x.dtype);
@@ -58,8 +60,8 @@ static void test_elementwise(void) {
     static const size_t counts[] = {1, 7, 16, 37, 1000};
     EACH (c, counts)
         EACH (d, dtypes) {
-            check_unary(dense_random(dtypes[d], 1, counts[c]), UNARY_SCALE);
-            check_unary(dense_random(dtypes[d], 1, counts[c]), UNARY_EXP);
+            for (uint32_t kind = UNARY_SCALE; kind <= UNARY_SIGMOID; kind++)
+                check_unary(dense_random(dtypes[d], 1, counts[c]), kind);
             check_softmax(dense_random(dtypes[d], 3, counts[c]));
             EACH (o, dtypes)
                 for (uint32_t kind = BINARY_ADD; kind <= BINARY_MULTIPLY; kind++)

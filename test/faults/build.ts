@@ -102,7 +102,7 @@ function entriesText(): { recipes: string; table: string } {
 
 // ── Building ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-export type Build = "undefined" | "thread" | "address" | "plain";
+export type Build = "undefined" | "thread" | "address" | "plain" | "guided";
 
 const undefinedFlags = ["-fsanitize=undefined", "-fno-sanitize-recover=all"];
 const flavours: Record<Build, readonly string[]> = {
@@ -110,6 +110,10 @@ const flavours: Record<Build, readonly string[]> = {
   thread: ["-O1", "-fsanitize=thread"],
   address: ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"],
   plain: ["-O1", "-fno-sanitize=all"],
+  guided: [
+    ...["-O1", "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"],
+    ...["-fprofile-instr-generate", "-fcoverage-mapping"],
+  ],
 };
 
 /**
@@ -169,7 +173,8 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
   writeFileSync(`${folder}/generated/recipes.h`, recipes);
   writeFileSync(`${folder}/generated/entries.c`, table);
 
-  const clang = flavour === "address" ? findClang() : undefined;
+  const isGuided = flavour === "guided";
+  const clang = flavour === "address" || isGuided ? findClang() : undefined;
   const compiler = clang ? [clang, "-std=gnu23"] : [findZig(), "cc", "-std=gnu23"];
   const common = [...compiler, "-g", "-fno-math-errno", "-w", "-pthread", ...flavours[flavour]];
   const object = async (source: string, more: string[], name = basename(source)) => {
@@ -180,31 +185,34 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
   const baseline = isas.at(-1)!.cpu;
   const cpu = (name: string) => (clang ? `-march=${name}` : `-mcpu=${name.replaceAll("-", "_")}`);
   // Sanitized they take minutes to compile; test/cpu/forms.test.ts has them so, and the other builds.
-  const formFlags = flavour === "undefined" ? ["-fno-sanitize=undefined"] : [];
-  const tables = formsFlags(isas.filter(({ name }) => own.includes(name)));
+  const formFlags = { undefined: ["-fno-sanitize=undefined"], guided: ["-fno-sanitize=address,undefined"] };
+  const sets = isas.filter(({ name }) => (isGuided ? own[0] === name : own.includes(name)));
+  const tables = formsFlags(sets);
   const tested = [
-    ...files("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/**/*.c", "csrc/cpu/{dispatch,pool}.c").map((source) =>
+    ...files("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/**/*.c", "csrc/cpu/{dispatch,pool,queue}.c").map((source) =>
       object(
         source,
         [...hooked, cpu(baseline), ...tables, ...(source.endsWith("/handle.c") ? ["-DHANDLES"] : [])],
         source.slice(`${root}/csrc/`.length).replaceAll("/", "-"),
       ),
     ),
-    ...isas
-      .filter(({ name }) => own.includes(name))
-      .map((isa) => formsObject([...common, ...hooked, cpu(isa.cpu), `-DISA=${isa.name}`, ...formFlags])),
+    ...sets.map(({ name, cpu: processor }) => {
+      const more = flavour in formFlags ? formFlags[flavour as keyof typeof formFlags] : [];
+      return formsObject([...common, ...hooked, cpu(processor), `-DISA=${name}`, ...more]);
+    }),
     object(`${here}/hook.c`, []),
   ];
   const harness = [...files("test/faults/c/*.c"), `${folder}/generated/entries.c`]
     .filter((source) => !source.endsWith("hook.c"))
-    .map((source) => object(source, [`-I${here}`, `-I${folder}/generated`]));
+    .map((source) => object(source, [`-I${here}`, `-I${folder}/generated`, ...(isGuided ? ["-DGUIDED"] : [])]));
   let linked = await Promise.all(tested);
   if (flavour === "undefined") {
     await compile([...common, "-shared", ...linked, "-lm", "-ldl", "-o", paths.library]);
     linked = [paths.library, `-Wl,-rpath,${folder}`];
   }
   const temporary = `${paths.harness}.${process.pid}`;
-  await compile([...common, ...(await Promise.all(harness)), ...linked, "-lm", "-ldl", "-o", temporary]);
+  const driver = isGuided ? ["-fsanitize=fuzzer"] : [];
+  await compile([...common, ...driver, ...(await Promise.all(harness)), ...linked, "-lm", "-ldl", "-o", temporary]);
   renameSync(temporary, paths.harness);
   return paths;
 }

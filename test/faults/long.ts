@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { Command } from "commander";
 import { fakeMetal } from "../metal/host/build.ts";
 import { type Build, buildForms, findClang } from "./build.ts";
+import { guided } from "./guided.ts";
 import { canMount, interruptEverywhere, quantizeOnto, twoWriters } from "./interrupted.ts";
 import { memory } from "./memory.ts";
 import { type PowerReport, powerCuts } from "./power.ts";
@@ -123,6 +124,10 @@ const kinds: Record<string, () => Promise<unknown>> = {
   fork: () => repeat("undefined", "forks", 300),
   address: () => repeat(withAddresses(), "fuzz", 20_000),
   "address-allocations": () => repeat(withAddresses(), "allocations", 1),
+  guided: async () => {
+    needsClang();
+    return await guided(seconds, seed);
+  },
   "address-forms": addressForms,
   valgrind: async () => {
     const valgrind = needs(Bun.which("valgrind"), "valgrind is not installed");

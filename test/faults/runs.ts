@@ -10,7 +10,7 @@ process.on("exit", () => rmSync(scratch, { recursive: true, force: true }));
 const note = join(scratch, "note");
 
 /** Without a sign of life for so long, a process hangs. */
-const millisecondsMax = 600_000;
+const millisecondsMax = 1_800_000;
 
 /** What a run says it did. */
 async function watch(what: string, command: string[], env: Record<string, string> = {}): Promise<string> {

@@ -1,43 +1,164 @@
-// Owns the map from a file to the tests that are to notice what becomes of it: few enough that a mutant costs a minute.
+// The map from a file to the tests that are to notice what becomes of it, likeliest first: in stages, each a process of
+// its own, so that most changes cost a second or two and one that nothing notices costs a minute.
 import { existsSync } from "node:fs";
 import { basename } from "node:path";
 import { root } from "../../scripts/run.ts";
 
 const own = (...names: string[]) => names.map((name) => `test/${name}.test.ts`);
 
+/** What sees whether files are durable when they get their names. */
+const powerCuts = ["test/faults/faults.test.ts", "-t", "power cut"];
+
 /** By the beginning of a path; the first that fits. */
-const byPath: [prefix: string, tests: string[]][] = [
-  ["csrc/cpu/matmul_backward", own("matmul_backward")],
-  ["csrc/cpu/matmul", own("matmul", "layout")],
-  ["csrc/cpu/int8", own("int8")],
-  ["csrc/cpu/kbits", own("kbits", "quantize")],
-  ["csrc/cpu/scales", own("scales")],
-  ["csrc/cpu/optimizer", own("optim")],
-  ["csrc/cpu/dequantize", own("quantize", "layout")],
-  ["csrc/cpu/quantize", own("quantize", "codebook")],
-  ["csrc/cpu/embedding", own("embedding")],
-  ["csrc/cpu/cast", own("tensor")],
-  ["csrc/cpu/pool", own("threads", "isa")],
-  ["csrc/cpu/", own("matmul", "quantize", "isa")],
-  ["csrc/codebook", own("codebook", "quantize", "kbits")],
-  ["csrc/quantized", own("layout", "quantize", "format")],
-  ["csrc/device", own("tensor", "isa", "add")],
-  ["csrc/", own("tensor", "quantize", "threads")],
-  ["src/optim/", own("optim", "optim_classes", "state")],
-  ["src/nn/", own("nn")],
-  ["src/cli/", own("cli", "doctor")],
-  ["src/checkpoint/gguf", own("gguf")],
-  ["src/checkpoint/", own("checkpoint", "huggingface", "safetensors", "output")],
-  ["src/bench/", own("bench")],
-  ["src/native", own("tensor", "quantize")],
-  ["src/", own("tensor", "quantize", "matmul")],
+const byPath: [prefix: string, ...stages: string[][]][] = [
+  ["csrc/cpu/matmul_backward", own("matmul_backward"), own("nn", "nn_init")],
+  ["csrc/cpu/matmul_kbits", own("kbits"), own("matmul", "layout")],
+  ["csrc/cpu/matmul", own("matmul", "kbits"), own("layout", "bitsandbytes_doc")],
+  ["csrc/cpu/int8", own("int8"), own("nn", "checkpoint")],
+  ["csrc/cpu/kbits", own("kbits"), own("quantize", "scales")],
+  ["csrc/cpu/scales", own("scales"), own("kbits", "quantize")],
+  ["csrc/cpu/optimizer", own("optim"), own("optim_classes")],
+  ["csrc/cpu/dequantize", own("quantize", "layout"), own("kbits", "format", "matmul")],
+  ["csrc/cpu/quantize", own("quantize"), own("codebook", "kbits", "scales", "format")],
+  ["csrc/cpu/embedding", own("embedding"), own("nn")],
+  ["csrc/cpu/cast", own("tensor"), own("elementwise", "quantize", "matmul")],
+  ["csrc/cpu/pool", own("threads"), own("matmul")],
+  ["csrc/cpu/dispatch", own("tensor"), own("isa")],
+  ["csrc/cpu/", own("quantize"), own("matmul")],
+  ["csrc/codebook", own("codebook"), own("quantize", "kbits")],
+  ["csrc/quantized", own("layout"), own("quantize", "format", "slice", "move", "join")],
+  ["csrc/cache", own("attention"), ["test/model/generate.test.ts"]],
+  ["csrc/buffer", own("tensor"), own("threads", "empty", "move", "slice")],
+  ["csrc/ops/gguf", own("gguf"), own("gguf_models")],
+  ["csrc/ops/record", own("recording"), ["test/model/generate.test.ts"]],
+  ["csrc/ops/int8", own("int8"), own("arguments")],
+  ["csrc/ops/optimizer", own("optim"), own("optim_classes", "state")],
+  ["csrc/ops/dequantize", own("quantize", "layout"), own("kbits", "format")],
+  ["csrc/ops/transpose", own("slice"), own("layout", "matmul_backward")],
+  ["csrc/ops/matmul_backward", own("matmul_backward"), own("nn")],
+  ["csrc/ops/matmul", own("matmul"), own("kbits", "layout", "arguments")],
+  ["csrc/ops/elementwise", own("elementwise"), own("tensor", "arguments")],
+  ["csrc/device", own("tensor"), own("threads", "arguments")],
+  ["csrc/handle", own("arguments"), own("tensor", "threads")],
+  ["csrc/error", own("abi"), own("arguments", "threads")],
+  ["csrc/ops/quantize_affine", own("mlx"), own("quantize")],
+  ["csrc/ops/scatter_add", own("embedding"), own("nn")],
+  ["csrc/ops/softmax", own("attention"), own("topk")],
+  ["csrc/", own("tensor"), own("quantize", "layout", "matmul", "threads")],
+  ["src/optim/", own("optim_classes"), own("optim", "state", "nn")],
+  ["src/nn/", own("nn"), own("nn_init", "matmul_backward", "adapter", "embedding")],
+  ["src/model/", ["test/model/families.test.ts", "test/model/generate.test.ts"], ["test/model/cli.test.ts"]],
+  ["src/serve/", ["test/serve/server.test.ts"], ["test/serve/clients.test.ts", "test/serve/process.test.ts"]],
+  ["src/ai", ["test/serve/clients.test.ts"]],
+  ["src/bench/tune", own("tune")],
+  ["src/bench/", own("bench"), own("bench_energy", "tune", "performance")],
+  ["src/cli/bench", own("bench"), own("cli")],
+  ["src/cli/tune", own("tune")],
+  ["src/cli/doctor", own("doctor")],
+  ["src/cli/selftest", own("doctor")],
+  ["src/cli/machine", own("doctor"), own("bench")],
+  ["src/cli/", own("cli"), own("printing", "output", "hub"), own("doctor"), ["test/model/cli.test.ts"]],
+  ["src/checkpoint/gguf", own("gguf"), own("gguf_models", "checkpoint", "inspect")],
+  ["src/checkpoint/mlx", own("mlx")],
+  ["src/checkpoint/transform_mlx", own("mlx")],
+  ["src/checkpoint/transpose", own("gguf", "huggingface"), own("checkpoint", "gguf_models", "adapter")],
+  ["src/checkpoint/hub", own("hub")],
+  ["src/checkpoint/pieces", own("checkpoint", "huggingface", "safetensors", "mlx"), own("gguf_models", "printing")],
+  ["src/checkpoint/commit", own("output"), powerCuts],
+  ["src/checkpoint/journal", own("output"), powerCuts],
+  ["src/checkpoint/plan", own("output")],
+  ["src/checkpoint/folder", own("output"), own("checkpoint", "strange", "hub")],
+  ["src/checkpoint/staging", own("output"), own("safetensors"), powerCuts],
+  ["src/checkpoint/writer", own("safetensors"), own("checkpoint", "output"), powerCuts],
+  ["src/checkpoint/pattern", own("checkpoint", "modules"), own("cli")],
+  ["src/checkpoint/modules", own("modules"), own("checkpoint", "workflow")],
+  ["src/checkpoint/merge", own("adapter"), own("cli")],
+  [
+    "src/checkpoint/",
+    own("checkpoint", "huggingface", "safetensors", "state", "inspect"),
+    own("output", "strange", "workflow", "adapter", "mlx", "modules"),
+  ],
+  ["src/native", own("tensor"), own("abi", "arguments", "quantize", "matmul", "threads")],
+  ["src/dtype", own("tensor"), own("safetensors", "quantize", "checkpoint")],
+  ["src/environment", own("stranger", "tensor"), own("doctor", "hub")],
+  ["src/printable", own("printing")],
+  ["src/executable", own("doctor", "stranger")],
+  ["src/error", own("abi"), own("tensor", "printing", "arguments")],
+  ["src/inspect", own("inspect")],
+  ["src/signature", own("arguments")],
+  ["src/shape", own("arguments"), own("tensor", "quantize")],
+  ["src/tuning", own("tune"), own("matmul")],
+  ["src/quantize_affine", own("mlx"), own("quantize")],
+  ["src/int8_weight", own("int8", "weight"), own("checkpoint", "nn")],
+  ["src/gguf", own("gguf")],
 ];
 
-/** The tests of a file: those of its own name, or what the table says. */
-export function testsOf(file: string): string[] {
+/** What has a look at everything: of a change in TypeScript that its own tests did not notice. */
+const everything = own(
+  "tensor",
+  "codebook",
+  "layout",
+  "int8",
+  "embedding",
+  "nn",
+  "optim_classes",
+  "checkpoint",
+  "huggingface",
+  "safetensors",
+  "bitsandbytes_doc",
+  "format",
+  "scales",
+  "quantize",
+  "arguments",
+  "matmul",
+  "matmul_backward",
+);
+
+/** Of kernels, the simulator's own tests and what shares them. */
+const byKernel: Record<string, string[]> = {
+  attention: own("attention"),
+  compare: own("compare"),
+  dequantize: own("quantize", "layout"),
+  elementwise: own("elementwise"),
+  finite: own("int8"),
+  int8_matmul: own("int8"),
+  int8_quantize: own("int8"),
+  matmul_tile: own("matmul"),
+  matmul_vector: own("matmul"),
+  optimizer: own("optim"),
+  quantize: own("quantize", "kbits"),
+  scatter_add: own("embedding"),
+  softmax: own("topk", "attention"),
+  transpose: own("slice"),
+};
+
+/** Arguments for `bun test`, and where they run: here, here with the plain loops, or on the simulated GPU. */
+export interface Stage {
+  readonly tests: readonly string[];
+  readonly on: "this machine" | "plain loops" | "gpu" | "checked gpu";
+}
+
+/** A file's tests, in stages. */
+export function testsOf(file: string): Stage[] {
   const stem = basename(file).replace(/(-inl)?\.\w+$/, "");
-  const named = `test/${stem.replace(/^matmul_(vector|tile)$/, "matmul")}.test.ts`;
-  const isOperation = /^(csrc\/ops|metal|src)\/[^/]+$/.test(file);
-  if (isOperation && existsSync(`${root}/${named}`)) return [named];
-  return byPath.find(([prefix]) => file.startsWith(prefix))?.[1] ?? own("matmul", "quantize");
+  const [, ...listed] = byPath.find(([prefix]) => file.startsWith(prefix)) ?? [""];
+  if (file.startsWith("metal/")) {
+    const tests = byKernel[stem] ?? own(stem);
+    return [
+      { tests, on: "gpu" },
+      { tests, on: "checked gpu" },
+    ];
+  }
+  const named = `test/${stem}.test.ts`;
+  const first = /^(csrc\/ops|csrc\/cpu|src)\/[^/]+$/.test(file) && existsSync(`${root}/${named}`) ? [[named]] : [];
+  const stages = [...first, ...listed, ...(file.startsWith("src/") ? [everything] : [])];
+  const seen = new Set<string>();
+  const here = stages
+    .map((stage) => stage.filter((test) => !seen.has(test) && seen.add(test)))
+    .filter((stage) => stage.length > 0)
+    .map((tests) => ({ tests, on: "this machine" }) as const);
+  if (!file.startsWith("csrc/ops/")) return here;
+  // Operations have a plain loop each, and launch kernels.
+  const { tests } = here[0]!;
+  return [here[0]!, { tests, on: "plain loops" }, ...here.slice(1), { tests, on: "gpu" }];
 }

@@ -1,5 +1,5 @@
-// MiniLM as a package of Core ML's, on demand (`bun run test:models`): coremltools reads it, its constants are the model's
-// dequantised weights, and what the program computes is what transformers does.
+// MiniLM as a package of Core ML's, on demand (`bun run test:models`): coremltools reads it, its constants are the
+// model's dequantised weights, and what the program computes is what transformers does.
 
 import { afterAll, expect, test } from "bun:test";
 import { createHash } from "node:crypto";

@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GPU_TRACE_DOCUMENT = 2 }; /* MTLCaptureDestinationGPUTraceDocument */
-
 static id manager;
 
 /* ── Captures ───────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -29,13 +27,13 @@ static bool start_capture(const char *path) {
     if (length < 10 || strcmp(path + length - 9, ".gputrace"))
         return NO_CAPTURE("%s does not end in .gputrace, as Xcode wants it", path);
     manager = MTLCaptureManager_sharedCaptureManager(objc.getClass("MTLCaptureManager"));
-    if (!manager || !MTLCaptureManager_supportsDestination(manager, GPU_TRACE_DOCUMENT)) {
+    if (!manager || !MTLCaptureManager_supportsDestination(manager, MTL_CAPTURE_GPU_TRACE_DOCUMENT)) {
         manager = NULL;
         return NO_CAPTURE("this process may not capture: start it with METAL_CAPTURE_ENABLED=1");
     }
     id error = NULL, descriptor = NSObject_new(objc.getClass("MTLCaptureDescriptor"));
     MTLCaptureDescriptor_setCaptureObject(descriptor, metal.device);
-    MTLCaptureDescriptor_setDestination(descriptor, GPU_TRACE_DOCUMENT);
+    MTLCaptureDescriptor_setDestination(descriptor, MTL_CAPTURE_GPU_TRACE_DOCUMENT);
     MTLCaptureDescriptor_setOutputURL(descriptor, NSURL_fileURLWithPath(objc.getClass("NSURL"), objc_string(path)));
     bool started = MTLCaptureManager_startCaptureWithDescriptor_error(manager, descriptor, &error);
     NSObject_release(descriptor);

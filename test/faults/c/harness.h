@@ -74,6 +74,8 @@ union arg                 call_entry(size_t entry, const union arg *args);
 void               chance_seed(uint64_t seed); /* of this thread */
 uint64_t           chance(void);
 size_t             below(size_t bound);
+void               chance_guide(const uint8_t *data, size_t bytes); /* what below gives, from now on */
+bool               chance_is_guided(void);                          /* whether there is any left */
 static inline bool one_in(size_t times) { return below(times) == 0; }
 float              normal(void);
 
@@ -134,6 +136,9 @@ struct tally {
 void fuzz(uint64_t seed, uint64_t calls, bool alone, struct tally *tallies);
 /* Makes the world that all threads read; once, before they start. */
 void fuzz_share(void);
+
+/* One world, and calls for as long as there are bytes to choose them by. */
+void guided(const uint8_t *data, size_t bytes, struct tally *tallies);
 
 void allocations(uint64_t seed, uint64_t rounds, struct tally *tallies);
 void races(uint64_t seed, uint64_t calls, struct tally *tallies);

@@ -1,6 +1,7 @@
 /* The allocator of the library under test: counts what is alive, refuses what is huge, fails once where it is told, and
  * puts all against pages that can't be touched where it is told that. */
 #define _GNU_SOURCE /* MAP_ANONYMOUS */
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -19,10 +20,11 @@ HOOK void    hook_fail_at(int64_t nth);
 HOOK int64_t hook_to_come(void);
 HOOK void    hook_guard(_Bool guards);
 
-/* No test needs more at once; a machine that overcommits would give terabytes, and die of their use. */
-static const size_t bytes_max = (size_t)8 << 20;
+/* No test needs more, at once or in all; a machine that overcommits would give terabytes, and die of their use. */
+static const size_t bytes_max = (size_t)8 << 20, held_max = (size_t)1 << 30;
 
 static _Atomic int64_t live, to_come = -1;
+static _Atomic size_t  held; /* bytes that are not freed yet */
 
 /* Allocations that are not freed yet, without the memory of handles. */
 int64_t hook_live(void) { return live; }
@@ -36,7 +38,7 @@ int64_t hook_to_come(void) { return to_come; }
 static int refuses(size_t bytes) {
     int64_t before = to_come;
     while (before >= 0 && !atomic_compare_exchange_weak(&to_come, &before, before - 1)) {}
-    return bytes > bytes_max || before == 0;
+    return bytes > bytes_max || held > held_max || before == 0;
 }
 
 /* ── Pages that can't be touched ────────────────────────────────────────────────────────────────────────────────── */
@@ -53,6 +55,7 @@ static void *guarded(size_t alignment, size_t bytes) {
     size_t   inside = bytes ? (bytes + PAGE - 1) / PAGE * PAGE : PAGE, whole = inside + 3 * PAGE;
     uint8_t *pages = mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pages == MAP_FAILED) return NULL;
+    held += whole;
     memcpy(pages, &whole, sizeof whole);
     mprotect(pages + PAGE, PAGE, PROT_NONE);
     mprotect(pages + 2 * PAGE + inside, PAGE, PROT_NONE);
@@ -65,19 +68,21 @@ static void guarded_free(void *memory) {
     uint8_t *pages = (uint8_t *)((uintptr_t)memory / PAGE * PAGE) - 2 * PAGE;
     size_t   whole;
     memcpy(&whole, pages, sizeof whole);
+    held -= whole;
     munmap(pages, whole);
 }
 
 static void *take(size_t alignment, size_t bytes) {
     if (guards) return guarded(alignment, bytes);
-    return alignment > 16 ? aligned_alloc(alignment, bytes) : malloc(bytes);
+    void *memory = alignment > 16 ? aligned_alloc(alignment, bytes) : malloc(bytes);
+    if (memory) held += malloc_usable_size(memory);
+    return memory;
 }
 
 static void give_back(void *memory) {
-    if (guards && memory)
-        guarded_free(memory);
-    else
-        free(memory);
+    if (guards && memory) return guarded_free(memory);
+    if (memory) held -= malloc_usable_size(memory);
+    free(memory);
 }
 
 /* ── Counting ───────────────────────────────────────────────────────────────────────────────────────────────────── */

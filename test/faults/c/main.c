@@ -107,6 +107,17 @@ static void threads(uint64_t seed, uint64_t calls, struct tally *tallies) {
     }
 }
 
+#ifdef GUIDED /* libFuzzer has the main function */
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
+    static struct tally *tallies;
+    if (!tallies) {
+        open_notes();
+        tallies = calloc(entry_count, sizeof *tallies);
+    }
+    guided(data, bytes, tallies);
+    return 0;
+}
+#else
 int main(int count, char **arguments) {
     if (count != 4) return 2;
     open_notes();
@@ -128,3 +139,4 @@ int main(int count, char **arguments) {
     free(tallies);
     return 0;
 }
+#endif

@@ -2,9 +2,9 @@
 #define _DEFAULT_SOURCE /* mkstemp, ftruncate */
 #include "recipes.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <threads.h>
 #include <unistd.h>
 
 #define P(pointer) {.p = (void *)(pointer)}
@@ -68,16 +68,17 @@ VALID(bnb_tensor_from) {
 }
 
 /* Of 64 KB, all zeros, under no name. */
-static int       file;
-static once_flag file_once = ONCE_FLAG_INIT;
-static void      make_file(void) {
+static int            file;
+static pthread_once_t file_once = PTHREAD_ONCE_INIT;
+
+static void make_file(void) {
     char path[] = "/tmp/bnb-faults-XXXXXX";
     file = mkstemp(path);
     if (file < 0 || unlink(path) || ftruncate(file, 64 << 10)) broken("no file could be made in /tmp");
 }
 
 VALID(bnb_tensor_from_file) {
-    call_once(&file_once, make_file);
+    pthread_once(&file_once, make_file);
     size_t dtype = below(6), rows = 1 + below(40), columns = 1 + below(200), offset = below(100);
     GIVE(P(world.device), I(dtype), N(rows), N(columns), I(file), N(offset), P("world.bin"), I(one_in(2)));
 }
@@ -199,6 +200,7 @@ ROW(bnb_layer_norm_backward, P(ANY(world.x)), P(ANY(world.x)), P(ANY(world.weigh
 ROW(bnb_layer_norm_backward_weight, P(ANY(world.x)), P(ANY(world.x)), F(1e-5))
 ROW(bnb_mul, P(ANY(world.x)), P(ANY(world.x)))
 ROW(bnb_exp, P(ANY(world.x)))
+ROW(bnb_sigmoid, P(ANY(world.x)))
 ROW(bnb_transpose, P(ANY(world.x)))
 ROW(bnb_softmax, P(ANY(world.x)))
 ROW(bnb_add, P(OPTIONAL(ANY(world.x))), P(ANY(world.x)), F(normal()))
@@ -281,8 +283,10 @@ VALID(bnb_attention) {
                                  .norm_eps = 1e-6};
     bool        kept = 2 * world.m * world.k * sizeof(float) >= 1 << 16; /* memory of the call's own would be */
     bnb_tensor *x = ANY(world.x), *norm = OPTIONAL(ANY(world.weight));
-    GIVE(P(o), P(x), P(x), P(x), P(world.rows), P(NULL), P(norm), P(norm), P(NULL),
-         P(kept || one_in(2) ? world.cache[below(2)] : NULL), U(0));
+    bnb_cache  *cache = kept || one_in(2) ? world.cache[below(2)] : NULL;
+    size_t      room = (world.m + 15) / 16 * 16; /* a cache's capacity, which pages want a power of two */
+    GIVE(P(o), P(x), P(x), P(x), P(world.rows), P(NULL), P(norm), P(norm), P(NULL), P(cache), U(0),
+         P(cache && !(room & (room - 1)) ? OPTIONAL(world.one) : NULL));
 }
 
 ROW(bnb_topk, P(ANY(world.x)), N(1 + below(world.k)))

@@ -21,7 +21,19 @@ uint64_t chance(void) { /* splitmix64 */
     return z ^ z >> 31;
 }
 
-size_t below(size_t bound) { return chance() % bound; }
+/* Bytes that decide in chance's place, as long as there are any: libFuzzer's. */
+static _Thread_local const uint8_t *guide;
+static _Thread_local size_t         guide_bytes;
+
+void chance_guide(const uint8_t *data, size_t bytes) { guide = data, guide_bytes = bytes; }
+bool chance_is_guided(void) { return guide_bytes > 0; }
+
+size_t below(size_t bound) {
+    if (!guide_bytes) return chance() % bound;
+    size_t value = 0;
+    for (size_t most = bound - 1; most && guide_bytes; most >>= 8, guide_bytes--) value = value << 8 | *guide++;
+    return value % bound;
+}
 
 float normal(void) {
     float sum = 0;

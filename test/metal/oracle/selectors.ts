@@ -68,6 +68,7 @@ const enumerations = new Map(
 
 function rustType(type: string): string {
   const bare = type.trim().replace(/^Option<(.*)>$/, "$1");
+  if (bare.startsWith("&block2::")) return "pointer";
   if (/^(&|Retained<|Allocated<)/.test(bare)) return "object";
   if (/^(NonNull<|\*const |\*mut )/.test(bare)) return "pointer";
   if (["NSUInteger", "u64", "c_ulonglong"].includes(bare)) return "unsigned";
@@ -85,7 +86,11 @@ function rustMethods(text: string): Method[] {
     if (opened) owner = opened;
     if (!selector) continue;
     const types = parameters!.split(/,(?![^<]*>)/).filter((parameter) => /\w:/.test(parameter));
-    const result = /^Result</.test(returned ?? "") ? "Retained<" : (returned ?? "void");
+    const result = /^Result<\(\)/.test(returned ?? "")
+      ? "bool"
+      : /^Result</.test(returned ?? "")
+        ? "Retained<"
+        : (returned ?? "void");
     methods.push({
       class: owner,
       selector: selector.replace(/:_$/, ":"),
@@ -108,7 +113,7 @@ const ours = ourMethods();
 const notInCrates = ["retain", "release", "respondsToSelector:"];
 const notInCpp = ["new", "stringWithUTF8String:"];
 /** A method may come from what its class builds on. */
-const builtOn: Record<string, string> = { MTLComputeCommandEncoder: "MTLCommandEncoder" };
+const builtOn: Record<string, string> = { MTLComputeCommandEncoder: "MTLCommandEncoder", MTLBuffer: "MTLResource" };
 
 test("there are methods to compare", () => {
   expect(ours.length).toBeGreaterThan(40);
@@ -145,6 +150,7 @@ const constants: [string, string][] = [
   ["MTL_LANGUAGE_VERSION_3_0", "pub const Version3_0: Self = Self((3 << 16) + 0);"],
   ["MTL_MATH_MODE_SAFE", '#[doc(alias = "MTLMathModeSafe")]\n    pub const Safe: Self = Self(0);'],
   ["MTL_DATA_TYPE_UINT", "pub const UInt: Self = Self(33);"],
+  ["MTL_CAPTURE_GPU_TRACE_DOCUMENT", "pub const GPUTraceDocument: Self = Self(2);"],
   ["MTL_COMMAND_BUFFER_COMPLETED", "pub const Completed: Self = Self(4);"],
   ["MTL_COMMAND_BUFFER_ERROR", '#[doc(alias = "MTLCommandBufferStatusError")]\n    pub const Error: Self = Self(5);'],
 ];
