@@ -346,10 +346,12 @@ describe("verifying", () => {
   );
 
   test("weights of every format come in pieces to the same verdict as whole", async () => {
+    const large = fresh(); // beyond one block of nested scales, 256 blocks of 64
+    await llamaDirectory(large, { ...llamaShapes, "model.layers.0.mlp.up_proj.weight": [600, 64] });
     for (const quantType of ["nf4", "int8", "nf3"] as const)
       for (const doubleQuant of quantType === "int8" ? [false] : [false, true]) {
         const output = fresh();
-        await quantizeCheckpoint(model, { output, quantType, doubleQuant });
+        await quantizeCheckpoint(large, { output, quantType, doubleQuant });
         using opened = openCheckpoint(output);
         for (const stored of opened.quantized.values()) {
           if (!isOurs(stored)) throw new Error("expected a format of bitsandbytes");

@@ -1,5 +1,5 @@
-// Checkpoints of GPTQ's and AWQ's: packed here as those programs pack them, held to (code - zero) · scale in doubles; what
-// can't be read is refused by name.
+// Checkpoints of GPTQ's and AWQ's: packed here as those programs pack them, held to (code - zero) · scale in doubles;
+// what can't be read is refused by name.
 import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

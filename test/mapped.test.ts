@@ -8,6 +8,7 @@ import {
   readFileSync,
   rmSync,
   truncateSync,
+  writeFileSync,
   writeSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -28,6 +29,7 @@ import {
 import { SGD } from "../src/optim/index.ts";
 import { testDevices } from "./cases.ts";
 import { tiny } from "./model/fixtures.ts";
+import { ggufFile, llamaGgufMetadata, llamaGgufTensors } from "./models.ts";
 import { errorOf } from "./reference.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-mapped-"));
@@ -139,6 +141,26 @@ describe.each(testDevices)("on %s", (kind, device) => {
     }
   });
 
+  test("a GGUF file's floats are mapped in their own dtype, and copied in another or in another order", async () => {
+    const path = join(scratch, "model.gguf");
+    writeFileSync(path, ggufFile(llamaGgufMetadata, llamaGgufTensors));
+    using model = await checkpoint.openGguf(path);
+    const plain = model.tensors.filter(({ format }) => format === "F32" || format === "F16");
+    expect(plain.length).toBeGreaterThan(2);
+    for (const { name, format, byteLength } of plain) {
+      const own = format === "F32" ? "float32" : "float16";
+      for (const dtype of ["float32", "float16"] as const) {
+        const before = device.counters.mapped;
+        using w = checkpoint.loadGguf(model, name, { device, dtype, mmap: true }) as Tensor<typeof dtype>;
+        const isPermuted = /[qk]_proj/.test(name); // llama.cpp has their rows in an order of its own
+        const isMapped = takes(kind).aligned && dtype === own && !isPermuted;
+        expect([name, dtype, device.counters.mapped - before]).toEqual([name, dtype, isMapped ? byteLength : 0]);
+        using want = checkpoint.loadGguf(model, name, { device, dtype }) as Tensor<typeof dtype>;
+        expect(w.read()).toEqual(want.read());
+      }
+    }
+  });
+
   test("a model writes the same ids with its weights mapped, and lets the files go with them", async () => {
     const before = device.counters.mapped;
     const ids = async (mmap: boolean) => {
@@ -171,11 +193,39 @@ describe("on the CPU", () => {
     expect(y.read()[0]).toBe(wide / 2);
   });
 
+  test("a bus error of another cause is what it was: Bun says that it crashes, and the process ends", () => {
+    const [path, other] = [fileOf("F16", [rows, columns], halves), fileOf("F16", [rows, columns], halves)];
+    const program = `
+      import { truncateSync } from "node:fs";
+      import { checkpoint } from ${JSON.stringify(join(import.meta.dir, "../src/index.ts"))};
+      using opened = checkpoint.openCheckpoint(${JSON.stringify(path)});
+      using w = checkpoint.loadWeight(opened, "w", "cpu", { mmap: true });
+      const bytes = Bun.mmap(${JSON.stringify(other)}, { shared: false });
+      truncateSync(${JSON.stringify(other)}, 0);
+      console.log("before");
+      console.log(bytes[100]);`;
+    const env = { ...process.env, BUN_ENABLE_CRASH_REPORTING: "0" };
+    const { exitCode, signalCode, stdout, stderr } = Bun.spawnSync([process.execPath, "-e", program], { env });
+    expect(String(stdout)).toBe("before\n");
+    expect(String(stderr)).toContain("Bun has crashed");
+    expect(signalCode ?? exitCode).not.toBe(0);
+  });
+
   test("a file that is gone or replaced under its name is still the one that was opened", () => {
     const path = fileOf("F16", [rows, columns], halves);
     using w = load(path, cpu);
     rmSync(path);
     expect(w.read()).toEqual(halves);
+  });
+
+  test("a file that was closed is an error, and a weight that came of it before is none of its business", () => {
+    const opened = checkpoint.openCheckpoint(fileOf("F16", [rows, columns], halves));
+    using w = checkpoint.loadWeight(opened, "w", cpu, { mmap: true });
+    opened.close();
+    expect((w as Tensor).read()).toEqual(halves);
+    expect(() => checkpoint.loadWeight(opened, "w", cpu, { mmap: true })).toThrow(
+      /was closed; open it again to read w/,
+    );
   });
 
   test("a file that was cut short before is an error, mapped or not", () => {

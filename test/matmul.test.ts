@@ -169,6 +169,29 @@ describe.each(testDevices)("on %s", (_, device) => {
     });
   });
 
+  // Whether a row leans to one side, and so what is corrected, is no matter of its size.
+  test("a product scales as its activations do, bit by bit", () => {
+    const [n, k] = [16, 4096];
+    using q = quantize4bit(Tensor.from(normal(n * k, 3), [n, k], { device }), { blocksize: 64 });
+    for (const [m, mean] of [
+      [1, 0.15],
+      [9, 0.15],
+      [9, 1],
+    ] as const)
+      for (const precision of ["highest", "high", "medium"] as const) {
+        const values = Float32Array.from(normal(m * k, 4), (v) => v + mean);
+        using x = Tensor.from(values, [m, k], { device });
+        using small = Tensor.from(
+          Float32Array.from(values, (v) => v * 2 ** -20),
+          [m, k],
+          { device },
+        );
+        using y = matmul4bit(x, q, { precision });
+        using little = matmul4bit(small, q, { precision });
+        expect([...little.read()].map((v) => v * 2 ** 20)).toEqual([...y.read()]);
+      }
+  });
+
   // The plain loops know one precision, and a GPU is more exact than it is asked to be.
   const hasPrecisions = device.kind === "cpu" && !device.description.includes("plain");
   test.skipIf(!hasPrecisions)(

@@ -298,6 +298,9 @@ describe("is refused, with a sentence", () => {
     expect(optimizer.stateDict().state[0]!.step).toBe(0);
     optimizer.step();
     expect(optimizer.stateDict().state[0]!.step).toBe(1);
+    expect(message(() => optim.GlobalOptimManager.getInstance().overrideConfig(new Set(), { lr: 1 }))).toContain(
+      "parameters is empty, expected at least one Parameter",
+    );
     expect(message(() => optim.GlobalOptimManager.getInstance().overrideConfig(one, { bits: 8 } as never))).toContain(
       "config has no bits",
     );

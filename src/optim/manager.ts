@@ -33,6 +33,7 @@ export class GlobalOptimManager {
   overrideConfig(parameters: Parameter | Iterable<Parameter>, config: Partial<Config>): void {
     checkConfig(me.name, config);
     const each = Parameter.is(parameters) ? [parameters] : listOf(me, parameters, "parameters");
+    if (each.length === 0) throw me.fail("parameters is empty, expected at least one Parameter.");
     const own = { ...config };
     for (const parameter of each) this.#overrides.set(parameter, { ...this.#overrides.get(parameter), ...own });
   }

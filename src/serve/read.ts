@@ -8,9 +8,16 @@ const [mostMembers, mostElements, mostDepth] = [32_768, 131_072, 128];
 const [quote, backslash, comma, colon] = [0x22, 0x5c, 0x2c, 0x3a];
 const [openList, closeList, openObject, closeObject] = [0x5b, 0x5d, 0x7b, 0x7d];
 
+/** Bytes that are counted before the other connections have their turn. */
+const turnBytes = 2 ** 17;
+
 /** Parses JSON that is an object. What it is made of is counted before, in one pass over the bytes. */
-export function parsed(bytes: Uint8Array): Body {
-  checkShape(bytes);
+export async function parsed(bytes: Uint8Array): Promise<Body> {
+  const shape = new Shape();
+  for (let at = 0; at < bytes.length; at += turnBytes) {
+    if (at > 0) await new Promise(setImmediate);
+    shape.count(bytes.subarray(at, at + turnBytes));
+  }
   let body: unknown;
   try {
     body = JSON.parse(new TextDecoder().decode(bytes));
@@ -20,34 +27,38 @@ export function parsed(bytes: Uint8Array): Body {
   return object(body, "the body");
 }
 
-function checkShape(bytes: Uint8Array): void {
-  let [members, elements, depth] = [0, 0, 0];
-  for (let i = 0; i < bytes.length; i++) {
-    switch (bytes[i]) {
-      case quote:
-        for (i++; i < bytes.length && bytes[i] !== quote; i++) if (bytes[i] === backslash) i++;
-        break;
-      case openList:
-      case openObject:
-        members++;
-        depth++;
-        break;
-      case closeList:
-      case closeObject:
-        depth--;
-        break;
-      case colon:
-        members++;
-        break;
-      case comma:
-        elements++;
-        break;
+/** What a JSON text is made of, counted piece by piece. */
+class Shape {
+  #members = 0;
+  #elements = 0;
+  #depth = 0;
+  #isText = false;
+  #isEscaped = false;
+
+  /** @throws HttpError where it has more than a body may have */
+  count(bytes: Uint8Array): void {
+    for (const byte of bytes) {
+      if (this.#isText) {
+        if (this.#isEscaped) this.#isEscaped = false;
+        else if (byte === backslash) this.#isEscaped = true;
+        else if (byte === quote) this.#isText = false;
+      } else if (byte === quote) this.#isText = true;
+      else if (byte === comma) this.#elements++;
+      else if (byte === colon) this.#members++;
+      else if (byte === openList || byte === openObject) {
+        this.#members++;
+        this.#depth++;
+        if (this.#depth > mostDepth) this.#refuse();
+      } else if (byte === closeList || byte === closeObject) this.#depth--;
     }
-    if (members > mostMembers || elements > mostElements || depth > mostDepth)
-      throw new HttpError(
-        413,
-        `The body has more than ${mostMembers} objects, lists and members, ${mostElements} elements or ${mostDepth} levels.`,
-      );
+    if (this.#members > mostMembers || this.#elements > mostElements) this.#refuse();
+  }
+
+  #refuse(): never {
+    throw new HttpError(
+      413,
+      `The body has more than ${mostMembers} objects, lists and members, ${mostElements} elements or ${mostDepth} levels.`,
+    );
   }
 }
 

@@ -32,6 +32,15 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["csrc/ops/gguf", own("gguf"), own("gguf_models")],
   ["csrc/ops/record", own("recording"), ["test/model/generate.test.ts"]],
   ["csrc/ops/int8", own("int8"), own("arguments")],
+  ["csrc/ops/optimizer", own("optim"), own("optim_classes", "state")],
+  ["csrc/ops/dequantize", own("quantize", "layout"), own("kbits", "format")],
+  ["csrc/ops/transpose", own("slice"), own("layout", "matmul_backward")],
+  ["csrc/ops/matmul_backward", own("matmul_backward"), own("nn")],
+  ["csrc/ops/matmul", own("matmul"), own("kbits", "layout", "arguments")],
+  ["csrc/ops/elementwise", own("elementwise"), own("tensor", "arguments")],
+  ["csrc/device", own("tensor"), own("threads", "arguments")],
+  ["csrc/handle", own("arguments"), own("tensor", "threads")],
+  ["csrc/error", own("abi"), own("arguments", "threads")],
   ["csrc/ops/quantize_affine", own("mlx"), own("quantize")],
   ["csrc/ops/scatter_add", own("embedding"), own("nn")],
   ["csrc/ops/softmax", own("attention"), own("topk")],
@@ -120,13 +129,13 @@ const byKernel: Record<string, string[]> = {
   quantize: own("quantize", "kbits"),
   scatter_add: own("embedding"),
   softmax: own("topk", "attention"),
-  transpose: own("layout", "matmul_backward"),
+  transpose: own("slice"),
 };
 
-/** Arguments for `bun test`, and where they run: here, on the simulated GPU, or there with every access checked. */
+/** Arguments for `bun test`, and where they run: here, here with the plain loops, or on the simulated GPU. */
 export interface Stage {
   readonly tests: readonly string[];
-  readonly on: "this machine" | "gpu" | "checked gpu";
+  readonly on: "this machine" | "plain loops" | "gpu" | "checked gpu";
 }
 
 /** A file's tests, in stages. */
@@ -148,6 +157,8 @@ export function testsOf(file: string): Stage[] {
     .map((stage) => stage.filter((test) => !seen.has(test) && seen.add(test)))
     .filter((stage) => stage.length > 0)
     .map((tests) => ({ tests, on: "this machine" }) as const);
-  // Operations launch kernels, and only there can be seen how.
-  return file.startsWith("csrc/ops/") ? [...here, { tests: here[0]!.tests, on: "gpu" }] : here;
+  if (!file.startsWith("csrc/ops/")) return here;
+  // Operations have a plain loop each, and launch kernels.
+  const { tests } = here[0]!;
+  return [here[0]!, { tests, on: "plain loops" }, ...here.slice(1), { tests, on: "gpu" }];
 }
