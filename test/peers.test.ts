@@ -4,6 +4,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { type ModelRow, modelTable } from "../bench/models.ts";
 import { classes, contests, type Entrant } from "../bench/peers/contestants.ts";
 import { PeerProcess } from "../bench/peers/process.ts";
 import { loadRecord, median, type PeerRecord, type Result, ratio, saveRecord, schema } from "../bench/peers/results.ts";
@@ -156,4 +157,15 @@ describe("this library's worker", () => {
     const asked = worker.ask({ do: "release", key: "" });
     await expect(asked).rejects.toThrow("gone ended with status 3");
   });
+});
+
+test("whole models: medians of rates, and of the rounds' ratios", () => {
+  const row = (label: string, rates: number[]): ModelRow => ({
+    ...{ label, isPeer: label === "b", description: "", ids: [], peak: 250e6 },
+    rounds: rates.map((rate) => ({ prefill: rate, prefillCpu: 2 * rate, decode: rate / 10, decodeCpu: rate / 5 })),
+  });
+  // The second round was slow for both: the ratio of each round is what counts.
+  const rows = modelTable([row("a", [300, 30, 200]), row("b", [100, 10, 100])], "b");
+  expect(rows[0]).toEqual(["a", "200.0 (3.00)", "400.0 (3.00)", "20.0 (3.00)", "40.0 (3.00)", "250 MB"]);
+  expect(rows[1]!.slice(1, 3)).toEqual(["100.0 (1.00)", "200.0 (1.00)"]);
 });

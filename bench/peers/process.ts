@@ -2,14 +2,14 @@
 import type { Subprocess } from "bun";
 import type { Answer, Command } from "./protocol.ts";
 
-/** A worker that is too slow even for the largest case, or hangs. */
-const answerSeconds = 180;
+/** One that takes longer is too slow even for the largest case, or hangs. */
+const answerSecondsDefault = 180;
 
 /** A worker is of no more use: what happened to it. */
 export class WorkerEnded extends Error {}
 
-export class PeerProcess implements Disposable {
-  static readonly #running = new Set<PeerProcess>();
+export class PeerProcess<C extends object = Command, A = Answer> implements Disposable {
+  static readonly #running = new Set<Disposable>();
 
   readonly #child: Subprocess<"pipe", "pipe", "inherit">;
   readonly #lines: AsyncIterator<string>;
@@ -18,6 +18,7 @@ export class PeerProcess implements Disposable {
     readonly name: string,
     command: string[],
     env: Record<string, string>,
+    readonly answerSeconds = answerSecondsDefault,
   ) {
     this.#child = Bun.spawn(command, {
       env: { ...process.env, ...env },
@@ -38,7 +39,7 @@ export class PeerProcess implements Disposable {
   }
 
   /** Its first answer, which comes unasked. */
-  hello(): Promise<Answer> {
+  hello(): Promise<A> {
     return this.#answer();
   }
 
@@ -47,7 +48,7 @@ export class PeerProcess implements Disposable {
    *
    * @throws WorkerEnded if it has ended, or does not answer
    */
-  async ask(command: Command): Promise<Answer> {
+  async ask(command: C): Promise<A> {
     this.#child.kill("SIGCONT");
     try {
       this.#child.stdin.write(`${JSON.stringify(command)}\n`);
@@ -58,11 +59,11 @@ export class PeerProcess implements Disposable {
     return await this.#answer();
   }
 
-  async #answer(): Promise<Answer> {
+  async #answer(): Promise<A> {
     const timer = Promise.withResolvers<never>();
     const timeout = setTimeout(
-      () => timer.reject(new WorkerEnded(`${this.name} did not answer within ${answerSeconds} s.`)),
-      answerSeconds * 1000,
+      () => timer.reject(new WorkerEnded(`${this.name} did not answer within ${this.answerSeconds} s.`)),
+      this.answerSeconds * 1000,
     );
     try {
       const { value, done } = await Promise.race([this.#lines.next(), timer.promise]);

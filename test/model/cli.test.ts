@@ -1,6 +1,6 @@
 // The commands that run models, as their users meet them; chat in a terminal of its own.
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Model } from "../../src/index.ts";
@@ -52,7 +52,6 @@ test("perplexity is e to the mean of what transformers' logits lose", async () =
 test("embed: JSON, and a .npy file that NumPy's format describes", async () => {
   // The tiny encoders have no tokenizer of their own: bert takes the llama's.
   const folder = join(scratch, "bert");
-  const { cpSync } = await import("node:fs");
   cpSync(tiny("bert"), folder, { recursive: true });
   for (const name of ["tokenizer.json", "tokenizer_config.json"]) cpSync(join(tiny("llama"), name), join(folder, name));
   using model = await Model.load(folder);
@@ -97,7 +96,12 @@ describe("chat", () => {
   test.skipIf(!script || process.platform !== "linux")(
     "in a terminal: answers stream, Ctrl-C stops one, Ctrl-D leaves",
     async () => {
-      const command = `${process.execPath} ${main} chat ${tiny("llama")} --max-tokens 50`;
+      // Room for an answer that is long enough to be stopped.
+      const folder = join(scratch, "roomy");
+      cpSync(tiny("llama"), folder, { recursive: true });
+      const config = JSON.parse(readFileSync(join(folder, "config.json"), "utf8"));
+      writeFileSync(join(folder, "config.json"), JSON.stringify({ ...config, max_position_embeddings: 100_000 }));
+      const command = `${process.execPath} ${main} chat ${folder} --max-tokens 90000`;
       const child = Bun.spawn([script!, "-qfec", command, "/dev/null"], {
         stdin: "pipe",
         stdout: "pipe",
@@ -117,6 +121,9 @@ describe("chat", () => {
       };
       await until("/help says what can be done");
       type("hi\r");
+      await until("\ng:jj"); // it has begun, and would take a thousand tokens
+      type("\x03");
+      await until("stopped; ");
       let at = await until(" a second; read ");
       type("\x03"); // nothing is under way
       at = await until("(/exit or Ctrl-D leaves)", at);

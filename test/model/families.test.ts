@@ -68,6 +68,20 @@ describe.each(testDevices)("on %s", (_, device) => {
     });
   });
 
+  test("narrower caches cost what docs/models.md says, and no more", async () => {
+    for (const name of decoders) {
+      using model = await load(name, device);
+      const { ids, values, columns, largest } = expectedOf(name);
+      const want = values.subarray(0, ids[0]!.length * columns);
+      for (const [cacheDtype, most] of [["float16", 0.01] as const, ["int8", 0.06] as const]) {
+        using session = model.session({ cacheDtype });
+        const off = difference(session.forward(ids[0]!, { logits: "all" }), want) / largest;
+        expect(off).toBeLessThan(most);
+        expect(off).toBeGreaterThan(tolerance); // it is that cache
+      }
+    }
+  });
+
   test("longrope: short and long texts in one step have their own angles", async () => {
     using model = await load("phi3-long", device);
     const { ids } = expectedOf("phi3-long");

@@ -1,9 +1,9 @@
 """What transformers writes, token by token, and what it makes of texts.
 
-    generate.py MODEL OPTIONS PROMPTS      greedy ids after each prompt, and the last logits after it, as JSON
-    generate.py --embed MODEL TEXTS        the mean of each text's vectors, at length 1, as JSON
+    generate.py MODEL OPTIONS PROMPTS [OUTPUT]   greedy ids after each prompt, and the last logits after it, as JSON
+    generate.py --embed MODEL TEXTS              the mean of each text's vectors, at length 1, as JSON
 
-OPTIONS is "float32" or what BitsAndBytesConfig takes, as JSON; products are in float32.
+OPTIONS is "float32" or what BitsAndBytesConfig takes, as JSON; products are in float32. The quantised model is saved to OUTPUT.
 """
 
 import json
@@ -15,15 +15,18 @@ import transformers
 transformers.logging.set_verbosity_error()
 
 
-def generate(path, options, prompts):
+def generate(path, options, prompts, output=None):
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     more = {}
     if options != "float32":
         config = json.loads(options) | {"bnb_4bit_compute_dtype": torch.float32}
         more["quantization_config"] = transformers.BitsAndBytesConfig(**config)
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **more).eval()
+    if output:  # before any product: bitsandbytes changes its weights for one
+        model.save_pretrained(output)
+        tokenizer.save_pretrained(output)
     if more:  # bitsandbytes' products are in bfloat16 on some processors, whatever it is told; what codes stand for is not
-        model = model.dequantize()
+        model = model.dequantize(dtype=torch.float32)
     for prompt in json.loads(prompts):
         if isinstance(prompt, list):
             prompt = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)

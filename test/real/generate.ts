@@ -57,17 +57,25 @@ describe.skipIf(!python)("SmolLM2 writes what transformers writes", () => {
     JSON.stringify({ load_in_4bit: true, bnb_4bit_quant_type: type, bnb_4bit_use_double_quant: double });
 
   test.each([
-    ["float32", undefined, false, "float32"],
-    ["nf4", "nf4", false, bits("nf4", false)],
-    ["nf4, nested", "nf4", true, bits("nf4", true)],
-    ["fp4", "fp4", false, bits("fp4", false)],
-  ] as const)("%s: prompts, last logits and 32 greedy tokens", async (name, quantType, doubleQuant, options) => {
+    ["float32", undefined, "float32"],
+    ["nf4", "nf4", bits("nf4", false)],
+    ["fp4", "fp4", bits("fp4", false)],
+  ] as const)("%s: prompts, last logits and 32 greedy tokens", async (name, quantType, options) => {
     const dense = await smol;
     const path = quantType ? join(scratch, name) : dense;
-    if (quantType) await quantizeCheckpoint(dense, { output: path, quantType, doubleQuant });
+    if (quantType) await quantizeCheckpoint(dense, { output: path, quantType });
     using model = await Model.load(path, { precision: "highest" });
     const expected = await transformers<Expected>(dense, options, JSON.stringify(prompts));
-    await expectSame(model, expected, doubleQuant ? 0.05 : 5e-4);
+    await expectSame(model, expected, 5e-4);
+  });
+
+  // Of scales that are quantised too upstream's CPU rounds some 0.3 % otherwise than its CUDA and this library do
+  // (docs/bitsandbytes.md), which is enough to change a text: so these are the codes that it wrote.
+  test("nf4, nested, as transformers saved it", async () => {
+    const saved = join(scratch, "nested");
+    const expected = await transformers<Expected>(await smol, bits("nf4", true), JSON.stringify(prompts), saved);
+    using model = await Model.load(saved, { precision: "highest" });
+    await expectSame(model, expected, 5e-4);
   });
 });
 
