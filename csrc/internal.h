@@ -41,7 +41,7 @@ struct buffer {
     bnb_device      *device;
     void            *memory; /* the driver's, or an address on the CPU */
     size_t           bytes;
-    size_t           capacity; /* of memory from host_alloc; 0 where the memory is part of the buffer's own piece */
+    size_t           capacity; /* of memory that is a piece; 0 where the memory is part of the buffer's own piece */
     bool             written;  /* by the host: a recording can't write it anew */
     struct buffer   *whole;    /* of which this is a part, or NULL */
     size_t           offset;   /* in a driver's memory; on the CPU `memory` is a part's own address */

@@ -51,7 +51,8 @@ export {
   matmul4bitBackward,
   matmulBlockwiseBackward,
 } from "./matmul_backward.ts";
-export { Chat, type ChatOptions } from "./model/chat.ts";
+export { Chat, type ChatOptions, type TurnOptions } from "./model/chat.ts";
+export type { TextFormat } from "./model/constraint.ts";
 export type { FinishReason, GeneratedToken, GenerateOptions, Usage } from "./model/generation.ts";
 export type { LoadOptions } from "./model/load.ts";
 export { type Completion, type EmbedOptions, Model, type ModelGenerateOptions } from "./model/model.ts";

@@ -70,6 +70,21 @@ describe("config.json", () => {
     expect(model.config.rope_scaling && dumps(model.config.rope_scaling)).toBe(expected);
   });
 
+  test.each([[[4]], [[4, 4, 4]]])("a count for each layer that is one for all: %j", async (counts) => {
+    using model = await openGguf(write({ ...llamaGgufMetadata, "llama.attention.head_count": counts }));
+    expect(model.config.num_attention_heads).toBe(4);
+  });
+
+  test("an encoder's layer norms have BERT's epsilon where the file has none", async () => {
+    const shapes = { attn_output_norm: [64], layer_output_norm: [64], ffn_up: [96, 64], ffn_down: [64, 96] };
+    const squares = Object.fromEntries(["q", "k", "v", "output"].map((name) => [`attn_${name}`, [64, 64]]));
+    const layer = Object.entries({ ...shapes, ...squares }).map(([name, shape]) => f32(`blk.0.${name}.weight`, shape));
+    const whole = ["token_embd", "position_embd", "token_types"].map((name) => f32(`${name}.weight`, [10, 64]));
+    whole.push(f32("token_embd_norm.weight", [64]));
+    using model = await openGguf(write(as("bert"), [...whole, ...layer]));
+    expect((model.config.layer_norm_eps as { value: number }).value).toBe(1e-12);
+  });
+
   test("phi3's tables of factors become longrope", async () => {
     const names = { attn_qkv: [128, 64], attn_output: [64, 64], ffn_up: [192, 64], ffn_down: [64, 96] };
     const layer = Object.entries(names).map(([name, shape]) => f32(`blk.0.${name}.weight`, shape));

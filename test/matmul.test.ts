@@ -141,6 +141,7 @@ describe.each(testDevices)("on %s", (_, device) => {
       "tiny and of one sign": (v) => 1e-20 * Math.abs(v),
       "too tiny for integers": (v) => 1e-30 * Math.abs(v),
       "too tiny for their scales": (v) => 1e-34 * v,
+      "below the least of full precision": (v) => 1e-39 * Math.abs(v),
       "huge and of one sign": (v) => 1e30 * Math.abs(v),
     };
     const bounds: Record<Precision, number> = { highest: 2e-6, high: 5e-4, medium: 3e-2 };

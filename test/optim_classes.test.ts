@@ -298,6 +298,8 @@ describe("is refused, with a sentence", () => {
     expect(optimizer.stateDict().state[0]!.step).toBe(0);
     optimizer.step();
     expect(optimizer.stateDict().state[0]!.step).toBe(1);
+    expect(message(() => new optim.RMSprop([one], { centered: true } as never))).toContain("centered");
+    expect(() => new optim.RMSprop([one], { centered: false })).not.toThrow();
     expect(message(() => optim.GlobalOptimManager.getInstance().overrideConfig(new Set(), { lr: 1 }))).toContain(
       "parameters is empty, expected at least one Parameter",
     );

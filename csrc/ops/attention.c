@@ -1,5 +1,6 @@
-/* Attention over a cache of keys and values, or over the rows themselves: the checks, the launches and the plain
- * loops. */
+/* Attention over a cache of keys and values, or over the rows themselves: the checks and the plain loops. */
+#include "attention.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,22 +118,6 @@ static void attend_plain(const void *argument, size_t first, size_t last) {
 
 /* ── One request ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-struct request {
-    bnb_attention_options options;
-    const bnb_tensor     *q, *k, *v, *rows, *rope, *q_norm, *k_norm, *bias,
-        *pages; /* norms are f32 by now; k and v are q where it holds all */
-    size_t         heads, kv_heads, d;
-    bool           joined; /* q holds keys and values too */
-    bnb_cache     *cache;
-    uint32_t       layer;
-    struct buffer *queries,
-        *kept; /* the queries as attention takes them; keys and values, as the cache lays them out */
-    bnb_dtype   store;
-    size_t      slots, capacity;
-    size_t      texts, reach; /* what rows may name: texts, and keys of each */
-    bnb_tensor *y;
-};
-
 static void *after_bytes(void *from, size_t bytes) { return (char *)from + bytes; }
 
 /* All that a run on the CPU is made of: plain data. */
@@ -196,7 +181,7 @@ static bnb_status attend(const void *argument) {
 }
 
 /* Where keys and values lie: of a cache, or in memory of the call's own. */
-static void place_heads(const struct request *r, struct host *host, struct host_job *job) {
+static void place_heads(const struct attention_request *r, struct host *host, struct host_job *job) {
     size_t rows = r->slots * r->kv_heads * r->capacity, bytes = rows * r->d * dtype_size(r->store);
     void  *keys = r->cache ? host_updates(host, r->kept) : host_writes(host, r->kept);
     if (!keys) return; /* nothing is performed then */
@@ -209,9 +194,9 @@ static void place_heads(const struct request *r, struct host *host, struct host_
 }
 
 static bnb_status attention_on_host(const void *request, struct host *host) {
-    const struct request *r = request;
-    float                *queries = host_writes(host, r->queries);
-    struct host_job       job = {
+    const struct attention_request *r = request;
+    float                          *queries = host_writes(host, r->queries);
+    struct host_job                 job = {
         .attention =
             {
                 .rows = r->q->rows,
@@ -258,134 +243,9 @@ static bnb_status attention_on_host(const void *request, struct host *host) {
     return perform(host, attend, &job, sizeof job);
 }
 
-/* ── Launches ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+/* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static struct attention_args args_of(const struct request *r) {
-    return (struct attention_args){
-        .rows = (uint32_t)r->q->rows,
-        .heads = (uint32_t)r->heads,
-        .kv_heads = (uint32_t)r->kv_heads,
-        .d = (uint32_t)r->d,
-        .q_columns = (uint32_t)r->q->columns,
-        .k_columns = (uint32_t)r->k->columns,
-        .v_columns = (uint32_t)r->v->columns,
-        .k_first = r->joined ? (uint32_t)(r->heads * r->d) : 0,
-        .v_first = r->joined ? (uint32_t)((r->heads + r->kv_heads) * r->d) : 0,
-        .rotated = r->rope ? (uint32_t)r->rope->columns : 0,
-        .positions = r->rope ? (uint32_t)r->rope->rows : 0,
-        .slots = (uint32_t)r->slots,
-        .capacity = (uint32_t)r->capacity,
-        .texts = (uint32_t)r->texts,
-        .reach = (uint32_t)r->reach,
-        .pages = r->pages ? (uint32_t)r->pages->columns : 0,
-        .page_bits = (uint32_t)__builtin_ctzll(r->capacity),
-        .span = r->bias ? (uint32_t)(r->bias->columns + 1) / 2 : 0,
-        .parts = 1,
-        .scale = (float)r->options.scale,
-        .softcap = (float)r->options.softcap,
-        .norm_offset = (float)r->options.norm_offset,
-        .norm_eps = (float)r->options.norm_eps,
-    };
-}
-
-static struct binding at_offset(struct binding binding, size_t offset) {
-    binding.offset = offset;
-    return binding;
-}
-
-/* Keys, values and their scales out of one buffer; places that are not there are the buffer's start, and unused. */
-static void bind_heads(const struct request *r, enum access access, struct binding bindings[4]) {
-    size_t         rows = r->slots * r->kv_heads * r->capacity, bytes = rows * r->d * dtype_size(r->store);
-    struct binding kept = {r->kept->memory, 0, access, r->kept}, none = unused(r->kept);
-    bool           scaled = r->store == BNB_I8;
-    bindings[0] = kept, bindings[1] = at_offset(kept, bytes);
-    bindings[2] = scaled ? at_offset(kept, 2 * bytes) : none;
-    bindings[3] = scaled ? at_offset(kept, 2 * bytes + rows * sizeof(float)) : none;
-}
-
-static bnb_status launch_prepare(const struct request *r, struct launch launch) {
-    const struct buffer *q = r->q->buffer;
-    launch.kernel = "attention_prepare";
-    launch.bindings[0] = reads(q), launch.bindings[1] = reads(r->k->buffer), launch.bindings[2] = reads(r->v->buffer);
-    launch.bindings[3] = reads(r->rows->buffer);
-    launch.bindings[4] = reads_if(r->rope ? r->rope->buffer : NULL, q);
-    launch.bindings[5] = reads_if(r->q_norm ? r->q_norm->buffer : NULL, q);
-    launch.bindings[6] = reads_if(r->k_norm ? r->k_norm->buffer : NULL, q);
-    launch.bindings[7] = updates(r->queries); /* rows that are not sound are left as they are */
-    bind_heads(r, UPDATES, launch.bindings + 8);
-    launch.bindings[12] = reads_if(r->pages ? r->pages->buffer : NULL, q);
-    launch.binding_count = 13;
-    launch.groups[0] = (uint32_t)(r->heads + 2 * r->kv_heads), launch.groups[1] = (uint32_t)r->q->rows,
-    launch.groups[2] = 1;
-    launch.threads = PREPARE_THREADS;
-    launch.bytes_moved = 2 * q->bytes;
-    return enqueue(q->device, &launch);
-}
-
-static bnb_status launch_merge(const struct request *r, struct launch launch, struct buffer *partial) {
-    launch.kernel = "attention_merge";
-    launch.bindings[0] = reads(partial), launch.bindings[1] = writes(r->y->buffer);
-    launch.binding_count = 2;
-    launch.groups[0] = (uint32_t)(r->q->rows * r->heads), launch.groups[1] = launch.groups[2] = 1;
-    launch.threads = PREPARE_THREADS;
-    launch.bytes_moved = partial->bytes;
-    return enqueue(r->q->buffer->device, &launch);
-}
-
-/* The kernel whose lanes hold as many columns as a head has for each. */
-static const char *kernel_for(size_t d) {
-    return d <= 64 ? "attention_2" : d <= 128 ? "attention_4" : d <= 256 ? "attention_8" : "attention_32";
-}
-
-/* Where there are too few heads of rows to fill a GPU, each one's keys are split, as far as there may be so many. */
-enum { PART_KEYS = 256, PARTS_MOST = 64 };
-
-static uint32_t parts_of(const struct request *r) {
-    size_t units = r->q->rows * r->heads, wanted = ceil_div(r->q->buffer->device->driver->sizes.tiles_wanted, units);
-    size_t most = r->reach / PART_KEYS < PARTS_MOST ? r->reach / PART_KEYS : PARTS_MOST;
-    return (uint32_t)(wanted < most ? wanted : most ? most : 1);
-}
-
-static bnb_status launch(const void *request) {
-    const struct request *r = request;
-    bnb_device           *device = r->q->buffer->device;
-    if (r->q->rows * r->heads > INT32_MAX || r->q->columns > INT32_MAX || r->slots > INT32_MAX ||
-        r->texts > INT32_MAX || r->reach > INT32_MAX)
-        return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
-    struct attention_args args = args_of(r);
-    args.parts = parts_of(r);
-    bool           splits = args.parts > 1;
-    struct buffer *partial =
-        splits ? buffer_new(device, (size_t)args.parts * args.rows * args.heads * (args.d + 2) * sizeof(float)) : NULL;
-    if (splits && !partial) return BNB_OUT_OF_MEMORY;
-    struct launch launch = {
-        .family = "attention",
-        .constants = {r->q->dtype, r->store, r->cache != NULL, r->rope != NULL, r->q_norm != NULL, r->bias != NULL,
-                      splits, r->pages != NULL},
-        .constant_count = 8,
-        .args = &args,
-        .args_bytes = sizeof args,
-    };
-    bnb_status status = launch_prepare(r, launch);
-    if (status == BNB_OK) {
-        launch.kernel = kernel_for(r->d);
-        launch.bindings[0] = reads(r->queries), launch.bindings[1] = reads(r->rows->buffer);
-        bind_heads(r, READS, launch.bindings + 2);
-        launch.bindings[6] = reads_if(r->bias ? r->bias->buffer : NULL, r->queries);
-        launch.bindings[7] = writes(splits ? partial : r->y->buffer);
-        launch.bindings[8] = reads_if(r->pages ? r->pages->buffer : NULL, r->queries);
-        launch.binding_count = 9;
-        launch.groups[0] = args.heads, launch.groups[1] = args.rows, launch.groups[2] = args.parts;
-        launch.threads = ATTEND_THREADS;
-        launch.bytes_moved = r->kept->bytes;
-        status = enqueue(device, &launch);
-    }
-    if (splits && status == BNB_OK) status = launch_merge(r, launch, partial);
-    buffer_release(partial); /* the driver keeps it until the work is done */
-    return status;
-}
-
-static bnb_status attend_with_memory(struct request *r) {
+static bnb_status attend_with_memory(struct attention_request *r) {
     bnb_device *device = r->q->buffer->device;
     r->store = r->cache ? r->cache->dtype : BNB_F32;
     r->slots = r->cache ? r->cache->slots : 1;
@@ -395,8 +255,9 @@ static bnb_status attend_with_memory(struct request *r) {
     r->kept = r->cache ? buffer_share(r->cache->layer[r->layer])
                        : buffer_new(device, 2 * r->q->rows * r->kv_heads * r->d * sizeof(float));
     r->queries = r->kept ? buffer_new(device, r->q->rows * r->heads * r->d * sizeof(float)) : NULL;
-    bnb_status status =
-        r->queries ? run(&(struct operation){"attention", device, launch, attention_on_host, r}) : BNB_OUT_OF_MEMORY;
+    bnb_status status = r->queries
+                            ? run(&(struct operation){"attention", device, attention_launch, attention_on_host, r})
+                            : BNB_OUT_OF_MEMORY;
     buffer_release(r->queries); /* a driver keeps both until the work is done */
     buffer_release(r->kept);
     return status;
@@ -411,7 +272,7 @@ static bool is_count(double value, const char *argument, size_t *count) {
     return false;
 }
 
-static bool are_options(struct request *r) {
+static bool are_options(struct attention_request *r) {
     const bnb_attention_options *o = &r->options;
     if (!is_count(o->heads, "heads", &r->heads) || !is_count(o->kv_heads, "kv_heads", &r->kv_heads)) return false;
     if (r->heads % r->kv_heads)
@@ -428,8 +289,8 @@ static bool are_options(struct request *r) {
     return true;
 }
 
-static bool is_part(const bnb_tensor *part, const struct request *r, bnb_dtype dtype, size_t rows, size_t columns,
-                    const char *argument) {
+static bool is_part(const bnb_tensor *part, const struct attention_request *r, bnb_dtype dtype, size_t rows,
+                    size_t columns, const char *argument) {
     if (!is_tensor(part, "attention", argument) ||
         !on_device(part->buffer, r->q->buffer->device, "attention", argument))
         return false;
@@ -440,7 +301,7 @@ static bool is_part(const bnb_tensor *part, const struct request *r, bnb_dtype d
 }
 
 /* Finds d, and whether q holds keys and values too. */
-static bool are_heads(struct request *r) {
+static bool are_heads(struct attention_request *r) {
     r->joined = !r->k && !r->v;
     size_t parts = r->heads + (r->joined ? 2 * r->kv_heads : 0);
     if (r->q->columns % parts)
@@ -458,12 +319,12 @@ static bool are_heads(struct request *r) {
     return true;
 }
 
-static bool is_norm(const bnb_tensor *norm, const struct request *r, const char *argument) {
+static bool is_norm(const bnb_tensor *norm, const struct attention_request *r, const char *argument) {
     return is_tensor(norm, "attention", argument) && is_float(norm->dtype, "attention", argument) &&
            is_part(norm, r, norm->dtype, 1, r->d, argument);
 }
 
-static bool are_tables(const struct request *r) {
+static bool are_tables(const struct attention_request *r) {
     if (!is_part(r->rows, r, BNB_I32, r->q->rows, ROW_FIELDS, "rows")) return false;
     if (r->rope) {
         if (!is_tensor(r->rope, "attention", "rope") ||
@@ -487,7 +348,7 @@ static bool are_tables(const struct request *r) {
             false);
 }
 
-static bool are_pages(const struct request *r) {
+static bool are_pages(const struct attention_request *r) {
     if (!r->pages) return true;
     if (!r->cache) return fail(BNB_INVALID, "attention: pages are given, but no cache that they are of"), false;
     if (!is_tensor(r->pages, "attention", "pages") ||
@@ -499,7 +360,7 @@ static bool are_pages(const struct request *r) {
            false;
 }
 
-static bool is_cache_of(const struct request *r) {
+static bool is_cache_of(const struct attention_request *r) {
     const bnb_cache *cache = r->cache;
     if (!cache) return true;
     if (!is_cache(cache, "attention", "cache")) return false;
@@ -520,7 +381,8 @@ bnb_tensor *bnb_attention(const bnb_attention_options *options, const bnb_tensor
                           const bnb_tensor *k_norm, const bnb_tensor *bias, bnb_cache *cache, uint32_t layer,
                           const bnb_tensor *pages) {
     if (!options) return refuse(BNB_INVALID, "attention: options is NULL");
-    struct request r = {*options, q, k, v, rows, rope, q_norm, k_norm, bias, pages, .cache = cache, .layer = layer};
+    struct attention_request r = {*options, q,      k,    v,     rows,           rope,
+                                  q_norm,   k_norm, bias, pages, .cache = cache, .layer = layer};
     if (!is_tensor(q, "attention", "q") || !is_float(q->dtype, "attention", "q") || !are_options(&r) ||
         !are_heads(&r) || !are_tables(&r) || !is_cache_of(&r) || !are_pages(&r))
         return NULL;

@@ -1,5 +1,6 @@
 // Owns conversations: turns, the prompt that they become, and what is kept between them.
 import { BnbError } from "../error.ts";
+import type { TextFormat } from "./constraint.ts";
 import type { GenerateOptions, Usage } from "./generation.ts";
 import type { Model } from "./model.ts";
 import type { SessionOptions } from "./pages.ts";
@@ -15,6 +16,12 @@ export interface ChatOptions extends SessionOptions, Pick<ChatTemplateOptions, "
   messages?: readonly Message[] | undefined;
   /** Where a conversation outgrows the session: an error, the default, or the oldest turns go, the system's stays. */
   overflow?: "error" | "dropOldest" | undefined;
+}
+
+/** Options of a turn. */
+export interface TurnOptions extends GenerateOptions {
+  /** What the answer must be: JSON, JSON of a schema, or what a grammar derives. */
+  format?: TextFormat | undefined;
 }
 
 /**
@@ -67,7 +74,7 @@ export class Chat implements Disposable {
    *
    * @throws BnbError while another answer is under way, or where the conversation does not fit
    */
-  async *send(content: string | Message, options: GenerateOptions = {}): AsyncGenerator<string, void, void> {
+  async *send(content: string | Message, options: TurnOptions = {}): AsyncGenerator<string, void, void> {
     if (this.#busy) throw new BnbError("chat.send: another answer is under way: wait for it, or break it off.");
     this.#busy = true;
     const message: Message = typeof content === "string" ? { role: "user", content } : content;

@@ -1,6 +1,9 @@
 // Owns the ways in which the suite runs on the simulated Apple GPU: what `bun run test:metal --modes` goes through.
 
-/** What each mode has in its environment. The kernels' own tests run checked as well, with two seeds (`bun test test/metal`). */
+/**
+ * What each mode has in its environment. The kernels' own tests run checked as well, with two seeds
+ * (`bun test test/metal`).
+ */
 export const modes: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   /** As Apple's GPUs are: subnormal fp32 numbers count as zeros. It is what runs without a mode, and in .ci/run. */
   flushed: {},
