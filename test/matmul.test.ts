@@ -13,6 +13,7 @@ import {
   quantizeBlockwise,
   Tensor,
 } from "../src/index.ts";
+import { lastError, native } from "../src/native.ts";
 import { codebooks4, codebooksOfOtherBits, floatDTypes, matmulShapes, normal, testDevices, wave } from "./cases.ts";
 import { errorOf, matmul, relativeError } from "./reference.ts";
 
@@ -168,6 +169,14 @@ describe.each(testDevices)("on %s", (_, device) => {
           }
         }
     });
+  });
+
+  test("C checks a bias by itself: one that is too short is not read beyond its end", () => {
+    using x = Tensor.from([1, 2], [1, 2], { device });
+    using w = Tensor.from([1, 2, 3, 4, 5, 6], [3, 2], { device });
+    using bias = Tensor.from([1, 2], [1, 2], { device });
+    expect(native.bnb_matmul(x.pointer, w.pointer, bias.pointer, 0)).toBeNull();
+    expect(lastError().message).toContain("bias is [1, 2], expected [1, 3]");
   });
 
   // Whether a row leans to one side, and so what is corrected, is no matter of its size.
