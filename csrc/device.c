@@ -159,10 +159,11 @@ bnb_status bnb_device_take_kernels(const char *name, const void *kernels, size_t
                                : "bytes is 0 or beyond what memory holds");
     struct kind        row;
     uint32_t           index;
-    const struct kind *kind = parse(wanted_by(name), &index, &row);
-    for (const struct kind *each = kinds; !kind && each < kinds + KINDS; each++) /* "auto" */
+    const char        *wanted = wanted_by(name);
+    const struct kind *kind = parse(wanted, &index, &row);
+    for (const struct kind *each = kinds; !strcmp(wanted, "auto") && !kind && each < kinds + KINDS; each++)
         if (each->driver && each->driver->take) kind = each;
-    if (!kind->driver || !kind->driver->take)
+    if (!kind || !kind->driver || !kind->driver->take)
         return fail(BNB_INVALID, "device_take_kernels: kind is \"%.64s\", which takes none", name);
     return kind->driver->take(kernels, bytes);
 }

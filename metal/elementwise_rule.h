@@ -6,7 +6,7 @@
 // EXP's last ones.
 #ifdef __METAL_VERSION__
 #define REAL   float
-#define EXP(x) exp(x)
+#define EXP(x) precise::exp(x)
 #define RULE   inline
 #endif
 

@@ -8,6 +8,8 @@
 import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { relative, resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { fakeCuda } from "../test/cuda/host/build.ts";
+import { fakeMetal } from "../test/metal/host/build.ts";
 import { addLcov, byFolder, holes, holesOf, type Lines, tableOf } from "./coverage/lcov.ts";
 import { buildCounted, counting, findLlvm, lcovOf } from "./coverage/native.ts";
 import { root, run, say, stop } from "./run.ts";
@@ -21,13 +23,12 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
 });
 
-const counted = ["--coverage", "--coverage-reporter=lcov"];
-/** What each pass runs beside the files, and in which environment. */
-const ways: Record<string, { command: string[]; env?: Record<string, string> }> = {
-  cpu: { command: ["test", "--timeout=600000"] },
-  plain: { command: ["test", "--timeout=600000"], env: { BNB_ISA: "plain" } },
-  metal: { command: ["test/metal/host/suite.ts"] },
-  cuda: { command: ["test/cuda/host/suite.ts"] },
+/** The environment of each pass. Of simulated GPUs it is that of their suites, which say what they can't run. */
+const ways: Record<string, () => Record<string, string>> = {
+  cpu: () => ({}),
+  plain: () => ({ BNB_ISA: "plain" }),
+  metal: () => ({ BNB_DEVICE: "metal", BNB_METAL_LIBRARY: fakeMetal(), BNB_SIM_BUN: process.execPath }),
+  cuda: () => ({ BNB_DEVICE: "cuda", BNB_CUDA_LIBRARY: fakeCuda(), BNB_SIM_BUN: process.execPath }),
 };
 
 const passes = values.passes.split(",");
@@ -45,14 +46,10 @@ const library = llvm && (await buildCounted(llvm));
 
 let failed = 0;
 for (const pass of passes) {
-  const { command, env = {} } = ways[pass]!;
-  // The suites of simulated GPUs pass options on among the files, and name all files where they are given none.
-  const all = positionals.length === 0 && command[0] !== "test" ? [] : positionals;
-  const options =
-    command[0] === "test" || all.length > 0 ? [...counted, `--coverage-dir=${folder}/${pass}-${process.pid}`] : [];
-  const status = run([process.execPath, ...command, ...options, ...all], {
+  const counted = ["--coverage", "--coverage-reporter=lcov", `--coverage-dir=${folder}/${pass}-${process.pid}`];
+  const status = run([process.execPath, "test", "--timeout=600000", ...counted, ...positionals], {
     ...(library ? counting(library, folder) : {}),
-    ...env,
+    ...ways[pass]!(),
   });
   if (status !== 0) failed = status;
 }

@@ -1,5 +1,6 @@
 // Ownership: one JavaScript object for each native handle, freed by `using`, by dispose(), or by the collector.
 import { toArrayBuffer as documentedToArrayBuffer } from "bun:ffi";
+import { freedByHand, toldOf } from "./accounted.ts";
 import { type NativePointer, native } from "./native.ts";
 
 /** Bun's types leave out the last two parameters: what the deallocator is called with, and its address. */
@@ -84,15 +85,17 @@ export abstract class NativeObject {
  */
 export abstract class Handle extends NativeObject implements Disposable {
   /**
-   * An array buffer that nobody reads: it tells the collector how much native memory the handle stands for (so that a
-   * loop that forgets to dispose stays bounded), and its deallocator frees the handle.
+   * An array buffer that nobody reads: it tells the collector how much native memory there is more than before (so that
+   * a loop that forgets to dispose stays bounded), and its deallocator frees the handle.
    */
   readonly #token: ArrayBuffer;
+  readonly #bytes: number;
 
   /** Takes over a handle that a native function returned. */
   protected constructor(kind: HandleKind, pointer: NativePointer, bytes: number) {
     super(kind, pointer, bytes === 0);
-    this.#token = toArrayBuffer(pointer, 0, Math.min(Math.max(bytes, 1), tokenBytesMax), pointer, deallocator);
+    this.#bytes = bytes;
+    this.#token = toArrayBuffer(pointer, 0, Math.min(Math.max(toldOf(bytes), 1), tokenBytesMax), pointer, deallocator);
   }
 
   /** Whether {@link dispose} has been called. */
@@ -105,6 +108,7 @@ export abstract class Handle extends NativeObject implements Disposable {
     if (this.released) return;
     this.release();
     this.#token.transfer(0); // runs the deallocator at once
+    freedByHand(this.#bytes);
   }
 
   [Symbol.dispose](): void {

@@ -3,7 +3,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
+import { openCheckpoint, shardBytesDefault } from "../src/checkpoint/checkpoint.ts";
 import { inspectCheckpoint, verifyCheckpoint } from "../src/checkpoint/inspect.ts";
 import { storedPieces } from "../src/checkpoint/pieces.ts";
 import { isOurs } from "../src/checkpoint/state.ts";
@@ -44,6 +44,8 @@ describe("shards", () => {
     expect(bytesByName(sharded)).toEqual(bytesByName(whole));
     expect(bytesByName(join(sharded, "model.safetensors.index.json"))).toEqual(bytesByName(whole));
   });
+
+  test("another shard is begun above 50 GB, as transformers does", () => expect(shardBytesDefault).toBe(50e9));
 
   const damage: [string, RegExp, (index: Record<string, string>) => void][] = [
     [

@@ -85,6 +85,15 @@ describe("config.json", () => {
     expect((model.config.layer_norm_eps as { value: number }).value).toBe(1e-12);
   });
 
+  test("a decoder's layer norms have llama.cpp's epsilon where the file has none", async () => {
+    const shapes = { attn_q: [64, 64], attn_k: [32, 64], attn_v: [32, 64], attn_output: [64, 64], ffn_up: [96, 64] };
+    const all = { ...shapes, ffn_down: [64, 96], attn_norm: [64], ffn_norm: [64] };
+    const layer = Object.entries(all).map(([name, shape]) => f32(`blk.0.${name}.weight`, shape));
+    const whole = [f32("token_embd.weight", [10, 64]), f32("output_norm.weight", [64])];
+    using model = await openGguf(write(as("starcoder2"), [...whole, ...layer]));
+    expect((model.config.norm_epsilon as { value: number }).value).toBe(1e-5);
+  });
+
   test("phi3's tables of factors become longrope", async () => {
     const names = { attn_qkv: [128, 64], attn_output: [64, 64], ffn_up: [192, 64], ffn_down: [64, 96] };
     const layer = Object.entries(names).map(([name, shape]) => f32(`blk.0.${name}.weight`, shape));

@@ -32,6 +32,7 @@ afterEach(() => {
   Object.assign(fs, { renameSync: originals.renameSync, linkSync: originals.linkSync });
 });
 
+const bytes = Uint8Array.of(1);
 const textOf = (path: string) => fs.readFileSync(path, "utf8");
 /** A model of one text, which is enough to see which one it is. */
 const write = (output: string, weights: string, options: { force?: boolean; input?: string } = {}) =>
@@ -39,6 +40,28 @@ const write = (output: string, weights: string, options: { force?: boolean; inpu
     writeText(join(folder, "model.safetensors"), weights);
     return {};
   });
+
+test.each([
+  ["a file of tensors", (path: string) => writeSafetensors(path, [{ name: "x", dtype: "U8", shape: [1], bytes }])],
+  ["a text", async (path: string) => writeText(path, "x")],
+] as const)("%s by itself is synced before it gets its name", async (_, make) => {
+  const path = join(fresh(), "file");
+  fs.mkdirSync(dirname(path), { recursive: true });
+  const synced = new Set<number>();
+  const { fsyncSync } = fs;
+  Object.assign(fs, {
+    fsyncSync(descriptor: number) {
+      if (!fs.existsSync(path)) synced.add(fs.fstatSync(descriptor).ino);
+      fsyncSync(descriptor);
+    },
+  });
+  try {
+    await make(path);
+  } finally {
+    Object.assign(fs, { fsyncSync });
+  }
+  expect(synced.has(fs.statSync(path).ino)).toBe(true);
+});
 
 describe("before any work", () => {
   const refusals: [string, RegExp, (folder: string) => string | Promise<unknown>][] = [

@@ -48,27 +48,30 @@ static const char *next_word(const char *at, const char *end) {
     return at < end && *at == ' ' ? at + 1 : NULL;
 }
 
-/* Where the text after the one at `at` begins; NULL where the pack is damaged, or there is no room. */
-static const char *add_kernel(const char *at, const char *end, bool *room) {
+static bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+/* Reads the text at `at` into `kernel`, and gives where the next one begins; NULL where the pack is damaged. */
+static const char *read_kernel(const char *at, const char *end, struct kernel *kernel) {
     static const char mark[] = "// bnb ";
     const char       *line_end = memchr(at, '\n', (size_t)(end - at));
-    if (!line_end || strncmp(at, mark, sizeof mark - 1)) return NULL;
+    if (!line_end || (size_t)(line_end - at) < sizeof mark - 1 || memcmp(at, mark, sizeof mark - 1)) return NULL;
     const char *family = at + sizeof mark - 1, *name = next_word(family, line_end);
     const char *architecture = name ? next_word(name, line_end) : NULL,
                *size = architecture ? next_word(architecture, line_end) : NULL;
-    size_t bytes = size ? (size_t)strtoull(size, NULL, 10) : 0;
+    if (!size || strncmp(architecture, "sm_", 3) || !is_digit(architecture[3]) || !is_digit(*size)) return NULL;
+    char  *rest; /* numbers end within the line */
+    int    capability = (int)strtoul(architecture + 3, &rest, 10);
+    size_t bytes = (size_t)strtoull(size, NULL, 10);
     if (!bytes || bytes > (size_t)(end - line_end - 1)) return NULL;
-
-    struct kernel *kernel = calloc(1, sizeof *kernel);
-    *room = kernel;
-    if (!kernel) return NULL;
-    struct kernel **bucket = &kernels[hash_of(name) % BUCKETS_OF_KERNELS];
-    int             length = 0;
-    *kernel = (struct kernel){.family = family, .name = name, .text = line_end + 1, .bytes = bytes, .next = *bucket};
-    *bucket = kernel;
-    if (sscanf(architecture, "sm_%d%n", &kernel->capability, &length) != 1) return NULL;
-    kernel->exactly = architecture[length] == 'a';
-    kernel->overlaps = kernel->capability == 90 && !kernel->exactly;
+    *kernel = (struct kernel){
+        .family = family,
+        .name = name,
+        .text = line_end + 1,
+        .bytes = bytes,
+        .capability = capability,
+        .exactly = *rest == 'a',
+        .overlaps = capability == 90 && *rest != 'a',
+    };
     return kernel->text + bytes;
 }
 
@@ -83,29 +86,34 @@ bool ptx_open(void) {
            false;
 }
 
-static void forget_kernels(void) {
-    for (struct kernel **bucket = kernels; bucket < kernels + BUCKETS_OF_KERNELS; bucket++)
-        for (struct kernel *kernel = *bucket, *next; kernel; kernel = next) next = kernel->next, free(kernel);
-    memset(kernels, 0, sizeof kernels);
+/* How many texts there are; 0 where the pack is damaged. */
+static size_t count_kernels(const char *text, size_t bytes) {
+    struct kernel kernel;
+    size_t        count = 0;
+    for (const char *at = text; at < text + bytes; count++)
+        if (!(at = read_kernel(at, text + bytes, &kernel))) return 0;
+    return count;
 }
 
-/* Only the first counts: its names are pointed at. */
+/* Only the first counts: its names are pointed at. Text and handles are one piece of memory. */
 bnb_status ptx_take(const void *given, size_t bytes) {
     if (pack) return BNB_OK;
-    char *copy = malloc(bytes + 1);
-    if (!copy) return fail(BNB_OUT_OF_MEMORY, "the host has no memory for %zu bytes of kernels", bytes);
-    memcpy(copy, given, bytes);
-    copy[bytes] = 0;
-    const char *at = copy;
-    bool        room = true;
-    while (at && at < copy + bytes) at = add_kernel(at, copy + bytes, &room);
-    damaged = !at && room;
-    if (at) return pack = copy, BNB_OK;
-    forget_kernels();
-    free(copy);
-    if (!room) return fail(BNB_OUT_OF_MEMORY, "the host has no memory for the handles of kernels");
-    return fail(BNB_INVALID, "device_take_kernels: kernels, of %zu bytes, are damaged; install the package again",
-                bytes);
+    size_t count = count_kernels(given, bytes);
+    damaged = !count;
+    if (damaged)
+        return fail(BNB_INVALID, "device_take_kernels: kernels, of %zu bytes, are damaged; install the package again",
+                    bytes);
+    struct kernel *handles = malloc(count * sizeof *handles + bytes);
+    if (!handles) return fail(BNB_OUT_OF_MEMORY, "the host has no memory for %zu bytes of kernels", bytes);
+    char *text = memcpy(handles + count, given, bytes);
+    for (const char *at = text; at < text + bytes; handles++) {
+        at = read_kernel(at, text + bytes, handles);
+        struct kernel **bucket = &kernels[hash_of(handles->name) % BUCKETS_OF_KERNELS];
+        handles->next = *bucket;
+        *bucket = handles;
+    }
+    pack = text;
+    return BNB_OK;
 }
 
 /* ── Patching ───────────────────────────────────────────────────────────────────────────────────────────────────── */

@@ -214,10 +214,11 @@ static void spoil(const struct entry *entry, int at, union arg *args) {
 }
 
 /* The memory that a call names is there, however long the call says it is: more than that is never taken. */
-static void match_memory(const struct entry *entry, union arg *args) {
+static void match_memory(const struct entry *entry, const union arg *valid, union arg *args) {
     for (int i = 0; i + 1 < entry->arity; i++) {
         if (entry->parameters[i].kind != MEMORY || entry->parameters[i + 1].kind != BYTES || !args[i].p) continue;
         size_t bytes = args[i + 1].n;
+        if (bytes == valid[i + 1].n) continue; /* what the recipe gave, which may have to be read */
         args[i].p = scratch(bytes <= 16u << 20 ? bytes : 1);
     }
 }
@@ -350,10 +351,12 @@ static void run_call(size_t which, struct tally *tally) {
     const struct entry *entry = &entries[which];
     union arg           args[ARGS_MAX] = {};
     entry->valid(args);
+    union arg sound[ARGS_MAX];
+    memcpy(sound, args, sizeof sound);
     void  *to_free = entry->frees ? args[0].p : NULL;
     size_t spoilt = entry->arity && !one_in(3) ? 1 + below(one_in(3) ? 3 : 1) : 0;
     for (size_t i = 0; i < spoilt; i++) spoil(entry, (int)below((size_t)entry->arity), args);
-    match_memory(entry, args);
+    match_memory(entry, sound, args);
     describe(entry, args);
     mark();
     if (chance_is_guided() && one_in(4)) hook_fail_at((int64_t)below(8));
