@@ -91,7 +91,7 @@ static uint32_t parts_of(const struct attention_request *r) {
 
 bnb_status attention_launch(const void *request) {
     const struct attention_request *r = request;
-    bnb_device           *device = r->q->buffer->device;
+    bnb_device                     *device = r->q->buffer->device;
     if (r->q->rows * r->heads > INT32_MAX || r->q->columns > INT32_MAX || r->slots > INT32_MAX ||
         r->texts > INT32_MAX || r->reach > INT32_MAX)
         return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
