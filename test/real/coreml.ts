@@ -10,7 +10,9 @@ import { $ } from "bun";
 import { installPython } from "../../bench/peers/install.ts";
 import { checkpoint, dequantizeBlockwise, type QuantizedTensor } from "../../src/index.ts";
 import { Tokenizer } from "../../src/model/tokenizer.ts";
-import { miniLm, python } from "./packages.ts";
+import { miniLm, transformersPython } from "./packages.ts";
+
+const python = transformersPython();
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-coreml-"));
 afterAll(() => rmSync(scratch, { recursive: true }));

@@ -9,7 +9,9 @@ import { $ } from "bun";
 import { verifyCheckpoint } from "../../src/checkpoint/inspect.ts";
 import { convertGguf, mergeAdapter, type QuantizeOptions, quantizeCheckpoint } from "../../src/checkpoint/transform.ts";
 import { checkpoint, nn, Tensor } from "../../src/index.ts";
-import { python } from "./packages.ts";
+import { transformersPython } from "./packages.ts";
+
+const python = transformersPython();
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-families-"));
 afterAll(() => rmSync(scratch, { recursive: true }));

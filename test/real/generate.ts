@@ -8,7 +8,9 @@ import { $ } from "bun";
 import { convertGguf, quantizeCheckpoint } from "../../src/checkpoint/transform.ts";
 import { Model } from "../../src/index.ts";
 import { difference } from "../model/fixtures.ts";
-import { miniLm, python, smolLm } from "./packages.ts";
+import { miniLm, smolLm, transformersPython } from "./packages.ts";
+
+const python = transformersPython();
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-generate-"));
 afterAll(() => rmSync(scratch, { recursive: true }));

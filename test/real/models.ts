@@ -13,7 +13,9 @@ import {
   type QuantizeOptions,
   quantizeCheckpoint,
 } from "../../src/checkpoint/transform.ts";
-import { miniLm, python, smolLm } from "./packages.ts";
+import { miniLm, smolLm, transformersPython } from "./packages.ts";
+
+const python = transformersPython();
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-real-"));
 afterAll(() => rmSync(scratch, { recursive: true }));

