@@ -256,8 +256,8 @@ static bnb_status widen(const void *argument) {
 static bnb_status widen_on_host(const void *request, struct host *host) {
     const struct scales_request *r = request;
     const struct buffer         *mean = r->q->mean;
-    struct widen_job             job = {uncentred_of(host, r->q), mean ? host_reads(host, mean) : NULL,
-                                        host_writes(host, r->scales), r->blocks};
+    struct widen_job             job = {mean ? uncentred_of(host, r->q) : coded_of(host, r->q),
+                                        mean ? host_reads(host, mean) : NULL, host_writes(host, r->scales), r->blocks};
     return perform(host, widen, &job, sizeof job);
 }
 
