@@ -27,8 +27,7 @@ struct job {
 bool       job_is_busy(const struct job *job); /* queued work uses its memory */
 void       job_settle(const struct job *job);  /* waits for that */
 bnb_status job_do(const struct job *job);      /* fails where what it reads was not written */
-bnb_status job_queue(
-    const struct job *job); /* copies all that it is told; where there is no memory, waits and does it */
+bnb_status job_queue(const struct job *job);   /* copies all that it is told; without memory waits, and does it */
 
 /* What the queue's thread does with one: its results are marked where it fails, or reads what was not written. */
 void job_do_queued(const struct job *job);

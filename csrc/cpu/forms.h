@@ -49,6 +49,12 @@ struct coded {
     bnb_dtype              offsets_dtype;
 };
 
+/* A weight: coded, or dense where coded.code is NULL. */
+struct weight {
+    struct dense dense;
+    struct coded coded;
+};
+
 /* The scale of a block, which lies in a group of them where scales are nested: who goes from block to block counts, as
  * a division takes longer than all else here. */
 static inline float scale_in(const struct coded *q, size_t block, size_t group) {
@@ -96,9 +102,12 @@ static inline float decoded(const struct coded *q, size_t i) {
     return scaled + offset_of(q, block);
 }
 
-/* An element of a weight, which is `q`, or `w` where q->code is NULL. */
-static inline float weight_of(const struct dense *w, const struct coded *q, size_t i) {
-    return q->code ? decoded(q, i) : element_of(w, i);
+static inline size_t weight_rows(const struct weight *w) { return w->coded.code ? w->coded.rows : w->dense.rows; }
+static inline size_t weight_columns(const struct weight *w) {
+    return w->coded.code ? w->coded.columns : w->dense.columns;
+}
+static inline float weight_of(const struct weight *w, size_t i) {
+    return w->coded.code ? decoded(&w->coded, i) : element_of(&w->dense, i);
 }
 
 static inline void put_element(void *data, bnb_dtype dtype, size_t i, float value) {
@@ -157,32 +166,29 @@ struct softmax_job {
     void        *y; /* in x's dtype */
 };
 
-/* y[m, n] = Σk x[m, k] · w[n, k] + bias[n], in x's dtype. The weight is `q`, or `w` where q.code is NULL. */
+/* y[m, n] = Σk x[m, k] · w[n, k] + bias[n], in x's dtype. */
 struct matmul_job {
     struct dense  x;
-    struct dense  w;
-    struct coded  q;
+    struct weight w;
     const float  *bias;      /* or NULL */
     bnb_precision precision; /* never DEFAULT */
     void         *y;
 };
 
-/* y[m, k] = Σn a[m, n] · w[n, k]. The weight is `q`, or `w` where q.code is NULL. */
+/* y[m, k] = Σn a[m, n] · w[n, k]. */
 struct matmul_backward_job {
-    struct dense a;
-    bool         transposed; /* a is stored as a[n, m] */
-    struct dense w;
-    struct coded q;
-    void        *y;
-    bnb_dtype    dtype;
+    struct dense  a;
+    bool          transposed; /* a is stored as a[n, m] */
+    struct weight w;
+    void         *y;
+    bnb_dtype     dtype;
 };
 
-/* y[i, :] = the row indices[i] of the table, which is `q`, or `w` where q.code is NULL. */
+/* y[i, :] = the row indices[i] of the table w. */
 struct embedding_job {
     const int32_t *indices;
     size_t         count; /* of indices */
-    struct dense   w;
-    struct coded   q;
+    struct weight  w;
     void          *y;
     bnb_dtype      dtype;
 };

@@ -80,7 +80,7 @@ static void unpack_panel(const struct outer_run *run, size_t from, size_t depth,
     size_t padded = round_up(width, OUTER_COLUMNS);
     for (size_t n = 0; n < depth; n++, panel += OUTER_STRIDE) {
         size_t start = (from + n) * run->columns + k;
-        widen_weights(&run->job->w, &run->job->q, start, start + width, panel);
+        widen_weights(&run->job->w, start, start + width, panel);
         memset(panel + width, 0, (padded - width) * sizeof *panel);
     }
 }
@@ -120,7 +120,7 @@ static bnb_status matmul_backward(const struct matmul_backward_job *job) {
         .job = job,
         .rows = job->transposed ? job->a.columns : job->a.rows,
         .depth = job->transposed ? job->a.rows : job->a.columns,
-        .columns = job->q.code ? job->q.columns : job->w.columns,
+        .columns = weight_columns(&job->w),
     };
     size_t threads = thread_count(), blocks = (run.rows + OUTER_BLOCK - 1) / OUTER_BLOCK;
     size_t share = (run.columns * blocks + threads - 1) / threads; /* panels narrow until each thread has one */

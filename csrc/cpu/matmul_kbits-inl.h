@@ -6,14 +6,14 @@ enum { KBITS_ROWS = 4 /* the most rows of x */ };
 
 /* Rows are whole thirty-twos, and so is every block: no 32 elements have two scales. */
 static bool takes_kbits(const struct matmul_job *job) {
-    return job->q.code && is_kbits(job->q.code) && !job->q.offsets && job->x.rows <= KBITS_ROWS &&
-           job->x.columns % 32 == 0 && job->q.block % 32 == 0;
+    return job->w.coded.code && is_kbits(job->w.coded.code) && !job->w.coded.offsets && job->x.rows <= KBITS_ROWS &&
+           job->x.columns % 32 == 0 && job->w.coded.block % 32 == 0;
 }
 
 /* sums[m] += x[m, k…] · `count` weights from `codes` on, before their scale. */
 INLINE void multiply_run(const struct ordered_run *run, const uint8_t *codes, uint32_t bits, size_t k, size_t count,
                          size_t rows, floats sums[KBITS_ROWS]) {
-    const float *values = run->job->q.code->values, *x[KBITS_ROWS]; /* past the last row, that row again */
+    const float *values = run->job->w.coded.code->values, *x[KBITS_ROWS]; /* past the last row, that row again */
     for (size_t m = 0; m < rows; m++) x[m] = run->x + least(m, run->job->x.rows - 1) * run->job->x.columns + k;
     floats other[KBITS_ROWS] = {0}; /* so that a sum does not wait for the one before */
     for (size_t i = 0; i < count; i += 32)
@@ -31,7 +31,7 @@ INLINE void multiply_run(const struct ordered_run *run, const uint8_t *codes, ui
 
 INLINE void multiply_kbits(const struct ordered_run *run, size_t first, size_t last, uint32_t bits, size_t rows) {
     const struct matmul_job *job = run->job;
-    const struct coded      *q = &job->q;
+    const struct coded      *q = &job->w.coded;
     for (size_t n = first; n < last; n++) {
         floats totals[KBITS_ROWS] = {0};
         for (size_t at = n * q->columns, end = at + q->columns, count; at < end; at += count) {
@@ -56,7 +56,7 @@ INLINE void multiply_kbits_rows(const struct ordered_run *run, size_t first, siz
 
 static void multiply_kbits_of(const void *ordered_run, size_t first, size_t last) {
     const struct ordered_run *run = ordered_run;
-    switch (run->job->q.code->bits) {
+    switch (run->job->w.coded.code->bits) {
     case 2: multiply_kbits_rows(run, first, last, 2); break;
     case 3: multiply_kbits_rows(run, first, last, 3); break;
     case 5: multiply_kbits_rows(run, first, last, 5); break;

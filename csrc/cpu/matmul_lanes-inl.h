@@ -46,7 +46,7 @@ struct lanes_slot {
 };
 
 static bool takes_lanes(const struct matmul_job *job) {
-    return job->x.rows > (job->q.code && job->q.code->bits == 4 ? FEW_ROWS : 2 * TILE_ROWS);
+    return job->x.rows > (job->w.coded.code && job->w.coded.code->bits == 4 ? FEW_ROWS : 2 * TILE_ROWS);
 }
 
 static bool takes_lanes_shorts(const struct matmul_job *job) { return takes_lanes(job) && run_length(job, 4); }
@@ -96,7 +96,7 @@ static void unpack_scales(const struct coded *q, size_t length, size_t n, size_t
 /* Rows [n, n + LANES) and columns [k, k + depth) of 4-bit weights; past the last row, that row again. */
 INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, size_t n, size_t k, size_t depth,
                          uint32_t *panel, float *scales, float *rests) {
-    const struct coded *q = &run->job->q;
+    const struct coded *q = &run->job->w.coded;
     size_t              eight = 8 / factor_elements(kind); /* steps of eight codes */
     /* The panel after this one: further along the rows or, at their end, the next rows. */
     size_t ahead = k + depth < q->columns ? depth : run->strips * LANES * q->columns - k;
@@ -138,11 +138,11 @@ INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, siz
 static void unpack_any(const struct lanes_run *run, size_t n, size_t k, size_t depth, float lines[WIDTH][STEPS + WIDTH],
                        uint32_t *panel) {
     const struct matmul_job *job = run->job;
-    size_t                   columns = job->x.columns, weight_rows = job->q.code ? job->q.rows : job->w.rows;
+    size_t                   columns = job->x.columns, outputs = weight_rows(&job->w);
     for (size_t v = 0; v < TILE_VECTORS; v++) {
         for (size_t i = 0; i < WIDTH; i++) {
-            size_t first = least(n + v * WIDTH + i, weight_rows - 1) * columns + k;
-            widen_weights(&job->w, &job->q, first, first + depth, lines[i]);
+            size_t first = least(n + v * WIDTH + i, outputs - 1) * columns + k;
+            widen_weights(&job->w, first, first + depth, lines[i]);
         }
         for (size_t step = 0; step < depth; step += WIDTH) {
             words block[WIDTH];
@@ -314,7 +314,7 @@ static void multiply_panel(const struct lanes_run *run, struct lanes_slot *slot,
 
 INLINE void put_lanes(const struct lanes_run *run, bnb_dtype dtype, const float *sums, size_t n, size_t count) {
     const struct matmul_job *job = run->job;
-    size_t                   outputs = job->q.code ? job->q.rows : job->w.rows;
+    size_t                   outputs = weight_rows(&job->w);
     for (size_t m = 0; m < run->x.rows; m++, sums += run->strips * LANES) {
         size_t at = (run->first_row + m) * outputs + n, i = 0;
         for (; i + WIDTH <= count; i += WIDTH) {
@@ -328,10 +328,10 @@ INLINE void put_lanes(const struct lanes_run *run, bnb_dtype dtype, const float 
 /* Takes panels until there are none left, in the scratch memory that is this slot's alone. */
 static void run_lanes_panels(const struct lanes_run *run, struct lanes_slot *slot) {
     const struct matmul_job *job = run->job;
-    size_t                   columns = job->x.columns, weight_rows = job->q.code ? job->q.rows : job->w.rows;
+    size_t                   columns = job->x.columns, outputs = weight_rows(&job->w);
     size_t                   width = run->strips * LANES, n;
-    while ((n = atomic_fetch_add_explicit(run->next, 1, memory_order_relaxed) * width) < weight_rows) {
-        size_t count = least(width, weight_rows - n), strips = (count + LANES - 1) / LANES;
+    while ((n = atomic_fetch_add_explicit(run->next, 1, memory_order_relaxed) * width) < outputs) {
+        size_t count = least(width, outputs - n), strips = (count + LANES - 1) / LANES;
         memset(slot->sums, 0, run->x.rows * width * sizeof *slot->sums);
         for (size_t k = 0; k < columns; k += STEPS * factor_elements(run->kind)) {
             size_t depth = least(STEPS * factor_elements(run->kind), columns - k);
@@ -376,9 +376,9 @@ static bool prepare_block(const struct lanes_run *run) {
 }
 
 static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind) {
-    size_t rows = job->x.rows, columns = job->x.columns, weight_rows = job->q.code ? job->q.rows : job->w.rows;
+    size_t rows = job->x.rows, columns = job->x.columns, outputs = weight_rows(&job->w);
     size_t blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS, block = (rows + blocks - 1) / blocks;
-    size_t threads = thread_count(), all_strips = (weight_rows + LANES - 1) / LANES;
+    size_t threads = thread_count(), all_strips = (outputs + LANES - 1) / LANES;
     size_t strips = rows <= GROUP_TILES * TILE_ROWS ? 1 : most(1, least(STRIPS, all_strips / (2 * threads)));
     threads = least(threads, (all_strips + strips - 1) / strips);
 
@@ -392,8 +392,8 @@ static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind)
     struct rounded rounded = {.length = length, .scaled = scaled};
     rounded.scales = (float *)(scratch + factors), rounded.means = (float *)(scratch + factors + scales);
     rounded.excess = (int32_t *)(scratch + factors + 2 * scales);
-    if (kind == SHORTS) rounded.to = rounding_of(job->q.code, SHORTS, LANES_SHORT_CODE, LANES_SHORT_X);
-    if (kind == BYTES) rounded.to = rounding_of(job->q.code, BYTES, LANES_BYTE, LANES_BYTE);
+    if (kind == SHORTS) rounded.to = rounding_of(job->w.coded.code, SHORTS, LANES_SHORT_CODE, LANES_SHORT_X);
+    if (kind == BYTES) rounded.to = rounding_of(job->w.coded.code, BYTES, LANES_BYTE, LANES_BYTE);
     bool fit = true;
     for (size_t i = 0; i < blocks && fit; i++) {
         _Atomic size_t   next = 0;

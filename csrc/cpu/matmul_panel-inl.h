@@ -25,10 +25,11 @@ struct panel_run {
     _Atomic size_t          *next; /* panel to take */
 };
 
-/* Elements [first, last) of a weight, which is `q`, or `w` where q->code is NULL. */
-static void widen_weights(const struct dense *w, const struct coded *q, size_t first, size_t last, float *y) {
+/* Elements [first, last) of a weight. */
+static void widen_weights(const struct weight *w, size_t first, size_t last, float *y) {
+    const struct coded *q = &w->coded;
     if (!q->code)
-        widen(w, first, last, y);
+        widen(&w->dense, first, last, y);
     else if (is_kbits(q->code))
         decode_kbits(q, first, last, y);
     else if (q->code->bits == 4)
@@ -77,15 +78,15 @@ static const float *weights_at(const struct panel_run *run, size_t n, size_t row
                                size_t *stride) {
     const struct matmul_job *job = run->job;
     size_t                   columns = job->x.columns;
-    if (!job->q.code && job->w.dtype == BNB_F32 && depth % WIDTH == 0 && run->rows <= GROUP_X) {
+    if (!job->w.coded.code && job->w.dense.dtype == BNB_F32 && depth % WIDTH == 0 && run->rows <= GROUP_X) {
         *stride = columns;
-        return (const float *)job->w.data + n * columns + k;
+        return (const float *)job->w.dense.data + n * columns + k;
     }
     *stride = PANEL_STRIDE;
     for (size_t row = 0; row < rows; row++) {
         float *to = panel + row * PANEL_STRIDE;
         size_t first = (n + row) * columns + k;
-        widen_weights(&job->w, &job->q, first, first + depth, to);
+        widen_weights(&job->w, first, first + depth, to);
         memset(to + depth, 0, (round_up(depth, WIDTH) - depth) * sizeof *to);
     }
     return panel;
@@ -93,7 +94,7 @@ static const float *weights_at(const struct panel_run *run, size_t n, size_t row
 
 static void put_sums(const struct panel_run *run, const float *sums, size_t n, size_t count) {
     const struct matmul_job *job = run->job;
-    size_t                   columns = job->q.code ? job->q.rows : job->w.rows;
+    size_t                   columns = weight_rows(&job->w);
     for (size_t m = 0; m < run->rows; m++, sums += PANEL) {
         size_t at = (run->first_row + m) * columns + n;
         for (size_t i = 0; i < count; i++)
@@ -104,11 +105,11 @@ static void put_sums(const struct panel_run *run, const float *sums, size_t n, s
 /* Takes panels until there are none left, in the scratch memory that is this slot's alone. */
 static void run_panels(const struct panel_run *run, float *scratch) {
     const struct matmul_job *job = run->job;
-    size_t                   columns = job->x.columns, weight_rows = job->q.code ? job->q.rows : job->w.rows;
+    size_t                   columns = job->x.columns, outputs = weight_rows(&job->w);
     float                   *panel = scratch, *sums = scratch + run->panel * PANEL_STRIDE;
     size_t                   n;
-    while ((n = atomic_fetch_add_explicit(run->next, 1, memory_order_relaxed) * run->panel) < weight_rows) {
-        size_t rows = least(run->panel, weight_rows - n);
+    while ((n = atomic_fetch_add_explicit(run->next, 1, memory_order_relaxed) * run->panel) < outputs) {
+        size_t rows = least(run->panel, outputs - n);
         for (size_t k = 0; k < columns; k += DEPTH) {
             size_t       depth = least(DEPTH, columns - k), stride;
             const float *weights = weights_at(run, n, rows, k, depth, panel, &stride);
@@ -149,11 +150,11 @@ static void widen_rows(const void *widen_job, size_t first, size_t last) {
 }
 
 static bnb_status matmul_panel(const struct matmul_job *job) {
-    size_t rows = job->x.rows, columns = job->x.columns, weight_rows = job->q.code ? job->q.rows : job->w.rows;
+    size_t rows = job->x.rows, columns = job->x.columns, outputs = weight_rows(&job->w);
     size_t threads = thread_count(), block = least(rows, BLOCK_X);
-    size_t share = (weight_rows + threads - 1) / threads;
+    size_t share = (outputs + threads - 1) / threads;
     size_t panel = least(rows <= GROUP_X ? 8 : PANEL, round_up(share, TILE_W));
-    threads = least(threads, (weight_rows + panel - 1) / panel);
+    threads = least(threads, (outputs + panel - 1) / panel);
     bool   in_place = job->x.dtype == BNB_F32 && columns % WIDTH == 0 && rows <= TILE_X;
     size_t stride = in_place ? columns : round_up(columns, WIDTH) + PADDING;
     size_t widened = in_place ? 0 : round_up(block * stride, 16);

@@ -21,8 +21,8 @@ struct vector_run {
 
 /* The length of runs of w where it has codes of so many bits, and each run of a row nothing but one scale; else 0. */
 static size_t run_length(const struct matmul_job *job, uint32_t bits) {
-    if (!job->q.code || job->q.code->bits != bits || job->q.offsets) return 0;
-    size_t both = job->x.columns | job->q.block; /* a multiple of what both are multiples of */
+    if (!job->w.coded.code || job->w.coded.code->bits != bits || job->w.coded.offsets) return 0;
+    size_t both = job->x.columns | job->w.coded.block; /* a multiple of what both are multiples of */
     return both % RUN == 0 ? RUN : both % SHORT_RUN == 0 ? SHORT_RUN : 0;
 }
 
@@ -106,7 +106,7 @@ INLINE void fetch_ahead(const uint8_t *codes, size_t bytes) {
 /* Row n of w with row m of x: what the lanes of a total add up to. */
 INLINE void put_product(const struct matmul_job *job, size_t n, size_t m, floats total) {
     float product = sum(total);
-    put_element(job->y, job->x.dtype, m * job->q.rows + n, job->bias ? product + job->bias[n] : product);
+    put_element(job->y, job->x.dtype, m * job->w.coded.rows + n, job->bias ? product + job->bias[n] : product);
 }
 
 /* Row n of w with all rows of x. */
@@ -127,7 +127,7 @@ INLINE void multiply_floats_chunk(const struct vector_run *run, float_table tabl
 }
 
 INLINE void multiply_floats(const struct vector_run *run, size_t length, size_t first, size_t last, size_t rows) {
-    const struct coded q = run->job->q; /* a copy, which no store can change */
+    const struct coded q = run->job->w.coded; /* a copy, which no store can change */
     size_t             runs = q.columns / length;
     float_table        table = float_table_of(q.code->values);
     for (size_t n = first; n < last; n++) {
@@ -196,7 +196,7 @@ static bnb_status matmul_vector(const struct matmul_job *job) {
     if (!x) return no_working_space("matmul", bytes);
     order_floats(&job->x, stride, x);
     struct vector_run run = {job, stride, x};
-    parallel_for(job->q.rows, VECTOR_WORK / (columns * rows) + 1, multiply_floats_rows, &run);
+    parallel_for(job->w.coded.rows, VECTOR_WORK / (columns * rows) + 1, multiply_floats_rows, &run);
     if (x != local) free(x);
     return BNB_OK;
 }
@@ -216,7 +216,7 @@ static bnb_status run_ordered(const struct matmul_job *job, void (*body)(const v
     if (job->x.dtype != BNB_F32 && !wide) return no_working_space("matmul", bytes);
     if (wide) widen(&job->x, 0, count, wide);
     struct ordered_run run = {job, wide ? wide : job->x.data};
-    parallel_for(job->q.rows, VECTOR_WORK / count + 1, body, &run);
+    parallel_for(job->w.coded.rows, VECTOR_WORK / count + 1, body, &run);
     if (wide != local) free(wide);
     return BNB_OK;
 }

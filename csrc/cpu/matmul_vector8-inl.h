@@ -21,7 +21,7 @@ INLINE floats values_of_word(const float *values, const uint8_t *codes) {
 }
 
 INLINE void multiply_codes8(const struct ordered_run *run, size_t first, size_t last, size_t rows, bool stepped) {
-    const struct coded *q = &run->job->q;
+    const struct coded *q = &run->job->w.coded;
     size_t              columns = q->columns, runs = columns / RUN;
     for (size_t n = first; n < last; n++) {
         floats totals[CODES8_ROWS] = {0};
@@ -62,7 +62,7 @@ INLINE void multiply_codes8_by(const struct ordered_run *run, size_t first, size
 
 static void multiply_codes8_rows(const void *ordered_run, size_t first, size_t last) {
     const struct ordered_run *run = ordered_run;
-    const struct codebook    *code = run->job->q.code;
+    const struct codebook    *code = run->job->w.coded.code;
     if (code->step)
         multiply_codes8_by(run, first, last, true);
     else

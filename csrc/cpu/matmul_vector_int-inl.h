@@ -70,7 +70,7 @@ INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, size_
 
 INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind kind, size_t length, size_t first,
                               size_t last, size_t rows) {
-    const struct coded *q = &run->job->q;
+    const struct coded *q = &run->job->w.coded;
     struct rounded      x = run->x; /* a copy, which no store can change */
     size_t              runs = q->columns / length, step = CHUNK / factor_elements(kind);
     for (size_t n = first; n < last; n++) {
@@ -146,7 +146,7 @@ static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind 
     struct vector_int_run run = {.job = job,
                                  .x =
                                      {
-                                         .to = rounding_of(job->q.code, kind, most, most),
+                                         .to = rounding_of(job->w.coded.code, kind, most, most),
                                          .x = {scratch + factors, rows, rows, stride},
                                          .length = length,
                                          .scaled = scaled,
@@ -160,7 +160,7 @@ static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind 
         deal_chunks(run.x.x.factors, kind, rows * elements, scratch);
         run.x.x.factors = scratch;
         for (size_t i = 0; kind == BYTES && i < rows * scaled; i++) run.excess[i] = (float)run.x.excess[i];
-        parallel_for(job->q.rows, VECTOR_WORK / (columns * rows) + 1,
+        parallel_for(job->w.coded.rows, VECTOR_WORK / (columns * rows) + 1,
                      kind == SHORTS ? multiply_shorts_part : multiply_bytes_part, &run);
     }
     if (scratch != local) free(scratch);

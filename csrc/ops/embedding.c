@@ -10,11 +10,10 @@
 
 static void embedding_plain(const void *argument, size_t first, size_t last) {
     const struct embedding_job *job = argument;
-    size_t                      columns = job->q.code ? job->q.columns : job->w.columns;
+    size_t                      columns = weight_columns(&job->w);
     for (size_t i = first; i < last; i++)
         for (size_t c = 0; c < columns; c++)
-            put_element(job->y, job->dtype, i * columns + c,
-                        weight_of(&job->w, &job->q, (size_t)job->indices[i] * columns + c));
+            put_element(job->y, job->dtype, i * columns + c, weight_of(&job->w, (size_t)job->indices[i] * columns + c));
 }
 
 /* dw[row] = the sum of dy[order[i]], starts[row] <= i < starts[row + 1]: in fp32, in the order of the indices. */
@@ -123,8 +122,8 @@ struct look_up_job {
 static bnb_status look_up(const void *argument) {
     struct look_up_job    unchecked = *(const struct look_up_job *)argument;
     struct embedding_job *job = &unchecked.embedding;
-    size_t   rows = job->q.code ? job->q.rows : job->w.rows, columns = job->q.code ? job->q.columns : job->w.columns;
-    int32_t *copy = malloc(job->count * sizeof *copy); /* another thread may be writing to the tensor */
+    size_t                rows = weight_rows(&job->w), columns = weight_columns(&job->w);
+    int32_t              *copy = malloc(job->count * sizeof *copy); /* another thread may be writing to the tensor */
     if (!copy) return no_memory(job->count);
     memcpy(copy, job->indices, job->count * sizeof *copy);
     bnb_status status = check_indices(copy, job->count, unchecked.index_columns, rows);
@@ -151,9 +150,9 @@ static bnb_status embedding_on_host(const void *request, struct host *host) {
     };
     host->waits = true;
     if (r->w.dense)
-        job.embedding.w = dense_of(host, r->w.dense);
+        job.embedding.w.dense = dense_of(host, r->w.dense);
     else
-        job.embedding.q = coded_of(host, r->w.coded);
+        job.embedding.w.coded = coded_of(host, r->w.coded);
     return perform(host, look_up, &job, sizeof job);
 }
 

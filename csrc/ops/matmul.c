@@ -6,12 +6,12 @@
 /* Columns [first, last) of y: rows of w. */
 static void matmul_plain(const void *argument, size_t first, size_t last) {
     const struct matmul_job *job = argument;
-    size_t                   columns = job->x.columns, outputs = job->q.code ? job->q.rows : job->w.rows;
+    size_t                   columns = job->x.columns, outputs = weight_rows(&job->w);
     for (size_t n = first; n < last; n++) {
         for (size_t m = 0; m < job->x.rows; m++) {
             double sum = 0;
             for (size_t k = 0; k < columns; k++)
-                sum += (double)element_of(&job->x, m * columns + k) * weight_of(&job->w, &job->q, n * columns + k);
+                sum += (double)element_of(&job->x, m * columns + k) * weight_of(&job->w, n * columns + k);
             put_element(job->y, job->x.dtype, m * outputs + n, (float)(sum + (job->bias ? job->bias[n] : 0)));
         }
     }
@@ -134,7 +134,7 @@ static bnb_status launch(const void *request) {
 static bnb_status multiply(const void *argument) {
     const struct matmul_job *job = argument;
     if (cpu_forms()->matmul) return cpu_forms()->matmul(job);
-    parallel_for(job->q.code ? job->q.rows : job->w.rows, 1, matmul_plain, job);
+    parallel_for(weight_rows(&job->w), 1, matmul_plain, job);
     return BNB_OK;
 }
 
@@ -144,9 +144,9 @@ static bnb_status matmul_on_host(const void *request, struct host *host) {
                                  .precision = p->precision,
                                  .y = host_writes(host, p->y->buffer)};
     if (p->w.dense)
-        job.w = dense_of(host, p->w.dense);
+        job.w.dense = dense_of(host, p->w.dense);
     else
-        job.q = coded_of(host, p->w.coded);
+        job.w.coded = coded_of(host, p->w.coded);
     if (p->bias) job.bias = host_reads(host, p->bias->buffer);
     host->work = (double)p->x->rows * (double)p->x->columns * (double)p->y->columns;
     return perform(host, multiply, &job, sizeof job);

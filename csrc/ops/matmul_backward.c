@@ -14,14 +14,14 @@ struct product {
 static void matmul_backward_plain(const void *argument, size_t first, size_t last) {
     const struct matmul_backward_job *job = argument;
     const struct dense               *a = &job->a;
-    size_t                            columns = job->q.code ? job->q.columns : job->w.columns;
+    size_t                            columns = weight_columns(&job->w);
     size_t                            depth = job->transposed ? a->rows : a->columns;
     for (size_t m = first; m < last; m++) {
         for (size_t k = 0; k < columns; k++) {
             double sum = 0;
             for (size_t n = 0; n < depth; n++)
                 sum += (double)element_of(a, job->transposed ? n * a->columns + m : m * depth + n) *
-                       weight_of(&job->w, &job->q, n * columns + k);
+                       weight_of(&job->w, n * columns + k);
             put_element(job->y, job->dtype, m * columns + k, (float)sum);
         }
     }
@@ -43,9 +43,9 @@ static bnb_status matmul_backward_on_host(const void *request, struct host *host
         .dtype = p->y->dtype,
     };
     if (p->w.dense)
-        job.w = dense_of(host, p->w.dense);
+        job.w.dense = dense_of(host, p->w.dense);
     else
-        job.q = coded_of(host, p->w.coded);
+        job.w.coded = coded_of(host, p->w.coded);
     host->work = (double)p->a->rows * (double)p->a->columns * (double)p->y->columns;
     return perform(host, matmul_backward, &job, sizeof job);
 }

@@ -3,7 +3,7 @@
 static void check_matmul_backward(struct matmul_backward_job job) {
     const struct dense *a = &job.a;
     size_t              rows = job.transposed ? a->columns : a->rows, depth = job.transposed ? a->rows : a->columns;
-    size_t              columns = job.q.code ? job.q.columns : job.w.columns;
+    size_t              columns = weight_columns(&job.w);
     job.y = guarded(rows * columns * size_of(job.dtype), 0);
     EXPECT(forms->matmul_backward(&job) == BNB_OK, "failed");
     struct dense y = {job.y, job.dtype, rows, columns};
@@ -12,7 +12,7 @@ static void check_matmul_backward(struct matmul_backward_job job) {
         double total = 0, magnitudes = 0, got = (double)element_of(&y, i);
         for (size_t n = 0; n < depth; n++) {
             size_t at = job.transposed ? n * a->columns + i / columns : i / columns * depth + n;
-            double product = (double)element_of(a, at) * (double)weight_of(&job.w, &job.q, n * columns + i % columns);
+            double product = (double)element_of(a, at) * (double)weight_of(&job.w, n * columns + i % columns);
             total += product, magnitudes += fabs(product);
         }
         double within = magnitudes * 0x1p-24 * 8 * sqrt((double)depth + 1) + 1e-44;
@@ -40,7 +40,7 @@ static void test_matmul_backward(void) {
                     check_matmul_backward((struct matmul_backward_job){
                         .a = dense_random(dtypes[d], transposed ? n : m, transposed ? m : n),
                         .transposed = transposed,
-                        .w = dense_random(dtypes[w], n, k),
+                        .w.dense = dense_random(dtypes[w], n, k),
                         .dtype = dtypes[turn++ % 3],
                     });
             EACH (b, books)
@@ -48,7 +48,7 @@ static void test_matmul_backward(void) {
                     size_t block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
                     check_matmul_backward((struct matmul_backward_job){
                         .a = dense_random(dtypes[d], m, n),
-                        .q = coded_random(books[b], n, k, block, turn % 3 == 0),
+                        .w.coded = coded_random(books[b], n, k, block, turn % 3 == 0),
                         .dtype = dtypes[turn++ % 3],
                     });
                 }
@@ -66,8 +66,7 @@ static void check_embedding(struct embedding_job job, size_t rows, size_t column
     forms->embedding(&job, 2, count);
     void *right = malloc(size_of(job.dtype));
     for (size_t i = 0; i < count * columns; i++) {
-        put_element(right, job.dtype, 0,
-                    weight_of(&job.w, &job.q, (size_t)indices[i / columns] * columns + i % columns));
+        put_element(right, job.dtype, 0, weight_of(&job.w, (size_t)indices[i / columns] * columns + i % columns));
         const char *got = (const char *)job.y + i * size_of(job.dtype);
         EXPECT(same_element(right, got, job.dtype, 0), "element %zu differs (dtype %d, columns %zu)", i, job.dtype,
                columns);
@@ -81,12 +80,13 @@ static void test_embedding(void) {
     EACH (c, columns)
         EACH (d, dtypes) {
             EACH (w, dtypes)
-                check_embedding((struct embedding_job){.w = dense_random(dtypes[w], 5, columns[c]), .dtype = dtypes[d]},
-                                5, columns[c]);
+                check_embedding(
+                    (struct embedding_job){.w.dense = dense_random(dtypes[w], 5, columns[c]), .dtype = dtypes[d]}, 5,
+                    columns[c]);
             EACH (b, books)
                 EACH (p, blocks4) {
                     size_t               block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
-                    struct embedding_job job = {.q = coded_random(books[b], 5, columns[c], block, p == 1),
+                    struct embedding_job job = {.w.coded = coded_random(books[b], 5, columns[c], block, p == 1),
                                                 .dtype = dtypes[d]};
                     check_embedding(job, 5, columns[c]);
                 }

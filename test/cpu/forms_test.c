@@ -560,8 +560,9 @@ static void test_optimizer(void) {
 /* ── Matmul ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static double weight_at(const struct matmul_job *job, size_t i) {
-    if (!job->q.code) return (double)element_of(&job->w, i);
-    return (double)job->q.code->values[code_at(&job->q, i)] * (double)scale_of(&job->q, i / job->q.block);
+    if (!job->w.coded.code) return (double)element_of(&job->w.dense, i);
+    return (double)job->w.coded.code->values[code_at(&job->w.coded, i)] *
+           (double)scale_of(&job->w.coded, i / job->w.coded.block);
 }
 
 /* The fewest steps from zero to the largest code, and to the largest magnitude of 64 elements of x, that a precision
@@ -580,8 +581,8 @@ static void product_of(const struct matmul_job *job, size_t m, size_t n, double 
     steps_of(job, &code_steps, &x_steps);
     size_t columns = job->x.columns;
     double total = 0, magnitudes = 0, steps = 0, largest_code = 0;
-    for (size_t c = 0; job->q.code && c < job->q.code->size; c++)
-        largest_code = fmax(largest_code, fabs((double)job->q.code->values[c]));
+    for (size_t c = 0; job->w.coded.code && c < job->w.coded.code->size; c++)
+        largest_code = fmax(largest_code, fabs((double)job->w.coded.code->values[c]));
     for (size_t begin = 0; begin < columns; begin += 64) {
         double largest = 0;
         size_t end = begin + 64 < columns ? begin + 64 : columns;
@@ -590,8 +591,8 @@ static void product_of(const struct matmul_job *job, size_t m, size_t n, double 
         for (size_t k = begin; k < end; k++) {
             double x = (double)element_of(&job->x, m * columns + k), w = weight_at(job, n * columns + k);
             total += x * w, magnitudes += fabs(x * w);
-            if (!job->q.code) continue;
-            double scale = fabs((double)scale_of(&job->q, (n * columns + k) / job->q.block));
+            if (!job->w.coded.code) continue;
+            double scale = fabs((double)scale_of(&job->w.coded, (n * columns + k) / job->w.coded.block));
             double step_x = largest * 0.5001 / x_steps, step_w = largest_code * scale * 0.5001 / code_steps;
             steps += fabs(w) * step_x + fabs(x) * step_w + step_x * step_w;
         }
@@ -606,7 +607,7 @@ static void product_of(const struct matmul_job *job, size_t m, size_t n, double 
 
 /* Holds a product to the bounds of a precision, which may be better than what it asks for. */
 static void check_matmul_within(struct matmul_job job, bnb_precision precision) {
-    size_t rows = job.x.rows, columns = job.q.code ? job.q.rows : job.w.rows;
+    size_t rows = job.x.rows, columns = weight_rows(&job.w);
     job.y = guarded(rows * columns * size_of(job.x.dtype), 0);
     EXPECT(forms->matmul(&job) == BNB_OK, "failed");
     struct dense y = {job.y, job.x.dtype, rows, columns};
@@ -618,8 +619,8 @@ static void check_matmul_within(struct matmul_job job, bnb_precision precision) 
         product_of(&job, i / columns, i % columns, &right, &within);
         EXPECT(fabs(got - right) <= within,
                "y[%zu, %zu] is %g, not %g within %g (k %zu, dtype %d, bits %u, block %zu, precision %d)", i / columns,
-               i % columns, got, right, within, job.x.columns, job.x.dtype, job.q.code ? job.q.code->bits : 0,
-               job.q.block, job.precision);
+               i % columns, got, right, within, job.x.columns, job.x.dtype,
+               job.w.coded.code ? job.w.coded.code->bits : 0, job.w.coded.block, job.precision);
     }
     release_all();
 }
@@ -648,7 +649,7 @@ static void test_matmul(void) {
             size_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
             EACH (w, dtypes) {
                 struct matmul_job job = {.x = dense_random(dtypes[d], m, k),
-                                         .w = dense_random(dtypes[w], n, k),
+                                         .w.dense = dense_random(dtypes[w], n, k),
                                          .bias = bias_of(n, turn++),
                                          .precision = BNB_PRECISION_HIGHEST};
                 check_matmul(job);
@@ -661,7 +662,7 @@ static void test_matmul(void) {
                         struct matmul_job job = {.x = dense_random(dtypes[d], m, k),
                                                  .precision = precision,
                                                  .bias = bias_of(n, turn++)};
-                        job.q = coded_random(books[b], n, k, block, turn % 3 == 0);
+                        job.w.coded = coded_random(books[b], n, k, block, turn % 3 == 0);
                         check_matmul(job);
                     }
         }
@@ -678,8 +679,8 @@ static void test_matmul_at_the_bound(void) {
                 float large = (code + i / 64) % 2 ? 3 : -3, others[] = {large, 0, large * uniform()};
                 ((float *)job.x.data)[i] = i % 4 < 2 ? large : others[pattern]; /* pairs are two apart */
             }
-            job.q = coded_random(books[code % 4], 5, 256, 64, false);
-            memset((uint8_t *)job.q.codes, (int)(code << 4 | code), 5 * 256 / 2);
+            job.w.coded = coded_random(books[code % 4], 5, 256, 64, false);
+            memset((uint8_t *)job.w.coded.codes, (int)(code << 4 | code), 5 * 256 / 2);
             check_matmul(job);
         }
 }
@@ -690,7 +691,7 @@ static void test_matmul_is_that_of_dot_products(const struct cpu_forms *dots) {
     for (size_t m = 9; m <= 40; m++) {
         size_t            n = 3 + m % 14, k = 64 * (1 + m % 20);
         struct matmul_job job = {.x = dense_random(dtypes[m % 3], m, k), .precision = BNB_PRECISION_MEDIUM};
-        job.q = coded_random(books[NF4], n, k, 64, m % 2);
+        job.w.coded = coded_random(books[NF4], n, k, 64, m % 2);
         job.y = guarded(m * n * size_of(job.x.dtype), 0);
         EXPECT(forms->matmul(&job) == BNB_OK, "failed");
         const void *y = job.y;
@@ -711,7 +712,7 @@ static void test_matmul_of_odd_numbers(void) {
                                      .precision = turn < 2 ? BNB_PRECISION_HIGH : BNB_PRECISION_MEDIUM,
                                      .y = guarded(m * 3 * sizeof(float), 0)};
             ((float *)job.x.data)[at] = odd[v];
-            job.q = coded_random(books[NF4], 3, 128, 64, false);
+            job.w.coded = coded_random(books[NF4], 3, 128, 64, false);
             EXPECT(forms->matmul(&job) == BNB_OK, "failed");
             const float *last = (const float *)job.y + (m - 1) * 3;
             for (size_t n = 0; n < 3; n++) {
@@ -725,7 +726,7 @@ static void test_matmul_of_odd_numbers(void) {
     for (uint32_t turn = 0; turn < 4; turn++) {
         struct matmul_job job = {.x = dense_random(BNB_F32, turn % 2 ? 1 : 9, 128)};
         for (size_t i = 0; i < job.x.rows * 128; i++) ((float *)job.x.data)[i] *= 1e-36f;
-        job.q = coded_random(books[NF4], 3, 128, 64, false);
+        job.w.coded = coded_random(books[NF4], 3, 128, 64, false);
         job.precision = turn < 2 ? BNB_PRECISION_HIGH : BNB_PRECISION_MEDIUM;
         check_matmul_within(job, BNB_PRECISION_HIGHEST);
     }
