@@ -1,7 +1,7 @@
-// Owns `bun run test:metal [file…]`: the whole suite, with the simulated GPU as its device and, unless BNB_STRICT=0, no
-// operation left to the CPU. What knows no device, such as the simulator's own tests, only `bun run test` has; faults
-// have the simulated GPU in their long form. With `--modes` it runs once in each mode of modes.ts, and says at the end
-// in which it failed; `--mode="seed 1"` runs that one alone.
+// Owns `bun run test:metal [file…]`: the suite, with the simulated GPU as its device and, unless BNB_STRICT=0, no
+// operation left to the CPU. What knows no device, such as the server's HTTP, or has one of its own, only
+// `bun run test` has; faults have the simulated GPU in their long form. With `--modes` it runs once in each mode of
+// modes.ts, and says at the end in which it failed; `--mode="seed 1"` runs that one alone.
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { fakeMetal } from "./build.ts";
@@ -9,7 +9,7 @@ import { modes, variables } from "./modes.ts";
 
 const root = resolve(import.meta.dir, "../../..");
 const withoutDevice =
-  /^test\/(metal|cpu|faults)\/|^test\/(isa|arguments|macho|package|executable|doctor|markdown)\.test\.ts$/;
+  /^test\/(metal|cuda|cpu|drivers|faults|serve)\/|^test\/(isa|arguments|macho|package|executable|doctor|markdown)\.test\.ts$/;
 const all = [...new Bun.Glob("test/**/*.test.ts").scanSync(root)].filter((file) => !withoutDevice.test(file));
 const { values, positionals: given } = parseArgs({
   options: { modes: { type: "boolean" }, mode: { type: "string" } },
