@@ -1,31 +1,10 @@
 // Who leaves, who stays silent and who takes long: lines to the server, and its end.
-import { afterAll, beforeAll, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { expect, test } from "bun:test";
 import { connect } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { type ServeOptions, type Serving, serve } from "../../src/serve/index.ts";
-import { chat, post as postTo } from "./client.ts";
-import { byteModel } from "./model.ts";
+import { byteServer } from "./byte_server.ts";
+import { chat } from "./client.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "bnb-serve-"));
-const path = join(folder, "byte");
-let server: Serving;
-
-const start = (options: Partial<ServeOptions> = {}, slots = 4, queue = 64) =>
-  serve({ models: [{ name: "byte", path, slots, queue }], port: 0, ...options });
-
-const post = (route: string, body: object | string, headers: Record<string, string> = {}, at = server) =>
-  postTo(at, route, body, headers);
-
-beforeAll(async () => {
-  await byteModel(path);
-  server = await start();
-});
-afterAll(async () => {
-  await server.stop();
-  rmSync(folder, { recursive: true });
-});
+const { post, running, start } = byteServer();
 
 test("a client that leaves frees its place", async () => {
   await using narrow = await start({}, 1, 8);
@@ -80,6 +59,6 @@ test("stopping lets what runs come to its end, and takes nothing more", async ()
 
 test("health answers while texts are written", async () => {
   const texts = Promise.all(Array.from({ length: 8 }, () => post("/v1/chat/completions", chat({ max_tokens: 100 }))));
-  expect((await fetch(`${server.url}/health`)).status).toBe(200);
+  expect((await fetch(`${running().url}/health`)).status).toBe(200);
   for (const { status } of await texts) expect(status).toBe(200);
 });

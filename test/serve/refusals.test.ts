@@ -1,30 +1,9 @@
 // What the server refuses: each wrong request in OpenAI's shape, strangers, what is too large and too many.
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { type ServeOptions, type Serving, serve } from "../../src/serve/index.ts";
-import { chat, post as postTo } from "./client.ts";
-import { byteModel } from "./model.ts";
+import { describe, expect, test } from "bun:test";
+import { byteServer } from "./byte_server.ts";
+import { chat } from "./client.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "bnb-serve-"));
-const path = join(folder, "byte");
-let server: Serving;
-
-const start = (options: Partial<ServeOptions> = {}, slots = 4, queue = 64) =>
-  serve({ models: [{ name: "byte", path, slots, queue }], port: 0, ...options });
-
-const post = (route: string, body: object | string, headers: Record<string, string> = {}, at = server) =>
-  postTo(at, route, body, headers);
-
-beforeAll(async () => {
-  await byteModel(path);
-  server = await start();
-});
-afterAll(async () => {
-  await server.stop();
-  rmSync(folder, { recursive: true });
-});
+const { post, running, start } = byteServer();
 
 describe("refusals", () => {
   const chats = "/v1/chat/completions";
@@ -81,14 +60,14 @@ describe("refusals", () => {
   test("a model that there is not, a route, a method, a type of content", async () => {
     expect((await post("/v1/chat/completions", chat({ model: "gpt" }))).status).toBe(404);
     expect((await post("/v2/x", {})).status).toBe(404);
-    expect((await fetch(`${server.url}/v1/chat/completions`)).status).toBe(405);
+    expect((await fetch(`${running().url}/v1/chat/completions`)).status).toBe(405);
     expect((await post("/v1/chat/completions", chat(), { "content-type": "text/plain" })).status).toBe(415);
   });
 
   test("a page elsewhere: by a name that leads here, or by its browser's question", async () => {
-    const named = await fetch(`${server.url}/v1/models`, { headers: { host: "evil.example" } });
+    const named = await fetch(`${running().url}/v1/models`, { headers: { host: "evil.example" } });
     expect(named.status).toBe(403);
-    const asked = await fetch(`${server.url}/v1/chat/completions`, {
+    const asked = await fetch(`${running().url}/v1/chat/completions`, {
       method: "OPTIONS",
       headers: { origin: "https://evil.example" },
     });

@@ -1,37 +1,14 @@
 // The server as a client sees it: answers, streams, forms, and which models it has.
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { Model } from "../../src/model/model.ts";
-import { type ServeOptions, type Serving, serve } from "../../src/serve/index.ts";
+import { serve } from "../../src/serve/index.ts";
 import { tiny } from "../model/fixtures.ts";
-import { chat, events, post as postTo } from "./client.ts";
+import { byteServer } from "./byte_server.ts";
+import { chat, events } from "./client.ts";
 import { byteModel } from "./model.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "bnb-serve-"));
-const path = join(folder, "byte");
-let server: Serving;
-
-const start = (options: Partial<ServeOptions> = {}, slots = 4, queue = 64) =>
-  serve({ models: [{ name: "byte", path, slots, queue }], port: 0, ...options });
-
-const post = (route: string, body: object | string, headers: Record<string, string> = {}, at = server) =>
-  postTo(at, route, body, headers);
-
-beforeAll(async () => {
-  await byteModel(path);
-  server = await start({
-    models: [
-      { name: "byte", path, slots: 4, queue: 64 },
-      { name: "bert", path: tiny("bert"), slots: 1, queue: 1 },
-    ],
-  });
-});
-afterAll(async () => {
-  await server.stop();
-  rmSync(folder, { recursive: true });
-});
+const { folder, path, post, running, start } = byteServer([{ name: "bert", path: tiny("bert"), slots: 1, queue: 1 }]);
 
 describe("answers", () => {
   test("a chat's answer is what the model itself writes", async () => {
@@ -244,7 +221,7 @@ test("models are loaded when they are asked for, and let go where there is no ro
 });
 
 test("the page is whole by itself, and lets only its own script run", async () => {
-  const response = await fetch(server.url);
+  const response = await fetch(running().url);
   const html = await response.text();
   const policy = response.headers.get("content-security-policy")!;
   const script = /<script type="module">([\s\S]*)<\/script>/.exec(html)![1]!;
