@@ -10,6 +10,7 @@ import {
   type FloatDType,
   optim,
   type Parameter,
+  Tensor,
 } from "../src/index.ts";
 import type { ReferenceRule } from "./reference.ts";
 
@@ -131,6 +132,20 @@ export function normal(length: number, seed = 1, deviation = 1): Float32Array<Ar
     () => deviation * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform()),
   );
 }
+
+/** Makes tensors of such numbers on a device: of a shape, by a seed. */
+export const normalTensors =
+  (device: Device) =>
+  (shape: number[], seed = 1, deviation = 1): Tensor<"float32"> =>
+    Tensor.from(
+      normal(
+        shape.reduce((a, b) => a * b, 1),
+        seed,
+        deviation,
+      ),
+      shape,
+      { device },
+    );
 
 /** Sizes of parameters: one element, less than a block of 256 and more, whole blocks, and many blocks with a rest. */
 export const parameterSizes = [1, 31, 256, 257, 2048, 5003] as const;

@@ -19,7 +19,7 @@ import {
   quantizeBlockwise,
   Tensor,
 } from "../src/index.ts";
-import { normal, testDevices } from "./cases.ts";
+import { normal, normalTensors, testDevices } from "./cases.ts";
 import { errorOf, relativeError } from "./reference.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "bnb-nn-"));
@@ -37,16 +37,7 @@ const golden = (name: string) => checkpoint.openCheckpoint(`${import.meta.dir}/g
 
 describe.each(testDevices)("on %s", (_, device) => {
   const on = { device };
-  const random = (shape: number[], seed = 1, deviation = 1) =>
-    Tensor.from(
-      normal(
-        shape.reduce((a, b) => a * b, 1),
-        seed,
-        deviation,
-      ),
-      shape,
-      on,
-    );
+  const random = normalTensors(device);
   const weight = () => random([24, 64], 1, 0.1);
   const indices = () => Tensor.from(Int32Array.of(3, 0, 23, 3), [2, 2], on);
 

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { checkpoint, type FloatDType, linear, nn, optim, type Parameter, Tensor } from "../src/index.ts";
-import { normal, testDevices } from "./cases.ts";
+import { normal, normalTensors, testDevices } from "./cases.ts";
 import { errorOf, relativeError } from "./reference.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "bnb-lora-"));
@@ -12,16 +12,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 describe.each(testDevices)("on %s", (_, device) => {
   const on = { device };
-  const random = (shape: number[], seed = 1, deviation = 1) =>
-    Tensor.from(
-      normal(
-        shape.reduce((a, b) => a * b, 1),
-        seed,
-        deviation,
-      ),
-      shape,
-      on,
-    );
+  const random = normalTensors(device);
   const weight = () => random([24, 64], 1, 0.1);
 
   const layerOf = (dtype: FloatDType = "float32") => {
