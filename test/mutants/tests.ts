@@ -202,7 +202,8 @@ export function testsOf(file: string): Stage[] {
     .filter((stage) => stage.length > 0)
     .map((tests) => ({ tests, on: "this machine" }) as const);
   if (!file.startsWith("csrc/ops/")) return here;
-  // Operations have a plain loop each, and launch kernels.
+  // Operations have a plain loop each, and launch kernels. A minute goes far, but not to whole products with checks.
   const { tests } = here[0]!;
-  return [here[0]!, { tests, on: "plain loops" }, ...here.slice(1), { tests, on: "gpu" }];
+  const gpu = { tests, on: stem.startsWith("matmul") ? "gpu" : "checked gpu" } as const;
+  return [here[0]!, { tests, on: "plain loops" }, ...here.slice(1), gpu];
 }
