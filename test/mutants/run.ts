@@ -130,7 +130,7 @@ function commandOf({ tests, on }: Stage): string[] {
   if (on === "this machine") return here;
   if (on === "plain loops") return ["env", "BNB_ISA=plain", ...here];
   const checks = on === "checked gpu" ? ["env", "BNB_SIM=check"] : [];
-  return [...checks, process.execPath, "test/metal/host/suite.ts", "--", "--bail", ...tests];
+  return [...checks, process.execPath, "test/metal/host/suite.ts", "--bail", ...tests];
 }
 
 /** What a stage is, and what its tests say. */
