@@ -86,8 +86,11 @@ VALID(bnb_tensor_from_file) {
 VALID(bnb_tensor_from_gguf) {
     static const struct {
         uint32_t type, block, bytes;
-    } types[] = {{0, 1, 4},   {1, 1, 2},   {30, 1, 2},     {2, 32, 18},    {3, 32, 20},   {6, 32, 22},
-                 {7, 32, 24}, {8, 32, 34}, {12, 256, 144}, {13, 256, 176}, {14, 256, 210}};
+    } types[] = {{0, 1, 4},      {1, 1, 2},     {2, 32, 18},    {3, 32, 20},    {6, 32, 22},    {7, 32, 24},
+                 {8, 32, 34},    {10, 256, 84}, {11, 256, 110}, {12, 256, 144}, {13, 256, 176}, {14, 256, 210},
+                 {15, 256, 292}, {16, 256, 66}, {17, 256, 74},  {18, 256, 98},  {19, 256, 50},  {20, 32, 18},
+                 {21, 256, 110}, {22, 256, 82}, {23, 256, 136}, {29, 256, 56},  {30, 1, 2},     {34, 256, 54},
+                 {35, 256, 66},  {39, 32, 17},  {40, 64, 36}};
     size_t t = below(sizeof types / sizeof *types), rows = 1 + below(5), blocks = 1 + below(4),
            bytes = rows * blocks * types[t].bytes;
     GIVE(P(world.device), U(types[t].type), N(rows), N(blocks * types[t].block), P(scratch(bytes)), N(bytes),
