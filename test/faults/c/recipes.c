@@ -287,9 +287,14 @@ VALID(bnb_attention) {
     bool        kept = 2 * world.m * world.k * sizeof(float) >= 1 << 16; /* memory of the call's own would be */
     bnb_tensor *x = ANY(world.x), *norm = OPTIONAL(ANY(world.weight));
     bnb_cache  *cache = kept || one_in(2) ? world.cache[below(2)] : NULL;
-    size_t      room = (world.m + 15) / 16 * 16; /* a cache's capacity, which pages want a power of two */
-    GIVE(P(o), P(x), P(x), P(x), P(world.rows), P(NULL), P(norm), P(norm), P(NULL), P(cache), U(0),
-         P(cache && !(room & (room - 1)) ? OPTIONAL(world.one) : NULL));
+    bnb_tensor *rope = world.n >= world.m && world.k % 2 == 0 ? OPTIONAL(world.w[0]) : NULL;
+    bnb_tensor *bias = world.k % 2 ? OPTIONAL(world.weight[0]) : NULL;
+    size_t      room = (world.capacity + 15) / 16 * 16; /* which pages want to be a power of two */
+    if (!cache && world.k % 3 == 0 && one_in(2))        /* keys and values beside the queries */
+        GIVE(P(o), P(x), P(NULL), P(NULL), P(world.rows), P(NULL), P(NULL), P(NULL), P(bias), P(NULL), U(0), P(NULL));
+    else
+        GIVE(P(o), P(x), P(x), P(x), P(world.rows), P(rope), P(norm), P(norm), P(bias), P(cache), U(0),
+             P(cache && !(room & (room - 1)) ? OPTIONAL(world.one) : NULL));
 }
 
 ROW(bnb_topk, P(ANY(world.x)), N(1 + below(world.k)))
