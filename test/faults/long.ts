@@ -129,7 +129,8 @@ const kinds: Record<string, () => Promise<unknown>> = {
   "address-allocations": () => repeat(withAddresses(), "allocations", 1),
   guided: async () => {
     needsClang();
-    return await guided(seconds, seed);
+    const { holes: _, ...report } = await guided(seconds, seed);
+    return report;
   },
   "address-forms": addressForms,
   valgrind: async () => {

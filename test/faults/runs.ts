@@ -52,10 +52,14 @@ const sanitizerEnv = {
   UBSAN_OPTIONS: "print_stacktrace=1",
 };
 
-/** For the harness's calls to go to the simulated GPU: each result a buffer of its own, each access checked. */
+/**
+ * For the harness's calls to go to the simulated GPU: each result a buffer of its own, each access checked, and as
+ * little memory as hook.c gives on the CPU.
+ */
 export const simulatedGpu = () => ({
   FAULTS_DEVICE: "metal",
   BNB_METAL_LIBRARY: fakeMetal(),
+  BNB_FAKE_METAL: `buffer_max=${8 << 20},working_set=${1 << 30}`,
   BNB_METAL_EXACT: "1",
   BNB_SIM: "check",
   BNB_SIM_BUN: process.execPath,
