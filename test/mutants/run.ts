@@ -27,7 +27,7 @@ const options = new Command("test:mutants")
   .option("--seed <n>", "which mutants are drawn, and in which order", Number, 1)
   .option("--from <n>", "the first of them", Number, 0)
   .option("--count <n>", "how many", Number, 300)
-  .option("--only <prefix>", "names that begin so, such as src/optim/ or src/optim/state.ts:111", "")
+  .option("--only <prefixes...>", "names that begin so, such as src/optim/ or src/optim/state.ts:111", [""])
   .option("--named", "those that an attack found unnoticed, in place of drawn ones")
   .option("--again", "try those again that are known to have survived")
   .option("--seconds <n>", "the most of the processor that a stage of tests may take beyond its usual", Number, 30)
@@ -38,7 +38,7 @@ const options = new Command("test:mutants")
     seed: number;
     from: number;
     count: number;
-    only: string;
+    only: string[];
     named?: boolean;
     again?: boolean;
     seconds: number;
@@ -68,13 +68,15 @@ const unseen = /\.d\.ts$|src\/(library|embedded|libc|support)\.ts/;
 const nameOf = ({ file, line, operator, before, after }: Mutant) =>
   `${file}:${line} ${operator}: ${before.trim()} → ${after.trim()}`;
 
+const isAsked = (mutant: Mutant) => options.only.some((prefix) => nameOf(mutant).startsWith(prefix));
+
 /** An area's mutants, in the seed's order. */
 function drawFrom(area: string): Mutant[] {
   const files = areas[area]!.flatMap((pattern) => [...new Bun.Glob(pattern).scanSync(root)]).sort();
   return files
     .filter((file) => !unseen.test(file))
     .flatMap((file) => mutantsOf(file, readFileSync(`${root}/${file}`, "utf8")))
-    .filter((mutant) => nameOf(mutant).startsWith(options.only))
+    .filter(isAsked)
     .map((mutant) => {
       const { file, line, operator, after } = mutant;
       return [Bun.hash(`${options.seed} ${file} ${line} ${operator} ${after}`), mutant] as const;
@@ -85,7 +87,7 @@ function drawFrom(area: string): Mutant[] {
 
 /** All mutants, of each area in turn. */
 function draw(): Mutant[] {
-  if (options.named) return namedMutants(root).filter((mutant) => nameOf(mutant).startsWith(options.only));
+  if (options.named) return namedMutants(root).filter(isAsked);
   const drawn = Object.keys(areas).map(drawFrom);
   const longest = Math.max(...drawn.map(({ length }) => length));
   return Array.from({ length: longest }, (_, i) => drawn.flatMap((mutants) => mutants.slice(i, i + 1))).flat();

@@ -52,7 +52,11 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["csrc/", own("tensor"), own("quantize", "layout", "matmul", "threads")],
   ["src/optim/", own("optim_classes"), own("optim", "state", "nn")],
   ["src/nn/", own("nn"), own("nn_init", "matmul_backward", "adapter", "embedding")],
-  ["src/model/", inFolder("model", "families", "generate", "gguf"), inFolder("model", "cli", "save", "adapter")],
+  [
+    "src/model/",
+    inFolder("model", "families", "generate", "gguf"),
+    inFolder("model", "cli", "save", "adapter", "format"),
+  ],
   [
     "src/serve/",
     inFolder("serve", "server", "refusals"),
