@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { openCheckpoint, shardBytesDefault } from "../src/checkpoint/checkpoint.ts";
 import { writeSafetensors } from "../src/checkpoint/writer.ts";
+import { serveCommand } from "../src/cli/serve.ts";
 import { bytes } from "../src/cli/terminal.ts";
 import { llamaDirectory, weights } from "./models.ts";
 
@@ -47,6 +48,7 @@ describe("commands", () => {
     };
     const limit = ((1.05 * total) / 2 ** 20).toFixed(6); // states of weights are planned for at their longest
     expect([shards(`${limit}MiB`), shards(`${limit}MB`)]).toEqual([1, 2]);
+    expect(shards("1KB")).toBe(12); // each tensor or weight by itself, and no file without one
     expect(shardBytesDefault).toBe(50e9); // as in transformers
     expect([999, 1e9, 2 ** 30, 5e12].map(bytes)).toEqual(["999 B", "1.00 GB", "1.07 GB", "5.00 TB"]);
   });
@@ -116,6 +118,32 @@ describe("exit status", () => {
     expect(damaged.status).toBe(1);
     expect(damaged.err).toMatch(/model.safetensors.*damaged or incomplete/);
   });
+});
+
+test.each([
+  ["--port", 0, 65_535],
+  ["--slots", 1, 256],
+  ["--context", 16, 2 ** 24],
+  ["--queue", 0, 1e6],
+  ["--timeout", 1, 86_400],
+])("serve %s takes whole numbers from %d to %d", (name, least, most) => {
+  const { parseArg } = serveCommand().options.find(({ long }) => long === name)!;
+  const read = parseArg as (text: string) => unknown;
+  expect([read(`${least}`), read(`${most}`)]).toEqual([least, most]);
+  for (const text of [`${least - 1}`, `${most + 1}`, `${least}.5`, "x"])
+    expect(() => read(text)).toThrow(`Expected a whole number from ${least} to ${most}.`);
+});
+
+test.each([
+  ["1GB", 1e9],
+  ["2.5g", 2.5e9],
+  ["1000 GB", 1e12],
+])("serve --memory %s is %d bytes", (text, bytes) => {
+  const { parseArg } = serveCommand().options.find(({ long }) => long === "--memory")!;
+  const read = parseArg as (text: string) => unknown;
+  expect(read(text)).toBe(bytes);
+  for (const wrong of ["GB", "1TB", "1GBx", "-1GB", "1.GB"])
+    expect(() => read(wrong)).toThrow("Expected a size such as 8GB.");
 });
 
 describe("where and what is written", () => {

@@ -1,7 +1,7 @@
 // Texts that models write: streaming, sampling, stops, sessions, conversations, guesses; with the tiny llama.
 import { describe, expect, test } from "bun:test";
 import { type Message, Model, type Session } from "../../src/index.ts";
-import { logprobsOf, Sampler } from "../../src/model/sample.ts";
+import { logprobsOf, Sampler, type SamplingOptions } from "../../src/model/sample.ts";
 import { StopFilter, TextStream } from "../../src/model/stream.ts";
 import { testDevices } from "../cases.ts";
 import { difference, expectedOf, rejection, tiny } from "./fixtures.ts";
@@ -154,6 +154,15 @@ describe("sampling", () => {
     close(counts({ temperature: 1, topP: 0.75 }), of([1, 5, 2]));
     close(counts({ temperature: 1, minP: 0.3 }), of([1, 5, 2])); // e^-0.5, e^-1
     close(counts({ temperature: 1, topK: 3, topP: 0.01 }), of([1]));
+  });
+
+  test("needs as many of the largest logits as can be chosen", () => {
+    const largest = (options: SamplingOptions) => new Sampler(options, "test").largest;
+    expect([{}, { topK: 7 }, { temperature: 1, topK: 7 }, { temperature: 1, topK: 1024 }].map(largest)).toEqual([
+      ...[1, 1, 7, 1024],
+    ]);
+    const all = [{ temperature: 1 }, { temperature: 1, topK: 1025 }, { repetitionPenalty: 2 }];
+    expect([...all, { logitsProcessor: () => {} }].map(largest)).toEqual(Array(4).fill(undefined));
   });
 
   test("penalises what stands there: as transformers, first of all", () => {

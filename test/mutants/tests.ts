@@ -93,6 +93,7 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
     own("checkpoint", "huggingface", "safetensors", "state", "inspect"),
     own("output", "strange", "workflow", "adapter", "mlx", "modules"),
   ],
+  ["src/tensor", own("slice", "move", "empty"), own("elementwise", "inspect", "matmul")],
   ["src/native", own("tensor"), own("abi", "arguments", "quantize", "matmul", "threads")],
   ["src/dtype", own("tensor"), own("safetensors", "quantize", "checkpoint")],
   ["src/environment", own("stranger", "tensor"), own("doctor", "hub")],
