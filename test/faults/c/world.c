@@ -174,7 +174,8 @@ void world_build(bool small, bool cold) {
     world.q[5] =
         must(bnb_quantize(world.w[1], world.codes_other, world.block, one_in(2) ? 0 : 256, BNB_SCALES_ABSMAX, NULL));
     bnb_codebook *int8 = must(bnb_codebook_named("int8"));
-    world.q[4] = must(bnb_quantized_from(world.b, n, k, int8, k, world.column_stats, NULL, NULL, 0, NULL, 0, NULL));
+    world.q[4] =
+        must(bnb_quantized_from(world.b, n, k, int8, k, world.column_stats, NULL, NULL, 0, NULL, 0, NULL, NULL));
     bnb_codebook_free(int8);
     world.recording = must(made_recording());
     world.sixteens = floats(BNB_F32, 2, 32, 1);
