@@ -200,9 +200,11 @@ double bnb_device_size(bnb_device *device, bnb_size size, double value) {
         return -1;
     }
     uint32_t *at = (uint32_t *)&device->sizes + size;
-    if (value >= 0 && (value > 1 << 20 || value != (double)(uint32_t)value)) {
-        fail(BNB_INVALID, "device_size: value is %g, expected a whole number up to 2^20, or a negative one to ask",
-             value);
+    /* Work is divided by these two. */
+    uint32_t least = size == BNB_SIZE_TILES_WANTED || size == BNB_SIZE_SPLIT_LEAST;
+    if (value >= 0 && (value < least || value > 1 << 20 || value != (double)(uint32_t)value)) {
+        fail(BNB_INVALID, "device_size: value is %g, expected a whole number from %u to 2^20, or a negative one to ask",
+             value, least);
         return -1;
     }
     if (value >= 0) *at = (uint32_t)value;
