@@ -128,8 +128,14 @@ function commandOf({ tests, on }: Stage): string[] {
   if (on === "this machine") return here;
   if (on === "plain loops") return ["env", "BNB_ISA=plain", ...here];
   // Buffers end where their pages do, so that what is read or written beyond is seen.
-  const mode = on === "checked gpu" ? "BNB_SIM=check" : "BNB_METAL_EXACT=1";
-  return ["env", mode, process.execPath, "test/metal/host/suite.ts", "--bail", ...tests];
+  const guarded = ["BNB_FAKE_METAL=no_kernels=1", "BNB_METAL_EXACT=1", "BNB_STRICT=0"];
+  const modes = {
+    gpu: ["BNB_METAL_EXACT=1"],
+    "checked gpu": ["BNB_SIM=check"],
+    "guarded memory": guarded,
+    "plain loops, guarded memory": [...guarded, "BNB_ISA=plain"],
+  };
+  return ["env", ...modes[on], process.execPath, "test/metal/host/suite.ts", "--bail", ...tests];
 }
 
 /** What a stage is, and what its tests say. */

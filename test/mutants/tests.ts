@@ -159,10 +159,19 @@ const checkedByKernel: Record<string, string[]> = {
   scales: ["scales", "scales"],
 };
 
-/** Arguments for `bun test`, and where they run: here, here with the plain loops, or on the simulated GPU. */
+/**
+ * Arguments for `bun test`, and where they run: here, here with the plain loops, on the simulated GPU, or on one that
+ * compiles no kernel, so that the CPU does the work in memory whose end is guarded.
+ */
 export interface Stage {
   readonly tests: readonly string[];
-  readonly on: "this machine" | "plain loops" | "gpu" | "checked gpu";
+  readonly on:
+    | "this machine"
+    | "plain loops"
+    | "guarded memory"
+    | "plain loops, guarded memory"
+    | "gpu"
+    | "checked gpu";
 }
 
 function testsOfKernel(stem: string): Stage[] {
@@ -201,9 +210,11 @@ export function testsOf(file: string): Stage[] {
     .map((stage) => stage.filter((test) => !seen.has(test) && seen.add(test)))
     .filter((stage) => stage.length > 0)
     .map((tests) => ({ tests, on: "this machine" }) as const);
+  if (file.startsWith("csrc/cpu/"))
+    return [here[0]!, { tests: here[0]!.tests, on: "guarded memory" }, ...here.slice(1)];
   if (!file.startsWith("csrc/ops/")) return here;
   // Operations have a plain loop each, and launch kernels. A minute goes far, but not to whole products with checks.
   const { tests } = here[0]!;
   const gpu = { tests, on: stem.startsWith("matmul") ? "gpu" : "checked gpu" } as const;
-  return [here[0]!, { tests, on: "plain loops" }, ...here.slice(1), gpu];
+  return [here[0]!, { tests, on: "plain loops" }, { tests, on: "plain loops, guarded memory" }, ...here.slice(1), gpu];
 }
