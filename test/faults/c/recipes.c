@@ -263,8 +263,9 @@ VALID(bnb_activate) {
     GIVE(P(x), P(OPTIONAL(x)), I(0), I(below(4)));
 }
 
+/* Each layer is of less than what is kept for reuse once it is freed. */
 ROW(bnb_cache_new, P(world.device), I(((int[]){BNB_F32, BNB_F16, BNB_I8}[below(3)])), N(1 + below(3)), N(1 + below(3)),
-    N(1 + below(3)), N(1 + below(40)), N(1 + below(40)))
+    N(1 + below(3)), N(1 + below(40)), N(1 + below(12)))
 ROW(bnb_cache_resize, P(world.cache[2]), N(1 + below(3)), N(1 + below(60)))
 
 static void span(union arg *args, bnb_cache *cache) {
