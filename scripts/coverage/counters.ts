@@ -12,7 +12,7 @@ export const countingFlags = ["-fprofile-instr-generate", "-fcoverage-mapping", 
 /** Writes the counters of a process that ends by quick_exit, as Bun does: to be linked in. */
 export const atExit = `${import.meta.dir}/at_exit.c`;
 
-/** Compiles or links with counters; as `zig` in scripts/msl/clang.ts. */
+/** Links with counters, or compiles C so; as `zig` in scripts/msl/clang.ts, which lacks the counters' runtime. */
 export function countingClang(args: readonly string[]): { ok: boolean; stderr: string } {
   const { exitCode, stderr } = Bun.spawnSync([findLlvm()!.clang, ...args], { stdout: "ignore", stderr: "pipe" });
   return { ok: exitCode === 0, stderr: stderr.toString() };

@@ -134,11 +134,8 @@ export function compileKernels(cpp: string, name: string, mode: Mode, functions:
   const temporary = `${path}.${process.pid}`;
   const source = path.replace(/\.so$/, ".cpp");
   writeWhole(source, cpp);
-  const flags = kernelFlags(mode, functions);
-  const files = ["-c", source, "-o", `${temporary}.o`];
-  const compiled = isCounted
-    ? countingClang([...flags.map((flag) => flag.replace("x86_64_v3", "x86-64-v3")), ...countingFlags, ...files])
-    : zig(["c++", ...flags, ...files]);
+  const flags = [...kernelFlags(mode, functions), ...(isCounted ? countingFlags : [])];
+  const compiled = zig(["c++", ...flags, "-c", source, "-o", `${temporary}.o`]);
   if (!compiled.ok) throw firstError(compiled.stderr, name, [runtime, libraryFolder]);
   const directory = dirname(library);
   const links = ["-shared", `${temporary}.o`, "-o", temporary, `-L${directory}`, "-lsimulator"];
