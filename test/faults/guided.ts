@@ -72,9 +72,9 @@ function linesOf(harness: string, folder: string): Pick<GuidedReport, "lines" | 
   const llvm = findLlvm();
   if (!llvm) return {};
   const lines: Lines = new Map();
-  addLcov(lines, lcovOf(llvm, folder, [harness]), (path) => {
+  addLcov(lines, lcovOf(llvm, folder, [harness]), (path, line) => {
     const name = relative(root, path);
-    return /^csrc\/(?!gpu\/)/.test(name) ? name : undefined;
+    return /^csrc\/(?!gpu\/)/.test(name) ? [name, line] : undefined;
   });
   const all = byFolder(lines).find(({ name }) => name === "all of csrc/");
   if (!all) return {};

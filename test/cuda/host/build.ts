@@ -1,29 +1,21 @@
 // Owns the build of the fake libcuda and of the program that tests the driver on it.
-import { existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { zig } from "../../../scripts/msl/clang.ts";
 import { packOf } from "../../../scripts/ptx.ts";
-import { cached, runtimeLibrary, writeWhole } from "../../metal/toolchain.ts";
+import { cached, compileHost, runtimeLibrary, writeWhole } from "../../metal/toolchain.ts";
 import { sourceOf } from "./compile.ts";
 
 const root = resolve(import.meta.dir, "../../..");
-const flags = ["-std=c23", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-fvisibility=hidden"];
 
 function files(folder: string, pattern: string): string[] {
   return [...new Bun.Glob(pattern).scanSync(join(root, folder))].sort().map((file) => join(root, folder, file));
 }
 
 /** Compiles `sources`, once for each content of what they can include. */
-function build(name: string, sources: string[], more: readonly string[]): string {
+function build(name: string, sources: string[], more: readonly string[], counted = false): string {
   const inputs = [...sources, ...files("csrc", "**/*.h"), ...files("test/cuda/host", "*.h")];
   const path = cached(`/${name}`, ...more, ...inputs.map((file) => readFileSync(file, "utf8")));
-  if (existsSync(path)) return path;
-  mkdirSync(dirname(path), { recursive: true });
-  const temporary = `${path}.${process.pid}`;
-  const { ok, stderr } = zig(["cc", ...flags, ...sources, ...more, "-o", temporary]);
-  if (!ok) throw new Error(`${name} does not compile:\n${stderr}`);
-  renameSync(temporary, path);
-  return path;
+  return compileHost(path, [...sources, ...more], counted);
 }
 
 /** The library that the environment's BNB_CUDA_LIBRARY puts in NVIDIA's place. */
@@ -40,5 +32,5 @@ export async function scenarios(): Promise<string> {
   const folder = dirname(cached("/kernels.ptx", pack));
   writeWhole(join(folder, "kernels.ptx"), pack);
   const sources = [join(import.meta.dir, "scenarios.c"), ...files("csrc/gpu/cuda", "*.c")];
-  return build("cuda_scenarios", sources, ["-rdynamic", `--embed-dir=${folder}`]);
+  return build("cuda_scenarios", sources, ["-rdynamic", `--embed-dir=${folder}`], true);
 }

@@ -158,7 +158,7 @@ ROW(bnb_codebook_free, P(bnb_codebook_linear(1, 8, 1)))
 /* ── Quantised matrices ─────────────────────────────────────────────────────────────────────────────────────────── */
 
 ROW(bnb_quantized_from, P(world.b), N(world.n), N(world.k), P(world.codes256), N(world.k), P(world.column_stats),
-    P(NULL), P(NULL), N(0), P(NULL), F(0), P(NULL))
+    P(NULL), P(NULL), N(0), P(NULL), F(0), P(NULL), P(NULL))
 ROW(bnb_quantized_part, P(world.q[2 + below(2)]), I(below(5)))
 ROW(bnb_quantized_rows, P(world.q[0]))
 ROW(bnb_quantized_columns, P(world.q[1]))
@@ -263,8 +263,9 @@ VALID(bnb_activate) {
     GIVE(P(x), P(OPTIONAL(x)), I(0), I(below(4)));
 }
 
+/* Each layer is of less than what is kept for reuse once it is freed. */
 ROW(bnb_cache_new, P(world.device), I(((int[]){BNB_F32, BNB_F16, BNB_I8}[below(3)])), N(1 + below(3)), N(1 + below(3)),
-    N(1 + below(3)), N(1 + below(40)), N(1 + below(40)))
+    N(1 + below(3)), N(1 + below(40)), N(1 + below(12)))
 ROW(bnb_cache_resize, P(world.cache[2]), N(1 + below(3)), N(1 + below(60)))
 
 static void span(union arg *args, bnb_cache *cache) {

@@ -1,18 +1,16 @@
 // Owns the build of the fake Metal and of the programs that test the driver on it.
-import { existsSync, mkdirSync, readFileSync, renameSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { zig } from "../../../scripts/msl/clang.ts";
-import { cached, runtimeLibrary } from "../toolchain.ts";
+import { cached, compileHost, runtimeLibrary } from "../toolchain.ts";
 
 const root = resolve(import.meta.dir, "../../..");
-const flags = ["-std=c23", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-fvisibility=hidden"];
 
 function files(folder: string, pattern: string): string[] {
   return [...new Bun.Glob(pattern).scanSync(join(root, folder))].sort().map((file) => join(root, folder, file));
 }
 
 /** Compiles `sources`, once for each content of what they can include. */
-export function build(name: string, sources: string[], more: readonly string[]): string {
+export function build(name: string, sources: string[], more: readonly string[], counted = false): string {
   const inputs = [
     ...sources,
     ...files("csrc", "**/*.h"),
@@ -21,13 +19,7 @@ export function build(name: string, sources: string[], more: readonly string[]):
     join(root, "metal/args.h"),
   ];
   const path = cached(`/${name}`, ...more, ...inputs.map((file) => readFileSync(file, "utf8")));
-  if (existsSync(path)) return path;
-  mkdirSync(dirname(path), { recursive: true });
-  const temporary = `${path}.${process.pid}`;
-  const { ok, stderr } = zig(["cc", ...flags, ...sources, ...more, "-o", temporary]);
-  if (!ok) throw new Error(`${name} does not compile:\n${stderr}`);
-  renameSync(temporary, path);
-  return path;
+  return compileHost(path, [...sources, ...more], counted);
 }
 
 /** The library that the environment's BNB_METAL_LIBRARY puts in Metal's place. */
@@ -43,7 +35,7 @@ export function fakeMetal(): string {
 /** Every rule of the driver, one a run: the driver itself, with kernels of its own. */
 export function scenarios(): string {
   const sources = ["scenarios.c", "families.c"].map((file) => join(import.meta.dir, file));
-  return build("scenarios", [...sources, ...files("csrc/gpu/metal", "*.c")], ["-rdynamic"]);
+  return build("scenarios", [...sources, ...files("csrc/gpu/metal", "*.c")], ["-rdynamic"], true);
 }
 
 /** Every rule of the fake Metal, broken one a run. */
