@@ -227,7 +227,7 @@ function product({ m, n, k, dtype, w, bias }: Product) {
   const numbers = load(x, dtype);
   const blocks = !coded || (coded.block >= 16 && shiftOf(coded.block) < 32);
   const whole = k % 16 !== 0 ? 0 : blocks ? 1 : coded.block === k ? 2 : 0;
-  const scales = coded?.args ?? [0, 0, 0, 0, 0];
+  const scales = coded?.args ?? [0, 0, 0, 0, 0, 0, 0];
   return {
     ...{ x, y, offsets, scales: whole === 2 ? scales.with(1, 31) : scales },
     weight: coded?.buffers ?? [dense!, ...unused],

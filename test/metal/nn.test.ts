@@ -27,7 +27,14 @@ function weight(format: Format, rows: number, columns: number) {
     const memory = store(normal(count, rows), format);
     const buffers = [memory, ...unused];
     const whole = columns % 8 === 0 ? 1 : 0;
-    return { buffers, numbers: load(memory, format), stored: Store[format], nested: 0, whole, args: [0, 0, 0, 0, 0] };
+    return {
+      buffers,
+      numbers: load(memory, format),
+      stored: Store[format],
+      nested: 0,
+      whole,
+      args: [0, 0, 0, 0, 0, 0, 0],
+    };
   }
   const coded = randomCodes(count, valuesOf[format.bits]!, format.block || columns, format.nestedBlock, rows);
   const { buffers, nested, block, args } = coded;

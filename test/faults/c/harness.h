@@ -46,7 +46,7 @@ union arg {
     double   d;
 };
 
-enum { ARGS_MAX = 12 };
+enum { ARGS_MAX = 13 };
 
 struct parameter {
     enum kind kind;

@@ -158,7 +158,7 @@ ROW(bnb_codebook_free, P(bnb_codebook_linear(1, 8, 1)))
 /* ── Quantised matrices ─────────────────────────────────────────────────────────────────────────────────────────── */
 
 ROW(bnb_quantized_from, P(world.b), N(world.n), N(world.k), P(world.codes256), N(world.k), P(world.column_stats),
-    P(NULL), P(NULL), N(0), P(NULL), F(0), P(NULL))
+    P(NULL), P(NULL), N(0), P(NULL), F(0), P(NULL), P(NULL))
 ROW(bnb_quantized_part, P(world.q[2 + below(2)]), I(below(5)))
 ROW(bnb_quantized_rows, P(world.q[0]))
 ROW(bnb_quantized_columns, P(world.q[1]))
