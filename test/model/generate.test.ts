@@ -306,7 +306,8 @@ describe("what is wrong is refused, with a sentence", () => {
     expect(refused((s) => s.forward([]))).toContain("ids is empty");
     expect(refused((s) => s.forward([64]))).toContain("ids[0] is 64, expected an id of the vocabulary, 0 to 63");
     expect(refused((s) => s.forward([1.5]))).toContain("ids[0] is 1.5");
-    expect(refused((s) => s.rewind(1))).toContain("length is 1, expected 0 to the 0");
+    for (const length of [1, -1, 0.5, Number.NaN])
+      expect(refused((s) => s.rewind(length))).toContain(`length is ${length}, expected 0 to the 0`);
     expect(refused(() => model.session({ capacity: 65 }))).toContain("capacity is 65, expected 1 to the 64");
     session.forward([1, 2]);
     const saved = session.save();

@@ -153,6 +153,7 @@ const checkedByKernel: Record<string, string[]> = {
   compare: ["kernels", "compare"],
   dequantize: ["kernels", "dequantize"],
   embedding: ["nn", "embedding"],
+  finite: ["scales", "finite"],
   int8_matmul: ["int8", "int8_matmul"],
   int8_quantize: ["int8", "int8_quantize"],
   layer_norm: ["nn", "layer_norm"],
