@@ -8,6 +8,7 @@ import { layerCases } from "../src/bench/cases.ts";
 import { ratio } from "../src/bench/index.ts";
 import { measureReads, readRate, shareOfLimit } from "../src/bench/limits.ts";
 import { type BenchRecord, compareRecords, loadRecord, saveRecord, schema } from "../src/bench/record.ts";
+import { milliseconds } from "../src/cli/bench.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-bench-"));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -135,6 +136,11 @@ function leastBytes(name: string): number {
   if (name.includes("4bit")) return (name.endsWith("bfloat16") ? 2 : 4) * size + of4;
   return 4 * size + size + 4 * (name.startsWith("Int8") ? 96 : size / 256);
 }
+
+test("times have as many digits as tell", () => {
+  const times = [0.012345678, 0.0999, 0.1, 12.34567].map(milliseconds);
+  expect(times).toEqual(["0.01235", "0.09990", "0.100", "12.346"]);
+});
 
 test("every case runs, has a name of its own, and counts its work", () => {
   const cases = layerCases({ n: 96, k: 128 });
