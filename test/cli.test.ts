@@ -53,6 +53,17 @@ describe("commands", () => {
     expect([999, 1e9, 2 ** 30, 5e12].map(bytes)).toEqual(["999 B", "1.00 GB", "1.07 GB", "5.00 TB"]);
   });
 
+  test("a file is filled to the last byte that its limit allows", async () => {
+    const even = fresh();
+    await llamaDirectory(even, Object.fromEntries(Array.from({ length: 6 }, (_, i) => [`norm${i}.weight`, [64]])));
+    const shards = (limit: string) => {
+      const folder = fresh();
+      expect(run("quantize", even, "-o", folder, "--quiet", "--max-shard-size", limit).status).toBe(0);
+      return readdirSync(folder).filter((name) => name.endsWith(".safetensors")).length;
+    };
+    expect(["0.767KB", "0.768KB", "1.535KB", "1.536KB"].map(shards)).toEqual([3, 2, 2, 1]); // 256 bytes each
+  });
+
   test("quantize --scales least-squares writes weights that are closer to the original", () => {
     const errors = ["absmax", "least-squares"].map((scales) => {
       const output = fresh();

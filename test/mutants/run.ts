@@ -192,6 +192,12 @@ function changed(text: string, { line, before, after }: Mutant): string {
   return text.slice(0, from) + text.slice(from).replace(before, () => after);
 }
 
+/** Whether what is changed is a type, of which nothing is left when it runs. */
+function isSame(text: string, mutant: Mutant): boolean {
+  const transpiler = new Bun.Transpiler({ loader: "ts" });
+  return transpiler.transformSync(text) === transpiler.transformSync(changed(text, mutant));
+}
+
 const isNative = ({ file }: Mutant) => !file.startsWith("src/");
 
 async function tryOne(mutant: Mutant): Promise<Omit<Result, "name" | "cpu">> {
@@ -202,7 +208,7 @@ async function tryOne(mutant: Mutant): Promise<Omit<Result, "name" | "cpu">> {
   isChanged = false;
   try {
     write(changed(text, mutant));
-    const built = isNative(mutant) ? await library.change(file) : "built";
+    const built = isNative(mutant) ? await library.change(file) : isSame(text, mutant) ? "same" : "built";
     isChanged = isNative(mutant);
     if (built !== "built") return { outcome: built === "same" ? "same" : "stillborn" };
     for (const stage of testsOf(file)) {
