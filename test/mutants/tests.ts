@@ -82,6 +82,7 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["src/checkpoint/commit", own("output"), powerCuts],
   ["src/checkpoint/journal", own("output"), powerCuts],
   ["src/checkpoint/plan", own("output")],
+  ["src/checkpoint/checkpoint", own("huggingface", "state", "inspect"), own("cli", "output", "strange", "workflow")],
   ["src/checkpoint/folder", own("output"), own("checkpoint", "strange", "hub")],
   ["src/checkpoint/staging", own("output"), own("safetensors"), powerCuts],
   ["src/checkpoint/writer", own("safetensors"), own("checkpoint", "output"), powerCuts],
