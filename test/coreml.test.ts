@@ -184,6 +184,32 @@ describe("the file of weights", () => {
   });
 });
 
+// Byte by byte, as coremltools read them and computed what transformers does (test/real/coreml.ts): to be renewed only
+// with that test run.
+test.each([
+  ["bert", undefined, { dtype: "float32", tokens: 16 }, ["9ffabc10758a6a20", "9969e08a7872595c"]],
+  ["bert", { blocksize: 32 }, { dtype: "float16" }, ["6ec3709c2ea8461b", "e99297f114d8f8c1"]],
+  ["bert", { blocksize: 32, doubleQuant: true }, { dtype: "float32" }, ["dc87eaf3fe2359f1", "dbb04812b1e2366f"]],
+  ["roberta", undefined, {}, ["c18533e406867087", "3540d0f4ff98772b"]],
+  ["xlm-roberta", undefined, { tokens: 8 }, ["954463a57be9ad09", "a671a85cc9c2654a"]],
+] as const)(
+  "the package of %s, %j, %j is the one that Core ML's own tools read",
+  async (family, quantized, options, want) => {
+    let model = fixture(family);
+    if (quantized) {
+      model = join(scratch, `${family}-${made++}`);
+      await checkpoint.quantizeCheckpoint(fixture(family), { output: model, ...quantized });
+    }
+    const output = fresh();
+    await checkpoint.exportCoreml(model, { output, ...options });
+    const digest = (file: string) =>
+      new Bun.CryptoHasher("sha256").update(readFileSync(join(output, file))).digest("hex");
+    expect(["weights/weight.bin", "model.mlmodel"].map((file) => digest(`${inner}/${file}`).slice(0, 16))).toEqual([
+      ...want,
+    ]);
+  },
+);
+
 describe("what is refused, and leaves nothing", () => {
   test.each([
     ["llama", {}, /llama is not written for Core ML; bert, roberta and xlm-roberta are/],

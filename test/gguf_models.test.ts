@@ -303,6 +303,38 @@ describe("tokenizers", () => {
     expect(read("tokenizer.json").model.vocab).toEqual({ "[CLS]": 0, "[SEP]": 1, "[UNK]": 2, play: 3, "##ing": 4 });
   });
 
+  // Letter by letter, as Hugging Face's tokenizers split texts by them (test/real/vocabularies.ts): to be renewed only
+  // with that test run.
+  const pieces = {
+    "tokenizer.ggml.model": "llama",
+    "tokenizer.ggml.tokens": ["<unk>", "<s>", "<0x0A>", "\u2581", "a", "\u2581a"],
+    "tokenizer.ggml.scores": [0, 0, 0, -3, -2, -1],
+    "tokenizer.ggml.token_type": [2, 3, 6, 1, 1, 1],
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 0,
+  };
+  const wordPieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u2581play", "ing"];
+  test.each([
+    ["qwen2", vocabulary, "143db38af37d4e6a"],
+    [
+      "llama-bpe",
+      { ...vocabulary, "tokenizer.ggml.pre": "llama-bpe", "tokenizer.ggml.add_eos_token": true },
+      "bd576344536962ef",
+    ],
+    [
+      "gpt-2",
+      { ...vocabulary, "tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.add_bos_token": false },
+      "2d922bcd9036486e",
+    ],
+    ["SentencePiece", pieces, "39e749c05e977e18"],
+    ["SentencePiece, no space", { ...pieces, "tokenizer.ggml.add_space_prefix": false }, "0e78d3a122bc6d86"],
+    ["SentencePiece of Gemma", { ...as("gemma", { "gemma.attention.key_length": 16 }), ...pieces }, "3d9ee408a9ae6c4d"],
+    ["WordPiece", { "tokenizer.ggml.model": "bert", "tokenizer.ggml.tokens": wordPieces }, "a2dd93f51df5a5b1"],
+  ])("%s, whole", async (_, metadata: GgufMetadata, want) => {
+    const text = JSON.stringify((await convert(metadata)).read("tokenizer.json"));
+    expect(new Bun.CryptoHasher("sha256").update(text).digest("hex").slice(0, 16)).toBe(want);
+  });
+
   test("what is not known is not rebuilt, and said", async () => {
     const odd = await convert({ ...vocabulary, "tokenizer.ggml.pre": "of-tomorrow" });
     expect(odd.notes.join()).toMatch(/splits text as of-tomorrow, which is not rebuilt: copy tokenizer.json/);

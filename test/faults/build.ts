@@ -200,11 +200,13 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
       const more = flavour in formFlags ? formFlags[flavour as keyof typeof formFlags] : [];
       return formsObject([...common, ...hooked, cpu(processor), `-DISA=${name}`, ...more]);
     }),
-    object(`${here}/hook.c`, []),
+    object(`${here}/hook.c`, [cpu(baseline)]), // as valgrind can run it
   ];
   const harness = [...files("test/faults/c/*.c"), `${folder}/generated/entries.c`]
     .filter((source) => !source.endsWith("hook.c"))
-    .map((source) => object(source, [`-I${here}`, `-I${folder}/generated`, ...(isGuided ? ["-DGUIDED"] : [])]));
+    .map((source) =>
+      object(source, [cpu(baseline), `-I${here}`, `-I${folder}/generated`, ...(isGuided ? ["-DGUIDED"] : [])]),
+    );
   let linked = await Promise.all(tested);
   if (flavour === "undefined") {
     await compile([...common, "-shared", ...linked, "-lm", "-ldl", "-o", paths.library]);

@@ -1,7 +1,7 @@
 // Texts that models write: streaming, sampling, stops, sessions, conversations, guesses; with the tiny llama.
 import { describe, expect, test } from "bun:test";
 import { type Message, Model, type Session } from "../../src/index.ts";
-import { logprobsOf, Sampler } from "../../src/model/sample.ts";
+import { logprobsOf, Sampler, type SamplingOptions } from "../../src/model/sample.ts";
 import { StopFilter, TextStream } from "../../src/model/stream.ts";
 import { testDevices } from "../cases.ts";
 import { difference, expectedOf, rejection, tiny } from "./fixtures.ts";
@@ -156,6 +156,15 @@ describe("sampling", () => {
     close(counts({ temperature: 1, topK: 3, topP: 0.01 }), of([1]));
   });
 
+  test("needs as many of the largest logits as can be chosen", () => {
+    const largest = (options: SamplingOptions) => new Sampler(options, "test").largest;
+    expect([{}, { topK: 7 }, { temperature: 1, topK: 7 }, { temperature: 1, topK: 1024 }].map(largest)).toEqual([
+      ...[1, 1, 7, 1024],
+    ]);
+    const all = [{ temperature: 1 }, { temperature: 1, topK: 1025 }, { repetitionPenalty: 2 }];
+    expect([...all, { logitsProcessor: () => {} }].map(largest)).toEqual(Array(4).fill(undefined));
+  });
+
   test("penalises what stands there: as transformers, first of all", () => {
     close(counts({ temperature: 1, repetitionPenalty: 2 }, [1, 4, 4]), softmax([1, 1.5, 2, 0, -2, 2.5]));
     expect(new Sampler({ repetitionPenalty: 2 }, "test").choose(logits.slice(), [1])).toBe(5);
@@ -297,7 +306,8 @@ describe("what is wrong is refused, with a sentence", () => {
     expect(refused((s) => s.forward([]))).toContain("ids is empty");
     expect(refused((s) => s.forward([64]))).toContain("ids[0] is 64, expected an id of the vocabulary, 0 to 63");
     expect(refused((s) => s.forward([1.5]))).toContain("ids[0] is 1.5");
-    expect(refused((s) => s.rewind(1))).toContain("length is 1, expected 0 to the 0");
+    for (const length of [1, -1, 0.5, Number.NaN])
+      expect(refused((s) => s.rewind(length))).toContain(`length is ${length}, expected 0 to the 0`);
     expect(refused(() => model.session({ capacity: 65 }))).toContain("capacity is 65, expected 1 to the 64");
     session.forward([1, 2]);
     const saved = session.save();

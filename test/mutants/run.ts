@@ -27,7 +27,7 @@ const options = new Command("test:mutants")
   .option("--seed <n>", "which mutants are drawn, and in which order", Number, 1)
   .option("--from <n>", "the first of them", Number, 0)
   .option("--count <n>", "how many", Number, 300)
-  .option("--only <prefix>", "names that begin so, such as src/optim/ or src/optim/state.ts:111", "")
+  .option("--only <prefixes...>", "names that begin so, such as src/optim/ or src/optim/state.ts:111", [""])
   .option("--named", "those that an attack found unnoticed, in place of drawn ones")
   .option("--again", "try those again that are known to have survived")
   .option("--seconds <n>", "the most of the processor that a stage of tests may take beyond its usual", Number, 30)
@@ -38,7 +38,7 @@ const options = new Command("test:mutants")
     seed: number;
     from: number;
     count: number;
-    only: string;
+    only: string[];
     named?: boolean;
     again?: boolean;
     seconds: number;
@@ -68,13 +68,15 @@ const unseen = /\.d\.ts$|src\/(library|embedded|libc|support)\.ts/;
 const nameOf = ({ file, line, operator, before, after }: Mutant) =>
   `${file}:${line} ${operator}: ${before.trim()} → ${after.trim()}`;
 
+const isAsked = (mutant: Mutant) => options.only.some((prefix) => nameOf(mutant).startsWith(prefix));
+
 /** An area's mutants, in the seed's order. */
 function drawFrom(area: string): Mutant[] {
   const files = areas[area]!.flatMap((pattern) => [...new Bun.Glob(pattern).scanSync(root)]).sort();
   return files
     .filter((file) => !unseen.test(file))
     .flatMap((file) => mutantsOf(file, readFileSync(`${root}/${file}`, "utf8")))
-    .filter((mutant) => nameOf(mutant).startsWith(options.only))
+    .filter(isAsked)
     .map((mutant) => {
       const { file, line, operator, after } = mutant;
       return [Bun.hash(`${options.seed} ${file} ${line} ${operator} ${after}`), mutant] as const;
@@ -85,7 +87,7 @@ function drawFrom(area: string): Mutant[] {
 
 /** All mutants, of each area in turn. */
 function draw(): Mutant[] {
-  if (options.named) return namedMutants(root).filter((mutant) => nameOf(mutant).startsWith(options.only));
+  if (options.named) return namedMutants(root).filter(isAsked);
   const drawn = Object.keys(areas).map(drawFrom);
   const longest = Math.max(...drawn.map(({ length }) => length));
   return Array.from({ length: longest }, (_, i) => drawn.flatMap((mutants) => mutants.slice(i, i + 1))).flat();
@@ -99,7 +101,7 @@ function prepare(): void {
     cpSync(`${root}/${entry}`, `${copy}/${entry}`, { recursive: true });
   const files = ["package.json", "bun.lock", "bunfig.toml", "tsconfig.json", "build.zig", "README.md", "CHANGELOG.md"];
   for (const file of files) cpSync(`${root}/${file}`, `${copy}/${file}`);
-  if (!existsSync(`${copy}/zig-out`)) cpSync(`${root}/zig-out`, `${copy}/zig-out`, { recursive: true });
+  cpSync(`${root}/zig-out`, `${copy}/zig-out`, { recursive: true });
   for (const link of ["node_modules", ".tools"])
     if (!existsSync(`${copy}/${link}`)) symlinkSync(`${root}/${link}`, `${copy}/${link}`);
 }
@@ -190,25 +192,32 @@ function changed(text: string, { line, before, after }: Mutant): string {
   return text.slice(0, from) + text.slice(from).replace(before, () => after);
 }
 
+/** Whether what is changed is a type, of which nothing is left when it runs. */
+function isSame(text: string, mutant: Mutant): boolean {
+  const transpiler = new Bun.Transpiler({ loader: "ts" });
+  return transpiler.transformSync(text) === transpiler.transformSync(changed(text, mutant));
+}
+
+const isNative = ({ file }: Mutant) => !file.startsWith("src/");
+
 async function tryOne(mutant: Mutant): Promise<Omit<Result, "name" | "cpu">> {
   const { file } = mutant;
   const text = readFileSync(`${root}/${file}`, "utf8");
-  const isNative = !file.startsWith("src/");
   const write = (contents: string) => writeFileSync(`${copy}/${file}`, contents);
   if (isChanged) await library.restore();
   isChanged = false;
   try {
     write(changed(text, mutant));
-    const built = isNative ? await library.change(file) : "built";
-    isChanged = isNative;
+    const built = isNative(mutant) ? await library.change(file) : isSame(text, mutant) ? "same" : "built";
+    isChanged = isNative(mutant);
     if (built !== "built") return { outcome: built === "same" ? "same" : "stillborn" };
     for (const stage of testsOf(file)) {
       if (!usual.has(keyOf(stage))) {
         write(text);
-        if (isNative) await library.restore();
+        if (isNative(mutant)) await library.restore();
         await measure(stage);
         write(changed(text, mutant));
-        if (isNative) await library.change(file);
+        if (isNative(mutant)) await library.change(file);
       }
       if (!(await succeeds(commandOf(stage), options.seconds + 3 * usual.get(keyOf(stage))!)))
         return { outcome: "killed", by: `${stage.tests.join(" ")} on ${stage.on}` };
@@ -229,16 +238,18 @@ if (existsSync(results))
   }
 
 prepare();
-await library.make();
-await library.restore();
+const drawn = draw().slice(options.from, options.from + options.count);
+if (drawn.some(isNative)) {
+  await library.make();
+  await library.restore();
+}
 const until = performance.now() + 60_000 * options.minutes;
 const tally: Record<Outcome, number> = { killed: 0, survived: 0, stillborn: 0, same: 0 };
-const drawn = draw().slice(options.from, options.from + options.count);
 const isUnknown = (mutant: Mutant) => {
   const outcome = known.get(nameOf(mutant));
   return !outcome || (options.again && outcome === "survived");
 };
-const refused = await refusedBy(drawn.filter((mutant) => mutant.file.startsWith("src/") && isUnknown(mutant)));
+const refused = await refusedBy(drawn.filter((mutant) => !isNative(mutant) && isUnknown(mutant)));
 for (const mutant of drawn) {
   const name = nameOf(mutant);
   let outcome = known.get(name)!;
