@@ -8,6 +8,7 @@ import { layerCases } from "../src/bench/cases.ts";
 import { ratio } from "../src/bench/index.ts";
 import { measureReads, readRate, shareOfLimit } from "../src/bench/limits.ts";
 import { type BenchRecord, compareRecords, loadRecord, saveRecord, schema } from "../src/bench/record.ts";
+import { milliseconds } from "../src/cli/bench.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-bench-"));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -136,6 +137,11 @@ function leastBytes(name: string): number {
   return 4 * size + size + 4 * (name.startsWith("Int8") ? 96 : size / 256);
 }
 
+test("times have as many digits as tell", () => {
+  const times = [0.012345678, 0.0999, 0.1, 12.34567].map(milliseconds);
+  expect(times).toEqual(["0.01235", "0.09990", "0.100", "12.346"]);
+});
+
 test("every case runs, has a name of its own, and counts its work", () => {
   const cases = layerCases({ n: 96, k: 128 });
   expect(new Set(cases.map(({ name }) => name)).size).toBe(cases.length);
@@ -174,7 +180,9 @@ describe("the command", () => {
     const { status, out, err } = bench("--save", saved);
     expect({ status, err }).toEqual({ status: 0, err: "" });
     expect(out).toMatch(/^bunsandbytes .* on cpu \(1 thread.*\nLimits on 1 thread: reading, GB\/s: 1 MB \d+\.\d, 4 MB/);
-    expect(out).toMatch(/matmul4bit 1 row, weight \[64, 64\] +0\.\d+ +0\.\d+ +\d+\.\d +\d+\.\d +\d+ %/);
+    const time = String.raw`(0\.0\d{4}|(0\.[1-9]\d\d|[1-9]\d*\.\d{3}))`; // two digits that count, of whatever it takes
+    const row = String.raw`^matmul4bit 1 row, weight \[64, 64\] +${time} +${time} +\d+\.\d +\d+\.\d +\d+ %$`;
+    expect(out).toMatch(new RegExp(row, "m"));
     const { place, limits, results } = loadRecord(saved);
     expect(Object.keys(place)).toEqual(["processor", "processors", "system", "device", "device's description"]);
     expect(limits!.threads).toBe(1);

@@ -53,6 +53,21 @@ describe("commands", () => {
     expect([999, 1e9, 2 ** 30, 5e12].map(bytes)).toEqual(["999 B", "1.00 GB", "1.07 GB", "5.00 TB"]);
   });
 
+  test("a file is filled to the last byte that its limit allows", async () => {
+    const [even, quantised] = [fresh(), fresh()];
+    const norms = Object.fromEntries(Array.from({ length: 5 }, (_, i) => [`norm${i}.weight`, [64]]));
+    await llamaDirectory(even, { "layers.0.fc.weight": [4, 16], ...norms });
+    expect(run("quantize", even, "-o", quantised, "--quiet").status).toBe(0);
+    const shards = (limit: string) => {
+      const folder = fresh();
+      const options = ["--quiet", "--dtype", "float32", "--max-shard-size", limit];
+      expect(run("dequantize", quantised, "-o", folder, ...options).status).toBe(0);
+      return readdirSync(folder).filter((name) => name.endsWith(".safetensors")).length;
+    };
+    // Six tensors of 256 bytes.
+    expect(["0.767KB", "0.768KB", "1.535KB", "1.536KB"].map(shards)).toEqual([3, 2, 2, 1]);
+  });
+
   test("quantize --scales least-squares writes weights that are closer to the original", () => {
     const errors = ["absmax", "least-squares"].map((scales) => {
       const output = fresh();

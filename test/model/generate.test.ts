@@ -1,6 +1,7 @@
 // Texts that models write: streaming, sampling, stops, sessions, conversations, guesses; with the tiny llama.
 import { describe, expect, test } from "bun:test";
 import { type Message, Model, type Session } from "../../src/index.ts";
+import { Generation, step } from "../../src/model/generation.ts";
 import { logprobsOf, Sampler, type SamplingOptions } from "../../src/model/sample.ts";
 import { StopFilter, TextStream } from "../../src/model/stream.ts";
 import { testDevices } from "../cases.ts";
@@ -62,6 +63,21 @@ describe.each(testDevices)("on %s", (_, device) => {
       expect(difference(other.forward([text.at(-1)!]), session.forward([text.at(-1)!]))).toBe(0);
     },
   );
+});
+
+test("a step takes in as many tokens as it may, shared by the prompts, and none waits for another", async () => {
+  using model = await cpu();
+  for (let tokens = 4; tokens <= 40; tokens++) {
+    const sessions = model.sessions(4, { capacity: 64 });
+    const prompts = [1, 2, 20, 20].map((length) => Array.from({ length }, (_, i) => (i % 60) + 1));
+    const texts = prompts.map((prompt, i) => new Generation(sessions[i]!, prompt, { maxTokens: 4, ignoreEos: true }));
+    await step(texts, tokens);
+    const taken = sessions.map(({ length }) => length);
+    expect(taken.reduce((sum, length) => sum + length)).toBeLessThanOrEqual(tokens);
+    const share = Math.max(1, Math.floor((tokens - 1) / 3)); // one text reads a token, and three share the rest
+    expect(taken).toEqual([1, Math.min(2, share), Math.min(20, share), Math.min(20, share)]);
+    for (const session of sessions) session.dispose();
+  }
 });
 
 describe("a text ends", () => {
@@ -306,7 +322,8 @@ describe("what is wrong is refused, with a sentence", () => {
     expect(refused((s) => s.forward([]))).toContain("ids is empty");
     expect(refused((s) => s.forward([64]))).toContain("ids[0] is 64, expected an id of the vocabulary, 0 to 63");
     expect(refused((s) => s.forward([1.5]))).toContain("ids[0] is 1.5");
-    expect(refused((s) => s.rewind(1))).toContain("length is 1, expected 0 to the 0");
+    for (const length of [1, -1, 0.5, Number.NaN])
+      expect(refused((s) => s.rewind(length))).toContain(`length is ${length}, expected 0 to the 0`);
     expect(refused(() => model.session({ capacity: 65 }))).toContain("capacity is 65, expected 1 to the 64");
     session.forward([1, 2]);
     const saved = session.save();
