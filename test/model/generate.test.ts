@@ -1,6 +1,7 @@
 // Texts that models write: streaming, sampling, stops, sessions, conversations, guesses; with the tiny llama.
 import { describe, expect, test } from "bun:test";
 import { type Message, Model, type Session } from "../../src/index.ts";
+import { Generation, step } from "../../src/model/generation.ts";
 import { logprobsOf, Sampler, type SamplingOptions } from "../../src/model/sample.ts";
 import { StopFilter, TextStream } from "../../src/model/stream.ts";
 import { testDevices } from "../cases.ts";
@@ -62,6 +63,21 @@ describe.each(testDevices)("on %s", (_, device) => {
       expect(difference(other.forward([text.at(-1)!]), session.forward([text.at(-1)!]))).toBe(0);
     },
   );
+});
+
+test("a step takes in as many tokens as it may, shared by the prompts, and none waits for another", async () => {
+  using model = await cpu();
+  for (let tokens = 4; tokens <= 40; tokens++) {
+    const sessions = model.sessions(4, { capacity: 64 });
+    const prompts = [1, 2, 20, 20].map((length) => Array.from({ length }, (_, i) => (i % 60) + 1));
+    const texts = prompts.map((prompt, i) => new Generation(sessions[i]!, prompt, { maxTokens: 4, ignoreEos: true }));
+    await step(texts, tokens);
+    const taken = sessions.map(({ length }) => length);
+    expect(taken.reduce((sum, length) => sum + length)).toBeLessThanOrEqual(tokens);
+    const share = Math.max(1, Math.floor((tokens - 1) / 3)); // one text reads a token, and three share the rest
+    expect(taken).toEqual([1, Math.min(2, share), Math.min(20, share), Math.min(20, share)]);
+    for (const session of sessions) session.dispose();
+  }
 });
 
 describe("a text ends", () => {

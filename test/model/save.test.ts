@@ -56,6 +56,9 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect(seen.toSorted()).toEqual([...source.tensors.keys()].toSorted());
     expect(saved.quantized.size).toBe(report.weights);
     expect(report.weights > 0).toBe(options.quantType !== undefined);
+    const savedBytes = [...saved.tensors.values()].reduce((sum, { bytes }) => sum + bytes.length, 0);
+    if (!options.quantType) expect(report.inputBytes).toBe(savedBytes);
+    else if (!options.doubleQuant) expect(Math.abs(report.inputBytes / savedBytes - 1)).toBeLessThan(0.25);
     const verified = await verifyCheckpoint(output);
     expect(verified.problems).toEqual([]);
   });
