@@ -7,7 +7,7 @@ import { openGguf } from "../src/checkpoint/gguf.ts";
 import { dumps } from "../src/checkpoint/pyjson.ts";
 import { openSafetensors } from "../src/checkpoint/safetensors.ts";
 import { convertGguf } from "../src/checkpoint/transform.ts";
-import { checkpoint, dequantizeBlockwise, QuantizedTensor, Tensor } from "../src/index.ts";
+import { checkpoint, dequantizeBlockwise, joinRows, QuantizedTensor, Tensor } from "../src/index.ts";
 import {
   f32,
   type GgufMetadata,
@@ -382,6 +382,10 @@ describe("weights as they are", () => {
       // MXFP4's exponents are nested codes by a float, which is one for the whole tensor.
       const inFile = (8 * (data.length + (name === "MXFP4" ? 4 : 0))) / (2 * 768);
       expect(w.bitsPerElement).toBe(inFile);
+      using joined = joinRows([w, w]); // as a model does with q, k and v
+      expect(joined.bitsPerElement).toBe(inFile);
+      using twice = dequantizeBlockwise(joined, { dtype: "float32" });
+      expect((twice.read() as Float32Array).subarray(got.length)).toEqual(got);
     },
   );
 

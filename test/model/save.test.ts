@@ -7,6 +7,7 @@ import { openCheckpoint } from "../../src/checkpoint/checkpoint.ts";
 import { verifyCheckpoint } from "../../src/checkpoint/inspect.ts";
 import { loadWeight } from "../../src/checkpoint/statedict.ts";
 import { quantizeCheckpoint } from "../../src/checkpoint/transform.ts";
+import { quantizeToMlx } from "../../src/checkpoint/transform_mlx.ts";
 import {
   Codebook,
   Device,
@@ -112,16 +113,21 @@ test("a GGUF file becomes a folder, with its tokenizer", async () => {
   expect(await again.generate("Hello", options).text()).toBe(await model.generate("Hello", options).text());
 });
 
-test("a GGUF file's own codes and scales become a folder, and nothing is quantised again", async () => {
-  const file = join(scratch, "q8.gguf");
-  writeGguf(tiny("llama"), "llama", file, true);
-  using model = await Model.load(file, { precision: "highest" });
-  const output = fresh();
-  await model.save({ output });
-  using again = await Model.load(output, { precision: "highest" });
-  expect([...logitsOf(again, "llama")]).toEqual([...logitsOf(model, "llama")]);
-  expect((await verifyCheckpoint(output)).problems).toEqual([]);
-});
+test.each(["GGUF", "MLX"])(
+  "%s's own codes and scales become a folder, and nothing is quantised again",
+  async (which) => {
+    const file = join(scratch, which === "GGUF" ? "q8.gguf" : "mlx");
+    if (which === "GGUF") writeGguf(tiny("llama"), "llama", file, true);
+    else await quantizeToMlx(tiny("llama"), { output: file, blocksize: 32 });
+    using model = await Model.load(file, { precision: "highest" });
+    const output = fresh();
+    const { weights } = await model.save({ output });
+    expect(weights).toBeGreaterThan(9);
+    using again = await Model.load(output, { precision: "highest" });
+    expect([...logitsOf(again, "llama")]).toEqual([...logitsOf(model, "llama")]);
+    expect((await verifyCheckpoint(output)).problems).toEqual([]);
+  },
+);
 
 /** As GGUF's Q4_K: scales and offsets as 6-bit codes by halves, in groups of 8 blocks. */
 function nestedOffsets(rows: number, seed: number): QuantizedTensor {
