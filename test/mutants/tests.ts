@@ -137,11 +137,12 @@ export const everything: readonly string[] = own(
 /** Of kernels, what has them run on the simulated GPU; a kernel that has a test of its own name needs no row. */
 const byKernel: Record<string, string[]> = {
   dequantize: own("quantize", "layout"),
+  embedding: own("embedding", "layout"),
   finite: own("int8"),
   int8_matmul: own("int8"),
   int8_quantize: own("int8"),
-  matmul_tile: own("matmul"),
-  matmul_vector: own("matmul"),
+  matmul_tile: own("matmul", "layout"),
+  matmul_vector: own("matmul", "layout"),
   optimizer: own("optim"),
   quantize: own("quantize", "kbits"),
   scatter_add: own("topk"),
