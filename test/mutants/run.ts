@@ -133,7 +133,7 @@ function commandOf({ tests, on }: Stage): string[] {
   const guarded = ["BNB_FAKE_METAL=no_kernels=1", "BNB_METAL_EXACT=1", "BNB_STRICT=0"];
   const modes = {
     gpu: ["BNB_METAL_EXACT=1"],
-    "checked gpu": ["BNB_SIM=check"],
+    "checked gpu": ["BNB_METAL_EXACT=1", "BNB_SIM=check"],
     "guarded memory": guarded,
     "plain loops, guarded memory": [...guarded, "BNB_ISA=plain"],
   };

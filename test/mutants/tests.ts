@@ -78,7 +78,11 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["src/checkpoint/transform_mlx", own("mlx")],
   ["src/checkpoint/transpose", own("gguf", "huggingface"), own("checkpoint", "gguf_models", "adapter")],
   ["src/checkpoint/hub", own("hub")],
-  ["src/checkpoint/pieces", own("checkpoint", "huggingface", "safetensors", "mlx"), own("gguf_models", "printing")],
+  [
+    "src/checkpoint/pieces",
+    own("checkpoint", "huggingface", "safetensors", "mlx"),
+    own("gguf", "gguf_models", "state", "printing"),
+  ],
   ["src/checkpoint/commit", own("output"), powerCuts],
   ["src/checkpoint/journal", own("output"), powerCuts],
   ["src/checkpoint/plan", own("output")],
