@@ -151,12 +151,15 @@ int32_t bnb_device_lacks_kernels(const char *name) {
     return 0;
 }
 
+/* No text of kernels is nearly as long: ours has some ten million bytes. */
+enum { KERNELS_MOST = 1 << 28 };
+
 bnb_status bnb_device_take_kernels(const char *name, const void *kernels, size_t bytes) {
-    if (!name || !kernels || !bytes || bytes > PTRDIFF_MAX)
-        return fail(BNB_INVALID, "device_take_kernels: %s, expected a kind, and its kernels",
-                    !name      ? "kind is NULL"
-                    : !kernels ? "kernels is NULL"
-                               : "bytes is 0 or beyond what memory holds");
+    if (!name || !kernels)
+        return fail(BNB_INVALID, "device_take_kernels: %s is NULL, expected a kind, and its kernels",
+                    name ? "kernels" : "kind");
+    if (!bytes || bytes > KERNELS_MOST)
+        return fail(BNB_INVALID, "device_take_kernels: bytes is %zu, expected 1 to 2^28", bytes);
     struct kind        row;
     uint32_t           index;
     const char        *wanted = wanted_by(name);
