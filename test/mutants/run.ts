@@ -97,7 +97,7 @@ function draw(): Mutant[] {
 
 function prepare(): void {
   mkdirSync(copy, { recursive: true });
-  for (const entry of ["src", "csrc", "metal", "cuda", "scripts", "test", "bench", "docs", "examples"])
+  for (const entry of ["src", "csrc", "metal", "cuda", "scripts", "test", "bench", "docs", "examples", ".github"])
     cpSync(`${root}/${entry}`, `${copy}/${entry}`, { recursive: true });
   const files = ["package.json", "bun.lock", "bunfig.toml", "tsconfig.json", "build.zig", "README.md", "CHANGELOG.md"];
   for (const file of files) cpSync(`${root}/${file}`, `${copy}/${file}`);
