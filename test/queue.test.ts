@@ -21,7 +21,7 @@ const isBusy = async () => {
   return first === "busy";
 };
 
-/** Asks until the queue is seen busy: a loaded machine may finish one call's work before it comes back to this thread. */
+/** Asks until the queue is seen busy: a loaded machine may finish a call's work before it comes back to this thread. */
 const untilBusy = async (ask: () => void) => {
   for (let asked = 0; asked < 100; asked++) {
     ask();
