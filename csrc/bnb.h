@@ -52,12 +52,13 @@ typedef enum bnb_scales {
 /* The parts of a quantised matrix, in the words of bitsandbytes' state dict. */
 typedef enum bnb_part {
     BNB_PART_CODES = 0,  /* u8 [1, bytes]: k-bit codes as one string of bits, the first bit of a byte its highest */
-    BNB_PART_ABSMAX = 1, /* f32, f16 or bf16 [1, blocks], or their u8 codes where the scales are quantised too */
+    BNB_PART_ABSMAX = 1, /* f32, f16 or bf16 [1, blocks], or codes of them, as u8, where the scales are quantised too */
     BNB_PART_CODE = 2,   /* f32 [1, 2^k]: the codebook */
-    BNB_PART_NESTED_ABSMAX = 3,  /* f32 [1, blocks / nested block] */
-    BNB_PART_NESTED_CODE = 4,    /* f32 [1, 256] */
-    BNB_PART_OFFSETS = 5,        /* f32, f16 or bf16 [1, blocks], where blocks have offsets */
+    BNB_PART_NESTED_ABSMAX = 3,  /* f32, f16 or bf16 [1, blocks / nested block] */
+    BNB_PART_NESTED_CODE = 4,    /* f32 [1, 2^j]: their codebook */
+    BNB_PART_OFFSETS = 5,        /* f32, f16 or bf16 [1, blocks], or codes of them, as u8, where blocks have offsets */
     BNB_PART_NESTED_OFFSETS = 6, /* f32 [1, blocks / nested block], where these have offsets of their own */
+    BNB_PART_OFFSETS_ABSMAX = 7, /* as part 3, where the offsets are quantised too */
 } bnb_part;
 
 /* Which rule an optimizer follows. Decay is decoupled in the first two and in Lion (p shrinks before it moves), and is
@@ -234,15 +235,17 @@ BNB_API void       bnb_codebook_free(bnb_codebook *codebook);
 /* Puts together what bnb_quantized_part takes apart; shares the tensors' memory. 8-bit codes may come as i8: with the
  * codebook "int8" and a block of `columns`, codes and stats of LLM.int8() are a quantised matrix. An element stands for
  * code[c] × scale + offsets[b] in fp32, each rounded; `offsets` are f32, f16 or bf16, one a block, or NULL.
- * `absmax` is f32, f16 or bf16 with a scale a block. Where the scales are quantised, it holds their u8 codes, and
- * scale[b] is nested_code[absmax[b]] × nested_absmax[g] + offset of the nested block g = b / nested_block, or +
- * nested_offsets[g] where
- * that is not NULL, as of weights that were joined; else nested_code, nested_absmax and nested_offsets are NULL. */
+ * `absmax` is f32, f16 or bf16 with a scale a block. Where the scales are quantised, it holds their codes, one string
+ * of bits as `codes` is one, and scale[b] is nested_code[absmax[b]] × nested_absmax[g] + offset of the nested block g =
+ * b / nested_block, or + nested_offsets[g] where that is not NULL, as of weights that were joined. There offsets may be
+ * quantised too: where offsets_absmax is not NULL, `offsets` holds codes as absmax does, and offsets[b] is
+ * nested_code[offsets[b]] × offsets_absmax[g]. nested_absmax is f32, f16 or bf16, and offsets_absmax of the same dtype.
+ * Else nested_code, nested_absmax, nested_offsets and offsets_absmax are NULL. */
 BNB_API bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t columns,
                                           const bnb_codebook *code, size_t block, const bnb_tensor *absmax,
                                           const bnb_tensor *offsets, const bnb_codebook *nested_code,
                                           size_t nested_block, const bnb_tensor *nested_absmax, float offset,
-                                          const bnb_tensor *nested_offsets);
+                                          const bnb_tensor *nested_offsets, const bnb_tensor *offsets_absmax);
 
 /* A part as a tensor that shares the memory; INVALID for a nested part where the scales are plain. */
 BNB_API bnb_tensor *bnb_quantized_part(const bnb_quantized *quantized, bnb_part part);
@@ -456,8 +459,9 @@ BNB_API bnb_status bnb_scatter_add(bnb_tensor *y, const bnb_tensor *x, const bnb
 /* The rows of a, then those of b, as one matrix; of one dtype and as many columns each. */
 BNB_API bnb_tensor *bnb_tensor_join(const bnb_tensor *a, const bnb_tensor *b);
 
-/* The same of quantised matrices, whose codes stay as they are; nested scales become plain ones. INVALID where
- * codebooks, blocks or columns differ; UNSUPPORTED where a's last block or byte would be b's first. */
+/* The same of quantised matrices, whose codes stay as they are; nested scales become plain ones, unless both have one
+ * nested codebook, block, dtype and offset, and a's last nested block is whole. INVALID where codebooks, blocks or
+ * columns differ; UNSUPPORTED where a's last block or byte would be b's first. */
 BNB_API bnb_quantized *bnb_quantized_join(const bnb_quantized *a, const bnb_quantized *b);
 
 /* How far b is from a, both f32, f16 or bf16: f32 [1, 4], being the root mean square of a, that of a - b, the largest

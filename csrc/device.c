@@ -151,12 +151,15 @@ int32_t bnb_device_lacks_kernels(const char *name) {
     return 0;
 }
 
+/* No text of kernels is nearly as long: ours has some ten million bytes. */
+enum { KERNELS_MOST = 1 << 28 };
+
 bnb_status bnb_device_take_kernels(const char *name, const void *kernels, size_t bytes) {
-    if (!name || !kernels || !bytes || bytes > PTRDIFF_MAX)
-        return fail(BNB_INVALID, "device_take_kernels: %s, expected a kind, and its kernels",
-                    !name      ? "kind is NULL"
-                    : !kernels ? "kernels is NULL"
-                               : "bytes is 0 or beyond what memory holds");
+    if (!name || !kernels)
+        return fail(BNB_INVALID, "device_take_kernels: %s is NULL, expected a kind, and its kernels",
+                    name ? "kernels" : "kind");
+    if (!bytes || bytes > KERNELS_MOST)
+        return fail(BNB_INVALID, "device_take_kernels: bytes is %zu, expected 1 to 2^28", bytes);
     struct kind        row;
     uint32_t           index;
     const char        *wanted = wanted_by(name);
@@ -200,9 +203,11 @@ double bnb_device_size(bnb_device *device, bnb_size size, double value) {
         return -1;
     }
     uint32_t *at = (uint32_t *)&device->sizes + size;
-    if (value >= 0 && (value > 1 << 20 || value != (double)(uint32_t)value)) {
-        fail(BNB_INVALID, "device_size: value is %g, expected a whole number up to 2^20, or a negative one to ask",
-             value);
+    /* Work is divided by these two. */
+    uint32_t least = size == BNB_SIZE_TILES_WANTED || size == BNB_SIZE_SPLIT_LEAST;
+    if (value >= 0 && (value < least || value > 1 << 20 || value != (double)(uint32_t)value)) {
+        fail(BNB_INVALID, "device_size: value is %g, expected a whole number from %u to 2^20, or a negative one to ask",
+             value, least);
         return -1;
     }
     if (value >= 0) *at = (uint32_t)value;

@@ -75,16 +75,18 @@ struct bnb_quantized {
     size_t         rows, columns, block;
     bnb_codebook  *code;
     struct buffer *codes;
-    struct buffer *absmax; /* of absmax_dtype: f32, f16 or bf16; or u8 codes where nested_code is set: */
+    struct buffer *absmax; /* of absmax_dtype: f32, f16 or bf16; or codes, as bytes, where nested_code is set: */
     bnb_dtype      absmax_dtype;
     bnb_codebook  *nested_code;
     struct buffer *nested_absmax;
+    bnb_dtype      nested_dtype; /* of nested_absmax and offsets_absmax */
     size_t         nested_block;
     float          offset;         /* of all scales; where `mean` is NULL: */
     struct buffer *mean;           /* on the CPU: it, when what finds it is done */
     struct buffer *nested_offsets; /* f32, of each nested block, instead of `offset`; or NULL */
-    struct buffer *offsets;        /* of each block, of offsets_dtype; or NULL */
+    struct buffer *offsets;        /* of each block, as absmax; or NULL */
     bnb_dtype      offsets_dtype;
+    struct buffer *offsets_absmax; /* where offsets are codes; else NULL */
 };
 
 /* A layer's buffer holds keys [slots, heads, capacity, columns], then values; where they are i8, then a float for each

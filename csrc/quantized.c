@@ -49,6 +49,7 @@ void bnb_quantized_free(bnb_quantized *q) {
     buffer_release(q->nested_offsets);
     buffer_release(q->mean);
     buffer_release(q->offsets);
+    buffer_release(q->offsets_absmax);
     bnb_codebook_free(q->code);
     bnb_codebook_free(q->nested_code);
     handle_free(q);
@@ -66,13 +67,16 @@ static bool is_part(const bnb_tensor *part, bnb_dtype dtype, size_t elements, co
     return false;
 }
 
-/* Scales that are quantised in turn, as the caller gives them. */
-struct nesting {
-    const bnb_codebook *code;
-    size_t              block;
-    const bnb_tensor   *absmax;
-    float               offset;
-    const bnb_tensor   *offsets; /* or NULL */
+/* Scales and offsets of blocks, as the caller gives them; members of `nested` are 0 and NULL where scales are plain. */
+struct block_parts {
+    const bnb_tensor *absmax, *offsets; /* offsets, and all below but nested.absmax, may be NULL */
+    struct {
+        const bnb_codebook *code;
+        size_t              block;
+        const bnb_tensor   *absmax;
+        float               offset;
+        const bnb_tensor   *offsets, *offsets_absmax;
+    } nested;
 };
 
 static bool is_float_part(const bnb_tensor *part, size_t elements, const bnb_device *device, const char *argument) {
@@ -80,59 +84,80 @@ static bool is_float_part(const bnb_tensor *part, size_t elements, const bnb_dev
            is_part(part, part->dtype, elements, device, argument);
 }
 
-static bool is_nesting(const bnb_tensor *absmax, const struct nesting *nesting, size_t blocks,
-                       const bnb_device *device) {
-    if (!is_codebook(nesting->code, "quantized_from", "nested_code")) return false;
-    if (nesting->code->book.bits != 8)
-        return fail(BNB_INVALID, "quantized_from: nested_code has %u values, expected 256", nesting->code->book.size),
-               false;
-    if (!nesting->block)
+static bool are_plain(const struct block_parts *parts, size_t blocks, const bnb_device *device) {
+    const char *extra = parts->nested.absmax           ? "nested_absmax"
+                        : parts->nested.offsets        ? "nested_offsets"
+                        : parts->nested.offsets_absmax ? "offsets_absmax"
+                                                       : NULL;
+    return is_float_part(parts->absmax, blocks, device, "absmax") &&
+           (!parts->offsets || is_float_part(parts->offsets, blocks, device, "offsets")) &&
+           (!extra ||
+            (fail(BNB_INVALID, "quantized_from: %s is given without nested_code: scales are plain", extra), false));
+}
+
+/* Offsets of blocks whose scales are quantised. */
+static bool are_offsets(const struct block_parts *parts, size_t blocks, size_t groups, const bnb_device *device) {
+    const bnb_tensor *offsets = parts->offsets, *absmax = parts->nested.offsets_absmax;
+    if (!offsets && absmax) return fail(BNB_INVALID, "quantized_from: offsets_absmax is given without offsets"), false;
+    if (!offsets) return true;
+    if (!absmax) return is_float_part(offsets, blocks, device, "offsets");
+    return is_part(offsets, BNB_U8, code_bytes(parts->nested.code->book.bits, blocks), device, "offsets") &&
+           is_part(absmax, parts->nested.absmax->dtype, groups, device, "offsets_absmax");
+}
+
+static bool are_nested(const struct block_parts *parts, size_t blocks, const bnb_device *device) {
+    if (!is_codebook(parts->nested.code, "quantized_from", "nested_code")) return false;
+    if (!parts->nested.block)
         return fail(BNB_INVALID, "quantized_from: nested_blocksize is 0, expected a positive number"), false;
-    if (!isfinite(nesting->offset))
-        return fail(BNB_INVALID, "quantized_from: offset is %g, expected a finite number", nesting->offset), false;
-    size_t groups = ceil_div(blocks, nesting->block);
-    return is_part(absmax, BNB_U8, blocks, device, "absmax") &&
-           is_part(nesting->absmax, BNB_F32, groups, device, "nested_absmax") &&
-           (!nesting->offsets || is_part(nesting->offsets, BNB_F32, groups, device, "nested_offsets"));
+    if (!isfinite(parts->nested.offset))
+        return fail(BNB_INVALID, "quantized_from: offset is %g, expected a finite number", parts->nested.offset), false;
+    size_t groups = ceil_div(blocks, parts->nested.block);
+    return is_part(parts->absmax, BNB_U8, code_bytes(parts->nested.code->book.bits, blocks), device, "absmax") &&
+           is_float_part(parts->nested.absmax, groups, device, "nested_absmax") &&
+           (!parts->nested.offsets || is_part(parts->nested.offsets, BNB_F32, groups, device, "nested_offsets")) &&
+           are_offsets(parts, blocks, groups, device);
+}
+
+/* Shares the memory of parts that fit. */
+static void share_parts(bnb_quantized *q, const struct block_parts *parts) {
+    q->absmax = buffer_share(parts->absmax->buffer);
+    q->absmax_dtype = parts->absmax->dtype;
+    if (parts->offsets) q->offsets = buffer_share(parts->offsets->buffer), q->offsets_dtype = parts->offsets->dtype;
+    if (!parts->nested.code) return;
+    q->absmax_dtype = BNB_U8; /* signed bytes are as good */
+    q->nested_code = codebook_share((bnb_codebook *)parts->nested.code);
+    q->nested_absmax = buffer_share(parts->nested.absmax->buffer);
+    q->nested_dtype = parts->nested.absmax->dtype;
+    q->nested_block = parts->nested.block;
+    q->offset = parts->nested.offsets ? 0 : parts->nested.offset;
+    if (parts->nested.offsets) q->nested_offsets = buffer_share(parts->nested.offsets->buffer);
+    if (!parts->nested.offsets_absmax) return;
+    q->offsets_absmax = buffer_share(parts->nested.offsets_absmax->buffer);
+    q->offsets_dtype = BNB_U8;
 }
 
 bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t columns, const bnb_codebook *code,
                                   size_t block, const bnb_tensor *absmax, const bnb_tensor *offsets,
                                   const bnb_codebook *nested_code, size_t nested_block, const bnb_tensor *nested_absmax,
-                                  float offset, const bnb_tensor *nested_offsets) {
-    struct nesting nesting = {nested_code, nested_block, nested_absmax, offset, nested_offsets};
+                                  float offset, const bnb_tensor *nested_offsets, const bnb_tensor *offsets_absmax) {
+    struct block_parts parts = {absmax,
+                                offsets,
+                                {nested_code, nested_block, nested_absmax, offset, nested_offsets, offsets_absmax}};
     if (!is_shape(rows, columns, "quantized_from", "shape") || !is_codebook(code, "quantized_from", "code") ||
         !is_block(code, block, "quantized_from") || !is_tensor(codes, "quantized_from", "codes"))
         return NULL;
     const bnb_device *device = codes->buffer->device;
     size_t            blocks = ceil_div(rows * columns, block);
     if (!is_part(codes, BNB_U8, code_bytes(code->book.bits, rows * columns), device, "codes") ||
-        !(nested_code ? is_nesting(absmax, &nesting, blocks, device)
-                      : is_float_part(absmax, blocks, device, "absmax")) ||
-        (offsets && !is_float_part(offsets, blocks, device, "offsets")))
+        !(nested_code ? are_nested(&parts, blocks, device) : are_plain(&parts, blocks, device)))
         return NULL;
-    if (!nested_code && (nested_absmax || nested_offsets))
-        return refuse(BNB_INVALID, "quantized_from: nested_%s is given without nested_code",
-                      nested_absmax ? "absmax" : "offsets");
 
     bnb_quantized *q = handle_new(TAG_QUANTIZED, sizeof *q);
     if (!q) return refuse(BNB_OUT_OF_MEMORY, "no memory for a quantised matrix's handle");
-    *q = (bnb_quantized){.tag = TAG_QUANTIZED,
-                         .rows = rows,
-                         .columns = columns,
-                         .block = block,
-                         .absmax_dtype = absmax->dtype};
+    *q = (bnb_quantized){.tag = TAG_QUANTIZED, .rows = rows, .columns = columns, .block = block};
     q->code = codebook_share((bnb_codebook *)code);
     q->codes = buffer_share(codes->buffer);
-    q->absmax = buffer_share(absmax->buffer);
-    if (offsets) q->offsets = buffer_share(offsets->buffer), q->offsets_dtype = offsets->dtype;
-    if (!nested_code) return q;
-    q->absmax_dtype = BNB_U8; /* signed bytes are as good */
-    q->nested_code = codebook_share((bnb_codebook *)nested_code);
-    q->nested_absmax = buffer_share(nested_absmax->buffer);
-    q->nested_block = nested_block;
-    q->offset = nested_offsets ? 0 : offset;
-    if (nested_offsets) q->nested_offsets = buffer_share(nested_offsets->buffer);
+    share_parts(q, &parts);
     return q;
 }
 
@@ -144,10 +169,20 @@ static bnb_tensor *values_of(const bnb_codebook *code, bnb_device *device) {
 
 static bnb_tensor *nested_part(const bnb_quantized *q, bnb_part part, size_t blocks) {
     if (!q->nested_code) return refuse(BNB_INVALID, "quantized_part: the scales are plain, so there is no nested part");
+    size_t groups = ceil_div(blocks, q->nested_block);
     if (part == BNB_PART_NESTED_CODE) return values_of(q->nested_code, q->codes->device);
-    struct buffer *buffer = part == BNB_PART_NESTED_ABSMAX ? q->nested_absmax : q->nested_offsets;
-    if (!buffer) return refuse(BNB_INVALID, "quantized_part: one offset serves all nested blocks: ask for that");
-    return tensor_over(buffer, BNB_F32, 1, ceil_div(blocks, q->nested_block));
+    if (part == BNB_PART_NESTED_ABSMAX) return tensor_over(q->nested_absmax, q->nested_dtype, 1, groups);
+    if (part == BNB_PART_NESTED_OFFSETS) {
+        if (q->nested_offsets) return tensor_over(q->nested_offsets, BNB_F32, 1, groups);
+        return refuse(BNB_INVALID, "quantized_part: one offset serves all nested blocks: ask for that");
+    }
+    if (q->offsets_absmax) return tensor_over(q->offsets_absmax, q->nested_dtype, 1, groups);
+    return refuse(BNB_INVALID, "quantized_part: the blocks have no offsets, or plain ones");
+}
+
+/* Scales or offsets of blocks: floats, or codes. */
+static bnb_tensor *block_part(const bnb_quantized *q, struct buffer *buffer, bnb_dtype dtype, size_t blocks) {
+    return tensor_over(buffer, dtype, 1, dtype == BNB_U8 ? code_bytes(q->nested_code->book.bits, blocks) : blocks);
 }
 
 bnb_tensor *bnb_quantized_part(const bnb_quantized *q, bnb_part part) {
@@ -155,16 +190,17 @@ bnb_tensor *bnb_quantized_part(const bnb_quantized *q, bnb_part part) {
     size_t blocks = ceil_div(q->rows * q->columns, q->block);
     switch (part) {
     case BNB_PART_CODES: return tensor_over(q->codes, BNB_U8, 1, code_bytes(q->code->book.bits, q->rows * q->columns));
-    case BNB_PART_ABSMAX: return tensor_over(q->absmax, q->absmax_dtype, 1, blocks);
+    case BNB_PART_ABSMAX: return block_part(q, q->absmax, q->absmax_dtype, blocks);
     case BNB_PART_CODE: return values_of(q->code, q->codes->device);
     case BNB_PART_NESTED_ABSMAX:
     case BNB_PART_NESTED_CODE:
-    case BNB_PART_NESTED_OFFSETS: return nested_part(q, part, blocks);
+    case BNB_PART_NESTED_OFFSETS:
+    case BNB_PART_OFFSETS_ABSMAX: return nested_part(q, part, blocks);
     case BNB_PART_OFFSETS:
         if (!q->offsets) return refuse(BNB_INVALID, "quantized_part: the blocks have no offsets");
-        return tensor_over(q->offsets, q->offsets_dtype, 1, blocks);
+        return block_part(q, q->offsets, q->offsets_dtype, blocks);
     }
-    return refuse(BNB_INVALID, "quantized_part: part is %d, expected 0 to %d", (int)part, BNB_PART_NESTED_OFFSETS);
+    return refuse(BNB_INVALID, "quantized_part: part is %d, expected 0 to %d", (int)part, BNB_PART_OFFSETS_ABSMAX);
 }
 
 size_t bnb_quantized_rows(const bnb_quantized *q) {

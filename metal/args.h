@@ -15,12 +15,14 @@ enum {
     STORE_CODE8 = 24
 };
 
-// How the scales of blocks are stored: floats of a dtype; u8 codes of a nested codebook, with a scale a nested block
-// and an offset for all; or the same with an offset for each nested block.
-enum { SCALES_F32 = 0, SCALES_NESTED = 1, SCALES_F16 = 2, SCALES_BF16 = 3, SCALES_JOINED = 4 };
+// How the scales of blocks are stored: floats of a dtype; bytes that are codes of a nested codebook, with an f32 scale
+// a nested block and an offset for all, as bitsandbytes has it; codes of any width, with a scale of any dtype; or those
+// with an offset for each nested block.
+enum { SCALES_F32 = 0, SCALES_NESTED = 1, SCALES_F16 = 2, SCALES_BF16 = 3, SCALES_JOINED = 4, SCALES_CODED = 5 };
 
-// The offsets of blocks, which are added to what is scaled: none, or floats of a dtype.
-enum { OFFSETS_NONE = 0, OFFSETS_F32 = 1, OFFSETS_F16 = 2, OFFSETS_BF16 = 3 };
+// The offsets of blocks, which are added to what is scaled: none, floats of a dtype, or codes as the scales' own are,
+// with a scale of their own a nested block.
+enum { OFFSETS_NONE = 0, OFFSETS_F32 = 1, OFFSETS_F16 = 2, OFFSETS_BF16 = 3, OFFSETS_CODED = 4 };
 
 // Which weights take the wide loads: none; where rows and blocks are multiples of VECTOR_CHUNK and blocks are powers of
 // two; where rows are such multiples and each has one scale, which makes shift 31.
@@ -100,14 +102,15 @@ struct scale_layout {
     uint32_t block, shift; // as above
     uint32_t nested_block, nested_shift;
     float    offset;
+    uint32_t nested_bits, nested_store; // of the nested codes, and how nested blocks' scales are stored
 };
-static_assert(sizeof(struct scale_layout) == 20, "host and kernels must lay out struct scale_layout alike");
+static_assert(sizeof(struct scale_layout) == 28, "host and kernels must lay out struct scale_layout alike");
 
 struct dequantize_args {
     uint32_t            count_low, count_high;
     struct scale_layout scales;
 };
-static_assert(sizeof(struct dequantize_args) == 28, "host and kernels must lay out struct dequantize_args alike");
+static_assert(sizeof(struct dequantize_args) == 36, "host and kernels must lay out struct dequantize_args alike");
 
 // y[m, n] = Σk x[m, k] · w[n, k] + bias[n], or backward y[m, k] = Σn a[m, n] · w[n, k]; every size is below 2^31.
 struct matmul_args {
@@ -115,7 +118,7 @@ struct matmul_args {
     uint32_t            split; // the part of the sum that a tile takes: all of it, or a multiple of TILE_DEPTH
     struct scale_layout scales;
 };
-static_assert(sizeof(struct matmul_args) == 36, "host and kernels must lay out struct matmul_args alike");
+static_assert(sizeof(struct matmul_args) == 44, "host and kernels must lay out struct matmul_args alike");
 
 // y[m, n] = Σs partial[s, m, n] + bias[n]
 struct sum_args {
@@ -140,7 +143,7 @@ struct embedding_args {
     uint32_t            table_rows; // of which an index is one
     struct scale_layout scales;
 };
-static_assert(sizeof(struct embedding_args) == 36, "host and kernels must lay out struct embedding_args alike");
+static_assert(sizeof(struct embedding_args) == 44, "host and kernels must lay out struct embedding_args alike");
 
 struct layer_norm_args {
     uint32_t rows, columns;

@@ -112,15 +112,39 @@ struct weights {
     scale_layout             scales;
     device const uchar      *data;
     device const uchar      *absmax; // floats, or codes of the nested codebook
-    device const float      *nested_absmax, *nested_offsets;
-    device const uchar      *offsets;
+    device const uchar      *nested_absmax;
+    device const float      *nested_offsets;
+    device const uchar      *offsets; // as absmax
+    device const uchar      *offsets_absmax;
     threadgroup const float *values, *nested_values;
 };
 
-inline bool is_nested(uint scale_store) { return scale_store == SCALES_NESTED || scale_store == SCALES_JOINED; }
+inline bool is_nested(uint scale_store) {
+    return scale_store == SCALES_NESTED || scale_store == SCALES_JOINED || scale_store == SCALES_CODED;
+}
 
 inline uint block_of(thread const weights &w, ulong i) {
     return uint(w.scales.shift < 32 ? i >> w.scales.shift : i / w.scales.block);
+}
+
+inline uint group_of(thread const weights &w, uint block) {
+    return w.scales.nested_shift < 32 ? block >> w.scales.nested_shift : block / w.scales.nested_block;
+}
+
+// Code i of a string of codes of so many bits, which lies in one byte or two.
+inline uint code_at(device const uchar *codes, uint bits, ulong i) {
+    if (bits == 8) return codes[i];
+    const uint          from = uint(i * bits) & 7u;
+    device const uchar *at = codes + i * bits / 8;
+    uint                both = uint(at[0]) << 8;
+    if (from + bits > 8) both |= at[1];
+    return both >> (16 - from - bits) & ((1u << bits) - 1);
+}
+
+// What the code of a block stands for, by the scale of its group.
+inline float nested_value(thread const weights &w, device const uchar *codes, device const uchar *absmax, uint block,
+                          uint group) {
+    return w.nested_values[code_at(codes, w.scales.nested_bits, block)] * load(absmax, w.scales.nested_store, group);
 }
 
 // Product and sum are rounded one by one, as bitsandbytes and the CPU do, so that every device gives the same bits.
@@ -128,14 +152,19 @@ inline float scale_of(thread const weights &w, uint block) {
     if (w.scale_store == SCALES_F32) return ((device const float *)w.absmax)[block];
     if (w.scale_store == SCALES_F16) return load(w.absmax, STORE_F16, block);
     if (w.scale_store == SCALES_BF16) return load(w.absmax, STORE_BF16, block);
-    const uint  outer = w.scales.nested_shift < 32 ? block >> w.scales.nested_shift : block / w.scales.nested_block;
-    const float product = w.nested_values[w.absmax[block]] * w.nested_absmax[outer];
-    return product + (w.scale_store == SCALES_JOINED ? w.nested_offsets[outer] : w.scales.offset);
+    const uint group = group_of(w, block);
+    float      product;
+    if (w.scale_store == SCALES_NESTED)
+        product = w.nested_values[w.absmax[block]] * ((device const float *)w.nested_absmax)[group];
+    else
+        product = nested_value(w, w.absmax, w.nested_absmax, block, group);
+    return product + (w.scale_store == SCALES_JOINED ? w.nested_offsets[group] : w.scales.offset);
 }
 
 // What is added to the block's elements once they are scaled; only where w.offset_store says that there is something.
 inline float offset_of(thread const weights &w, uint block) {
-    return load(w.offsets, w.offset_store - OFFSETS_F32, block);
+    if (w.offset_store != OFFSETS_CODED) return load(w.offsets, w.offset_store - OFFSETS_F32, block);
+    return nested_value(w, w.offsets, w.offsets_absmax, block, group_of(w, block));
 }
 
 // Eight values under one scale, as the elements that they stand for.
@@ -194,12 +223,8 @@ inline octet values8(thread const weights &w, uint2 codes) {
 // One weight, wherever it lies.
 inline float weight_of(thread const weights &w, ulong i) {
     if (w.store < STORE_CODE) return load(w.data, w.store, i);
-    const uint          bits = bits_of(w.store), from = uint(i * bits) & 7u;
-    device const uchar *codes = w.data + i * bits / 8;
-    uint                both = uint(codes[0]) << 8; // a code lies in one byte or two
-    if (from + bits > 8) both |= codes[1];
     const uint  block = block_of(w, i);
-    const float scaled = w.values[both >> (16 - from - bits) & (size_of(w.store) - 1)] * scale_of(w, block);
+    const float scaled = w.values[code_at(w.data, bits_of(w.store), i)] * scale_of(w, block);
     if (w.offset_store == OFFSETS_NONE) return scaled;
     return scaled + offset_of(w, block);
 }

@@ -10,12 +10,13 @@ constant uint OFFSETS [[function_constant(3)]]; // OFFSETS_…
 void dequantize(constant dequantize_args &args [[buffer(0)]],
                 device const uchar *codes [[buffer(1)]],
                 device const uchar *absmax [[buffer(2)]],
-                device const float *nested_absmax [[buffer(3)]],
+                device const uchar *nested_absmax [[buffer(3)]],
                 device const kernel_codebook *code [[buffer(4)]],
                 device const kernel_codebook *nested_code [[buffer(5)]],
                 device uchar *y [[buffer(6)]],
                 device const uchar *offsets [[buffer(7)]],
                 device const float *nested_offsets [[buffer(8)]],
+                device const uchar *offsets_absmax [[buffer(9)]],
                 uint thread_index [[thread_position_in_grid]],
                 uint threads [[threads_per_grid]],
                 uint place [[thread_index_in_threadgroup]],
@@ -31,8 +32,8 @@ void dequantize(constant dequantize_args &args [[buffer(0)]],
     if (is_nested(SCALES)) nested_values[place] = nested_code->values[place];
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    const weights w = {CODES,         SCALES,         OFFSETS, args.scales, codes,        absmax,
-                       nested_absmax, nested_offsets, offsets, slice,       nested_values};
+    const weights w = {CODES,         SCALES,         OFFSETS, args.scales,    codes, absmax,
+                       nested_absmax, nested_offsets, offsets, offsets_absmax, slice, nested_values};
     const bool whole = w.scales.shift >= 3 && w.scales.shift < 32; // 8 elements share a block
     const ulong count = count_of(args.count_low, args.count_high);
     for (ulong i = ulong(thread_index) * 8; i < count; i += ulong(threads) * 8) {

@@ -12,12 +12,13 @@ void embedding(constant embedding_args &args [[buffer(0)]],
                device const int *indices [[buffer(1)]],
                device const uchar *data [[buffer(2)]],
                device const uchar *absmax [[buffer(3)]],
-               device const float *nested_absmax [[buffer(4)]],
+               device const uchar *nested_absmax [[buffer(4)]],
                device const kernel_codebook *code [[buffer(5)]],
                device const kernel_codebook *nested_code [[buffer(6)]],
                device uchar *y [[buffer(7)]],
                device const uchar *offsets [[buffer(8)]],
                device const float *nested_offsets [[buffer(9)]],
+               device const uchar *offsets_absmax [[buffer(10)]],
                uint thread_index [[thread_position_in_grid]],
                uint threads [[threads_per_grid]],
                uint place [[thread_index_in_threadgroup]]) {
@@ -26,8 +27,8 @@ void embedding(constant embedding_args &args [[buffer(0)]],
     if (is_nested(SCALES)) nested_values[place] = nested_code->values[place];
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    const weights w = {W,       SCALES, OFFSETS,      args.scales, data, absmax, nested_absmax, nested_offsets,
-                       offsets, values, nested_values};
+    const weights w = {W,              SCALES,  OFFSETS,        args.scales, data, absmax, nested_absmax,
+                       nested_offsets, offsets, offsets_absmax, values,      nested_values};
     const uint pieces = (args.columns + 7) / 8;
     const ulong count = count_of(args.rows_low, args.rows_high) * pieces;
     for (ulong piece = thread_index; piece < count; piece += threads) {

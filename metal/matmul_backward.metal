@@ -32,12 +32,13 @@ void matmul_backward(constant matmul_args &args [[buffer(0)]],
                      device const uchar *a [[buffer(1)]],
                      device const uchar *data [[buffer(2)]],
                      device const uchar *absmax [[buffer(3)]],
-                     device const float *nested_absmax [[buffer(4)]],
+                     device const uchar *nested_absmax [[buffer(4)]],
                      device const kernel_codebook *code [[buffer(5)]],
                      device const kernel_codebook *nested_code [[buffer(6)]],
                      device uchar *y [[buffer(7)]],
                      device const uchar *offsets [[buffer(8)]],
                      device const float *nested_offsets [[buffer(9)]],
+                     device const uchar *offsets_absmax [[buffer(10)]],
                      uint3 group [[threadgroup_position_in_grid]],
                      uint place [[thread_index_in_threadgroup]],
                      uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -59,8 +60,8 @@ void matmul_backward(constant matmul_args &args [[buffer(0)]],
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     // What this thread brings: 8 elements of a row of each tile. Tiles of w, and of a transposed, have DEPTH rows.
-    const weights w = {W,       SCALES, OFFSETS,      args.scales, data, absmax, nested_absmax, nested_offsets,
-                       offsets, slice,  nested_values};
+    const weights w = {W,              SCALES,  OFFSETS,        args.scales, data, absmax, nested_absmax,
+                       nested_offsets, offsets, offsets_absmax, slice,       nested_values};
     const uint deep_row = place / (DEPTH / 8), deep_at = place % (DEPTH / 8) * 8;
     const uint wide_row = place / (SIDE / 8), wide_at = place % (SIDE / 8) * 8;
     const uint m0 = group.y * SIDE, k0 = group.x * SIDE;

@@ -36,13 +36,14 @@ void matmul_tile(constant matmul_args &args [[buffer(0)]],
                  device const uchar *x [[buffer(1)]],
                  device const uchar *data [[buffer(2)]],
                  device const uchar *absmax [[buffer(3)]],
-                 device const float *nested_absmax [[buffer(4)]],
+                 device const uchar *nested_absmax [[buffer(4)]],
                  device const kernel_codebook *code [[buffer(5)]],
                  device const kernel_codebook *nested_code [[buffer(6)]],
                  device const float *bias [[buffer(7)]],
                  device uchar *y [[buffer(8)]],
                  device const uchar *offsets [[buffer(9)]],
                  device const float *nested_offsets [[buffer(10)]],
+                 device const uchar *offsets_absmax [[buffer(11)]],
                  uint3 group [[threadgroup_position_in_grid]],
                  uint place [[thread_index_in_threadgroup]],
                  uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -65,8 +66,8 @@ void matmul_tile(constant matmul_args &args [[buffer(0)]],
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     // What this thread brings: 8 elements of a row of each tile.
-    const weights w = {W,       SCALES, OFFSETS,      args.scales, data, absmax, nested_absmax, nested_offsets,
-                       offsets, slice,  nested_values};
+    const weights w = {W,              SCALES,  OFFSETS,        args.scales, data, absmax, nested_absmax,
+                       nested_offsets, offsets, offsets_absmax, slice,       nested_values};
     const uint tile_row = place / (DEPTH / 8), tile_k = place % (DEPTH / 8) * 8;
     const uint m0 = group.y * ROWS, n0 = group.x * SIDE;
     const bool has_x = tile_row < ROWS && m0 + tile_row < args.m, has_w = n0 + tile_row < args.n;

@@ -68,13 +68,14 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
                    device const uchar *x [[buffer(1)]],
                    device const uchar *data [[buffer(2)]],
                    device const uchar *absmax [[buffer(3)]],
-                   device const float *nested_absmax [[buffer(4)]],
+                   device const uchar *nested_absmax [[buffer(4)]],
                    device const kernel_codebook *code [[buffer(5)]],
                    device const kernel_codebook *nested_code [[buffer(6)]],
                    device const float *bias [[buffer(7)]],
                    device uchar *y [[buffer(8)]],
                    device const uchar *offsets [[buffer(9)]],
                    device const float *nested_offsets [[buffer(10)]],
+                   device const uchar *offsets_absmax [[buffer(11)]],
                    uint2 group [[threadgroup_position_in_grid]],
                    uint place [[thread_index_in_threadgroup]],
                    uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -90,8 +91,8 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
     }
 
     threadgroup const float *slice = W >= STORE_CODE && PAIRS == 0 ? values + simdgroup * size_of(W) : values;
-    const weights w = {W,       SCALES, OFFSETS,      args.scales, data, absmax, nested_absmax, nested_offsets,
-                       offsets, slice,  nested_values};
+    const weights w = {W,              SCALES,  OFFSETS,        args.scales, data, absmax, nested_absmax,
+                       nested_offsets, offsets, offsets_absmax, slice,       nested_values};
     const uint n0 = (group.x * (VECTOR_THREADS / 32) + simdgroup) * ROWS, m0 = group.y * VECTORS;
     if (n0 >= args.n) return;
 

@@ -1,16 +1,16 @@
-// Owns `bun run test:coverage [file…]`: which lines of src/ and csrc/ the tests run, as a table by folder and a list of
-// holes.
+// Owns `bun run test:coverage [file…]`: which lines of src/, csrc/, metal/ and cuda/ the tests run, as a table by folder
+// and a list of holes.
 //
 // `--passes cpu,plain,metal,cuda` are the ways in which the tests run, cpu alone by default: on the processor's best
 // kernels, on the reference loops, on the simulated GPUs. `--least 95` is the share below which a file is listed.
-// `--keep` adds to what was counted before, so that a suite can be counted in pieces. A command that a test starts as a
-// process of its own counts for csrc/ only: Bun counts in the test's process.
+// `--keep` adds to what was counted before, so that a suite can be counted in pieces. Kernels count by what ran of them in
+// the simulator; commands that a test starts count too, the server's Worker does not.
 import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { relative, resolve } from "node:path";
 import { parseArgs } from "node:util";
-import { fakeCuda } from "../test/cuda/host/build.ts";
-import { fakeMetal } from "../test/metal/host/build.ts";
-import { addLcov, byFolder, holes, holesOf, type Lines, tableOf } from "./coverage/lcov.ts";
+import { countedObjects } from "./coverage/counters.ts";
+import { placeOfKernel } from "./coverage/kernels.ts";
+import { addKnown, addLcov, byFolder, holes, holesOf, type Lines, type PlaceOf, tableOf } from "./coverage/lcov.ts";
 import { buildCounted, counting, findLlvm, lcovOf } from "./coverage/native.ts";
 import { root, run, say, stop } from "./run.ts";
 
@@ -38,6 +38,9 @@ if (unknown !== undefined) stop(`--passes has ${JSON.stringify(unknown)}, expect
 const folder = resolve(root, ".cache/coverage/counters");
 if (!values.keep) rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
+process.env.COUNTERS_FOLDER = folder;
+const { fakeCuda } = await import("../test/cuda/host/build.ts");
+const { fakeMetal } = await import("../test/metal/host/build.ts");
 
 const llvm = findLlvm();
 if (!llvm)
@@ -46,7 +49,13 @@ const library = llvm && (await buildCounted(llvm));
 
 let failed = 0;
 for (const pass of passes) {
-  const counted = ["--coverage", "--coverage-reporter=lcov", `--coverage-dir=${folder}/${pass}-${process.pid}`];
+  const counted = [
+    "--preload",
+    "./scripts/coverage/children.ts",
+    "--coverage",
+    "--coverage-reporter=lcov",
+    `--coverage-dir=${folder}/${pass}-${process.pid}`,
+  ];
   const status = run([process.execPath, "test", "--timeout=600000", ...counted, ...positionals], {
     ...(library ? counting(library, folder) : {}),
     ...ways[pass]!(),
@@ -55,12 +64,16 @@ for (const pass of passes) {
 }
 
 const lines: Lines = new Map();
-const nameOf = (path: string) => {
+const placeOf: PlaceOf = (path, line) => {
   const name = relative(root, resolve(root, path));
-  return /^(src|csrc)\//.test(name) ? name : undefined;
+  return /^(src|csrc)\//.test(name) ? [name, line] : placeOfKernel(path, line);
 };
+const inProcesses: Lines = new Map();
 for (const path of new Bun.Glob("*/lcov.info").scanSync(folder))
-  addLcov(lines, readFileSync(`${folder}/${path}`, "utf8"), nameOf);
-if (llvm && library) addLcov(lines, lcovOf(llvm, folder, [library]), nameOf);
+  addLcov(lines, readFileSync(`${folder}/${path}`, "utf8"), placeOf);
+for (const path of new Bun.Glob("processes/*.info").scanSync(folder))
+  addLcov(inProcesses, readFileSync(`${folder}/${path}`, "utf8"), placeOf);
+addKnown(lines, inProcesses);
+if (llvm && library) addLcov(lines, lcovOf(llvm, folder, [library, ...countedObjects(folder)]), placeOf);
 console.log(`\n${tableOf(byFolder(lines))}\n\n${holesOf(holes(lines, Number(values.least) / 100))}`);
 if (failed) stop("Tests failed: what ran is counted all the same.");

@@ -80,7 +80,7 @@ export {
   type ScalesOptions,
 } from "./quantize.ts";
 export { type QuantizeAffineOptions, quantizeAffine } from "./quantize_affine.ts";
-export { type NestedScales, type QuantizedParts, QuantizedTensor, type QuantType } from "./quantized.ts";
+export { type NestedScales, type QuantizedParts, QuantizedTensor, type QuantType, type State2 } from "./quantized.ts";
 export { type RmsNormOptions, rmsNorm } from "./rms_norm.ts";
 export type { Shape } from "./shape.ts";
 export { Tensor, type TensorOptions } from "./tensor.ts";

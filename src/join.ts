@@ -1,7 +1,7 @@
 // Matrices put one under the other. Checks and copies are in csrc/ops/join.c.
 import { Codebook } from "./codebook.ts";
 import { native } from "./native.ts";
-import { QuantizedTensor } from "./quantized.ts";
+import { QuantizedTensor, type Stores } from "./quantized.ts";
 import { format } from "./shape.ts";
 import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
@@ -9,7 +9,8 @@ import { Tensor } from "./tensor.ts";
 /**
  * The rows of each weight under those of the one before, so that one product serves for all: q, k and v of an
  * attention, or a gate and what it lets through. Codes of quantised weights stay as they are; nested scales become
- * plain ones. The weights are copied, and the caller's to dispose of. Upstream: `torch.cat`.
+ * plain ones, unless both have one codebook, block and offset. The weights are copied, and the caller's to dispose of.
+ * Upstream: `torch.cat`.
  *
  * @example
  * ```ts
@@ -48,16 +49,20 @@ function joinTwo(a: Tensor | QuantizedTensor, b: Tensor | QuantizedTensor | unde
     throw me.fail("weights are not of one kind, expected dense or quantised ones alone.");
   const code = a.quantType ? Codebook.named(a.quantType) : Codebook.from(a.code);
   const pointer = me.made(native.bnb_quantized_join(a.pointer, b.pointer));
-  return new QuantizedTensor(pointer, rows, a.dtype, a.device, code, a.blocksize, 0, storesOf(a, b));
+  const nestedBlocksize = Number(native.bnb_quantized_nested_block(pointer));
+  const stores = joinedStores(a.stores, b.stores, nestedBlocksize > 0);
+  return new QuantizedTensor(pointer, rows, a.dtype, a.device, code, a.blocksize, nestedBlocksize, stores);
 }
 
-/** How the joined scales and offsets are stored: as they are where both are alike, else as floats. */
-function storesOf(a: QuantizedTensor, b: QuantizedTensor) {
-  using scales = a.absmax;
-  using others = b.absmax;
-  using offsets = a.offsets;
-  const stay = !a.nested && !b.nested && scales.dtype === others.dtype;
-  return { absmax: stay ? scales.dtype : ("float32" as const), offsets: offsets?.dtype };
+/** How joined scales and offsets are stored: as they are where both are alike, else as floats. */
+function joinedStores(a: Stores, b: Stores, staysNested: boolean): Stores {
+  const joined = (one: Stores["absmax"], other: Stores["offsets"]) =>
+    one === other && (one !== "uint8" || staysNested) ? one : "float32";
+  return {
+    absmax: joined(a.absmax, b.absmax),
+    offsets: a.offsets && joined(a.offsets, b.offsets),
+    nested: staysNested ? a.nested : undefined,
+  };
 }
 
 const me = new Signature("joinRows", { native: { a: "one of weights", b: "the next of weights" } });

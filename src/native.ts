@@ -51,7 +51,10 @@ export const symbols = {
   bnb_codebook_read: { args: [ptr, ptr, usize], returns: i32 },
   bnb_codebook_free: { args: [ptr], returns: nothing },
 
-  bnb_quantized_from: { args: [ptr, usize, usize, ptr, usize, ptr, ptr, ptr, usize, ptr, f32, ptr], returns: ptr },
+  bnb_quantized_from: {
+    args: [ptr, usize, usize, ptr, usize, ptr, ptr, ptr, usize, ptr, f32, ptr, ptr],
+    returns: ptr,
+  },
   bnb_quantized_part: { args: [ptr, i32], returns: ptr },
   bnb_quantized_rows: { args: [ptr], returns: u64 },
   bnb_quantized_columns: { args: [ptr], returns: u64 },
@@ -128,6 +131,7 @@ export const parts = {
   nestedCode: 4,
   offsets: 5,
   nestedOffsets: 6,
+  offsetsAbsmax: 7,
 } as const;
 export const optimizers = { adam: 0, ademamix: 1, momentum: 2, lion: 3, rmsprop: 4, adagrad: 5 } as const;
 export const activations = { silu: 0, gelu: 1, geluTanh: 2, tanh: 3 } as const;

@@ -18,9 +18,9 @@ export const quantTypes = ["nf4", "fp4", "af4"] as const;
 
 /** What stands for the scales where they are quantised too: upstream's `QuantState.state2` and `offset`. */
 export interface NestedScales {
-  /** float32 [blocks / blocksize]: the scale of each block of scale codes. */
-  absmax: Tensor<"float32">;
-  /** The 256 values that a scale's code stands for. */
+  /** [blocks / blocksize] of any float dtype, float32 in bitsandbytes: the scale of each block of scale codes. */
+  absmax: Tensor<FloatDType>;
+  /** The values that a scale's code stands for: 256 in bitsandbytes. */
   code: Codebook;
   /** Scales that share one of their own: 256 in bitsandbytes. */
   blocksize: number;
@@ -31,6 +31,11 @@ export interface NestedScales {
    * rows.
    */
   offsets?: Tensor<"float32"> | undefined;
+  /**
+   * As `absmax`, of its dtype: the scale of each block of offset codes, where the offsets of blocks are quantised too,
+   * as GGUF's minima are. They have the scales' codebook.
+   */
+  offsetsAbsmax?: Tensor<FloatDType> | undefined;
 }
 
 /** What {@link QuantizedTensor.fromParts} puts together. */
@@ -40,13 +45,16 @@ export interface QuantizedParts {
    * bytes.
    */
   codes: Tensor<"uint8"> | Tensor<"int8">;
-  /** A scale for each block: float32, float16 or bfloat16, or uint8 codes of them where `nested` is given. */
+  /**
+   * A scale for each block: float32, float16 or bfloat16; or, where `nested` is given, their codes as one string of
+   * bits.
+   */
   absmax: Tensor<FloatDType> | Tensor<"uint8">;
   /**
    * What is added to the elements of each block once they are scaled, in any float dtype: MLX's biases, GGUF's
-   * minima.
+   * minima. Their codes, as `absmax` has those of scales, where `nested.offsetsAbsmax` is given.
    */
-  offsets?: Tensor<FloatDType> | undefined;
+  offsets?: Tensor<FloatDType> | Tensor<"uint8"> | undefined;
   /** The values that a code stands for. */
   code: Codebook;
   /** Elements that share a scale; blocks run over the flattened tensor. */
@@ -56,6 +64,12 @@ export interface QuantizedParts {
   /** The dtype that it had, and is dequantised to by default. */
   dtype?: FloatDType;
   nested?: NestedScales | undefined;
+}
+
+/** {@link QuantizedTensor.state2}: the parts that quantised scales have. */
+export interface State2 extends Omit<NestedScales, "code" | "offset"> {
+  /** The values that a scale's code stands for. */
+  code: Float32Array;
 }
 
 /**
@@ -99,7 +113,7 @@ export class QuantizedTensor extends Handle {
     code: Codebook,
     blocksize: number,
     nestedBlocksize: number,
-    stores: Stores = { absmax: nestedBlocksize ? "uint8" : "float32" },
+    stores: Stores = defaultStores(nestedBlocksize > 0),
   ) {
     super("QuantizedTensor", pointer, bytesOf(sizeOf(shape), code.bits, blocksize, nestedBlocksize, stores));
     this.#stores = stores;
@@ -136,11 +150,16 @@ export class QuantizedTensor extends Handle {
       state2 ? me.tensor(state2.absmax, "nested.absmax") : null,
       state2 ? me.finite(state2.offset, "nested.offset") : 0,
       state2?.offsets === undefined ? null : me.tensor(state2.offsets, "nested.offsets"),
+      state2?.offsetsAbsmax === undefined ? null : me.tensor(state2.offsetsAbsmax, "nested.offsetsAbsmax"),
     );
     const stores: Stores = {
       absmax: state2 ? "uint8" : (absmax.dtype as FloatDType),
-      offsets: offsets?.dtype,
-      nestedOffsets: state2?.offsets !== undefined,
+      offsets: state2?.offsetsAbsmax ? "uint8" : (offsets?.dtype as FloatDType | undefined),
+      nested: state2 && {
+        bits: state2.code.bits,
+        dtype: state2.absmax.dtype,
+        hasOffsets: state2.offsets !== undefined,
+      },
     };
     return new QuantizedTensor(
       me.made(pointer),
@@ -185,22 +204,26 @@ export class QuantizedTensor extends Handle {
   }
 
   /**
-   * A scale for each block: float32 where this library quantised, or what it was put together of; its uint8 code where
-   * {@link nested}. Shares the memory.
+   * A scale for each block: float32 where this library quantised, or what it was put together of; where {@link nested}
+   * uint8, their codes as one string of bits. Shares the memory.
    */
   get absmax(): Tensor<FloatDType> | Tensor<"uint8"> {
-    const shape = [Math.ceil(this.size / this.blocksize)];
-    return new Tensor(this.#part("absmax"), this.#stores.absmax as FloatDType, shape, this.device);
+    return this.#ofBlocks("absmax", this.#stores.absmax);
   }
 
   /**
-   * What is added to each block's elements once they are scaled; undefined where there is nothing. Shares the
-   * memory.
+   * What is added to each block's elements once they are scaled, or its codes where `state2` has `offsetsAbsmax`;
+   * undefined where there is nothing. Shares the memory.
    */
-  get offsets(): Tensor<FloatDType> | undefined {
+  get offsets(): Tensor<FloatDType> | Tensor<"uint8"> | undefined {
     const { offsets } = this.#stores;
-    const shape = [Math.ceil(this.size / this.blocksize)];
-    return offsets && new Tensor(this.#part("offsets"), offsets, shape, this.device);
+    return offsets && this.#ofBlocks("offsets", offsets);
+  }
+
+  #ofBlocks(part: "absmax" | "offsets", dtype: FloatDType | "uint8"): Tensor<FloatDType> | Tensor<"uint8"> {
+    const blocks = Math.ceil(this.size / this.blocksize);
+    const shape = [dtype === "uint8" ? codeBytes(blocks, this.#stores.nested!.bits) : blocks];
+    return new Tensor(this.#part(part), dtype as FloatDType, shape, this.device);
   }
 
   /** The 2^bits values that a code stands for. Upstream: `quant_map`. */
@@ -209,18 +232,24 @@ export class QuantizedTensor extends Handle {
   }
 
   /** The scales' own scales and codebook where they are quantised too, else undefined. Shares the memory. */
-  get state2():
-    | { absmax: Tensor<"float32">; code: Float32Array; blocksize: number; offsets: Tensor<"float32"> | undefined }
-    | undefined {
-    if (!this.nested) return undefined;
+  get state2(): State2 | undefined {
+    const { nested, offsets } = this.#stores;
+    if (!nested) return undefined;
+    const { bits, dtype, hasOffsets } = nested;
     const shape = [Math.ceil(Math.ceil(this.size / this.blocksize) / this.nestedBlocksize)];
-    const offsets = this.#stores.nestedOffsets ? this.#part("nestedOffsets") : undefined;
+    const { device } = this;
     return {
-      absmax: new Tensor(this.#part("nestedAbsmax"), "float32", shape, this.device),
-      code: this.#values("nestedCode", 256),
+      absmax: new Tensor(this.#part("nestedAbsmax"), dtype, shape, device),
+      code: this.#values("nestedCode", 2 ** bits),
       blocksize: this.nestedBlocksize,
-      offsets: offsets === undefined ? undefined : new Tensor(offsets, "float32", shape, this.device),
+      offsets: hasOffsets ? new Tensor(this.#part("nestedOffsets"), "float32", shape, device) : undefined,
+      offsetsAbsmax: offsets === "uint8" ? new Tensor(this.#part("offsetsAbsmax"), dtype, shape, device) : undefined,
     };
+  }
+
+  /** @internal How scales and offsets are stored. */
+  get stores(): Stores {
+    return this.#stores;
   }
 
   /** The mean of the scales, which was taken off before they were quantised; 0 where the scales are plain. */
@@ -253,12 +282,14 @@ export class QuantizedTensor extends Handle {
     const { state2 } = this;
     using nested = state2?.absmax;
     using nestedOffsets = state2?.offsets;
+    using offsetsAbsmax = state2?.offsetsAbsmax;
     using offsets = this.offsets;
     using movedCodes = codes.to(target);
     using movedAbsmax = absmax.to(target);
     using movedOffsets = offsets?.to(target);
     using movedNested = nested?.to(target);
     using movedNestedOffsets = nestedOffsets?.to(target);
+    using movedOffsetsAbsmax = offsetsAbsmax?.to(target);
     const { blocksize, dtype, offset } = this;
     return QuantizedTensor.fromParts({
       codes: movedCodes,
@@ -274,6 +305,7 @@ export class QuantizedTensor extends Handle {
         blocksize: this.nestedBlocksize,
         offset,
         offsets: movedNestedOffsets,
+        offsetsAbsmax: movedOffsetsAbsmax,
       },
     });
   }
@@ -306,19 +338,27 @@ function codeBytes(elements: number, bits: number): number {
   return Math.ceil((elements * bits) / 8);
 }
 
-/** The dtypes of scales and of blocks' offsets, and whether nested blocks have offsets of their own. */
-interface Stores {
+/** @internal How scales and offsets of blocks are stored: floats of a dtype, or uint8 for codes. */
+export interface Stores {
   readonly absmax: FloatDType | "uint8";
-  readonly offsets?: FloatDType | undefined;
-  readonly nestedOffsets?: boolean;
+  readonly offsets?: FloatDType | "uint8" | undefined;
+  /** What codes are: their bits, the dtype of their blocks' scales, and whether those have offsets of their own. */
+  readonly nested?: { readonly bits: number; readonly dtype: FloatDType; readonly hasOffsets: boolean } | undefined;
+}
+
+/** @internal As bitsandbytes stores them, and this library where it quantises. */
+export function defaultStores(nested: boolean): Stores {
+  return nested ? { absmax: "uint8", nested: { bits: 8, dtype: "float32", hasOffsets: false } } : { absmax: "float32" };
 }
 
 function bytesOf(elements: number, bits: number, blocksize: number, nestedBlocksize: number, stores: Stores): number {
+  const { absmax, offsets, nested } = stores;
   const blocks = Math.ceil(elements / blocksize);
   const groups = nestedBlocksize ? Math.ceil(blocks / nestedBlocksize) : 0;
-  const ofBlocks = dtypeBytes(stores.absmax) + (stores.offsets ? dtypeBytes(stores.offsets) : 0);
-  const ofGroups = dtypeBytes("float32") * (stores.nestedOffsets ? 2 : 1);
-  return codeBytes(elements, bits) + blocks * ofBlocks + groups * ofGroups;
+  const ofBlocks = (dtype: FloatDType | "uint8") =>
+    dtype === "uint8" ? codeBytes(blocks, nested!.bits) : blocks * dtypeBytes(dtype);
+  const ofGroups = nested ? dtypeBytes(nested.dtype) * (offsets === "uint8" ? 2 : 1) + (nested.hasOffsets ? 4 : 0) : 0;
+  return codeBytes(elements, bits) + ofBlocks(absmax) + (offsets ? ofBlocks(offsets) : 0) + groups * ofGroups;
 }
 
 const signatures = {
@@ -329,9 +369,12 @@ const signatures = {
       nested_block: "nested.blocksize",
       nested_absmax: "nested.absmax",
       nested_offsets: "nested.offsets",
+      offsets_absmax: "nested.offsetsAbsmax",
     },
   }),
-  nested: new Signature("QuantizedTensor.fromParts", { options: ["absmax", "code", "blocksize", "offset", "offsets"] }),
+  nested: new Signature("QuantizedTensor.fromParts", {
+    options: ["absmax", "code", "blocksize", "offset", "offsets", "offsetsAbsmax"],
+  }),
   part: new Signature("QuantizedTensor"),
   matmul: new Signature("QuantizedTensor.matmul", { options: ["bias", "precision"] }),
   to: new Signature("QuantizedTensor.to"),

@@ -11,6 +11,10 @@ import { version } from "./version.ts";
 export type Sizes = Record<keyof typeof sizes, number>;
 
 const names = Object.keys(sizes) as (keyof Sizes)[];
+/** Work is divided by these. */
+const divisors: readonly string[] = ["tilesWanted", "splitLeast"];
+const isSize = (name: string, value: unknown) =>
+  Number.isInteger(value) && (value as number) >= (divisors.includes(name) ? 1 : 0);
 
 /** What is used on a GPU: the driver's own sizes, or what was measured here; or a file that makes no sense, and why. */
 export type Tuning =
@@ -48,7 +52,7 @@ export function tuningOf(description: string): Tuning {
     path = tuningPath();
     const kept = readFile(path)?.[keyOf(description)];
     if (!kept) return { state: "not tuned" };
-    const wrong = names.find((name) => !Number.isInteger(kept[name]) || !((kept[name] as number) >= 0));
+    const wrong = names.find((name) => !isSize(name, kept[name]));
     if (wrong) throw new Error(`${wrong} is ${JSON.stringify(kept[wrong])}, expected a whole number`);
     return { state: "tuned", sizes: Object.fromEntries(names.map((name) => [name, kept[name]])) as Sizes, path };
   } catch (error) {

@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, utimesSync, w
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
-import { verifyCheckpoint } from "../src/checkpoint/inspect.ts";
+import { inspectCheckpoint, verifyCheckpoint } from "../src/checkpoint/inspect.ts";
 import { fromStateDict } from "../src/checkpoint/statedict.ts";
 import { mergeAdapter, quantizeCheckpoint } from "../src/checkpoint/transform.ts";
 import { writeSafetensors } from "../src/checkpoint/writer.ts";
@@ -178,6 +178,42 @@ describe("merging", () => {
     expect(before.length).toBe(got.length);
     const other = "model.layers.0.mlp.gate_proj.weight";
     expect(Buffer.compare(a.tensors.get(other)!.bytes, b.tensors.get(other)!.bytes)).toBe(0);
+  });
+
+  test("weights by columns, as GPT-2 has them: transposed in floats, and not where they are quantised", async () => {
+    const [input, name] = [fresh(), "h.0.mlp.c_fc"];
+    const values = weights(columns * rows, 7);
+    mkdirSync(input);
+    const shape = [columns, rows];
+    await writeSafetensors(join(input, "model.safetensors"), [
+      { name: `transformer.${name}.weight`, dtype: "F32", shape, bytes: values },
+    ]);
+    writeFileSync(join(input, "config.json"), '{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}');
+    const parts: Parts = {
+      [`base_model.model.transformer.${name}.lora_A.weight`]: [[rank, columns], A],
+      [`base_model.model.transformer.${name}.lora_B.weight`]: [[rows, rank], B],
+    };
+    const lora = fresh();
+    mkdirSync(lora);
+    const tensors = Object.entries(parts).map(
+      ([name, [shape, bytes]]) => ({ name, dtype: "F32", shape, bytes }) as const,
+    );
+    await writeSafetensors(join(lora, "adapter_model.safetensors"), tensors);
+    const settings = { peft_type: "LORA", r: rank, lora_alpha: 16, fan_in_fan_out: true };
+    writeFileSync(join(lora, "adapter_config.json"), JSON.stringify(settings));
+
+    const [dense, small, quantised] = [fresh(), fresh(), fresh()];
+    await mergeAdapter(input, lora, { output: dense });
+    using after = openCheckpoint(dense);
+    const delta = product();
+    const sum = after.tensors.get(`transformer.${name}.weight`)!.values as Float32Array;
+    for (const [i, value] of sum.entries())
+      expect(value).toBeCloseTo(values[i]! + 2 * delta[(i % rows) * columns + Math.floor(i / rows)]!, 6);
+
+    await quantizeCheckpoint(input, { output: small });
+    expect((await mergeAdapter(small, lora, { output: quantised })).weights).toBe(1);
+    const [worst] = await inspectCheckpoint(quantised, { errorAgainst: dense });
+    expect(worst!.error!.relative).toBeLessThan(0.15); // quantised twice
   });
 
   test("with a format, the merged model is quantised", async () => {

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { openCheckpoint, shardBytesDefault } from "../src/checkpoint/checkpoint.ts";
 import { writeSafetensors } from "../src/checkpoint/writer.ts";
+import { serveCommand } from "../src/cli/serve.ts";
 import { bytes } from "../src/cli/terminal.ts";
 import { llamaDirectory, weights } from "./models.ts";
 
@@ -47,8 +48,24 @@ describe("commands", () => {
     };
     const limit = ((1.05 * total) / 2 ** 20).toFixed(6); // states of weights are planned for at their longest
     expect([shards(`${limit}MiB`), shards(`${limit}MB`)]).toEqual([1, 2]);
+    expect(shards("1KB")).toBe(12); // each tensor or weight by itself, and no file without one
     expect(shardBytesDefault).toBe(50e9); // as in transformers
     expect([999, 1e9, 2 ** 30, 5e12].map(bytes)).toEqual(["999 B", "1.00 GB", "1.07 GB", "5.00 TB"]);
+  });
+
+  test("a file is filled to the last byte that its limit allows", async () => {
+    const [even, quantised] = [fresh(), fresh()];
+    const norms = Object.fromEntries(Array.from({ length: 5 }, (_, i) => [`norm${i}.weight`, [64]]));
+    await llamaDirectory(even, { "layers.0.fc.weight": [4, 16], ...norms });
+    expect(run("quantize", even, "-o", quantised, "--quiet").status).toBe(0);
+    const shards = (limit: string) => {
+      const folder = fresh();
+      const options = ["--quiet", "--dtype", "float32", "--max-shard-size", limit];
+      expect(run("dequantize", quantised, "-o", folder, ...options).status).toBe(0);
+      return readdirSync(folder).filter((name) => name.endsWith(".safetensors")).length;
+    };
+    // Six tensors of 256 bytes.
+    expect(["0.767KB", "0.768KB", "1.535KB", "1.536KB"].map(shards)).toEqual([3, 2, 2, 1]);
   });
 
   test("quantize --scales least-squares writes weights that are closer to the original", () => {
@@ -116,6 +133,32 @@ describe("exit status", () => {
     expect(damaged.status).toBe(1);
     expect(damaged.err).toMatch(/model.safetensors.*damaged or incomplete/);
   });
+});
+
+test.each([
+  ["--port", 0, 65_535],
+  ["--slots", 1, 256],
+  ["--context", 16, 2 ** 24],
+  ["--queue", 0, 1e6],
+  ["--timeout", 1, 86_400],
+])("serve %s takes whole numbers from %d to %d", (name, least, most) => {
+  const { parseArg } = serveCommand().options.find(({ long }) => long === name)!;
+  const read = parseArg as (text: string) => unknown;
+  expect([read(`${least}`), read(`${most}`)]).toEqual([least, most]);
+  for (const text of [`${least - 1}`, `${most + 1}`, `${least}.5`, "x"])
+    expect(() => read(text)).toThrow(`Expected a whole number from ${least} to ${most}.`);
+});
+
+test.each([
+  ["1GB", 1e9],
+  ["2.5g", 2.5e9],
+  ["1000 GB", 1e12],
+])("serve --memory %s is %d bytes", (text, bytes) => {
+  const { parseArg } = serveCommand().options.find(({ long }) => long === "--memory")!;
+  const read = parseArg as (text: string) => unknown;
+  expect(read(text)).toBe(bytes);
+  for (const wrong of ["GB", "1TB", "1GBx", "-1GB", "1.GB"])
+    expect(() => read(wrong)).toThrow("Expected a size such as 8GB.");
 });
 
 describe("where and what is written", () => {

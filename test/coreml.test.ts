@@ -4,7 +4,8 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { checkpoint, dequantizeBlockwise, type QuantizedTensor, type Tensor } from "../src/index.ts";
+import { int4Of, quantizeInt4 } from "../src/coreml/int4.ts";
+import { Codebook, checkpoint, dequantizeBlockwise, QuantizedTensor, Tensor } from "../src/index.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-coreml-"));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -70,9 +71,100 @@ describe("the file of weights", () => {
     using dense = dequantizeBlockwise(weight, { dtype: "float32" });
     const first = entries.findIndex(({ dtype }) => dtype === 11);
     const [codes, table, scales] = [entries[first]!.data, floats(entries[first + 1]!), floats(entries[first + 2]!)];
-    const nibble = (i: number) => (codes[i >> 1]! >> (4 * (i & 1))) & 15; // the first is the lower one
-    const got = Float32Array.from({ length: 32 * 32 }, (_, i) => Math.fround(table[nibble(i)]! * scales[i >> 5]!));
+    const got = Float32Array.from({ length: 32 * 32 }, (_, i) =>
+      Math.fround(table[nibble(codes, i)]! * scales[i >> 5]!),
+    );
     expect(got).toEqual(dense.readFloat32().slice());
+  });
+
+  const nibble = (bytes: Uint8Array, i: number) => (bytes[i >> 1]! >> (4 * (i & 1))) & 15; // the first is the lower one
+  /** What coremltools computes of integers: scale × (code - zero). */
+  const integersOf = (entries: readonly Entry[], from: number, count: number, block: number) => {
+    const [codes, scale, zero] = entries.slice(from) as [Entry, Entry, Entry];
+    const [scales, zeros] = [floats(scale), zero.dtype === 11 ? undefined : floats(zero)];
+    const zeroAt = (b: number) => zeros?.[b] ?? nibble(zero.data, b);
+    return Float32Array.from({ length: count }, (_, i) => {
+      const b = Math.floor(i / block);
+      return Math.fround(scales[b]! * Math.fround(nibble(codes.data, i) - zeroAt(b)));
+    });
+  };
+
+  test.each([
+    ["a dense one", undefined],
+    ["one in NF4", { blocksize: 64 }],
+  ] as const)("of %s as int4 has integers, for macOS 15", async (_, options) => {
+    const model = options ? join(scratch, `nf4-int4-${made}`) : fixture("bert");
+    if (options) await checkpoint.quantizeCheckpoint(fixture("bert"), { output: model, ...options });
+    const output = fresh();
+    const report = await checkpoint.exportCoreml(model, { output, dtype: "float32", quantType: "int4" });
+    expect(report.weights).toBe(10); // two have rows of 48
+    expect(report.notes.slice(0, 2)).toEqual([
+      expect.stringMatching(/^For macOS 15 and iOS 18/),
+      "10 weights were quantised to int4, in blocks of 32.",
+    ]);
+    const entries = entriesOf(output);
+    const first = entries.findIndex(({ dtype }) => dtype === 11);
+    expect(entries.slice(first, first + 3).map(({ dtype }) => dtype)).toEqual([11, 2, 11]);
+    using opened = checkpoint.openCheckpoint(model);
+    using weight = checkpoint.loadWeight(opened, "encoder.layer.0.attention.self.query.weight");
+    using dense =
+      weight instanceof QuantizedTensor
+        ? dequantizeBlockwise(weight, { dtype: "float32" })
+        : (weight as Tensor<"float32">);
+    using q = quantizeInt4(dense);
+    const want = dequantizeBlockwise(q, { dtype: "float32" }).readFloat32().slice();
+    expect(integersOf(entries, first, 32 * 32, 32)).toEqual(want);
+    // As near as 4 bits get: half a step of a sixteenth of a block's range.
+    const x = dense.readFloat32();
+    for (let b = 0; b < 32; b++) {
+      const block = [...x.subarray(32 * b, 32 * b + 32), 0];
+      const step = (Math.max(...block) - Math.min(...block)) / 15;
+      for (let i = 32 * b; i < 32 * b + 32; i++) expect(Math.abs(want[i]! - x[i]!)).toBeLessThan(1.02 * step);
+    }
+  });
+
+  test("of MLX's integers has their codes, and floats for zero points that are none", async () => {
+    const model = join(scratch, "mlx");
+    await checkpoint.quantizeToMlx(fixture("bert"), { output: model, blocksize: 32 });
+    const output = fresh();
+    const report = await checkpoint.exportCoreml(model, { output, dtype: "float32" });
+    expect(report.notes[0]).toMatch(/^For macOS 15 and iOS 18/);
+    const entries = entriesOf(output);
+    using opened = checkpoint.openCheckpoint(model);
+    using weight = checkpoint.loadWeight(opened, "encoder.layer.0.attention.self.query.weight") as QuantizedTensor;
+    const want = dequantizeBlockwise(weight, { dtype: "float32" }).read();
+    const first = entries.findIndex(({ dtype }) => dtype === 11);
+    const got = integersOf(entries, first, 32 * 32, 32);
+    const largest = Math.max(...want.map(Math.abs));
+    expect(Math.max(...got.map((value, i) => Math.abs(value - want[i]!)))).toBeLessThan(2e-6 * largest);
+  });
+
+  test.each([
+    ["whole numbers from -8 on", Array.from({ length: 16 }, (_, i) => i - 8), undefined, Array(6).fill(8)],
+    ["zero points", Array.from({ length: 16 }, (_, i) => i), [-3, 0, -15, -7, -1, -2], [3, 0, 15, 7, 1, 2]],
+    [
+      "a zero point beyond the codes",
+      Array.from({ length: 16 }, (_, i) => i),
+      [-16, 0, 0, 0, 0, 0],
+      [16, 0, 0, 0, 0, 0],
+    ],
+    ["no integers", [...Codebook.named("nf4").values], undefined, undefined],
+  ])("%s", (_, values, zeros, want) => {
+    const scales = Float32Array.of(0.5, 0.25, 3, 1, 0.125, 2);
+    const codes = Uint8Array.from({ length: 48 }, (_, i) => i * 41);
+    using q = QuantizedTensor.fromParts({
+      ...{ codes: Tensor.from(codes) as Tensor<"uint8">, absmax: Tensor.from(scales), code: Codebook.from(values) },
+      ...{ blocksize: 16, shape: [3, 32], offsets: zeros && Tensor.from(zeros.map((zero, b) => zero * scales[b]!)) },
+    });
+    const int4 = int4Of(q, q.absmax as Tensor<"float32">);
+    const found =
+      int4 &&
+      Array.from(
+        { length: 6 },
+        (_, b) => 0 + (int4.zeros instanceof Uint8Array ? nibble(int4.zeros, b) : int4.zeros[b]!),
+      );
+    expect(found).toEqual(want);
+    if (int4) expect(nibble(int4.codes, 0)).toBe(codes[0]! >> 4);
   });
 
   test("has floats for codes that Core ML has no blocks for, and says so", async () => {
@@ -92,6 +184,32 @@ describe("the file of weights", () => {
   });
 });
 
+// Byte by byte, as coremltools read them and computed what transformers does (test/real/coreml.ts): to be renewed only
+// with that test run.
+test.each([
+  ["bert", undefined, { dtype: "float32", tokens: 16 }, ["9ffabc10758a6a20", "9969e08a7872595c"]],
+  ["bert", { blocksize: 32 }, { dtype: "float16" }, ["6ec3709c2ea8461b", "e99297f114d8f8c1"]],
+  ["bert", { blocksize: 32, doubleQuant: true }, { dtype: "float32" }, ["dc87eaf3fe2359f1", "dbb04812b1e2366f"]],
+  ["roberta", undefined, {}, ["c18533e406867087", "3540d0f4ff98772b"]],
+  ["xlm-roberta", undefined, { tokens: 8 }, ["954463a57be9ad09", "a671a85cc9c2654a"]],
+] as const)(
+  "the package of %s, %j, %j is the one that Core ML's own tools read",
+  async (family, quantized, options, want) => {
+    let model = fixture(family);
+    if (quantized) {
+      model = join(scratch, `${family}-${made++}`);
+      await checkpoint.quantizeCheckpoint(fixture(family), { output: model, ...quantized });
+    }
+    const output = fresh();
+    await checkpoint.exportCoreml(model, { output, ...options });
+    const digest = (file: string) =>
+      new Bun.CryptoHasher("sha256").update(readFileSync(join(output, file))).digest("hex");
+    expect(["weights/weight.bin", "model.mlmodel"].map((file) => digest(`${inner}/${file}`).slice(0, 16))).toEqual([
+      ...want,
+    ]);
+  },
+);
+
 describe("what is refused, and leaves nothing", () => {
   test.each([
     ["llama", {}, /llama is not written for Core ML; bert, roberta and xlm-roberta are/],
@@ -100,6 +218,7 @@ describe("what is refused, and leaves nothing", () => {
     ["bert", { tokens: 41 }, /tokens is 41; the model reads 40 at most/],
     ["bert", { tokens: 0 }, /tokens is 0/],
     ["bert", { dtype: "bfloat16" }, /dtype is "bfloat16"/],
+    ["bert", { quantType: "nf4" }, /quantType is "nf4"/],
     ["bert", { output: "./model" }, /must end with \.mlpackage/],
   ])("%s %j", async (family, options, message) => {
     const output = fresh();

@@ -1,6 +1,17 @@
 // What `bun run test:coverage` makes of the files that Bun and llvm-cov write.
 import { expect, test } from "bun:test";
-import { addLcov, byFolder, holes, holesOf, type Lines, tableOf } from "../scripts/coverage/lcov.ts";
+import { linesOfText } from "../scripts/coverage/kernels.ts";
+import {
+  addKnown,
+  addLcov,
+  byFolder,
+  holes,
+  holesOf,
+  type Lines,
+  type PlaceOf,
+  tableOf,
+} from "../scripts/coverage/lcov.ts";
+import { linesOf as linesOfProcess } from "../scripts/coverage/processes.ts";
 
 /** Two files of two folders, and one that does not count. */
 const text = `TN:
@@ -20,11 +31,11 @@ SF:test/c.ts
 DA:1,0
 end_of_record
 `;
-const nameOf = (path: string) => (/^c?src\//.test(path) ? path : undefined);
+const placeOf: PlaceOf = (path, line) => (/^c?src\//.test(path) ? [path, line] : undefined);
 
 function linesOf(...texts: string[]): Lines {
   const lines: Lines = new Map();
-  for (const one of texts) addLcov(lines, one, nameOf);
+  for (const one of texts) addLcov(lines, one, placeOf);
   return lines;
 }
 
@@ -50,4 +61,55 @@ test("a line that ran in one pass ran", () => {
 test("a share is never rounded up to what it has not reached", () => {
   const lines: Lines = new Map([["src/a.ts", new Map(Array.from({ length: 2000 }, (_, i) => [i, i]))]]);
   expect(tableOf(byFolder(lines))).toContain(" 99.9 %");
+});
+
+test("a process counts each line as often as the innermost statement that it belongs to", () => {
+  const counted = {
+    statementMap: {
+      0: { start: { line: 1 }, end: { line: 5 } },
+      1: { start: { line: 2 }, end: { line: 2 } },
+      2: { start: { line: 3 }, end: { line: 4 } },
+    },
+    s: { 0: 7, 1: 0, 2: 3 },
+  };
+  expect([...linesOfProcess(counted)].sort(([a], [b]) => a - b)).toEqual([
+    [1, 7],
+    [2, 0],
+    [3, 3],
+    [4, 3],
+    [5, 7],
+  ]);
+});
+
+test("what processes ran counts for lines that are known, or for files that are not", () => {
+  const lines = linesOf(text);
+  addKnown(
+    lines,
+    new Map([
+      [
+        "src/a.ts",
+        new Map([
+          [2, 4],
+          [4, 9],
+        ]),
+      ],
+      ["src/new.ts", new Map([[1, 0]])],
+    ]),
+  );
+  expect(lines.get("src/a.ts")!.get(2)).toBe(4);
+  expect(lines.get("src/a.ts")!.has(4)).toBe(false);
+  expect(lines.get("src/new.ts")).toEqual(new Map([[1, 0]]));
+});
+
+test("a line of a translated kernel is the kernel's", () => {
+  const translated = ["#include <simulator.h>", '#line 7 "a.metal"', "one", "two", '#line 1 "b.h"', "three"].join("\n");
+  expect(linesOfText(translated)).toEqual([
+    undefined,
+    undefined,
+    undefined,
+    ["a.metal", 7],
+    ["a.metal", 8],
+    undefined,
+    ["b.h", 1],
+  ]);
 });

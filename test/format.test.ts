@@ -5,12 +5,15 @@ import { readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
+  Codebook,
   checkpoint,
   createLinearMap,
   dequantize4bit,
   dequantizeBlockwise,
   Int8Weight,
+  QuantizedTensor,
   quantize4bit,
+  quantizeAffine,
   quantizeBlockwise,
   Tensor,
 } from "../src/index.ts";
@@ -41,7 +44,13 @@ function readFile(path: string): File {
   );
 }
 
-const floats = ({ bytes }: Part) => new Float32Array(Uint8Array.from(bytes).buffer);
+/** Of any float dtype. */
+function floats({ dtype, bytes }: Part): Float32Array {
+  const { buffer } = Uint8Array.from(bytes);
+  if (dtype === "F16") return Float32Array.from(new Float16Array(buffer));
+  if (dtype === "BF16") return new Float32Array(Uint32Array.from(new Uint16Array(buffer), (half) => half << 16).buffer);
+  return new Float32Array(buffer);
+}
 
 /** Rounds to bfloat16, to nearest and ties to even, and gives the bits. */
 function bfloat16(value: number): number {
@@ -62,32 +71,38 @@ function readBlockwise(file: File, name: string) {
   const part = (suffix: string) => file.get(`${name}.${suffix}`)!;
   const code = floats(part("quant_map"));
   const codes = file.get(name)!.bytes;
-  const scale = state.nested_blocksize ? nestedScale() : plainScale();
+  const codeAt = (of: Uint8Array, bits: number, i: number) => {
+    const bit = (at: number) => (of[at >> 3]! >> (7 - (at & 7))) & 1;
+    return Array.from({ length: bits }, (_, j) => bit(i * bits + j)).reduce((sum, next) => 2 * sum + next, 0);
+  };
+  const scale = state.nested_blocksize ? nestedScale() : plain("absmax");
+  const offset = state.offsets_dtype === "uint8" ? nested("offsets", "offsets_absmax") : plain("offsets");
 
-  function plainScale() {
-    const absmax = floats(part("absmax"));
-    return (b: number) => absmax[b]!;
+  function plain(suffix: string) {
+    const values = file.has(`${name}.${suffix}`) ? floats(part(suffix)) : undefined;
+    return values && ((b: number) => values[b]!);
+  }
+
+  function nested(suffix: string, outer: string) {
+    const [nestedCode, absmax] = [floats(part("nested_quant_map")), floats(part(outer))];
+    const of = part(suffix).bytes;
+    const group = (b: number) => absmax[Math.floor(b / state.nested_blocksize)]!;
+    return (b: number) => Math.fround(nestedCode[codeAt(of, state.nested_bits ?? 8, b)]! * group(b));
   }
 
   function nestedScale() {
-    const [nestedCode, nestedAbsmax] = [floats(part("nested_quant_map")), floats(part("nested_absmax"))];
-    const offset = Math.fround(state.nested_offset);
-    return (b: number) => {
-      const product = Math.fround(
-        nestedCode[part("absmax").bytes[b]!]! * nestedAbsmax[Math.floor(b / state.nested_blocksize)]!,
-      );
-      return Math.fround(product + offset);
-    };
+    const product = nested("absmax", "nested_absmax");
+    const offsets = state.nested_offsets && floats(part("nested_offsets"));
+    const offset = (b: number) => offsets?.[Math.floor(b / state.nested_blocksize)] ?? Math.fround(state.nested_offset);
+    return (b: number) => Math.fround(product(b) + offset(b));
   }
 
   const n = state.shape.reduce((product: number, extent: number) => product * extent, 1);
-  const bits = state.bits ?? 4;
-  const bit = (at: number) => (codes[at >> 3]! >> (7 - (at & 7))) & 1;
-  const codeAt = (i: number) =>
-    Array.from({ length: bits }, (_, j) => bit(i * bits + j)).reduce((sum, next) => 2 * sum + next, 0);
-  const elements = Array.from({ length: n }, (_, i) =>
-    Math.fround(code[codeAt(i)]! * scale(Math.floor(i / state.blocksize))),
-  );
+  const elements = Array.from({ length: n }, (_, i) => {
+    const b = Math.floor(i / state.blocksize);
+    const scaled = Math.fround(code[codeAt(codes, state.bits ?? 4, i)]! * scale!(b));
+    return offset ? Math.fround(scaled + offset(b)) : scaled;
+  });
   return rounded[state.dtype as keyof typeof rounded](elements);
 }
 
@@ -136,6 +151,32 @@ describe("what this library writes", () => {
       using back = dequantizeBlockwise(q);
       expect(Buffer.compare(bytesOf(readBlockwise(readFile(path), "w")), bytesOf(back.read()))).toBe(0);
     }
+  });
+
+  const other = {
+    "MLX's: an offset a block, in bfloat16": () =>
+      quantizeAffine(Tensor.from(weights(8 * 64), [8, 64], { dtype: "bfloat16" })),
+    "GGUF's Q4_K: 6-bit codes of scales and offsets by halves": () => nestedOffsets(undefined),
+    "the same with an offset for each group": () => nestedOffsets(Tensor.from(weights(3))),
+  };
+
+  function nestedOffsets(offsets: Tensor<"float32"> | undefined) {
+    const bytes = (count: number) =>
+      Tensor.from(Uint8Array.from({ length: count }, (_, i) => i * 37)) as Tensor<"uint8">;
+    const halves = (from: number) => Tensor.from(weights(from + 3).subarray(from), [3], { dtype: "float16" });
+    const code = Codebook.from(Float32Array.from({ length: 64 }, (_, i) => i));
+    return QuantizedTensor.fromParts({
+      ...{ codes: bytes(336), absmax: bytes(16), offsets: bytes(16), code: Codebook.named("af4") },
+      ...{ blocksize: 32, shape: [21, 32] },
+      nested: { absmax: halves(0), code, blocksize: 8, offset: 0.5, offsets, offsetsAbsmax: halves(3) },
+    });
+  }
+
+  test.each(Object.entries(other))("%s", async (_, make) => {
+    using q = make();
+    await checkpoint.writeSafetensors(path, checkpoint.toStateDict("w", q));
+    using back = dequantizeBlockwise(q, { dtype: q.dtype });
+    expect(Buffer.compare(bytesOf(readBlockwise(readFile(path), "w")), bytesOf(back.read()))).toBe(0);
   });
 
   test("int8 weights", async () => {

@@ -4,6 +4,8 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openGguf } from "../src/checkpoint/gguf.ts";
+import { GgufList, readGgufHeader } from "../src/checkpoint/gguf_header.ts";
+import { MappedFile } from "../src/checkpoint/mapped.ts";
 import { dumps } from "../src/checkpoint/pyjson.ts";
 import { openSafetensors } from "../src/checkpoint/safetensors.ts";
 import { convertGguf } from "../src/checkpoint/transform.ts";
@@ -101,6 +103,52 @@ function bare(tensorCount: bigint, version = 3): string {
   writeFileSync(path, bytes);
   return path;
 }
+
+test("metadata of every type are read, least byte first, alone and in lists", () => {
+  const u32 = (value: number) => [...new Uint8Array(Uint32Array.of(value).buffer)];
+  const u64 = (value: number) => [...u32(value), ...u32(0)];
+  const said = (text: string) => [...u64(text.length), ...Buffer.from(text)];
+  const bytesOf = (values: NodeJS.TypedArray) => [
+    ...new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
+  ];
+  const kinds: [type: number, of: NodeJS.TypedArray, values: (number | boolean)[]][] = [
+    [0, Uint8Array.of(200, 1), [200, 1]],
+    [1, Int8Array.of(-100, 1), [-100, 1]],
+    [2, Uint16Array.of(65000, 2), [65000, 2]],
+    [3, Int16Array.of(-32000, 2), [-32000, 2]],
+    [4, Uint32Array.of(4e9, 3), [4e9, 3]],
+    [5, Int32Array.of(-2e9, 3), [-2e9, 3]],
+    [6, Float32Array.of(-1.25, 3e38), [-1.25, Math.fround(3e38)]],
+    [7, Uint8Array.of(1, 0), [true, false]],
+    [10, BigUint64Array.of(2n ** 40n + 1n, 4n), [2 ** 40 + 1, 4]],
+    [11, BigInt64Array.of(-(2n ** 40n) - 1n, 4n), [-(2 ** 40) - 1, 4]],
+    [12, Float64Array.of(Math.PI, -1e300), [Math.PI, -1e300]],
+  ];
+  const entries = kinds.flatMap(([type, of, values]) => [
+    { key: `one.${type}`, bytes: [...u32(type), ...bytesOf(of.subarray(0, 1))], want: values[0]! },
+    { key: `two.${type}`, bytes: [...u32(9), ...u32(type), ...u64(2), ...bytesOf(of)], want: values },
+  ]);
+  const path = join(scratch, `${files++}.gguf`);
+  const body = entries.flatMap(({ key, bytes }) => [...said(key), ...bytes]);
+  const count = u64(entries.length + 1);
+  const head = [
+    ...Buffer.from("GGUF"),
+    ...u32(3),
+    ...u64(0),
+    ...count,
+    ...body,
+    ...said("text"),
+    ...u32(8),
+    ...said("so"),
+  ];
+  writeFileSync(path, Uint8Array.from(head));
+  const file = new MappedFile(path);
+  const { metadata } = readGgufHeader(file);
+  const shown = (value: unknown) => (value instanceof GgufList ? [...value.read()] : value);
+  for (const { key, want } of entries) expect([key, shown(metadata.get(key))]).toEqual([key, want]);
+  expect(metadata.get("text")).toBe("so");
+  file.close();
+});
 
 describe("files", () => {
   test("a llama gets Hugging Face's names, shapes and config", async () => {

@@ -76,6 +76,7 @@ beforeEach(async () => {
   for (const name of ["model.safetensors", "config.json", "tokenizer.json", ".gitattributes", "pytorch_model.bin"])
     files.set(name, readFileSync(join(folder, name)));
   files.set("onnx/model.onnx", Uint8Array.of(1));
+  files.set("empty.txt", new Uint8Array(0));
   files.set("1_Pooling/config.json", new TextEncoder().encode("{}"));
 });
 
@@ -101,14 +102,15 @@ describe("fetching", () => {
     const onProgress = (done: number, total: number) => seen.push(done / total);
     const folder = await fetchModel("org/model", { cache, endpoint, onProgress });
     expect(folder).toBe(join(cache, "models--org--model/snapshots", commit));
-    expect(readdirSync(folder).sort()).toEqual(["1_Pooling", "config.json", "model.safetensors", "tokenizer.json"]);
+    const names = ["1_Pooling", "config.json", "empty.txt", "model.safetensors", "tokenizer.json"];
+    expect(readdirSync(folder).sort()).toEqual(names);
     expect(readFileSync(join(cache, "models--org--model/refs/main"), "utf8")).toBe(commit);
     expect(readlinkSync(join(folder, "model.safetensors"))).toMatch(/^\.\.\/\.\.\/blobs\/[0-9a-f]{64}$/);
     expect(readlinkSync(join(folder, "1_Pooling/config.json"))).toMatch(/^\.\.\/\.\.\/\.\.\/blobs\/[0-9a-f]{40}$/);
     expect(seen.at(-1)).toBe(1);
     expect(seen).toEqual(seen.toSorted((a, b) => a - b));
     const report = await quantizeCheckpoint(folder, { output: join(scratch, "quantised") });
-    expect([report.weights, report.carried]).toEqual([7, ["1_Pooling/config.json", "tokenizer.json"]]);
+    expect([report.weights, report.carried]).toEqual([7, ["1_Pooling/config.json", "empty.txt", "tokenizer.json"]]);
   });
 
   test("what the cache has whole is asked for nowhere; what it lacks is fetched again", async () => {

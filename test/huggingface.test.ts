@@ -13,6 +13,7 @@ import {
   withoutQuantization,
   withQuantization,
 } from "../src/checkpoint/huggingface.ts";
+import { summarise } from "../src/checkpoint/inspect.ts";
 import { dumps, parsePreserving } from "../src/checkpoint/pyjson.ts";
 import { llamaDirectory, llamaShapes } from "./models.ts";
 
@@ -22,6 +23,16 @@ afterAll(() => rmSync(scratch, { recursive: true }));
 const matrix = (name: string): TensorShape => ({ name, dtype: "F32", shape: [4, 4] });
 const chosen = (names: string[], config = {}, skip: string[] = []) =>
   [...chooseModules(names.map(matrix), config, skip).weights].map((name) => name.replace(/\.weight$/, ""));
+
+test("a summary has a row for each format, the one of the most bytes first", () => {
+  const report = (format: string, bytes: number) => ({ name: "", shape: [], format, bytes, bitsPerWeight: 0 });
+  const reports = [report("F32", 1), report("nf4", 2), report("int8", 5), report("nf4", 2), report("F32", 2)];
+  expect(summarise(reports)).toEqual([
+    { format: "int8", weights: 1, bytes: 5 },
+    { format: "nf4", weights: 2, bytes: 4 },
+    { format: "F32", weights: 2, bytes: 3 },
+  ]);
+});
 
 describe("modules", () => {
   test("a llama's projections are quantised; embeddings, norms and head are not", () => {
@@ -181,7 +192,9 @@ describe("config.json", () => {
     expect(quantMethod(config)).toBe("nf4");
     expect(quantMethod(withQuantization({}, { ...quantization, quantType: "int8" }))).toBe("int8");
     expect(quantMethod({ quantization_config: { quant_method: "gptq" } })).toBe("gptq");
-    expect(withoutQuantization(config)).toEqual({ a: 1 });
+    expect(withoutQuantization(config)).toStrictEqual({ a: 1 });
+    expect(withoutQuantization({ a: 1, quantization: { bits: 4 } })).toStrictEqual({ a: 1 }); // MLX's
+    expect(withoutQuantization({ a: 1, quantization: "mine" })).toStrictEqual({ a: 1, quantization: "mine" });
     expect(quantMethod({ a: 1 })).toBeUndefined();
   });
 

@@ -31,6 +31,13 @@ test("a large tensor shows the first and last of each dimension on a few lines",
   expect(shown(square).split("\n").length).toBe(8);
 });
 
+test("columns are as wide as the widest number, wherever it stands", () => {
+  const shownValues = (values: number[]) => shown(Tensor.from(values)).replace(/^.*?\) /, "");
+  expect(shownValues([-1000, 1, 2])).toBe("[-1000,     1,     2]");
+  expect(shownValues([1, -1000, 2])).toBe("[    1, -1000,     2]");
+  expect(shownValues([1, 2, -1000])).toBe("[    1,     2, -1000]");
+});
+
 test("a handle that was disposed of says so", () => {
   const x = Tensor.zeros([2]);
   x.dispose();

@@ -24,6 +24,28 @@ function withOffsets(w: Tensor, dtype: "float16" | "bfloat16"): QuantizedTensor 
   });
 }
 
+const sixty4 = Codebook.from(Array.from({ length: 64 }, (_, i) => i));
+
+/** As GGUF's Q4_K: scales and offsets as 6-bit codes by halves. */
+function withNestedOffsets(w: Tensor, blocksize: number, offset = -0): QuantizedTensor {
+  const { device, shape } = w;
+  const q = quantize4bit(w, { blocksize: 32 });
+  const blocks = w.size / 32;
+  const groups = Math.ceil(blocks / blocksize);
+  const codes = (seed: number) =>
+    Tensor.from(
+      Uint8Array.from({ length: Math.ceil((blocks * 6) / 8) }, (_, i) => i * seed),
+      undefined,
+      { device },
+    );
+  const halves = (seed: number) => Tensor.from(normal(groups, seed), undefined, { device }).cast("float16");
+  return QuantizedTensor.fromParts({
+    ...{ codes: q.codes, absmax: codes(37 + shape[0]!), offsets: codes(91), code: Codebook.named("nf4") },
+    ...{ blocksize: 32, shape },
+    nested: { absmax: halves(1), code: sixty4, blocksize, offset, offsetsAbsmax: halves(2) },
+  });
+}
+
 describe.each(testDevices)("on %s", (_, device) => {
   const weight = (rows: number, columns: number, seed: number) =>
     Tensor.from(normal(rows * columns, seed), [rows, columns], { device });
@@ -52,6 +74,37 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect(whole.nested).toBe(false);
     const want = parts.flatMap((part) => [...dequantizeBlockwise(part).readFloat32()]);
     expect([...dequantizeBlockwise(whole).readFloat32()]).toEqual(want);
+  });
+
+  test.each([
+    ["alike: they stay nested", 4, [-0, -0, -0], true],
+    ["in groups that end in the next part", 8, [-0, -0, -0], false],
+    ["with other offsets", 4, [0.5, -0, 0.5], false],
+  ] as const)("nested scales and offsets %s", (_, group, offsets, stays) => {
+    const parts = [weight(6, 64, 1), weight(2, 64, 2), weight(5, 64, 3)].map((w, i) =>
+      withNestedOffsets(w, group, offsets[i]),
+    );
+    using whole = joinRows(parts);
+    expect(whole.nested).toBe(stays);
+    expect([whole.absmax.dtype, whole.offsets?.dtype]).toEqual(stays ? ["uint8", "uint8"] : ["float32", "float32"]);
+    const want = parts.flatMap((part) => [...dequantizeBlockwise(part).readFloat32()]);
+    expect([...dequantizeBlockwise(whole).readFloat32()]).toEqual(want);
+    const bytes = parts.reduce((sum, part) => sum + part.byteLength, 0);
+    if (stays) expect(whole.byteLength).toBe(bytes);
+    using copy = whole.to("cpu");
+    expect([...dequantizeBlockwise(copy).readFloat32()]).toEqual(want);
+  });
+
+  test("offsets of other dtypes become floats, and where one has none it is refused", () => {
+    const parts = [withOffsets(weight(2, 64, 1), "float16"), withOffsets(weight(3, 64, 2), "bfloat16")];
+    using whole = joinRows(parts);
+    expect(whole.offsets?.dtype).toBe("float32");
+    const want = parts.flatMap((part) => [...dequantizeBlockwise(part).readFloat32()]);
+    expect([...dequantizeBlockwise(whole).readFloat32()]).toEqual(want);
+    const none = quantize4bit(weight(2, 64, 3));
+    expect(errorOf(() => joinRows([parts[0]!, none])).message).toContain(
+      "one of weights has offsets of blocks, and the next of weights has none",
+    );
   });
 
   test("one product gives what several do", () => {

@@ -82,6 +82,12 @@ describe("the reader", () => {
     },
   );
 
+  test("counts nothing that any letter, sign or point follows", () => {
+    const signs = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+-.";
+    for (const sign of signs) expect([sign, reader(`1${sign}`).count()]).toEqual([sign, undefined]);
+    for (const end of ",]} :@[`{") expect([end, reader(`1${end}`).count()]).toEqual([end, 1]);
+  });
+
   test("passes over a value and quotes its beginning", () => {
     const at = reader(`[{"a": [${"1,".repeat(1000)}1]}, 2]`);
     const seen: unknown[] = [];

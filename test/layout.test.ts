@@ -1,6 +1,7 @@
-// How a weight may lie: scales of every dtype, nested or joined; an offset a block; blocks from 16. What each stands
-// for is worked out in fp32 here, step by step, and every operation is held to it.
+// How a weight may lie: scales of every dtype, nested or joined; an offset a block, nested or not; blocks from 16. What
+// each stands for is worked out in fp32 here, step by step, and every operation is held to it.
 import { describe, expect, test } from "bun:test";
+import type { FloatDType } from "../src/dtype.ts";
 import {
   Codebook,
   dequantizeBlockwise,
@@ -15,12 +16,28 @@ import { blocksizes4, floatDTypes, testDevices, wave } from "./cases.ts";
 import { errorOf, matmul, pack, relativeError, round, transpose } from "./reference.ts";
 
 const f32 = Math.fround;
-type Scales = "float32" | "float16" | "bfloat16" | "nested" | "joined";
-type Offsets = "none" | "float32" | "float16" | "bfloat16";
+/** Of nested scales: the values of their codes, the dtype of their groups' scales, and whether groups have offsets. */
+const nestings = {
+  nested: { code: Codebook.named("dynamic"), dtype: "float32", joined: false },
+  joined: { code: Codebook.named("dynamic"), dtype: "float32", joined: true },
+  "6 bits": {
+    code: Codebook.from(Array.from({ length: 64 }, (_, i) => (i - 20) / 32)),
+    dtype: "float16",
+    joined: false,
+  },
+  "3 bits, joined": { code: Codebook.from([1, 2, 3, 5, 7, -1, -2, 0]), dtype: "bfloat16", joined: true },
+} as const;
+type Nesting = keyof typeof nestings;
+type Scales = FloatDType | Nesting;
+type Offsets = "none" | FloatDType | "nested";
+const nestingOf = (scales: Scales) => (Object.hasOwn(nestings, scales) ? nestings[scales as Nesting] : undefined);
 
 /** Whole numbers from 0 on, as MLX, GGUF, GPTQ and AWQ have them. */
 const affine = (bits: number) => Codebook.from(Float32Array.from({ length: 2 ** bits }, (_, code) => code));
 const e4m3 = Codebook.named("dynamic");
+/** The codes of a nested codebook, and their bits. */
+const codesOf = (count: number, { values }: Codebook, step: number) =>
+  Uint8Array.from({ length: count }, (_, b) => (b * step + 90) % values.length);
 
 interface Case {
   readonly rows: number;
@@ -43,44 +60,56 @@ function weight(
   const blocks = Math.ceil(count / block);
   const nestedBlock = 8;
   const groups = Math.ceil(blocks / nestedBlock);
-  const dtype = scales === "nested" || scales === "joined" ? undefined : scales;
+  const nesting = nestingOf(scales);
+  const { code: nestedCode, dtype: nestedDtype, joined } = nesting ?? nestings.nested;
+  const dtype = nesting ? undefined : (scales as FloatDType);
   const plain = wave(blocks, 3).map((v) => (dtype ? round(v + 1.5, dtype) : 0));
-  const scaleCodes = Uint8Array.from({ length: blocks }, (_, b) => (b * 37 + 90) % 256);
-  const outer = wave(groups, 5).map((v) => v + 2);
+  const scaleCodes = codesOf(blocks, nestedCode, 37);
+  const offsetCodes = codesOf(blocks, nestedCode, 11);
+  const outer = wave(groups, 5).map((v) => round(v + 2, nestedDtype));
   const outerOffsets = wave(groups, 6);
-  const added = wave(blocks, 4).map((v) => (offsets === "none" ? 0 : round(v - 0.5, offsets)));
-  const nestedValues = e4m3.values;
+  const offsetOuter = wave(groups, 7).map((v) => round(v - 1, nestedDtype));
+  const added = wave(blocks, 4).map((v, b) => {
+    if (offsets === "nested")
+      return f32(nestedCode.values[offsetCodes[b]!]! * offsetOuter[Math.floor(b / nestedBlock)]!);
+    return offsets === "none" ? 0 : round(v - 0.5, offsets);
+  });
+  const nestedValues = nestedCode.values;
   const w = Float32Array.from({ length: count }, (_, i) => {
     const b = Math.floor(i / block);
     const g = Math.floor(b / nestedBlock);
     const product = f32(nestedValues[scaleCodes[b]!]! * outer[g]!);
-    const scale = dtype ? plain[b]! : f32(product + (scales === "joined" ? outerOffsets[g]! : f32(0.25)));
+    const scale = dtype ? plain[b]! : f32(product + (joined ? outerOffsets[g]! : f32(0.25)));
     return offsets === "none" ? f32(values[codes[i]!]! * scale) : f32(f32(values[codes[i]!]! * scale) + added[b]!);
   });
   const vector = (v: Float32Array) => Tensor.from(v, [v.length], { device });
   const bytes = (v: Uint8Array) => Tensor.from(v, [v.length], { device });
+  const nestedCodes = (v: Uint8Array) => bytes(pack(v, nestedValues));
+  const addedParts = () =>
+    offsets === "nested" ? nestedCodes(offsetCodes) : vector(added).cast(offsets as FloatDType);
   const q = QuantizedTensor.fromParts({
     codes: bytes(pack(codes, values)),
-    absmax: dtype ? vector(plain).cast(dtype) : bytes(scaleCodes),
-    offsets: offsets === "none" ? undefined : vector(added).cast(offsets),
+    absmax: dtype ? vector(plain).cast(dtype) : nestedCodes(scaleCodes),
+    offsets: offsets === "none" ? undefined : addedParts(),
     code,
     blocksize: block,
     shape: [rows, columns],
     nested: dtype
       ? undefined
       : {
-          absmax: vector(outer),
-          code: e4m3,
+          absmax: vector(outer).cast(nestedDtype),
+          code: nestedCode,
           blocksize: nestedBlock,
           offset: 0.25,
-          offsets: scales === "joined" ? vector(outerOffsets) : undefined,
+          offsets: joined ? vector(outerOffsets) : undefined,
+          offsetsAbsmax: offsets === "nested" ? vector(offsetOuter).cast(nestedDtype) : undefined,
         },
   });
   return { q, w };
 }
 
-const scalesKinds: readonly Scales[] = ["float32", "float16", "bfloat16", "nested", "joined"];
-const offsetKinds: readonly Offsets[] = ["none", "float32", "float16", "bfloat16"];
+const scalesKinds: readonly Scales[] = [...floatDTypes, "nested", "joined", "6 bits", "3 bits, joined"];
+const offsetKinds: readonly Offsets[] = ["none", ...floatDTypes, "nested"];
 /** Rows that are whole blocks, rows that blocks cross, and blocks that the wide loads don't fit. */
 const shapes: readonly (readonly [rows: number, columns: number, block: number])[] = [
   [24, 64, 16],
@@ -91,14 +120,9 @@ const shapes: readonly (readonly [rows: number, columns: number, block: number])
 ];
 const cases: Case[] = shapes.flatMap(([rows, columns, block], s) =>
   scalesKinds.flatMap((scales, i) =>
-    offsetKinds.map((offsets, j) => ({
-      rows,
-      columns,
-      block,
-      scales,
-      offsets,
-      bits: [4, 8, 3, 2, 5][(s + i + j) % 5]!,
-    })),
+    offsetKinds
+      .filter((offsets) => offsets !== "nested" || nestingOf(scales))
+      .map((offsets, j) => ({ rows, columns, block, scales, offsets, bits: [4, 8, 3, 2, 5][(s + i + j) % 5]! })),
   ),
 );
 const name = (c: Case) =>
@@ -138,15 +162,24 @@ describe.each(testDevices)("on %s", (_, device) => {
   });
 
   test("its parts share the memory, and a copy elsewhere stands for the same", () => {
-    for (const scales of scalesKinds) {
-      const { q, w } = weight(device, { rows: 4, columns: 256, bits: 4, block: 16, scales, offsets: "bfloat16" });
-      expect(q.absmax.dtype).toBe(q.nested ? "uint8" : (scales as "float32"));
-      expect(q.offsets?.dtype).toBe("bfloat16");
-      expect(q.state2?.offsets?.dtype).toBe(scales === "joined" ? "float32" : undefined);
-      const nested = q.nested ? 64 + 8 * (scales === "joined" ? 8 : 4) : 64 * (scales === "float32" ? 4 : 2);
-      expect(q.byteLength).toBe(512 + nested + 64 * 2);
-      expect(dequantizeBlockwise(q.to("cpu"), { dtype: "float32" }).read()).toEqual(w);
-    }
+    const size = (part: Tensor | undefined) => part?.byteLength ?? 0;
+    for (const scales of scalesKinds)
+      for (const offsets of ["none", "bfloat16", ...(nestingOf(scales) ? (["nested"] as const) : [])] as const) {
+        const { q, w } = weight(device, { rows: 4, columns: 256, bits: 4, block: 16, scales, offsets });
+        const nesting = nestingOf(scales);
+        expect(q.absmax.dtype).toBe(nesting ? "uint8" : (scales as "float32"));
+        expect(q.offsets?.dtype).toBe({ none: undefined, bfloat16: "bfloat16", nested: "uint8" }[offsets] as "uint8");
+        const { state2 } = q;
+        expect(state2?.absmax.dtype).toBe(nesting?.dtype);
+        expect(state2?.code).toEqual(nesting?.code.values as Float32Array);
+        expect(state2?.offsets?.dtype).toBe(nesting?.joined ? "float32" : undefined);
+        expect(state2?.offsetsAbsmax?.dtype).toBe(offsets === "nested" ? nesting!.dtype : undefined);
+        const blocks = size(q.absmax) + size(q.offsets);
+        const groups = size(state2?.absmax) + size(state2?.offsets) + size(state2?.offsetsAbsmax);
+        expect(size(q.absmax)).toBe(nesting ? 8 * nesting.code.bits : 64 * (scales === "float32" ? 4 : 2));
+        expect(q.byteLength).toBe(512 + blocks + groups);
+        expect(dequantizeBlockwise(q.to("cpu"), { dtype: "float32" }).read()).toEqual(w);
+      }
   });
 
   test("what does not fit is refused, with a sentence", () => {
@@ -164,6 +197,24 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect(message({ absmax: bytes(4), nested })).toContain(
       "nested.offsets is float32 [1, 2], expected float32 with 1 element",
     );
+    const whole = { ...nested, offsets: undefined };
+    const coded = { absmax: bytes(4), offsets: bytes(4), nested: { ...whole, offsetsAbsmax: vector([1]) } };
+    QuantizedTensor.fromParts({ ...parts, ...coded }).dispose();
+    expect(message({ ...coded, offsets: undefined })).toContain("nested.offsetsAbsmax is given without offsets");
+    expect(message({ ...coded, offsets: vector([1, 2, 3, 4]) })).toContain(
+      "offsets is float32 [1, 4], expected uint8 with 4 elements",
+    );
+    expect(message({ ...coded, nested: { ...whole, offsetsAbsmax: vector([1]).cast("float16") } })).toContain(
+      "nested.offsetsAbsmax is float16 [1, 1], expected float32 with 1 element",
+    );
+    expect(message({ ...coded, nested: { ...whole, offsetsAbsmax: vector([1, 2]) } })).toContain(
+      "nested.offsetsAbsmax is float32 [1, 2], expected float32 with 1 element",
+    );
+    expect(message({ absmax: bytes(4), nested: { ...whole, absmax: bytes(1) } })).toContain(
+      "nested.absmax is uint8, expected float32, float16 or bfloat16",
+    );
+    const narrow = { ...whole, code: affine(6) };
+    expect(message({ absmax: bytes(4), nested: narrow })).toContain("absmax is uint8 [1, 4], expected uint8 with 3");
   });
 
   test("blocks of 16 are quantised to", () => {

@@ -68,6 +68,24 @@ describe.each(testDevices)("on %s", (_, device) => {
   });
 });
 
+test.each([
+  ["Embedding", undefined],
+  ["StableEmbedding", 7],
+] as const)("%s by its sizes: as far as Glorot's spread goes, its padding zeros", (name, paddingIdx) => {
+  using layer = nn[name].init(96, 32, { seed: 5, ...(paddingIdx !== undefined && { paddingIdx }) });
+  const values = layer.weight.data.readFloat32();
+  const bound = Math.sqrt(6 / (96 + 32));
+  const most = Math.max(...values.map(Math.abs));
+  expect(most).toBeLessThanOrEqual(bound);
+  expect(most).toBeGreaterThan(0.99 * bound);
+  const zeros = [...values.keys()].filter((i) => values[i] === 0);
+  expect(zeros).toEqual(paddingIdx === undefined ? [] : Array.from({ length: 32 }, (_, i) => paddingIdx * 32 + i));
+  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+  const squares = values.reduce((sum, value) => sum + value * value, 0) / (values.length - zeros.length);
+  expect(Math.abs(mean)).toBeLessThan(0.05 * bound);
+  expect((3 * squares) / bound ** 2).toBeCloseTo(1, 1);
+});
+
 test("sizes that are none are refused, in the caller's words", () => {
   expect(errorOf(() => nn.Linear4bit.init(64, 0)).message).toBe(
     "Linear4bit.init: outFeatures is 0, expected a whole number of at least 1.",

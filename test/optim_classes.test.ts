@@ -244,6 +244,9 @@ describe("state dicts", () => {
     );
     expect(load({ state: { 0: { step: 1 } } })).toContain("state1 is missing, expected float32 [1024, 4]");
     expect(load({ state: { 0: { ...dict.state[0]!, step: -1 } } })).toContain("step is -1");
+    const fresh = make(optim.Adam8bit, 1);
+    fresh.optimizer.loadStateDict({ ...dict, state: { 0: { ...dict.state[0]!, step: 0 } } }); // before the first
+    expect(fresh.optimizer.stateDict().state[0]!.step).toBe(0);
     expect(load({ param_groups: [{ ...dict.param_groups[0]!, lr: -1 }] })).toContain("lr is -1");
     expect(trained.optimizer.stateDict().state[0]!.step).toBe(1);
   });
@@ -271,6 +274,18 @@ describe("is refused, with a sentence", () => {
     });
     expect(new optim.PagedAdam([p()], { isPaged: true, amsgrad: false })).toBeInstanceOf(optim.Optimizer);
     expect(message(() => new optim.SGD([p()], { lr: 1, isPaged: true } as never))).toContain("options has no isPaged");
+  });
+
+  test.each([
+    ["Adam", { amsgrad: false }, { amsgrad: true }],
+    ["Adagrad", { lrDecay: 0, initialAccumulatorValue: 0 }, { lrDecay: 0.1, initialAccumulatorValue: 1 }],
+    ["LAMB", { amsgrad: false, biasCorrection: true, adamWMode: true }, { biasCorrection: false, adamWMode: false }],
+    ["RMSprop", { momentum: 0, centered: false }, { momentum: 0.9, centered: true }],
+  ] as const)("%s has upstream's options, each with the one value that is there", (name, there, others) => {
+    const make = (options: object) => new optim[name]([p()], options);
+    expect(() => make(there)).not.toThrow();
+    for (const [option, value] of Object.entries(others))
+      expect(message(() => make({ ...there, [option]: value }))).toContain(`${name}: ${option} is ${value}, but only`);
   });
 
   test("parameters that are none", () => {

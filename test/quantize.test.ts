@@ -351,7 +351,7 @@ describe.each(testDevices)("on %s", (_, device) => {
       expect(message({ absmax: codes, nested })).toContain("nested.absmax is float32 [1, 2], expected float32 with 1");
       expect(message({ absmax: codes, nested: { ...nested, offset: Number.NaN } })).toContain("offset is NaN");
       expect(message({ absmax: codes, nested: { ...nested, code: Codebook.named("nf4") } })).toContain(
-        "nested.code has 16 values",
+        "absmax is uint8 [1, 2], expected uint8 with 1 elements",
       );
     });
   });

@@ -332,7 +332,7 @@ describe("atomicity", () => {
       };
       if (${JSON.stringify(how)} === "exit") setTimeout(() => process.exit(3), 300);
       await writeSafetensors(${JSON.stringify(join(folder, "x"))}, [{ name: "x", dtype: "U8", shape: [1], bytes: stop }]);`;
-    const child = Bun.spawn(["bun", "-e", program], { stdout: "pipe" });
+    const child = Bun.spawn([process.execPath, "-e", program], { stdout: "pipe" });
     await child.stdout.getReader().read();
     expect(readdirSync(folder).length).toBe(1);
     if (how !== "exit") child.kill(how as NodeJS.Signals);

@@ -32,6 +32,17 @@ describe.each(testDevices)("on %s", (_, device) => {
       }
   });
 
+  test("the bytes that are held are counted, and the most that were", () => {
+    const { bytes, peak } = device.counters;
+    expect(peak).toBeGreaterThanOrEqual(bytes);
+    using x = Tensor.zeros([peak - bytes + 4096], { dtype: "uint8", device });
+    expect(device.counters.bytes).toBe(peak + 4096);
+    expect(device.counters.peak).toBe(peak + 4096);
+    x.dispose();
+    expect(device.counters.bytes).toBe(bytes);
+    expect(device.counters.peak).toBe(peak + 4096);
+  });
+
   test("an aligned slice shares the memory, and outlives what it is of", () => {
     const x = Tensor.from(wave(8 * 16), [8, 16], { device });
     const before = device.counters.bytes;

@@ -5,23 +5,25 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openCheckpoint } from "../src/checkpoint/checkpoint.ts";
 import { inspectCheckpoint } from "../src/checkpoint/inspect.ts";
+import { packState, parseState } from "../src/checkpoint/packed_state.ts";
+import { storedPieces } from "../src/checkpoint/pieces.ts";
 import { openSafetensors, type SafetensorsTensor } from "../src/checkpoint/safetensors.ts";
 import {
   findQuantized,
-  packState,
-  parseState,
   type Stored4bit,
+  type StoredBlockwise,
   type StoredInt8,
   specsBlockwise,
 } from "../src/checkpoint/state.ts";
 import { fromStateDict, loadWeight, toStateDict } from "../src/checkpoint/statedict.ts";
 import { writeSafetensors } from "../src/checkpoint/writer.ts";
+import type { FloatDType } from "../src/dtype.ts";
 import {
   BnbError,
   Codebook,
   dequantize4bit,
   dequantizeBlockwise,
-  type QuantizedTensor,
+  QuantizedTensor,
   quantize4bit,
   quantizeBlockwise,
   Tensor,
@@ -134,6 +136,19 @@ describe("the packed JSON", () => {
       JSON.stringify(nested).replace("0.05", "NaN"),
     ],
     ["scales in another dtype", /nested_dtype is "float16"/, { ...nested, nested_dtype: "float16" }],
+    ...[
+      ["scales of no dtype", /absmax_dtype is "int8", expected float32 or/, { absmax_dtype: "int8" }],
+      ["offsets of no dtype", /offsets_dtype is "uint8", expected float32 or/, { offsets_dtype: "uint8" }],
+      ["nested scales of a dtype", /absmax_dtype is "float16", expected none/, { ...nested, absmax_dtype: "float16" }],
+      ["nested codes of no width", /nested_bits is 9, expected 2 to 8/, { ...nested, nested_bits: 9 }],
+      ["offsets that are neither", /nested_offsets is 1, expected true or/, { ...nested, nested_offsets: 1 }],
+      ["nested scales of no dtype", /nested_dtype is "uint8"/, { ...nested, nested_dtype: "uint8" }],
+    ].map(([what, message, json]): (typeof cases)[number] => [
+      what as string,
+      message as RegExp,
+      { ...plain, ...(json as object), quant_type: "blockwise", bits: 4 },
+      "w.quant_state.bunsandbytes__blockwise",
+    ]),
   ];
   test.each(cases.map((row) => [row[0], row] as const))("%s is refused", (_, [, message, json, otherKey]) => {
     expect(() => parseState(otherKey ?? key, text(json))).toThrow(BnbError);
@@ -221,6 +236,69 @@ describe("what bitsandbytes has no format for has a state of this library's", ()
     expect(dequantizeBlockwise(back).read()).toEqual(dequantizeBlockwise(q).read());
     const [report] = await inspectCheckpoint(path);
     expect(report!.format).toStartWith(`${q.bits}-bit`);
+  });
+
+  /** As GGUF, MLX and GPTQ have them. */
+  const stored: [string, (w: Tensor) => Parameters<typeof QuantizedTensor.fromParts>[0]][] = [
+    ["NF4 with scales in float16", (w) => ({ ...partsOf(w), absmax: floats(64, 1, "float16") })],
+    [
+      "NF4 with an offset a block",
+      (w) => ({ ...partsOf(w), absmax: floats(64, 1, "bfloat16"), offsets: floats(64, 2, "bfloat16") }),
+    ],
+    [
+      "6-bit codes by halves, offsets too",
+      (w) => ({
+        ...{ ...partsOf(w), absmax: bytes(48), offsets: bytes(48) },
+        nested: {
+          ...{ absmax: floats(8, 1, "float16"), code: Codebook.named("nf6"), blocksize: 8, offset: -0 },
+          offsetsAbsmax: floats(8, 2, "float16"),
+        },
+      }),
+    ],
+    [
+      "3-bit codes by groups with offsets of their own, and plain offsets of blocks",
+      (w) => ({
+        ...{ ...partsOf(w), absmax: bytes(24), offsets: floats(64, 5, "float32") },
+        nested: {
+          ...{ absmax: floats(13, 1, "bfloat16"), code: Codebook.named("nf3"), blocksize: 5, offset: 0 },
+          offsets: floats(13, 3, "float32") as Tensor<"float32">,
+        },
+      }),
+    ],
+  ];
+  const floats = (count: number, seed: number, dtype: FloatDType) => Tensor.from(normal(count, seed)).cast(dtype);
+  const bytes = (count: number) => Tensor.from(Uint8Array.from({ length: count }, (_, i) => i * 37)) as Tensor<"uint8">;
+  const partsOf = (w: Tensor) => {
+    const { codes, shape, blocksize, dtype } = quantize4bit(w, { blocksize: 64 });
+    return { codes, shape, blocksize, dtype, code: Codebook.named("nf4") };
+  };
+
+  test.each(stored)("%s: to a file and back, every bit", async (_, parts) => {
+    using weight = Tensor.from(normal(64 * 64), [64, 64]).cast("float16");
+    using q = QuantizedTensor.fromParts(parts(weight));
+    const path = join(scratch, "stored.safetensors");
+    await writeSafetensors(path, toStateDict("w", q));
+    using checkpoint = openCheckpoint(path);
+    expect(checkpoint.tensors.has(key)).toBe(true);
+    using back = loadWeight(checkpoint, "w") as QuantizedTensor;
+    expect(back.byteLength).toBe(q.byteLength);
+    expect(back.offsets?.read()).toEqual(q.offsets?.read() as Uint8Array);
+    expect(Object.is(back.offset, q.offset)).toBe(true);
+    using want = dequantizeBlockwise(q);
+    using got = dequantizeBlockwise(back);
+    expect(got.read()).toEqual(want.read());
+    const pieces = storedPieces(checkpoint.quantized.get("w") as StoredBlockwise, "float32");
+    const inPieces: number[] = [];
+    for (const piece of pieces.runs(pieces.unit)) inPieces.push(...(piece.read() as Float32Array));
+    expect(inPieces).toEqual([...dequantizeBlockwise(q, { dtype: "float32" }).read()]);
+    // A part that the state names is missed, not passed over.
+    const tensors = new Map(checkpoint.tensors);
+    for (const part of ["offsets", "offsets_absmax", "nested_offsets"]) {
+      if (!tensors.has(`w.${part}`)) continue;
+      const rest = new Map(tensors);
+      rest.delete(`w.${part}`);
+      expect(() => findQuantized(rest)).toThrow(new RegExp(`w.${part} is missing`));
+    }
   });
 
   test("it says what a reader needs, and is refused where it is damaged", () => {

@@ -120,6 +120,7 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("on the 
       ["{", /JSON/],
       ["[]", /no JSON object/],
       [JSON.stringify({ [key]: { ...start, tilesWanted: -1 } }), /tilesWanted is -1, expected a whole number/],
+      [JSON.stringify({ [key]: { ...start, tilesWanted: 0 } }), /tilesWanted is 0, expected a whole number/],
       [JSON.stringify({ [key]: { ...start, splitLeast: "a" } }), /splitLeast is "a"/],
     ] as const) {
       writeFileSync(path, text);
@@ -133,13 +134,15 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("on the 
 
   test("sizes that make no sense are refused", () => {
     const refused = run(`import { lastError, native } from "./src/native.ts"; ${imports}
-      const tries = [[0, 0.5], [0, 1e9], [6, 1], [-1, 1], [0, NaN]];
+      const tries = [[0, 0.5], [0, 1e9], [6, 1], [-1, 1], [4, 0], [5, 0], [0, NaN]];
       console.log(JSON.stringify(tries.map(([size, value]) => native.bnb_device_size(device.pointer, size, value) < 0 ? lastError().message : "taken")));`);
-    expect(refused.slice(0, 4)).toEqual([
+    expect(refused.slice(0, -1)).toEqual([
       expect.stringContaining("value is 0.5"),
       expect.stringContaining("value is 1e+09"),
       expect.stringContaining("size is 6, expected 0 to 5"),
       expect.stringContaining("size is -1"),
+      expect.stringContaining("value is 0, expected a whole number from 1"), // work is divided by it
+      expect.stringContaining("value is 0, expected a whole number from 1"),
     ]);
   });
 });

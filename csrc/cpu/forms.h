@@ -31,8 +31,9 @@ struct dense {
 
 /* A quantised matrix in host memory: an element is values[code] * scale, rounded, + the block's offset where there are
  * some. Scales are absmax[b]; or the 16-bit floats absmax_halves[b]; or, where both are NULL,
- * nested_code->values[absmax_codes[b]] * nested_absmax[g] + nested_offsets[g] of the group g = b / nested_block, or +
- * offset where nested_offsets is NULL. */
+ * nested_code->values[code b of absmax_codes] * nested_absmax[g] + nested_offsets[g] of the group g = b / nested_block,
+ * or + offset where nested_offsets is NULL. Offsets are offsets[b]; or, where offsets_absmax is not NULL,
+ * nested_code->values[code b of offsets] * offsets_absmax[g]. */
 struct coded {
     const struct codebook *code;
     const uint8_t         *codes; /* one string of bits, the first bit of a byte its highest */
@@ -42,11 +43,14 @@ struct coded {
     bnb_dtype              absmax_dtype; /* of absmax_halves: f16 or bf16 */
     const uint8_t         *absmax_codes;
     const struct codebook *nested_code;
-    const float           *nested_absmax, *nested_offsets;
+    const void            *nested_absmax;
+    const float           *nested_offsets;
+    bnb_dtype              nested_dtype; /* of nested_absmax and offsets_absmax */
     size_t                 nested_block;
     float                  offset;
     const void            *offsets; /* of blocks, or NULL */
     bnb_dtype              offsets_dtype;
+    const void            *offsets_absmax;
 };
 
 /* A weight: coded, or dense where coded.code is NULL. */
@@ -54,6 +58,35 @@ struct weight {
     struct dense dense;
     struct coded coded;
 };
+
+static inline float float_at(const void *data, bnb_dtype dtype, size_t i) {
+    switch (dtype) {
+    case BNB_F16: return f16_to_f32(((const uint16_t *)data)[i]);
+    case BNB_BF16: return bf16_to_f32(((const uint16_t *)data)[i]);
+    default: return ((const float *)data)[i];
+    }
+}
+
+static inline float element_of(const struct dense *x, size_t i) { return float_at(x->data, x->dtype, i); }
+
+/* Code i is the bits [i · k, (i + 1) · k) of the codes, in one byte or two. */
+static inline uint8_t code_in(const uint8_t *codes, uint32_t bits, size_t i) {
+    uint32_t from = (uint32_t)(i * bits % 8);
+    if (bits == 8) return codes[i];
+    codes += i * bits / 8;
+    uint32_t both = (uint32_t)codes[0] << 8;
+    if (from + bits > 8) both |= codes[1];
+    return both >> (16 - from - bits) & ((1u << bits) - 1);
+}
+
+static inline uint8_t code_at(const struct coded *q, size_t i) { return code_in(q->codes, q->code->bits, i); }
+
+/* What the nested code of a block stands for, before an offset: by the scale of its group. */
+static inline float nested_value(const struct coded *q, const uint8_t *codes, const void *absmax, size_t block,
+                                 size_t group) {
+    float value = q->nested_code->values[code_in(codes, q->nested_code->bits, block)];
+    return value * float_at(absmax, q->nested_dtype, group);
+}
 
 /* The scale of a block, which lies in a group of them where scales are nested: who goes from block to block counts, as
  * a division takes longer than all else here. */
@@ -63,7 +96,7 @@ static inline float scale_in(const struct coded *q, size_t block, size_t group) 
         uint16_t half = q->absmax_halves[block];
         return q->absmax_dtype == BNB_F16 ? f16_to_f32(half) : bf16_to_f32(half);
     }
-    float product = q->nested_code->values[q->absmax_codes[block]] * q->nested_absmax[group];
+    float product = nested_value(q, q->absmax_codes, q->nested_absmax, block, group);
     return product + (q->nested_offsets ? q->nested_offsets[group] : q->offset);
 }
 
@@ -73,27 +106,11 @@ static inline size_t group_of(const struct coded *q, size_t block) {
 
 static inline float scale_of(const struct coded *q, size_t block) { return scale_in(q, block, group_of(q, block)); }
 
-/* Code i is the bits [i · k, (i + 1) · k) of the codes, in one byte or two. */
-static inline uint8_t code_at(const struct coded *q, size_t i) {
-    uint32_t bits = q->code->bits, from = (uint32_t)(i * bits % 8);
-    if (bits == 8) return q->codes[i];
-    const uint8_t *codes = q->codes + i * bits / 8;
-    uint32_t       both = (uint32_t)codes[0] << 8;
-    if (from + bits > 8) both |= codes[1];
-    return both >> (16 - from - bits) & (q->code->size - 1);
-}
-
-static inline float element_of(const struct dense *x, size_t i) {
-    switch (x->dtype) {
-    case BNB_F16: return f16_to_f32(((const uint16_t *)x->data)[i]);
-    case BNB_BF16: return bf16_to_f32(((const uint16_t *)x->data)[i]);
-    default: return ((const float *)x->data)[i];
-    }
-}
-
 /* What is added to a block's elements once they are scaled: -0 where there is nothing, for that changes no bit. */
 static inline float offset_of(const struct coded *q, size_t block) {
-    return q->offsets ? element_of(&(struct dense){.data = q->offsets, .dtype = q->offsets_dtype}, block) : -0.0f;
+    if (!q->offsets) return -0.0f;
+    if (!q->offsets_absmax) return float_at(q->offsets, q->offsets_dtype, block);
+    return nested_value(q, q->offsets, q->offsets_absmax, block, group_of(q, block));
 }
 
 static inline float decoded(const struct coded *q, size_t i) {

@@ -32,19 +32,28 @@ static bool takes_vector_of(const struct matmul_job *job, size_t rows) {
 
 static bool takes_vector(const struct matmul_job *job) { return takes_vector_of(job, FEW_ROWS); }
 
+/* What WIDTH nested codes from a block on stand for. */
+INLINE floats nested_values(const struct coded *q, size_t block) {
+    const struct codebook *code = q->nested_code;
+    if (code->bits == 8) return values_of(code->values, q->absmax_codes + block);
+    uint8_t codes[WIDTH];
+    for (size_t i = 0; i < WIDTH; i++) codes[i] = code_in(q->absmax_codes, code->bits, block + i);
+    return values_of(code->values, codes);
+}
+
 /* WIDTH scales from a block on, which lies in a group of nested scales; those past the last block may be anything. */
 INLINE floats block_scales(const struct coded *q, size_t block, size_t group) {
     if (q->absmax) return load_floats(q->absmax + block);
     if (q->absmax_halves && q->absmax_dtype == BNB_F16) return load(q->absmax_halves, BNB_F16, block);
     if (q->absmax_halves) return load(q->absmax_halves, BNB_BF16, block);
-    floats value = values_of(q->nested_code->values, q->absmax_codes + block), factor = q->nested_absmax[group];
+    floats value = nested_values(q, block), factor = float_at(q->nested_absmax, q->nested_dtype, group);
     floats offset = q->nested_offsets ? q->nested_offsets[group] : q->offset;
     size_t end = (group + 1) * q->nested_block;
     if (block + WIDTH > end) {
         size_t last = (q->rows * q->columns - 1) / q->block / q->nested_block;
         for (size_t i = end - block; i < WIDTH; i++) {
             size_t next = least((block + i) / q->nested_block, last);
-            factor[i] = q->nested_absmax[next];
+            factor[i] = float_at(q->nested_absmax, q->nested_dtype, next);
             if (q->nested_offsets) offset[i] = q->nested_offsets[next];
         }
     }

@@ -84,7 +84,7 @@ static const char *kernel_for(size_t d) {
 enum { PART_KEYS = 256, PARTS_MOST = 64 };
 
 static uint32_t parts_of(const struct attention_request *r) {
-    size_t units = r->q->rows * r->heads, wanted = ceil_div(r->q->buffer->device->driver->sizes.tiles_wanted, units);
+    size_t units = r->q->rows * r->heads, wanted = ceil_div(r->q->buffer->device->sizes.tiles_wanted, units);
     size_t most = r->reach / PART_KEYS < PARTS_MOST ? r->reach / PART_KEYS : PARTS_MOST;
     return (uint32_t)(wanted < most ? wanted : most ? most : 1);
 }

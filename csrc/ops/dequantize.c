@@ -43,7 +43,7 @@ static bnb_status launch(const void *request) {
         .constant_count = 4,
         .args = &args,
         .args_bytes = sizeof args,
-        .binding_count = 8,
+        .binding_count = 9,
         .groups = {groups_for(elements, DEQUANTIZE_THREADS * 8), 1, 1},
         .threads = DEQUANTIZE_THREADS,
         .bytes_moved = quantized_bytes(q) + y->buffer->bytes,

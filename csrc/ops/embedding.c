@@ -102,7 +102,7 @@ static bnb_status launch(const void *request) {
         .args = &args,
         .args_bytes = sizeof args,
         .bindings = {reads(r->indices->buffer), [6] = writes(y->buffer)},
-        .binding_count = 9,
+        .binding_count = 10,
         .groups = {groups_for(pieces, EMBEDDING_THREADS), 1, 1},
         .threads = EMBEDDING_THREADS,
         .bytes_moved = 2 * y->buffer->bytes,

@@ -50,7 +50,7 @@ bnb_status bind_codebook(bnb_codebook *codebook, bnb_device *device, struct bind
     return BNB_OK;
 }
 
-bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct binding offsets[2],
+bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct binding offsets[3],
                           struct scale_layout *scales) {
     bnb_device *device = q->codes->device;
     size_t      elements = q->rows * q->columns;
@@ -67,25 +67,29 @@ bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], st
     bindings[4].access = UNUSED;
     offsets[0] = reads_if(q->offsets, q->absmax);
     offsets[1] = reads_if(q->nested_offsets, q->absmax);
+    offsets[2] = reads_if(q->offsets_absmax, q->absmax);
     if (status || !q->nested_code) return status;
 
     scales->nested_block = (uint32_t)q->nested_block;
     scales->nested_shift = shift_of(q->nested_block);
+    scales->nested_bits = q->nested_code->book.bits;
+    scales->nested_store = q->nested_dtype;
     bindings[2] = reads(q->nested_absmax);
     return bind_codebook(q->nested_code, device, &bindings[4]);
 }
 
-bnb_status bind_operand(struct operand w, struct binding bindings[5], struct binding offsets[2],
+bnb_status bind_operand(struct operand w, struct binding bindings[5], struct binding offsets[3],
                         struct scale_layout *scales) {
     if (w.coded) return bind_quantized(w.coded, bindings, offsets, scales);
     bindings[0] = reads(w.dense->buffer);
-    bindings[1] = bindings[2] = bindings[3] = bindings[4] = offsets[0] = offsets[1] = unused(w.dense->buffer);
+    bindings[1] = bindings[2] = bindings[3] = bindings[4] = unused(w.dense->buffer);
+    offsets[0] = offsets[1] = offsets[2] = unused(w.dense->buffer);
     return BNB_OK;
 }
 
 size_t quantized_bytes(const bnb_quantized *q) {
     return q->codes->bytes + q->absmax->bytes + (q->nested_absmax ? q->nested_absmax->bytes : 0) +
-           (q->offsets ? q->offsets->bytes : 0);
+           (q->offsets ? q->offsets->bytes : 0) + (q->offsets_absmax ? q->offsets_absmax->bytes : 0);
 }
 
 uint32_t split_of(const struct sizes *sizes, uint32_t depth, size_t tiles) {

@@ -39,10 +39,10 @@ static inline uint32_t shift_of(size_t block) {
 /* A codebook's copy on the GPU, made at its first use. */
 bnb_status bind_codebook(bnb_codebook *codebook, bnb_device *device, struct binding *binding);
 
-/* Binds codes, absmax, nested absmax, codebook and nested codebook, in this order, and the offsets of blocks and of
- * nested blocks; where a part is missing its place takes another, which the kernel won't touch. UNSUPPORTED where a
- * size is beyond the kernels' 32 bits. */
-bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct binding offsets[2],
+/* Binds codes, absmax, nested absmax, codebook and nested codebook, in this order, and the offsets of blocks, those of
+ * nested blocks, and the scales of coded offsets; where a part is missing its place takes another, which the kernel
+ * won't touch. UNSUPPORTED where a size is beyond the kernels' 32 bits. */
+bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], struct binding offsets[3],
                           struct scale_layout *scales);
 
 size_t quantized_bytes(const bnb_quantized *q);
@@ -51,11 +51,14 @@ size_t quantized_bytes(const bnb_quantized *q);
 static inline uint32_t store_of(const bnb_codebook *code) { return STORE_CODE + code->book.bits; }
 
 static inline uint32_t scales_of(const bnb_quantized *q) {
-    if (q->nested_code) return q->nested_offsets ? SCALES_JOINED : SCALES_NESTED;
+    if (q->nested_offsets) return SCALES_JOINED;
+    if (q->nested_code)
+        return q->nested_code->book.bits == 8 && q->nested_dtype == BNB_F32 ? SCALES_NESTED : SCALES_CODED;
     return q->absmax_dtype == BNB_F32 ? SCALES_F32 : q->absmax_dtype == BNB_F16 ? SCALES_F16 : SCALES_BF16;
 }
 
 static inline uint32_t offsets_of(const bnb_quantized *q) {
+    if (q->offsets_absmax) return OFFSETS_CODED;
     return q->offsets ? OFFSETS_F32 + q->offsets_dtype : OFFSETS_NONE;
 }
 
@@ -80,7 +83,7 @@ static inline uint32_t operand_scales(struct operand w) { return w.coded ? scale
 static inline uint32_t operand_offsets(struct operand w) { return w.coded ? offsets_of(w.coded) : OFFSETS_NONE; }
 
 /* As bind_quantized. */
-bnb_status bind_operand(struct operand w, struct binding bindings[5], struct binding offsets[2],
+bnb_status bind_operand(struct operand w, struct binding bindings[5], struct binding offsets[3],
                         struct scale_layout *scales);
 
 /* Which loads fit kernels that take 8 elements of a row at once: WHOLE_… for multiples of 8. */

@@ -48,7 +48,7 @@ static bnb_status prepare(const struct product *p, struct matmul_args *args, str
     launch->bindings[0] = reads(p->x->buffer);
     launch->bindings[6] = reads_if(p->bias ? p->bias->buffer : NULL, p->x->buffer);
     launch->bindings[7] = writes(p->y->buffer);
-    launch->binding_count = 10;
+    launch->binding_count = 11;
     launch->constants[0] = p->x->dtype;
     launch->constants[1] = operand_store(p->w);
     launch->constants[2] = operand_scales(p->w);

@@ -70,7 +70,7 @@ static bnb_status launch(const void *request) {
         .args = &args,
         .args_bytes = sizeof args,
         .bindings = {reads(p->a->buffer), [6] = writes(p->y->buffer)},
-        .binding_count = 9,
+        .binding_count = 10,
         .bytes_moved = p->a->buffer->bytes + operand_bytes(p->w) + p->y->buffer->bytes,
     };
     bnb_status status = bind_operand(p->w, launch.bindings + 1, launch.bindings + 7, &args.scales);

@@ -115,7 +115,7 @@ static bnb_quantized *affine_new(const bnb_tensor *x, bnb_codebook *code, size_t
     bnb_tensor    *offsets = scales ? tensor_new(device, x->dtype, 1, elements / block) : NULL;
     bnb_quantized *q = NULL;
     if (offsets)
-        q = bnb_quantized_from(codes, x->rows, x->columns, code, block, scales, offsets, NULL, 0, NULL, 0, NULL);
+        q = bnb_quantized_from(codes, x->rows, x->columns, code, block, scales, offsets, NULL, 0, NULL, 0, NULL, NULL);
     bnb_tensor_free(codes);
     bnb_tensor_free(scales);
     bnb_tensor_free(offsets);

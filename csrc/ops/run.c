@@ -96,9 +96,11 @@ struct coded uncentred_of(struct host *host, const bnb_quantized *q) {
         .nested_code = q->nested_code ? host_codebook(host, q->nested_code) : NULL,
         .nested_absmax = q->nested_code ? host_reads(host, q->nested_absmax) : NULL,
         .nested_offsets = q->nested_offsets ? host_reads(host, q->nested_offsets) : NULL,
+        .nested_dtype = q->nested_dtype,
         .nested_block = q->nested_block,
         .offsets = q->offsets ? host_reads(host, q->offsets) : NULL,
         .offsets_dtype = q->offsets_dtype,
+        .offsets_absmax = q->offsets_absmax ? host_reads(host, q->offsets_absmax) : NULL,
     };
 }
 

@@ -3,18 +3,36 @@
 /** By file, from the repository's root: how often each line with code ran. */
 export type Lines = Map<string, Map<number, number>>;
 
-/** Adds what an lcov file says; `nameOf` gives a file's name, or undefined for one that does not count. */
-export function addLcov(lines: Lines, text: string, nameOf: (path: string) => string | undefined): void {
-  let file: Map<number, number> | undefined;
+/** Where a line of a file counts: the file's name and the line; undefined where it does not. */
+export type PlaceOf = (path: string, line: number) => readonly [name: string, line: number] | undefined;
+
+/** Adds what an lcov file says. */
+export function addLcov(lines: Lines, text: string, placeOf: PlaceOf): void {
+  let path = "";
   for (const row of text.split("\n")) {
-    if (row.startsWith("SF:")) {
-      const name = nameOf(row.slice(3));
-      file = name === undefined ? undefined : (lines.get(name) ?? new Map());
-      if (name !== undefined) lines.set(name, file!);
-    } else if (row.startsWith("DA:")) {
-      const [line, count] = row.slice(3).split(",").map(Number) as [number, number];
-      file?.set(line, (file.get(line) ?? 0) + count);
-    }
+    if (row.startsWith("SF:")) path = row.slice(3);
+    if (!row.startsWith("DA:")) continue;
+    const [line, count] = row.slice(3).split(",").map(Number) as [number, number];
+    const place = placeOf(path, line);
+    if (place) addLine(lines, ...place, count);
+  }
+}
+
+function addLine(lines: Lines, name: string, line: number, count: number): void {
+  const file = lines.get(name) ?? new Map<number, number>();
+  lines.set(name, file);
+  file.set(line, (file.get(line) ?? 0) + count);
+}
+
+/**
+ * Adds what other counters say of lines that count already, or of whole files that do not: what is a line with code
+ * differs between tools.
+ */
+export function addKnown(lines: Lines, more: Lines): void {
+  for (const [name, file] of more) {
+    const known = lines.get(name);
+    if (!known) lines.set(name, new Map(file));
+    else for (const [line, count] of file) if (known.has(line)) known.set(line, known.get(line)! + count);
   }
 }
 

@@ -26,7 +26,7 @@ export const signatures = {
   quantizeToMlx: new Signature("quantizeToMlx", { options: [...transform, "bits", "blocksize"] }),
   convertGguf: new Signature("convertGguf", { options: quantize }),
   mergeAdapter: new Signature("mergeAdapter", { options: quantize }),
-  exportCoreml: new Signature("exportCoreml", { options: ["output", "force", "dtype", "tokens"] }),
+  exportCoreml: new Signature("exportCoreml", { options: ["output", "force", "dtype", "tokens", "quantType"] }),
   saveAdapter: new Signature("saveAdapter", { options: ["output", "force", "base"] }),
   writer: new Signature("SafetensorsWriter", { options: ["metadata"] }),
   write: new Signature("SafetensorsWriter.write"),

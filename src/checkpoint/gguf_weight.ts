@@ -17,12 +17,14 @@ import { fromGguf } from "./steps.ts";
 interface Parts {
   /** One code a byte, in the order of the elements; then as one string of bits. */
   readonly codes: Uint8Array;
-  /** Halves, as they stand in the file, or, where `steps` are given, one float for each of GGML's blocks. */
+  /** Halves, as they stand in the file: one a block or, where `steps` are given, one for each of GGML's blocks. */
   readonly scales: Uint16Array | Float32Array;
-  /** Small codes of scales, one a block, of which each GGML block has `nested`. */
+  /** What is added, likewise. */
+  readonly offsets?: Uint16Array;
+  /** Small codes of the scales, one a byte and a block. */
   readonly steps?: Uint8Array;
-  /** What is added, one a block: halves as they stand in the file, or floats. */
-  readonly offsets?: Uint16Array | Float32Array;
+  /** The same of the offsets. */
+  readonly offsetSteps?: Uint8Array;
 }
 
 interface Layout {
@@ -48,10 +50,9 @@ function halves(bytes: Uint8Array, blocks: number, size: number, at: number): Ui
   return found;
 }
 
-/** The same as floats; with steps, those are multiplied in float32. */
-function floats(bytes: Uint8Array, blocks: number, size: number, at: number): Float32Array {
-  const found = halves(bytes, blocks, size, at);
-  return Float32Array.from(new Float16Array(found.buffer as ArrayBuffer));
+/** The same with the other sign: minima are taken off, offsets added. */
+function negated(bytes: Uint8Array, blocks: number, size: number, at: number): Uint16Array {
+  return halves(bytes, blocks, size, at).map((half) => half ^ 0x8000);
 }
 
 /** Blocks of 32 whose low nibbles are the first 16 elements; a fifth bit stands in 4 bytes before them. */
@@ -101,11 +102,10 @@ function kQuant(bits: 4 | 5): Layout {
         }
       }
     }
-    const minimum = floats(bytes, blocks, size, 2);
-    const offsets = Float32Array.from(least, (code, i) => -Math.fround(minimum[i >> 3]! * code));
-    return { codes, scales: floats(bytes, blocks, size, 0), steps, offsets };
+    const [scales, offsets] = [halves(bytes, blocks, size, 0), negated(bytes, blocks, size, 2)];
+    return { codes, scales, offsets, steps, offsetSteps: least };
   };
-  return { bits, block: 32, values: range(0, 2 ** bits), steps: range(0, 256), take };
+  return { bits, block: 32, values: range(0, 2 ** bits), steps: range(0, 64), take };
 }
 
 /** Twelve bytes with eight 6-bit scales and minima. */
@@ -114,6 +114,43 @@ function groupScales(bytes: Uint8Array, at: number, group: number): [scale: numb
   if (group < 4) return [byte(group) & 63, byte(group + 4) & 63];
   const both = byte(group + 4);
   return [(both & 15) | ((byte(group - 4) >> 6) << 4), (both >> 4) | ((byte(group) >> 6) << 4)];
+}
+
+/** The two low bits of 256 codes: each of 32 bytes has one of every thirty-two, and so have the next 32 bytes. */
+function pairs(bytes: Uint8Array, at: number, codes: Uint8Array, to: number): void {
+  for (let i = 0; i < 256; i++) codes[to + i] = (bytes[at + ((i >> 7) << 5) + (i % 32)]! >> (2 * ((i % 128) >> 5))) & 3;
+}
+
+/** Q2_K: 16 groups of 16 with 4-bit scales and minima, two a byte. */
+function q2k(bytes: Uint8Array, blocks: number): Parts {
+  const codes = new Uint8Array(256 * blocks);
+  const [steps, offsetSteps] = [new Uint8Array(16 * blocks), new Uint8Array(16 * blocks)];
+  for (let b = 0; b < blocks; b++) {
+    for (let group = 0; group < 16; group++) {
+      steps[16 * b + group] = bytes[84 * b + group]! & 15;
+      offsetSteps[16 * b + group] = bytes[84 * b + group]! >> 4;
+    }
+    pairs(bytes, 84 * b + 16, codes, 256 * b);
+  }
+  const [scales, offsets] = [halves(bytes, blocks, 84, 80), negated(bytes, blocks, 84, 82)];
+  return { codes, scales, offsets, steps, offsetSteps };
+}
+
+/** Q3_K: 16 groups of 16 with 6-bit scales; the third bits of codes stand in 32 bytes before the others. */
+function q3k(bytes: Uint8Array, blocks: number): Parts {
+  const codes = new Uint8Array(256 * blocks);
+  const steps = new Uint8Array(16 * blocks);
+  for (let b = 0; b < blocks; b++) {
+    const from = 110 * b;
+    for (let group = 0; group < 16; group++) {
+      const low = (bytes[from + 96 + (group % 8)]! >> (4 * (group >> 3))) & 15;
+      const high = (bytes[from + 104 + (group % 4)]! >> (2 * (group >> 2))) & 3;
+      steps[16 * b + group] = low | (high << 4);
+    }
+    pairs(bytes, from + 32, codes, 256 * b);
+    for (let i = 0; i < 256; i++) codes[256 * b + i]! |= ((bytes[from + (i % 32)]! >> (i >> 5)) & 1) << 2;
+  }
+  return { codes, scales: halves(bytes, blocks, 110, 108), steps };
 }
 
 /** Q6_K: 16 groups of 16 with signed bytes as scales. */
@@ -130,7 +167,7 @@ function q6k(bytes: Uint8Array, blocks: number): Parts {
       codes[256 * b + i] = (group < 2 ? low & 15 : low >> 4) | (((high >> (2 * group)) & 3) << 4);
     }
   }
-  return { codes, scales: floats(bytes, blocks, 210, 208), steps };
+  return { codes, scales: halves(bytes, blocks, 210, 208), steps };
 }
 
 function iq4xs(bytes: Uint8Array, blocks: number): Parts {
@@ -145,7 +182,7 @@ function iq4xs(bytes: Uint8Array, blocks: number): Parts {
     }
     codes.set(nibbles(bytes.subarray(from, from + 136), 8, 16, 8), 256 * b);
   }
-  return { codes, scales: floats(bytes, blocks, 136, 0), steps };
+  return { codes, scales: halves(bytes, blocks, 136, 0), steps };
 }
 
 /** By GGML's names of types. */
@@ -163,10 +200,12 @@ const layouts: Readonly<Record<string, Layout>> = {
       return { codes, scales: halves(bytes, blocks, 34, 0) };
     },
   },
+  Q2_K: { bits: 2, block: 16, values: range(0, 4), steps: range(0, 16), take: q2k },
+  Q3_K: { bits: 3, block: 16, values: range(-4, 8), steps: range(-32, 64), take: q3k },
   Q4_K: kQuant(4),
   Q5_K: kQuant(5),
   Q6_K: { bits: 6, block: 16, values: [...range(-32, 64)], steps: signedBytes, take: q6k },
-  IQ4_XS: { bits: 4, block: 32, values: iq4, steps: range(-32, 256), take: iq4xs },
+  IQ4_XS: { bits: 4, block: 32, values: iq4, steps: range(-32, 64), take: iq4xs },
   MXFP4: {
     ...{ bits: 4, block: 32, values: e2m1Twice, steps: range(0, 256).map((e) => 2 ** (e - 128)) },
     take: (bytes, blocks) => ({
@@ -207,7 +246,8 @@ function codebookOf(values: readonly number[]): Codebook {
 /**
  * A weight of a GGUF model on a device: quantised with the file's own codes and scales where its type can be held
  * exactly, which
- * are Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS and MXFP4; else a dense tensor.
+ * are Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS and MXFP4; else a dense tensor. It
+ * takes as many bits as in the file.
  *
  * @example
  * ```ts
@@ -250,21 +290,25 @@ function asItIs(tensor: GgufTensor, layout: Layout, device: Device, dtype: Float
   const bytes = tensor.read();
   const parts = layout.take(bytes, blocks);
   tensor.release(bytes);
-  const upload = (data: Uint16Array | Float32Array) => {
+  const bytesOf = (data: Uint8Array) => Tensor.from(data, undefined, { device }) as Tensor<"uint8">;
+  const floatsOf = (data: Uint16Array | Float32Array) => {
     const array = data instanceof Uint16Array ? new Float16Array(data.buffer as ArrayBuffer) : data;
     return Tensor.from(array as Float32Array, [array.length], { device }) as Tensor<FloatDType>;
   };
-  using codes = Tensor.from(packed(parts.codes, bits), undefined, { device }) as Tensor<"uint8">;
-  using scales = upload(parts.scales);
-  using offsets = parts.offsets && upload(parts.offsets);
-  const common = { codes, code: codebookOf(values), blocksize: block, shape: tensor.shape, dtype, offsets };
-  if (!parts.steps) return QuantizedTensor.fromParts({ ...common, absmax: scales });
-  using absmax = Tensor.from(parts.steps, undefined, { device }) as Tensor<"uint8">;
+  using codes = bytesOf(packed(parts.codes, bits));
+  using scales = floatsOf(parts.scales);
+  using offsets = parts.offsets && floatsOf(parts.offsets);
+  const common = { codes, code: codebookOf(values), blocksize: block, shape: tensor.shape, dtype };
+  if (!parts.steps) return QuantizedTensor.fromParts({ ...common, absmax: scales, offsets });
+  const stepBits = Math.log2(steps!.length);
+  using absmax = bytesOf(packed(parts.steps, stepBits));
+  using offsetCodes = parts.offsetSteps && bytesOf(packed(parts.offsetSteps, stepBits));
   const nested = {
-    absmax: scales as Tensor<"float32">,
+    absmax: scales,
     code: codebookOf(steps!),
     blocksize: parts.steps.length / parts.scales.length,
-    offset: 0,
+    offset: -0, // changes no bit of a scale, not even of -0
+    offsetsAbsmax: offsets,
   };
-  return QuantizedTensor.fromParts({ ...common, absmax, nested });
+  return QuantizedTensor.fromParts({ ...common, absmax, offsets: offsetCodes, nested });
 }

@@ -106,9 +106,17 @@ export function withQuantization(config: Config, quantization: QuantizationConfi
   };
 }
 
-/** The config of a model in a format that transformers does not know, under a name that it refuses. */
-export function withOwnQuantization(config: Config, quantType: StoredQuantType, blocksize: number): Config {
-  return { ...config, quantization_config: { blocksize, quant_method: "bunsandbytes", quant_type: quantType } };
+/**
+ * The config of a model in a format that transformers does not know, under a name that it refuses; "blockwise" where
+ * each weight's own state says what it is in.
+ */
+export function withOwnQuantization(
+  config: Config,
+  quantType: StoredQuantType | "blockwise",
+  blocksize?: number,
+): Config {
+  const method = { quant_method: "bunsandbytes", quant_type: quantType };
+  return { ...config, quantization_config: { ...(blocksize !== undefined && { blocksize }), ...method } };
 }
 
 /** The config without what says how weights are quantised: transformers' key, and MLX's. */

@@ -16,6 +16,7 @@ export {
   type WeightReport,
 } from "./inspect.ts";
 export type { MlxMode, StateMlx, StoredMlx } from "./mlx.ts";
+export type { State4bit, StateBlockwise } from "./packed_state.ts";
 export {
   openSafetensors,
   type SafetensorsFile,
@@ -24,8 +25,6 @@ export {
 } from "./safetensors.ts";
 export {
   findQuantized,
-  type State4bit,
-  type StateBlockwise,
   type StorageDtype,
   type Stored,
   type Stored4bit,

@@ -252,7 +252,8 @@ function nonFinite(pieces: Pieces): number {
 
 /** What is wrong with a quantised weight's scales; what they give is looked at with the weight. */
 function scaleProblems(stored: Stored): string[] {
-  if (!isOurs(stored)) return []; // of affine weights they may be negative, and others have no sign
+  // Of affine weights they may be negative, and others have no sign.
+  if (!isOurs(stored) || (stored.format === "blockwise" && stored.state.stores)) return [];
   const { name } = stored;
   const scales = stored.format !== "int8" && stored.nestedAbsmax ? stored.nestedAbsmax : stored.absmax;
   const bad = (scales.values as Float32Array).reduce(
@@ -276,7 +277,8 @@ function checkConfig(checkpoint: Checkpoint, quantized: Readonly<Record<string, 
   if (says === undefined) return [];
   if (others.length === 0 && ["mlx", "gptq", "awq"].includes(says)) return [];
   // A model that was saved out of memory: each weight's own state says what it is in.
-  if (others.length > 0 && says === "blockwise") return [];
+  const said = config.quantization_config as { quant_type?: unknown };
+  if (says === "blockwise" && (others.length > 0 || said.quant_type === "blockwise")) return [];
   if (others.length === 0 && formats.length > 0)
     return checkChoice(originalShapes(checkpoint), config, new Set(checkpoint.quantized.keys()));
   return [`config.json says that weights are ${says}, but ${formats.join(" and ") || "none"} are stored.`];

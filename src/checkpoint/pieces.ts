@@ -89,31 +89,54 @@ function blockwisePieces(stored: Stored4bit | StoredBlockwise, dtype: FloatDType
   const { state } = stored;
   const { blocksize, nested } = state;
   const bits = state.quantType === "blockwise" ? state.bits : 4;
+  const nestedBits = stored.nestedCode ? Math.log2(stored.nestedCode.byteLength / 4) : 8;
+  const blocksOfUnit = nested ? leastCommonMultiple(nested.blocksize, nestedBits === 8 ? 1 : 8) : 1;
   function* runs(elements: number) {
     const code = storedCodebook(stored);
-    const codes = stored.codes.bytes;
-    const scales = (nested ? stored.absmax.bytes : stored.absmax.values) as Float32Array;
-    const nestedScales = stored.nestedAbsmax?.values as Float32Array | undefined;
     const nestedCode = stored.nestedCode && storedCodebook(stored, stored.nestedCode);
     for (const [start, end] of spans(sizeOf(state.shape), elements)) {
       const [firstBlock, lastBlock] = [start / blocksize, Math.ceil(end / blocksize)];
-      using codesPart = Tensor.from(codes.subarray((start * bits) / 8, Math.ceil((end * bits) / 8)));
-      using absmax = Tensor.from(scales.subarray(firstBlock, lastBlock));
-      const of = { codes: codesPart as Tensor<"uint8">, absmax, code, blocksize, shape: [end - start], dtype };
+      using codes = bitsOf(stored.codes, bits, start, end);
+      using absmax = partOf(stored.absmax, nestedBits, firstBlock, lastBlock);
+      using offsets = stored.offsets && partOf(stored.offsets, nestedBits, firstBlock, lastBlock);
+      const of = { codes, absmax, offsets, code, blocksize, shape: [end - start], dtype };
       if (!nested) {
         using q = QuantizedTensor.fromParts(of);
         yield dequantizeBlockwise(q, { dtype });
         continue;
       }
       const [first, last] = [firstBlock / nested.blocksize, Math.ceil(lastBlock / nested.blocksize)];
-      using nestedAbsmax = Tensor.from(nestedScales!.subarray(first, last));
-      using q = QuantizedTensor.fromParts({ ...of, nested: { ...nested, absmax: nestedAbsmax, code: nestedCode! } });
+      const ofGroups = (part: SafetensorsTensor | undefined) => part && floatsOf(part, first, last);
+      using nestedAbsmax = ofGroups(stored.nestedAbsmax)!;
+      using nestedOffsets = ofGroups(stored.nestedOffsets);
+      using offsetsAbsmax = ofGroups(stored.offsetsAbsmax);
+      const parts = { absmax: nestedAbsmax, code: nestedCode!, offsets: nestedOffsets, offsetsAbsmax };
+      using q = QuantizedTensor.fromParts({ ...of, nested: { ...nested, ...parts } });
       yield dequantizeBlockwise(q, { dtype });
     }
     for (const part of stored.parts) part.release();
   }
-  return { unit: leastCommonMultiple(blocksize * (nested?.blocksize ?? 1), 8), runs };
+  return { unit: leastCommonMultiple(blocksize * blocksOfUnit, 8), runs };
 }
+
+/** Codes [start, end) of a string of bits, which begin with a byte. */
+function bitsOf(tensor: SafetensorsTensor, bits: number, start: number, end: number): Tensor<"uint8"> {
+  return Tensor.from(tensor.bytes.subarray((start * bits) / 8, Math.ceil((end * bits) / 8))) as Tensor<"uint8">;
+}
+
+/** Floats [start, end), widened. */
+function floatsOf(tensor: SafetensorsTensor, start: number, end: number): Tensor<"float32"> {
+  using part = Tensor.from((tensor.values as Float32Array).subarray(start, end), undefined, {
+    dtype: tensorDtype[tensor.dtype as keyof typeof tensorDtype],
+  }) as Tensor<FloatDType>;
+  return part.cast("float32");
+}
+
+const tensorDtype = { F32: "float32", F16: "float16", BF16: "bfloat16" } as const;
+
+/** What blocks [start, end) have: floats, or codes of so many bits. */
+const partOf = (tensor: SafetensorsTensor, bits: number, start: number, end: number) =>
+  tensor.dtype === "U8" ? bitsOf(tensor, bits, start, end) : floatsOf(tensor, start, end);
 
 /** A tensor of a GGUF file, expanded to a dtype, by rows. */
 export function ggufPieces(tensor: GgufTensor, dtype: FloatDType): Pieces {

@@ -2,12 +2,20 @@
 import { isMap } from "node:util/types";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
+import { defaultStores, type Stores } from "../quantized.ts";
 import { isOptions, Signature, show } from "../signature.ts";
 import type { StoredGptq } from "./gptq.ts";
 import { type SafetensorsDtype, tensorBytes } from "./header.ts";
-import { isObject, parseJson } from "./json.ts";
 import type { StoredMlx } from "./mlx.ts";
-import { dumps, PyFloat, type PyValue } from "./pyjson.ts";
+import {
+  parseState,
+  type QuantType4bit,
+  type State,
+  type State4bit,
+  type StateBlockwise,
+  statePattern,
+  storesOf,
+} from "./packed_state.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import type { TensorSpec } from "./writer.ts";
 
@@ -32,100 +40,8 @@ export const storageDtypes = {
 /** A dtype that 4-bit codes may be stored as: upstream's `quant_storage`. */
 export type StorageDtype = keyof typeof storageDtypes;
 
-export type QuantType4bit = "nf4" | "fp4";
-
-/** What the packed JSON of a weight says, whatever its format. */
-interface StateShared {
-  readonly blocksize: number;
-  /** The dtype that the weight had, and dequantises to. */
-  readonly dtype: FloatDType;
-  readonly shape: readonly number[];
-  /** Present where the scales are quantised too. */
-  readonly nested?: { readonly blocksize: number; readonly offset: number } | undefined;
-}
-
-/** What the packed JSON of a 4-bit weight says. */
-export interface State4bit extends StateShared {
-  readonly quantType: QuantType4bit;
-}
-
-/** What it says of a weight that bitsandbytes has no format for: of another width, or with another codebook. */
-export interface StateBlockwise extends StateShared {
-  readonly quantType: "blockwise";
-  /** Bits of a code, 2 to 8. */
-  readonly bits: number;
-}
-
-type State = State4bit | StateBlockwise;
-
-const statePattern = /^(.*)\.quant_state\.(bitsandbytes__\w+|bunsandbytes__blockwise)$/;
-/** What bitsandbytes reads; blocks of 16 are this library's. */
-export const blocksizes = [32, 64, 128, 256, 512, 1024, 2048, 4096];
-
 /** The longest text that {@link packState} makes besides the shape: a double prints as at most 24 characters. */
 const stateBytesMax = 512;
-
-/** The JSON, for 4-bit weights byte for byte as bitsandbytes' `QuantState.as_dict(packed=True)` writes it. */
-export function packState(state: State): Uint8Array {
-  const nested = state.nested && {
-    nested_blocksize: state.nested.blocksize,
-    nested_dtype: "float32",
-    nested_offset: new PyFloat(state.nested.offset),
-  };
-  const json: PyValue = {
-    quant_type: state.quantType,
-    ...(state.quantType === "blockwise" && { bits: state.bits }),
-    blocksize: state.blocksize,
-    dtype: state.dtype,
-    shape: state.shape,
-    ...nested,
-  };
-  return new TextEncoder().encode(dumps(json));
-}
-
-/** Reads and checks the JSON that `key` holds. @throws BnbError naming the key and the field */
-export function parseState(key: string, bytes: Uint8Array): State {
-  const quantType = statePattern.exec(key)?.[2]?.split("__")[1];
-  const ours = key.endsWith(".bunsandbytes__blockwise");
-  if (quantType !== "nf4" && quantType !== "fp4" && !ours) {
-    throw new BnbError(`${key}: the type ${JSON.stringify(quantType)} is unknown; expected nf4 or fp4.`, "unsupported");
-  }
-  let json: unknown;
-  try {
-    json = parseJson(bytes, { python: true });
-  } catch (cause) {
-    throw new BnbError(`${key} is not JSON (${(cause as Error).message}); quantise the model again.`);
-  }
-  if (!isObject(json)) throw new BnbError(`${key} is not a JSON object; quantise the model again.`);
-  const state = json;
-  const need = (field: string, holds: boolean, expected: string) => {
-    if (holds) return;
-    throw new BnbError(`${key}: ${field} is ${JSON.stringify(state[field])}, expected ${expected}; quantise again.`);
-  };
-  const { blocksize, dtype, shape } = state;
-  need("quant_type", state.quant_type === quantType, JSON.stringify(quantType));
-  const bits = ours && typeof state.bits === "number" ? state.bits : ours ? 0 : 4;
-  need("bits", Number.isInteger(bits) && bits >= 2 && bits <= 8, "2 to 8");
-  if (bits === 8) need("blocksize", isCount(blocksize), "a count");
-  else {
-    const known = ours ? [16, ...blocksizes] : blocksizes;
-    need("blocksize", known.includes(blocksize as number), `one of ${known.join(", ")}`);
-  }
-  need("dtype", typeof dtype === "string" && Object.hasOwn(floatDtypes, dtype), Object.keys(floatDtypes).join(" or "));
-  need("shape", isShape(shape), "a list of positive counts");
-  const parsed = { quantType, ...(ours && { bits }), blocksize, dtype, shape } as State;
-  if (state.nested_blocksize === undefined && state.nested_offset === undefined) return parsed;
-  need("nested_blocksize", isCount(state.nested_blocksize), "a count");
-  need("nested_dtype", state.nested_dtype === "float32", '"float32"');
-  need("nested_offset", Number.isFinite(state.nested_offset), "a finite number");
-  return { ...parsed, nested: { blocksize: Number(state.nested_blocksize), offset: Number(state.nested_offset) } };
-}
-
-const isCount = (value: unknown) => Number.isSafeInteger(value) && Number(value) > 0;
-
-function isShape(shape: unknown): boolean {
-  return Array.isArray(shape) && shape.length > 0 && shape.every(isCount);
-}
 
 export interface SpecsOptions {
   readonly quantType: State["quantType"];
@@ -135,13 +51,50 @@ export interface SpecsOptions {
   readonly storage: StorageDtype;
   /** The block of the scales' scales, or 0 where the scales are plain. */
   readonly nestedBlocksize: number;
+  /** How scales and offsets are stored: as bitsandbytes has it by default. */
+  readonly stores?: Stores | undefined;
+}
+
+/** A part of a weight besides its codes, as the keys of a file and the members of {@link Stored} name it. */
+interface BlockPart {
+  readonly part: "absmax" | "code" | "nestedAbsmax" | "nestedCode" | "offsets" | "nestedOffsets" | "offsetsAbsmax";
+  readonly name: string;
+  readonly dtype: SafetensorsDtype;
+  readonly count: number;
+}
+
+/** The parts that such a weight has, in the order in which they are written. */
+function blockParts(
+  name: string,
+  elements: number,
+  { bits = 4, blocksize, nestedBlocksize, stores }: Omit<SpecsOptions, "quantType" | "storage">,
+): BlockPart[] {
+  const { absmax, offsets, nested } = stores ?? defaultStores(nestedBlocksize > 0);
+  const blocks = Math.ceil(elements / blocksize);
+  const ofBlocks = (dtype: FloatDType | "uint8") =>
+    dtype === "uint8"
+      ? ({ dtype: "U8", count: Math.ceil((blocks * nested!.bits) / 8) } as const)
+      : ({ dtype: floatDtypes[dtype], count: blocks } as const);
+  const parts: BlockPart[] = [
+    { part: "absmax", name: `${name}.absmax`, ...ofBlocks(absmax) },
+    { part: "code", name: `${name}.quant_map`, dtype: "F32", count: 2 ** bits },
+  ];
+  if (nested) {
+    const ofGroups = { dtype: floatDtypes[nested.dtype], count: Math.ceil(blocks / nestedBlocksize) };
+    parts.push({ part: "nestedAbsmax", name: `${name}.nested_absmax`, ...ofGroups });
+    parts.push({ part: "nestedCode", name: `${name}.nested_quant_map`, dtype: "F32", count: 2 ** nested.bits });
+    const inFloats = { ...ofGroups, dtype: "F32" } as const;
+    if (nested.hasOffsets) parts.push({ part: "nestedOffsets", name: `${name}.nested_offsets`, ...inFloats });
+    if (offsets === "uint8") parts.push({ part: "offsetsAbsmax", name: `${name}.offsets_absmax`, ...ofGroups });
+  }
+  if (offsets) parts.push({ part: "offsets", name: `${name}.offsets`, ...ofBlocks(offsets) });
+  return parts;
 }
 
 /** The tensors that a weight of a shape becomes. @throws BnbError where the storage dtype does not divide it */
 export function specsBlockwise(name: string, shape: readonly number[], options: SpecsOptions): TensorSpec[] {
   const { bits = 4 } = options;
   const elements = shape.reduce((product, extent) => product * extent, 1);
-  const blocks = Math.ceil(elements / options.blocksize);
   const dtype = storageDtypes[options.storage];
   const unit = tensorBytes(dtype, [1]) as number;
   const bytes = Math.ceil((elements * bits) / 8);
@@ -149,16 +102,9 @@ export function specsBlockwise(name: string, shape: readonly number[], options: 
     const what = `${name} packs into ${bytes} bytes, which ${options.storage} of ${unit} bytes does not divide`;
     throw new BnbError(`${what}; store it as uint8.`);
   }
-  const nested: TensorSpec[] = [
-    { name: `${name}.nested_absmax`, dtype: "F32", shape: [Math.ceil(blocks / (options.nestedBlocksize || blocks))] },
-    { name: `${name}.nested_quant_map`, dtype: "F32", shape: [256] },
-  ];
-  const isNested = options.nestedBlocksize > 0;
   return [
     { name, dtype, shape: [bytes / unit, 1] },
-    { name: `${name}.absmax`, dtype: isNested ? "U8" : "F32", shape: [blocks] },
-    { name: `${name}.quant_map`, dtype: "F32", shape: [2 ** bits] },
-    ...(isNested ? nested : []),
+    ...blockParts(name, elements, options).map(({ name, dtype, count }) => ({ name, dtype, shape: [count] })),
     { name: stateKey(name, options.quantType), dtype: "U8", shape: { atMost: stateBytesMax + 24 * shape.length } },
   ];
 }
@@ -198,6 +144,9 @@ interface StoredParts {
   readonly code: SafetensorsTensor;
   readonly nestedAbsmax: SafetensorsTensor | undefined;
   readonly nestedCode: SafetensorsTensor | undefined;
+  readonly offsets: SafetensorsTensor | undefined;
+  readonly nestedOffsets: SafetensorsTensor | undefined;
+  readonly offsetsAbsmax: SafetensorsTensor | undefined;
   /** Every tensor that belongs to it. */
   readonly parts: readonly SafetensorsTensor[];
 }
@@ -251,7 +200,9 @@ export function findQuantized(tensors: ReadonlyMap<string, SafetensorsTensor>): 
 /** A part without the state that explains it would be carried along as if it were a weight of its own. */
 function checkOrphans(tensors: ReadonlyMap<string, SafetensorsTensor>, found: ReadonlyMap<string, Stored>): void {
   for (const key of tensors.keys()) {
-    const name = /^(.*)\.(?:absmax|quant_map|nested_absmax|nested_quant_map)$/.exec(key)?.[1];
+    const name = /^(.*)\.(?:absmax|quant_map|nested_absmax|nested_quant_map|nested_offsets|offsets_absmax)$/.exec(
+      key,
+    )?.[1];
     if (name === undefined || !tensors.has(name) || found.has(name)) continue;
     throw new BnbError(
       `${key} has no ${name}.quant_state.bitsandbytes__nf4 or the like beside it; quantise the model again.`,
@@ -268,8 +219,6 @@ function findBlockwise(
   const state = parseState(key, stateTensor.bytes);
   stateTensor.release();
   const elements = state.shape.reduce((product, extent) => product * extent, 1);
-  const blocks = Math.ceil(elements / state.blocksize);
-  const { nested } = state;
   const codes = expectPart(tensors, name, undefined, undefined, key);
   const bits = state.quantType === "blockwise" ? state.bits : 4;
   const bytes = Math.ceil((elements * bits) / 8);
@@ -279,13 +228,14 @@ function findBlockwise(
       `${name} is ${has}, expected the ${bytes} bytes of [${state.shape.join(", ")}] that ${key} names.`,
     );
   }
-  const absmax = expectPart(tensors, `${name}.absmax`, nested ? "U8" : "F32", blocks, key);
-  const code = expectPart(tensors, `${name}.quant_map`, "F32", 2 ** bits, key);
-  const nestedBlocks = nested && Math.ceil(blocks / nested.blocksize);
-  const nestedAbsmax = nested && expectPart(tensors, `${name}.nested_absmax`, "F32", nestedBlocks, key);
-  const nestedCode = nested && expectPart(tensors, `${name}.nested_quant_map`, "F32", 256, key);
-  const parts = [codes, absmax, code, nestedAbsmax, nestedCode, stateTensor].filter((part) => part !== undefined);
-  const found = { name, codes, absmax, code, nestedAbsmax, nestedCode, parts };
+  const { blocksize, nested } = state;
+  const options = { bits, blocksize, nestedBlocksize: nested?.blocksize ?? 0, stores: storesOf(state) };
+  const wanted = blockParts(name, elements, options);
+  const all = wanted.map(
+    ({ part, name, dtype, count }) => [part, expectPart(tensors, name, dtype, count, key)] as const,
+  );
+  const parts = [codes, ...all.map(([, tensor]) => tensor), stateTensor];
+  const found = { name, codes, parts, ...Object.fromEntries(all) } as unknown as StoredParts;
   if (state.quantType === "blockwise") return { format: state.quantType, state, ...found };
   return { format: state.quantType, state, ...found };
 }

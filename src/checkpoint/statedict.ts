@@ -5,7 +5,7 @@ import { currentDevice, type Device, type DeviceName, deviceOf } from "../device
 import { type DType, dtypeBytes, type FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";
 import { Int8Weight } from "../int8_weight.ts";
-import { QuantizedTensor } from "../quantized.ts";
+import { defaultStores, QuantizedTensor } from "../quantized.ts";
 import { isOptions, type Signature } from "../signature.ts";
 import type { Tensor } from "../tensor.ts";
 import { signatures } from "./arguments.ts";
@@ -14,11 +14,10 @@ import { fromGptq, type StoredGptq } from "./gptq.ts";
 import type { SafetensorsDtype } from "./header.ts";
 import type { Placement } from "./mapped.ts";
 import { fromMlx, type StoredMlx } from "./mlx.ts";
+import { blocksizes, packState } from "./packed_state.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import {
-  blocksizes,
   isOurs,
-  packState,
   type StorageDtype,
   type Stored,
   type Stored4bit,
@@ -64,22 +63,26 @@ export function toStateDict(
   me.choice(storage, "quantStorage", Object.keys(storageDtypes));
   if (Int8Weight.is(q)) return int8ToStateDict(name, q);
   me.kind(q, "q", ["QuantizedTensor"], ["Int8Weight"]);
-  const { bits, blocksize, dtype, shape, offset, nestedBlocksize } = q;
-  const theirs = (q.quantType === "nf4" || q.quantType === "fp4") && blocksizes.includes(blocksize);
-  const quantType = theirs ? (q.quantType as "nf4" | "fp4") : "blockwise";
-  const { state2 } = q;
+  const { bits, blocksize, dtype, shape, offset, nestedBlocksize, stores, state2 } = q;
+  const quantType = stateTypeOf(q);
   const nested = state2 && { blocksize: nestedBlocksize, offset };
   const data: Record<string, ArrayBufferView> = {
     [name]: readAndDispose(q.codes),
     [`${name}.absmax`]: readAndDispose(q.absmax),
     [`${name}.quant_map`]: q.code,
-    [stateKey(name, quantType)]: packState({ quantType, bits, blocksize, dtype, shape, nested }),
+    [stateKey(name, quantType)]: packState({ quantType, bits, blocksize, dtype, shape, nested, stores }),
   };
+  const put = (part: string, tensor: Tensor | undefined) => {
+    if (tensor) data[`${name}.${part}`] = readAndDispose(tensor);
+  };
+  put("offsets", q.offsets);
   if (state2) {
-    data[`${name}.nested_absmax`] = readAndDispose(state2.absmax);
+    put("nested_absmax", state2.absmax);
+    put("nested_offsets", state2.offsets);
+    put("offsets_absmax", state2.offsetsAbsmax);
     data[`${name}.nested_quant_map`] = state2.code;
   }
-  return specsBlockwise(name, shape, { quantType, bits, blocksize, storage, nestedBlocksize }).map((spec) => {
+  return specsBlockwise(name, shape, { quantType, bits, blocksize, storage, nestedBlocksize, stores }).map((spec) => {
     const bytes = data[spec.name]!;
     return {
       name: spec.name,
@@ -88,6 +91,13 @@ export function toStateDict(
       bytes,
     };
   });
+}
+
+/** Whose state a weight has: bitsandbytes', where that can say all of it. */
+export function stateTypeOf(q: QuantizedTensor): "nf4" | "fp4" | "blockwise" {
+  const { quantType, blocksize, stores, nested } = q;
+  const theirs = blocksizes.includes(blocksize) && Bun.deepEquals(stores, defaultStores(nested));
+  return theirs && (quantType === "nf4" || quantType === "fp4") ? quantType : "blockwise";
 }
 
 function int8ToStateDict(name: string, w: Int8Weight): TensorSource[] {
@@ -149,14 +159,18 @@ export function fromStateDict(
   if (!isOurs(stored)) return fromGptq(stored, device);
   const { state } = stored;
   using codes = bytesToTensor(stored.codes, to);
-  using absmax = state.nested ? bytesToTensor(stored.absmax, to) : floatsToTensor(stored.absmax, to);
-  const code = storedCodebook(stored);
-  if (!state.nested) {
-    return QuantizedTensor.fromParts({ codes, absmax, code, ...shared(stored) });
-  }
-  using nestedAbsmax = floatsToTensor(stored.nestedAbsmax!, to) as Tensor<"float32">;
-  const nested = { ...state.nested, absmax: nestedAbsmax, code: codebookOf(stored.nestedCode!) };
-  return QuantizedTensor.fromParts({ codes, absmax, code, nested, ...shared(stored) });
+  using absmax = blocksToTensor(stored.absmax, to);
+  using offsets = stored.offsets && blocksToTensor(stored.offsets, to);
+  const common = { codes, absmax, offsets, code: storedCodebook(stored), ...shared(stored) };
+  if (!state.nested) return QuantizedTensor.fromParts(common);
+  using nestedAbsmax = floatsToTensor(stored.nestedAbsmax!, to);
+  using nestedOffsets = stored.nestedOffsets && floatsToTensor(stored.nestedOffsets, to);
+  using offsetsAbsmax = stored.offsetsAbsmax && floatsToTensor(stored.offsetsAbsmax, to);
+  const nested = {
+    ...{ ...state.nested, absmax: nestedAbsmax, code: codebookOf(stored.nestedCode!) },
+    ...{ offsets: nestedOffsets as Tensor<"float32"> | undefined, offsetsAbsmax },
+  };
+  return QuantizedTensor.fromParts({ ...common, nested });
 }
 
 function placement(me: Signature, device: Device, options: LoadWeightOptions): Placement {
@@ -252,6 +266,10 @@ function codebookOf(tensor: SafetensorsTensor): Codebook {
 }
 
 const bytesToTensor = (tensor: SafetensorsTensor, to: Placement) => tensor.load("uint8", [tensor.byteLength], to);
+
+/** What blocks have: floats, or codes of them. */
+const blocksToTensor = (tensor: SafetensorsTensor, to: Placement) =>
+  tensor.dtype === "U8" ? bytesToTensor(tensor, to) : floatsToTensor(tensor, to);
 
 function floatsToTensor(tensor: SafetensorsTensor, to: Placement): Tensor<FloatDType> {
   const dtype = floatDtypeOf(tensor);

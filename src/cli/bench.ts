@@ -70,12 +70,15 @@ function printLimits(limits: Limits | undefined): void {
   print(`  fp32 multiply-adds: ${peak}; "of limit" is the share of the slower of the two`);
 }
 
+/** A time to the microsecond, or to ten nanoseconds where that would leave two digits or fewer. */
+export const milliseconds = (ms: number) => ms.toFixed(ms < 0.1 ? 5 : 3);
+
 function printResults(results: readonly BenchResult[]): void {
   const rows = results.map(
     ({ name, medianMs, leastMs, gigabytesPerSecond, gigaflops, shareOfLimit: share, joules }) => [
       name,
-      medianMs.toFixed(medianMs < 0.1 ? 5 : 3),
-      leastMs.toFixed(leastMs < 0.1 ? 5 : 3),
+      milliseconds(medianMs),
+      milliseconds(leastMs),
       gigabytesPerSecond.toFixed(1),
       gigaflops?.toFixed(1) ?? "–",
       share === undefined ? "–" : `${(100 * share).toFixed(0)} %`,
@@ -98,7 +101,7 @@ function printResults(results: readonly BenchResult[]): void {
 }
 
 function printComparison({ cases, differences }: BenchComparison, path: string, tolerance: number): void {
-  const time = (ms: number | undefined) => ms?.toFixed(ms < 0.1 ? 5 : 3) ?? "–";
+  const time = (ms: number | undefined) => (ms === undefined ? "–" : milliseconds(ms));
   const rows = cases.map(({ name, beforeMs, nowMs, ratio, regressed }) => {
     const remark = regressed ? "slower" : ratio === undefined ? (beforeMs ? "gone" : "new") : "";
     return [name, time(beforeMs), time(nowMs), ratio?.toFixed(2) ?? "–", remark];

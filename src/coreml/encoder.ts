@@ -13,6 +13,7 @@ import type { WeightSource } from "../model/weights.ts";
 import { dequantizeBlockwise } from "../quantize.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
+import { type Int4, int4Block, int4Of, quantizeInt4 } from "./int4.ts";
 import type { Constant, Program, Value } from "./program.ts";
 
 /** What a program computes in: on the Neural Engine only float16. */
@@ -26,6 +27,8 @@ export interface EncoderParts {
   readonly dtype: CoremlDtype;
   /** Of every text; shorter ones are filled up, and the mask says so. */
   readonly tokens: number;
+  /** Whether every matrix becomes int4, quantised anew where it is not that already. */
+  readonly int4: boolean;
 }
 
 const activations: Readonly<Record<string, readonly [type: string, mode?: string]>> = {
@@ -48,9 +51,12 @@ export function checkEncoder(architecture: Architecture, path: string): void {
 
 /** Writes an encoder, a piece at a time; weights of 4 bits keep their codes. */
 export class CoremlEncoder {
-  /** Weights that are codes in the program, and those that are floats though they are not in the model. */
+  /** Weights that are codes in the program; those of them that were quantised for it; codes that are floats in it. */
   readonly packed: string[] = [];
+  readonly requantised: string[] = [];
   readonly unpacked: string[] = [];
+  /** Whether codes are looked up in a table. */
+  usesTables = false;
   /** Tensors that are floats in both. */
   kept = 0;
   readonly #program: Program;
@@ -192,18 +198,50 @@ export class CoremlEncoder {
     return this.#parts.weights.load(this.#root + name, currentDevice());
   }
 
-  /** A matrix: its codes by a table and scales, where it is of 4 bits in blocks that lie in rows; else floats. */
+  /** A matrix: its codes and scales, where it is of 4 bits in blocks that lie in rows; else floats. */
   #weight(name: string): Value {
     using w = this.#load(name);
-    const [rows, columns] = w.shape as readonly [number, number];
-    if (!(w instanceof QuantizedTensor && isPackable(w, columns))) {
-      if (w instanceof Tensor) this.kept++;
-      else this.unpacked.push(name);
-      return this.#program.stored(name, this.#floats(w));
+    const packed = w instanceof QuantizedTensor && isPackable(w) ? this.#codes(name, w) : undefined;
+    if (packed) return packed;
+    if (this.#parts.int4 && w.shape[1]! % int4Block === 0) {
+      this.requantised.push(name);
+      using dense = floatsOf(w, "float32");
+      using q = quantizeInt4(dense);
+      return this.#codes(name, q)!;
     }
-    this.packed.push(name);
-    using codes = w.codes;
+    if (w instanceof Tensor) this.kept++;
+    else this.unpacked.push(name);
+    return this.#program.stored(name, this.#floats(w));
+  }
+
+  /** Integers less a zero point, or else codes by a table, where those may be; then scales. */
+  #codes(name: string, w: QuantizedTensor): Value | undefined {
     using scales = scalesOf(w);
+    const int4 = int4Of(w, scales);
+    if (!int4 && (this.#parts.int4 || w.stores.offsets)) return undefined;
+    this.packed.push(name);
+    return int4 ? this.#integers(name, w, int4, scales) : this.#looked(name, w, scales);
+  }
+
+  #integers(name: string, w: QuantizedTensor, { codes, zeros }: Int4, scales: Tensor<FloatDType>): Value {
+    const [rows, columns] = w.shape as readonly [number, number];
+    const blocks = [rows, columns / w.blocksize];
+    const { dtype: kind } = this.#parts;
+    const data: Constant = { kind: "uint4", shape: [rows, columns], bytes: codes };
+    const scale = this.#floats(scales, blocks);
+    const offset = (): Constant => {
+      if (zeros instanceof Uint8Array) return { kind: "uint4", shape: blocks, bytes: zeros };
+      using floats = Tensor.from(zeros);
+      return this.#floats(floats, blocks);
+    };
+    const args = { data, scale, offset: offset() };
+    return this.#program.constexpr("constexpr_blockwise_shift_scale", args, { name, kind, shape: [rows, columns] });
+  }
+
+  #looked(name: string, w: QuantizedTensor, scales: Tensor<FloatDType>): Value {
+    this.usesTables = true;
+    const [rows, columns] = w.shape as readonly [number, number];
+    using codes = w.codes;
     const indices: Constant = {
       kind: "uint4",
       shape: [rows, columns],
@@ -247,10 +285,11 @@ export class CoremlEncoder {
   }
 }
 
-/** Whether Core ML has the weight's format: a code of 4 bits by a table, then a scale for each block of a row. */
-function isPackable(w: QuantizedTensor, columns: number): boolean {
-  using offsets = w.offsets;
-  return w.bits === 4 && !offsets && !w.state2?.offsets && columns % w.blocksize === 0;
+/** Whether Core ML has the weight's layout: codes of 4 bits, and a scale for each block of a row. */
+function isPackable({ bits, blocksize, shape, stores }: QuantizedTensor): boolean {
+  const { nested, offsets } = stores;
+  const areReadable = offsets !== "uint8" && (!nested || (nested.bits === 8 && !nested.hasOffsets));
+  return bits === 4 && areReadable && shape[1]! % blocksize === 0;
 }
 
 function floatsOf(w: Tensor | QuantizedTensor | Int8Weight, dtype: CoremlDtype): Tensor<FloatDType> {

@@ -21,11 +21,16 @@ export interface CoremlOptions extends OutputOptions {
   readonly dtype?: CoremlDtype | undefined;
   /** Tokens of a text: shorter ones are filled up. By default what the model was made for, but not above 512. */
   readonly tokens?: number | undefined;
+  /**
+   * `"int4"`: every matrix as integers in blocks of 32, which macOS 15 and iOS 18 have, quantised for it where it is no
+   * such integers already. By default matrices are as the model has them.
+   */
+  readonly quantType?: "int4" | undefined;
 }
 
 /** A table and then scales of blocks is an order that systems of 2025 brought; without it those of 2024 do. */
 const versions = {
-  packed: { specification: 10, opset: "CoreML9", systems: "macOS 26 and iOS 26" },
+  tables: { specification: 10, opset: "CoreML9", systems: "macOS 26 and iOS 26" },
   plain: { specification: 9, opset: "CoreML8", systems: "macOS 15 and iOS 18" },
 } as const;
 
@@ -35,7 +40,8 @@ const parts = { model: "4c2ff386-2ab2-4bb3-9837-36a4b638e504", weights: "45e6049
 /**
  * Writes an encoder of BERT's kin as a package of Core ML's, an ML program that can be placed on the Neural Engine:
  * `input_ids` and `attention_mask` in, `last_hidden_state` and, as sentence-transformers pools it, `embedding` out.
- * NF4 and FP4 weights keep their codes and scales; others become floats. What it computes on an Apple system nobody has
+ * NF4 and FP4 weights keep their codes and scales, for macOS 26 and iOS 26; so do integers of 4 bits, as GPTQ, AWQ and
+ * MLX have them, for macOS 15 and iOS 18; others become floats. What it computes on an Apple system nobody has
  * measured; coremltools' own arithmetic on it is held to transformers'.
  *
  * @example
@@ -50,11 +56,12 @@ const parts = { model: "4c2ff386-2ab2-4bb3-9837-36a4b638e504", weights: "45e6049
 export async function exportCoreml(input: string, options: CoremlOptions): Promise<TransformReport> {
   const me = signatures.exportCoreml;
   checkPath(me, input, "input");
-  const { output, force, dtype = "float16", tokens: wanted } = me.members(options, "options");
+  const { output, force, dtype = "float16", tokens: wanted, quantType } = me.members(options, "options");
   if (!me.text(output, "output").endsWith(".mlpackage"))
     throw me.fail(`output ${output} must end with .mlpackage, by which Apple's systems know it.`);
   if (force !== undefined) me.boolean(force, "force");
   me.choice(dtype, "dtype", ["float16", "float32"]);
+  if (quantType !== undefined) me.choice(quantType, "quantType", ["int4"]);
   if (wanted !== undefined) me.whole(wanted, "tokens", 1);
   using checkpoint = openCheckpoint(input);
   const { directory } = checkpoint;
@@ -73,10 +80,11 @@ export async function exportCoreml(input: string, options: CoremlOptions): Promi
     using weights = new WeightsFile(join(inner, "weights"));
     const program = new Program(weights);
     const source = checkpointSource(checkpoint);
-    const encoder = new CoremlEncoder(program, { weights: source, architecture, pooling, dtype, tokens });
+    const int4 = quantType === "int4";
+    const encoder = new CoremlEncoder(program, { weights: source, architecture, pooling, dtype, tokens, int4 });
     const outputs = encoder.build();
     weights.commit();
-    const version = encoder.packed.length > 0 ? versions.packed : versions.plain;
+    const version = encoder.usesTables ? versions.tables : versions.plain;
     writeBytes(join(inner, "model.mlmodel"), program.model(outputs, version).finish());
     writeText(join(folder, "Manifest.json"), `${JSON.stringify(manifest, null, 4)}\n`);
     const files = [join(inner, "model.mlmodel"), join(inner, "weights/weight.bin")];
@@ -90,10 +98,11 @@ export async function exportCoreml(input: string, options: CoremlOptions): Promi
 }
 
 function notesOf(encoder: CoremlEncoder, systems: string, names: readonly string[], tokens: number): string[] {
-  const { unpacked } = encoder;
+  const { unpacked, requantised } = encoder;
   const plain = `${unpacked.length} quantised weights, such as ${unpacked[0]}, are floats in it`;
   return [
     `For ${systems} or later. Texts have ${tokens} tokens: fill shorter ones up, with 0 in attention_mask.`,
+    ...(requantised.length > 0 ? [`${requantised.length} weights were quantised to int4, in blocks of 32.`] : []),
     ...(unpacked.length > 0 ? [`${plain}: of codes, those of 4 bits in blocks that divide a row stay.`] : []),
     ...(names.includes("embedding")
       ? []

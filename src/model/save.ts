@@ -1,11 +1,11 @@
 // Owns a model's way back into a folder: what was loaded under which names, and what each weight is written as.
 import type { Step } from "../checkpoint/checkpoint.ts";
-import { type Config, withOwnQuantization, withoutQuantization } from "../checkpoint/huggingface.ts";
+import { type Config, quantMethod, withOwnQuantization, withoutQuantization } from "../checkpoint/huggingface.ts";
 import { specsBlockwise, specsInt8 } from "../checkpoint/state.ts";
-import { tensorSource, toStateDict } from "../checkpoint/statedict.ts";
+import { stateTypeOf, tensorSource, toStateDict } from "../checkpoint/statedict.ts";
 import { type Progress, type TransformReport, write } from "../checkpoint/transform.ts";
 import { Codebook } from "../codebook.ts";
-import { BnbError } from "../error.ts";
+import type { FloatDType } from "../dtype.ts";
 import { Int8Weight } from "../int8_weight.ts";
 import { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
@@ -45,13 +45,17 @@ export async function saveModel(
   options: SaveOptions,
 ): Promise<TransformReport> {
   const steps = Array.from(kept, ([name, place]) => stepOf(name, place));
-  const { quantType, blocksize = 64 } = quantization;
-  const config =
-    origin.config && quantType
-      ? withOwnQuantization(withoutQuantization(origin.config), quantType, blocksize)
-      : origin.config;
+  const config = origin.config && configOf(origin.config, kept, quantization);
   const weights = [...kept.values()].filter(({ weight }) => !(weight instanceof Tensor)).length;
   return await write(origin, steps, config, weights, [], options, { texts: origin.texts });
+}
+
+/** The config, and what says how weights are quantised where that is no longer what it said. */
+function configOf(config: Config, kept: ReadonlyMap<string, Kept>, { quantType, blocksize = 64 }: QuantizeOnLoad) {
+  if (quantType) return withOwnQuantization(withoutQuantization(config), quantType, blocksize);
+  const isOwn = ({ weight }: Kept) => weight instanceof QuantizedTensor && stateTypeOf(weight) === "blockwise";
+  if (quantMethod(config) === "blockwise" || ![...kept.values()].some(isOwn)) return config;
+  return withOwnQuantization(withoutQuantization(config), "blockwise");
 }
 
 function stepOf(name: string, { weight, rows }: Kept): Step {
@@ -87,10 +91,16 @@ function formOf(name: string, weight: Weight, shape: readonly number[], rows: Ro
     };
     return { specs: specsInt8(name, shape), make };
   }
-  checkForm(name, weight);
-  const { bits, blocksize, nestedBlocksize } = weight;
-  const quantType = weight.quantType === "nf4" || weight.quantType === "fp4" ? weight.quantType : "blockwise";
-  const specs = specsBlockwise(name, shape, { quantType, bits, blocksize, storage: "uint8", nestedBlocksize });
+  const { bits, blocksize, nestedBlocksize, stores } = weight;
+  const options = {
+    quantType: stateTypeOf(weight),
+    bits,
+    blocksize,
+    storage: "uint8",
+    nestedBlocksize,
+    stores,
+  } as const;
+  const specs = specsBlockwise(name, shape, options);
   const make = () => {
     if (shape[0] === weight.shape[0]) return toStateDict(name, weight);
     using part = rowsOf(weight, rows);
@@ -99,26 +109,30 @@ function formOf(name: string, weight: Weight, shape: readonly number[], rows: Ro
   return { specs, make };
 }
 
-/** Of a weight of another program's format, which has scales or offsets that bitsandbytes' keys have no place for. */
-function checkForm(name: string, weight: QuantizedTensor): void {
-  using scales = weight.absmax;
-  using offsets = weight.offsets;
-  if (!offsets && (weight.nested || scales.dtype === "float32")) return;
-  const what = `Model.save: ${name} is in a form of GGUF's or MLX's`;
-  throw new BnbError(
-    `${what}, which a folder of safetensors has no place for: \`bunsandbytes convert\` makes one of the file.`,
-    "unsupported",
-  );
-}
-
-/** Rows of a weight that was joined, and so has whole blocks in each part and no nested scales. */
+/** Rows of a weight that was joined, and so has whole blocks, groups of them and bytes in each part. */
 function rowsOf(weight: QuantizedTensor, { from, to }: Rows): QuantizedTensor {
-  const { bits, blocksize, dtype } = weight;
+  const { bits, blocksize, nestedBlocksize, dtype, offset, state2, stores } = weight;
   const columns = weight.shape[1]!;
-  using allCodes = weight.codes;
-  using allScales = weight.absmax;
-  using codes = allCodes.slice((from * columns * bits) / 8, (to * columns * bits) / 8);
-  using absmax = allScales.slice((from * columns) / blocksize, (to * columns) / blocksize);
+  const [first, last] = [from * columns, to * columns];
+  const part = <T extends Tensor>(all: T | undefined, elements: number): T | undefined => {
+    using whole = all;
+    return whole?.slice(Math.floor(first / elements), Math.ceil(last / elements)) as T | undefined;
+  };
+  const elementsOf = (store: string | undefined) =>
+    store === "uint8" ? (8 * blocksize) / stores.nested!.bits : blocksize;
+  using codes = part(weight.codes, 8 / bits)!;
+  using absmax = part(weight.absmax as Tensor<FloatDType>, elementsOf(stores.absmax))!;
+  using offsets = part(weight.offsets as Tensor<FloatDType> | undefined, elementsOf(stores.offsets));
   const code = weight.quantType ? Codebook.named(weight.quantType) : Codebook.from(weight.code);
-  return QuantizedTensor.fromParts({ codes, absmax, code, blocksize, dtype, shape: [to - from, columns] });
+  const common = { codes, absmax, offsets, code, blocksize, dtype, shape: [to - from, columns] };
+  if (!state2) return QuantizedTensor.fromParts(common);
+  const group = blocksize * nestedBlocksize;
+  using nestedAbsmax = part(state2.absmax, group)!;
+  using nestedOffsets = part(state2.offsets, group);
+  using offsetsAbsmax = part(state2.offsetsAbsmax, group);
+  const nested = {
+    ...{ absmax: nestedAbsmax, code: Codebook.from(state2.code), blocksize: nestedBlocksize, offset },
+    ...{ offsets: nestedOffsets, offsetsAbsmax },
+  };
+  return QuantizedTensor.fromParts({ ...common, nested });
 }

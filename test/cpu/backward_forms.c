@@ -48,7 +48,7 @@ static void test_matmul_backward(void) {
                     size_t block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
                     check_matmul_backward((struct matmul_backward_job){
                         .a = dense_random(dtypes[d], m, n),
-                        .w.coded = coded_random(books[b], n, k, block, turn % 3 == 0),
+                        .w.coded = coded_random(books[b], n, k, block, layout_of(turn)),
                         .dtype = dtypes[turn++ % 3],
                     });
                 }
@@ -86,8 +86,9 @@ static void test_embedding(void) {
             EACH (b, books)
                 EACH (p, blocks4) {
                     size_t               block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
-                    struct embedding_job job = {.w.coded = coded_random(books[b], 5, columns[c], block, p == 1),
-                                                .dtype = dtypes[d]};
+                    struct embedding_job job = {
+                        .w.coded = coded_random(books[b], 5, columns[c], block, layout_of(p == 1 ? 3 * c : 1)),
+                        .dtype = dtypes[d]};
                     check_embedding(job, 5, columns[c]);
                 }
         }

@@ -355,23 +355,47 @@ static void test_quantize_shows_nan_and_infinity(void) {
 
 /* ── Dequantise and cast ────────────────────────────────────────────────────────────────────────────────────────── */
 
-static struct coded coded_random(const struct codebook *code, size_t rows, size_t columns, size_t block, bool nested) {
-    size_t   count = rows * columns, blocks = (count + block - 1) / block, bytes = code_bytes_of(code, count);
-    uint8_t *codes = guarded(bytes, READ_SLACK);
-    for (size_t i = 0; i < bytes; i++) codes[i] = (uint8_t)(random_bits() >> 32);
-    struct coded q = {.code = code, .codes = codes, .rows = rows, .columns = columns, .block = block};
-    if (!nested) {
+/* How scales lie: floats; bytes by fp32, as bitsandbytes has them; 6-bit codes by fp16; these, and offsets alike. */
+enum layout { PLAIN, NESTED, NARROW, NARROW_OFFSETS };
+
+/* Each of them by turns, plain ones most often. */
+static enum layout layout_of(size_t turn) { return turn % 3 ? PLAIN : NESTED + turn / 3 % 3; }
+
+static const uint8_t *random_bytes(size_t count, size_t slack) {
+    uint8_t *bytes = guarded(count, slack);
+    for (size_t i = 0; i < count; i++) bytes[i] = (uint8_t)(random_bits() >> 32);
+    return bytes;
+}
+
+static const uint16_t *random_halves(size_t count) {
+    uint16_t *halves = guarded(count * sizeof *halves, 0);
+    for (size_t i = 0; i < count; i++) halves[i] = f32_to_f16(normal());
+    return halves;
+}
+
+static struct coded coded_random(const struct codebook *code, size_t rows, size_t columns, size_t block,
+                                 enum layout layout) {
+    size_t       count = rows * columns, blocks = (count + block - 1) / block, bytes = code_bytes_of(code, count);
+    struct coded q = {.code = code, .rows = rows, .columns = columns, .block = block};
+    q.codes = random_bytes(bytes, READ_SLACK);
+    if (layout == PLAIN) {
         float *absmax = guarded(blocks * sizeof *absmax, READ_SLACK);
         for (size_t b = 0; b < blocks; b++) absmax[b] = fabsf(normal());
         q.absmax = absmax;
         return q;
     }
-    uint8_t *absmax_codes = guarded(blocks, READ_SLACK);
-    float   *nested_absmax = guarded((blocks + 3) / 4 * sizeof *nested_absmax, 0);
-    for (size_t b = 0; b < blocks; b++) absmax_codes[b] = (uint8_t)(random_bits() >> 32);
-    for (size_t b = 0; b < (blocks + 3) / 4; b++) nested_absmax[b] = fabsf(normal());
-    q.absmax_codes = absmax_codes, q.nested_absmax = nested_absmax, q.nested_block = 4;
-    q.nested_code = books[DYNAMIC], q.offset = 0.7f;
+    size_t groups = (blocks + 3) / 4;
+    q.nested_code = books[layout == NESTED ? DYNAMIC : OTHERS + 3], q.nested_block = 4, q.offset = 0.7f;
+    q.absmax_codes = random_bytes(code_bytes_of(q.nested_code, blocks), READ_SLACK);
+    if (layout == NESTED) {
+        float *nested_absmax = guarded(groups * sizeof *nested_absmax, 0);
+        for (size_t g = 0; g < groups; g++) nested_absmax[g] = fabsf(normal());
+        q.nested_absmax = nested_absmax;
+        return q;
+    }
+    q.nested_absmax = random_halves(groups), q.nested_dtype = BNB_F16;
+    if (layout == NARROW) return q;
+    q.offsets = random_bytes(code_bytes_of(q.nested_code, blocks), 0), q.offsets_absmax = random_halves(groups);
     return q;
 }
 
@@ -388,7 +412,7 @@ static void check_dequantize(struct coded q, bnb_dtype dtype) {
     forms->dequantize(&job, 0, blocks / 3);
     forms->dequantize(&job, blocks / 3, blocks);
     for (size_t i = 0; i < count; i++) {
-        put_element(right, dtype, i, q.code->values[code_at(&q, i)] * scale_of(&q, i / q.block));
+        put_element(right, dtype, i, decoded(&q, i));
         EXPECT(same_element(right, job.y, dtype, i), "element %zu of %zu differs (dtype %d, block %zu)", i, count,
                dtype, q.block);
     }
@@ -399,18 +423,20 @@ static void check_dequantize(struct coded q, bnb_dtype dtype) {
 static void test_dequantize(void) {
     static const size_t counts[] = {1, 2, 31, 32, 33, 65, 127, 1000, 4097}, blocks4[] = {32, 64, 128, 4096},
                         blocks8[] = {1, 7, 64, 100};
+    size_t              turn = 0;
     EACH (b, books)
         EACH (d, dtypes)
             EACH (c, counts)
                 EACH (k, blocks4)
-                    for (int nested = 0; nested < 2; nested++)
-                        check_dequantize(
-                            coded_random(books[b], 1, counts[c], books[b]->bits == 8 ? blocks8[k] : blocks4[k], nested),
-                            dtypes[d]);
+                    for (int nested = 0; nested < 2; nested++) {
+                        size_t      block = books[b]->bits == 8 ? blocks8[k] : blocks4[k];
+                        enum layout layout = nested ? layout_of(3 * turn++) : PLAIN;
+                        check_dequantize(coded_random(books[b], 1, counts[c], block, layout), dtypes[d]);
+                    }
     EACH (d, dtypes) { /* large enough to be streamed */
-        check_dequantize(coded_random(books[NF4], 3001, 4096, 64, false), dtypes[d]);
-        check_dequantize(coded_random(books[DYNAMIC], 3001, 4096, 256, false), dtypes[d]);
-        check_dequantize(coded_random(books[OTHERS + d], 3001, 4096, 64, false), dtypes[d]);
+        check_dequantize(coded_random(books[NF4], 3001, 4096, 64, PLAIN), dtypes[d]);
+        check_dequantize(coded_random(books[DYNAMIC], 3001, 4096, 256, PLAIN), dtypes[d]);
+        check_dequantize(coded_random(books[OTHERS + d], 3001, 4096, 64, PLAIN), dtypes[d]);
     }
 }
 
@@ -675,7 +701,7 @@ static void test_matmul(void) {
                         struct matmul_job job = {.x = dense_random(dtypes[d], m, k),
                                                  .precision = precision,
                                                  .bias = bias_of(n, turn++)};
-                        job.w.coded = coded_random(books[b], n, k, block, turn % 3 == 0);
+                        job.w.coded = coded_random(books[b], n, k, block, layout_of(turn));
                         check_matmul(job);
                     }
         }
@@ -692,7 +718,7 @@ static void test_matmul_at_the_bound(void) {
                 float large = (code + i / 64) % 2 ? 3 : -3, others[] = {large, 0, large * uniform()};
                 ((float *)job.x.data)[i] = i % 4 < 2 ? large : others[pattern]; /* pairs are two apart */
             }
-            job.w.coded = coded_random(books[code % 4], 5, 256, 64, false);
+            job.w.coded = coded_random(books[code % 4], 5, 256, 64, PLAIN);
             memset((uint8_t *)job.w.coded.codes, (int)(code << 4 | code), 5 * 256 / 2);
             check_matmul(job);
         }
@@ -704,7 +730,7 @@ static void test_matmul_is_that_of_dot_products(const struct cpu_forms *dots) {
     for (size_t m = 9; m <= 40; m++) {
         size_t            n = 3 + m % 14, k = 64 * (1 + m % 20);
         struct matmul_job job = {.x = dense_random(dtypes[m % 3], m, k), .precision = BNB_PRECISION_MEDIUM};
-        job.w.coded = coded_random(books[NF4], n, k, 64, m % 2);
+        job.w.coded = coded_random(books[NF4], n, k, 64, m % 2 ? NESTED : PLAIN);
         job.y = guarded(m * n * size_of(job.x.dtype), 0);
         EXPECT(forms->matmul(&job) == BNB_OK, "failed");
         const void *y = job.y;
@@ -725,7 +751,7 @@ static void test_matmul_of_odd_numbers(void) {
                                      .precision = turn < 2 ? BNB_PRECISION_HIGH : BNB_PRECISION_MEDIUM,
                                      .y = guarded(m * 3 * sizeof(float), 0)};
             ((float *)job.x.data)[at] = odd[v];
-            job.w.coded = coded_random(books[NF4], 3, 128, 64, false);
+            job.w.coded = coded_random(books[NF4], 3, 128, 64, PLAIN);
             EXPECT(forms->matmul(&job) == BNB_OK, "failed");
             const float *last = (const float *)job.y + (m - 1) * 3;
             for (size_t n = 0; n < 3; n++) {
@@ -739,7 +765,7 @@ static void test_matmul_of_odd_numbers(void) {
     for (uint32_t turn = 0; turn < 4; turn++) {
         struct matmul_job job = {.x = dense_random(BNB_F32, turn % 2 ? 1 : 9, 128)};
         for (size_t i = 0; i < job.x.rows * 128; i++) ((float *)job.x.data)[i] *= 1e-36f;
-        job.w.coded = coded_random(books[NF4], 3, 128, 64, false);
+        job.w.coded = coded_random(books[NF4], 3, 128, 64, PLAIN);
         job.precision = turn < 2 ? BNB_PRECISION_HIGH : BNB_PRECISION_MEDIUM;
         check_matmul_within(job, BNB_PRECISION_HIGHEST);
     }

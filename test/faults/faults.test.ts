@@ -6,7 +6,7 @@ import { declarations } from "../header.ts";
 import { canMount, interruptEverywhere, quantizeOnto, twoWriters } from "./interrupted.ts";
 import { memory } from "./memory.ts";
 import { powerCuts } from "./power.ts";
-import { ffi, files, harness, liars, lifetime, renamed, scratch, type Tally } from "./runs.ts";
+import { ffi, files, harness, liars, lifetime, renamed, scratch, simulatedGpu, type Tally } from "./runs.ts";
 import { attacks, attackTerminal, type TerminalReport } from "./terminal.ts";
 
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
@@ -50,6 +50,17 @@ describe.skipIf(process.platform !== "linux")("the C entries, under the undefine
     const raced = Object.values(tallies).filter(({ calls, ok }) => calls > 0 && ok > 0);
     expect(raced.length).toBeGreaterThan(40);
   });
+
+  test.skipIf(process.arch !== "x64")(
+    "on the simulated GPU too, with every access checked",
+    async () => {
+      const calls = await harness("undefined", "fuzz", seed, 400, simulatedGpu());
+      expect(Object.values(calls).reduce((sum, { ok }) => sum + ok, 0)).toBeGreaterThan(100);
+      const races = await harness("undefined", "races", seed, 200, simulatedGpu());
+      expect(Object.values(races).reduce((sum, { ok }) => sum + ok, 0)).toBeGreaterThan(100);
+    },
+    120_000,
+  );
 
   test("a child of a process whose threads are anywhere in the library can use the CPU", async () => {
     const tallies = await harness("undefined", "forks", seed, 80);

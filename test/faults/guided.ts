@@ -3,11 +3,12 @@
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative, resolve } from "node:path";
-import { addLcov, byFolder, type Lines } from "../../scripts/coverage/lcov.ts";
+import { addLcov, byFolder, holes, holesOf, type Lines } from "../../scripts/coverage/lcov.ts";
 import { findLlvm, lcovOf } from "../../scripts/coverage/native.ts";
 import { root as scripts } from "../../scripts/run.ts";
 import { build } from "./build.ts";
 import { Random } from "./random.ts";
+import { simulatedGpu } from "./runs.ts";
 
 const root = resolve(scripts);
 const kept = join(import.meta.dir, "corpus.tar.gz");
@@ -21,6 +22,8 @@ export interface GuidedReport {
   readonly corpus: number;
   /** Share of the lines of csrc/ that ran, without the drivers of GPUs; nothing where it can't be told. */
   readonly lines?: string;
+  /** The lines that did not, a file a row. */
+  readonly holes?: string;
 }
 
 function tar(...options: string[]): void {
@@ -64,21 +67,31 @@ async function fuzz(harness: string, folder: string, options: string[], env: Rec
   throw new Error(`${harness} ended with ${child.signalCode ?? child.exitCode}${input}\n${stderr.slice(-6000)}`);
 }
 
-/** Share of the lines of csrc/ that ran, without the drivers of GPUs. */
-function linesOf(harness: string, folder: string): string | undefined {
+/** What ran of csrc/, without the drivers of GPUs. */
+function linesOf(harness: string, folder: string): Pick<GuidedReport, "lines" | "holes"> {
   const llvm = findLlvm();
-  if (!llvm) return undefined;
+  if (!llvm) return {};
   const lines: Lines = new Map();
-  addLcov(lines, lcovOf(llvm, folder, [harness]), (path) => {
+  addLcov(lines, lcovOf(llvm, folder, [harness]), (path, line) => {
     const name = relative(root, path);
-    return /^csrc\/(?!gpu\/)/.test(name) ? name : undefined;
+    return /^csrc\/(?!gpu\/)/.test(name) ? [name, line] : undefined;
   });
   const all = byFolder(lines).find(({ name }) => name === "all of csrc/");
-  return all && `${((100 * all.ran) / all.lines).toFixed(1)} % of ${all.lines}`;
+  if (!all) return {};
+  return { lines: `${((100 * all.ran) / all.lines).toFixed(1)} % of ${all.lines}`, holes: holesOf(holes(lines, 1)) };
 }
 
+/** Where the calls run, and for which share of the time: each has code of its own. */
+const places = (): [share: number, env: Record<string, string>][] => [
+  [0.5, {}],
+  [0.1, { BNB_ISA: "plain" }],
+  [0.1, { BNB_QUEUE_FROM: "0", BNB_NUM_THREADS: "3" }],
+  [0.3, { ...simulatedGpu(), BNB_SIM: "" }],
+];
+
 /**
- * Fuzzes for so many seconds, a quarter of them with the plain loops.
+ * Fuzzes for so many seconds, on the CPU by its best instructions, by the plain loops, with all work queued, and on the
+ * simulated GPU.
  *
  * @param keeps whether what was found goes into corpus.tar.gz
  */
@@ -86,22 +99,26 @@ export async function guided(seconds: number, seed: number, keeps = false): Prom
   const { harness } = await build("guided");
   const folder = mkdtempSync(join(tmpdir(), "bnb-guided-"));
   try {
-    const [corpus, found] = [join(folder, "corpus"), join(folder, "found")];
-    for (const path of [corpus, found]) mkdirSync(path);
+    const [corpus, found, least] = [join(folder, "corpus"), join(folder, "found"), join(folder, "least")];
+    for (const path of [corpus, found, least]) mkdirSync(path);
     if (existsSync(kept)) tar("-xzf", kept, "-C", corpus);
     else writeRandom(corpus, seed);
-    const last = (share: number) => [`-max_total_time=${Math.ceil(share * seconds)}`, `-seed=${seed}`, found, corpus];
-    let runs = await fuzz(harness, folder, last(0.75), {});
-    runs += await fuzz(harness, folder, last(0.25), { BNB_ISA: "plain" });
-    const lines = linesOf(harness, folder);
-    const least = join(folder, "least");
-    mkdirSync(least);
-    await fuzz(harness, folder, ["-merge=1", least, found, corpus], {});
+    let runs = 0;
+    for (const [share, env] of places()) {
+      const last = [`-max_total_time=${Math.ceil(share * seconds)}`, `-seed=${seed}`];
+      runs += await fuzz(harness, folder, [...last, found, corpus], env);
+    }
+    const ran = linesOf(harness, folder);
+    for (const [, env] of places()) await fuzz(harness, folder, ["-merge=1", least, found, corpus], env);
     if (keeps) tar("-czf", kept, "-C", least, ".");
-    return { runs, corpus: readdirSync(least).length, ...(lines === undefined ? {} : { lines }) };
+    return { runs, corpus: readdirSync(least).length, ...ran };
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-if (import.meta.main) console.log(JSON.stringify(await guided(Number(process.argv[2] ?? 60), Date.now() % 1000, true)));
+if (import.meta.main) {
+  const { holes, ...report } = await guided(Number(process.argv[2] ?? 60), Date.now() % 1000, true);
+  console.log(JSON.stringify(report));
+  if (holes) console.log(holes);
+}

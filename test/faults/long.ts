@@ -3,13 +3,24 @@
 import { mkdtempSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
-import { fakeMetal } from "../metal/host/build.ts";
 import { type Build, buildForms, findClang } from "./build.ts";
 import { guided } from "./guided.ts";
 import { canMount, interruptEverywhere, quantizeOnto, twoWriters } from "./interrupted.ts";
 import { memory } from "./memory.ts";
 import { type PowerReport, powerCuts } from "./power.ts";
-import { ffi, files, forms, harness, liars, lifetime, type Mode, renamed, scratch, type Tally } from "./runs.ts";
+import {
+  ffi,
+  files,
+  forms,
+  harness,
+  liars,
+  lifetime,
+  type Mode,
+  renamed,
+  scratch,
+  simulatedGpu,
+  type Tally,
+} from "./runs.ts";
 import { attacks, attackTerminal, type TerminalReport } from "./terminal.ts";
 
 const options = new Command("test:faults")
@@ -106,14 +117,6 @@ async function terminal() {
   return report;
 }
 
-const simulated = () => ({
-  FAULTS_DEVICE: "metal",
-  BNB_METAL_LIBRARY: fakeMetal(),
-  BNB_METAL_EXACT: "1",
-  BNB_SIM: "check",
-  BNB_SIM_BUN: process.execPath,
-});
-
 const kinds: Record<string, () => Promise<unknown>> = {
   entries: () => repeat("undefined", "fuzz", 50_000),
   plain: () => repeat("undefined", "fuzz", 50_000, { BNB_ISA: "plain" }),
@@ -126,7 +129,8 @@ const kinds: Record<string, () => Promise<unknown>> = {
   "address-allocations": () => repeat(withAddresses(), "allocations", 1),
   guided: async () => {
     needsClang();
-    return await guided(seconds, seed);
+    const { holes: _, ...report } = await guided(seconds, seed);
+    return report;
   },
   "address-forms": addressForms,
   valgrind: async () => {
@@ -135,11 +139,11 @@ const kinds: Record<string, () => Promise<unknown>> = {
   },
   metal: async () => {
     needs(process.platform === "linux" && process.arch === "x64", "the simulated GPU runs on Linux x64 only");
-    return await repeat("undefined", "fuzz", 600, simulated());
+    return await repeat("undefined", "fuzz", 600, simulatedGpu());
   },
   "races-metal": async () => {
     needs(process.platform === "linux" && process.arch === "x64", "the simulated GPU runs on Linux x64 only");
-    return await repeat("undefined", "races", 600, simulated());
+    return await repeat("undefined", "races", 600, simulatedGpu());
   },
   ffi: () => ffi(seed, seconds),
   liars: () => liars(seed, seconds),

@@ -3,7 +3,8 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { inspectCheckpoint, verifyCheckpoint } from "../../src/checkpoint/inspect.ts";
-import { packState, specsBlockwise, stateKey } from "../../src/checkpoint/state.ts";
+import { packState } from "../../src/checkpoint/packed_state.ts";
+import { specsBlockwise, stateKey } from "../../src/checkpoint/state.ts";
 import { convertGguf, dequantizeCheckpoint, quantizeCheckpoint } from "../../src/checkpoint/transform.ts";
 import { type TensorSource, writeSafetensors } from "../../src/checkpoint/writer.ts";
 import { Codebook, currentDevice } from "../../src/index.ts";

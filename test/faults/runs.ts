@@ -2,6 +2,7 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fakeMetal } from "../metal/host/build.ts";
 import { type Build, build } from "./build.ts";
 import type { RenamedReport } from "./renamed.ts";
 
@@ -50,6 +51,19 @@ const sanitizerEnv = {
   TSAN_OPTIONS: "halt_on_error=1:abort_on_error=1",
   UBSAN_OPTIONS: "print_stacktrace=1",
 };
+
+/**
+ * For the harness's calls to go to the simulated GPU: each result a buffer of its own, each access checked, and as
+ * little memory as hook.c gives on the CPU.
+ */
+export const simulatedGpu = () => ({
+  FAULTS_DEVICE: "metal",
+  BNB_METAL_LIBRARY: fakeMetal(),
+  BNB_FAKE_METAL: `buffer_max=${8 << 20},working_set=${1 << 30}`,
+  BNB_METAL_EXACT: "1",
+  BNB_SIM: "check",
+  BNB_SIM_BUN: process.execPath,
+});
 
 /** Runs one instruction set's forms_test, built with AddressSanitizer; false where the processor can't. */
 export async function forms(program: string, isa: string): Promise<boolean> {

@@ -2,7 +2,7 @@
 // given to every command, and nothing that a terminal would obey may come out.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { packState } from "../../src/checkpoint/state.ts";
+import { packState } from "../../src/checkpoint/packed_state.ts";
 import { writeSafetensors } from "../../src/checkpoint/writer.ts";
 import { f32, ggufFile, llamaGgufMetadata, llamaGgufTensors, weights } from "../models.ts";
 

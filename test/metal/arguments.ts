@@ -10,7 +10,10 @@ export const wide = (count: number): number[] => [count >>> 0, Math.floor(count 
 /** The exponent of a power of two, or 32 for other numbers. */
 export const shiftOf = (block: number): number => (Number.isInteger(Math.log2(block)) ? Math.log2(block) : 32);
 
-/** Scales of blocks: where they are quantised too, `nestedBlock` of them share a scale, and `offset` is added. */
+/**
+ * Scales of blocks: where they are quantised too, `nestedBlock` of them share a scale, and `offset` is added; their
+ * codes are bytes, and the scales of those float32.
+ */
 export interface ScaleArguments {
   block: number;
   nestedBlock?: number;
@@ -20,7 +23,7 @@ export interface ScaleArguments {
 /** Words of struct scale_layout. */
 export function scaleArguments({ block, nestedBlock = 0, offset = 0 }: ScaleArguments): number[] {
   const bits = new Uint32Array(Float32Array.of(offset).buffer)[0]!;
-  return [block, shiftOf(block), nestedBlock, nestedBlock ? shiftOf(nestedBlock) : 0, bits];
+  return [block, shiftOf(block), nestedBlock, nestedBlock ? shiftOf(nestedBlock) : 0, bits, 8, Store.float32];
 }
 
 /**

@@ -193,7 +193,7 @@ describe.each(runs)("dequantize, $mode, seed $seed", (run) => {
         family: "dequantize",
         kernel: "dequantize",
         constants: [Store.codes(bits), Store[dtype], coded.nested, 0],
-        spare: 2,
+        spare: 3,
         args: [...wide(count), ...coded.args],
         buffers: [...coded.buffers, y],
         grid: [2, 1, 1],
@@ -227,7 +227,7 @@ function product({ m, n, k, dtype, w, bias }: Product) {
   const numbers = load(x, dtype);
   const blocks = !coded || (coded.block >= 16 && shiftOf(coded.block) < 32);
   const whole = k % 16 !== 0 ? 0 : blocks ? 1 : coded.block === k ? 2 : 0;
-  const scales = coded?.args ?? [0, 0, 0, 0, 0];
+  const scales = coded?.args ?? [0, 0, 0, 0, 0, 0, 0];
   return {
     ...{ x, y, offsets, scales: whole === 2 ? scales.with(1, 31) : scales },
     weight: coded?.buffers ?? [dense!, ...unused],
@@ -297,7 +297,7 @@ describe.each(runs)("matmul_vector, $mode, seed $seed", (run) => {
             family: "matmul_vector",
             kernel: wide ? "matmul_vector_1_wide" : `matmul_vector_${vectors}`,
             constants: [...p.constants, pairs, 0],
-            spare: 2,
+            spare: 3,
             args: [m, n, k, k, ...p.scales],
             buffers: [p.x, ...p.weight, p.offsets, p.y],
             grid: [Math.ceil(n / (wide ? 32 : 16)), Math.ceil(m / vectors), 1],
@@ -332,7 +332,7 @@ describe.each(runs)("matmul_tile, $mode, seed $seed", (run) => {
         family: "matmul_tile",
         kernel: `matmul_tile_${side}`,
         constants: [x!, weight!, nested!, whole!, parts === 1 ? +bias : 0, parts === 1 ? x! : Store.float32, 0],
-        spare: 2,
+        spare: 3,
         args: [m, n, k, split, ...p.scales],
         buffers: [p.x, ...p.weight, p.offsets, y],
         grid: [Math.ceil(n / (side === 16 ? 64 : side)), Math.ceil(m / side), parts],

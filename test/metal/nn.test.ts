@@ -27,7 +27,14 @@ function weight(format: Format, rows: number, columns: number) {
     const memory = store(normal(count, rows), format);
     const buffers = [memory, ...unused];
     const whole = columns % 8 === 0 ? 1 : 0;
-    return { buffers, numbers: load(memory, format), stored: Store[format], nested: 0, whole, args: [0, 0, 0, 0, 0] };
+    return {
+      buffers,
+      numbers: load(memory, format),
+      stored: Store[format],
+      nested: 0,
+      whole,
+      args: [0, 0, 0, 0, 0, 0, 0],
+    };
   }
   const coded = randomCodes(count, valuesOf[format.bits]!, format.block || columns, format.nestedBlock, rows);
   const { buffers, nested, block, args } = coded;
@@ -71,7 +78,7 @@ describe.each(runs)("matmul_backward, $mode, seed $seed", (run) => {
         family: "matmul_backward",
         kernel: `matmul_backward_${side}`,
         constants: [...constants, parts === 1 ? Store[to] : Store.float32, 0],
-        spare: 2,
+        spare: 3,
         args: [m, n, k, split, ...w.args],
         buffers: [a, ...w.buffers, result],
         grid: [Math.ceil(k / side), Math.ceil(m / side), parts],
@@ -106,7 +113,7 @@ describe.each(runs)("embedding, $mode, seed $seed", (run) => {
         family: "embedding",
         kernel: "embedding",
         constants: [w.stored, w.nested, w.whole, Store[to], 0],
-        spare: 2,
+        spare: 3,
         args: [...wide(6), columns, 5, ...w.args],
         buffers: [indices, ...w.buffers, y],
         grid: [2, 1, 1],

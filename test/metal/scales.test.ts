@@ -87,3 +87,32 @@ describe.each(runs)("scales, $mode, seed $seed", (run) => {
     expect(codes).toEqual(pack(want, values) as Uint8Array<ArrayBuffer>);
   });
 });
+
+describe.each(runs)("finite, $mode, seed $seed", (run) => {
+  test("each threadgroup tells whether all that it saw are finite, and says nothing of others' numbers", () => {
+    const groups = 3;
+    for (const count of [1, 255, 769, 2000])
+      for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+        for (const at of [0, 31, 32, 254, 255, 256, 511, 768, 1535, 1999]) {
+          const x = new Float32Array(count).fill(3.4028234663852886e38);
+          if (at < count) x[at] = bad;
+          const found = new Uint32Array(groups);
+          const grid = [groups, 1, 1] as const;
+          launch({
+            ...run,
+            ...{
+              family: "finite",
+              kernel: "finite",
+              constants: [],
+              args: [count],
+              buffers: [x, found],
+              grid,
+              group: 256,
+            },
+          });
+          const theirs = Math.floor(at / 256) % groups;
+          expect([...found]).toEqual([0, 1, 2].map((group) => Number(at < count && group === theirs)));
+        }
+      }
+  });
+});

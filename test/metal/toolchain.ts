@@ -2,6 +2,7 @@
 
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
+import { atExit, countersFolder, countingClang, countingFlags, tellCounted } from "../../scripts/coverage/counters.ts";
 import { appleHeader } from "../../scripts/msl/apple.ts";
 import { firstError, libraryFolder, zig } from "../../scripts/msl/clang.ts";
 
@@ -65,6 +66,7 @@ function toolchain(): string {
   if (toolchainKey) return toolchainKey;
   const hash = new Bun.CryptoHasher("sha256");
   hash.update(zig(["version"]).stdout);
+  if (countersFolder()) hash.update("counted");
   const own = readdirSync(here).filter((name) => name.endsWith(".ts") && !name.endsWith(".test.ts"));
   for (const file of own.sort()) hash.update(readFileSync(join(here, file)));
   for (const folder of [translator, runtime])
@@ -141,19 +143,54 @@ export function kernelFlags(mode: Mode, functions: Functions = "precise"): strin
 /** Compiles translated C++ to a library of kernels and returns its path. Errors name lines of the .metal file. */
 export function compileKernels(cpp: string, name: string, mode: Mode, functions: Functions): string {
   const path = cached(`.${mode}.so`, functions, cpp);
+  const isCounted = countersFolder() !== undefined && mode === "fast";
+  if (isCounted) tellCounted(path);
   if (existsSync(path)) return path;
   const library = runtimeLibrary();
   const temporary = `${path}.${process.pid}`;
   const source = path.replace(/\.so$/, ".cpp");
   writeWhole(source, cpp);
-  const compiled = zig(["c++", ...kernelFlags(mode, functions), "-c", source, "-o", `${temporary}.o`]);
+  const flags = [...kernelFlags(mode, functions), ...(isCounted ? countingFlags : [])];
+  const compiled = zig(["c++", ...flags, "-c", source, "-o", `${temporary}.o`]);
   if (!compiled.ok) throw firstError(compiled.stderr, name, [runtime, libraryFolder]);
   const directory = dirname(library);
-  const linked = zig([
-    ...["ld.lld", "-shared", `${temporary}.o`, "-o", temporary, `-L${directory}`, "-lsimulator", "-rpath"],
-    `$ORIGIN/${relative(dirname(path), directory)}`,
-  ]);
+  const links = ["-shared", `${temporary}.o`, "-o", temporary, `-L${directory}`, "-lsimulator"];
+  const from = `$ORIGIN/${relative(dirname(path), directory)}`;
+  const linked = isCounted
+    ? countingClang([...countingFlags, ...links, atExit, `-Wl,-rpath,${from}`])
+    : zig(["ld.lld", ...links, "-rpath", from]);
   if (!linked.ok) throw new Error(`${name}: the translated kernels do not link:\n${linked.stderr}`);
+  renameSync(temporary, path);
+  return path;
+}
+
+/**
+ * Compiles a program or library of C that drives the simulator, or gives what was made of the same files before.
+ *
+ * @param path where it is kept: by what is in it
+ * @param counted whether the product's own code is in it, whose lines count while tests are counted
+ */
+export function compileHost(
+  kind: Kind,
+  path: string,
+  sources: readonly string[],
+  more: readonly string[],
+  link: readonly string[],
+  counted = false,
+): string {
+  const isCounted = countersFolder() !== undefined && counted;
+  if (isCounted) tellCounted(path);
+  if (existsSync(path)) return path;
+  const flags = ["-std=c23", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-fvisibility=hidden", ...more];
+  if (!isCounted) {
+    buildNative(kind, path, sources, flags, link);
+    return path;
+  }
+  mkdirSync(dirname(path), { recursive: true });
+  const counting = [...countingFlags, atExit, "-ldl", "-pthread", "-lm", ...link];
+  const temporary = `${path}.${process.pid}`;
+  const { ok, stderr } = countingClang([...flags, ...sources, ...counting, "-o", temporary]);
+  if (!ok) throw new Error(`${basename(path)} does not compile:\n${stderr}`);
   renameSync(temporary, path);
   return path;
 }

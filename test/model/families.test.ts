@@ -121,6 +121,23 @@ describe.each(testDevices)("on %s", (_, device) => {
   });
 });
 
+test.each(["embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"])(
+  "Granite's %s is what it says, 1 and 2 as all between",
+  async (name) => {
+    const { ids } = expectedOf("granite");
+    const logits = async (value: number) => {
+      using model = await Model.load(withConfig("granite", { [name]: value }), { device: "cpu", precision: "highest" });
+      using session = model.session({ cacheDtype: "float32" });
+      return session.forward(ids[0]!, { logits: "all" });
+    };
+    const [one, close, two, closeToTwo] = await Promise.all([1, 1.0005, 2, 2.0005].map(logits));
+    const apart = difference(one!, two!);
+    expect(difference(one!, close!)).toBeLessThan(0.02 * apart);
+    expect(difference(two!, closeToTwo!)).toBeLessThan(0.02 * apart);
+    expect(difference(one!, close!)).toBeGreaterThan(0);
+  },
+);
+
 /** A copy of a tiny model with another config. */
 function withConfig(name: string, change: Record<string, unknown>): string {
   const folder = mkdtempSync(join(scratch, `${name}-`));

@@ -1,7 +1,8 @@
 // Texts that models write: streaming, sampling, stops, sessions, conversations, guesses; with the tiny llama.
 import { describe, expect, test } from "bun:test";
 import { type Message, Model, type Session } from "../../src/index.ts";
-import { logprobsOf, Sampler } from "../../src/model/sample.ts";
+import { Generation, step } from "../../src/model/generation.ts";
+import { logprobsOf, Sampler, type SamplingOptions } from "../../src/model/sample.ts";
 import { StopFilter, TextStream } from "../../src/model/stream.ts";
 import { testDevices } from "../cases.ts";
 import { difference, expectedOf, rejection, tiny } from "./fixtures.ts";
@@ -62,6 +63,21 @@ describe.each(testDevices)("on %s", (_, device) => {
       expect(difference(other.forward([text.at(-1)!]), session.forward([text.at(-1)!]))).toBe(0);
     },
   );
+});
+
+test("a step takes in as many tokens as it may, shared by the prompts, and none waits for another", async () => {
+  using model = await cpu();
+  for (let tokens = 4; tokens <= 40; tokens++) {
+    const sessions = model.sessions(4, { capacity: 64 });
+    const prompts = [1, 2, 20, 20].map((length) => Array.from({ length }, (_, i) => (i % 60) + 1));
+    const texts = prompts.map((prompt, i) => new Generation(sessions[i]!, prompt, { maxTokens: 4, ignoreEos: true }));
+    await step(texts, tokens);
+    const taken = sessions.map(({ length }) => length);
+    expect(taken.reduce((sum, length) => sum + length)).toBeLessThanOrEqual(tokens);
+    const share = Math.max(1, Math.floor((tokens - 1) / 3)); // one text reads a token, and three share the rest
+    expect(taken).toEqual([1, Math.min(2, share), Math.min(20, share), Math.min(20, share)]);
+    for (const session of sessions) session.dispose();
+  }
 });
 
 describe("a text ends", () => {
@@ -154,6 +170,15 @@ describe("sampling", () => {
     close(counts({ temperature: 1, topP: 0.75 }), of([1, 5, 2]));
     close(counts({ temperature: 1, minP: 0.3 }), of([1, 5, 2])); // e^-0.5, e^-1
     close(counts({ temperature: 1, topK: 3, topP: 0.01 }), of([1]));
+  });
+
+  test("needs as many of the largest logits as can be chosen", () => {
+    const largest = (options: SamplingOptions) => new Sampler(options, "test").largest;
+    expect([{}, { topK: 7 }, { temperature: 1, topK: 7 }, { temperature: 1, topK: 1024 }].map(largest)).toEqual([
+      ...[1, 1, 7, 1024],
+    ]);
+    const all = [{ temperature: 1 }, { temperature: 1, topK: 1025 }, { repetitionPenalty: 2 }];
+    expect([...all, { logitsProcessor: () => {} }].map(largest)).toEqual(Array(4).fill(undefined));
   });
 
   test("penalises what stands there: as transformers, first of all", () => {
@@ -297,7 +322,8 @@ describe("what is wrong is refused, with a sentence", () => {
     expect(refused((s) => s.forward([]))).toContain("ids is empty");
     expect(refused((s) => s.forward([64]))).toContain("ids[0] is 64, expected an id of the vocabulary, 0 to 63");
     expect(refused((s) => s.forward([1.5]))).toContain("ids[0] is 1.5");
-    expect(refused((s) => s.rewind(1))).toContain("length is 1, expected 0 to the 0");
+    for (const length of [1, -1, 0.5, Number.NaN])
+      expect(refused((s) => s.rewind(length))).toContain(`length is ${length}, expected 0 to the 0`);
     expect(refused(() => model.session({ capacity: 65 }))).toContain("capacity is 65, expected 1 to the 64");
     session.forward([1, 2]);
     const saved = session.save();

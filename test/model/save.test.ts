@@ -5,9 +5,21 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.ts";
 import { verifyCheckpoint } from "../../src/checkpoint/inspect.ts";
+import { loadWeight } from "../../src/checkpoint/statedict.ts";
 import { quantizeCheckpoint } from "../../src/checkpoint/transform.ts";
-import { Device, type LoadOptions, Model } from "../../src/index.ts";
-import { testDevices } from "../cases.ts";
+import { quantizeToMlx } from "../../src/checkpoint/transform_mlx.ts";
+import {
+  Codebook,
+  Device,
+  dequantizeBlockwise,
+  joinRows,
+  type LoadOptions,
+  Model,
+  QuantizedTensor,
+  Tensor,
+} from "../../src/index.ts";
+import { saveModel } from "../../src/model/save.ts";
+import { normal, testDevices } from "../cases.ts";
 import { difference, expectedOf, rejection, tiny } from "./fixtures.ts";
 import { writeGguf } from "./gguf.ts";
 
@@ -44,6 +56,9 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect(seen.toSorted()).toEqual([...source.tensors.keys()].toSorted());
     expect(saved.quantized.size).toBe(report.weights);
     expect(report.weights > 0).toBe(options.quantType !== undefined);
+    const savedBytes = [...saved.tensors.values()].reduce((sum, { bytes }) => sum + bytes.length, 0);
+    if (!options.quantType) expect(report.inputBytes).toBe(savedBytes);
+    else if (!options.doubleQuant) expect(Math.abs(report.inputBytes / savedBytes - 1)).toBeLessThan(0.25);
     const verified = await verifyCheckpoint(output);
     expect(verified.problems).toEqual([]);
   });
@@ -98,13 +113,60 @@ test("a GGUF file becomes a folder, with its tokenizer", async () => {
   expect(await again.generate("Hello", options).text()).toBe(await model.generate("Hello", options).text());
 });
 
-test("what is refused, before anything is written", async () => {
-  const file = join(scratch, "q8.gguf");
-  writeGguf(tiny("llama"), "llama", file, true);
-  using gguf = await Model.load(file);
+test.each(["GGUF", "MLX"])(
+  "%s's own codes and scales become a folder, and nothing is quantised again",
+  async (which) => {
+    const file = join(scratch, which === "GGUF" ? "q8.gguf" : "mlx");
+    if (which === "GGUF") writeGguf(tiny("llama"), "llama", file, true);
+    else await quantizeToMlx(tiny("llama"), { output: file, blocksize: 32 });
+    using model = await Model.load(file, { precision: "highest" });
+    const output = fresh();
+    const { weights } = await model.save({ output });
+    expect(weights).toBeGreaterThan(9);
+    using again = await Model.load(output, { precision: "highest" });
+    expect([...logitsOf(again, "llama")]).toEqual([...logitsOf(model, "llama")]);
+    expect((await verifyCheckpoint(output)).problems).toEqual([]);
+  },
+);
+
+/** As GGUF's Q4_K: scales and offsets as 6-bit codes by halves, in groups of 8 blocks. */
+function nestedOffsets(rows: number, seed: number): QuantizedTensor {
+  const [columns, blocks] = [64, rows * 2];
+  const bytes = (count: number) =>
+    Tensor.from(Uint8Array.from({ length: count }, (_, i) => i * seed)) as Tensor<"uint8">;
+  const halves = (from: number) => Tensor.from(normal(blocks / 8, from)).cast("float16");
+  return QuantizedTensor.fromParts({
+    ...{ codes: bytes((rows * columns) / 2), absmax: bytes((blocks * 6) / 8), offsets: bytes((blocks * 6) / 8) },
+    ...{ code: Codebook.named("af4"), blocksize: 32, shape: [rows, columns] },
+    nested: {
+      ...{ absmax: halves(seed), code: Codebook.named("nf6"), blocksize: 8, offset: 0.25 },
+      offsetsAbsmax: halves(seed + 1),
+    },
+  });
+}
+
+test("rows of a joined weight with nested scales and offsets", async () => {
+  const parts = [nestedOffsets(8, 3), nestedOffsets(4, 5), nestedOffsets(12, 7)];
+  using weight = joinRows(parts);
+  expect(weight.nested).toBe(true);
+  const names = ["a.weight", "b.weight", "c.weight"];
+  const kept = [0, 8, 12].map((from, i) => [names[i]!, { weight, rows: { from, to: [8, 12, 24][i]! } }] as const);
   const output = fresh();
-  expect((await rejection(gguf.save({ output }))).message).toMatch(/weight is in a form of GGUF's or MLX's/);
-  expect(existsSync(output)).toBe(false);
+  const origin = { path: tiny("llama"), config: undefined, texts: new Map() };
+  await saveModel(new Map(kept), origin, {}, { output });
+  using saved = openCheckpoint(output);
+  for (const [i, part] of parts.entries()) {
+    using back = loadWeight(saved, names[i]!) as QuantizedTensor;
+    expect([back.shape, back.byteLength]).toEqual([part.shape, part.byteLength]);
+    expect(back.absmax.read()).toEqual(part.absmax.read());
+    expect(back.offsets!.read()).toEqual(part.offsets!.read());
+    expect(back.codes.read()).toEqual(part.codes.read());
+    expect([...dequantizeBlockwise(back).readFloat32()]).toEqual([...dequantizeBlockwise(part).readFloat32()]);
+  }
+});
+
+test("what is refused, before anything is written", async () => {
+  const output = fresh();
   const model = await Model.load(tiny("llama"));
   expect((await rejection(model.save({ output: tiny("llama") }))).message).toContain("llama");
   expect((await rejection(model.save({ output: 5 as never }))).message).toContain("output is 5");

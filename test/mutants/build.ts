@@ -14,6 +14,9 @@ export type Built = "built" | "same" | "fails";
 /** This processor's best instruction set, and no other. */
 const set = ownInstructionSets(hostPlatform())[0]!;
 
+/** An index beyond the end of an array ends the process: what is there would else be anyone's guess. */
+const bounds = ["-fno-sanitize=all", "-fsanitize=bounds", "-fsanitize-trap=bounds"];
+
 /** What a library is linked from, by the source that each comes from. */
 export class Library {
   readonly #copy: string;
@@ -65,7 +68,7 @@ export class Library {
     const { target } = hostPlatform();
     const cpu = isForms ? set.cpu : "baseline";
     const tables = isForms ? [`-DISA=${set.name}`] : formsFlags([set]);
-    const flags = ["-target", target, `-mcpu=${cpu}`, "-O2", "-fno-sanitize=all", "-g0", ...sources.flags, ...tables];
+    const flags = ["-target", target, `-mcpu=${cpu}`, "-O2", ...bounds, "-g0", ...sources.flags, ...tables];
     return this.#run([findZig(), "cc", ...flags, "--embed-dir=metal", "-c", `csrc/${source}`, "-o", object]);
   }
 

@@ -1,10 +1,11 @@
 // The map from a file to the tests that are to notice what becomes of it, likeliest first: in stages, each a process of
 // its own, so that most changes cost a second or two and one that nothing notices costs a minute.
 import { existsSync } from "node:fs";
-import { basename } from "node:path";
+import { basename, dirname } from "node:path";
 import { root } from "../../scripts/run.ts";
 
 const own = (...names: string[]) => names.map((name) => `test/${name}.test.ts`);
+const inFolder = (folder: string, ...names: string[]) => own(...names.map((name) => `${folder}/${name}`));
 
 /** What sees whether files are durable when they get their names. */
 const powerCuts = ["test/faults/faults.test.ts", "-t", "power cut"];
@@ -27,10 +28,14 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["csrc/cpu/", own("quantize"), own("matmul")],
   ["csrc/codebook", own("codebook"), own("quantize", "kbits")],
   ["csrc/quantized", own("layout"), own("quantize", "format", "slice", "move", "join")],
-  ["csrc/cache", own("attention"), ["test/model/generate.test.ts"]],
+  ["csrc/cache", own("attention"), inFolder("model", "generate", "pages")],
   ["csrc/buffer", own("tensor"), own("threads", "empty", "move", "slice")],
+  ["csrc/job", own("queue", "tensor"), own("quantize", "matmul", "threads")],
+  ["csrc/ops/launch", own("matmul"), own("quantize", "kbits")],
+  ["csrc/ops/run", own("tensor", "quantize"), own("queue")],
+  ["csrc/ops/attention", own("attention"), inFolder("model", "families")],
   ["csrc/ops/gguf", own("gguf"), own("gguf_models")],
-  ["csrc/ops/record", own("recording"), ["test/model/generate.test.ts"]],
+  ["csrc/ops/record", own("recording"), inFolder("model", "generate")],
   ["csrc/ops/int8", own("int8"), own("arguments")],
   ["csrc/ops/optimizer", own("optim"), own("optim_classes", "state")],
   ["csrc/ops/dequantize", own("quantize", "layout"), own("kbits", "format")],
@@ -47,9 +52,19 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["csrc/", own("tensor"), own("quantize", "layout", "matmul", "threads")],
   ["src/optim/", own("optim_classes"), own("optim", "state", "nn")],
   ["src/nn/", own("nn"), own("nn_init", "matmul_backward", "adapter", "embedding")],
-  ["src/model/", ["test/model/families.test.ts", "test/model/generate.test.ts"], ["test/model/cli.test.ts"]],
-  ["src/serve/", ["test/serve/server.test.ts"], ["test/serve/clients.test.ts", "test/serve/process.test.ts"]],
-  ["src/ai", ["test/serve/clients.test.ts"]],
+  [
+    "src/model/",
+    inFolder("model", "families", "generate", "gguf"),
+    inFolder("model", "cli", "save", "adapter", "format"),
+  ],
+  [
+    "src/serve/",
+    inFolder("serve", "server", "refusals"),
+    inFolder("serve", "clients", "tools", "page", "batch", "lines"),
+    inFolder("serve", "process"),
+  ],
+  ["src/coreml/", own("coreml")],
+  ["src/ai", inFolder("serve", "clients")],
   ["src/bench/tune", own("tune")],
   ["src/bench/", own("bench"), own("bench_energy", "tune", "performance")],
   ["src/cli/bench", own("bench"), own("cli")],
@@ -57,7 +72,7 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["src/cli/doctor", own("doctor")],
   ["src/cli/selftest", own("doctor")],
   ["src/cli/machine", own("doctor"), own("bench")],
-  ["src/cli/", own("cli"), own("printing", "output", "hub"), own("doctor"), ["test/model/cli.test.ts"]],
+  ["src/cli/", own("cli"), own("printing", "output", "hub"), own("doctor"), inFolder("model", "cli")],
   ["src/checkpoint/gguf", own("gguf"), own("gguf_models", "checkpoint", "inspect")],
   ["src/checkpoint/mlx", own("mlx")],
   ["src/checkpoint/transform_mlx", own("mlx")],
@@ -67,6 +82,7 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["src/checkpoint/commit", own("output"), powerCuts],
   ["src/checkpoint/journal", own("output"), powerCuts],
   ["src/checkpoint/plan", own("output")],
+  ["src/checkpoint/checkpoint", own("huggingface", "state", "inspect"), own("cli", "output", "strange", "workflow")],
   ["src/checkpoint/folder", own("output"), own("checkpoint", "strange", "hub")],
   ["src/checkpoint/staging", own("output"), own("safetensors"), powerCuts],
   ["src/checkpoint/writer", own("safetensors"), own("checkpoint", "output"), powerCuts],
@@ -78,6 +94,7 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
     own("checkpoint", "huggingface", "safetensors", "state", "inspect"),
     own("output", "strange", "workflow", "adapter", "mlx", "modules"),
   ],
+  ["src/tensor", own("slice", "move", "empty"), own("elementwise", "inspect", "matmul")],
   ["src/native", own("tensor"), own("abi", "arguments", "quantize", "matmul", "threads")],
   ["src/dtype", own("tensor"), own("safetensors", "quantize", "checkpoint")],
   ["src/environment", own("stranger", "tensor"), own("doctor", "hub")],
@@ -93,8 +110,11 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["src/gguf", own("gguf")],
 ];
 
-/** What has a look at everything: of a change in TypeScript that its own tests did not notice. */
-const everything = own(
+/**
+ * What has a look at everything: of a change in TypeScript that its own tests did not notice. What only they notice
+ * must fail twice, as a busy machine may fail one of so many by itself.
+ */
+export const everything: readonly string[] = own(
   "tensor",
   "codebook",
   "layout",
@@ -114,12 +134,9 @@ const everything = own(
   "matmul_backward",
 );
 
-/** Of kernels, the simulator's own tests and what shares them. */
+/** Of kernels, what has them run on the simulated GPU; a kernel that has a test of its own name needs no row. */
 const byKernel: Record<string, string[]> = {
-  attention: own("attention"),
-  compare: own("compare"),
   dequantize: own("quantize", "layout"),
-  elementwise: own("elementwise"),
   finite: own("int8"),
   int8_matmul: own("int8"),
   int8_quantize: own("int8"),
@@ -127,38 +144,87 @@ const byKernel: Record<string, string[]> = {
   matmul_vector: own("matmul"),
   optimizer: own("optim"),
   quantize: own("quantize", "kbits"),
-  scatter_add: own("embedding"),
-  softmax: own("topk", "attention"),
+  scatter_add: own("topk"),
+  softmax: own("elementwise", "topk"),
   transpose: own("slice"),
 };
 
-/** Arguments for `bun test`, and where they run: here, here with the plain loops, or on the simulated GPU. */
+/**
+ * What launches a kernel by itself at small sizes, and sees each access: beyond the end of a buffer, of what nobody
+ * wrote, of what another thread writes. Kernels that are not here run on the checked GPU, which costs them no more.
+ */
+const checkedByKernel: Record<string, string[]> = {
+  compare: ["kernels", "compare"],
+  dequantize: ["kernels", "dequantize"],
+  embedding: ["nn", "embedding"],
+  finite: ["scales", "finite"],
+  int8_matmul: ["int8", "int8_matmul"],
+  int8_quantize: ["int8", "int8_quantize"],
+  layer_norm: ["nn", "layer_norm"],
+  matmul_backward: ["nn", "matmul_backward"],
+  matmul_tile: ["kernels", "matmul_tile"],
+  matmul_vector: ["kernels", "matmul_vector"],
+  optimizer: ["optimizer", "optimizer"],
+  quantize: ["kernels", "quantize"],
+  scales: ["scales", "scales"],
+};
+
+/**
+ * Arguments for `bun test`, and where they run: here, here with the plain loops, on the simulated GPU, or on one that
+ * compiles no kernel, so that the CPU does the work in memory whose end is guarded.
+ */
 export interface Stage {
   readonly tests: readonly string[];
-  readonly on: "this machine" | "plain loops" | "gpu" | "checked gpu";
+  readonly on:
+    | "this machine"
+    | "plain loops"
+    | "guarded memory"
+    | "plain loops, guarded memory"
+    | "gpu"
+    | "checked gpu";
+}
+
+function testsOfKernel(stem: string): Stage[] {
+  const tests = byKernel[stem] ?? own(stem);
+  const checked = checkedByKernel[stem];
+  if (!checked)
+    return [
+      { tests, on: "gpu" },
+      { tests, on: "checked gpu" },
+    ];
+  const [file, part] = checked;
+  return [
+    { tests: [`test/metal/${file}.test.ts`, "-t", `^${part}, `], on: "this machine" },
+    { tests, on: "gpu" },
+  ];
+}
+
+/** The test of a file's own name, which lies as the file does or above that: `test/` mirrors `src/` and `csrc/`. */
+function mirrored(file: string, stem: string): string[][] {
+  const folders = dirname(file).split("/").slice(1);
+  const found = [[...folders, stem].join("/"), stem].flatMap((name) => own(name));
+  return found
+    .filter((test) => existsSync(`${root}/${test}`))
+    .slice(0, 1)
+    .map((test) => [test]);
 }
 
 /** A file's tests, in stages. */
 export function testsOf(file: string): Stage[] {
   const stem = basename(file).replace(/(-inl)?\.\w+$/, "");
+  if (file.startsWith("metal/")) return testsOfKernel(stem);
   const [, ...listed] = byPath.find(([prefix]) => file.startsWith(prefix)) ?? [""];
-  if (file.startsWith("metal/")) {
-    const tests = byKernel[stem] ?? own(stem);
-    return [
-      { tests, on: "gpu" },
-      { tests, on: "checked gpu" },
-    ];
-  }
-  const named = `test/${stem}.test.ts`;
-  const first = /^(csrc\/ops|csrc\/cpu|src)\/[^/]+$/.test(file) && existsSync(`${root}/${named}`) ? [[named]] : [];
-  const stages = [...first, ...listed, ...(file.startsWith("src/") ? [everything] : [])];
+  const stages = [...mirrored(file, stem), ...listed, ...(file.startsWith("src/") ? [[...everything]] : [])];
   const seen = new Set<string>();
   const here = stages
     .map((stage) => stage.filter((test) => !seen.has(test) && seen.add(test)))
     .filter((stage) => stage.length > 0)
     .map((tests) => ({ tests, on: "this machine" }) as const);
+  if (file.startsWith("csrc/cpu/"))
+    return [here[0]!, { tests: here[0]!.tests, on: "guarded memory" }, ...here.slice(1)];
   if (!file.startsWith("csrc/ops/")) return here;
-  // Operations have a plain loop each, and launch kernels.
+  // Operations have a plain loop each, and launch kernels. A minute goes far, but not to whole products with checks.
   const { tests } = here[0]!;
-  return [here[0]!, { tests, on: "plain loops" }, ...here.slice(1), { tests, on: "gpu" }];
+  const gpu = { tests, on: stem.startsWith("matmul") ? "gpu" : "checked gpu" } as const;
+  return [here[0]!, { tests, on: "plain loops" }, { tests, on: "plain loops, guarded memory" }, ...here.slice(1), gpu];
 }

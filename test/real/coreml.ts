@@ -8,7 +8,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { $ } from "bun";
 import { installPython } from "../../bench/peers/install.ts";
-import { checkpoint, dequantizeBlockwise, type QuantizedTensor } from "../../src/index.ts";
+import { quantizeInt4 } from "../../src/coreml/int4.ts";
+import { checkpoint, dequantizeBlockwise, type QuantizedTensor, type Tensor } from "../../src/index.ts";
 import { Tokenizer } from "../../src/model/tokenizer.ts";
 import { miniLm, transformersPython } from "./packages.ts";
 
@@ -66,5 +67,25 @@ test.skipIf(problem !== undefined).each([
         .update(values.read() as Float32Array)
         .digest("hex"),
     ]);
+  }
+});
+
+test.skipIf(problem !== undefined).each(["float32", "float16"] as const)("int4, for iOS 18, in %s", async (dtype) => {
+  const original = await miniLm();
+  const output = join(scratch, "int4.mlpackage");
+  const report = await checkpoint.exportCoreml(original, { output, dtype, tokens: 24, force: true, quantType: "int4" });
+  const found = await read(output, original, [[101, 1037, 2858, 1012, 102]]);
+  expect([report.weights, Object.keys(found.constants).length, found.specification]).toEqual([36, 36, 9]);
+  expect(found.operations).toMatchObject({ linear: 36, constexpr_blockwise_shift_scale: 36 });
+  expect(found.operations.constexpr_lut_to_dense).toBeUndefined();
+  // The model's own vectors, less what 4 bits lose.
+  expect(found.outputs[0]![2]).toBeLessThan(0.06);
+  using opened = checkpoint.openCheckpoint(original);
+  for (const [name, [hash, kind]] of Object.entries(found.constants)) {
+    using weight = checkpoint.loadWeight(opened, name) as Tensor<"float32">;
+    using q = quantizeInt4(weight);
+    using rounded = dequantizeBlockwise(q, { dtype });
+    const values = rounded.readFloat32();
+    expect([name, kind, hash]).toEqual([name, dtype, createHash("sha256").update(values).digest("hex")]);
   }
 });

@@ -217,6 +217,7 @@ test("models are loaded when they are asked for, and let go where there is no ro
   expect((await post("/v1/chat/completions", chat({ model: "two" }), {}, both)).status).toBe(200);
   expect(await metrics()).toContain('model="two"');
   expect(await metrics()).not.toContain('model="one"');
+  expect(await metrics()).toContain('cache_capacity_tokens{model="two"} 1024\n');
   expect((await post("/v1/chat/completions", chat({ model: "one" }), {}, both)).status).toBe(200);
 });
 

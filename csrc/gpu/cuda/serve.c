@@ -21,7 +21,8 @@ enum {
     AT_BIAS,
     AT_Y,
     AT_OFFSETS,
-    AT_NESTED_OFFSETS
+    AT_NESTED_OFFSETS,
+    AT_OFFSETS_ABSMAX
 };
 enum { OF_X, OF_W, OF_SCALES, OF_WHOLE, OF_BIAS, OF_Y, OF_OFFSETS };
 
@@ -244,8 +245,9 @@ static bnb_status write_out(const struct product *p, void *memory) {
                                                 of[AT_NESTED_CODE],
                                                 {memory, 0, WRITES, NULL},
                                                 of[AT_OFFSETS],
-                                                of[AT_NESTED_OFFSETS]},
-                                   .binding_count = 8,
+                                                of[AT_NESTED_OFFSETS],
+                                                of[AT_OFFSETS_ABSMAX]},
+                                   .binding_count = 9,
                                    .groups = {(uint32_t)(groups < 2048 ? groups : 2048), 1, 1},
                                    .threads = DEQUANTIZE_THREADS,
                                    .bytes_moved = count * 2 + count / 2,

@@ -3,7 +3,7 @@
  * Where bunsandbytes-<fingerprint>.metallib stands beside this library, kernels compiled ahead are taken from it: a
  * file
  * made of other kernels has another name. */
-#define _GNU_SOURCE /* dladdr, open_memstream */
+#define _GNU_SOURCE /* dladdr */
 #include "../kernels.h"
 #include "metal.h"
 
@@ -110,19 +110,17 @@ const char *kernels_origin(void) { return origin; }
 
 /* A family's text as Metal gets it. Line numbers in Metal's messages are those of the files in metal/. */
 static char *join(const struct kernel_source *family) {
-    char  *text = NULL;
-    size_t bytes = 0;
-    FILE  *out = open_memstream(&text, &bytes);
-    if (!out) return NULL;
-    fputs("#include <metal_stdlib>\nusing namespace metal;\n", out);
+    static const char head[] = "#include <metal_stdlib>\nusing namespace metal;\n";
+    static const char format[] = "#line 1 \"metal/%s%s\"\n%s\n";
+    size_t            bytes = sizeof head + sizeof format + strlen(family->name) + strlen(family->text) + 8;
     for (const struct kernel_source *header = kernel_headers; header->name; header++)
-        fprintf(out, "#line 1 \"metal/%s\"\n%s\n", header->name, header->text);
-    fprintf(out, "#line 1 \"metal/%s.metal\"\n%s\n", family->name, family->text);
-    bool written = !ferror(out);
-    if (fclose(out) || !written) {
-        free(text);
-        return NULL;
-    }
+        bytes += sizeof format + strlen(header->name) + strlen(header->text);
+    char *text = malloc(bytes);
+    if (!text) return NULL;
+    char *to = stpcpy(text, head);
+    for (const struct kernel_source *header = kernel_headers; header->name; header++)
+        to += sprintf(to, format, header->name, "", header->text);
+    sprintf(to, format, family->name, ".metal", family->text);
     return text;
 }
 

@@ -23,5 +23,5 @@ export async function scenarios(): Promise<string> {
   writeWhole(join(folder, "kernels.ptx"), pack);
   const driver = [...new Bun.Glob("csrc/gpu/cuda/*.c").scanSync(root)].sort().map((file) => join(root, file));
   const sources = [join(import.meta.dir, "scenarios.c"), ...driver];
-  return build("program", "cuda_scenarios", sources, [`--embed-dir=${folder}`], ["-rdynamic"]);
+  return build("program", "cuda_scenarios", sources, [`--embed-dir=${folder}`], ["-rdynamic"], true);
 }

@@ -29,13 +29,22 @@ static bool is_cold(const struct entry *entry) {
     return !strcmp(entry->name, "bnb_codebook_named") || !strcmp(entry->name, "bnb_quantize");
 }
 
-static double bytes_in_use(void) { return bnb_device_counter(world.device, BNB_COUNTER_BYTES); }
+/* What is queued keeps its memory until it is done. */
+static int64_t settled_live(void) {
+    bnb_device_wait(world.device);
+    return hook_live();
+}
+
+static double bytes_in_use(void) {
+    bnb_device_wait(world.device);
+    return bnb_device_counter(world.device, BNB_COUNTER_BYTES);
+}
 
 /* What a call that succeeds leaves alive, having made it once for the process. */
 static int64_t kept_by(size_t which, const union arg *args) {
-    int64_t before = hook_live();
+    int64_t before = settled_live();
     release(&entries[which], call_entry(which, args));
-    return hook_live() - before;
+    return settled_live() - before;
 }
 
 static int attempt(size_t which, uint64_t seed, int64_t nth) {
@@ -46,7 +55,7 @@ static int attempt(size_t which, uint64_t seed, int64_t nth) {
     entry->valid(args);
     snprintf(note, NOTE_BYTES, "%s, allocation %lld refused", entry->name, (long long)nth);
     bnb_codebook_named("\1");
-    int64_t live = hook_live();
+    int64_t live = settled_live();
     double  bytes = bytes_in_use();
     hook_fail_at(nth);
     union arg result = call_entry(which, args);
@@ -59,7 +68,7 @@ static int attempt(size_t which, uint64_t seed, int64_t nth) {
     if (entry->returns == STATUS && result.i != BNB_OUT_OF_MEMORY) broken("it gave status %d", result.i);
     if (strstr(bnb_last_error(), "\1")) broken("it failed without a sentence");
     if (bytes_in_use() != bytes) broken("%g bytes leaked", bytes_in_use() - bytes);
-    int64_t left = hook_live() - live, first = kept_by(which, args), second = kept_by(which, args);
+    int64_t left = settled_live() - live, first = kept_by(which, args), second = kept_by(which, args);
     if (second != 0) broken("each call leaves %lld allocations", (long long)second);
     if (left < 0 || (left > 0 && !is_cold(entry))) broken("%lld allocations leaked", (long long)left);
     if (left + first > 1) broken("%lld allocations stay of one that is made once", (long long)(left + first));

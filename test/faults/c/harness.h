@@ -46,7 +46,7 @@ union arg {
     double   d;
 };
 
-enum { ARGS_MAX = 12 };
+enum { ARGS_MAX = 13 };
 
 struct parameter {
     enum kind kind;
@@ -85,7 +85,7 @@ float              normal(void);
  * three come in float32, float16 and bfloat16. */
 struct world {
     bnb_device    *device;
-    size_t         m, k, n, block;
+    size_t         m, k, n, block, capacity; /* tokens that the first two caches have room for */
     bnb_tensor    *x[3], *w[3], *dy[3], *bias[3], *weight[3];
     bnb_tensor    *indices, *a, *b, *row_stats, *column_stats, *x_column_stats, *sums, *outliers;
     bnb_codebook  *codes16, *codes256, *codes_other, *nf4, *dynamic; /* other: of any other width */

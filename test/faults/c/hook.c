@@ -15,6 +15,7 @@ HOOK void   *hook_malloc_kept(size_t bytes);
 HOOK void   *hook_calloc(size_t count, size_t size);
 HOOK void   *hook_aligned_alloc(size_t alignment, size_t bytes);
 HOOK void    hook_free(void *memory);
+HOOK char   *hook_strdup(const char *text);
 HOOK int64_t hook_live(void);
 HOOK void    hook_fail_at(int64_t nth);
 HOOK int64_t hook_to_come(void);
@@ -109,6 +110,12 @@ void *hook_calloc(size_t count, size_t size) {
 
 void *hook_aligned_alloc(size_t alignment, size_t bytes) {
     return refuses(bytes) ? NULL : counted(take(alignment, bytes), bytes);
+}
+
+char *hook_strdup(const char *text) {
+    size_t bytes = strlen(text) + 1;
+    char  *copy = hook_malloc(bytes);
+    return copy ? memcpy(copy, text, bytes) : NULL;
 }
 
 void hook_free(void *memory) {

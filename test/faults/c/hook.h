@@ -7,3 +7,4 @@
 #define calloc        hook_calloc
 #define aligned_alloc hook_aligned_alloc
 #define free          hook_free
+#define strdup        hook_strdup

@@ -86,8 +86,11 @@ VALID(bnb_tensor_from_file) {
 VALID(bnb_tensor_from_gguf) {
     static const struct {
         uint32_t type, block, bytes;
-    } types[] = {{0, 1, 4},   {1, 1, 2},   {30, 1, 2},     {2, 32, 18},    {3, 32, 20},   {6, 32, 22},
-                 {7, 32, 24}, {8, 32, 34}, {12, 256, 144}, {13, 256, 176}, {14, 256, 210}};
+    } types[] = {{0, 1, 4},      {1, 1, 2},     {2, 32, 18},    {3, 32, 20},    {6, 32, 22},    {7, 32, 24},
+                 {8, 32, 34},    {10, 256, 84}, {11, 256, 110}, {12, 256, 144}, {13, 256, 176}, {14, 256, 210},
+                 {15, 256, 292}, {16, 256, 66}, {17, 256, 74},  {18, 256, 98},  {19, 256, 50},  {20, 32, 18},
+                 {21, 256, 110}, {22, 256, 82}, {23, 256, 136}, {29, 256, 56},  {30, 1, 2},     {34, 256, 54},
+                 {35, 256, 66},  {39, 32, 17},  {40, 64, 36}};
     size_t t = below(sizeof types / sizeof *types), rows = 1 + below(5), blocks = 1 + below(4),
            bytes = rows * blocks * types[t].bytes;
     GIVE(P(world.device), U(types[t].type), N(rows), N(blocks * types[t].block), P(scratch(bytes)), N(bytes),
@@ -155,7 +158,7 @@ ROW(bnb_codebook_free, P(bnb_codebook_linear(1, 8, 1)))
 /* ── Quantised matrices ─────────────────────────────────────────────────────────────────────────────────────────── */
 
 ROW(bnb_quantized_from, P(world.b), N(world.n), N(world.k), P(world.codes256), N(world.k), P(world.column_stats),
-    P(NULL), P(NULL), N(0), P(NULL), F(0), P(NULL))
+    P(NULL), P(NULL), N(0), P(NULL), F(0), P(NULL), P(NULL))
 ROW(bnb_quantized_part, P(world.q[2 + below(2)]), I(below(5)))
 ROW(bnb_quantized_rows, P(world.q[0]))
 ROW(bnb_quantized_columns, P(world.q[1]))
@@ -260,8 +263,9 @@ VALID(bnb_activate) {
     GIVE(P(x), P(OPTIONAL(x)), I(0), I(below(4)));
 }
 
+/* Each layer is of less than what is kept for reuse once it is freed. */
 ROW(bnb_cache_new, P(world.device), I(((int[]){BNB_F32, BNB_F16, BNB_I8}[below(3)])), N(1 + below(3)), N(1 + below(3)),
-    N(1 + below(3)), N(1 + below(40)), N(1 + below(40)))
+    N(1 + below(3)), N(1 + below(40)), N(1 + below(12)))
 ROW(bnb_cache_resize, P(world.cache[2]), N(1 + below(3)), N(1 + below(60)))
 
 static void span(union arg *args, bnb_cache *cache) {
@@ -284,9 +288,14 @@ VALID(bnb_attention) {
     bool        kept = 2 * world.m * world.k * sizeof(float) >= 1 << 16; /* memory of the call's own would be */
     bnb_tensor *x = ANY(world.x), *norm = OPTIONAL(ANY(world.weight));
     bnb_cache  *cache = kept || one_in(2) ? world.cache[below(2)] : NULL;
-    size_t      room = (world.m + 15) / 16 * 16; /* a cache's capacity, which pages want a power of two */
-    GIVE(P(o), P(x), P(x), P(x), P(world.rows), P(NULL), P(norm), P(norm), P(NULL), P(cache), U(0),
-         P(cache && !(room & (room - 1)) ? OPTIONAL(world.one) : NULL));
+    bnb_tensor *rope = world.n >= world.m && world.k % 2 == 0 ? OPTIONAL(world.w[0]) : NULL;
+    bnb_tensor *bias = world.k % 2 ? OPTIONAL(world.weight[0]) : NULL;
+    size_t      room = (world.capacity + 15) / 16 * 16; /* which pages want to be a power of two */
+    if (!cache && world.k % 3 == 0 && one_in(2))        /* keys and values beside the queries */
+        GIVE(P(o), P(x), P(NULL), P(NULL), P(world.rows), P(NULL), P(NULL), P(NULL), P(bias), P(NULL), U(0), P(NULL));
+    else
+        GIVE(P(o), P(x), P(x), P(x), P(world.rows), P(rope), P(norm), P(norm), P(bias), P(cache), U(0),
+             P(cache && !(room & (room - 1)) ? OPTIONAL(world.one) : NULL));
 }
 
 ROW(bnb_topk, P(ANY(world.x)), N(1 + below(world.k)))

@@ -107,7 +107,7 @@ static void choose_sizes(bool small) {
     world.m = ms[below(sizeof ms / sizeof *ms)];
     world.k = ks[below(sizeof ks / sizeof *ks)];
     world.n = 1 + below(small ? 24 : 70);
-    if (!small && one_in(24)) world.m = 40 + below(60), world.k = 1024, world.n = 256; /* enough for several threads */
+    if (!small && one_in(12)) world.m = 40 + below(60), world.k = 1024, world.n = 256; /* enough for several threads */
     world.block = (size_t)32 << below(4);
 }
 
@@ -134,9 +134,25 @@ static void build_cache(void) {
     world.rows = must(bnb_tensor_from(world.device, BNB_I32, m, 4, rows, m * 4 * sizeof *rows));
     free(rows);
     world.one = integers(1, 1, 1);
-    world.cache[0] = must(bnb_cache_new(world.device, BNB_F32, 2, 2, 1, m, world.k));
-    world.cache[1] = must(bnb_cache_new(world.device, BNB_I8, 1, 1, 1, m, world.k));
+    world.capacity = world.k <= 96 && one_in(4) ? 640 : m; /* of which a row's keys are split over the GPU */
+    world.cache[0] = must(bnb_cache_new(world.device, BNB_F32, 2, 2, 1, world.capacity, world.k));
+    world.cache[1] = must(bnb_cache_new(world.device, BNB_I8, 1, 1, 1, world.capacity, world.k));
     world.cache[2] = must(bnb_cache_new(world.device, BNB_F16, 1, 1, 2, 16, 8));
+}
+
+/* The same with the codes of its scales as those of offsets too. */
+static bnb_quantized *with_offsets(bnb_quantized *q) {
+    bnb_tensor    *codes = must(bnb_quantized_part(q, BNB_PART_CODES));
+    bnb_tensor    *absmax = must(bnb_quantized_part(q, BNB_PART_ABSMAX));
+    bnb_tensor    *outer = must(bnb_quantized_part(q, BNB_PART_NESTED_ABSMAX));
+    bnb_quantized *both =
+        must(bnb_quantized_from(codes, bnb_quantized_rows(q), bnb_quantized_columns(q), world.dynamic,
+                                bnb_quantized_block(q), absmax, absmax, world.dynamic, 256, outer, 0, NULL, outer));
+    bnb_tensor_free(codes);
+    bnb_tensor_free(absmax);
+    bnb_tensor_free(outer);
+    bnb_quantized_free(q);
+    return both;
 }
 
 void world_build(bool small, bool cold) {
@@ -170,11 +186,12 @@ void world_build(bool small, bool cold) {
     world.q[1] = must(bnb_quantize(world.w[1], one_in(2) ? world.dynamic : world.codes256, 1 + below(300), 0,
                                    BNB_SCALES_ABSMAX, NULL));
     world.q[2] = must(bnb_quantize(world.w[2], world.nf4, world.block, 1 + below(300), BNB_SCALES_LEAST_SQUARES, NULL));
-    world.q[3] = must(bnb_quantize(world.w[0], world.dynamic, world.block, 256, BNB_SCALES_ABSMAX, NULL));
+    world.q[3] = with_offsets(must(bnb_quantize(world.w[0], world.dynamic, world.block, 256, BNB_SCALES_ABSMAX, NULL)));
     world.q[5] =
         must(bnb_quantize(world.w[1], world.codes_other, world.block, one_in(2) ? 0 : 256, BNB_SCALES_ABSMAX, NULL));
     bnb_codebook *int8 = must(bnb_codebook_named("int8"));
-    world.q[4] = must(bnb_quantized_from(world.b, n, k, int8, k, world.column_stats, NULL, NULL, 0, NULL, 0, NULL));
+    world.q[4] =
+        must(bnb_quantized_from(world.b, n, k, int8, k, world.column_stats, NULL, NULL, 0, NULL, 0, NULL, NULL));
     bnb_codebook_free(int8);
     world.recording = must(made_recording());
     world.sixteens = floats(BNB_F32, 2, 32, 1);

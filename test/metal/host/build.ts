@@ -1,10 +1,9 @@
 // The builds of the fake Metal and of the programs that test the driver on it.
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { buildNative, cached, type Kind, withSimulator } from "../toolchain.ts";
+import { cached, compileHost, type Kind, withSimulator } from "../toolchain.ts";
 
 const root = resolve(import.meta.dir, "../../..");
-const flags = ["-std=c23", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-fvisibility=hidden"];
 
 function files(folder: string, pattern: string): string[] {
   return [...new Bun.Glob(pattern).scanSync(join(root, folder))].sort().map((file) => join(root, folder, file));
@@ -17,6 +16,7 @@ export function build(
   sources: string[],
   more: readonly string[] = [],
   link: readonly string[] = [],
+  counted = false,
 ): string {
   const inputs = [
     ...sources,
@@ -27,8 +27,7 @@ export function build(
     join(root, "metal/args.h"),
   ];
   const path = cached(`/${name}`, ...more, ...link, ...inputs.map((file) => readFileSync(file, "utf8")));
-  if (!existsSync(path)) buildNative(kind, path, sources, [...flags, ...more], link);
-  return path;
+  return compileHost(kind, path, sources, more, link, counted);
 }
 
 /** A shared library on the simulator. */
@@ -48,7 +47,7 @@ export function fakeMetal(): string {
 /** Every rule of the driver, one a run: the driver itself, with kernels of its own. */
 export function scenarios(): string {
   const sources = ["scenarios.c", "families.c"].map((file) => join(import.meta.dir, file));
-  return build("program", "scenarios", [...sources, ...files("csrc/gpu/metal", "*.c")], [], ["-rdynamic"]);
+  return build("program", "scenarios", [...sources, ...files("csrc/gpu/metal", "*.c")], [], ["-rdynamic"], true);
 }
 
 /** Every rule of the fake Metal, broken one a run. */

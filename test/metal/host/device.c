@@ -23,22 +23,24 @@ NSUInteger fake_MTLDevice_maxBufferLength(id, SEL) { return (NSUInteger)faults.b
 
 /* ── Buffers ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-enum { PAGE = 16384, ROOM = 64 };
+enum { PAGE = 16384, ROOM = 64, FILLED = 0xFF };
 
 /* The memory lies between guard pages and is filled with 0xFF: as floats NaN, as sizes and indices far out of bounds.
- * Metal's own goes on to the end of its last page, and the CPU may read there; the fake leaves it a little of that. */
+ * Metal's own goes on to the end of its last page, and the CPU may read there; the fake leaves it a little of that, and
+ * sees when the buffer ends whether anybody has written there. */
 id fake_MTLDevice_newBufferWithLength_options(id, SEL, NSUInteger length, NSUInteger options) {
     if (!length || (long)length > faults.buffer_max)
         violation("newBufferWithLength: %lu is not between 1 and maxBufferLength", length);
     if (options != MTL_RESOURCE_STORAGE_SHARED) violation("newBufferWithLength: the fake has only shared storage");
     if (strikes(&faults.fail_alloc)) return NULL;
-    size_t rest = PAGE - 1 - (length - 1) % PAGE;
-    void  *memory = sim_allocate(length + (rest < ROOM ? rest : ROOM));
+    size_t rest = PAGE - 1 - (length - 1) % PAGE, room = rest < ROOM ? rest : ROOM;
+    void  *memory = sim_allocate(length + room);
     if (!memory) return NULL;
     counters.buffers++;
     struct device_buffer *buffer = object_new(MTLBuffer, sizeof *buffer);
     buffer->memory = memory;
     buffer->bytes = length;
+    buffer->room = room;
     return &buffer->object;
 }
 
@@ -74,8 +76,12 @@ bool is_mapped(const void *pages, size_t bytes) {
 
 void *fake_MTLBuffer_contents(id self, SEL) { return ((struct device_buffer *)self)->memory; }
 void  destroy_buffer(id buffer) {
-    if (((struct device_buffer *)buffer)->in_set) violation("a buffer was freed while it is in a residency set");
-    if (!((struct device_buffer *)buffer)->lent) sim_release(((struct device_buffer *)buffer)->memory);
+    const struct device_buffer *ending = (struct device_buffer *)buffer;
+    if (ending->in_set) violation("a buffer was freed while it is in a residency set");
+    for (size_t at = ending->bytes; at < ending->bytes + ending->room; at++)
+        if (((unsigned char *)ending->memory)[at] != FILLED)
+            violation("byte %zu of a buffer of %zu was written", at, ending->bytes);
+    if (!ending->lent) sim_release(ending->memory);
 }
 
 /* ── Libraries ──────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -153,7 +159,7 @@ id fake_MTLDevice_newLibraryWithSource_options_error(id, SEL, id source, id give
         violation("newLibraryWithSource: math functions are fast, whose last bits and NaN may differ");
     if (options->language_version != MTL_LANGUAGE_VERSION_3_0)
         violation("newLibraryWithSource: the language version is not set to 3.0, which macOS 13 has");
-    if (strikes(&faults.fail_compile))
+    if (faults.no_kernels || strikes(&faults.fail_compile))
         return give_error(error, "metal/injected.metal:7:1: error: this fault was asked for"), NULL;
     char  path[] = "/tmp/bnb-kernels-XXXXXX";
     int   file = mkstemp(path);

@@ -111,6 +111,7 @@ struct device_buffer {
     struct objc_object object;
     void              *memory;
     size_t             bytes;
+    size_t             room;             /* bytes behind the end, which the CPU may read and nobody may write */
     bool               lent;             /* the pages are somebody else's */
     bool               in_set, resident; /* as was asked for, and as of the set's last commit */
 };
@@ -134,6 +135,7 @@ bool is_mapped(const void *pages, size_t bytes); /* all of it, in this process *
     FAULT(fail_adopt, 0)        /* the nth newBufferWithBytesNoCopy from now on gives nil */                           \
     FAULT(fail_queue, 0)        /* the nth newCommandQueue from now on gives nil */                                    \
     FAULT(fail_compile, 0)      /* the nth newLibraryWithSource from now on gives an error */                          \
+    FAULT(no_kernels, 0)        /* 1: every newLibraryWithSource gives an error, and operations are the CPU's */       \
     FAULT(fail_commit, 0)       /* the nth command buffer from now on fails, and all that its queue runs after it */   \
     FAULT(polls, 3)             /* so often must a command buffer's status be asked until it runs without a wait */    \
     FAULT(wait_milliseconds, 0) /* how long a command buffer that is waited for takes at least */

@@ -55,6 +55,12 @@ static void over_release(void) {
     NSObject_release(x);
 }
 
+static void written_behind_the_end(void) {
+    id x = buffer();
+    ((char *)MTLBuffer_contents(x))[4096 + 63] = 0;
+    NSObject_release(x);
+}
+
 static void use_after_free(void) {
     id x = buffer();
     NSObject_release(x);
@@ -252,6 +258,7 @@ static const struct {
 } misuses[] = {
 #define MISUSE(name) {#name, name}
     MISUSE(over_release),
+    MISUSE(written_behind_the_end),
     MISUSE(use_after_free),
     MISUSE(unknown_selector),
     MISUSE(class_message_to_an_object),

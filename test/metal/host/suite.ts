@@ -1,7 +1,8 @@
 // Owns `bun run test:metal [file…]`: the suite, with the simulated GPU as its device and, unless BNB_STRICT=0, no
 // operation left to the CPU. What knows no device, such as the server's HTTP, or has one of its own, only
 // `bun run test` has; faults have the simulated GPU in their long form. With `--modes` it runs once in each mode of
-// modes.ts, and says at the end in which it failed; `--mode="seed 1"` runs that one alone.
+// modes.ts, and says at the end in which it failed; `--mode="seed 1"` runs that one alone, `--bail` stops at the
+// first failure.
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { fakeMetal } from "./build.ts";
@@ -12,7 +13,7 @@ const withoutDevice =
   /^test\/(metal|cuda|cpu|drivers|faults|serve)\/|^test\/(isa|arguments|macho|package|executable|doctor|markdown)\.test\.ts$/;
 const all = [...new Bun.Glob("test/**/*.test.ts").scanSync(root)].filter((file) => !withoutDevice.test(file));
 const { values, positionals: given } = parseArgs({
-  options: { modes: { type: "boolean" }, mode: { type: "string" } },
+  options: { modes: { type: "boolean" }, mode: { type: "string" }, bail: { type: "boolean", default: false } },
   allowPositionals: true,
 });
 if (values.mode !== undefined && !(values.mode in modes)) {
@@ -23,7 +24,13 @@ if (values.mode !== undefined && !(values.mode in modes)) {
 /** The checked simulator takes seconds for what a GPU, or the CPU, takes milliseconds. */
 function suite(environment: Readonly<Record<string, string | undefined>>): boolean {
   const { exitCode } = Bun.spawnSync(
-    [process.execPath, "test", "--timeout=120000", ...(given.length ? given : all.sort())],
+    [
+      process.execPath,
+      "test",
+      "--timeout=120000",
+      ...(values.bail ? ["--bail"] : []),
+      ...(given.length ? given : all.sort()),
+    ],
     {
       cwd: root,
       env: {
