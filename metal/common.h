@@ -180,6 +180,7 @@ inline octet decoded8(thread const weights &w, octet v, uint block) {
 }
 
 // The bits of a code, and how many values there are.
+inline bool is_coded(uint store) { return store >= STORE_CODE; }
 inline uint bits_of(uint store) { return store - STORE_CODE; }
 inline uint size_of(uint store) { return 1u << bits_of(store); }
 
@@ -222,7 +223,7 @@ inline octet values8(thread const weights &w, uint2 codes) {
 
 // One weight, wherever it lies.
 inline float weight_of(thread const weights &w, ulong i) {
-    if (w.store < STORE_CODE) return load(w.data, w.store, i);
+    if (!is_coded(w.store)) return load(w.data, w.store, i);
     const uint  block = block_of(w, i);
     const float scaled = w.values[code_at(w.data, bits_of(w.store), i)] * scale_of(w, block);
     if (w.offset_store == OFFSETS_NONE) return scaled;

@@ -23,7 +23,7 @@ void embedding(constant embedding_args &args [[buffer(0)]],
                uint threads [[threads_per_grid]],
                uint place [[thread_index_in_threadgroup]]) {
     threadgroup float values[256], nested_values[256];
-    if (W >= STORE_CODE && place < size_of(W)) values[place] = code->values[place];
+    if (is_coded(W) && place < size_of(W)) values[place] = code->values[place];
     if (is_nested(SCALES)) nested_values[place] = nested_code->values[place];
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
@@ -41,7 +41,7 @@ void embedding(constant embedding_args &args [[buffer(0)]],
             save_some(y, Y, to, valid, octet{nothing, nothing});
         } else if (WHOLE == 0) {
             save_some(y, Y, to, valid, gather8(w, from, valid));
-        } else if (W < STORE_CODE) {
+        } else if (!is_coded(W)) {
             save8(y, Y, to, load8(data, W, from));
         } else {
             save8(y, Y, to, decoded8(w, values8(w, codes8(w, from)), WHOLE == WHOLE_ROWS ? index : block_of(w, from)));

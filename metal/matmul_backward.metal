@@ -22,7 +22,7 @@ inline octet bring_a(device const uchar *a, ulong i, uint valid) {
 inline octet bring_w(thread const weights &w, uint row, ulong i, uint valid) {
     if (WHOLE_W == 0) return gather8(w, i, valid);
     if (valid == 0) return octet{float4(0.0f), float4(0.0f)};
-    if (W < STORE_CODE) return load8(w.data, W, i);
+    if (!is_coded(W)) return load8(w.data, W, i);
     return decoded8(w, values8(w, codes8(w, i)), WHOLE_W == WHOLE_ROWS ? row : block_of(w, i));
 }
 
@@ -51,7 +51,7 @@ void matmul_backward(constant matmul_args &args [[buffer(0)]],
     threadgroup float values[256], nested_values[256];
 
     // Up to 64 values fit four times, a slice for each simdgroup; more are shared.
-    const uint size = W >= STORE_CODE ? size_of(W) : 0u;
+    const uint size = is_coded(W) ? size_of(W) : 0u;
     threadgroup float *slice = values + (size <= 64 ? simdgroup * size : 0u);
     if (size <= 64) for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
     else for (uint j = place; j < size; j += TILE_THREADS) values[j] = code->values[j];

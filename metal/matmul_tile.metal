@@ -26,7 +26,7 @@ inline octet bring_w(thread const weights &w, bool there, ulong row, uint block,
     const uint valid = there ? within(k, end) : 0u;
     if (WHOLE == 0) return gather8(w, row + k, valid);
     if (valid == 0) return octet{float4(0.0f), float4(0.0f)};
-    if (W < STORE_CODE) return load8(w.data, W, row + k);
+    if (!is_coded(W)) return load8(w.data, W, row + k);
     return decoded8(w, values8(w, codes8(w, row + k)), block + ((rest + k) >> w.scales.shift));
 }
 
@@ -57,7 +57,7 @@ void matmul_tile(constant matmul_args &args [[buffer(0)]],
     threadgroup float values[256], nested_values[256];
 
     // Up to 64 values fit four times, a slice for each simdgroup; more are shared.
-    const uint size = W >= STORE_CODE ? size_of(W) : 0u;
+    const uint size = is_coded(W) ? size_of(W) : 0u;
     threadgroup float *slice = values + (size <= 64 ? simdgroup * size : 0u);
     if (size <= 64) for (uint j = lane; j < size; j += 32) slice[j] = code->values[j];
     else for (uint j = place; j < size; j += TILE_THREADS) values[j] = code->values[j];
@@ -74,7 +74,7 @@ void matmul_tile(constant matmul_args &args [[buffer(0)]],
     const ulong x_row = ulong(m0 + tile_row) * args.k, w_row = ulong(n0 + tile_row) * args.k;
     // The row's first block, and its place in it.
     const uint block = WHOLE == WHOLE_ROWS ? n0 + tile_row : WHOLE != 0 ? uint(w_row >> args.scales.shift) : 0u;
-    const uint rest = WHOLE == WHOLE_BLOCKS && W >= STORE_CODE ? uint(w_row) & (args.scales.block - 1) : 0u;
+    const uint rest = WHOLE == WHOLE_BLOCKS && is_coded(W) ? uint(w_row) & (args.scales.block - 1) : 0u;
     const uint first = group.z * args.split, end = min(args.k, first + args.split);
 
     const uint part_m = simdgroup / ACROSS * HEIGHT, part_n = simdgroup % ACROSS * WIDTH;

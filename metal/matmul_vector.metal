@@ -83,14 +83,14 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
     constexpr uint STEP = VECTORS <= 4 ? 8 : 4; // elements at once
     threadgroup float values[VECTOR_THREADS / 32 * 256];
     threadgroup float nested_values[256];
-    if (W >= STORE_CODE) {
+    if (is_coded(W)) {
         fill_table(values, code, place, simdgroup, lane);
         if (is_nested(SCALES))
             for (uint j = place; j < 256; j += VECTOR_THREADS) nested_values[j] = nested_code->values[j];
         threadgroup_barrier(mem_flags::mem_threadgroup);
     }
 
-    threadgroup const float *slice = W >= STORE_CODE && PAIRS == 0 ? values + simdgroup * size_of(W) : values;
+    threadgroup const float *slice = is_coded(W) && PAIRS == 0 ? values + simdgroup * size_of(W) : values;
     const weights w = {W,              SCALES,  OFFSETS,        args.scales, data, absmax, nested_absmax,
                        nested_offsets, offsets, offsets_absmax, slice,       nested_values};
     const uint n0 = (group.x * (VECTOR_THREADS / 32) + simdgroup) * ROWS, m0 = group.y * VECTORS;
@@ -103,7 +103,7 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
     UNROLL for (uint r = 0; r < ROWS; r++) {
         row[r] = ulong(min(n0 + r, args.n - 1)) * args.k;
         block[r] = WHOLE == WHOLE_ROWS ? min(n0 + r, args.n - 1) : WHOLE != 0 ? uint(row[r] >> args.scales.shift) : 0u;
-        rest[r] = WHOLE == WHOLE_BLOCKS && W >= STORE_CODE ? uint(row[r]) & (args.scales.block - 1) : 0u;
+        rest[r] = WHOLE == WHOLE_BLOCKS && is_coded(W) ? uint(row[r]) & (args.scales.block - 1) : 0u;
     }
     ulong vector[VECTORS];
     UNROLL for (uint v = 0; v < VECTORS; v++) vector[v] = ulong(min(m0 + v, args.m - 1)) * args.k;
@@ -117,7 +117,7 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
         uint4 codes[ROWS];
         float scale[ROWS], offset[ROWS];
         UNROLL for (uint r = 0; r < ROWS; r++) {
-            const bool coded = WHOLE != 0 && W >= STORE_CODE;
+            const bool coded = WHOLE != 0 && is_coded(W);
             codes[r] = coded ? codes16(w, row[r] + k) : uint4(0u);
             const uint of = coded ? block[r] + ((rest[r] + k) >> args.scales.shift) : 0u;
             scale[r] = coded ? scale_of(w, of) : 1.0f;
@@ -132,7 +132,7 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
                 UNROLL for (uint r = 0; r < ROWS; r++) {
                     octet ws;
                     if (WHOLE == 0) ws = gather8(w, row[r] + at, valid);
-                    else if (W < STORE_CODE) ws = load8(data, W, row[r] + at);
+                    else if (!is_coded(W)) ws = load8(data, W, row[r] + at);
                     else ws = weights8(w, values, codes[r], part);
                     UNROLL for (uint v = 0; v < VECTORS; v++) {
                         sum[r][v] = fma(scale[r], add_dot8(0.0f, ws, xs[v]), sum[r][v]);
@@ -145,7 +145,7 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
             float4 ws[ROWS];
             UNROLL for (uint r = 0; r < ROWS; r++) {
                 if (WHOLE == 0) ws[r] = gather8(w, row[r] + at, min(valid, 4u)).low;
-                else if (W < STORE_CODE) ws[r] = load4(data, W, row[r] + at);
+                else if (!is_coded(W)) ws[r] = load4(data, W, row[r] + at);
                 else if (part % 2 == 0) ws[r] = weights8(w, values, codes[r], part / 2).low;
                 else ws[r] = weights8(w, values, codes[r], part / 2).high;
                 ws[r] *= scale[r];

@@ -1,10 +1,10 @@
-// Owns `bun run test:coverage [file…]`: which lines of src/, csrc/, metal/ and cuda/ the tests run, as a table by folder
-// and a list of holes.
+// Owns `bun run test:coverage [file…]`: which lines of src/, csrc/, metal/ and cuda/ the tests run, as a table by
+// folder and a list of holes.
 //
 // `--passes cpu,plain,metal,cuda` are the ways in which the tests run, cpu alone by default: on the processor's best
 // kernels, on the reference loops, on the simulated GPUs. `--least 95` is the share below which a file is listed.
-// `--keep` adds to what was counted before, so that a suite can be counted in pieces. Kernels count by what ran of them in
-// the simulator; commands that a test starts count too, the server's Worker does not.
+// `--keep` adds to what was counted before, so that a suite can be counted in pieces. Kernels count by what ran of
+// them in the simulator; commands that a test starts count too, the server's Worker does not.
 import { mkdirSync, readFileSync, rmSync } from "node:fs";
 import { relative, resolve } from "node:path";
 import { parseArgs } from "node:util";

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { openGguf } from "../src/checkpoint/gguf.ts";
 import { GgufList, readGgufHeader } from "../src/checkpoint/gguf_header.ts";
 import { MappedFile } from "../src/checkpoint/mapped.ts";
+import { ggufPieces } from "../src/checkpoint/pieces.ts";
 import { dumps } from "../src/checkpoint/pyjson.ts";
 import { openSafetensors } from "../src/checkpoint/safetensors.ts";
 import { convertGguf } from "../src/checkpoint/transform.ts";
@@ -148,6 +149,20 @@ test("metadata of every type are read, least byte first, alone and in lists", ()
   for (const { key, want } of entries) expect([key, shown(metadata.get(key))]).toEqual([key, want]);
   expect(metadata.get("text")).toBe("so");
   file.close();
+});
+
+test("a tensor is expanded to what it is, however many rows at a time", async () => {
+  const data = new Uint8Array(12 * 2 * 34).map((_, i) => [i % 7, 0x2c][i % 34] ?? (i * 37) % 251); // Q8_0's halves, codes
+  using model = await openGguf(
+    write({}, withTensor({ name: "output.weight", shape: [12, 64], type: types.Q8_0, data })),
+  );
+  const tensor = model.tensors.find(({ name }) => name === "lm_head.weight")!;
+  using whole = expand(types.Q8_0, 12, 64, data);
+  for (const rows of [1, 3, 5, 12, 99]) {
+    const parts = [...ggufPieces(tensor, "float32").runs(rows * 64)].map((part) => [...part.readFloat32()]);
+    expect(parts.length).toBe(Math.ceil(12 / rows));
+    expect(parts.flat()).toEqual([...whole.readFloat32()]);
+  }
 });
 
 describe("files", () => {

@@ -40,6 +40,22 @@ const dtypes = { F16: "float16", BF16: "bfloat16" } as const;
 
 const bytesOf = (data: ArrayBufferView) => Buffer.from(data.buffer, data.byteOffset, data.byteLength);
 
+test("each block size of bitsandbytes has its layout, and another has ours", async () => {
+  for (const blocksize of [16, 32, 64, 128, 256, 512, 1024, 2048, 4096]) {
+    using w = Tensor.from(normal(64 * 128, blocksize), [64, 128]);
+    using q = quantize4bit(w, { blocksize });
+    const written = toStateDict(name, q);
+    const kind = blocksize === 16 ? "bunsandbytes__blockwise" : "bitsandbytes__nf4";
+    expect(written.map((part) => part.name)).toContain(`${name}.quant_state.${kind}`);
+    const path = join(scratch, `${blocksize}.safetensors`);
+    await writeSafetensors(path, written);
+    using model = openCheckpoint(path);
+    using again = loadWeight(model, name) as QuantizedTensor;
+    expect([again.blocksize, again.quantType]).toEqual([blocksize, "nf4"]);
+    expect(again.codes.read()).toEqual(q.codes.read());
+  }
+});
+
 describe.each(files)("%s", (file) => {
   test("its weight goes to a tensor and back, every byte", () => {
     using checkpoint = golden(file);

@@ -12,7 +12,7 @@ export const int4Block = 32;
 export interface Int4 {
   /** Two codes a byte, the first in the lower nibble. */
   readonly codes: Uint8Array;
-  /** What is taken off the codes of each block: codes themselves, two a byte, or floats where one is no such integer. */
+  /** What is taken off the codes of each block: codes themselves, two a byte, or floats where one is no code. */
   readonly zeros: Uint8Array | Float32Array;
 }
 

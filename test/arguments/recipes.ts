@@ -84,8 +84,9 @@ const parts = () => {
   const { codes, absmax, blocksize, shape, state2, offset } = quantize4bit(floats(64, 512), {
     compressStatistics: true,
   }) as QuantizedTensor;
-  const nested = { absmax: state2!.absmax, code: Codebook.named("dynamic"), blocksize: state2!.blocksize, offset };
-  return { codes, absmax, code: Codebook.named("nf4"), blocksize, shape, dtype: "float32", nested };
+  const { absmax: outer, blocksize: group } = state2!;
+  const nested = { absmax: outer, code: Codebook.named("dynamic"), blocksize: group, offset, offsetsAbsmax: outer };
+  return { codes, absmax, offsets: absmax, code: Codebook.named("nf4"), blocksize, shape, dtype: "float32", nested };
 };
 
 const adam = () => {

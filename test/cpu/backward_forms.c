@@ -45,11 +45,12 @@ static void test_matmul_backward(void) {
                     });
             EACH (b, books)
                 EACH (p, blocks4) {
-                    size_t block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
+                    size_t      block = books[b]->bits == 8 ? blocks8[p] : blocks4[p];
+                    enum layout layout = layout_of(turn++);
                     check_matmul_backward((struct matmul_backward_job){
                         .a = dense_random(dtypes[d], m, n),
-                        .w.coded = coded_random(books[b], n, k, block, layout_of(turn)),
-                        .dtype = dtypes[turn++ % 3],
+                        .w.coded = coded_random(books[b], n, k, block, layout),
+                        .dtype = dtypes[turn % 3],
                     });
                 }
         }

@@ -600,6 +600,7 @@ static void test_optimizer(void) {
 
 static double weight_at(const struct matmul_job *job, size_t i) {
     if (!job->w.coded.code) return (double)element_of(&job->w.dense, i);
+    if (job->w.coded.offsets) return (double)decoded(&job->w.coded, i); /* an offset may leave little but rounding */
     return (double)job->w.coded.code->values[code_at(&job->w.coded, i)] *
            (double)scale_of(&job->w.coded, i / job->w.coded.block);
 }

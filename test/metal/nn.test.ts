@@ -136,7 +136,7 @@ describe.each(runs)("embedding, $mode, seed $seed", (run) => {
         family: "embedding",
         kernel: "embedding_backward",
         constants: [Store[of], 0, +(columns % 8 === 0), Store[to]],
-        args: [...wide(6), columns, 0, 0, 0, 0, 0, 0],
+        args: [...wide(6), columns, 0, 0, 0, 0, 0, 0, 0, 0],
         buffers: [dy, starts, order, dw],
         grid: [2, 1, 1],
         group: 256,

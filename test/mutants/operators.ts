@@ -60,6 +60,7 @@ const silent: [why: string, places: RegExp, operator?: string][] = [
     /(?<=^ *((static|const|threadgroup|struct) )*(?!return |else |case )\w+ +\**\w+(\[\w+\](, \w+)?)*\[)\d+(?=\])/g,
     "a number, one more",
   ],
+  ["which lane of a simdgroup writes what all of them have", /(?<=if \(lane == )0\b/g, "a number, one more"],
   [
     "a counter from 0 on, less its step, is beyond every bound: the loop of single steps behind does it all",
     /(?<=for \(; )\w+ \+ [^;]* <= [^;]*(?=;)/g,

@@ -97,7 +97,7 @@ function draw(): Mutant[] {
 
 function prepare(): void {
   mkdirSync(copy, { recursive: true });
-  for (const entry of ["src", "csrc", "metal", "cuda", "scripts", "test", "bench", "docs", "examples"])
+  for (const entry of ["src", "csrc", "metal", "cuda", "scripts", "test", "bench", "docs", "examples", ".github"])
     cpSync(`${root}/${entry}`, `${copy}/${entry}`, { recursive: true });
   const files = ["package.json", "bun.lock", "bunfig.toml", "tsconfig.json", "build.zig", "README.md", "CHANGELOG.md"];
   for (const file of files) cpSync(`${root}/${file}`, `${copy}/${file}`);
@@ -133,7 +133,7 @@ function commandOf({ tests, on }: Stage): string[] {
   const guarded = ["BNB_FAKE_METAL=no_kernels=1", "BNB_METAL_EXACT=1", "BNB_STRICT=0"];
   const modes = {
     gpu: ["BNB_METAL_EXACT=1"],
-    "checked gpu": ["BNB_SIM=check"],
+    "checked gpu": ["BNB_METAL_EXACT=1", "BNB_SIM=check"],
     "guarded memory": guarded,
     "plain loops, guarded memory": [...guarded, "BNB_ISA=plain"],
   };

@@ -23,11 +23,11 @@ NSUInteger fake_MTLDevice_maxBufferLength(id, SEL) { return (NSUInteger)faults.b
 
 /* ── Buffers ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-enum { PAGE = 16384, ROOM = 64, FILLED = 0xFF };
+enum { PAGE = 16384, ROOM = 64, BEHIND = 0xC5 };
 
 /* The memory lies between guard pages and is filled with 0xFF: as floats NaN, as sizes and indices far out of bounds.
- * Metal's own goes on to the end of its last page, and the CPU may read there; the fake leaves it a little of that, and
- * sees when the buffer ends whether anybody has written there. */
+ * Metal's own goes on to the end of its last page, and the CPU may read there; the fake leaves it a little of that, of
+ * numbers that change where they are worked on, and sees when the buffer ends whether anybody has written there. */
 id fake_MTLDevice_newBufferWithLength_options(id, SEL, NSUInteger length, NSUInteger options) {
     if (!length || (long)length > faults.buffer_max)
         violation("newBufferWithLength: %lu is not between 1 and maxBufferLength", length);
@@ -36,6 +36,7 @@ id fake_MTLDevice_newBufferWithLength_options(id, SEL, NSUInteger length, NSUInt
     size_t rest = PAGE - 1 - (length - 1) % PAGE, room = rest < ROOM ? rest : ROOM;
     void  *memory = sim_allocate(length + room);
     if (!memory) return NULL;
+    memset((char *)memory + length, BEHIND, room);
     counters.buffers++;
     struct device_buffer *buffer = object_new(MTLBuffer, sizeof *buffer);
     buffer->memory = memory;
@@ -79,7 +80,7 @@ void  destroy_buffer(id buffer) {
     const struct device_buffer *ending = (struct device_buffer *)buffer;
     if (ending->in_set) violation("a buffer was freed while it is in a residency set");
     for (size_t at = ending->bytes; at < ending->bytes + ending->room; at++)
-        if (((unsigned char *)ending->memory)[at] != FILLED)
+        if (((unsigned char *)ending->memory)[at] != BEHIND)
             violation("byte %zu of a buffer of %zu was written", at, ending->bytes);
     if (!ending->lent) sim_release(ending->memory);
 }
