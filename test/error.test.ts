@@ -70,3 +70,32 @@ test.each([
   expect(String(native.bnb_last_error())).toContain("281474976710656 bytes can't be had");
   expect(native.bnb_last_status()).toBe(3);
 });
+
+test.each([
+  [0, 0, "rows is 0 from 0 on"],
+  [4, 1, "rows is 1 from 4 on"],
+  [1, 4, "rows is 4 from 1 on"],
+])("a slice from row %d of %d rows is none of 4", (first, rows, what) => {
+  expect(native.bnb_tensor_slice(x.pointer, size(first), size(rows))).toBeNull();
+  expect(String(native.bnb_last_error())).toBe(`tensor_slice: ${what}, expected some of the 4 that there are`);
+});
+
+test("a tensor takes rows of its own dtype and columns, as many as there is room for", () => {
+  using to = Tensor.zeros([4, 64], { device });
+  const put = (first: number, from: Tensor) => native.bnb_tensor_put(to.pointer, size(first), from.pointer);
+  using two = Tensor.from(new Float32Array(128).fill(7), [2, 64], { device });
+  expect([put(0, two), put(2, two)]).toEqual([0, 0]);
+  expect(to.read().every((value) => value === 7)).toBe(true);
+  using halves = Tensor.zeros([2, 64], { dtype: "float16", device });
+  using narrow = Tensor.zeros([2, 32], { device });
+  for (const [first, from] of [
+    [3, two],
+    [5, two],
+    [0, halves],
+    [0, narrow],
+    [0, to.slice(0, 2)],
+  ] as const) {
+    expect(put(first, from)).toBe(1);
+    expect(String(native.bnb_last_error())).toStartWith("tensor_put: from ");
+  }
+});

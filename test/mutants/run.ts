@@ -1,7 +1,16 @@
 // Owns `bun run test:mutants`: changes the source in one place at a time, in a copy, and tells which changes no test
 // notices. What it draws follows from the seed, a third each of TypeScript, C and kernels; a slice of it is had by
 // --from and --count, and what is known already is read from the file of results.
-import { appendFileSync, cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { resolve } from "node:path";
 import { Command } from "commander";
 import { root as scripts } from "../../scripts/run.ts";
@@ -99,8 +108,8 @@ function prepare(): void {
   mkdirSync(copy, { recursive: true });
   for (const entry of ["src", "csrc", "metal", "cuda", "scripts", "test", "bench", "docs", "examples", ".github"])
     cpSync(`${root}/${entry}`, `${copy}/${entry}`, { recursive: true });
-  const files = ["package.json", "bun.lock", "bunfig.toml", "tsconfig.json", "build.zig", "README.md", "CHANGELOG.md"];
-  for (const file of files) cpSync(`${root}/${file}`, `${copy}/${file}`);
+  for (const entry of readdirSync(root, { withFileTypes: true }))
+    if (entry.isFile() && entry.name !== ".git") cpSync(`${root}/${entry.name}`, `${copy}/${entry.name}`);
   cpSync(`${root}/zig-out`, `${copy}/zig-out`, { recursive: true });
   for (const link of ["node_modules", ".tools"])
     if (!existsSync(`${copy}/${link}`)) symlinkSync(`${root}/${link}`, `${copy}/${link}`);

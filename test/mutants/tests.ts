@@ -29,6 +29,7 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["csrc/codebook", own("codebook"), own("quantize", "kbits")],
   ["csrc/quantized", own("layout"), own("quantize", "format", "slice", "move", "join")],
   ["csrc/cache", own("attention"), inFolder("model", "generate", "pages")],
+  ["csrc/tensor", own("tensor", "slice", "error"), own("move", "empty", "quantize", "layout", "threads")],
   ["csrc/buffer", own("tensor"), own("threads", "empty", "move", "slice")],
   ["csrc/job", own("queue", "tensor"), own("quantize", "matmul", "threads"), inFolder("drivers", "drivers")],
   ["csrc/ops/launch", own("layout", "mlx", "matmul"), own("quantize", "kbits")],
