@@ -98,6 +98,8 @@ await once("packages", [`${root}/package.json`, `${root}/bun.lock`], `${root}/no
 if (process.argv.includes("--cuda") || hasCuda()) await once("kernels", packInputs, kernelsFile, makeKernels, "made");
 else await once("kernels", packInputs, kernelsFile, leaveOutKernels, "left out", ["made"]);
 
-const inputs = ["csrc", "metal", "scripts/compile.ts", "scripts/zig.ts"].map((path) => `${root}/${path}`);
+const inputs = ["csrc", "metal", "scripts/compile.ts", "scripts/objects.ts", "scripts/zig.ts"].map(
+  (path) => `${root}/${path}`,
+);
 const how = everyIsa ? "every" : sets[0]!.name;
 await once("library", inputs, builtLibrary(host), buildLibrary, how, ["every"]);

@@ -6,10 +6,15 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { buildCommand, platformNamed } from "../../scripts/platforms.ts";
 import { findQemu } from "../../scripts/qemu.ts";
 import { root, run } from "../../scripts/run.ts";
-import { absent, buildForms, forms } from "./forms.ts";
+import { absent, buildForms, formsOf } from "./forms.ts";
 
 /** The first processor that has what a form needs; `max` has all that the emulator knows. */
-const processors: Record<string, string> = { neon: "cortex-a53", wide: "cortex-a53", dotprod: "neoverse-n1" };
+const processors: Record<string, string> = {
+  neon: "cortex-a53",
+  wide: "cortex-a53",
+  checked: "cortex-a53",
+  dotprod: "neoverse-n1",
+};
 
 const qemu = findQemu();
 
@@ -19,11 +24,11 @@ describe.skipIf(!qemu)("forms_test for arm64, emulated", () => {
 
   beforeAll(async () => {
     // Without the sanitizer, which the run on real processors has: here it makes four minutes of one.
-    program = await buildForms("arm64", "-target", "aarch64-linux-musl", "-static", "-fno-sanitize=all");
+    program = await buildForms("arm64", "aarch64-linux-musl", "-fno-sanitize=all");
   }, 600_000);
 
   // Not `pool`: the emulator can't fork a process that has threads.
-  test.concurrent.each(Object.keys(forms.arm64))(
+  test.concurrent.each(formsOf("arm64"))(
     "%s",
     async (isa) => {
       const child = emulate(processors[isa] ?? "max", isa);

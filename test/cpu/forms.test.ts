@@ -1,8 +1,9 @@
-// Owns the run of forms_test.c on this processor: the CPU's forms by themselves, under the undefined-behaviour
-// sanitizer, at the edge of unreadable pages; among them AVX-512's on machines that lack it, by the portable form at
-// its width and by emulation. The pool of threads is run by itself.
+// The CPU's forms by themselves, by forms_test.c, at the edge of unreadable pages: those that ship as they ship, and
+// their sources in every width under the undefined-behaviour sanitizer, among them AVX-512's by emulation. The pool of
+// threads is run by itself.
 import { beforeAll, describe, expect, test } from "bun:test";
-import { type Architecture, absent, buildForms, forms } from "./forms.ts";
+import { hostPlatform } from "../../scripts/platforms.ts";
+import { type Architecture, absent, buildForms, formsOf } from "./forms.ts";
 
 const architecture = process.arch as Architecture;
 let program: string;
@@ -12,11 +13,11 @@ beforeAll(async () => {
   // pages. The run under AddressSanitizer, in test:faults, has them.
   const without = ["-fno-sanitize=null,object-size,pointer-overflow", "-fno-sanitize-recover=all"];
   const checks = ["-fsanitize=undefined", ...without, "-ftrivial-auto-var-init=pattern"];
-  program = await buildForms(architecture, ...checks);
+  program = await buildForms(architecture, hostPlatform().target, ...checks);
 }, 900_000);
 
 describe("forms_test", () => {
-  test.each([...Object.keys(forms[architecture]), "pool"])(
+  test.each([...formsOf(architecture), "pool"])(
     "%s",
     (name) => {
       const { exitCode, stderr } = Bun.spawnSync([program, name]);

@@ -1,16 +1,14 @@
-// Owns the build of the test drivers, and the environment that puts one in a GPU's place.
-import { dirname, join, resolve } from "node:path";
-import { build } from "../metal/host/build.ts";
-import { runtimeLibrary } from "../metal/toolchain.ts";
-
-const root = resolve(import.meta.dir, "../..");
+// The build of the test drivers, and the environment that puts one in a GPU's place.
+import { join } from "node:path";
+import { simulated } from "../metal/host/build.ts";
 
 /** The library that the environment's BNB_DRIVER_LIBRARY names: the kinds "null" and "discrete". */
 export function testDrivers(): string {
-  const simulator = runtimeLibrary();
-  const sources = ["memory.c", "null.c", "discrete.c"].map((file) => join(import.meta.dir, file));
-  const linked = ["-L", dirname(simulator), "-lsimulator", `-Wl,-rpath,${dirname(simulator)}`];
-  return build("libtestdrivers.so", sources, ["-shared", "-D_GNU_SOURCE", `-DSIM_ROOT="${root}"`, ...linked]);
+  const sources = ["memory.c", "null.c", "discrete.c"];
+  return simulated(
+    "libtestdrivers.so",
+    sources.map((file) => join(import.meta.dir, file)),
+  );
 }
 
 /** What a process needs to have one of them as its device. */

@@ -1,16 +1,25 @@
-// Owns the builds of the fault harness: the table of entries made from bnb.h, and the library under one sanitizer or
-// none.
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { basename, join, resolve } from "node:path";
-import { formsFlags, instructionSets, ownInstructionSets } from "../../scripts/compile.ts";
+// The builds of the fault harness: the table of entries made from bnb.h, and the library under one sanitizer or none.
+import { existsSync, mkdirSync, renameSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import { formsFlags, formsUnit, instructionSets, ownInstructionSets } from "../../scripts/compile.ts";
+import {
+  type Compiler,
+  filesOf,
+  inParallel,
+  objectsOf,
+  systemCompiler,
+  type Unit,
+  zigCompiler,
+} from "../../scripts/objects.ts";
 import { hostPlatform } from "../../scripts/platforms.ts";
 import { root as scripts } from "../../scripts/run.ts";
-import { findZig } from "../../scripts/zig.ts";
+import { findZig, zigVersion } from "../../scripts/zig.ts";
 import { type Declaration, declarations, enumMembers, type Parameter } from "../header.ts";
+import { writeWhole } from "../metal/toolchain.ts";
 
 const root = resolve(scripts);
-const here = `${import.meta.dir}/c`;
-const cache = `${root}/.cache/faults`;
+const here = "test/faults/c";
+const generated = ".cache/faults/generated";
 
 // ── The table of entries ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -116,18 +125,12 @@ const flavours: Record<Build, readonly string[]> = {
   ],
 };
 
-/**
- * What ships, under the names that clang has for processors. What this one can't run is not built, for it takes
- * long.
- */
+/** What ships, under the names that clang has for processors. */
 const isas = instructionSets(hostPlatform()).map(({ name, cpu }) => ({
   name,
   cpu: cpu.replace("x86_64", "x86-64").replaceAll("_avx", "-avx"),
 }));
-const own = ownInstructionSets(hostPlatform()).map(({ name }) => name);
-
-const files = (...patterns: string[]) =>
-  patterns.flatMap((pattern) => [...new Bun.Glob(pattern).scanSync(root)].sort()).map((file) => join(root, file));
+const own = ownInstructionSets(hostPlatform());
 
 /** Clang of the system, with AddressSanitizer's runtime, which zig does not bring; undefined where there is none. */
 export function findClang(): string | undefined {
@@ -135,113 +138,139 @@ export function findClang(): string | undefined {
   return names.map((name) => Bun.which(name)).find((path) => path !== null) ?? undefined;
 }
 
-async function compile(command: string[]): Promise<void> {
-  const child = Bun.spawn(command, { cwd: root, stdout: "ignore", stderr: "pipe" });
-  const [status, stderr] = await Promise.all([child.exited, new Response(child.stderr).text()]);
-  if (status !== 0) throw new Error(`${command.join(" ")}\n${stderr}`);
+/** What the tested sources may include or embed, and what the harness' own may. */
+const included = filesOf("{csrc,metal}/**/*.{h,metal,json}", `${here}/*.h`).sort();
+const formsIncluded = filesOf("csrc/*.h", "csrc/cpu/*.h", "metal/*.h", `${here}/hook.h`, "test/cpu/*.{c,h}");
+
+/** The library's units but the forms. */
+function testedUnits(compiler: Compiler, common: readonly string[]): Unit[] {
+  const sources = filesOf("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/**/*.c", "csrc/cpu/{dispatch,pool,queue}.c");
+  const hooked = [...common, "-include", `${here}/hook.h`, "--embed-dir=metal"];
+  return sources.map((source) => ({
+    compiler,
+    source,
+    flags: [...hooked, ...(source === "csrc/handle.c" ? ["-DHANDLES"] : [])],
+    includes: included,
+  }));
 }
 
 /**
- * One instruction set's forms. They take longest, and change less often than the rest: compiled again only with
- * them.
+ * The best set's forms as setup has compiled them, with their allocations turned to the hooks: sanitized they take
+ * minutes to compile, and test/cpu/forms.test.ts has them so.
  */
-async function formsObject(command: string[]): Promise<string> {
-  const inputs = files("csrc/cpu/*", "csrc/*.h", "metal/*.h", "test/faults/c/hook.h");
-  const hash = Bun.hash(command.join(" ") + inputs.map((file) => readFileSync(file, "utf8")).join("\0")).toString(36);
-  const path = `${cache}/forms-${hash}.o`;
-  if (existsSync(path)) return path;
-  const temporary = `${path}.${process.pid}`;
-  await compile([...command, "-c", `${root}/csrc/cpu/isa.c`, "-o", temporary]);
-  renameSync(temporary, path);
-  return path;
+async function shippedForms(): Promise<string> {
+  const [object] = await objectsOf([formsUnit(hostPlatform(), own[0]!)]);
+  const to = kept("forms", [object!], "forms.o");
+  const wraps = ["malloc", "aligned_alloc", "free"].map((name) => `--wrap=${name}`);
+  await link(to, (temporary) => [findZig(), "ld.lld", "-r", object!, ...wraps, "-o", temporary]);
+  return to;
+}
+
+/** Where something that is linked from objects is kept. */
+const kept = (name: string, from: readonly string[], file: string) =>
+  `${root}/.cache/faults/${name}-${Bun.hash([zigVersion, ...from].join("\0")).toString(36)}/${file}`;
+
+/** Links to a file, by a command that takes where to write, so that it is whole or not there. */
+async function link(to: string, command: (temporary: string) => readonly string[]): Promise<void> {
+  if (existsSync(to)) return;
+  mkdirSync(dirname(to), { recursive: true });
+  const temporary = `${to}.${process.pid}`;
+  await inParallel([command(temporary)]);
+  renameSync(temporary, to);
 }
 
 /**
- * Builds the harness, and the library that it tests: for `"undefined"` a shared library that Bun can load too. All is
- * compiled again where a source has changed.
+ * Builds the harness, and the library that it tests: for `"undefined"` a shared library that Bun can load too. What was
+ * compiled before, in this clone or another, is not compiled again.
  *
  * @returns the harness's path, and the shared library's
  */
 export async function build(flavour: Build): Promise<{ harness: string; library: string }> {
   const { recipes, table } = entriesText();
-  const inputs = files("csrc/**/*", "metal/*", "test/faults/c/*").concat(import.meta.path);
-  const hash = Bun.hash(table + inputs.map((file) => readFileSync(file, "utf8")).join("\0")).toString(36);
-  const folder = `${cache}/${flavour}-${hash}`;
-  const paths = { harness: `${folder}/faults`, library: `${folder}/libfaults.so` };
-  if (existsSync(paths.harness)) return paths;
-  mkdirSync(`${folder}/generated`, { recursive: true });
-  writeFileSync(`${folder}/generated/recipes.h`, recipes);
-  writeFileSync(`${folder}/generated/entries.c`, table);
+  writeWhole(`${root}/${generated}/recipes.h`, recipes);
+  writeWhole(`${root}/${generated}/entries.c`, table);
 
   const isGuided = flavour === "guided";
   const clang = flavour === "address" || isGuided ? findClang() : undefined;
-  const compiler = clang ? [clang, "-std=gnu23"] : [findZig(), "cc", "-std=gnu23"];
-  const common = [...compiler, "-g", "-fno-math-errno", "-w", "-pthread", ...flavours[flavour]];
-  const object = async (source: string, more: string[], name = basename(source)) => {
-    await compile([...common, ...more, "-c", source, "-o", `${folder}/${name}.o`]);
-    return `${folder}/${name}.o`;
-  };
-  const hooked = ["-include", `${here}/hook.h`, `--embed-dir=${root}/metal`];
-  const baseline = isas.at(-1)!.cpu;
+  const compiler = clang ? systemCompiler(clang) : zigCompiler();
+  const common = ["-std=gnu23", "-g", "-fno-math-errno", "-w", "-pthread", ...flavours[flavour]];
   const cpu = (name: string) => (clang ? `-march=${name}` : `-mcpu=${name.replaceAll("-", "_")}`);
-  // Sanitized they take minutes to compile; test/cpu/forms.test.ts has them so, and the other builds.
-  const formFlags = { undefined: ["-fno-sanitize=undefined"], guided: ["-fno-sanitize=address,undefined"] };
-  const sets = isas.filter(({ name }) => (isGuided ? own[0] === name : own.includes(name)));
-  const tables = formsFlags(sets);
-  const tested = [
-    ...files("csrc/*.c", "csrc/ops/*.c", "csrc/gpu/**/*.c", "csrc/cpu/{dispatch,pool,queue}.c").map((source) =>
-      object(
-        source,
-        [...hooked, cpu(baseline), ...tables, ...(source.endsWith("/handle.c") ? ["-DHANDLES"] : [])],
-        source.slice(`${root}/csrc/`.length).replaceAll("/", "-"),
-      ),
-    ),
-    ...sets.map(({ name, cpu: processor }) => {
-      const more = flavour in formFlags ? formFlags[flavour as keyof typeof formFlags] : [];
-      return formsObject([...common, ...hooked, cpu(processor), `-DISA=${name}`, ...more]);
-    }),
-    object(`${here}/hook.c`, [cpu(baseline)]), // as valgrind can run it
+  const baseline = cpu(isas.at(-1)!.cpu); // for all but the forms, as valgrind can run it
+  // Runs use the best set, or none; only valgrind, which knows no AVX-512, wants the others.
+  const sets = flavour === "plain" ? own : own.slice(0, 1);
+  const names = sets.map(({ name }) => name);
+  const formFlags = isGuided ? ["-fno-sanitize=address,undefined"] : [];
+  const tested: Unit[] = [
+    ...isas
+      .filter(({ name }) => flavour !== "undefined" && names.includes(name))
+      .map(({ name, cpu: processor }) => ({
+        compiler,
+        source: "csrc/cpu/isa.c",
+        flags: [...common, "-include", `${here}/hook.h`, cpu(processor), `-DISA=${name}`, ...formFlags],
+        includes: formsIncluded,
+      })),
+    ...testedUnits(compiler, [...common, baseline, ...formsFlags(sets)]),
+    { compiler, source: `${here}/hook.c`, flags: [...common, baseline], includes: [] },
+    ...(flavour === "undefined"
+      ? [{ compiler, source: "test/undefined.c", flags: ["-fPIC", "-fno-sanitize=all"], includes: [] }]
+      : []),
   ];
-  const harness = [...files("test/faults/c/*.c"), `${folder}/generated/entries.c`]
-    .filter((source) => !source.endsWith("hook.c"))
-    .map((source) =>
-      object(source, [cpu(baseline), `-I${here}`, `-I${folder}/generated`, ...(isGuided ? ["-DGUIDED"] : [])]),
-    );
-  let linked = await Promise.all(tested);
-  if (flavour === "undefined") {
-    await compile([...common, "-shared", ...linked, "-lm", "-ldl", "-o", paths.library]);
-    linked = [paths.library, `-Wl,-rpath,${folder}`];
+  const harnessFlags = [...common, baseline, `-I${here}`, `-I${generated}`, ...(isGuided ? ["-DGUIDED"] : [])];
+  const harness = [...filesOf(`${here}/*.c`).filter((file) => !file.endsWith("/hook.c")), `${generated}/entries.c`].map(
+    (source): Unit => ({
+      compiler,
+      source,
+      flags: harnessFlags,
+      includes: [...included, `${generated}/recipes.h`],
+    }),
+  );
+  const objects = await objectsOf([...tested, ...harness]);
+  const [library, program] = [objects.slice(0, tested.length), objects.slice(tested.length)];
+  const paths = { harness: kept(flavour, objects, "faults"), library: kept(flavour, objects, "libfaults.so") };
+  if (flavour !== "undefined") {
+    const command = [...compiler.command, ...common, ...(isGuided ? ["-fsanitize=fuzzer"] : []), ...objects];
+    await link(paths.harness, (temporary) => [...command, "-lm", "-ldl", "-o", temporary]);
+    return paths;
   }
-  const temporary = `${paths.harness}.${process.pid}`;
-  const driver = isGuided ? ["-fsanitize=fuzzer"] : [];
-  await compile([...common, ...driver, ...(await Promise.all(harness)), ...linked, "-lm", "-ldl", "-o", temporary]);
-  renameSync(temporary, paths.harness);
+  // Not by `zig cc`, which would first make a runtime for the sanitizer in the place of test/undefined.c.
+  const bare = ["-lc", "-fno-compiler-rt", "-fno-ubsan-rt"];
+  const forms = await shippedForms();
+  await link(paths.library, (temporary) => [
+    ...[findZig(), "build-lib", "-dynamic", "-fsoname=libfaults.so", ...bare, `-femit-bin=${temporary}`],
+    ...[...library, forms],
+  ]);
+  const found = ["-rpath", dirname(paths.library)];
+  await link(paths.harness, (temporary) => [
+    ...[findZig(), "build-exe", ...bare, `-femit-bin=${temporary}`],
+    ...[...program, library.at(-1)!, paths.library, ...found],
+  ]);
   return paths;
 }
 
 /** Builds forms_test.c, which test/cpu/forms.test.ts runs too, under AddressSanitizer. */
 export async function buildForms(clang: string): Promise<string> {
-  const inputs = files("csrc/**/*", "test/cpu/*").concat(import.meta.path);
-  const hash = Bun.hash(inputs.map((file) => readFileSync(file, "utf8")).join("\0")).toString(36);
-  const folder = `${cache}/forms-${hash}`;
-  const path = `${folder}/forms_test`;
-  if (existsSync(path)) return path;
-  mkdirSync(folder, { recursive: true });
-  const common = [clang, "-std=gnu23", "-g", "-w", "-pthread", "-fno-math-errno", ...flavours.address];
+  const compiler = systemCompiler(clang);
+  const common = ["-std=gnu23", "-g", "-w", "-pthread", "-fno-math-errno", ...flavours.address];
   const forms = [
     ...isas.map(({ name, cpu }) => [name, `-march=${cpu}`]),
     ["wide", `-march=${isas.at(-2)!.cpu}`, "-DPORTABLE_WIDTH=16"],
+    ["checked", `-march=${isas.at(-2)!.cpu}`],
     ["narrow", "-march=haswell", "-DPORTABLE_WIDTH=4"],
-    ["emulated", "-march=haswell", "-include", `${root}/test/cpu/emulate_avx512.h`],
+    ["emulated", "-march=haswell", "-include", "test/cpu/emulate_avx512.h"],
   ] as [string, ...string[]][];
-  const objects = await Promise.all(
-    forms.map(async ([isa, ...flags]) => {
-      const to = `${folder}/${isa}.o`;
-      await compile([...common, ...flags, `-DISA=${isa}`, "-c", `${root}/csrc/cpu/isa.c`, "-o", to]);
-      return to;
-    }),
-  );
-  const units = files("csrc/cpu/{dispatch,pool}.c", "test/cpu/forms_test.c");
-  await compile([...common, ...formsFlags(isas), ...objects, ...units, "-lm", "-o", path]);
+  const unit = (source: string, ...flags: string[]): Unit => ({
+    compiler,
+    source,
+    flags: [...common, ...flags],
+    includes: formsIncluded,
+  });
+  const objects = await objectsOf([
+    ...forms.map(([isa, ...flags]) => unit("csrc/cpu/isa.c", ...flags, `-DISA=${isa}`)),
+    ...["csrc/cpu/dispatch.c", "csrc/cpu/pool.c", "test/cpu/forms_test.c"].map((source) =>
+      unit(source, ...formsFlags(isas)),
+    ),
+  ]);
+  const path = kept("forms", objects, "forms_test");
+  await link(path, (temporary) => [clang, ...common, ...objects, "-lm", "-o", temporary]);
   return path;
 }

@@ -76,8 +76,8 @@ async function addressForms() {
   const program = await buildForms(needsClang());
   const isas =
     process.arch === "x64"
-      ? ["base", "avx2", "avx512", "avx512vnni", "wide", "narrow", "emulated"]
-      : ["neon", "dotprod", "i8mm", "wide"];
+      ? ["base", "avx2", "avx512", "avx512vnni", "wide", "narrow", "emulated", "checked"]
+      : ["neon", "dotprod", "i8mm", "wide", "checked"];
   const done = await Promise.all(isas.map(async (isa) => [isa, await forms(program, isa)] as const));
   return Object.fromEntries(done.map(([isa, ran]) => [isa, ran ? "clean" : "this processor can't"]));
 }

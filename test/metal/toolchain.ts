@@ -90,31 +90,47 @@ export function writeWhole(path: string, text: string): void {
   renameSync(temporary, path);
 }
 
+/** What a build of C sources gives. */
+export type Kind = "library" | "program";
+
+/**
+ * Compiles C sources to a shared library or a program, by zig's own linker commands: `zig cc` would first make runtimes
+ * that nothing here calls, for half a minute on a machine that has never made them.
+ *
+ * @param flags of the compiler
+ * @param link of the linker
+ */
+export function buildNative(
+  kind: Kind,
+  to: string,
+  sources: readonly string[],
+  flags: readonly string[],
+  link: readonly string[] = [],
+): void {
+  mkdirSync(dirname(to), { recursive: true });
+  const temporary = `${to}.${process.pid}`;
+  const command = kind === "library" ? ["build-lib", "-dynamic", `-fsoname=${basename(to)}`] : ["build-exe"];
+  const bare = ["-lc", "-fno-compiler-rt", "-fno-ubsan-rt", "-fsanitize-c=trap"];
+  const compiled = ["-cflags", ...flags, "--", ...sources];
+  const { ok, stderr } = zig([...command, ...bare, ...link, `-femit-bin=${temporary}`, ...compiled]);
+  if (!ok) throw new Error(`${basename(to)} does not compile:\n${stderr}`);
+  renameSync(temporary, to);
+}
+
+/** How the runtime's library is linked to, and found again. */
+export function withSimulator(): string[] {
+  const folder = dirname(runtimeLibrary());
+  return ["-L", folder, "-lsimulator", "-rpath", folder];
+}
+
 /** The runtime as a shared library; made once. */
 export function runtimeLibrary(): string {
-  const directory = join(cache, toolchain());
-  const path = join(directory, "libsimulator.so");
+  const path = join(cache, toolchain(), "libsimulator.so");
   if (existsSync(path)) return path;
-  mkdirSync(directory, { recursive: true });
-  const temporary = `${path}.${process.pid}`;
   const sources = listFiles(runtime).filter((file) => file.endsWith(".c"));
-  const { ok, stderr } = zig([
-    ...[
-      "cc",
-      "-std=c23",
-      "-Wall",
-      "-Wextra",
-      "-Werror",
-      "-O2",
-      "-g1",
-      "-fno-sanitize=all",
-      "-fvisibility=hidden",
-      "-fPIC",
-    ],
-    ...["-shared", "-Wl,-soname,libsimulator.so", "-o", temporary, ...sources.map((file) => join(runtime, file))],
-  ]);
-  if (!ok) throw new Error(`the simulator's runtime does not compile:\n${stderr}`);
-  renameSync(temporary, path);
+  const flags = ["-std=c23", "-Wall", "-Wextra", "-Werror", "-O2", "-g1", "-fvisibility=hidden"];
+  const paths = sources.map((file) => join(runtime, file));
+  buildNative("library", path, paths, flags, ["-OReleaseFast", "-fno-strip", "-fno-sanitize-c"]);
   return path;
 }
 
@@ -152,18 +168,28 @@ export function compileKernels(cpp: string, name: string, mode: Mode, functions:
  * Compiles a program or library of C that drives the simulator, or gives what was made of the same files before.
  *
  * @param path where it is kept: by what is in it
- * @param what with which flags; counted: the product's own code is in it, whose lines count while tests are counted
+ * @param counted whether the product's own code is in it, whose lines count while tests are counted
  */
-export function compileHost(path: string, args: readonly string[], counted = false): string {
+export function compileHost(
+  kind: Kind,
+  path: string,
+  sources: readonly string[],
+  more: readonly string[],
+  link: readonly string[],
+  counted = false,
+): string {
   const isCounted = countersFolder() !== undefined && counted;
   if (isCounted) tellCounted(path);
   if (existsSync(path)) return path;
+  const flags = ["-std=c23", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-fvisibility=hidden", ...more];
+  if (!isCounted) {
+    buildNative(kind, path, sources, flags, link);
+    return path;
+  }
   mkdirSync(dirname(path), { recursive: true });
+  const counting = [...countingFlags, atExit, "-ldl", "-pthread", "-lm", ...link];
   const temporary = `${path}.${process.pid}`;
-  const all = ["-std=c23", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-g", "-fvisibility=hidden", ...args];
-  const { ok, stderr } = isCounted
-    ? countingClang([...all, ...countingFlags, atExit, "-ldl", "-pthread", "-lm", "-o", temporary])
-    : zig(["cc", ...all, "-o", temporary]);
+  const { ok, stderr } = countingClang([...flags, ...sources, ...counting, "-o", temporary]);
   if (!ok) throw new Error(`${basename(path)} does not compile:\n${stderr}`);
   renameSync(temporary, path);
   return path;

@@ -122,3 +122,8 @@ void hook_free(void *memory) {
     if (memory) live--;
     give_back(memory);
 }
+
+/* By these names the linker finds them where objects were compiled without hook.h: ld --wrap=malloc. */
+void *__wrap_malloc(size_t bytes) { return hook_malloc(bytes); }
+void *__wrap_aligned_alloc(size_t alignment, size_t bytes) { return hook_aligned_alloc(alignment, bytes); }
+void  __wrap_free(void *memory) { hook_free(memory); }

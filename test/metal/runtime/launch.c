@@ -142,7 +142,8 @@ static void fill_threadgroup_memory(const char *begin, const char *end) {
     memset((char *)begin, 0xFF, (size_t)(end - begin));
 }
 
-// The p-th of count threadgroups, in order or shuffled: a walk with a step that shares no factor with count.
+// The p-th of count threadgroups, in order or shuffled: a walk with a step that shares no factor with count. Products
+// fit, since no run of a simulator has 2^32 of them.
 static uint64_t walk(uint64_t p, uint64_t count, uint32_t seed) {
     if (!seed) return p;
     uint64_t step = (uint64_t)seed * 2654435761u % count | 1;
@@ -156,7 +157,7 @@ static uint64_t walk(uint64_t p, uint64_t count, uint32_t seed) {
         a = ++step;
         b = count;
     }
-    return (uint64_t)(((unsigned __int128)p * step + seed) % count);
+    return (p * step + seed) % count;
 }
 
 static void run_groups(const sim_launch *launch, const uint32_t grid[3], const uint32_t group[3], uint32_t seed,
