@@ -30,7 +30,7 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["csrc/quantized", own("layout"), own("quantize", "format", "slice", "move", "join")],
   ["csrc/cache", own("attention"), inFolder("model", "generate", "pages")],
   ["csrc/tensor", own("tensor", "slice", "error"), own("move", "empty", "quantize", "layout", "threads")],
-  ["csrc/buffer", own("tensor"), own("threads", "empty", "move", "slice")],
+  ["csrc/buffer", own("tensor"), own("threads", "empty", "move", "slice", "attention", "queue")],
   ["csrc/job", own("queue", "tensor"), own("quantize", "matmul", "threads"), inFolder("drivers", "drivers")],
   ["csrc/ops/launch", own("layout", "mlx", "matmul"), own("quantize", "kbits")],
   ["csrc/ops/run", own("tensor", "quantize"), own("queue"), inFolder("drivers", "drivers")],
