@@ -320,6 +320,10 @@ describe.each(testDevices)("on %s", (_, device) => {
       "k is float32 [2, 9]",
     );
     expect(refused({}, Tensor.zeros([3, 4], { dtype: "int32", device }))).toContain("rows is int32 [3, 4]");
+    const shape = { layers: 1, heads: 1, columns: 8, capacity: 4 };
+    expect(errorOf(() => new KvCache({ ...shape, device: "gpu" as never })).message).toContain('device is "gpu"');
+    using current = new KvCache(shape);
+    expect(current.byteLength).toBe(16 * current.rowBytes);
     expect(errorOf(() => new KvCache({ layers: 0, heads: 1, columns: 8, capacity: 4, device })).message).toContain(
       "layers is 0",
     );

@@ -57,7 +57,7 @@ const silent: [why: string, places: RegExp, operator?: string][] = [
   ["how many bytes a launch moves, which profiles tell", /\bbytes_moved \+?= .*/g],
   [
     "an array with room for one more holds what it held",
-    /(?<=^ *((static|const|threadgroup|struct) )*(?!return |else |case )\w+ +\**\w+(\[\w+\](, \w+)?)*\[)\d+(?=\])/g,
+    /(?<=^ *((static|const|threadgroup|struct) )*(?!return |else |case )(\w+ +\**|\} )\w+(\[\w+\](, \w+)?)*\[)\d+(?=\])/g,
     "a number, one more",
   ],
   ["which lane of a simdgroup writes what all of them have", /(?<=if \(lane == )0\b/g, "a number, one more"],
