@@ -1,4 +1,4 @@
-// Owns `bun bench/against.ts FOLDER`: the benchmarks of this clone against those of another, such as the commit that
+// `bun bench/against.ts FOLDER`: the benchmarks of this clone against those of another, such as the commit that
 // a change is based on, in turns on the same machine.
 //
 // Exit status 1 tells of a case that is slower. Times of one machine differ from run to run, and those of machines that

@@ -1,4 +1,4 @@
-// Owns `bun run bench:cuda`: this library on an NVIDIA GPU beside bitsandbytes and torch on the same one.
+// `bun run bench:cuda`: this library on an NVIDIA GPU beside bitsandbytes and torch on the same one.
 //
 // Ours are calls of the public API, one after the other with nothing waited for in between, so that what the host costs
 // counts where the GPU is faster. The peers' products are replays of CUDA graphs, which cost the host nothing. Weights

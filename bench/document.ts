@@ -1,4 +1,4 @@
-// Owns the figures of docs/performance.md and the plot beside it: both are written from bench/results.
+// The figures of docs/performance.md and the plot beside it: both are written from bench/results.
 import { root, say } from "../scripts/run.ts";
 import { layerChart } from "./chart.ts";
 import { loadRecord, type PeerRecord, warning } from "./peers/results.ts";

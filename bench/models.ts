@@ -1,4 +1,4 @@
-// Owns `bun run bench:models`: whole models of this library beside transformers with bitsandbytes, in turn on the same
+// `bun run bench:models`: whole models of this library beside transformers with bitsandbytes, in turn on the same
 // prompt, so that every round's noise falls on all of them.
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import os from "node:os";

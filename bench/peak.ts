@@ -1,4 +1,4 @@
-// Owns the peak of this processor's fp32 arithmetic: bench/peak.c, compiled for it and run.
+// The peak of this processor's fp32 arithmetic: bench/peak.c, compiled for it and run.
 import { existsSync, mkdirSync, statSync } from "node:fs";
 import { output, root, run, stop } from "../scripts/run.ts";
 import { findZig } from "../scripts/zig.ts";

@@ -1,4 +1,4 @@
-// Owns `bun run bench:peers`: this library beside others on the same inputs, in turn, so that every round's noise falls
+// `bun run bench:peers`: this library beside others on the same inputs, in turn, so that every round's noise falls
 // on all of them; times, errors, ratios, and the targets that hold.
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import os from "node:os";

@@ -1,4 +1,4 @@
-// Owns the plot of the comparison with peers: dots on a logarithmic scale, drawn by Vega-Lite, which is installed into
+// The plot of the comparison with peers: dots on a logarithmic scale, drawn by Vega-Lite, which is installed into
 // .peers when a plot is first drawn.
 import { pathToFileURL } from "node:url";
 import { stop } from "../scripts/run.ts";

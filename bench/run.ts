@@ -1,4 +1,4 @@
-// Owns `bun run bench`: the command line's `bench`, with the peak of the processor's arithmetic and every format that
+// `bun run bench`: the command line's `bench`, with the peak of the processor's arithmetic and every format that
 // is tested.
 import type { BenchCase } from "../src/bench/cases.ts";
 import { benchCommand } from "../src/cli/bench.ts";

@@ -1,4 +1,4 @@
-// Owns `bun run bench:scaling`: how the cost of matmul4bit grows with rows, sizes, block size, precision and threads.
+// `bun run bench:scaling`: how the cost of matmul4bit grows with rows, sizes, block size, precision and threads.
 import os from "node:os";
 import { Command } from "commander";
 import { root, say, stop } from "../scripts/run.ts";

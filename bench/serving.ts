@@ -1,4 +1,4 @@
-// Owns `bun run bench:serving`: how many tokens a second a model writes in chats at once, against one alone.
+// `bun run bench:serving`: how many tokens a second a model writes in chats at once, against one alone.
 //
 //   bun run bench:serving ./SmolLM2-135M-Instruct            a model of one's own, quantised while it loads
 //   BNB_DEVICE=cuda bun run bench:serving --shape 8b         Llama 3 8B's shape with noise for weights: 16 GB of disk

@@ -1,4 +1,4 @@
-// Owns the checks that read the source without running it: types, lint, format, habits, the C compiler's warnings,
+// The checks that read the source without running it: types, lint, format, habits, the C compiler's warnings,
 // and the package's size.
 import { buildCommand, platforms } from "./platforms.ts";
 import { root, run, stop } from "./run.ts";

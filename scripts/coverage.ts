@@ -1,4 +1,4 @@
-// Owns `bun run test:coverage [file…]`: which lines of src/, csrc/, metal/ and cuda/ the tests run, as a table by
+// `bun run test:coverage [file…]`: which lines of src/, csrc/, metal/ and cuda/ the tests run, as a table by
 // folder and a list of holes.
 //
 // `--passes cpu,plain,metal,cuda` are the ways in which the tests run, cpu alone by default: on the processor's best

@@ -1,4 +1,4 @@
-// Owns bunsandbytes-<fingerprint>.metallib: the kernels compiled ahead by Apple's compiler, which needs a Mac with
+// bunsandbytes-<fingerprint>.metallib: the kernels compiled ahead by Apple's compiler, which needs a Mac with
 // Xcode.
 //
 //     bun scripts/metallib.ts [folder]     beside the native library, unless a folder is given

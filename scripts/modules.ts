@@ -1,4 +1,4 @@
-// Owns what src/checkpoint/modules.json is made of: transformers' own choice of modules for each of its classes, less
+// What src/checkpoint/modules.json is made of: transformers' own choice of modules for each of its classes, less
 // what
 // the structure of a model tells anyway. `bun scripts/modules.ts` compares the two and says how many types differ;
 // `--write` makes the data anew; `--facts FILE` takes what scripts/modules/collect.py wrote before.

@@ -1,4 +1,4 @@
-// Owns `bun run package`: the npm package as a tarball, with JavaScript, its types, and the native library of every
+// `bun run package`: the npm package as a tarball, with JavaScript, its types, and the native library of every
 // platform.
 import { copyFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";

@@ -1,4 +1,4 @@
-// Owns which platforms the native library is built for, and where a build of it lies. Imports no packages: setup needs
+// Which platforms the native library is built for, and where a build of it lies. Imports no packages: setup needs
 // it.
 import { root } from "./run.ts";
 import { findZig } from "./zig.ts";

@@ -1,4 +1,4 @@
-// Owns where the emulator of arm64 Linux comes from: Debian's packages of qemu and of arm64's C library, unpacked into
+// Where the emulator of arm64 Linux comes from: Debian's packages of qemu and of arm64's C library, unpacked into
 // an ignored folder, which needs no root. Where apt-get is not, there is no emulator, and what needs it is skipped.
 import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";

@@ -1,4 +1,4 @@
-// Owns how the scripts run other programs: their output passes through, and a failure ends the script with a sentence.
+// How the scripts run other programs: their output passes through, and a failure ends the script with a sentence.
 
 /** The repository's folder. */
 export const root = `${import.meta.dir}/..`;

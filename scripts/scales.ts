@@ -1,4 +1,4 @@
-// Owns the table of docs/scales.md: the errors of real weights by both rules for scales. Prints it, or writes it with
+// The table of docs/scales.md: the errors of real weights by both rules for scales. Prints it, or writes it with
 // --write.
 import { openSafetensors } from "../src/checkpoint/safetensors.ts";
 import { compare } from "../src/compare.ts";

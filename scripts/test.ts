@@ -1,4 +1,4 @@
-// Owns `bun run test [file…]`: the suite, less the simulator's own tests on a machine that it can't run on.
+// `bun run test [file…]`: the suite, less the simulator's own tests on a machine that it can't run on.
 import { run, say } from "./run.ts";
 
 const simulates = process.platform === "linux" && process.arch === "x64";

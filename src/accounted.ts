@@ -1,4 +1,4 @@
-// Owns how much native memory the collector is told of. It collects the more often the more it is told, and each time
+// How much native memory the collector is told of. It collects the more often the more it is told, and each time
 // costs as much as a large result's kernel: so of memory that was freed and is taken again it hears nothing.
 
 /** Bytes that it was told of and that were freed by hand since. */

@@ -1,4 +1,4 @@
-// Owns opening the native library from inside a single-file executable: the system's loader needs a file, in a place
+// Opens the native library from inside a single-file executable: the system's loader needs a file, in a place
 // that can be written and that may hold programs.
 import { createHash } from "node:crypto";
 import {

@@ -1,4 +1,4 @@
-// Owns what is believed of the environment. Bun puts into process.env what a `.env` file of the current folder says,
+// What is believed of the environment. Bun puts into process.env what a `.env` file of the current folder says,
 // and that may be the folder of a model from a stranger, who must name neither code to run nor who gets the user's
 // secrets.
 import { libc } from "./libc.ts";

@@ -1,4 +1,4 @@
-// Owns the one error class that the library throws, and the codes it carries.
+// The one error class that the library throws, and the codes it carries.
 import { printableLines } from "./printable.ts";
 
 /** Why an operation failed; the order is that of `bnb_status` in csrc/bnb.h. */

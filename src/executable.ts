@@ -1,4 +1,4 @@
-// Owns what the headers of a shared library say: which platform it is for, and whether the file is whole. Asked before
+// What the headers of a shared library say: which platform it is for, and whether the file is whole. Asked before
 // the system loads a library, since of one that was cut short the first touch of a missing page ends the process.
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 

@@ -1,4 +1,4 @@
-// Owns the calls to the system's C library that Bun has no function for.
+// The calls to the system's C library that Bun has no function for.
 import { type CString, dlopen, type FFIFunction, FFIType } from "bun:ffi";
 import { BnbError } from "./error.ts";
 

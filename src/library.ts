@@ -1,4 +1,4 @@
-// Owns the way to the native library: which file it is on this platform, and what to say when it is missing.
+// The way to the native library: which file it is on this platform, and what to say when it is missing.
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { startedWith } from "./environment.ts";

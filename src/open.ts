@@ -1,4 +1,4 @@
-// Owns opening the native library: what is looked at first, and for each way to fail a sentence with the next step.
+// Opens the native library: what is looked at first, and for each way to fail a sentence with the next step.
 import { dlopen, type FFIFunction } from "bun:ffi";
 import { openEmbedded } from "./embedded.ts";
 import { BnbError } from "./error.ts";

@@ -1,4 +1,4 @@
-// Owns the one escape for text that may come from a stranger, such as a tensor's name: what it gives moves no cursor,
+// The one escape for text that may come from a stranger, such as a tensor's name: what it gives moves no cursor,
 // changes no colour, and turns no line around.
 
 /**

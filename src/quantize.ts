@@ -64,7 +64,8 @@ export interface DequantizeOptions<D extends FloatDType = FloatDType> {
  * ```
  *
  * @param x float32, float16 or bfloat16, any shape
- * @throws BnbError for an integer tensor, an illegal blocksize, or a NaN or infinity in `x` (the message says where)
+ * @throws BnbError for an integer tensor, an illegal blocksize, or a NaN or infinity in `x` (the message says where):
+ * to find one the call looks through all of `x` before it returns. A CPU's search for least squares goes on after that.
  */
 export function quantize4bit(x: Tensor, options: Quantize4bitOptions = {}): QuantizedTensor {
   const me = signatures.quantize4bit;
@@ -112,7 +113,8 @@ export function plan4bit(me: Signature, options: Quantize4bitOptions): Plan {
  * ```
  *
  * @param x float32, float16 or bfloat16, any shape
- * @throws BnbError for an integer tensor, an illegal blocksize, or a NaN or infinity in `x` (the message says where)
+ * @throws BnbError for an integer tensor, an illegal blocksize, or a NaN or infinity in `x` (the message says where):
+ * to find one the call looks through all of `x` before it returns. A CPU's search for least squares goes on after that.
  */
 export function quantizeBlockwise(x: Tensor, options: QuantizeBlockwiseOptions = {}): QuantizedTensor {
   const me = signatures.quantizeBlockwise;

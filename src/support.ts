@@ -1,4 +1,4 @@
-// Owns the support table: what a device does itself, found by trying it and looking at what the library counted.
+// The support table: what a device does itself, found by trying it and looking at what the library counted.
 
 import { createLinearMap } from "./codebook.ts";
 import { compare } from "./compare.ts";

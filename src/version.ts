@@ -1,4 +1,4 @@
-// Owns the version, which the package and the native library share.
+// The version, which the package and the native library share.
 import packageJson from "../package.json" with { type: "json" };
 
 /** The library's version, as in package.json. */

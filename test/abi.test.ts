@@ -1,4 +1,4 @@
-// Owns the agreement of csrc/bnb.h and src/native.ts: names, argument and return types, enum values, version.
+// The agreement of csrc/bnb.h and src/native.ts: names, argument and return types, enum values, version.
 
 import { FFIType } from "bun:ffi";
 import { describe, expect, test } from "bun:test";

@@ -1,4 +1,4 @@
-// Owns the tests of activations and gates, against float64.
+// The tests of activations and gates, against float64.
 import { describe, expect, test } from "bun:test";
 import { type Activation, activate, type FloatDType, Tensor } from "../src/index.ts";
 import { floatDTypes, normal, testDevices, wave } from "./cases.ts";

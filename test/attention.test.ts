@@ -1,4 +1,4 @@
-// Owns the tests of attention and of its cache, against float64.
+// The tests of attention and of its cache, against float64.
 import { describe, expect, test } from "bun:test";
 import { type AttentionOptions, attention, type Device, KvCache, Tensor } from "../src/index.ts";
 import { floatDTypes, normal, testDevices, wave } from "./cases.ts";

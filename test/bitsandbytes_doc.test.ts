@@ -1,4 +1,4 @@
-// Owns the test that docs/bitsandbytes.md tells the truth: it names all that bitsandbytes has, names nothing here that
+// Tests that docs/bitsandbytes.md tells the truth: it names all that bitsandbytes has, names nothing here that
 // is not there, and its examples run.
 import { describe, expect, test } from "bun:test";
 import { Glob } from "bun";

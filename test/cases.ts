@@ -1,4 +1,4 @@
-// Owns the cases that tests and benchmarks share: formats, block sizes, shapes, dtypes, and the devices to run them on.
+// The cases that tests and benchmarks share: formats, block sizes, shapes, dtypes, and the devices to run them on.
 import {
   Codebook,
   createDynamicMap,

@@ -1,4 +1,4 @@
-// Owns the test that every codebook has upstream's bits, and that codebooks of the user's own are checked.
+// Tests that every codebook has upstream's bits, and that codebooks of the user's own are checked.
 import { describe, expect, test } from "bun:test";
 import {
   Codebook,

@@ -1,4 +1,4 @@
-// Owns a folder outside the repository into which the package was installed from its tarball, as a user has it.
+// A folder outside the repository into which the package was installed from its tarball, as a user has it.
 import {
   existsSync,
   mkdirSync,

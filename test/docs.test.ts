@@ -1,4 +1,4 @@
-// Owns the test that every public name is documented, with an example that compiles, runs, and gives what it says.
+// Tests that every public name is documented, with an example that compiles, runs, and gives what it says.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,4 +1,4 @@
-// Owns the test that `doctor` finds what is wrong with a machine, and ends each finding in what to do about it.
+// Tests that `doctor` finds what is wrong with a machine, and ends each finding in what to do about it.
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

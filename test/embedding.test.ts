@@ -1,4 +1,4 @@
-// Owns the tests of rows by their indices: the bytes of the whole table dequantised, and sums for the gradient.
+// The tests of rows by their indices: the bytes of the whole table dequantised, and sums for the gradient.
 import { describe, expect, test } from "bun:test";
 import {
   dequantize4bit,

@@ -1,4 +1,4 @@
-// Owns the test that a single-file executable needs nothing beside itself: compiled where the package is installed, and
+// Tests that a single-file executable needs nothing beside itself: compiled where the package is installed, and
 // run in bare, hostile and crowded surroundings.
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test";
 import {

@@ -1,4 +1,4 @@
-// Owns the test that docs/format.md is enough to write a reader: one that was written from that page alone, and shares
+// Tests that docs/format.md is enough to write a reader: one that was written from that page alone, and shares
 // no code with the library, reads files of bitsandbytes' own, and the library's, to the last bit.
 import { afterAll, describe, expect, test } from "bun:test";
 import { readFileSync, rmSync } from "node:fs";

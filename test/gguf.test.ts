@@ -152,7 +152,8 @@ test("metadata of every type are read, least byte first, alone and in lists", ()
 });
 
 test("a tensor is expanded to what it is, however many rows at a time", async () => {
-  const data = new Uint8Array(12 * 2 * 34).map((_, i) => [i % 7, 0x2c][i % 34] ?? (i * 37) % 251); // Q8_0's halves, codes
+  // Q8_0's halves and codes.
+  const data = new Uint8Array(12 * 2 * 34).map((_, i) => [i % 7, 0x2c][i % 34] ?? (i * 37) % 251);
   using model = await openGguf(
     write({}, withTensor({ name: "output.weight", shape: [12, 64], type: types.Q8_0, data })),
   );

@@ -1,4 +1,4 @@
-// Owns the reading of csrc/bnb.h: every function with its parameters, and every enum, for the tests that hold to it.
+// The reading of csrc/bnb.h: every function with its parameters, and every enum, for the tests that hold to it.
 
 const files = ["bnb_types.h", "bnb.h"].map((name) => Bun.file(`${import.meta.dir}/../csrc/${name}`).text());
 

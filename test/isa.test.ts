@@ -1,4 +1,4 @@
-// Owns the test that every instruction set's forms give the same answers: the suites of the operations, once for each.
+// Tests that every instruction set's forms give the same answers: the suites of the operations, once for each.
 import { expect, test } from "bun:test";
 import { Device } from "../src/index.ts";
 

@@ -1,4 +1,4 @@
-// Owns the tests of weights put one under the other.
+// The tests of weights put one under the other.
 import { describe, expect, test } from "bun:test";
 import {
   Codebook,

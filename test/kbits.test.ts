@@ -1,4 +1,4 @@
-// Owns the tests of what is particular to codes of 2, 3, 5, 6 and 7 bits: where each bit lies, how near the values are,
+// The tests of what is particular to codes of 2, 3, 5, 6 and 7 bits: where each bit lies, how near the values are,
 // and what must be refused. Their operations are in the tables of the operations' own tests.
 import { describe, expect, test } from "bun:test";
 import { expectedError } from "../scripts/theory.ts";

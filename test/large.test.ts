@@ -1,4 +1,4 @@
-// Owns the tests of large sizes: beyond 2^31 elements, and checkpoints larger than the memory that they may take. They
+// The tests of large sizes: beyond 2^31 elements, and checkpoints larger than the memory that they may take. They
 // need 12 GB of memory, 3 GB of disk and a minute: `bun run test:large`.
 import { expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";

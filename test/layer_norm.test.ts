@@ -1,4 +1,4 @@
-// Owns the tests of layer normalisation, against float64 and against the slope of a loss.
+// The tests of layer normalisation, against float64 and against the slope of a loss.
 import { describe, expect, test } from "bun:test";
 import { type FloatDType, layerNorm, layerNormBackward, Tensor } from "../src/index.ts";
 import { floatDTypes, normal, testDevices, wave } from "./cases.ts";

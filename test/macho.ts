@@ -1,4 +1,4 @@
-// Owns reading a Mach-O file as macOS' loader does, because no Mac and none of Apple's tools are here to do it.
+// Reads a Mach-O file as macOS' loader does, because no Mac and none of Apple's tools are here to do it.
 import { createHash } from "node:crypto";
 
 enum Command {

@@ -1,4 +1,4 @@
-// Owns the test that what is written for people is there: links, files, commands, options, and environment variables.
+// Tests that what is written for people is there: links, files, commands, options, and environment variables.
 import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";

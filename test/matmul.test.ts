@@ -1,4 +1,4 @@
-// Owns the tests of matrix products with quantised and dense weights, against float64.
+// The tests of matrix products with quantised and dense weights, against float64.
 import { describe, expect, test } from "bun:test";
 import {
   dequantize4bit,

@@ -1,4 +1,4 @@
-// Owns the tests of the products' gradients, against float64 and against the slope of the product itself.
+// The tests of the products' gradients, against float64 and against the slope of the product itself.
 import { describe, expect, test } from "bun:test";
 import {
   dequantize4bit,

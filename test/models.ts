@@ -1,4 +1,4 @@
-// Owns the small models that tests read: directories as Hugging Face has them, and GGUF files, made on the spot.
+// The small models that tests read: directories as Hugging Face has them, and GGUF files, made on the spot.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type GGUFTypedMetadata, GGUFValueType, serializeGgufMetadata } from "@huggingface/gguf";

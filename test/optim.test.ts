@@ -1,4 +1,4 @@
-// Owns the tests of optimizers' steps: upstream's numbers, float64, and 8-bit states against their definition.
+// The tests of optimizers' steps: upstream's numbers, float64, and 8-bit states against their definition.
 import { describe, expect, test } from "bun:test";
 import { openSafetensors } from "../src/checkpoint/safetensors.ts";
 import {

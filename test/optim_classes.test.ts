@@ -1,4 +1,4 @@
-// Owns the tests of the optimizer classes: options, groups, overrides, state dicts, and what must be refused.
+// The tests of the optimizer classes: options, groups, overrides, state dicts, and what must be refused.
 import { describe, expect, test } from "bun:test";
 import { Codebook, currentDevice, optim, Parameter, Tensor } from "../src/index.ts";
 import { normal, wave } from "./cases.ts";

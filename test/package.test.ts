@@ -1,4 +1,4 @@
-// Owns the test that the package works where it is installed: outside the repository, with no zig, by Bun and by npm.
+// Tests that the package works where it is installed: outside the repository, with no zig, by Bun and by npm.
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";

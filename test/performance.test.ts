@@ -1,4 +1,4 @@
-// Owns the test that docs/performance.md tells the truth: its figures are those of bench/results, its kernels those of
+// Tests that docs/performance.md tells the truth: its figures are those of bench/results, its kernels those of
 // the library.
 import { expect, test } from "bun:test";
 import { layerChart } from "../bench/chart.ts";

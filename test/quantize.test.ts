@@ -1,4 +1,4 @@
-// Owns the tests of blockwise quantisation and its inverse: upstream's bytes, the definition, and what must be refused.
+// The tests of blockwise quantisation and its inverse: upstream's bytes, the definition, and what must be refused.
 import { describe, expect, test } from "bun:test";
 import { openSafetensors } from "../src/checkpoint/safetensors.ts";
 import {

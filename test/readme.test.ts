@@ -1,4 +1,4 @@
-// Owns the test that the README tells the truth: its support table is what the library reports, and its examples run.
+// Tests that the README tells the truth: its support table is what the library reports, and its examples run.
 import { describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";

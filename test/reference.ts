@@ -1,4 +1,4 @@
-// Owns the answers that the library is held to, worked out here in float64, or in fp32 where bytes must match.
+// The answers that the library is held to, worked out here in float64, or in fp32 where bytes must match.
 import { BnbError, type BnbErrorCode, type FloatDType } from "../src/index.ts";
 
 const word = new Uint32Array(1);

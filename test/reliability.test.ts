@@ -1,4 +1,4 @@
-// Owns the test that docs/reliability.md promises nothing that is not tried: its table of promises, kinds of fault and
+// Tests that docs/reliability.md promises nothing that is not tried: its table of promises, kinds of fault and
 // tests is compared with what there is.
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";

@@ -1,4 +1,4 @@
-// Owns the tests of RMS normalisation, against float64.
+// The tests of RMS normalisation, against float64.
 import { describe, expect, test } from "bun:test";
 import { type FloatDType, rmsNorm, Tensor } from "../src/index.ts";
 import { floatDTypes, normal, testDevices, wave } from "./cases.ts";

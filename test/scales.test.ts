@@ -1,4 +1,4 @@
-// Owns the tests of scales of least squared error: the rule to the last bit, the best there is, and what must be
+// The tests of scales of least squared error: the rule to the last bit, the best there is, and what must be
 // refused.
 import { describe, expect, test } from "bun:test";
 import { errorTable, path, readErrors } from "../scripts/scales.ts";

@@ -1,4 +1,4 @@
-// Owns the answers that scales of least squared error are held to: the search of metal/scales_rule.h with its fp32
+// The answers that scales of least squared error are held to: the search of metal/scales_rule.h with its fp32
 // steps, and the best that any scale can do, in float64.
 import { coder } from "./reference.ts";
 

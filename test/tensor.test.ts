@@ -1,4 +1,4 @@
-// Owns the tests of tensors as things: values in and out, casts, views, ownership, the collector, waiting, bad input.
+// The tests of tensors as things: values in and out, casts, views, ownership, the collector, waiting, bad input.
 import { describe, expect, spyOn, test } from "bun:test";
 import {
   add,

@@ -1,4 +1,4 @@
-// Owns the tests of the CPU's threads as a process sees them: how many there are, what a wrong number or instruction
+// The tests of the CPU's threads as a process sees them: how many there are, what a wrong number or instruction
 // set says, and Workers that share the pool and end while it works. test/cpu/forms_test.c has the pool itself.
 import { expect, test } from "bun:test";
 

@@ -1,4 +1,4 @@
-// Owns the tests of top-k, of routing to experts, and of what experts give back.
+// The tests of top-k, of routing to experts, and of what experts give back.
 import { describe, expect, test } from "bun:test";
 import { route, scatterAdd, Tensor, topK } from "../src/index.ts";
 import { floatDTypes, normal, testDevices, wave } from "./cases.ts";

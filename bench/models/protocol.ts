@@ -1,4 +1,4 @@
-// Owns what `bun run bench:models` and its workers say to each other: one JSON value a line, an answer to each command.
+// What `bun run bench:models` and its workers say to each other: one JSON value a line, an answer to each command.
 
 /** A prompt to read, and how many tokens to write after it, each the likeliest. */
 export interface ModelCommand {

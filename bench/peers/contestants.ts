@@ -1,4 +1,4 @@
-// Owns what is compared: the peers, the precisions of each, and the cases.
+// What is compared: the peers, the precisions of each, and the cases.
 import { installJavaScript, installPython, python } from "./install.ts";
 import type { Operation, PeerCase } from "./protocol.ts";
 

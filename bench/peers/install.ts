@@ -1,4 +1,4 @@
-// Owns where the peers come from: packages of PyPI and npm, each installed once into the ignored folder .peers.
+// Where the peers come from: packages of PyPI and npm, each installed once into the ignored folder .peers.
 import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { output, root, say } from "../../scripts/run.ts";
 

@@ -1,4 +1,4 @@
-// Owns the benchmark of onnxruntime in JavaScript: onnxruntime-node in Bun, on the models that onnxruntime_peer.py
+// The benchmark of onnxruntime in JavaScript: onnxruntime-node in Bun, on the models that onnxruntime_peer.py
 // wrote.
 import { existsSync } from "node:fs";
 import { pathToFileURL } from "node:url";

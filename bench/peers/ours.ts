@@ -1,4 +1,4 @@
-// Owns this library's side of the benchmark, through the functions that its users call.
+// This library's side of the benchmark, through the functions that its users call.
 import {
   currentDevice,
   dequantize4bit,

@@ -1,4 +1,4 @@
-// Owns a peer's worker as a process: asked one thing at a time, and stopped while another one is measured.
+// A peer's worker as a process: asked one thing at a time, and stopped while another one is measured.
 import type { Subprocess } from "bun";
 import type { Answer, Command } from "./protocol.ts";
 

@@ -1,4 +1,4 @@
-// Owns what the benchmark's driver and its workers say to each other: one JSON value a line, an answer to each command.
+// What the benchmark's driver and its workers say to each other: one JSON value a line, an answer to each command.
 
 /** What is timed. Every worker makes its own weights of the same inputs. */
 export interface PeerCase {

@@ -1,4 +1,4 @@
-// Owns what the comparison with peers found: times by contest, entrant and threads, ratios taken round by round, and
+// What the comparison with peers found: times by contest, entrant and threads, ratios taken round by round, and
 // the file that they are kept in.
 import { readFileSync, writeFileSync } from "node:fs";
 import type { Class, Entrant } from "./contestants.ts";

@@ -1,4 +1,4 @@
-// Owns how the comparison with peers is shown: tables of cells, for the terminal and for Markdown alike.
+// How the comparison with peers is shown: tables of cells, for the terminal and for Markdown alike.
 import { classes } from "./contestants.ts";
 import { median, oursBeside, type PeerRecord, type Result, ratio, select } from "./results.ts";
 import { targets } from "./targets.ts";

@@ -1,4 +1,4 @@
-// Owns the targets that this library sets itself against its peers, and whether a run meets them.
+// The targets that this library sets itself against its peers, and whether a run meets them.
 import { ours } from "./contestants.ts";
 import { median, type PeerRecord, type Result, ratio, select } from "./results.ts";
 

@@ -1,4 +1,4 @@
-// Owns the JavaScript side of the benchmark's protocol: one contestant in a process of its own, as worker.py for
+// The JavaScript side of the benchmark's protocol: one contestant in a process of its own, as worker.py for
 // Python.
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";

@@ -1,4 +1,4 @@
-// Owns the cases of `bunsandbytes bench`: each operation on the size of a language model's layer.
+// The cases of `bunsandbytes bench`: each operation on the size of a language model's layer.
 import { Int8Weight, matmul8bit } from "../int8_weight.ts";
 import { linear, matmul4bit } from "../matmul.ts";
 import type { Precision } from "../native.ts";

@@ -1,4 +1,4 @@
-// Owns this machine's limits: how fast its processor reads memory, measured, and what that leaves of a time.
+// This machine's limits: how fast its processor reads memory, measured, and what that leaves of a time.
 
 /** How fast so much memory is read again and again, by all threads together. */
 export interface ReadRate {

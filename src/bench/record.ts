@@ -1,4 +1,4 @@
-// Owns the record of a bench: where and how it was made, the file it is kept in, and its comparison with another.
+// The record of a bench: where and how it was made, the file it is kept in, and its comparison with another.
 import { readFileSync, writeFileSync } from "node:fs";
 import { BnbError } from "../error.ts";
 import type { Limits } from "./limits.ts";

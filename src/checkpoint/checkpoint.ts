@@ -1,4 +1,4 @@
-// Owns checkpoints as a whole: opens one or many safetensors files as one set of tensors, and writes such sets.
+// Checkpoints as a whole: opens one or many safetensors files as one set of tensors, and writes such sets.
 
 import { closeSync, existsSync, mkdirSync, readdirSync, readSync, statSync } from "node:fs";
 import { basename, dirname, join } from "node:path";

@@ -1,4 +1,4 @@
-// Owns the last step of writing a folder: it gets its name in such an order that at every instant a model is there that
+// The last step of writing a folder: it gets its name in such an order that at every instant a model is there that
 // loads, the old one or the new one, and every file of the user's.
 import fs from "node:fs";
 import { dirname, join } from "node:path";

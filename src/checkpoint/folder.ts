@@ -1,4 +1,4 @@
-// Owns what is read of a model's folder, which may come from a stranger: ordinary files only, of a size that is known,
+// What is read of a model's folder, which may come from a stranger: ordinary files only, of a size that is known,
 // and links that stay inside.
 import fs from "node:fs";
 import { basename, dirname, join, resolve, sep } from "node:path";

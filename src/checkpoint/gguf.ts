@@ -1,4 +1,4 @@
-// Owns GGUF models: one file or the parts of a split one, as tensors under the names that Hugging Face's models have.
+// GGUF models: one file or the parts of a split one, as tensors under the names that Hugging Face's models have.
 
 import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";

@@ -1,4 +1,4 @@
-// Owns the architectures of GGUF that can be read: what their tensors are called in Hugging Face's models, which a
+// The architectures of GGUF that can be read: what their tensors are called in Hugging Face's models, which a
 // model must
 // have, and what sets their config.json apart.
 import type { PyValue } from "./pyjson.ts";

@@ -1,4 +1,4 @@
-// Owns config.json of a model that comes as GGUF: what transformers calls what the file's metadata says.
+// config.json of a model that comes as GGUF: what transformers calls what the file's metadata says.
 import { type Architecture, architectures, type Facts, mixtral } from "./gguf_architectures.ts";
 import { GgufList, type Metadata } from "./gguf_header.ts";
 import { damaged } from "./header.ts";

@@ -1,4 +1,4 @@
-// Owns the header of a GGUF file: metadata and what it says of each tensor. Nothing in it is believed before the file
+// The header of a GGUF file: metadata and what it says of each tensor. Nothing in it is believed before the file
 // has
 // been seen to hold it, and lists, such as the vocabulary, are passed over and read when somebody asks for them.
 import { BnbError } from "../error.ts";

@@ -1,4 +1,4 @@
-// Owns the tokenizer of a GGUF file: tokenizer.json and its companions, rebuilt from the file's metadata.
+// The tokenizer of a GGUF file: tokenizer.json and its companions, rebuilt from the file's metadata.
 import { tokenIds } from "./gguf_config.ts";
 import { GgufList, type Metadata } from "./gguf_header.ts";
 import { damaged } from "./header.ts";

@@ -1,4 +1,4 @@
-// Owns GGML's types by their numbers: what each is called, and the elements and bytes of a block of those that are
+// GGML's types by their numbers: what each is called, and the elements and bytes of a block of those that are
 // read.
 
 export interface GgufType {

@@ -1,4 +1,4 @@
-// Owns checkpoints of GPTQ's and AWQ's: which tensors are a weight, and how it comes to a device as it is, integers
+// Checkpoints of GPTQ's and AWQ's: which tensors are a weight, and how it comes to a device as it is, integers
 // with a scale and an offset a group.
 import { currentDevice, type Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";

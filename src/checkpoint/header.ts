@@ -1,4 +1,4 @@
-// Owns the header of a safetensors file: its dtypes, its order, and the rules that a sound header keeps.
+// The header of a safetensors file: its dtypes, its order, and the rules that a sound header keeps.
 import { BnbError } from "../error.ts";
 import { JsonReader } from "./json.ts";
 

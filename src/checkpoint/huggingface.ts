@@ -1,4 +1,4 @@
-// Owns what a Hugging Face directory holds beside the weights: config.json and the choice of modules.
+// What a Hugging Face directory holds beside the weights: config.json and the choice of modules.
 import { join } from "node:path";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";

@@ -1,4 +1,4 @@
-// Owns what the package exports of checkpoints: files, whole models, state dicts, and ways from one to another.
+// What the package exports of checkpoints: files, whole models, state dicts, and ways from one to another.
 export { type CoremlOptions, exportCoreml } from "../coreml/export.ts";
 export { type AdapterLayer, type SaveAdapterOptions, saveAdapter } from "./adapter.ts";
 export { type Checkpoint, openCheckpoint } from "./checkpoint.ts";

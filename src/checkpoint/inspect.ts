@@ -1,4 +1,4 @@
-// Owns looking at checkpoints: what each weight is stored as, costs and lost, and whether all is sound.
+// Looks at checkpoints: what each weight is stored as, costs and lost, and whether all is sound.
 
 import { type Comparison, compare } from "../compare.ts";
 import { BnbError } from "../error.ts";

@@ -1,4 +1,4 @@
-// Owns the journals of work folders: each says who makes what, which files are its own and how far it came, so that
+// The journals of work folders: each says who makes what, which files are its own and how far it came, so that
 // what a process left behind when it was killed can be told from what a living one needs, and from what is somebody's
 // only copy.
 import fs from "node:fs";

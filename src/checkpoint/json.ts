@@ -1,4 +1,4 @@
-// Owns reading JSON that a file holds, which may be anything: byte by byte, as strict as Rust's serde_json, or as
+// Reads JSON that a file holds, which may be anything: byte by byte, as strict as Rust's serde_json, or as
 // lenient as Python's json, whichever reads the same file elsewhere.
 
 /** Deeper than any file has a reason to be; walking what is much deeper overflows the stack. */

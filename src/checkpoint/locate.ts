@@ -1,4 +1,4 @@
-// Owns where a model is that a person named: the folder itself, or what the Hugging Face cache keeps for a repository.
+// Where a model is that a person named: the folder itself, or what the Hugging Face cache keeps for a repository.
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { BnbError } from "../error.ts";

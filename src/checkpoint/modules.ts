@@ -1,4 +1,4 @@
-// Owns what transformers makes of each matrix of a model: an `nn.Linear`, which bitsandbytes replaces, or something
+// What transformers makes of each matrix of a model: an `nn.Linear`, which bitsandbytes replaces, or something
 // else.
 // What it says of the models that it knows is data (modules.json, made by `scripts/modules.ts`); others go by
 // structure.

@@ -1,4 +1,4 @@
-// Owns the folder that a model is written into, as a transaction: planned, staged, committed. Every writer of one goes
+// The folder that a model is written into, as a transaction: planned, staged, committed. Every writer of one goes
 // through it.
 import fs from "node:fs";
 import { dirname, join } from "node:path";

@@ -1,4 +1,4 @@
-// Owns patterns of modules' names: regular expressions that a person gave, matched to names that a stranger gave, in
+// Patterns of modules' names: regular expressions that a person gave, matched to names that a stranger gave, in
 // bounded time.
 import { BnbError } from "../error.ts";
 

@@ -1,4 +1,4 @@
-// Owns weights a piece at a time, so that looking through a file takes memory for a piece, not for all of it as floats.
+// Weights a piece at a time, so that looking through a file takes memory for a piece, not for all of it as floats.
 import { currentDevice } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";
 import { Int8Weight } from "../int8_weight.ts";

@@ -1,4 +1,4 @@
-// Owns the first step of writing a model: all that can be foreseen is checked before any work is done.
+// The first step of writing a model: all that can be foreseen is checked before any work is done.
 import fs from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { BnbError } from "../error.ts";

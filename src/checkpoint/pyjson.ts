@@ -1,4 +1,4 @@
-// Owns JSON text as Python's `json.dumps` prints it, since checkpoints are compared with Python's byte for byte.
+// JSON text as Python's `json.dumps` prints it, since checkpoints are compared with Python's byte for byte.
 import { BnbError } from "../error.ts";
 import { parseJson } from "./json.ts";
 

@@ -1,4 +1,4 @@
-// Owns reading safetensors files: tensors are views of the mapped file.
+// Reads safetensors files: tensors are views of the mapped file.
 
 import type { DType } from "../dtype.ts";
 import { BnbError } from "../error.ts";

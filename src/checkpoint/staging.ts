@@ -1,4 +1,4 @@
-// Owns the second step of writing: what is made lies in a work folder beside its target, on the same file system,
+// The second step of writing: what is made lies in a work folder beside its target, on the same file system,
 // locked and journalled, until it is whole and durable; without a commit nothing of it stays.
 import { randomBytes } from "node:crypto";
 import fs from "node:fs";

@@ -1,4 +1,4 @@
-// Owns bitsandbytes' state-dict keys: which tensors make up a quantised weight, and how they must agree.
+// bitsandbytes' state-dict keys: which tensors make up a quantised weight, and how they must agree.
 import { isMap } from "node:util/types";
 import type { FloatDType } from "../dtype.ts";
 import { BnbError } from "../error.ts";

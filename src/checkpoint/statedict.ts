@@ -1,4 +1,4 @@
-// Owns the way between quantised tensors and the tensors of a state dict.
+// The way between quantised tensors and the tensors of a state dict.
 
 import { Codebook, codebookNames } from "../codebook.ts";
 import { currentDevice, type Device, type DeviceName, deviceOf } from "../device.ts";

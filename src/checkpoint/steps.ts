@@ -1,4 +1,4 @@
-// Owns the pieces of work that checkpoints are made by: where a weight comes from, and what is written for it.
+// The pieces of work that checkpoints are made by: where a weight comes from, and what is written for it.
 import { Codebook, createNormalMap } from "../codebook.ts";
 import { compare } from "../compare.ts";
 import { currentDevice } from "../device.ts";

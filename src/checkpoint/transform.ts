@@ -1,4 +1,4 @@
-// Owns the four ways to make a checkpoint from another: quantise it, dequantise it, merge an adapter into it, convert
+// The four ways to make a checkpoint from another: quantise it, dequantise it, merge an adapter into it, convert
 // it from GGUF.
 
 import { readdirSync, statSync } from "node:fs";

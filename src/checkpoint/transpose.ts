@@ -1,4 +1,4 @@
-// Owns the transposition of a matrix's bytes, for the models that store their weights by columns.
+// The transposition of a matrix's bytes, for the models that store their weights by columns.
 import { BnbError } from "../error.ts";
 
 /** Elements a side of the tiles that are moved at once, so that reads and writes stay within a cache. */

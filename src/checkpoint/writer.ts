@@ -1,4 +1,4 @@
-// Owns writing safetensors files: tensors arrive one at a time, and the file appears whole or not at all.
+// Writes safetensors files: tensors arrive one at a time, and the file appears whole or not at all.
 
 import fs from "node:fs";
 import { BnbError } from "../error.ts";

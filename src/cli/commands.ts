@@ -1,4 +1,4 @@
-// Owns the list of commands that need the native library: all but doctor.
+// The list of commands that need the native library: all but doctor.
 import type { Command } from "commander";
 import { benchCommand } from "./bench.ts";
 import { chatCommand } from "./chat.ts";

@@ -1,4 +1,4 @@
-// Owns `bunsandbytes convert`.
+// `bunsandbytes convert`.
 import { Command, Option } from "commander";
 import { architectures } from "../checkpoint/gguf_architectures.ts";
 import { ggufTypes } from "../checkpoint/gguf_types.ts";

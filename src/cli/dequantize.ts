@@ -1,4 +1,4 @@
-// Owns `bunsandbytes dequantize`.
+// `bunsandbytes dequantize`.
 import { Command } from "commander";
 import { dequantizeCheckpoint } from "../checkpoint/transform.ts";
 import { transformOptions, type WriteFlags, withWriting } from "./options.ts";

@@ -1,4 +1,4 @@
-// Owns `bunsandbytes doctor`: what is on this machine, what is wrong with it, and what to do about that. It works, and
+// `bunsandbytes doctor`: what is on this machine, what is wrong with it, and what to do about that. It works, and
 // says why, where the native library can't be opened: nothing that needs the library is imported before it is asked
 // for.
 import { Command } from "commander";

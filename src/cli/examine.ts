@@ -1,4 +1,4 @@
-// Owns what doctor finds out about devices: which are here, whether each computes right, and what it leaves to the CPU.
+// What doctor finds out about devices: which are here, whether each computes right, and what it leaves to the CPU.
 import { Device, type DeviceReport, devices } from "../device.ts";
 import { BnbError } from "../error.ts";
 import { support } from "../support.ts";

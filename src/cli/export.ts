@@ -1,4 +1,4 @@
-// Owns `bunsandbytes export`.
+// `bunsandbytes export`.
 import { Command, Option } from "commander";
 import { exportCoreml } from "../coreml/export.ts";
 import { located } from "./hub.ts";

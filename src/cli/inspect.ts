@@ -1,4 +1,4 @@
-// Owns `bunsandbytes inspect`.
+// `bunsandbytes inspect`.
 import { Command } from "commander";
 import { inspectCheckpoint, summarise, type WeightReport } from "../checkpoint/inspect.ts";
 import { type ReportOptions, withReporting } from "./options.ts";

@@ -1,4 +1,4 @@
-// Owns the facts about a machine that a bug report needs and that need no native library.
+// The facts about a machine that a bug report needs and that need no native library.
 import { readFileSync } from "node:fs";
 import os from "node:os";
 import { BnbError } from "../error.ts";

@@ -1,5 +1,5 @@
 #!/usr/bin/env -S bun --no-env-file --config=/dev/null
-// Owns the command line: which commands there are. Its first line keeps Bun from loading the .env and the bunfig.toml
+// The command line: which commands there are. Its first line keeps Bun from loading the .env and the bunfig.toml
 // of the current folder, which may be a model from a stranger.
 import { Command } from "commander";
 import { version } from "../version.ts";

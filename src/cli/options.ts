@@ -1,4 +1,4 @@
-// Owns the options that commands share, and how their values are read.
+// The options that commands share, and how their values are read.
 import { basename, resolve } from "node:path";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { quantTypes, type StoredQuantType } from "../checkpoint/huggingface.ts";

@@ -1,4 +1,4 @@
-// Owns writing to standard output and standard error: nothing gets there but what was escaped, and whatever can't be
+// Writes to standard output and standard error: nothing gets there but what was escaped, and whatever can't be
 // written is an error.
 import fs from "node:fs";
 import { styleText } from "node:util";

@@ -1,4 +1,4 @@
-// Owns `bunsandbytes quantize`.
+// `bunsandbytes quantize`.
 import { Command, Option } from "commander";
 import { quantizeCheckpoint } from "../checkpoint/transform.ts";
 import { quantizeToMlx } from "../checkpoint/transform_mlx.ts";

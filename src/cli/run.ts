@@ -1,4 +1,4 @@
-// Owns how a command runs: what becomes of an error, and the exit status.
+// How a command runs: what becomes of an error, and the exit status.
 import { type Command, CommanderError } from "commander";
 import { BnbError } from "../error.ts";
 import { printableLines } from "../printable.ts";

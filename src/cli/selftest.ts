@@ -1,4 +1,4 @@
-// Owns the self-test of a device: whether its results are what theory says, and how fast they come.
+// The self-test of a device: whether its results are what theory says, and how fast they come.
 import { compare } from "../compare.ts";
 import type { Device } from "../device.ts";
 import { Int8Weight, matmul8bitFp } from "../int8_weight.ts";

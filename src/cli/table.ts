@@ -1,4 +1,4 @@
-// Owns tables for people: aligned columns, text to the left and numbers to the right.
+// Tables for people: aligned columns, text to the left and numbers to the right.
 import { printable } from "../printable.ts";
 import { Printable } from "./print.ts";
 

@@ -1,4 +1,4 @@
-// Owns how far a job is, for people, and how sizes and numbers are said. It goes to standard error.
+// How far a job is, for people, and how sizes and numbers are said. It goes to standard error.
 import { SingleBar } from "cli-progress";
 import { printable } from "../printable.ts";
 import type { ReportOptions } from "./options.ts";

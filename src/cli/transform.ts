@@ -1,4 +1,4 @@
-// Owns what the commands that write a model have in common: progress meanwhile, a report at the end.
+// What the commands that write a model have in common: progress meanwhile, a report at the end.
 import type { Progress, TransformOptions, TransformReport } from "../checkpoint/transform.ts";
 import type { ReportOptions } from "./options.ts";
 import { print, printJson } from "./print.ts";

@@ -1,4 +1,4 @@
-// Owns `bunsandbytes verify`.
+// `bunsandbytes verify`.
 import { Command } from "commander";
 import { verifyCheckpoint } from "../checkpoint/inspect.ts";
 import { type ReportOptions, withReporting } from "./options.ts";

@@ -1,4 +1,4 @@
-// Owns an encoder of BERT's kin as an ML program of Core ML's: texts of one length in, vectors out.
+// An encoder of BERT's kin as an ML program of Core ML's: texts of one length in, vectors out.
 
 import { inMlxOrder } from "../checkpoint/mlx.ts";
 import { Codebook } from "../codebook.ts";

@@ -1,4 +1,4 @@
-// Owns the way from a model to a package of Core ML's, which Xcode and Apple's systems open.
+// The way from a model to a package of Core ML's, which Xcode and Apple's systems open.
 import fs from "node:fs";
 import { join } from "node:path";
 import { checkPath, signatures } from "../checkpoint/arguments.ts";

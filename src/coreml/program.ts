@@ -1,4 +1,4 @@
-// Owns an ML program of Core ML's: operations that refer to each other by name, and the file that their weights lie in.
+// An ML program of Core ML's: operations that refer to each other by name, and the file that their weights lie in.
 import fs from "node:fs";
 import { join } from "node:path";
 import { about, StagedFile } from "../checkpoint/staging.ts";

@@ -1,4 +1,4 @@
-// Owns the encoding of Protocol Buffers, as far as a writer needs it: numbers, bytes, texts and messages in messages.
+// The encoding of Protocol Buffers, as far as a writer needs it: numbers, bytes, texts and messages in messages.
 
 /** A message that is being written, field by field; https://protobuf.dev/programming-guides/encoding. */
 export class Message {

@@ -1,4 +1,4 @@
-// Owns adapters that run beside a model's weights: low-rank products added to those of the modules that they belong to,
+// Adapters that run beside a model's weights: low-rank products added to those of the modules that they belong to,
 // and tensors that an adapter has whole.
 import { type AdaptedModule, type Adapter as Opened, openAdapter } from "../checkpoint/adapter.ts";
 import type { SafetensorsTensor } from "../checkpoint/safetensors.ts";

@@ -1,4 +1,4 @@
-// Owns what a model is made of, as one record: everything in which families differ is a field here, and code is the
+// What a model is made of, as one record: everything in which families differ is a field here, and code is the
 // same.
 import type { Activation } from "../activate.ts";
 

@@ -1,4 +1,4 @@
-// Owns the keys and values of a whole model: a cache on each device that some of its layers stand on, used as one.
+// The keys and values of a whole model: a cache on each device that some of its layers stand on, used as one.
 import { type CacheDType, KvCache } from "../attention.ts";
 import type { Device } from "../device.ts";
 

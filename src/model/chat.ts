@@ -1,4 +1,4 @@
-// Owns conversations: turns, the prompt that they become, and what is kept between them.
+// Conversations: turns, the prompt that they become, and what is kept between them.
 import { BnbError } from "../error.ts";
 import type { TextFormat } from "./constraint.ts";
 import type { GenerateOptions, Usage } from "./generation.ts";

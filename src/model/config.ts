@@ -1,4 +1,4 @@
-// Owns config.json: what transformers writes for any family becomes one Architecture record, or is refused by name.
+// config.json: what transformers writes for any family becomes one Architecture record, or is refused by name.
 
 import type { Activation } from "../activate.ts";
 import { BnbError } from "../error.ts";

@@ -1,4 +1,4 @@
-// Owns the one decoder: ids of several sequences in, logits out, with their keys and values in a cache.
+// The one decoder: ids of several sequences in, logits out, with their keys and values in a cache.
 import { activate } from "../activate.ts";
 import type { Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";

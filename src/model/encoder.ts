@@ -1,4 +1,4 @@
-// Owns the one encoder: texts in, a vector for each token out, and what becomes of those for a whole text.
+// The one encoder: texts in, a vector for each token out, and what becomes of those for a whole text.
 
 import type { Device } from "../device.ts";
 import type { FloatDType } from "../dtype.ts";

@@ -1,4 +1,4 @@
-// Owns mixtures of experts: each row goes through the few that its router chooses.
+// Mixtures of experts: each row goes through the few that its router chooses.
 
 import { sigmoid } from "../elementwise.ts";
 import { embedding } from "../embedding.ts";

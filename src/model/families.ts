@@ -1,4 +1,4 @@
-// Owns the families: what each calls its modules and where its norms stand. What a number decides is read in config.ts.
+// The families: what each calls its modules and where its norms stand. What a number decides is read in config.ts.
 import type { Activation } from "../activate.ts";
 import type { ExpertNames, ModuleNames } from "./architecture.ts";
 

@@ -1,4 +1,4 @@
-// Owns what a model is loaded from: a folder as Hugging Face has it, or one GGUF file, which says the same in its own
+// What a model is loaded from: a folder as Hugging Face has it, or one GGUF file, which says the same in its own
 // way.
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { openCheckpoint } from "../checkpoint/checkpoint.ts";

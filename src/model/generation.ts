@@ -1,4 +1,4 @@
-// Owns texts as they grow: what each feeds the decoder next, what it takes of the logits, and when it ends.
+// Texts as they grow: what each feeds the decoder next, what it takes of the logits, and when it ends.
 import { BnbError } from "../error.ts";
 import type { Tensor } from "../tensor.ts";
 import { type Largest, topK } from "../topk.ts";

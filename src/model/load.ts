@@ -1,4 +1,4 @@
-// Owns the loading of a model: which files it is made of, where its layers go, and what becomes of its weights.
+// The loading of a model: which files it is made of, where its layers go, and what becomes of its weights.
 import { currentDevice, type Device, type DeviceName } from "../device.ts";
 import { BnbError } from "../error.ts";
 import type { Precision } from "../native.ts";

@@ -1,4 +1,4 @@
-// Owns whole models: loaded from a folder, they continue texts, converse, and turn texts into vectors.
+// Whole models: loaded from a folder, they continue texts, converse, and turn texts into vectors.
 
 import { checkTransform } from "../checkpoint/arguments.ts";
 import type { TransformReport } from "../checkpoint/transform.ts";

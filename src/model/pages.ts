@@ -1,4 +1,4 @@
-// Owns the cache that sessions share: pages of tokens, which a session takes as it grows, gives back, and may have in
+// The cache that sessions share: pages of tokens, which a session takes as it grows, gives back, and may have in
 // common with others whose texts begin alike (Kwon et al. 2023).
 import type { CacheDType } from "../attention.ts";
 import { BnbError } from "../error.ts";

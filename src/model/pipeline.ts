@@ -1,4 +1,4 @@
-// Owns the layers of a model on all of its devices: which stand where, and how rows go from one device to the next.
+// The layers of a model on all of its devices: which stand where, and how rows go from one device to the next.
 import { type Device, type DeviceName, deviceOf } from "../device.ts";
 import { BnbError } from "../error.ts";
 import { isOptions, type Signature } from "../signature.ts";

@@ -1,4 +1,4 @@
-// Owns what makes one vector of a text's: sentence-transformers' modules.json, and the arithmetic that it names.
+// What makes one vector of a text's: sentence-transformers' modules.json, and the arithmetic that it names.
 import { join } from "node:path";
 import type { Metadata } from "../checkpoint/gguf_header.ts";
 import { BnbError } from "../error.ts";

@@ -1,4 +1,4 @@
-// Owns the tables of rotary positions: every way to stretch frequencies is worked out here, so that kernels know none.
+// The tables of rotary positions: every way to stretch frequencies is worked out here, so that kernels know none.
 import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
 import type { RopeSpec } from "./architecture.ts";

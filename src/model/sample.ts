@@ -1,4 +1,4 @@
-// Owns the way from logits to an id, in transformers' order: penalty, temperature, top-k, top-p, min-p, chance.
+// The way from logits to an id, in transformers' order: penalty, temperature, top-k, top-p, min-p, chance.
 import { BnbError } from "../error.ts";
 import type { Largest } from "../topk.ts";
 

@@ -1,4 +1,4 @@
-// Owns a model's way back into a folder: what was loaded under which names, and what each weight is written as.
+// A model's way back into a folder: what was loaded under which names, and what each weight is written as.
 import type { Step } from "../checkpoint/checkpoint.ts";
 import { type Config, quantMethod, withOwnQuantization, withoutQuantization } from "../checkpoint/huggingface.ts";
 import { specsBlockwise, specsInt8 } from "../checkpoint/state.ts";

@@ -1,4 +1,4 @@
-// Owns sessions: the tokens of one sequence that a cache holds, in step with it; forward, rewind, save and restore.
+// Sessions: the tokens of one sequence that a cache holds, in step with it; forward, rewind, save and restore.
 import { BnbError } from "../error.ts";
 import type { Decoder, Segment } from "./decoder.ts";
 import { type PagedCache, pagesOf, pageTokens } from "./pages.ts";

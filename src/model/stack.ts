@@ -1,4 +1,4 @@
-// Owns the layers of a model that stand on one device, and how rows go through them: what the decoder and the encoder
+// The layers of a model that stand on one device, and how rows go through them: what the decoder and the encoder
 // share.
 import { activate } from "../activate.ts";
 import { type AttentionOptions, attention, type KvCache } from "../attention.ts";

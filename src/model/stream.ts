@@ -1,4 +1,4 @@
-// Owns ids as they come to text as it goes out: whole characters only, and nothing of a stop string.
+// Ids as they come to text as it goes out: whole characters only, and nothing of a stop string.
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** What stands for bytes that are no character, or not yet one. */

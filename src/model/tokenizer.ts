@@ -1,4 +1,4 @@
-// Owns text to ids and back, and a conversation to a prompt, as a model's own files say.
+// Text to ids and back, and a conversation to a prompt, as a model's own files say.
 import { Template } from "@huggingface/jinja";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { BnbError } from "../error.ts";

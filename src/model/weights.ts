@@ -1,4 +1,4 @@
-// Owns where a model's weights come from, and what becomes of them on the way to the device: joined, quantised, or as
+// Where a model's weights come from, and what becomes of them on the way to the device: joined, quantised, or as
 // they are.
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import type { GgufModel } from "../checkpoint/gguf.ts";

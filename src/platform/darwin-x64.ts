@@ -1,4 +1,4 @@
-// Owns the path of the native library for darwin-x64: in the package's folder, or inside a single-file executable.
+// The path of the native library for darwin-x64: in the package's folder, or inside a single-file executable.
 import path from "#library/darwin-x64" with { type: "file" };
 
 export default path;

@@ -1,4 +1,4 @@
-// Owns the type of the native libraries, and of the kernels beside them, as modules: what package.json's `imports`
+// The type of the native libraries, and of the kernels beside them, as modules: what package.json's `imports`
 // name, imported as files.
 
 declare module "#library/*" {

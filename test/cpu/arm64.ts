@@ -1,4 +1,4 @@
-// Owns `bun run test:arm64`, on demand since an emulator is forty times slower: the CPU's forms for arm64, by
+// `bun run test:arm64`, on demand since an emulator is forty times slower: the CPU's forms for arm64, by
 // themselves, on processors that have them and on one that lacks some; and the whole library, with suites of operations
 // under Bun for arm64.
 import { beforeAll, describe, expect, test } from "bun:test";

@@ -1,4 +1,4 @@
-// Owns running the examples of docstrings: all of them as one module, whose `// → value` comments are checked.
+// Runs the examples of docstrings: all of them as one module, whose `// → value` comments are checked.
 import type { PublicName } from "./names.ts";
 
 /** The code of a docstring's example; undefined where it has none. */

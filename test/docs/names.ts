@@ -1,4 +1,4 @@
-// Owns the list of public names: what src/index.ts exports, with the docstring that stands at each declaration.
+// The list of public names: what src/index.ts exports, with the docstring that stands at each declaration.
 import { readFileSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 

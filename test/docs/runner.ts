@@ -1,4 +1,4 @@
-// Owns what the module of examples is made of: it runs one after the other, each in a folder and on a device as at
+// What the module of examples is made of: it runs one after the other, each in a folder and on a device as at
 // first.
 import { mkdtempSync, readdirSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";

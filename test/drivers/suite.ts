@@ -1,4 +1,4 @@
-// Owns `bun run test:drivers [file…]`: the suite on the null driver, where every operation must do without a GPU's
+// `bun run test:drivers [file…]`: the suite on the null driver, where every operation must do without a GPU's
 // help, and on the discrete one, which runs the kernels in memory of its own and leaves no operation to the CPU.
 import { resolve } from "node:path";
 import { driverEnvironment } from "./build.ts";

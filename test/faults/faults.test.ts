@@ -1,4 +1,4 @@
-// Owns the short form of the fault suite: `bun run test:faults` has the long one.
+// The short form of the fault suite: `bun run test:faults` has the long one.
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-// Owns the fuzzing of the FFI, in a process of its own: `bun ffi.ts <note> <seed> <seconds> [count]`, with BNB_LIBRARY
+// The fuzzing of the FFI, in a process of its own: `bun ffi.ts <note> <seed> <seconds> [count]`, with BNB_LIBRARY
 // naming the fault harness's library. Every function is given what JavaScript can give: valid handles of all kinds,
 // disposed ones, null, undefined, numbers that wrap, arrays too short. Prints JSON with what was tried.
 import { writeFileSync } from "node:fs";

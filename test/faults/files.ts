@@ -1,4 +1,4 @@
-// Owns the fuzzing of files, in a process of its own: `bun files.ts <folder> <note> <seed> <seconds> [count]`. Damaged
+// The fuzzing of files, in a process of its own: `bun files.ts <folder> <note> <seed> <seconds> [count]`. Damaged
 // copies of real files are opened and read whole. Each must be read or refused with a BnbError, within a second or so,
 // and within twice the file's size of native memory. Prints JSON with what was tried; what is under way stands in the
 // note.

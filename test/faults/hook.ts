@@ -1,4 +1,4 @@
-// Owns the hook on every call by which this library changes files: what a process is killed at, another one let in at,
+// The hook on every call by which this library changes files: what a process is killed at, another one let in at,
 // or the disk full at, and what a power cut is worked out from.
 import fs from "node:fs";
 import { join, resolve } from "node:path";

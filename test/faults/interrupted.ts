@@ -1,4 +1,4 @@
-// Owns what happens to a model that is being written when the process is killed, the disk is full, or another process
+// What happens to a model that is being written when the process is killed, the disk is full, or another process
 // writes to the same place: each time, what is under the output's name is whole or absent, and another run succeeds.
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";

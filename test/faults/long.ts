@@ -1,4 +1,4 @@
-// Owns `bun run test:faults`: the long form of the fault suite, with every sanitizer that this machine has. It prints
+// `bun run test:faults`: the long form of the fault suite, with every sanitizer that this machine has. It prints
 // what it tried, and what it could not; each run can be had again by its seed.
 import { mkdtempSync } from "node:fs";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-// Owns how much memory each command takes over the file's size, in a process of its own for each: `bun memory.ts <job>
+// How much memory each command takes over the file's size, in a process of its own for each: `bun memory.ts <job>
 // <folder>` prints the peak of native bytes and of the process, beside those of doing nothing.
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

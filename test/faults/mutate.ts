@@ -1,4 +1,4 @@
-// Owns the damage that is done to files: to their bytes, to JSON in them, and to the lengths that they state.
+// The damage that is done to files: to their bytes, to JSON in them, and to the lengths that they state.
 import type { Random } from "./random.ts";
 
 /** Numbers at which lengths, offsets and counts go wrong. */

@@ -1,4 +1,4 @@
-// Owns the power cut: from every change that a run made to the disk it works out what a cut after each may leave, puts
+// The power cut: from every change that a run made to the disk it works out what a cut after each may leave, puts
 // that on a real disk, and sees that a model is there and every file of the user's.
 import fs from "node:fs";
 import { basename, dirname, join } from "node:path";

@@ -1,4 +1,4 @@
-// Owns one quantisation in a process of its own, which a test kills, starves or disturbs: `bun quantize.ts <job>`,
+// One quantisation in a process of its own, which a test kills, starves or disturbs: `bun quantize.ts <job>`,
 // where the job is JSON. Prints JSON: the error's message, if there was one, what lies in the output's parent after it,
 // and how many calls there were.
 import fs from "node:fs";

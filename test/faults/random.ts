@@ -1,4 +1,4 @@
-// Owns the seeded random numbers of the fault suite, so that every run can be had again.
+// The seeded random numbers of the fault suite, so that every run can be had again.
 
 /** Numbers from a seed: splitmix64. */
 export class Random {

@@ -1,4 +1,4 @@
-// Owns files that are renamed over while they are opened, in a process of its own: `bun renamed.ts <folder> <seconds>`.
+// Files that are renamed over while they are opened, in a process of its own: `bun renamed.ts <folder> <seconds>`.
 // Two files, each with its own header and data, take turns under one name, as an update of a model does, while that is
 // opened and read. Each time header and data must be of one file. Prints JSON with what was tried.
 import { linkSync, mkdirSync, renameSync } from "node:fs";

@@ -1,4 +1,4 @@
-// Owns the runs of the fault suite: each a program or script in a process of its own, watched, with what it tried.
+// The runs of the fault suite: each a program or script in a process of its own, watched, with what it tried.
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-// Owns names that attack a terminal: in tensors, configs, indices, states, GGUF files, paths and arguments, they are
+// Names that attack a terminal: in tensors, configs, indices, states, GGUF files, paths and arguments, they are
 // given to every command, and nothing that a terminal would obey may come out.
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

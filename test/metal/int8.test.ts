@@ -1,4 +1,4 @@
-// Owns the test of LLM.int8()'s kernels by themselves, on the simulator: ragged sizes and the largest sums, against
+// The test of LLM.int8()'s kernels by themselves, on the simulator: ragged sizes and the largest sums, against
 // answers worked out in float64 (or in fp32 where bytes must match), fast and with every access checked.
 import { describe, expect, test } from "bun:test";
 import type { FloatDType } from "../../src/index.ts";

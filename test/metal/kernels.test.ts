@@ -1,4 +1,4 @@
-// Owns the test of the kernels in metal/ by themselves, on the simulator: every variant at ragged sizes against answers
+// The test of the kernels in metal/ by themselves, on the simulator: every variant at ragged sizes against answers
 // worked out in float64 (or in fp32 where bytes must match), fast and with every access checked.
 import { describe, expect, test } from "bun:test";
 import type { FloatDType } from "../../src/index.ts";

@@ -1,4 +1,4 @@
-// Owns the proof of the lint, and the linting of every kernel of the product.
+// The proof of the lint, and the linting of every kernel of the product.
 
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";

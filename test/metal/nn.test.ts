@@ -1,4 +1,4 @@
-// Owns the test of the kernels that layers and training need by themselves, on the simulator: gradients of products,
+// The test of the kernels that layers and training need by themselves, on the simulator: gradients of products,
 // embeddings, layer norm and sums at ragged sizes against float64, fast and with every access checked.
 import { describe, expect, test } from "bun:test";
 import type { FloatDType } from "../../src/index.ts";

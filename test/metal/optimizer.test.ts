@@ -1,4 +1,4 @@
-// Owns the test of the optimizer's kernels by themselves, on the simulator: every rule at ragged sizes, fast and with
+// The test of the optimizer's kernels by themselves, on the simulator: every rule at ragged sizes, fast and with
 // every access checked, 32-bit states against float64 and 8-bit states against the codes of 32-bit ones.
 import { describe, expect, test } from "bun:test";
 import { createDynamicMap } from "../../src/index.ts";

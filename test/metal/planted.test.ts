@@ -1,4 +1,4 @@
-// Owns the proof of the checker: each planted fault is caught with its line, and correct kernels stay clean.
+// The proof of the checker: each planted fault is caught with its line, and correct kernels stay clean.
 
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";

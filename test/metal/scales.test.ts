@@ -1,4 +1,4 @@
-// Owns the test of the search for scales by itself, on the simulator, fast and with every access checked, against its
+// The test of the search for scales by itself, on the simulator, fast and with every access checked, against its
 // rule; and of quantising by scales that are given.
 import { describe, expect, test } from "bun:test";
 import { codebooks4, codebooks8, codebooksOfOtherBits, floatDTypes, normal } from "../cases.ts";

@@ -1,4 +1,4 @@
-// Owns the proof that the translator refuses what it must, by name and line, and reports kernels as the host sees them.
+// The proof that the translator refuses what it must, by name and line, and reports kernels as the host sees them.
 
 import { describe, expect, test } from "bun:test";
 import { TranslateError, translate } from "../../scripts/msl/translate.ts";

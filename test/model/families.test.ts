@@ -1,4 +1,4 @@
-// Owns the tests of families: each one's tiny model, held to transformers' logits or hidden states.
+// The tests of families: each one's tiny model, held to transformers' logits or hidden states.
 import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -1,4 +1,4 @@
-// Owns the tiny models that tests run: made once by tiny.py, each with what transformers makes of it.
+// The tiny models that tests run: made once by tiny.py, each with what transformers makes of it.
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";

@@ -1,4 +1,4 @@
-// Owns GGUF files of the tiny models: their tensors under GGUF's names, in the order and form that llama.cpp's
+// GGUF files of the tiny models: their tensors under GGUF's names, in the order and form that llama.cpp's
 // converter gives them.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

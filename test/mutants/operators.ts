@@ -1,4 +1,4 @@
-// Owns the changes that the mutation run makes: a fixed list of operators, each on one place of a line of TypeScript, C
+// The changes that the mutation run makes: a fixed list of operators, each on one place of a line of TypeScript, C
 // or Metal.
 
 /** One place at which an operator applies. */

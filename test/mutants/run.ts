@@ -1,4 +1,4 @@
-// Owns `bun run test:mutants`: changes the source in one place at a time, in a copy, and tells which changes no test
+// `bun run test:mutants`: changes the source in one place at a time, in a copy, and tells which changes no test
 // notices. What it draws follows from the seed, a third each of TypeScript, C and kernels; a slice of it is had by
 // --from and --count, and what is known already is read from the file of results.
 import {

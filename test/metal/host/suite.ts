@@ -1,4 +1,4 @@
-// Owns `bun run test:metal [file…]`: the suite, with the simulated GPU as its device and, unless BNB_STRICT=0, no
+// `bun run test:metal [file…]`: the suite, with the simulated GPU as its device and, unless BNB_STRICT=0, no
 // operation left to the CPU. What knows no device, such as the server's HTTP, or has one of its own, only
 // `bun run test` has; faults have the simulated GPU in their long form. With `--modes` it runs once in each mode of
 // modes.ts, and says at the end in which it failed; `--mode="seed 1"` runs that one alone, `--bail` stops at the

@@ -1,4 +1,4 @@
-// Owns the functions that Apple's compiler leaves to the GPU (air.*), on the simulator's runtime. Included by the C++
+// The functions that Apple's compiler leaves to the GPU (air.*), on the simulator's runtime. Included by the C++
 // that air.ts writes for one kernel.
 #pragma once
 #include "metal.h"

