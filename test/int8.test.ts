@@ -105,6 +105,16 @@ describe.each(testDevices)("on %s", (_, device) => {
   describe("the definition", () => {
     const shapes = [[4, 64], [1, 1], [3, 1], [1, 300], [5, 33], [2, 3, 70], [129, 130], [7]];
 
+    test.each([4104, 4103])("the largest of a row of %i counts, wherever it stands", (columns) => {
+      const places = Array.from({ length: 33 }, (_, i) => Math.min(columns - 1, i * 128 + (i % 8)));
+      const x = new Float32Array(places.length * columns).fill(0.5);
+      for (const [row, place] of places.entries()) x[row * columns + place] = -5 - row;
+      const { quantized, rowStats } = int8VectorwiseQuant(from(x, [places.length, columns]));
+      expect([...rowStats.read()]).toEqual(places.map((_, row) => 5 + row));
+      const codes = quantized.read();
+      for (const [row, place] of places.entries()) expect(codes[row * columns + place]).toBe(-127);
+    });
+
     test.each(floatDTypes)("codes, scales and values of every shape, %s", (dtype) => {
       for (const shape of shapes)
         for (const threshold of [0, 1.5, 6]) {
