@@ -153,10 +153,11 @@ describe.each(testDevices)("on %s", (_, device) => {
       using q = quantize4bit(w, { quantType, blocksize: quantType === "nf4" ? 64 : 256 });
       const weight = weightOf(q);
       const precisions = device.kind === "cpu" ? (["highest", "high", "medium"] as const) : (["high"] as const);
-      for (const m of [1, 6, 9])
+      for (const m of [1, 6, 9]) {
+        const numbers = normal(m * k, 4);
         for (const [kind, of] of Object.entries(kinds)) {
           if (device.kind !== "cpu" && (m === 6 || kind !== "of one sign")) continue; // a simulated one takes its time
-          const values = normal(m * k, 4).map(of);
+          const values = numbers.map(of);
           using x = Tensor.from(values, [m, k], { device });
           const want = matmul(values, weight, undefined, m, n, k);
           for (const precision of precisions) {
@@ -168,6 +169,7 @@ describe.each(testDevices)("on %s", (_, device) => {
             ]);
           }
         }
+      }
     });
   });
 
