@@ -338,7 +338,7 @@ function codeBytes(elements: number, bits: number): number {
   return Math.ceil((elements * bits) / 8);
 }
 
-/** @internal How scales and offsets of blocks are stored: floats of a dtype, or uint8 for codes. */
+/** How scales and offsets of blocks are stored: floats of a dtype, or uint8 for codes. */
 export interface Stores {
   readonly absmax: FloatDType | "uint8";
   readonly offsets?: FloatDType | "uint8" | undefined;
