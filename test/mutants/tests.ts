@@ -48,6 +48,7 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["csrc/handle", own("arguments"), own("tensor", "threads")],
   ["csrc/error", own("abi"), own("arguments", "threads")],
   ["csrc/ops/quantize_affine", own("mlx"), own("quantize")],
+  ["csrc/ops/quantize", own("quantize"), own("scales", "layout"), own("threads", "kbits")],
   ["csrc/ops/scatter_add", own("embedding"), own("nn")],
   ["csrc/ops/softmax", own("attention"), own("topk")],
   ["csrc/", own("tensor"), own("quantize", "layout", "matmul", "threads")],
