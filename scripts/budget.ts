@@ -12,7 +12,7 @@ export const budget = {
   /** As npm serves it. */
   tarball: 5,
   /** CUDA's kernels, compressed as they are published: a clone has them only on request, and others than these. */
-  kernels: 1,
+  kernels: 1.1,
   /** Packages that are installed along with it whether or not they are asked for. */
   dependencies: 6,
 } as const;
