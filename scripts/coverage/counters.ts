@@ -1,13 +1,13 @@
 // What is compiled while `bun run test:coverage` counts, such as translated kernels and programs that drive a fake GPU,
 // has counters too: by the clang that brings them, and told to whoever reads them.
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { findLlvm } from "./native.ts";
+import { coverageFlags, findLlvm } from "./native.ts";
 
 /** The folder of this run's counters, which processes that it starts inherit; undefined where nothing is counted. */
 export const countersFolder = (): string | undefined => process.env.COUNTERS_FOLDER || undefined;
 
-/** What has code counted. */
-export const countingFlags = ["-fprofile-instr-generate", "-fcoverage-mapping", "-w"];
+/** What has code counted, whatever its warnings. */
+export const countingFlags = [...coverageFlags, "-w"];
 
 /** Writes the counters of a process that ends by quick_exit, as Bun does: to be linked in. */
 export const atExit = `${import.meta.dir}/at_exit.c`;
