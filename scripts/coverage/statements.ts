@@ -1,6 +1,6 @@
 // Copies of src/ that count how often each of their statements and functions runs, in memory that all processes and
 // Workers of a run share: a file's, so that nothing is lost where a process is killed or a Worker is ended.
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { createInstrumenter } from "istanbul-lib-instrument";
 import { root } from "../run.ts";
@@ -43,6 +43,7 @@ export function prepare(counters: string): string {
     first += functions.length + statements.length;
   }
   writeFileSync(`${folder}/counters`, new Uint32Array(first));
+  chmodSync(`${folder}/counters`, 0o666); // a test may start a process as another user
   writeFileSync(`${folder}/layout.json`, JSON.stringify(layout)); // the last: it says that all is there
   return folder;
 }
