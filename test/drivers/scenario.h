@@ -154,7 +154,7 @@ static void *exported(void *fake, const char *prefix, const char *name) {
     return dlsym(fake, symbol);
 }
 
-/* Runs the one that is named, with the fake that the environment's `variable` names, whose exports begin with `prefix`. */
+/* Runs the one that is named, on the fake that the variable says where to find, whose exports begin with `prefix`. */
 static int run_named(int argc, char **argv, const struct scenario *scenarios, size_t scenario_count,
                      const char *variable, const char *prefix) {
     const char *path = getenv(variable);
