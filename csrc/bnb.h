@@ -15,10 +15,16 @@
  *      its code; both belong to the calling thread and stand until its next failure. Nothing aborts or prints.
  *   4. The caller frees every handle that it was given; arguments are borrowed for the call only, and a handle keeps
  *      alive whatever it is made of. Devices are not freed: they live as long as the process.
- *   5. Operations enqueue, on the CPU too, where only small ones are done in the call; reads and bnb_device_wait wait.
+ *   5. Operations enqueue and return; on the CPU a small one is done in the call, unless queued work uses its memory.
  *      Results, writes, frees and failures of a device come in the order in which they were asked for: memory is given
  *      back after the work that uses it, whenever its handle is freed. What fails after the call that asked for it is
- *      told by the next bnb_device_wait, and by whoever reads what it was to write.
+ *      told by the next bnb_device_wait, and by whoever reads what it was to write. These calls wait:
+ *      bnb_device_wait for everything; what hands over bytes, an address or a number (bnb_tensor_read, bnb_tensor_host,
+ *      bnb_cache_read, bnb_quantized_offset) for the work on that memory; and what looks at values before it answers,
+ *      as its comment says. On a GPU also what the processor does for it: an operation that falls back, and whatever
+ *      fills or copies memory (new tensors, writes, bnb_tensor_to, _put and _join, a slice that is a copy); Metal waits
+ *      for that memory's work and CUDA for all work. Where a GPU has no memory left, or as many launches under way as
+ *      it takes, the next one waits for room.
  *   6. Every function may be called from any thread. A handle may be freed by one thread only, once.
  *
  * A matrix is row-major, rows × columns, with at least one element and at most 2^48. Sizes are counted in elements,
@@ -194,11 +200,10 @@ BNB_API bnb_tensor *bnb_tensor_to(const bnb_tensor *tensor, bnb_device *device);
 BNB_API bnb_tensor *bnb_tensor_reshape(const bnb_tensor *tensor, size_t rows, size_t columns);
 
 /* Rows [first, first + rows). The same memory, where it begins at a multiple of the 16 bytes that kernels load at once;
- * a copy elsewhere, for which it waits. */
+ * else a copy. */
 BNB_API bnb_tensor *bnb_tensor_slice(const bnb_tensor *tensor, size_t first, size_t rows);
 
-/* Copies all of `from` to the rows of `tensor` from `first` on. Both are of one dtype and have the same columns.
- * Waits. */
+/* Copies all of `from` to the rows of `tensor` from `first` on. Both are of one dtype and have the same columns. */
 BNB_API bnb_status bnb_tensor_put(bnb_tensor *tensor, size_t first, const bnb_tensor *from);
 
 BNB_API bnb_dtype bnb_tensor_dtype(const bnb_tensor *tensor);
@@ -268,9 +273,10 @@ BNB_API bnb_tensor *bnb_cast(const bnb_tensor *x, bnb_dtype dtype);
  * map, in blocks of that size; scales of least squares come first, and codes are those for what the scales are then.
  * `importance` weighs the squared error of each column, for scales of least squares only: a float for each column of x,
  * finite and at least 0; NULL where all weigh the same. Such scales are positive, and never give a larger error than
- * the largest magnitude does, but for what quantising the scales adds. A NaN or an infinity in x is INVALID, and the
- * sentence says where: for that this one
- * operation waits for its device. */
+ * the largest magnitude does, but for what quantising the scales adds. A NaN or an infinity in x or `importance` is
+ * INVALID, and the sentence says where: for that it waits for the work that makes them. The CPU's search for least
+ * squares goes on after the call; what uses a weight with nested scales waits until their mean is found. On a GPU the
+ * mean is found in the call. */
 BNB_API bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block,
                                     bnb_scales scales, const bnb_tensor *importance);
 
@@ -310,7 +316,8 @@ BNB_API bnb_tensor *bnb_embedding(const bnb_tensor *indices, const bnb_tensor *w
 BNB_API bnb_tensor *bnb_embedding_quantized(const bnb_tensor *indices, const bnb_quantized *w, bnb_dtype dtype);
 
 /* The gradient with respect to a dense w of `rows` rows: dw[r, :] = the sum of dy[i, :] where indices[i] = r, in fp32
- * and in order, rounded once to `dtype`. The row `padding` gets zeros; -1: there is none. */
+ * and in order, rounded once to `dtype`. The row `padding` gets zeros; -1: there is none. Looks at the indices, and
+ * waits, as bnb_embedding. */
 BNB_API bnb_tensor *bnb_embedding_backward(const bnb_tensor *dy, const bnb_tensor *indices, size_t rows,
                                            int32_t padding, bnb_dtype dtype);
 
@@ -407,7 +414,8 @@ BNB_API bnb_tensor *bnb_activate(const bnb_tensor *x, const bnb_tensor *up, int3
 BNB_API bnb_cache *bnb_cache_new(bnb_device *device, bnb_dtype dtype, size_t layers, size_t slots, size_t heads,
                                  size_t capacity, size_t columns);
 
-/* Makes room for other numbers of slots and tokens; what there is room for stays. */
+/* Makes room for other numbers of slots and tokens; what there is room for stays. It is copied in the call, which
+ * waits for the work on it. */
 BNB_API bnb_status bnb_cache_resize(bnb_cache *cache, size_t slots, size_t capacity);
 
 /* Copies the first `length` tokens of a slot to or from the caller's memory, bnb_cache_row_bytes for each token: layer
@@ -461,7 +469,8 @@ BNB_API bnb_tensor *bnb_tensor_join(const bnb_tensor *a, const bnb_tensor *b);
 
 /* The same of quantised matrices, whose codes stay as they are; nested scales become plain ones, unless both have one
  * nested codebook, block, dtype and offset, and a's last nested block is whole. INVALID where codebooks, blocks or
- * columns differ; UNSUPPORTED where a's last block or byte would be b's first. */
+ * columns differ; UNSUPPORTED where a's last block or byte would be b's first. Where scales are nested it waits for the
+ * work that makes them. */
 BNB_API bnb_quantized *bnb_quantized_join(const bnb_quantized *a, const bnb_quantized *b);
 
 /* How far b is from a, both f32, f16 or bf16: f32 [1, 4], being the root mean square of a, that of a - b, the largest
@@ -482,12 +491,12 @@ BNB_API bnb_status bnb_optimizer_step(bnb_optimizer kind, const bnb_hyperparamet
 /* ── Recording ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* What a loop does again and again is recorded once: its checks, allocations and choices are done then, and running it
- * again costs little more than its kernels. From here on what the calling thread asks of the device is done as ever,
- * and recorded too, until bnb_record_end. Shapes stay as they are. What is to change from one run to the next lies in
- * tensors that were made before: it is read from their memory each time, and bnb_tensor_write puts it there. Reads,
- * writes and copies of tensors are not recorded; an operation that looks at its results on the CPU (bnb_quantize,
- * bnb_int8_stats, bnb_embedding_backward) is UNSUPPORTED. An index of bnb_embedding is not checked while it is
- * recorded: on a GPU, one that is no row gives NaNs. */
+ * again costs little more than its kernels. From here on what the calling thread asks of the device is done as ever
+ * (by the CPU in the call), and recorded too, until bnb_record_end. Shapes stay as they are. What is to change from one
+ * run to the next lies in tensors that were made before: it is read from their memory each time, and bnb_tensor_write
+ * puts it there. Reads, writes and copies of tensors are not recorded; an operation that looks at its results on the
+ * CPU (bnb_quantize, bnb_int8_stats, bnb_embedding_backward) is UNSUPPORTED. An index of bnb_embedding is not checked
+ * while it is recorded: on a GPU, one that is no row gives NaNs. */
 BNB_API bnb_status bnb_record(bnb_device *device);
 
 /* Ends it. NULL where an operation has failed meanwhile. */
@@ -498,6 +507,7 @@ BNB_API bnb_recording *bnb_record_end(void);
  * has. One thread at a time. Counts as one operation. */
 BNB_API bnb_status bnb_replay(bnb_recording *recording);
 
+/* On the CPU it waits for the last run. */
 BNB_API void bnb_recording_free(bnb_recording *recording);
 
 /* ── The collector ──────────────────────────────────────────────────────────────────────────────────────────────── */

@@ -10,6 +10,7 @@
 #include "error.h"
 #include "mapping.h"
 #include "cpu/forms.h"
+#include "cpu/pool.h"
 #include "gpu/driver.h"
 #include "cpu/queue.h"
 

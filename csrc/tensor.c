@@ -1,20 +1,7 @@
-/* Tensors: making, filling, reading, viewing and freeing them; and what a dtype is. */
+/* Tensors: making, filling, reading, viewing and freeing them. */
 #include <string.h>
 
 #include "internal.h"
-
-static const struct {
-    const char *name;
-    size_t      size;
-} dtypes[] = {
-    [BNB_F32] = {"float32", 4}, [BNB_F16] = {"float16", 2}, [BNB_BF16] = {"bfloat16", 2},
-    [BNB_I8] = {"int8", 1},     [BNB_U8] = {"uint8", 1},    [BNB_I32] = {"int32", 4},
-};
-
-#define known(dtype) ((unsigned)(dtype) < sizeof dtypes / sizeof *dtypes)
-
-size_t      dtype_size(bnb_dtype dtype) { return known(dtype) ? dtypes[dtype].size : 0; }
-const char *dtype_name(bnb_dtype dtype) { return known(dtype) ? dtypes[dtype].name : "no dtype"; }
 
 /* ── Making ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -40,7 +27,7 @@ bnb_tensor *tensor_over(struct buffer *buffer, bnb_dtype dtype, size_t rows, siz
 
 static bool is_new(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns, const char *function) {
     if (!is_device(device, function) || !is_shape(rows, columns, function, "shape")) return false;
-    if (known(dtype)) return true;
+    if (dtype_size(dtype)) return true;
     fail(BNB_INVALID, "%s: dtype is %d, expected 0 to %d", function, (int)dtype, BNB_I32);
     return false;
 }

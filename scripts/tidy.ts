@@ -29,18 +29,12 @@ const linesMost = 400;
 /** Files that may be longer, and why. */
 const longFiles: Record<string, string> = {
   "csrc/bnb.h": "the ABI is one table",
-  "csrc/cpu/forms.h": "what each form is told, and the table of them",
   "csrc/cpu/matmul_lanes-inl.h": "one kernel",
-  "csrc/ops/int8_quantize.c": "one pass, over rows and over columns",
   "scripts/msl/declarations.ts": "one grammar",
-  "test/cpu/forms_test.c": "one program, compiled once for each instruction set",
-  "test/cuda/host/scenarios.c": "a row of scenarios",
   "test/faults/c/fuzz.c": "one loop, and what it expects of each kind of call",
   "test/metal/host/commands.c": "one fake of one class",
-  "test/metal/host/scenarios.c": "a row of scenarios",
   "test/metal/runtime/checker.c": "one checker, compiled into every kernel",
   "test/metal/translate.test.ts": "a row of examples",
-  "test/output.test.ts": "one promise, under every fault; docs/reliability.md names its tests",
 };
 
 /** Files that are too long, and exceptions that are none any more. */

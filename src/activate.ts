@@ -5,22 +5,23 @@ import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /**
- * `"silu"`: x / (1 + e⁻ˣ). `"gelu"`: by the error function. `"geluTanh"`: its approximation with tanh. `"tanh"`:
- * itself.
+ * `"silu"`: x / (1 + e⁻ˣ). `"gelu"`: the exact GELU, by the error function. `"geluTanh"`: its approximation by tanh.
+ * `"tanh"`: tanh.
  */
 export type Activation = keyof typeof activations;
 
 /** Options of {@link activate}. */
 export interface ActivateOptions {
-  /** Of x's shape and dtype: what the activation of x is multiplied by. */
+  /** A tensor of x's shape and dtype that the activation of x is multiplied by. */
   up?: Tensor | undefined;
-  /** Without `up`: x's columns are halves, and the second is multiplied by the activation of the first. */
+  /** Without `up`: split x's columns into two halves, and multiply the activation of the first by the second. */
   gated?: boolean | undefined;
 }
 
 /**
- * The activation of x, or what it lets through as a gate (Shazeer 2020, GLU Variants Improve Transformer). Upstream:
- * `torch.nn.functional.silu` and `gelu`.
+ * Applies an activation function to each element. With `up` or `gated`, the result is multiplied by a second input, as
+ * in gated feed-forward layers (Shazeer 2020, GLU Variants Improve Transformer). Upstream: `torch.nn.functional.silu`
+ * and `gelu`.
  *
  * @example
  * ```ts
@@ -31,7 +32,7 @@ export interface ActivateOptions {
  * z.read(); // → [0.84, -0.16, 10, 10]
  * ```
  *
- * @param x [..., n], float32, float16 or bfloat16; the result has its shape and dtype, but half the columns of halves
+ * @param x [..., n], float32, float16 or bfloat16; the result has its shape and dtype; with `gated`, half its columns
  * @throws BnbError if the shapes, dtypes or devices do not fit
  */
 export function activate<D extends FloatDType>(

@@ -7,10 +7,10 @@ import { format } from "./shape.ts";
 import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
-/** How a cache holds keys and values: int8 has a scale for each row of a head. */
+/** How a cache stores keys and values; as int8, each row of a head has a scale. */
 export type CacheDType = "float32" | "float16" | "int8";
 
-/** What a {@link KvCache} is made for. */
+/** Options of {@link KvCache}. */
 export interface KvCacheOptions {
   /** float16 by default. */
   dtype?: CacheDType | undefined;
@@ -20,9 +20,9 @@ export interface KvCacheOptions {
   heads: number;
   /** Columns of a head. */
   columns: number;
-  /** Sequences; 1 by default. */
+  /** How many sequences it has room for, each in a slot of its own; 1 by default. */
   slots?: number | undefined;
-  /** Tokens of each, rounded up to a multiple of 16. */
+  /** How many tokens of each sequence it has room for, rounded up to a multiple of 16. */
   capacity: number;
   device?: Device | DeviceName | undefined;
 }
@@ -30,7 +30,7 @@ export interface KvCacheOptions {
 /**
  * The keys and values that a model's attention has seen so far, for one sequence or several of them.
  *
- * It holds memory and nothing else: {@link attention} puts rows in, and says how many of a slot's count.
+ * It only holds the memory: {@link attention} writes rows to it, and the caller says how many rows of each slot count.
  *
  * @example
  * ```ts
@@ -48,12 +48,12 @@ export class KvCache extends Handle {
   readonly layers: number;
   readonly heads: number;
   readonly columns: number;
-  /** Bytes of a token over all layers. */
+  /** Bytes of one token in all layers. */
   readonly rowBytes: number;
   #slots: number;
   #capacity: number;
 
-  /** @throws BnbError if a size is no whole number from 1 on, or the device has not so much memory */
+  /** @throws BnbError if a size is not a positive whole number, or the device does not have the memory */
   constructor(options: KvCacheOptions) {
     const me = signatures.cache;
     const { dtype = "float16", layers, heads, columns, slots = 1, capacity, device } = me.members(options, "options");
@@ -82,12 +82,12 @@ export class KvCache extends Handle {
     this.#capacity = roundUp(capacity);
   }
 
-  /** Sequences that there is room for. */
+  /** How many sequences there is room for. */
   get slots(): number {
     return this.#slots;
   }
 
-  /** Tokens of each that there is room for. */
+  /** How many tokens of each sequence there is room for. */
   get capacity(): number {
     return this.#capacity;
   }
@@ -97,7 +97,7 @@ export class KvCache extends Handle {
     return this.rowBytes * this.#slots * this.#capacity;
   }
 
-  /** Makes room for other numbers of slots and tokens; what there is room for stays. */
+  /** Changes the number of slots or tokens; what still fits is kept. */
   resize(options: { slots?: number; capacity?: number }): void {
     const me = signatures.resize;
     const { slots = this.#slots, capacity = this.#capacity } = me.members(options, "options");
@@ -140,16 +140,16 @@ const countMost = 2 ** 20;
 const { float32, float16, int8 } = dtypes;
 const cacheDtypes = { float32, float16, int8 } as const;
 
-/** What {@link attention} is told beside the queries and the rows. */
+/** Options of {@link attention}. */
 export interface AttentionOptions {
   /** Heads of queries. */
   heads: number;
-  /** Heads of keys and values, which divide them; as many by default. */
+  /** Heads of keys and values; `heads` is a multiple of it, and the default. */
   kvHeads?: number | undefined;
   /** [m, kvHeads · d]: keys and values, where `q` holds queries alone. */
   k?: Tensor | undefined;
   v?: Tensor | undefined;
-  /** Scores are q · k times this; d^-0.5 by default. */
+  /** What q · k is multiplied by; d^-0.5 by default. */
   scale?: number | undefined;
   /** Scores become c · tanh(score / c), as in Gemma 2. */
   softcap?: number | undefined;
@@ -175,11 +175,12 @@ export interface AttentionOptions {
 
 /**
  * Attention of m rows, which may belong to several sequences: `softmax(scale · q · kᵀ) · v` for each head (Vaswani et
- * al. 2017). First the rows' own keys and values go to the cache. Upstream: `scaled_dot_product_attention`.
+ * al. 2017). The rows' own keys and values are written to the cache first. Upstream:
+ * `torch.nn.functional.scaled_dot_product_attention`.
  *
- * `rows` says of each row its slot in the cache, its position, and the keys that it sees, from the first to before the
- * last: `[0, p, 0, p + 1]` for causal attention, `[0, p, max(0, p + 1 - w), p + 1]` for a window of w. Keys are counted
- * by position; without a cache they are the rows themselves, counted from 0.
+ * `rows` holds four numbers for each row: its slot in the cache, its position, and the range of keys that it sees, the
+ * end excluded. That is `[0, p, 0, p + 1]` for causal attention and `[0, p, max(0, p + 1 - w), p + 1]` for a window of
+ * w. Keys are counted by position; without a cache they are the rows themselves, counted from 0.
  *
  * @example
  * ```ts
@@ -192,7 +193,8 @@ export interface AttentionOptions {
  * @param q [m, heads · d], or [m, (heads + 2 kvHeads) · d] with keys and values; float32, float16 or bfloat16
  * @param rows int32 [m, 4]
  * @returns [m, heads · d] in q's dtype
- * @throws BnbError if the shapes, dtypes or devices do not fit, or (on the CPU) a row names what is not there
+ * @throws BnbError if the shapes, dtypes or devices do not fit, or (on the CPU) a row names a slot, position or key
+ * that does not exist
  */
 export function attention<D extends FloatDType>(
   q: Tensor<D>,

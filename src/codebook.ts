@@ -7,8 +7,9 @@ import { Signature } from "./signature.ts";
 import { floatsOf } from "./values.ts";
 
 /**
- * The codebooks that have names: 4-bit `nf4`, `fp4`, `af4`; 8-bit `dynamic` (signed), `dynamic_unsigned`, and `int8`, a
- * signed byte over 127; and normal float of 2, 3, 5 and 6 bits, made as QLoRA makes NF4.
+ * The names of the built-in codebooks. 4-bit: `nf4`, `fp4`, `af4`. 8-bit: `dynamic` (signed), `dynamic_unsigned`, and
+ * `int8`, a signed byte over 127. Normal float of 2, 3, 5 and 6 bits, made as QLoRA makes NF4: `nf2`, `nf3`, `nf5`,
+ * `nf6`.
  */
 export type CodebookName = (typeof codebookNames)[number];
 
@@ -124,8 +125,8 @@ const signOf = (me: Signature, signed: boolean) => Number(me.boolean(signed, "si
  * The dynamic tree map: the exponent's length varies, so that both small and large values are held well (Dettmers 2015,
  * 8-Bit Approximations for Parallelism in Deep Learning). Upstream: `functional.create_dynamic_map`.
  *
- * This and the maps below have 2^totalBits values. Upstream fills them up with zeros to 256 and spends 8 bits on a
- * code: the values, and the nearest of them, are the same.
+ * This map and the other `create…Map` functions give 2^totalBits values. Upstream pads them with zeros to 256 and
+ * spends 8 bits on each code; the values, and which of them is nearest, are the same.
  *
  * @example
  * ```ts
@@ -142,9 +143,9 @@ export function createDynamicMap(signed = true, maxExponentBits = 7, totalBits =
 }
 
 /**
- * Evenly spaced values in [-1, 1], or [0, 1] unsigned. A signed map with `addZero` has one value less and 0 twice;
- * without, it has no 0. Upstream: `functional.create_linear_map`, which adds the zero with fewer than 8 bits in any
- * case.
+ * Evenly spaced values in [-1, 1], or [0, 1] unsigned. A signed map with `addZero` has one distinct value fewer, and 0
+ * twice; without it, the map has no 0. Upstream: `functional.create_linear_map`, which always adds the zero when there
+ * are fewer than 8 bits.
  *
  * @example
  * ```ts
@@ -159,7 +160,7 @@ export function createLinearMap(signed = true, totalBits = 8, addZero = true): C
 }
 
 /**
- * The values of a small float format over the largest of them. Upstream: `functional.create_fp8_map`.
+ * The values of a small float format, divided by the largest of them. Upstream: `functional.create_fp8_map`.
  *
  * @example
  * ```ts
@@ -185,8 +186,8 @@ export function createFp8Map(signed = true, exponentBits = 5, precisionBits = 2,
 }
 
 /**
- * Normal float: quantiles of the normal distribution over the largest of them, and 0. Upstream:
- * `functional.create_normal_map`, of 4 bits.
+ * Normal float: quantiles of the normal distribution, divided by the largest of them, and 0. Upstream:
+ * `functional.create_normal_map`, for 4 bits only.
  *
  * @example
  * ```ts
@@ -196,7 +197,7 @@ export function createFp8Map(signed = true, exponentBits = 5, precisionBits = 2,
  *
  * @param offset the largest value's quantile; by default the mean that QLoRA takes, ½ (1 − 1/2^(k+1) + 1 − 1/(2^(k+1) −
  * 2)), which is 0.9677083 for 4 bits
- * @param useExtraValue one value more above 0 than below; without it, 0 stands twice
+ * @param useExtraValue whether there is one more value above 0 than below; if not, 0 occurs twice
  */
 export function createNormalMap(offset?: number, useExtraValue = true, totalBits = 4): Codebook {
   const me = signatures.normal;

@@ -4,7 +4,7 @@ import { format, sameShape } from "./shape.ts";
 import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
-/** How far `b` is from `a`, over the places where both are finite. */
+/** How far `b` is from `a`, over the elements where both are finite. */
 export interface Comparison {
   /** The root mean square of `a`. */
   readonly rms: number;
@@ -12,12 +12,12 @@ export interface Comparison {
   readonly rmsError: number;
   /** The largest `|a - b|`. */
   readonly maxError: number;
-  /** Places where either is NaN or infinite. */
+  /** How many elements are NaN or infinite in either. */
   readonly nonFinite: number;
 }
 
 /**
- * Compares two float tensors of one shape, of any float dtypes.
+ * Compares two float tensors of the same shape; their dtypes may differ.
  *
  * @example
  * ```ts
@@ -26,7 +26,7 @@ export interface Comparison {
  * compare(w, v); // → { rms: 2.5, rmsError: 0.5, maxError: 1, nonFinite: 0 }
  * ```
  *
- * @throws BnbError if shape, dtype or device do not fit
+ * @throws BnbError if the shapes, dtypes or devices do not fit
  */
 export function compare(a: Tensor, b: Tensor): Comparison {
   const [left, right] = [me.tensor(a, "a"), me.tensor(b, "b")];

@@ -7,8 +7,7 @@ import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /**
- * Tensors of one dtype put one after the other along their first dimension; all others must match. Upstream:
- * `torch.cat`.
+ * Joins tensors of one dtype along their first dimension; all other dimensions must match. Upstream: `torch.cat`.
  *
  * @example
  * ```ts
@@ -19,7 +18,7 @@ import { Tensor } from "./tensor.ts";
  * all.slice(1, 2).read(); // → [3, 4]
  * ```
  *
- * @throws BnbError if there is none, or shapes, dtypes or devices do not fit
+ * @throws BnbError if there are no tensors, or their shapes, dtypes or devices do not fit
  */
 export function concat<D extends DType>(tensors: readonly Tensor<D>[]): Tensor<D> {
   if (!Array.isArray(tensors) || tensors.length === 0) throw me.wrong("tensors", tensors, "Tensors in an array");

@@ -6,28 +6,25 @@ import { counters, lastError, type NativePointer, native, size, text } from "./n
 import { Signature } from "./signature.ts";
 import { tuningOf, writeSizes } from "./tuning.ts";
 
-/**
- * What can compute. Where none is named, the first of these that is present is used, or the one that `BNB_DEVICE`
- * names.
- */
+/** The kinds of device. Unless one is named, the first of these that is present is used, or the one in `BNB_DEVICE`. */
 export type DeviceKind = "metal" | "cuda" | "cpu";
 
 /**
- * What a device can be asked for by: its kind, a second GPU's place ("cuda:1"), torch's word for metal, or the best one
- * here.
+ * How a device is named: by its kind, by kind and number for further GPUs ("cuda:1"), by "mps", torch's word for Metal,
+ * or by "auto", the best device here.
  */
 export type DeviceName = [...typeof deviceNames, `${DeviceKind}:${number}`][number];
 
 /** Every one of them: an array, so that tsc names the choices where one is wrong. */
 export const deviceNames = ["auto", "metal", "mps", "cuda", "cpu"] as const;
 
-/** A kind of device, and either what is here or why it is not. */
+/** One kind of device: what it is here, or why it is absent. */
 export type DeviceReport =
   | { readonly kind: DeviceKind; readonly available: true; readonly description: string }
   | { readonly kind: DeviceKind; readonly available: false; readonly reason: string };
 
 /**
- * A processor and its memory. There is one object for each kind; devices live as long as the process.
+ * A processor and its memory. Each has one object, which lives as long as the process.
  *
  * @example
  * ```ts
@@ -97,8 +94,9 @@ export class Device extends NativeObject {
   }
 
   /**
-   * Bytes in use, at most so far, freed but kept for reuse, and of files that are mapped in place of memory; operations
-   * run, and how many of them on the CPU instead.
+   * Counts since the start. `bytes` are in use, `peak` is the most that were, `cached` bytes were freed and are kept
+   * for reuse, and `mapped` are bytes of files that stand in place of memory. `operations` is how many have run,
+   * `fallbacks` how many of them ran on the CPU instead.
    */
   get counters(): Record<keyof typeof counters, number> {
     const read = (counter: keyof typeof counters) => native.bnb_device_counter(this.pointer, counters[counter]);
@@ -149,7 +147,7 @@ const signatures = {
 };
 
 /**
- * Every kind that this library knows, best first, present or not.
+ * Every kind of device that this library knows, best first, whether it is present or not.
  *
  * @example
  * ```ts
@@ -173,7 +171,7 @@ export function devices(): DeviceReport[] {
 let current: Device | undefined;
 
 /**
- * The device that new tensors go to where none is named: the best one here, until {@link setDevice} says otherwise.
+ * The device that new tensors go to unless another is named: the best one here, until {@link setDevice} says otherwise.
  *
  * @example
  * ```ts

@@ -1,13 +1,13 @@
 // Element types: their names, sizes, and the typed arrays that hold them in JavaScript.
 import type { dtypes, floatDtypes } from "./native.ts";
 
-/** An element type, by torch's name. */
+/** The element types, under torch's names. */
 export type DType = keyof typeof dtypes;
 
 /** The element types that operations compute with. */
 export type FloatDType = keyof typeof floatDtypes;
 
-/** The typed array that holds each element type; bfloat16 is held as its bit patterns. */
+/** The typed array for each element type; bfloat16 is held as bit patterns, in a Uint16Array. */
 export interface ArrayOf {
   float32: Float32Array;
   float16: Float16Array;
@@ -17,7 +17,7 @@ export interface ArrayOf {
   int32: Int32Array;
 }
 
-/** Any typed array that a tensor can be made of. */
+/** Every typed array that a tensor can be made from. */
 export type TensorValues = ArrayOf[DType];
 
 /** The element type of a typed array, where the array alone tells. */

@@ -75,7 +75,7 @@ export function mul<D extends FloatDType>(a: Tensor<D>, b: Tensor): Tensor<D> {
 }
 
 /**
- * e to the x, element by element, in x's dtype: within 2 ulp of fp32, and rounded once. Upstream: `torch.exp`.
+ * e to the power of each element, in x's dtype: within 2 ulp in fp32, then rounded once. Upstream: `torch.exp`.
  *
  * @example
  * ```ts
@@ -91,8 +91,7 @@ export function exp<D extends FloatDType>(x: Tensor<D>): Tensor<D> {
 }
 
 /**
- * 1 / (1 + e to the -x), element by element, in x's dtype: within 4 ulp of fp32, and rounded once. Upstream:
- * `torch.sigmoid`.
+ * 1 / (1 + e⁻ˣ) for each element, in x's dtype: within 4 ulp in fp32, then rounded once. Upstream: `torch.sigmoid`.
  *
  * @example
  * ```ts
@@ -108,7 +107,7 @@ export function sigmoid<D extends FloatDType>(x: Tensor<D>): Tensor<D> {
 }
 
 /**
- * The powers of e over their sum, along the last dimension, in x's dtype. Upstream: `torch.softmax(x, -1)`.
+ * Softmax along the last dimension, in x's dtype. Upstream: `torch.softmax(x, -1)`.
  *
  * @example
  * ```ts

@@ -7,7 +7,7 @@ import { Tensor } from "./tensor.ts";
 import { handleOf, type Weight } from "./weight.ts";
 
 /**
- * The rows of a table that `indices` name. Of a quantised table only these are dequantised. Upstream:
+ * Looks up rows of a table by `indices`. Only these rows of a quantised table are dequantised. Upstream:
  * `torch.nn.functional.embedding`, and the forward pass of `nn.Embedding4bit` and `nn.Embedding8bit`.
  *
  * @example
@@ -19,8 +19,8 @@ import { handleOf, type Weight } from "./weight.ts";
  * ```
  *
  * @param indices int32, any shape
- * @param w [rows, d]: dense of any float dtype, quantised to any width, or in int8; what `loadWeight` gives
- * @param options.dtype the result's, by default the table's own; float16 for int8
+ * @param w [rows, d]: dense of any float dtype, quantised to any width, or in int8, as `loadWeight` returns it
+ * @param options.dtype the result's dtype; by default the table's own, and float16 for int8
  * @returns [...indices, d]
  * @throws BnbError if an index is no row of the table; the message says where it is
  */
@@ -61,13 +61,13 @@ export function gather<D extends FloatDType>(
 export interface EmbeddingBackwardOptions<D extends FloatDType> {
   /** The result's dtype, by default dy's. */
   dtype?: D | undefined;
-  /** A row that gets no gradient. */
+  /** A row whose gradient stays zero. */
   paddingIdx?: number | undefined;
 }
 
 /**
- * The gradient of {@link embedding} with respect to a dense table: for each row, the sum of `dy` where its index
- * stands. Sums are in fp32 and in order, so that every run and every device gives the same.
+ * The gradient of {@link embedding} with respect to a dense table: each row is the sum of the rows of `dy` whose index
+ * names it. Sums are in fp32 and in order, so that every run and every device gives the same result.
  *
  * @example
  * ```ts
@@ -78,7 +78,7 @@ export interface EmbeddingBackwardOptions<D extends FloatDType> {
  * ```
  *
  * @param dy [...indices, d], any float dtype
- * @param rows of the table
+ * @param rows how many rows the table has
  * @returns [rows, d]
  * @throws BnbError as {@link embedding}
  */

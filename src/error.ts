@@ -4,7 +4,7 @@ import { printableLines } from "./printable.ts";
 /** Why an operation failed; the order is that of `bnb_status` in csrc/bnb.h. */
 export const statuses = ["ok", "invalid", "unsupported", "out_of_memory", "device_lost"] as const;
 
-/** One of {@link statuses}, without `"ok"`. */
+/** The kinds of failure that {@link BnbError} tells apart. */
 export type BnbErrorCode = Exclude<(typeof statuses)[number], "ok">;
 
 /**
@@ -19,7 +19,7 @@ function shortened(message: string): string {
 }
 
 /**
- * Every failure of this library that is not a misuse of JavaScript itself.
+ * What this library throws, but for the TypeError of an object that is used after `dispose()`.
  *
  * The message names the argument, what it was, what was expected and the next step; `code` is for programs:
  * - `"invalid"`: the caller broke a rule, or a file is damaged;

@@ -23,7 +23,7 @@ export interface Int8Rows {
   quantized: Tensor<"int8">;
   /** float32 [rows]: the largest magnitude of each row. Leading dimensions count as rows. */
   rowStats: Tensor<"float32">;
-  /** int32 [columns]: the columns that hold an outlier, ascending, filled up with -1; undefined without a threshold. */
+  /** int32 [columns]: the columns that hold an outlier, ascending, padded with -1; undefined without a threshold. */
   outlierCols: Tensor<"int32"> | undefined;
 }
 
@@ -80,9 +80,8 @@ export function quantizeRows(me: Signature, A: Tensor, { threshold = 0 }: Int8Qu
 }
 
 /**
- * Quantises by rows and by columns at once: what training a dense weight in int8 multiplies its gradients with.
- * Upstream:
- * `functional.int8_double_quant`, which has it for CUDA only; there a column's codes are rounded in float16 on the way.
+ * Quantises by rows and by columns at once, as training a dense weight in int8 needs for its gradients. Upstream:
+ * `functional.int8_double_quant`, for CUDA only, which rounds a column's codes in float16 on the way.
  *
  * @example
  * ```ts
@@ -227,7 +226,7 @@ export function int8MmDequant<D extends FloatDType = "float16">(
 }
 
 /**
- * {@link int8LinearMatmul} and {@link int8MmDequant} at once, without writing the sums out. Upstream:
+ * {@link int8LinearMatmul} and {@link int8MmDequant} in one step, which never stores the sums. Upstream:
  * `torch.ops.bitsandbytes.int8_scaled_mm`.
  *
  * @example
@@ -256,9 +255,9 @@ export function int8ScaledMm<D extends FloatDType = "float16">(
 }
 
 /**
- * The same with the outlier columns of `A` in floating point, times what `CB` stands for there; rounded once, at the
- * end. Upstream: `torch.ops.bitsandbytes.int8_mixed_scaled_mm`, which also returns `A`'s outlier columns for its
- * backward pass.
+ * {@link int8ScaledMm}, with the outlier columns of `A` multiplied in floating point by the values that `CB` stands
+ * for; rounded once, at the end. Upstream: `torch.ops.bitsandbytes.int8_mixed_scaled_mm`, which also returns `A`'s
+ * outlier columns for its backward pass.
  *
  * @example
  * ```ts
@@ -271,8 +270,8 @@ export function int8ScaledMm<D extends FloatDType = "float16">(
  * y.read(); // → [1, 120]
  * ```
  *
- * @param A [..., k], any float dtype, which the result has too
- * @param CA its codes, with SCA [rows] and outlierCols, as of {@link int8VectorwiseQuant}
+ * @param A [..., k], any float dtype; the result has the same
+ * @param CA the codes of A; these, SCA [rows] and outlierCols are what {@link int8VectorwiseQuant} returns
  * @param CB [n, k], with SCB [n]
  */
 export function int8MixedScaledMm<D extends FloatDType>(

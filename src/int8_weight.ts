@@ -14,8 +14,8 @@ import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /**
- * A weight in int8 with a scale a row, under the names of bitsandbytes' `Int8Params` and state dict. It owns its two
- * tensors: disposing of it disposes of both.
+ * An int8 weight with one scale a row. Its fields have the names of bitsandbytes' `Int8Params` and state dict. It owns
+ * both tensors and disposes of them.
  *
  * @example
  * ```ts
@@ -50,8 +50,7 @@ export class Int8Weight implements Disposable {
    * checkpoints.
    *
    * @throws BnbError for an integer tensor, one that has not two dimensions, or a NaN, an infinity or a magnitude
-   * beyond
-   *   float16's 65,504 (the message says where)
+   * beyond float16's 65,504 (the message says where)
    */
   static quantize(w: Tensor): Int8Weight {
     return Int8Weight.quantizeAs(signatures.quantize, w, "w");
@@ -159,8 +158,7 @@ export class Int8Weight implements Disposable {
  * ```
  *
  * @param x [..., k], float32, float16 or bfloat16; the result is [..., n] in the same dtype. Upstream rounds x to
- * float16
- *   first; here it is quantised as it is, so that large bfloat16 values survive
+ * float16 first; here it is quantised as it is, so that large bfloat16 values survive
  * @param options `threshold` is 0 by default, no outliers; transformers uses 6
  * @throws BnbError if the shapes, dtypes or devices do not fit
  */

@@ -7,10 +7,10 @@ import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /**
- * The rows of each weight under those of the one before, so that one product serves for all: q, k and v of an
- * attention, or a gate and what it lets through. Codes of quantised weights stay as they are; nested scales become
- * plain ones, unless both have one codebook, block and offset. The weights are copied, and the caller's to dispose of.
- * Upstream: `torch.cat`.
+ * Stacks the rows of several weights into one, so that one product replaces several: for the q, k and v of an
+ * attention, or the two halves of a gated layer. Codes of quantised weights stay as they are; nested scales become
+ * plain ones, unless they share codebook, block and offset. The weights are copied, and remain the caller's to dispose
+ * of. Upstream: `torch.cat`.
  *
  * @example
  * ```ts
@@ -21,7 +21,7 @@ import { Tensor } from "./tensor.ts";
  * ```
  *
  * @param weights [n, k] each: all dense and of one dtype, or all quantised alike
- * @throws BnbError if they are not; (`unsupported`) if a block of a quantised weight would go over into the next one
+ * @throws BnbError if they are not; (`unsupported`) if a block of one quantised weight would run into the next weight
  */
 export function joinRows<W extends Tensor | QuantizedTensor>(weights: readonly W[]): W {
   if (!Array.isArray(weights) || weights.length === 0)

@@ -11,8 +11,8 @@ import { Tensor } from "./tensor.ts";
 export const defaultEps = 1e-5;
 
 /**
- * Normalises over the last dimension: less the mean, by the standard deviation, times `weight`, plus `bias` (Ba et al.
- * 2016). Upstream: `torch.nn.functional.layer_norm`.
+ * Layer normalisation over the last dimension: (x − mean) / √(variance + eps) · weight + bias (Ba et al. 2016).
+ * Upstream: `torch.nn.functional.layer_norm`.
  *
  * @example
  * ```ts
@@ -66,7 +66,7 @@ export interface LayerNormGradients<D extends FloatDType> {
 }
 
 /**
- * The gradients of {@link layerNorm} with respect to all that it takes.
+ * The gradients of {@link layerNorm} with respect to its input, weight and bias.
  *
  * @example
  * ```ts

@@ -26,7 +26,7 @@ export interface MatmulOptions {
 }
 
 /**
- * `x · wᵀ + bias` with a 4-bit weight, which is never written out whole. Upstream: `bitsandbytes.matmul_4bit`.
+ * `x · wᵀ + bias` with a 4-bit weight, which is never dequantised as a whole. Upstream: `bitsandbytes.matmul_4bit`.
  *
  * @example
  * ```ts
@@ -53,7 +53,7 @@ export function matmul4bit<D extends FloatDType>(
 }
 
 /**
- * `x · wᵀ + bias` with a quantised weight of any width, which is never written out whole.
+ * `x · wᵀ + bias` with a quantised weight of any width, which is never dequantised as a whole.
  *
  * @example
  * ```ts

@@ -33,7 +33,8 @@ export function matmul4bitBackward<D extends FloatDType>(dy: Tensor<D>, w: Quant
 }
 
 /**
- * The gradient of {@link matmulBlockwise} with respect to `x`; everything else as {@link matmul4bitBackward}.
+ * The gradient of {@link matmulBlockwise} with respect to `x`. Arguments, result and errors are those of
+ * {@link matmul4bitBackward}.
  *
  * @example
  * ```ts
@@ -118,7 +119,7 @@ function weightGradient<D extends FloatDType>(me: Signature, dy: Tensor, x: Tens
 }
 
 /**
- * The gradient of every product here with respect to its bias: the sum of dy's rows.
+ * The gradient of any of these products with respect to its bias: the sum of dy's rows.
  *
  * @example
  * ```ts

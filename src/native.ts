@@ -166,10 +166,10 @@ export const hyperparameters = [
 export const attentionOptions = ["heads", "kvHeads", "scale", "softcap", "normOffset", "normEps"] as const;
 
 /**
- * How exact a matrix product is at least, in torch's words. `"highest"`: products in fp32. `"high"`: activations and
- * codebook as 16-bit integers, error 2e-4, and at most 5e-4. `"medium"`: as 8-bit integers, 1e-2, and at most 3e-2.
- * The default is `"highest"` for float32 activations and `"high"` for float16 and bfloat16, whose own rounding is
- * coarser than that.
+ * The least accuracy of a matrix product, in torch's words. `"highest"`: products in fp32. `"high"`: activations and
+ * codebook as 16-bit integers, error 2e-4, and at most 5e-4. `"medium"`: as 8-bit integers, 1e-2, and at most 3e-2. The
+ * default is `"highest"` for float32 activations and `"high"` for float16 and bfloat16, whose own rounding is coarser
+ * than that.
  */
 export type Precision = keyof typeof namedPrecisions;
 

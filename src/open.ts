@@ -13,8 +13,7 @@ const platform = `${process.platform}-${process.arch}`;
  * Opens the native library and gives its functions.
  *
  * @throws BnbError (`unsupported`) if it is missing, damaged, for another platform or of another version, or if Bun
- * runs
- *   without the JIT that its FFI needs
+ * runs without the JIT that its FFI needs
  */
 export function openLibrary<const Symbols extends Record<string, FFIFunction>>(symbols: Symbols) {
   const { path, origin } = findLibrary();

@@ -9,18 +9,17 @@ import { Tensor } from "./tensor.ts";
 /** Scales that share one of their own where they are quantised too, as in bitsandbytes. */
 const nestedBlocksize = 256;
 
-/** How the scales of blocks are found: an option of {@link quantize4bit} and {@link quantizeBlockwise}. */
+/** How the scales of blocks are found. Part of the options of {@link quantize4bit} and {@link quantizeBlockwise}. */
 export interface ScalesOptions {
   /**
-   * `"absmax"`, the default: a block's largest magnitude, as in bitsandbytes, byte for byte. `"leastSquares"`: the
-   * scale that leaves the smallest squared error of many that are tried, which bitsandbytes reads like any other; never
-   * a worse one than the largest magnitude, and positive where that is. It takes longer: docs/scales.md has both,
-   * measured.
+   * `"absmax"`, the default: a block's largest magnitude, as in bitsandbytes, byte for byte. `"leastSquares"`: of many
+   * scales that are tried, the one with the smallest squared error. It is never worse than the largest magnitude, and
+   * bitsandbytes reads it like any other; finding it takes longer. docs/scales.md compares the two.
    */
   scales?: "absmax" | "leastSquares" | undefined;
   /**
-   * [columns], float32, float16 or bfloat16, finite and at least 0: weighs the squared errors of each column of `x`,
-   * its last dimension. Such as the mean of the squares of what the column is multiplied by. For `"leastSquares"` only.
+   * [columns], float32, float16 or bfloat16, finite and at least 0: the weight of each column's squared errors, such as
+   * the mean square of the activations that the column is multiplied by. For `"leastSquares"` only.
    */
   importance?: Tensor | undefined;
 }
@@ -45,7 +44,7 @@ export interface QuantizeBlockwiseOptions extends ScalesOptions {
   nested?: boolean;
 }
 
-/** Options of the dequantisers. */
+/** Options of {@link dequantize4bit} and {@link dequantizeBlockwise}. */
 export interface DequantizeOptions<D extends FloatDType = FloatDType> {
   /** The result's dtype; by default the one that the tensor had before it was quantised. */
   dtype?: D;
@@ -53,7 +52,7 @@ export interface DequantizeOptions<D extends FloatDType = FloatDType> {
 
 /**
  * Quantises a tensor to 4 bits an element (QLoRA, Dettmers et al. 2023). Blocks run over the flattened tensor; a
- * block's scale is its largest magnitude, and a code the index of the nearest of 16 values. Upstream:
+ * block's scale is its largest magnitude, and a code is the index of the nearest of 16 values. Upstream:
  * `functional.quantize_4bit`, whose codes and scales these are, byte for byte.
  *
  * @example
@@ -64,8 +63,9 @@ export interface DequantizeOptions<D extends FloatDType = FloatDType> {
  * ```
  *
  * @param x float32, float16 or bfloat16, any shape
- * @throws BnbError for an integer tensor, an illegal blocksize, or a NaN or infinity in `x` (the message says where):
- * to find one the call looks through all of `x` before it returns. A CPU's search for least squares goes on after that.
+ * @throws BnbError for an integer tensor, an illegal blocksize, or a NaN or infinity in `x` (the message says where).
+ * The call looks through all of `x` for these before it returns; on a CPU, the search for least squares goes on
+ * afterwards.
  */
 export function quantize4bit(x: Tensor, options: Quantize4bitOptions = {}): QuantizedTensor {
   const me = signatures.quantize4bit;
@@ -99,8 +99,7 @@ export function plan4bit(me: Signature, options: Quantize4bitOptions): Plan {
 /**
  * Quantises a tensor to as many bits an element as the codebook has, from 2 to 8 (Dettmers et al. 2022, 8-bit
  * Optimizers via Block-wise Quantization). A code is exactly the nearest value's index, and codes are packed densely.
- * Upstream:
- * `functional.quantize_blockwise`, as its CUDA kernel rounds; it knows 8 bits only.
+ * Upstream: `functional.quantize_blockwise`, with the rounding of its CUDA kernel; it has 8 bits only.
  *
  * @example
  * ```ts
@@ -152,8 +151,7 @@ function quantize(me: Signature, x: Tensor, { code, blocksize, nested, rule, imp
 }
 
 /**
- * The tensor that a 4-bit quantised one stands for: codebook value × scale in fp32, rounded once to the dtype.
- * Upstream:
+ * The values of a 4-bit quantised tensor: codebook value × scale in fp32, rounded once to the dtype. Upstream:
  * `functional.dequantize_4bit`.
  *
  * @example
@@ -164,7 +162,7 @@ function quantize(me: Signature, x: Tensor, { code, blocksize, nested, rule, imp
  * back.read(); // → [1, -1, 0.44, 0]
  * ```
  *
- * @throws BnbError if `q` holds codes of another width
+ * @throws BnbError if `q` does not have 4-bit codes
  */
 export function dequantize4bit<D extends FloatDType>(
   q: QuantizedTensor,
@@ -177,7 +175,7 @@ export function dequantize4bit<D extends FloatDType>(
 }
 
 /**
- * The tensor that a quantised one of any width stands for. Upstream: `functional.dequantize_blockwise`.
+ * The values of a quantised tensor of any width. Upstream: `functional.dequantize_blockwise`.
  *
  * @example
  * ```ts

@@ -16,10 +16,9 @@ export interface QuantizeAffineOptions {
 }
 
 /**
- * Quantises a tensor to integers, each standing for code · scale + offset. A block's range, widened so that 0 is a
- * code, is
- * divided evenly; scales and offsets have the tensor's dtype. Upstream: MLX's `quantize` in its affine mode, code for
- * code.
+ * Quantises a tensor to integer codes, each of which stands for code · scale + offset. The codes divide a block's range
+ * evenly, widened so that 0 is represented exactly; scales and offsets have the tensor's dtype. Upstream: MLX's
+ * `quantize` in its affine mode, code for code.
  *
  * @example
  * ```ts

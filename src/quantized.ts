@@ -16,7 +16,7 @@ export type QuantType = (typeof quantTypes)[number];
 /** Every one of them: an array, so that tsc names the choices where one is wrong. */
 export const quantTypes = ["nf4", "fp4", "af4"] as const;
 
-/** What stands for the scales where they are quantised too: upstream's `QuantState.state2` and `offset`. */
+/** The parts of quantised scales: upstream's `QuantState.state2` and `offset`. */
 export interface NestedScales {
   /** [blocks / blocksize] of any float dtype, float32 in bitsandbytes: the scale of each block of scale codes. */
   absmax: Tensor<FloatDType>;
@@ -66,7 +66,7 @@ export interface QuantizedParts {
   nested?: NestedScales | undefined;
 }
 
-/** {@link QuantizedTensor.state2}: the parts that quantised scales have. */
+/** What {@link QuantizedTensor.state2} holds: the parts of quantised scales. */
 export interface State2 extends Omit<NestedScales, "code" | "offset"> {
   /** The values that a scale's code stands for. */
   code: Float32Array;

@@ -21,8 +21,8 @@ export interface RmsNormOptions {
 }
 
 /**
- * `x · weight / √(mean(x²) + eps)`, the mean over each run of as many elements as the weight has: a row, or a head of
- * it (Zhang and Sennrich 2019). Computed in fp32 and rounded once. Upstream: `torch.nn.functional.rms_norm`.
+ * `x · weight / √(mean(x²) + eps)` (Zhang and Sennrich 2019). The mean is over runs of as many elements as the weight
+ * has: whole rows, or the heads of a row. Computed in fp32 and rounded once. Upstream: `torch.nn.functional.rms_norm`.
  *
  * @example
  * ```ts

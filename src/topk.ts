@@ -4,7 +4,7 @@ import { type NativePointer, native, size } from "./native.ts";
 import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
-/** The largest elements of rows: `count` for each, largest first. */
+/** The `count` largest elements of each row, largest first. */
 export interface Largest {
   /** [rows · count] */
   indices: Int32Array<ArrayBuffer>;
@@ -13,8 +13,8 @@ export interface Largest {
 }
 
 /**
- * The `count` largest elements of each row, largest first; the lower index first where two are as large, NaN last. Only
- * they leave the device. Upstream: `torch.topk`.
+ * The `count` largest elements of each row, largest first; of equal elements the lower index comes first, and NaN comes
+ * last. Nothing else is copied from the device. Upstream: `torch.topk`.
  *
  * @example
  * ```ts
@@ -33,8 +33,8 @@ export function topK(x: Tensor, count: number): Largest {
 }
 
 /**
- * Which experts a mixture sends each row to (Shazeer et al. 2017): the `count` with the largest logits, largest first,
- * and their shares of the softmax over all, or, `normalised`, among themselves.
+ * The experts that a mixture sends each row to (Shazeer et al. 2017): the `count` with the largest logits, largest
+ * first, and their softmax over all experts or, if `normalised`, among the chosen ones.
  *
  * @example
  * ```ts
@@ -68,7 +68,7 @@ export function route(x: Tensor, count: number, options: { normalised?: boolean 
  *
  * @param y [m, n], any float dtype
  * @param x [k, n], any float dtype
- * @throws BnbError if shapes, dtypes or devices do not fit, or (on the CPU) a row is none of y's
+ * @throws BnbError if shapes, dtypes or devices do not fit, or (on the CPU) a row number is out of range
  */
 export function scatterAdd(y: Tensor, x: Tensor, rows: Tensor<"int32">, weights: Tensor<"float32">): void {
   const me = signatures.scatterAdd;

@@ -20,8 +20,9 @@ export function handleOf(me: Signature, w: Weight): Tensor | QuantizedTensor {
 const isQuantized = (w: Tensor | QuantizedTensor): w is QuantizedTensor => "bits" in w;
 
 /**
- * `x · wᵀ + bias` with a weight of any kind, which is never written out whole. Activations stay in floating point: with
- * an int8 weight it is {@link matmul8bitFp}, and {@link matmul8bit} is the product whose activations become int8 too.
+ * `x · wᵀ + bias` with a weight of any kind, which is never dequantised as a whole. Activations stay in floating point:
+ * for an int8 weight it is {@link matmul8bitFp}, and {@link matmul8bit} is the product whose activations become int8
+ * too.
  *
  * @example
  * ```ts

@@ -3,6 +3,7 @@
 #include <stdatomic.h>
 
 #include "forms.h"
+#include "pool.h"
 #include "simd.h"
 
 #include "quantize-inl.h"

@@ -23,7 +23,7 @@ enum {
     LANES_BYTE = 127,
 };
 
-struct lanes_run {
+struct lanes_pass {
     const struct matmul_job *job;
     enum factor_kind         kind;
     size_t          length;  /* of the weights' runs: they are decoded lane by lane; 0: they come as rows of fp32 */
@@ -94,17 +94,17 @@ static void unpack_scales(const struct coded *q, size_t length, size_t n, size_t
 }
 
 /* Rows [n, n + LANES) and columns [k, k + depth) of 4-bit weights; past the last row, that row again. */
-INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, size_t n, size_t k, size_t depth,
+INLINE void unpack_codes(enum factor_kind kind, const struct lanes_pass *pass, size_t n, size_t k, size_t depth,
                          uint32_t *panel, float *scales, float *rests) {
-    const struct coded *q = &run->job->w.coded;
+    const struct coded *q = &pass->job->w.coded;
     size_t              eight = 8 / factor_elements(kind); /* steps of eight codes */
     /* The panel after this one: further along the rows or, at their end, the next rows. */
-    size_t ahead = k + depth < q->columns ? depth : run->strips * LANES * q->columns - k;
-    size_t length = run->length;
+    size_t ahead = k + depth < q->columns ? depth : pass->strips * LANES * q->columns - k;
+    size_t length = pass->length;
     unpack_scales(q, length, n, k, depth / length, ahead, scales);
     struct decoder  decoder;
     struct rounding rounding = {};
-    if (kind != FLOATS) rounding = run->rounded->to;
+    if (kind != FLOATS) rounding = pass->rounded->to;
     if (kind == FLOATS) decoder.floats = float_table_of(q->code->values);
     if (kind == SHORTS) decoder.shorts = code_table_of(rounding.shorts);
     if (kind == BYTES) memcpy(decoder.bytes, rounding.bytes, sizeof decoder.bytes);
@@ -135,9 +135,9 @@ INLINE void unpack_codes(enum factor_kind kind, const struct lanes_run *run, siz
 }
 
 /* The same for weights of every kind, as floats. */
-static void unpack_any(const struct lanes_run *run, size_t n, size_t k, size_t depth, float lines[WIDTH][STEPS + WIDTH],
-                       uint32_t *panel) {
-    const struct matmul_job *job = run->job;
+static void unpack_any(const struct lanes_pass *pass, size_t n, size_t k, size_t depth,
+                       float lines[WIDTH][STEPS + WIDTH], uint32_t *panel) {
+    const struct matmul_job *job = pass->job;
     size_t                   columns = job->x.columns, outputs = weight_rows(&job->w);
     for (size_t v = 0; v < TILE_VECTORS; v++) {
         for (size_t i = 0; i < WIDTH; i++) {
@@ -153,18 +153,18 @@ static void unpack_any(const struct lanes_run *run, size_t n, size_t k, size_t d
     }
 }
 
-static void unpack_strip(const struct lanes_run *run, size_t n, size_t k, size_t depth, struct lanes_slot *slot,
+static void unpack_strip(const struct lanes_pass *pass, size_t n, size_t k, size_t depth, struct lanes_slot *slot,
                          size_t strip) {
     uint32_t *panel = slot->panel[strip];
     float    *scales = slot->scales[strip], *rests = slot->rests[strip];
-    if (run->kind == SHORTS)
-        unpack_codes(SHORTS, run, n, k, depth, panel, scales, rests);
-    else if (run->kind == BYTES)
-        unpack_codes(BYTES, run, n, k, depth, panel, scales, rests);
-    else if (run->length)
-        unpack_codes(FLOATS, run, n, k, depth, panel, scales, rests);
+    if (pass->kind == SHORTS)
+        unpack_codes(SHORTS, pass, n, k, depth, panel, scales, rests);
+    else if (pass->kind == BYTES)
+        unpack_codes(BYTES, pass, n, k, depth, panel, scales, rests);
+    else if (pass->length)
+        unpack_codes(FLOATS, pass, n, k, depth, panel, scales, rests);
     else
-        unpack_any(run, n, k, depth, slot->lines, panel);
+        unpack_any(pass, n, k, depth, slot->lines, panel);
 }
 
 /* ── Tiles ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -271,7 +271,7 @@ INLINE void multiply_tile_of(enum factor_kind kind, const struct lanes_tile *til
     }
 }
 
-static void run_lanes_tile(enum factor_kind kind, const struct lanes_tile *tile, size_t length, size_t rows) {
+static void lanes_tile(enum factor_kind kind, const struct lanes_tile *tile, size_t length, size_t rows) {
     if (kind == FLOATS)
         multiply_tile_of(FLOATS, tile, RUN, rows);
     else if (kind == SHORTS && length == RUN)
@@ -287,17 +287,17 @@ static void run_lanes_tile(enum factor_kind kind, const struct lanes_tile *tile,
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Adds the products of columns [k, k + depth) with a panel to the sums. */
-static void multiply_panel(const struct lanes_run *run, struct lanes_slot *slot, size_t k, size_t depth,
+static void multiply_panel(const struct lanes_pass *pass, struct lanes_slot *slot, size_t k, size_t depth,
                            size_t strips) {
-    size_t elements = factor_elements(run->kind), width = run->strips * LANES;
-    size_t scaled = run->rounded ? run->rounded->scaled : 0;
-    for (size_t group = 0; group < run->x.count; group += GROUP_TILES)
+    size_t elements = factor_elements(pass->kind), width = pass->strips * LANES;
+    size_t scaled = pass->rounded ? pass->rounded->scaled : 0;
+    for (size_t group = 0; group < pass->x.count; group += GROUP_TILES)
         for (size_t strip = 0; strip < strips; strip++)
-            for (size_t i = group; i < least(group + GROUP_TILES, run->x.count); i++) {
-                size_t            m = tile_row(&run->x, i), rows = tile_row(&run->x, i + 1) - m;
+            for (size_t i = group; i < least(group + GROUP_TILES, pass->x.count); i++) {
+                size_t            m = tile_row(&pass->x, i), rows = tile_row(&pass->x, i + 1) - m;
                 struct lanes_tile tile = {
                     .w = slot->panel[strip],
-                    .x = run->x.factors + m * run->x.stride + k / elements * rows,
+                    .x = pass->x.factors + m * pass->x.stride + k / elements * rows,
                     .steps = depth / elements,
                     .w_scales = slot->scales[strip],
                     .w_rests = slot->rests[strip],
@@ -305,18 +305,18 @@ static void multiply_panel(const struct lanes_run *run, struct lanes_slot *slot,
                     .sums = slot->sums + m * width + strip * LANES,
                     .sums_stride = width,
                 };
-                if (run->rounded) tile.x_scales = run->rounded->scales + m * scaled + k / run->length;
-                if (run->rounded) tile.x_means = run->rounded->means + m * scaled + k / run->length;
-                if (run->kind == BYTES) tile.excess = run->rounded->excess + m * scaled + k / run->length;
-                run_lanes_tile(run->kind, &tile, run->length, rows);
+                if (pass->rounded) tile.x_scales = pass->rounded->scales + m * scaled + k / pass->length;
+                if (pass->rounded) tile.x_means = pass->rounded->means + m * scaled + k / pass->length;
+                if (pass->kind == BYTES) tile.excess = pass->rounded->excess + m * scaled + k / pass->length;
+                lanes_tile(pass->kind, &tile, pass->length, rows);
             }
 }
 
-INLINE void put_lanes(const struct lanes_run *run, bnb_dtype dtype, const float *sums, size_t n, size_t count) {
-    const struct matmul_job *job = run->job;
+INLINE void put_lanes(const struct lanes_pass *pass, bnb_dtype dtype, const float *sums, size_t n, size_t count) {
+    const struct matmul_job *job = pass->job;
     size_t                   outputs = weight_rows(&job->w);
-    for (size_t m = 0; m < run->x.rows; m++, sums += run->strips * LANES) {
-        size_t at = (run->first_row + m) * outputs + n, i = 0;
+    for (size_t m = 0; m < pass->x.rows; m++, sums += pass->strips * LANES) {
+        size_t at = (pass->first_row + m) * outputs + n, i = 0;
         for (; i + WIDTH <= count; i += WIDTH) {
             floats v = load_floats(sums + i);
             store(job->y, dtype, at + i, job->bias ? v + load_floats(job->bias + n + i) : v);
@@ -326,56 +326,57 @@ INLINE void put_lanes(const struct lanes_run *run, bnb_dtype dtype, const float 
 }
 
 /* Takes panels until there are none left, in the scratch memory that is this slot's alone. */
-static void run_lanes_panels(const struct lanes_run *run, struct lanes_slot *slot) {
-    const struct matmul_job *job = run->job;
+static void lanes_panels(const struct lanes_pass *pass, struct lanes_slot *slot) {
+    const struct matmul_job *job = pass->job;
     size_t                   columns = job->x.columns, outputs = weight_rows(&job->w);
-    size_t                   width = run->strips * LANES, n;
-    while ((n = atomic_fetch_add_explicit(run->next, 1, memory_order_relaxed) * width) < outputs) {
+    size_t                   width = pass->strips * LANES, n;
+    while ((n = atomic_fetch_add_explicit(pass->next, 1, memory_order_relaxed) * width) < outputs) {
         size_t count = least(width, outputs - n), strips = (count + LANES - 1) / LANES;
-        memset(slot->sums, 0, run->x.rows * width * sizeof *slot->sums);
-        for (size_t k = 0; k < columns; k += STEPS * factor_elements(run->kind)) {
-            size_t depth = least(STEPS * factor_elements(run->kind), columns - k);
-            for (size_t strip = 0; strip < strips; strip++) unpack_strip(run, n + strip * LANES, k, depth, slot, strip);
-            multiply_panel(run, slot, k, depth, strips);
+        memset(slot->sums, 0, pass->x.rows * width * sizeof *slot->sums);
+        for (size_t k = 0; k < columns; k += STEPS * factor_elements(pass->kind)) {
+            size_t depth = least(STEPS * factor_elements(pass->kind), columns - k);
+            for (size_t strip = 0; strip < strips; strip++)
+                unpack_strip(pass, n + strip * LANES, k, depth, slot, strip);
+            multiply_panel(pass, slot, k, depth, strips);
         }
         switch (job->x.dtype) {
-        case BNB_F16: put_lanes(run, BNB_F16, slot->sums, n, count); break;
-        case BNB_BF16: put_lanes(run, BNB_BF16, slot->sums, n, count); break;
-        default: put_lanes(run, BNB_F32, slot->sums, n, count); break;
+        case BNB_F16: put_lanes(pass, BNB_F16, slot->sums, n, count); break;
+        case BNB_BF16: put_lanes(pass, BNB_BF16, slot->sums, n, count); break;
+        default: put_lanes(pass, BNB_F32, slot->sums, n, count); break;
         }
     }
 }
 
-static void run_lanes_slots(const void *lanes_run, size_t first, size_t last) {
-    const struct lanes_run *run = lanes_run;
+static void lanes_slots(const void *lanes_pass, size_t first, size_t last) {
+    const struct lanes_pass *pass = lanes_pass;
     for (size_t slot = first; slot < last; slot++)
-        run_lanes_panels(run, (struct lanes_slot *)(run->scratch + slot * run->slot));
+        lanes_panels(pass, (struct lanes_slot *)(pass->scratch + slot * pass->slot));
 }
 
 /* Rows [first, last) of x's block as floats. */
-static void deal_floats(const void *lanes_run, size_t first, size_t last) {
-    const struct lanes_run *run = lanes_run;
-    size_t                  columns = run->job->x.columns;
-    float                   line[STEPS];
+static void deal_floats(const void *lanes_pass, size_t first, size_t last) {
+    const struct lanes_pass *pass = lanes_pass;
+    size_t                   columns = pass->job->x.columns;
+    float                    line[STEPS];
     for (size_t m = first; m < last; m++) {
-        size_t    step, from = (run->first_row + m) * columns;
-        uint32_t *to = row_in_tile(&run->x, 1, m, &step);
+        size_t    step, from = (pass->first_row + m) * columns;
+        uint32_t *to = row_in_tile(&pass->x, 1, m, &step);
         for (size_t k = 0; k < columns; k += STEPS) {
             size_t count = least(STEPS, columns - k);
-            widen(&run->job->x, from + k, from + k + count, line);
+            widen(&pass->job->x, from + k, from + k + count, line);
             for (size_t i = 0; i < count; i++, to += step) *to = float_bits(line[i]);
         }
     }
 }
 
 /* Makes a block of x ready; false where integers can't stand for it. */
-static bool prepare_block(const struct lanes_run *run) {
-    if (run->rounded) return round_x(&run->job->x, run->first_row, run->rounded);
-    parallel_for(run->x.rows, (1 << 16) / run->job->x.columns + 1, deal_floats, run);
+static bool prepare_block(const struct lanes_pass *pass) {
+    if (pass->rounded) return round_x(&pass->job->x, pass->first_row, pass->rounded);
+    parallel_for(pass->x.rows, (1 << 16) / pass->job->x.columns + 1, deal_floats, pass);
     return true;
 }
 
-static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind) {
+static bnb_status lanes_product(const struct matmul_job *job, enum factor_kind kind) {
     size_t rows = job->x.rows, columns = job->x.columns, outputs = weight_rows(&job->w);
     size_t blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS, block = (rows + blocks - 1) / blocks;
     size_t threads = thread_count(), all_strips = (outputs + LANES - 1) / LANES;
@@ -396,9 +397,9 @@ static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind)
     if (kind == BYTES) rounded.to = rounding_of(job->w.coded.code, BYTES, LANES_BYTE, LANES_BYTE);
     bool fit = true;
     for (size_t i = 0; i < blocks && fit; i++) {
-        _Atomic size_t   next = 0;
-        size_t           first = rows * i / blocks, count = rows * (i + 1) / blocks - first;
-        struct lanes_run run = {
+        _Atomic size_t    next = 0;
+        size_t            first = rows * i / blocks, count = rows * (i + 1) / blocks - first;
+        struct lanes_pass pass = {
             .job = job,
             .kind = kind,
             .length = length,
@@ -410,14 +411,14 @@ static bnb_status run_lanes(const struct matmul_job *job, enum factor_kind kind)
             .slot = slot,
             .next = &next,
         };
-        rounded.x = run.x;
-        fit = prepare_block(&run);
-        if (fit) parallel_for(threads, 1, run_lanes_slots, &run);
+        rounded.x = pass.x;
+        fit = prepare_block(&pass);
+        if (fit) parallel_for(threads, 1, lanes_slots, &pass);
     }
     free(scratch);
     return fit ? BNB_OK : BNB_UNSUPPORTED;
 }
 
-static bnb_status matmul_lanes(const struct matmul_job *job) { return run_lanes(job, FLOATS); }
-static bnb_status matmul_lanes_shorts(const struct matmul_job *job) { return run_lanes(job, SHORTS); }
-static bnb_status matmul_lanes_bytes(const struct matmul_job *job) { return run_lanes(job, BYTES); }
+static bnb_status matmul_lanes(const struct matmul_job *job) { return lanes_product(job, FLOATS); }
+static bnb_status matmul_lanes_shorts(const struct matmul_job *job) { return lanes_product(job, SHORTS); }
+static bnb_status matmul_lanes_bytes(const struct matmul_job *job) { return lanes_product(job, BYTES); }

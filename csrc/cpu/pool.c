@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,7 @@
 #include <sys/sysctl.h>
 #endif
 
-#include "forms.h"
+#include "pool.h"
 
 enum { MAX_THREADS = 256, PIECES_A_THREAD = 8, SPIN_NANOSECONDS = 100'000 };
 

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 #include "../bnb.h"
-#include "forms.h"
+#include "pool.h"
 
 enum { FAILURES_KEPT = 16, SENTENCE_BYTES = 1024 };
 

@@ -17,6 +17,10 @@ struct int8_pass {
 
 bnb_status int8_quantize(const struct int8_pass *pass);
 
+/* What the kernels of the family have in common: all but bindings and grid. */
+bnb_status int8_prepare(const char *kernel, const bnb_tensor *x, float threshold, struct int8_quantize_args *args,
+                        struct launch *launch);
+
 /* Fills an i32 list of as many places as x has columns. */
 bnb_status int8_list_outliers(const bnb_tensor *x, float threshold, const bnb_tensor *outliers);
 

@@ -307,7 +307,7 @@ static bool is_state(const struct request *r, const struct request_state *state,
         !is_codebook(state->code, "optimizer_step", names[2]))
         return false;
     if (state->code->book.bits == 8) return true;
-    fail(BNB_INVALID, "optimizer_step: %s has 16 values, expected 256", names[2]);
+    fail(BNB_INVALID, "optimizer_step: %s has %u values, expected 256", names[2], state->code->book.size);
     return false;
 }
 

@@ -35,8 +35,7 @@ export interface AdapterSettings {
 
 /**
  * Options of PEFT's that change nothing once an adapter is trained, or that are read below. Any other one that is set
- * is
- * refused by its name: what it does is not known here.
+ * is refused by its name: what it does is not known here.
  */
 const harmless = new Set([
   ...["alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying"],
@@ -175,7 +174,7 @@ export function plainName(name: string): string {
     .replaceAll(/\.(?:base_layer|original_module)(?=\.)/g, "");
 }
 
-/** What {@link saveAdapter} asks of a layer: `nn.Lora` is one. */
+/** What {@link saveAdapter} needs of a layer. `nn.Lora` is such a layer. */
 export interface AdapterLayer {
   readonly scaling: number;
   stateDict(name: string): TensorSource[];
@@ -183,14 +182,13 @@ export interface AdapterLayer {
 
 /** Options of {@link saveAdapter}. */
 export interface SaveAdapterOptions extends OutputOptions {
-  /** The model that it belongs to: a path or an id of the hub. */
+  /** The model that the adapter belongs to: a path, or an id on the hub. */
   readonly base?: string | undefined;
 }
 
 /**
- * Writes adapters as PEFT does: a folder of adapter_config.json and adapter_model.safetensors, which
- * `PeftModel.from_pretrained`
- * loads.
+ * Writes adapters in PEFT's format: a folder with adapter_config.json and adapter_model.safetensors, which
+ * `PeftModel.from_pretrained` loads.
  *
  * @example
  * ```ts
@@ -199,7 +197,7 @@ export interface SaveAdapterOptions extends OutputOptions {
  * ```
  *
  * @param layers by the names of their modules in the model
- * @returns what to know of how it was put in place, such as a leftover of an earlier run that was removed
+ * @returns notes for the user, such as that a leftover of an earlier run was removed
  */
 export async function saveAdapter(
   layers: Readonly<Record<string, AdapterLayer>>,

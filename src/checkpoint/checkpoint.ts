@@ -25,13 +25,13 @@ const indexBytesMax = headerBytesMax;
 /** transformers' own default; a shard is larger only where one module is. */
 export const shardBytesDefault = 50e9;
 
-/** Tensors of one file, or of the shards that an index lists. */
+/** An open checkpoint: the tensors of one file, or of the shards that an index lists. */
 export class Checkpoint implements Disposable {
-  /** What was opened; for a repository's folder of the Hugging Face cache its snapshot. */
+  /** What was opened; for a repository's folder in the Hugging Face cache, its snapshot. */
   readonly path: string;
   /** Where config.json and the tokenizer lie. */
   readonly directory: string;
-  /** Every tensor as it is stored, by name: parts of quantised weights too. */
+  /** Every tensor as it is stored, by name, including the parts of quantised weights. */
   readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
   readonly files: readonly SafetensorsFile[];
   #quantized: Map<string, Stored> | undefined;
@@ -67,7 +67,7 @@ export class Checkpoint implements Disposable {
     return this.#quantized;
   }
 
-  /** Closes every file. Views of tensors have length 0 from here on. */
+  /** Closes every file. Views of tensors have length 0 from then on. */
   close(): void {
     for (const file of this.files) file.close();
   }

@@ -36,7 +36,7 @@ export interface GgufTensor {
   load(to: Placement): Tensor<FloatDType>;
 }
 
-/** A GGUF model that is open: `using model = await openGguf(…)`, for its tensors are read when they are asked for. */
+/** An open GGUF model. Its tensors are read when they are asked for; `using model = await openGguf(…)` closes it. */
 export interface GgufModel extends Disposable {
   readonly path: string;
   readonly config: Config;
@@ -56,7 +56,7 @@ interface Placed extends GgufInfo {
 const tables = ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
 
 /**
- * Opens a GGUF file of an architecture that can be read; of a split one all parts, whichever was named.
+ * Opens a GGUF file of a supported architecture; for a split file all parts, whichever was named.
  *
  * @example
  * ```ts

@@ -244,10 +244,9 @@ function codebookOf(values: readonly number[]): Codebook {
 }
 
 /**
- * A weight of a GGUF model on a device: quantised with the file's own codes and scales where its type can be held
- * exactly, which
- * are Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS and MXFP4; else a dense tensor. It
- * takes as many bits as in the file.
+ * Loads a weight of a GGUF model to a device: quantised, with the file's own codes and scales, if its type can be held
+ * exactly. Such types are Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS and MXFP4, and
+ * they take as many bits as in the file. Other types become dense tensors.
  *
  * @example
  * ```ts
@@ -256,8 +255,9 @@ function codebookOf(values: readonly number[]): Codebook {
  * w.shape; // → [96, 64]
  * ```
  *
- * @param dtype of dense tensors, and what a quantised one is dequantised to by default: float32
- * @param mmap the file's own pages in place of a copy, for dense tensors that the file has in that dtype; else copies
+ * @param dtype the dtype of dense tensors, and the one that a quantised weight is dequantised to by default; float32 if
+ * omitted
+ * @param mmap use the file's own pages in place of a copy, for dense tensors that the file holds in that dtype
  * @throws BnbError if the model has no such weight
  */
 export function loadGguf(

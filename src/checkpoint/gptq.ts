@@ -14,9 +14,9 @@ import type { SafetensorsTensor } from "./safetensors.ts";
 import { floatDtypes } from "./state.ts";
 import { transposed } from "./transpose.ts";
 
-/** What config.json says of one weight's format. */
+/** The format of one GPTQ or AWQ weight, as config.json says. */
 export interface StateGptq {
-  /** Bits of a code: 2, 3, 4 or 8; of AWQ 4. */
+  /** Bits of a code: 2, 3, 4 or 8; always 4 in AWQ. */
   readonly bits: number;
   /** Elements that share a scale. Where no group is of a power of two, each is stored as several blocks. */
   readonly blocksize: number;
@@ -27,7 +27,7 @@ export interface StateGptq {
   readonly zerosLess: 0 | 1;
 }
 
-/** A weight of a checkpoint of GPTQ's or AWQ's: its format, and the tensors that it is made of. */
+/** A weight of a GPTQ or AWQ checkpoint: its format, and its tensors. */
 export interface StoredGptq {
   readonly format: "gptq" | "awq";
   /** As the module's weight is called elsewhere: no tensor has this name. */

@@ -12,7 +12,7 @@ import { snapshotOf } from "./locate.ts";
 export interface FetchOptions {
   /** A branch, a tag or a commit; `"main"` by default. */
   readonly revision?: string | undefined;
-  /** Where models are kept; by default what `HF_HUB_CACHE` or `HF_HOME` say, as for Python's library. */
+  /** The cache's folder; by default as `HF_HUB_CACHE` or `HF_HOME` say, as in Python's library. */
   readonly cache?: string | undefined;
   /** The hub's address; by default what `HF_ENDPOINT` says, or the hub itself. */
   readonly endpoint?: string | undefined;
@@ -61,9 +61,8 @@ interface RemoteFile {
 }
 
 /**
- * The folder of a model of the hub: out of the local cache where that has it whole, else fetched into it. What arrived
- * before
- * an interruption is not fetched again, and every file's size and hash are checked.
+ * Returns the folder of a model from the hub, and fetches it first unless the local cache has all of it. What arrived
+ * before an interruption is not fetched again; the size and hash of every file are checked.
  *
  * @example
  * ```ts
@@ -74,8 +73,8 @@ interface RemoteFile {
  * ```
  *
  * @param id `org/name`
- * @returns the folder, to give to `quantizeCheckpoint` and the like
- * @throws BnbError if the hub has no such model, it can't be reached, or what it sent is not what it said
+ * @returns the folder, for `quantizeCheckpoint` and other functions
+ * @throws BnbError if the hub can't be reached or has no such model, or if a file differs from what it announced
  */
 export async function fetchModel(id: string, options: FetchOptions = {}): Promise<string> {
   if (!isHubId(id)) throw new BnbError(`fetchModel: id is ${JSON.stringify(id)}, expected org/name.`);

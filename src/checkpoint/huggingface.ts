@@ -167,8 +167,7 @@ export interface Choice {
 /**
  * Chooses the weights to quantise as transformers does by default: those of `nn.Linear` and of its `Conv1D`, except the
  * output head, the last module, and what shares a weight. A file has no classes, so what transformers makes of each
- * module
- * is data for the models that it knows, and a guess by names and shapes for others.
+ * module is data for the models that it knows, and a guess by names and shapes for others.
  *
  * @param skip more modules to leave alone, by transformers' rule: a pattern matches a module from its start to a dot,
  *   as a regular expression, or is the end of its name
@@ -264,9 +263,8 @@ export function staysFloat32(config: Config | undefined): (name: string, dtype: 
 }
 
 /**
- * What transformers would not find as it expects: a sentence for each kind of fault in a checkpoint that it is to
- * load, for
- * it makes its choice of modules again from config.json.
+ * What transformers would not find as it expects: a sentence for each kind of fault in a checkpoint that it is to load,
+ * for it makes its choice of modules again from config.json.
  *
  * @param quantized names of the weights that are stored quantised
  */

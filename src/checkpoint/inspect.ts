@@ -54,7 +54,7 @@ interface Opened extends Disposable {
 }
 
 /**
- * Describes every weight of a model. With `errorAgainst`, the weights that are quantised come first, the worst on top.
+ * Describes every weight of a model. With `errorAgainst`, quantised weights come first, the least accurate on top.
  *
  * @example
  * ```ts
@@ -196,8 +196,8 @@ export interface VerifyReport {
 }
 
 /**
- * Checks a checkpoint through: every file's structure, the index, every quantisation state against its tensors,
- * config.json against what is stored, and every float weight, dequantised where need be, for NaN and infinity.
+ * Checks all of a checkpoint: the structure of every file, the index, every quantisation state against its tensors,
+ * config.json against what is stored, and every weight (dequantised if necessary) for NaN and infinity.
  *
  * @example
  * ```ts

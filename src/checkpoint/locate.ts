@@ -8,9 +8,8 @@ import { readText } from "./folder.ts";
 const referenceBytesMax = 1000;
 
 /**
- * The folder of a model: of a repository's folder of the Hugging Face cache (`models--org--name`) the snapshot that
- * its main
- * branch is at, or the only one; any other path as it is.
+ * The folder of a model: of a repository's folder of the Hugging Face cache (`models--org--name`) the snapshot that its
+ * main branch is at, or the only one; any other path as it is.
  *
  * @throws BnbError where there are several snapshots and none is the main one
  */

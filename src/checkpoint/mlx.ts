@@ -11,10 +11,13 @@ import type { PyNumber, PyValue } from "./pyjson.ts";
 import type { SafetensorsTensor } from "./safetensors.ts";
 import { floatDtypes } from "./state.ts";
 
-/** How MLX's codes become values: integers with a scale and an offset a group, or small floats with a scale. */
+/**
+ * How MLX's codes become values: `"affine"`: integers with a scale and an offset for each group; all others: small
+ * floats with a scale.
+ */
 export type MlxMode = "affine" | "mxfp4" | "mxfp8" | "nvfp4";
 
-/** What config.json says of one weight's format. */
+/** The format of one MLX weight, as config.json says. */
 export interface StateMlx {
   readonly mode: MlxMode;
   /** Bits of a code. */
@@ -26,14 +29,14 @@ export interface StateMlx {
   readonly dtype: FloatDType;
 }
 
-/** A weight of a checkpoint of MLX's: its format, and the tensors that it is made of. */
+/** A weight of an MLX checkpoint: its format, and its tensors. */
 export interface StoredMlx {
   readonly format: "mlx";
   readonly name: string;
   readonly state: StateMlx;
   readonly codes: SafetensorsTensor;
   readonly scales: SafetensorsTensor;
-  /** Of affine weights: what each group's elements have added. */
+  /** Only of affine weights: what is added to the elements of each group. */
   readonly biases: SafetensorsTensor | undefined;
   readonly parts: readonly SafetensorsTensor[];
 }
@@ -146,9 +149,8 @@ export function fromMlx(stored: StoredMlx, device: Device = currentDevice()): Qu
 }
 
 /**
- * Codes as one string of bits whose first is the highest of a byte; MLX's first is the lowest of the lowest byte.
- * Eight codes
- * fill as many bytes as one has bits, so a run of them is turned around by itself.
+ * Codes as one string of bits whose first is the highest of a byte; MLX's first is the lowest of the lowest byte. Eight
+ * codes fill as many bytes as one has bits, so a run of them is turned around by itself.
  */
 export function inOurOrder(packed: Uint8Array, bits: number): Uint8Array {
   if (bits === 8) return packed.slice();

@@ -71,8 +71,7 @@ function known(record: Readonly<Record<string, Known>>, key: string | undefined)
 
 /**
  * The verdicts by the ending that each holds for, the most particular table first. What is a head or last module in a
- * part
- * that stands alone is none in the whole, nor the other way round.
+ * part that stands alone is none in the whole, nor the other way round.
  */
 function tablesOf({ type, architecture, parts }: Kind, from: ModuleData): Map<string, Verdict>[] {
   const own = [known(from.classes, architecture), known(from.types, type)].map((one) => endings(one, from));

@@ -18,12 +18,14 @@ interface StateShared {
   readonly nested?: { readonly blocksize: number; readonly offset: number } | undefined;
 }
 
-/** What the packed JSON of a 4-bit weight says. */
+/** The quantisation state of a 4-bit weight, as its packed JSON says. */
 export interface State4bit extends StateShared {
   readonly quantType: QuantType4bit;
 }
 
-/** What it says of a weight that bitsandbytes has no format for: of another width, or with another codebook. */
+/**
+ * The quantisation state of a weight that bitsandbytes has no format for: of another width, or with another codebook.
+ */
 export interface StateBlockwise extends StateShared {
   readonly quantType: "blockwise";
   /** Bits of a code, 2 to 8. */

@@ -66,7 +66,7 @@ export class SafetensorsTensor {
     return this.#file.tensor(this.name, this.#offset, dtype, shape, to);
   }
 
-  /** Gives the mapped memory back now; the next use maps it again. Views taken before have length 0 from here on. */
+  /** Gives the mapped memory back now; the next use maps it again. Views taken before have length 0 from then on. */
   release(): void {
     if (this.#bytes) unmap(this.#bytes);
     this.#bytes = undefined;
@@ -93,9 +93,7 @@ const views: Partial<
   U64: BigUint64Array,
 };
 
-/**
- * An open safetensors file. Its header has been checked whole; its data is mapped when a tensor's bytes are asked for.
- */
+/** An open safetensors file. All of its header has been checked; data is mapped when a tensor's bytes are asked for. */
 export class SafetensorsFile implements Disposable {
   readonly path: string;
   /** The text pairs under `__metadata__`; `{}` if there are none. */
@@ -127,7 +125,7 @@ export class SafetensorsFile implements Disposable {
     throw new BnbError(`${this.path} has no tensor ${JSON.stringify(name)}; it has ${this.tensors.size}: ${some}, …`);
   }
 
-  /** Unmaps every tensor and closes the file. Views of its tensors have length 0 from here on. */
+  /** Unmaps every tensor and closes the file. Views of its tensors have length 0 from then on. */
   close(): void {
     for (const tensor of this.tensors.values()) tensor.release();
     this.#file.close();
@@ -151,8 +149,8 @@ export class SafetensorsFile implements Disposable {
  * ```
  *
  * @throws BnbError naming the file and the tensor, if the file breaks a rule of the format; the system's error if it
- * cannot be opened. The file must not be cut short while it is open: the system answers reads of a mapped page that is
- * gone with a signal.
+ * cannot be opened. The file must not be cut short while it is open: reading a mapped page that is gone ends the
+ * process with a signal.
  */
 export function openSafetensors(path: string): SafetensorsFile {
   checkPath(signatures.openSafetensors, path, "path");

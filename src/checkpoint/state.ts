@@ -125,13 +125,13 @@ export function isOurs(stored: Stored): stored is StoredOurs {
 /** One whose state stands beside it in bitsandbytes' form. */
 export type StoredOurs = Stored4bit | StoredBlockwise | StoredInt8;
 
-/** A 4-bit weight of a checkpoint: its state, and the tensors that it is made of. */
+/** A 4-bit weight of a checkpoint: its state, and its tensors. */
 export interface Stored4bit extends StoredParts {
   readonly format: QuantType4bit;
   readonly state: State4bit;
 }
 
-/** A weight of 2 to 8 bits in our own form of state: the state, and the tensors that it is made of. */
+/** A weight of 2 to 8 bits in this library's own format: its state, and its tensors. */
 export interface StoredBlockwise extends StoredParts {
   readonly format: "blockwise";
   readonly state: StateBlockwise;
@@ -151,7 +151,7 @@ interface StoredParts {
   readonly parts: readonly SafetensorsTensor[];
 }
 
-/** An int8 weight of a checkpoint: the tensors that it is made of. */
+/** An int8 weight of a checkpoint: its tensors. */
 export interface StoredInt8 {
   readonly format: "int8";
   readonly name: string;
@@ -169,7 +169,7 @@ function checkTensors(tensors: unknown): void {
 }
 
 /**
- * Finds the quantised weights of a checkpoint.
+ * Finds the quantised weights among the tensors of a checkpoint.
  *
  * @example
  * ```ts
@@ -177,7 +177,7 @@ function checkTensors(tensors: unknown): void {
  * for (const [name, weight] of checkpoint.findQuantized(file.tensors)) console.log(name, weight.format);
  * ```
  *
- * @returns by the weight's name
+ * @returns the weights by name
  * @throws BnbError naming the key that is missing, foreign, damaged, or at odds with the others
  */
 export function findQuantized(tensors: ReadonlyMap<string, SafetensorsTensor>): Map<string, StoredOurs> {

@@ -37,9 +37,9 @@ export interface StateDictOptions {
 }
 
 /**
- * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`. What
- * it has no format for, other widths than 4 bits and codebooks than NF4 and FP4, has the same tensors under a key of
- * this library's, and bitsandbytes does not load it.
+ * The tensors that bitsandbytes' `Linear4bit` or `Linear8bitLt` saves for a weight, ready for `writeSafetensors`.
+ * Weights that bitsandbytes has no format for (widths other than 4 bits, codebooks other than NF4 and FP4) have the
+ * same tensors under a key of this library's own, and bitsandbytes does not load them.
  *
  * @example
  * ```ts
@@ -50,7 +50,7 @@ export interface StateDictOptions {
  * ```
  *
  * @param name the weight's name, such as `model.layers.0.mlp.up_proj.weight`
- * @throws BnbError if `quantStorage` does not divide the codes
+ * @throws BnbError if the codes are no whole number of `quantStorage` elements
  */
 export function toStateDict(
   name: string,
@@ -109,7 +109,7 @@ function int8ToStateDict(name: string, w: Int8Weight): TensorSource[] {
   ];
 }
 
-/** How a weight comes out of its file. */
+/** Options of {@link loadWeight}. */
 export interface LoadWeightOptions {
   /**
    * The file's own pages in place of a copy, wherever a weight's bytes are the file's: nothing is read before it is
@@ -121,7 +121,7 @@ export interface LoadWeightOptions {
 }
 
 /**
- * The quantised weight that a checkpoint holds, copied to a device.
+ * Copies a quantised weight of a checkpoint to a device.
  *
  * @example
  * ```ts
@@ -131,7 +131,7 @@ export interface LoadWeightOptions {
  * w.shape; // → [128, 64]
  * ```
  *
- * @param stored what `findQuantized` found
+ * @param stored one of the weights that `findQuantized` returned
  */
 export function fromStateDict(
   stored: Stored4bit | StoredBlockwise | StoredMlx | StoredGptq,
@@ -183,7 +183,8 @@ function int8FromStateDict({ codes, absmax }: StoredInt8, to: Placement): Int8We
 }
 
 /**
- * A weight of a checkpoint on a device: quantised where its state is beside it, else a tensor of its dtype.
+ * Loads a weight of a checkpoint to a device: quantised if the checkpoint holds a quantisation state for it, else as a
+ * tensor of its dtype.
  *
  * @example
  * ```ts
@@ -192,7 +193,7 @@ function int8FromStateDict({ codes, absmax }: StoredInt8, to: Placement): Int8We
  * if (w instanceof QuantizedTensor) w.quantType; // → "nf4"
  * ```
  *
- * @throws BnbError if the checkpoint has no such weight, its state is damaged, or its dtype is none of the library's
+ * @throws BnbError if the checkpoint has no such weight, its state is damaged, or its dtype is not supported
  */
 export function loadWeight(
   checkpoint: Checkpoint,

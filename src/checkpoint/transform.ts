@@ -58,11 +58,11 @@ import {
 } from "./steps.ts";
 import { specBytes } from "./writer.ts";
 
-/** Options of every function that writes a model from another. */
+/** Options of every function that writes one model from another. */
 export interface TransformOptions extends OutputOptions {
-  /** The dtype of what is not quantised, and of weights before they are; by default what the model says. */
+  /** The dtype of what is not quantised, and of weights before they are quantised; by default the model's own. */
   readonly dtype?: FloatDType | undefined;
-  /** Begin another shard before one grows above this many bytes; 50 GB by default. */
+  /** The most bytes of a shard; 50 GB by default. */
   readonly shardBytes?: number | undefined;
   /** Called when a tensor has been written. */
   readonly onProgress?: ((progress: Progress) => void) | undefined;
@@ -71,22 +71,21 @@ export interface TransformOptions extends OutputOptions {
 /** Options of {@link quantizeCheckpoint} and {@link convertGguf}, under transformers' names. */
 export interface QuantizeOptions extends TransformOptions {
   /**
-   * `"nf4"` by default. transformers loads that, `"fp4"`, and `"int8"`, which is LLM.int8(), a scale a row; only this
-   * library
-   * the others: AF4, normal float of 2, 3, 5, 6 and 7 bits, and the dynamic map of 8.
+   * `"nf4"` by default. transformers loads `"nf4"`, `"fp4"` and `"int8"` (LLM.int8(), with one scale a row). Only this
+   * library loads the others: AF4, normal float of 2, 3, 5, 6 and 7 bits, and the 8-bit dynamic map.
    */
   readonly quantType?: StoredQuantType;
-  /** Of all but `"int8"`, as the next three are: 64 by default. */
+  /** Elements that share a scale; 64 by default. This and the next three options do not apply to `"int8"`. */
   readonly blocksize?: number;
   readonly doubleQuant?: boolean;
   /** How the scales are found; `"absmax"`, as bitsandbytes does, by default. */
   readonly scales?: ScalesOptions["scales"];
   readonly quantStorage?: StorageDtype;
-  /** More modules to leave alone, by transformers' rule for `llm_int8_skip_modules`. */
+  /** Further modules that are not to be quantised, by transformers' rule for `llm_int8_skip_modules`. */
   readonly skip?: readonly string[];
 }
 
-/** How far a transformation is. */
+/** How far a transformation has come. */
 export interface Progress {
   readonly tensor: string;
   readonly tensors: number;
@@ -95,7 +94,7 @@ export interface Progress {
   readonly inputBytesTotal: number;
 }
 
-/** What was done. */
+/** What a transformation has done. */
 export interface TransformReport {
   readonly output: string;
   /** Weights that were quantised, or dequantised. */
@@ -104,11 +103,11 @@ export interface TransformReport {
   readonly kept: number;
   readonly inputBytes: number;
   readonly outputBytes: number;
-  /** Files that came along, relative to the directory. */
+  /** Other files that were copied, relative to the directory. */
   readonly carried: readonly string[];
   /** What a person should know. */
   readonly notes: readonly string[];
-  /** Of {@link quantizeCheckpoint}: why each tensor that stays does, by its name. */
+  /** From {@link quantizeCheckpoint}: for each tensor that was not quantised, by name, why. */
   readonly stays?: Readonly<Record<string, string>>;
 }
 
@@ -169,7 +168,7 @@ async function quantizeWith(input: string, options: QuantizeOptions, merging?: M
 }
 
 /**
- * Writes the weights of a quantised checkpoint, bitsandbytes', MLX's, GPTQ's or AWQ's, out as floats.
+ * Writes a copy of a quantised checkpoint (of bitsandbytes, MLX, GPTQ or AWQ) whose weights are floats.
  *
  * @example
  * ```ts
@@ -207,11 +206,9 @@ export async function dequantizeCheckpoint(input: string, options: TransformOpti
 }
 
 /**
- * Puts an adapter of PEFT's into its base: a dense model stays dense, or is quantised where `quantType` is given, and
- * the
- * weights of a quantised one are quantised again as they were. LoRA with all that adapter_config.json says of ranks,
- * alphas and
- * rsLoRA, DoRA, biases, embeddings, and modules that are saved whole.
+ * Merges a PEFT adapter into its base model. A dense model stays dense, or is quantised if `quantType` is given; a
+ * quantised one is quantised again in its own format. Supported are LoRA with ranks and alphas by pattern, rsLoRA,
+ * DoRA, biases, embeddings, and modules that are saved whole.
  *
  * @example
  * ```ts
@@ -221,7 +218,7 @@ export async function dequantizeCheckpoint(input: string, options: TransformOpti
  * report.weights; // → 1
  * ```
  *
- * @throws BnbError naming the option of adapter_config.json that is not supported, or what of the adapter fits no
+ * @throws BnbError naming an option of adapter_config.json that is not supported, or a part of the adapter that fits no
  * weight
  */
 export async function mergeAdapter(base: string, adapter: string, options: QuantizeOptions): Promise<TransformReport> {
@@ -270,9 +267,9 @@ function againStep(stored: Stored, source: Source): Step {
 }
 
 /**
- * Makes a Hugging Face model of a GGUF file, or of the parts of a split one: its weights as floats (bfloat16 by
- * default),
- * or quantised where `quantType` is given, which has no default here; its tokenizer rebuilt from the file's metadata.
+ * Converts a GGUF file, or all parts of a split one, to a Hugging Face model. Weights become floats (bfloat16 by
+ * default), or are quantised if `quantType` is given, which has no default here. The tokenizer is rebuilt from the
+ * file's metadata.
  *
  * @example
  * ```ts

@@ -22,7 +22,7 @@ import { floatDtypes } from "./state.ts";
 import { floatDtypeOf, fromSafetensors, keepStep, type Source } from "./steps.ts";
 import { type TransformOptions, type TransformReport, write } from "./transform.ts";
 
-/** Options of {@link quantizeToMlx}, under MLX's names but for the block's. */
+/** Options of {@link quantizeToMlx}, under MLX's names, except for `blocksize`. */
 export interface MlxOptions extends TransformOptions {
   /** Bits of a code: 2, 3, 4, 5, 6 or 8; 4 by default. */
   readonly bits?: number | undefined;
@@ -32,8 +32,7 @@ export interface MlxOptions extends TransformOptions {
 
 /**
  * Quantises a model as `mlx_lm.convert --quantize` does, code for code: linear layers, embeddings and the head, into a
- * folder
- * that MLX loads.
+ * folder that MLX loads.
  *
  * @example
  * ```ts

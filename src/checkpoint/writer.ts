@@ -18,7 +18,7 @@ import { about, StagedFile } from "./staging.ts";
 /** One write call takes at most this, below what macOS (2 GiB) and Linux take at once. */
 const writeBytesMax = 2 ** 28;
 
-/** What a file will hold under one name. */
+/** A tensor that a file will hold: its name, dtype and shape. */
 export interface TensorSpec {
   readonly name: string;
   readonly dtype: SafetensorsDtype;
@@ -218,7 +218,7 @@ function slotBytes(slot: Slot): number {
   return tensorBytes(slot.dtype, slot.shape) as number;
 }
 
-/** A tensor to write: `bytes` is its data, or makes it when its turn comes. */
+/** A tensor to write. `bytes` is its data, or a function that makes it when its turn comes. */
 export interface TensorSource {
   readonly name: string;
   readonly dtype: SafetensorsDtype;

@@ -4,7 +4,7 @@ import { architectures } from "../checkpoint/gguf_architectures.ts";
 import { ggufTypes } from "../checkpoint/gguf_types.ts";
 import { convertGguf } from "../checkpoint/transform.ts";
 import { type QuantizeFlags, quantizeOptions, withQuantizing, withWriting } from "./options.ts";
-import { runTransform } from "./transform.ts";
+import { runTransform } from "./report.ts";
 
 export function convertCommand(): Command {
   const command = new Command("convert")

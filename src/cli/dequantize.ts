@@ -2,7 +2,7 @@
 import { Command } from "commander";
 import { dequantizeCheckpoint } from "../checkpoint/transform.ts";
 import { transformOptions, type WriteFlags, withWriting } from "./options.ts";
-import { runTransform } from "./transform.ts";
+import { runTransform } from "./report.ts";
 
 export function dequantizeCommand(): Command {
   const command = new Command("dequantize")

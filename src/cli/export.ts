@@ -3,7 +3,7 @@ import { Command, Option } from "commander";
 import { exportCoreml } from "../coreml/export.ts";
 import { located } from "./hub.ts";
 import { type ReportOptions, transformOptions, withReporting } from "./options.ts";
-import { runTransform } from "./transform.ts";
+import { runTransform } from "./report.ts";
 
 interface ExportFlags extends ReportOptions {
   readonly format: "coreml";

@@ -2,7 +2,7 @@
 import { Command, Option } from "commander";
 import { mergeAdapter } from "../checkpoint/transform.ts";
 import { type QuantizeFlags, quantizeOptions, withQuantizing, withWriting } from "./options.ts";
-import { runTransform } from "./transform.ts";
+import { runTransform } from "./report.ts";
 
 export function mergeCommand(): Command {
   const command = new Command("merge")

@@ -5,7 +5,7 @@ import { quantizeToMlx } from "../checkpoint/transform_mlx.ts";
 import { BnbError } from "../error.ts";
 import { located } from "./hub.ts";
 import { type QuantizeFlags, quantizeOptions, transformOptions, withQuantizing, withWriting } from "./options.ts";
-import { runTransform } from "./transform.ts";
+import { runTransform } from "./report.ts";
 
 interface MlxFlags {
   readonly format: "bitsandbytes" | "mlx";

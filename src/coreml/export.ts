@@ -17,13 +17,15 @@ import { Program, WeightsFile } from "./program.ts";
 
 /** Options of {@link exportCoreml}. */
 export interface CoremlOptions extends OutputOptions {
-  /** What is computed in; `"float16"`, which the Neural Engine needs, by default. */
+  /** The dtype to compute in; `"float16"` by default, which the Neural Engine needs. */
   readonly dtype?: CoremlDtype | undefined;
-  /** Tokens of a text: shorter ones are filled up. By default what the model was made for, but not above 512. */
+  /**
+   * The length of a text in tokens; shorter texts are padded. By default what the model was made for, but at most 512.
+   */
   readonly tokens?: number | undefined;
   /**
-   * `"int4"`: every matrix as integers in blocks of 32, which macOS 15 and iOS 18 have, quantised for it where it is no
-   * such integers already. By default matrices are as the model has them.
+   * `"int4"`: every matrix as integers in blocks of 32, which macOS 15 and iOS 18 support; matrices in other formats
+   * are quantised again. By default matrices stay in the model's own format.
    */
   readonly quantType?: "int4" | undefined;
 }
@@ -38,11 +40,11 @@ const versions = {
 const parts = { model: "4c2ff386-2ab2-4bb3-9837-36a4b638e504", weights: "45e60493-ced1-4312-b660-3448850c0a3a" };
 
 /**
- * Writes an encoder of BERT's kin as a package of Core ML's, an ML program that can be placed on the Neural Engine:
- * `input_ids` and `attention_mask` in, `last_hidden_state` and, as sentence-transformers pools it, `embedding` out.
- * NF4 and FP4 weights keep their codes and scales, for macOS 26 and iOS 26; so do integers of 4 bits, as GPTQ, AWQ and
- * MLX have them, for macOS 15 and iOS 18; others become floats. What it computes on an Apple system nobody has
- * measured; coremltools' own arithmetic on it is held to transformers'.
+ * Writes an encoder of the BERT family as a Core ML package: an ML program that the Neural Engine can run. Its inputs
+ * are `input_ids` and `attention_mask`, its outputs `last_hidden_state` and `embedding`, pooled as
+ * sentence-transformers does. NF4 and FP4 weights keep their codes and scales, which needs macOS 26 or iOS 26; 4-bit
+ * integers (GPTQ, AWQ, MLX) keep theirs, which needs macOS 15 or iOS 18; other weights become floats. Tests compare
+ * coremltools' own arithmetic on the package with transformers; it has not been measured on an Apple system.
  *
  * @example
  * ```ts
@@ -51,7 +53,7 @@ const parts = { model: "4c2ff386-2ab2-4bb3-9837-36a4b638e504", weights: "45e6049
  * ```
  *
  * @param input a model's directory, dense or quantised by bitsandbytes
- * @throws BnbError for a model that is no such encoder
+ * @throws BnbError for a model that is not such an encoder
  */
 export async function exportCoreml(input: string, options: CoremlOptions): Promise<TransformReport> {
   const me = signatures.exportCoreml;

@@ -8,19 +8,22 @@ import type { Session } from "./session.ts";
 import type { TextGeneration } from "./text.ts";
 import type { ChatTemplateOptions, Message } from "./tokenizer.ts";
 
-/** Options of a conversation. */
+/** Options of {@link Model.chat}. */
 export interface ChatOptions extends SessionOptions, Pick<ChatTemplateOptions, "tools" | "variables"> {
   /** What the model is told before the first turn. */
   system?: string | undefined;
-  /** Turns that have been already. */
+  /** Earlier turns. */
   messages?: readonly Message[] | undefined;
-  /** Where a conversation outgrows the session: an error, the default, or the oldest turns go, the system's stays. */
+  /**
+   * What happens when a conversation outgrows the session: an error, the default, or its oldest turns are dropped, but
+   * never the system's.
+   */
   overflow?: "error" | "dropOldest" | undefined;
 }
 
-/** Options of a turn. */
+/** Options of {@link Chat.send}. */
 export interface TurnOptions extends GenerateOptions {
-  /** What the answer must be: JSON, JSON of a schema, or what a grammar derives. */
+  /** The form that the answer must have: JSON, JSON of a schema, or what a grammar allows. */
   format?: TextFormat | undefined;
 }
 
@@ -59,7 +62,7 @@ export class Chat implements Disposable {
     return this.#messages;
   }
 
-  /** Of the last answer. */
+  /** The tokens that the last answer took. */
   get usage(): Usage {
     return this.#usage;
   }

@@ -5,8 +5,8 @@ import { BnbError } from "../error.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /**
- * What a text must be: any JSON, JSON of a schema, or what a grammar in EBNF (GBNF's notation, from `root`)
- * derives.
+ * The form that a text must have: any JSON, JSON of a schema, or what a grammar allows (EBNF in GBNF's notation, from
+ * `root` on).
  */
 export type TextFormat =
   | { readonly type: "json" }

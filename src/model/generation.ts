@@ -19,27 +19,30 @@ export interface GenerateOptions extends SamplingOptions {
   signal?: AbortSignal | undefined;
   /** Write on where the model would end. */
   ignoreEos?: boolean | undefined;
-  /** List the logprob of each token, and of so many of the likeliest in its place. */
+  /** List the logprob of each token, and of this many of the likeliest tokens in its place. */
   logprobs?: number | undefined;
   /**
-   * Look up to so many tokens ahead where the last ones stood in the text before (prompt lookup, Saxena 2023). The text
-   * is the same, and comes faster where it repeats what it was given. 0 by default.
+   * Where the last tokens occurred before, guess that up to this many of the tokens after them follow again (prompt
+   * lookup, Saxena 2023). The text stays the same, and comes faster where it repeats what it was given. 0 by default.
    */
   promptLookup?: number | undefined;
 }
 
-/** Why a text ended: by itself or at a stop string, at the most tokens, or because who read it had enough. */
+/**
+ * Why a text ended: `"stop"`: by itself or at a stop string; `"length"`: at the most tokens; `"abort"`: its reader
+ * stopped reading.
+ */
 export type FinishReason = "stop" | "length" | "abort";
 
-/** What a text took, in OpenAI's terms. */
+/** How many tokens a text took, under the names of OpenAI's API. */
 export interface Usage {
   readonly promptTokens: number;
-  /** Of those, how many the session knew already. */
+  /** How many of the prompt's tokens the session held already. */
   readonly cachedTokens: number;
   readonly completionTokens: number;
 }
 
-/** A written token, its chance, and those of the likeliest. */
+/** A written token, its log probability, and those of the likeliest tokens in its place. */
 export interface GeneratedToken extends TokenLogprob {
   readonly top: readonly TokenLogprob[];
 }

@@ -17,30 +17,30 @@ import type { Kept, Origin } from "./save.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { Loader, type QuantizeOnLoad, type WeightSource } from "./weights.ts";
 
-/** Options of `Model.load`. */
+/** Options of {@link Model.load}. */
 export interface LoadOptions extends QuantizeOnLoad {
   /** The current device by default. */
   device?: Device | DeviceName | undefined;
   /**
-   * Several, for a model that is larger than one: runs of whole layers in their order, an equal share for each, or as
-   * many as `{ device, layers }` says. Activations go from one to the next through the host, and the results are those
-   * of one device. The embedding stands on the first, the head on the last.
+   * Several devices, for a model that is too large for one. Each gets a run of whole layers, in order: an equal share,
+   * or as many as `{ device, layers }` says. The embedding is on the first, the head on the last. Activations go from
+   * one to the next through the host; the results are those of a single device.
    */
   devices?: readonly DevicePlace[] | undefined;
   /**
-   * How exact products with 4-bit weights are at least, as in `matmul4bit`; `"high"` by default, which changed no token
-   * of any text that it was tried on (docs/models.md).
+   * The least accuracy of products with 4-bit weights, as in `matmul4bit`; `"high"` by default, which changed no token
+   * of any text that was tried (docs/models.md).
    */
   precision?: Precision | undefined;
   /**
-   * Weights as the files' own pages in place of copies, wherever their bytes are the files': see
-   * `checkpoint.loadWeight`. They are not joined then, so that a token takes a little longer. The files must stay as
-   * they are while the model lives. False by default.
+   * Use the files' own pages as weights in place of copies, where the bytes are the same: see `checkpoint.loadWeight`.
+   * Such weights are not joined, so that a token takes a little longer. The files must stay as they are while the model
+   * lives. False by default.
    */
   mmap?: boolean | undefined;
-  /** The folder of a LoRA adapter of PEFT's for this model, which then runs beside the weights. */
+  /** The folder of one of PEFT's LoRA adapters for this model, which runs beside the weights. */
   adapter?: string | undefined;
-  /** Called when so many of all layers are on the device. */
+  /** Called after each layer, with how many are on the device and how many there are. */
   onProgress?: ((done: number, total: number) => void) | undefined;
   signal?: AbortSignal | undefined;
 }

@@ -28,17 +28,20 @@ import type { Tokenizer } from "./tokenizer.ts";
 
 /** Options of {@link Model.generate}. */
 export interface ModelGenerateOptions extends GenerateOptions, SessionOptions {
-  /** What the text must be: JSON, JSON of a schema, or what a grammar derives. */
+  /** The form that the text must have: JSON, JSON of a schema, or what a grammar allows. */
   format?: TextFormat | undefined;
-  /** Write on in this session, and read only what it does not hold yet; by default one that goes with the text. */
+  /**
+   * Continue this session, and read only what it does not hold yet. By default the text gets a session of its own,
+   * which ends with it.
+   */
   session?: Session | undefined;
 }
 
 /** Options of {@link Model.embed}. */
 export interface EmbedOptions {
-  /** Leave off what is longer than the model reads; false by default: an error. */
+  /** Cut a text that is longer than the model reads; by default that is an error. */
   truncate?: boolean | undefined;
-  /** What the model's files say by default. */
+  /** How token vectors become one vector; by default as the model's files say. */
   pooling?: Partial<Pooling> | undefined;
   signal?: AbortSignal | undefined;
 }
@@ -46,7 +49,7 @@ export interface EmbedOptions {
 /** Tokens of texts that go through an encoder together. */
 const batchTokens = 1024;
 
-/** What one of several prompts became. */
+/** The text that one of several prompts was continued with. */
 export interface Completion {
   readonly text: string;
   readonly ids: readonly number[];
@@ -56,7 +59,7 @@ export interface Completion {
 }
 
 /**
- * A model with its tokenizer.
+ * A language model or an encoder, with its tokenizer. Loaded by {@link Model.load}.
  *
  * @example
  * ```ts
@@ -68,11 +71,11 @@ export interface Completion {
  */
 export class Model implements Disposable {
   readonly architecture: Architecture;
-  /** Where it stands; of several devices the first. */
+  /** The device that the model is on; the first, if there are several. */
   readonly device: Device;
-  /** Every device that layers stand on, in their order. */
+  /** The devices that the layers are on, in order. */
   readonly devices: readonly Device[];
-  /** How it samples where nothing else is said: what the model's generation_config.json recommends. */
+  /** The options that apply unless others are given: what the model's generation_config.json recommends. */
   readonly defaults: GenerateOptions;
   readonly #path: string;
   readonly #tokenizer: Tokenizer | string;
@@ -94,12 +97,12 @@ export class Model implements Disposable {
   }
 
   /**
-   * Loads a model from a folder as Hugging Face has it: config.json, tokenizer.json, and safetensors with dense weights
-   * or in the formats of bitsandbytes and MLX. Or from a GGUF file, whose weights stay as they are where their type can
-   * be held, and are float16 else; of a split one any part.
+   * Loads a model from a folder in Hugging Face's layout: config.json, tokenizer.json, and safetensors with dense
+   * weights or in the formats of bitsandbytes and MLX. Or from a GGUF file, or any part of a split one: its weights
+   * stay as they are if their type can be held exactly, and become float16 if not.
    *
-   * @throws BnbError if something is lacking or damaged; (`unsupported`) naming the family, if it is not known, or what
-   * of an adapter can't run beside the weights
+   * @throws BnbError if something is missing or damaged; (`unsupported`) naming the family if it is not known, or the
+   * part of an adapter that can't run beside the weights
    */
   static async load(path: string, options: LoadOptions = {}): Promise<Model> {
     return new Model(await loadParts(path, options));
@@ -132,7 +135,7 @@ export class Model implements Disposable {
     });
   }
 
-  /** Continues several texts at once, so that the weights are read once for a token of each. */
+  /** Continues several texts at once: each reading of the weights serves one token of every text. */
   async generateBatch(
     prompts: readonly (string | readonly number[])[],
     options: GenerateOptions & SessionOptions = {},
@@ -182,7 +185,7 @@ export class Model implements Disposable {
     return this.sessions(1, options)[0]!;
   }
 
-  /** Several that share a cache, and so can go through the model together. */
+  /** Several sequences that share a cache, so that they can go through the model together. */
   sessions(count: number, options: SessionOptions = {}): Session[] {
     const network = this.#network;
     if (!(network instanceof Decoder))
@@ -241,10 +244,10 @@ export class Model implements Disposable {
   }
 
   /**
-   * Writes the model as it is into a folder that loads again to the same numbers, and that `checkpoint` reads: weights
-   * with the codes and scales that they have, the tokenizer and the rest of the files that it came with. What was
-   * quantised while it loaded has its head in bytes, which transformers can't read; `quantizeCheckpoint` writes what it
-   * can.
+   * Writes the model as it is into a folder that loads again to the same numbers, and that `checkpoint` reads: the
+   * weights with their codes and scales, the tokenizer and the other files that it came with. A model that was
+   * quantised while it loaded has an 8-bit head, which transformers can't read; for transformers, use
+   * `quantizeCheckpoint`.
    *
    * @example
    * ```ts

@@ -5,9 +5,9 @@ import { BnbError } from "../error.ts";
 import type { ModelCache } from "./cache.ts";
 import type { Decoder } from "./decoder.ts";
 
-/** Options of a session. */
+/** Options of {@link Model.session}. */
 export interface SessionOptions {
-  /** The most tokens that it may hold: by default as many as the model was made for. */
+  /** The most tokens that the session can hold; by default as many as the model was made for. */
   capacity?: number | undefined;
   /** How keys and values are held: float16 by default. */
   cacheDtype?: CacheDType | undefined;

@@ -7,7 +7,7 @@ import { ModelCache, type Placed } from "./cache.ts";
 import { type Rows, Stack, type Stream } from "./stack.ts";
 import type { Loader } from "./weights.ts";
 
-/** A device for some of a model's layers: as many as are named, or an equal share of the rest. */
+/** A device for some of a model's layers: as many as `layers` says, or an equal share of the rest. */
 export type DevicePlace = Device | DeviceName | { readonly device: Device | DeviceName; readonly layers: number };
 
 /**

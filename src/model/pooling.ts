@@ -4,15 +4,15 @@ import type { Metadata } from "../checkpoint/gguf_header.ts";
 import { BnbError } from "../error.ts";
 import { jsonListOf, jsonOf } from "./folder.ts";
 
-/** The mean of all vectors, the first one, the last one, or the largest of each column. */
+/** The mean of all token vectors, the first, the last, or the maximum of each column. */
 export type PoolingMode = "mean" | "cls" | "last" | "max";
 
-/** How a text's token vectors become one. */
+/** How a text's token vectors become one vector. */
 export interface Pooling {
   readonly mode: PoolingMode;
-  /** Vectors of length 1. */
+  /** Whether the vector is scaled to length 1. */
   readonly normalize: boolean;
-  /** The most tokens of a text that the model was made for; undefined: as many as its positions. */
+  /** The longest text that the model was made for, in tokens; undefined: as many as it has positions. */
   readonly maxTokens: number | undefined;
 }
 

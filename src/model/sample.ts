@@ -6,7 +6,7 @@ import type { Largest } from "../topk.ts";
 export interface SamplingOptions {
   /** Logits are divided by it: below 1 likely tokens become likelier. 0 takes the likeliest, always. */
   temperature?: number | undefined;
-  /** Only so many of the likeliest tokens; 0: all. */
+  /** Only this many of the likeliest tokens; 0 means all. */
   topK?: number | undefined;
   /** Only the likeliest tokens that together have this probability (nucleus sampling, Holtzman et al. 2020). */
   topP?: number | undefined;
@@ -17,7 +17,7 @@ export interface SamplingOptions {
    * (CTRL).
    */
   repetitionPenalty?: number | undefined;
-  /** The same seed gives the same text; by default another one each time. */
+  /** The same seed gives the same text; by default each text has another. */
   seed?: number | undefined;
   /** Sees, and may change, the logits of each token before anything else does: for grammars and biases. */
   logitsProcessor?: ((logits: Float32Array, ids: readonly number[]) => void) | undefined;
@@ -32,7 +32,7 @@ const negligible = 40;
 /** Native top-k serves up to this many. */
 const nativeMost = 1024;
 
-/** A token's chance, as `logprobs` lists it. */
+/** A token and its log probability, as `logprobs` lists them. */
 export interface TokenLogprob {
   readonly id: number;
   /** The natural logarithm of its probability, before penalty, temperature and cuts. */

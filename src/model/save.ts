@@ -17,7 +17,7 @@ export interface SaveOptions {
   readonly output: string;
   /** Replace the weights, config.json and other files of the same names that are there. */
   readonly force?: boolean | undefined;
-  /** Begin another shard before one grows above this many bytes; 50 GB by default. */
+  /** The most bytes of a shard; 50 GB by default. */
   readonly shardBytes?: number | undefined;
   /** Called when a tensor has been written. */
   readonly onProgress?: ((progress: Progress) => void) | undefined;

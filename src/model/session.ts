@@ -46,17 +46,17 @@ export class Session implements Disposable {
     return this.#tokens.length;
   }
 
-  /** The most tokens that it may hold. */
+  /** The most tokens that it can hold. */
   get capacity(): number {
     return this.shared.capacity;
   }
 
   /**
-   * Takes tokens in.
+   * Feeds tokens to the model, and returns their logits.
    *
    * @param options.logits `"last"` for those after the last token, [vocabulary], the default; `"all"` for those after
    *   each, [ids, vocabulary]; `"none"`
-   * @throws BnbError for an id that is none of the vocabulary, or where they do not fit: by how many
+   * @throws BnbError for an id that is not in the vocabulary, or if the tokens do not fit; the message says by how many
    */
   forward(ids: ArrayLike<number>, options: { logits?: "last" | "all" | "none" } = {}): Float32Array {
     const { logits = "last" } = options;
@@ -112,7 +112,7 @@ export class Session implements Disposable {
     this.#tokens.length = length;
   }
 
-  /** Rewinds to the longest beginning that these ids share with the session, and gives its length. */
+  /** Rewinds to the longest prefix that these ids share with the session, and returns its length. */
   rewindTo(ids: ArrayLike<number>): number {
     let shared = 0;
     while (shared < ids.length && shared < this.#tokens.length && ids[shared] === this.#tokens[shared]) shared++;
@@ -150,7 +150,10 @@ export class Session implements Disposable {
     return bytes;
   }
 
-  /** Takes the place of what the session holds. @throws BnbError for bytes that another model or form of cache gave */
+  /**
+   * Replaces what the session holds by what {@link save} returned. @throws BnbError for bytes that another model or
+   * form of cache gave
+   */
   restore(bytes: Uint8Array): void {
     this.#live();
     const { tokens, rows } = this.#parse(bytes);

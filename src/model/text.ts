@@ -3,7 +3,7 @@ import { BnbError } from "../error.ts";
 import { type FinishReason, type GeneratedToken, type Generation, step, type Usage } from "./generation.ts";
 
 /**
- * A text that a model writes: iterate over it for its pieces, or await {@link text}.
+ * A text as a model writes it: iterate over it for its pieces, or await {@link text}.
  *
  * @example
  * ```ts
@@ -52,7 +52,7 @@ export class TextGeneration implements AsyncIterable<string> {
     return this.#generation?.ids ?? [];
   }
 
-  /** Of each written id, where `logprobs` asked for them. */
+  /** The log probability of each written id, if `logprobs` asked for them. */
   get logprobs(): readonly GeneratedToken[] {
     return this.#generation?.logprobs ?? [];
   }

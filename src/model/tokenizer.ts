@@ -35,7 +35,7 @@ export interface ChatTemplateOptions {
 }
 
 /**
- * Text to ids and back. The work is done by `@huggingface/tokenizers` and `@huggingface/jinja`.
+ * Turns text into ids and back. The work is done by `@huggingface/tokenizers` and `@huggingface/jinja`.
  *
  * @example
  * ```ts
@@ -65,13 +65,13 @@ export class Tokenizer {
     this.#templates = templatesOf(config, template);
   }
 
-  /** Ids of a text; with those that begin or end every text, such as `<s>`, unless `addSpecialTokens` is false. */
+  /** The ids of a text, with those that begin or end every text, such as `<s>`, unless `addSpecialTokens` is false. */
   encode(text: string, options: { addSpecialTokens?: boolean } = {}): number[] {
     if (typeof text !== "string") throw new BnbError(`Tokenizer.encode: text is ${typeof text}, expected a string.`);
     return this.#tokenizer.encode(text, { add_special_tokens: options.addSpecialTokens ?? true }).ids;
   }
 
-  /** The text of ids; without those that stand for no text, unless `skipSpecialTokens` is false. */
+  /** The text of ids, without special tokens unless `skipSpecialTokens` is false. */
   decode(ids: Iterable<number>, options: { skipSpecialTokens?: boolean } = {}): string {
     const list = Array.from(ids);
     if (list.length === 0) return "";
@@ -124,7 +124,7 @@ export class Tokenizer {
     }
   }
 
-  /** The ids of that prompt, whose own special tokens are all there are. */
+  /** The ids of that prompt, with no special tokens but its own. */
   applyChatTemplate(messages: readonly Message[], options: ChatTemplateOptions = {}): number[] {
     return this.encode(this.renderChat(messages, options), { addSpecialTokens: false });
   }

@@ -55,9 +55,9 @@ export function ggufSource(model: GgufModel): WeightSource {
 
 /** How dense weights are quantised while a model loads. */
 export interface QuantizeOnLoad {
-  /** 4 bits in blocks, as bitsandbytes has them, or LLM.int8(). */
+  /** 4 bits in blocks, as in bitsandbytes, or LLM.int8(). */
   readonly quantType?: "nf4" | "fp4" | "int8" | undefined;
-  /** Weights that share a scale; 64 by default. For 4 bits only. */
+  /** Elements that share a scale; 64 by default. For 4 bits only. */
   readonly blocksize?: number | undefined;
   /** Quantise the scales too. For 4 bits only. */
   readonly doubleQuant?: boolean | undefined;

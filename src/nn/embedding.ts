@@ -16,16 +16,16 @@ import { LayerNorm } from "./layer_norm.ts";
 import { checkWeight } from "./linear4bit.ts";
 import { loadDense } from "./load.ts";
 
-/** Options of the embeddings that are trained, under torch's names. */
+/** Options of {@link Embedding} and {@link StableEmbedding}, under torch's names. */
 export interface EmbeddingOptions {
-  /** A row that is not trained. */
+  /** The index of a row that is not trained. */
   paddingIdx?: number | undefined;
 }
 
 /**
- * A table whose rows are trained, with 32-bit optimizer states whatever the optimizer's own bits are: for embeddings,
- * 8-bit states are unstable (Dettmers et al. 2022, §2.3). Upstream: `nn.Embedding`. Of torch's options, `max_norm` and
- * `scale_grad_by_freq` are left out: the first changes weights in a forward pass, and neither is bitsandbytes' own.
+ * A trained embedding table. Its optimizer states always have 32 bits, because 8-bit states are unstable for embeddings
+ * (Dettmers et al. 2022, §2.3). Upstream: `nn.Embedding`, without torch's `max_norm`, which changes weights in a
+ * forward pass, and `scale_grad_by_freq`.
  *
  * @example
  * ```ts
@@ -112,7 +112,7 @@ export class Embedding extends Layer {
 }
 
 /**
- * An embedding followed by layer normalisation, in fp32 until the result is rounded to the weight's dtype: what makes
+ * An embedding followed by layer normalisation, in fp32 until the result is rounded to the weight's dtype: which makes
  * training with 8-bit optimizers stable (Dettmers et al. 2022, §2.3). Upstream: `nn.StableEmbedding`.
  *
  * @example

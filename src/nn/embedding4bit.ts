@@ -15,7 +15,9 @@ import { TableLayer } from "./layer.ts";
 import { checkStorage, checkType, codes4bit } from "./linear4bit.ts";
 import { loadLayer } from "./load.ts";
 
-/** Options of {@link Embedding4bit}, under bitsandbytes' names. All but the first two count for a dense weight. */
+/**
+ * Options of {@link Embedding4bit}, under bitsandbytes' names. All but the first two apply only if the weight is dense.
+ */
 export interface Embedding4bitOptions extends Quantize4bitOptions {
   /** The result's dtype; by default that of the weight before it was quantised. */
   dtype?: FloatDType | undefined;
@@ -24,8 +26,9 @@ export interface Embedding4bitOptions extends Quantize4bitOptions {
 }
 
 /**
- * A frozen table of 4 bits an element. Upstream: `nn.Embedding4bit`, which dequantises all of the table where rows are
- * not whole blocks, and refuses to save it; this one does neither.
+ * A frozen embedding table with 4 bits an element. Upstream: `nn.Embedding4bit`, which dequantises the whole table if
+ * rows are not whole blocks, and can't be saved. Here only the rows that are looked up are dequantised, and the table
+ * can be saved.
  *
  * @example
  * ```ts
@@ -43,8 +46,7 @@ export class Embedding4bit extends TableLayer {
 
   /**
    * @param weight [numEmbeddings, embeddingDim]. A dense one is quantised, with plain scales unless
-   * `compressStatistics` is
-   *   true, and stays the caller's; a quantised one is taken over
+   * `compressStatistics` is true, and stays the caller's; a quantised one is taken over
    * @throws BnbError if it is no table, or can't be quantised
    */
   constructor(weight: Tensor | QuantizedTensor, options: Embedding4bitOptions = {}) {

@@ -20,9 +20,8 @@ export interface Embedding8bitOptions {
 }
 
 /**
- * A frozen table in int8 with a scale a row. Upstream: `nn.Embedding8bit`, which refuses to save it; this one is saved
- * as a
- * `Linear8bitLt` is.
+ * A frozen embedding table in int8, with one scale a row. Upstream: `nn.Embedding8bit`, which can't be saved; this one
+ * is saved like a `Linear8bitLt`.
  *
  * @example
  * ```ts

@@ -35,7 +35,7 @@ export function passIn<D extends FloatDType>(
   return y.cast(x.dtype);
 }
 
-/** Where new parameters go, how they are held, and where their random numbers start. */
+/** The device, dtype and random seed of new parameters. */
 export interface InitOptions extends TensorOptions {
   dtype?: FloatDType | undefined;
   /** Equal seeds give equal numbers; 0 by default. */

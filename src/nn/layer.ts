@@ -17,9 +17,9 @@ export interface Part extends Disposable {
 }
 
 /**
- * A layer owns what it is made of: `using layer = …`, or `dispose()`, frees its weights too, except a dense tensor that
- * it only quantised. A layer keeps nothing of a forward pass: where a gradient needs its input, `backward` takes it
- * again.
+ * The base of all layers. A layer owns its weights: `using layer = …` or `dispose()` frees them, except a dense tensor
+ * that the layer only quantised. It keeps nothing from a forward pass: `backward` takes the input again if the gradient
+ * depends on it.
  *
  * @example
  * ```ts
@@ -40,7 +40,7 @@ export abstract class Layer implements Disposable {
     return Object.entries(this.parts()).flatMap(([name, part]) => (part ? [[name, part] as [string, Part]] : []));
   }
 
-  /** What an optimizer trains; nothing where the weights are frozen. */
+  /** The parameters that an optimizer trains; none if the weights are frozen. */
   parameters(): Parameter[] {
     return this.#parts().flatMap(([, part]) =>
       part instanceof Parameter ? [part] : part instanceof Layer ? part.parameters() : [],
@@ -48,8 +48,8 @@ export abstract class Layer implements Disposable {
   }
 
   /**
-   * Moves the layer to another device. It stays the same object, and so do its parameters, so that optimizers go on
-   * with them; its frozen weight and its bias are new ones.
+   * Moves the layer to another device. The layer and its parameters stay the same objects, so that optimizers can
+   * continue; its frozen weight and bias become new ones.
    */
   to(device: Device | DeviceName): this {
     const target = deviceOf(signatures.to, device);
@@ -108,7 +108,7 @@ interface FrozenWeight extends Part {
   to(device: Device): FrozenWeight;
 }
 
-/** A layer that multiplies by a frozen weight [outFeatures, inFeatures]: what an adapter can be put on. */
+/** A layer that multiplies by a frozen weight [outFeatures, inFeatures], and that an adapter can be added to. */
 export abstract class LinearLayer extends Layer {
   abstract readonly weight: FrozenWeight;
   abstract readonly bias: Tensor | undefined;

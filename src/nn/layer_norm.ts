@@ -48,7 +48,7 @@ export class LayerNorm extends Layer {
     this.eps = me.notNegative(eps, "eps");
   }
 
-  /** A new one for n columns: the weight is ones and the bias zeros. */
+  /** A new layer for n columns, with ones as its weight and zeros as its bias. */
   static init(n: number, options: TensorOptions & { eps?: number | undefined } = {}): LayerNorm {
     const me = signatures.init;
     const { device: where, eps } = me.options(options);
@@ -59,7 +59,7 @@ export class LayerNorm extends Layer {
     return new LayerNorm(ones, Tensor.zeros([n], { device }), { eps });
   }
 
-  /** The one that a checkpoint holds under a name. */
+  /** The layer that a checkpoint holds under a name. */
   static load(
     checkpoint: Checkpoint,
     name: string,

@@ -18,13 +18,13 @@ import { loadBias, loadKind } from "./load.ts";
 export interface LinearOptions {
   /** [outFeatures], any float dtype; none by default. The layer takes it over. */
   bias?: Tensor | undefined;
-  /** How exact products are at least. */
+  /** The least accuracy of the products. */
   precision?: Precision | undefined;
 }
 
 /**
- * A linear layer over a frozen weight of any kind, as it is: dense, or quantised to any width. Upstream:
- * `torch.nn.Linear` in evaluation.
+ * A linear layer with a frozen weight of any kind, used as it is: dense, or quantised to any width. Upstream:
+ * `torch.nn.Linear` in evaluation mode.
  *
  * @example
  * ```ts
@@ -74,7 +74,7 @@ export class Linear extends LinearLayer {
   }
 }
 
-/** Options of {@link loadLinear}: each counts for the layers that have it. */
+/** Options of {@link loadLinear}. Each applies to the layers that have such an option. */
 export type LoadLinearOptions = TensorOptions &
   Pick<Linear4bitOptions, "computeDtype" | "precision"> & {
     /** Of a layer in int8: columns of x with a magnitude of at least this are multiplied in floating point. */
@@ -82,8 +82,8 @@ export type LoadLinearOptions = TensorOptions &
   };
 
 /**
- * The linear layer that a checkpoint holds under a name, of the class that fits its weight: {@link Linear4bit} for one
- * of 4 bits, {@link Linear8bitLt} for one of LLM.int8(), {@link Linear} for every other, as it is.
+ * The linear layer that a checkpoint holds under a name, in the class that fits its weight: {@link Linear4bit} for 4
+ * bits, {@link Linear8bitLt} for LLM.int8(), and {@link Linear} for all others.
  *
  * @example
  * ```ts
@@ -93,7 +93,7 @@ export type LoadLinearOptions = TensorOptions &
  * layer.outFeatures; // → 128
  * ```
  *
- * @param name the layer's, without `.weight`
+ * @param name the layer's name, without `.weight`
  * @throws BnbError if there is no such layer, or it is damaged
  */
 export function loadLinear(checkpoint: Checkpoint, name: string, options: LoadLinearOptions = {}): LinearLayer {

@@ -16,21 +16,21 @@ import { checkDrawn, type InitOptions, initOf, initOptions, passIn, uniform } fr
 import { LinearLayer } from "./layer.ts";
 import { loadBias, loadLayer } from "./load.ts";
 
-/** Options of {@link Linear4bit}, under bitsandbytes' names. The first five count where it is given a dense weight. */
+/** Options of {@link Linear4bit}, under bitsandbytes' names. The first five apply only if the weight is dense. */
 export interface Linear4bitOptions extends Quantize4bitOptions {
   /** [outFeatures], any float dtype; none by default. The layer takes it over. */
   bias?: Tensor | undefined;
-  /** The dtype of the products; by default that of the layer's input. The result is in the input's dtype either way. */
+  /** The dtype to multiply in; by default that of the layer's input. The result has the input's dtype in any case. */
   computeDtype?: FloatDType | undefined;
   /** The dtype that `stateDict` writes codes as; `"uint8"` by default. */
   quantStorage?: StorageDtype | undefined;
-  /** How exact products are at least. */
+  /** The least accuracy of the products. */
   precision?: Precision | undefined;
 }
 
 /**
- * A linear layer over a frozen weight of 4 bits an element (QLoRA, Dettmers et al. 2023). Upstream: `nn.Linear4bit`,
- * which is made empty and given its weight later; this one is made of its weight.
+ * A linear layer with a frozen weight of 4 bits an element (QLoRA, Dettmers et al. 2023). Upstream: `nn.Linear4bit`,
+ * which is made empty and given its weight later; here the weight is the first argument.
  *
  * @example
  * ```ts
@@ -54,8 +54,7 @@ export class Linear4bit extends LinearLayer {
 
   /**
    * @param weight [outFeatures, inFeatures]. A dense one is quantised, with nested scales unless `compressStatistics`
-   * is
-   *   false, and stays the caller's; a quantised one is taken over
+   * is false, and stays the caller's; a quantised one is taken over
    * @throws BnbError if the weight or the bias does not make a linear layer, or can't be quantised
    */
   constructor(weight: Tensor | QuantizedTensor, options: Linear4bitOptions = {}) {

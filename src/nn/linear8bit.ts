@@ -21,9 +21,9 @@ export interface Linear8bitLtOptions {
 }
 
 /**
- * A linear layer by LLM.int8() (Dettmers et al. 2022) over a frozen weight. Upstream: `nn.Linear8bitLt` with
- * `has_fp16_weights=False`; the other kind, which trains a dense weight and quantises it in every pass, is left out,
- * for bitsandbytes itself advises adapters over frozen weights.
+ * A linear layer with a frozen weight that multiplies by LLM.int8() (Dettmers et al. 2022). Upstream: `nn.Linear8bitLt`
+ * with `has_fp16_weights=False`. The other kind, which trains a dense weight and quantises it in every pass, is left
+ * out: bitsandbytes itself recommends adapters on frozen weights.
  *
  * @example
  * ```ts

@@ -20,8 +20,8 @@ import { loadDense } from "./load.ts";
 
 /**
  * `base(x) + alpha / r · (x · Aᵀ) · Bᵀ` (LoRA, Hu et al. 2022; over a 4-bit base, QLoRA). The base is frozen; A [r,
- * inFeatures] and B [outFeatures, r] are trained. There is no dropout. Upstream: PEFT's `LoraLayer`, which transformers
- * puts on bitsandbytes' layers; the keys of its adapters are these.
+ * inFeatures] and B [outFeatures, r] are trained. There is no dropout. Upstream: PEFT's `LoraLayer`, whose keys the
+ * state dict has.
  *
  * @example
  * ```ts
@@ -88,8 +88,7 @@ export class Lora extends Layer {
 
   /**
    * The adapter that a checkpoint of PEFT's holds for a module, put on a base, which it takes over. Rank, alpha, their
-   * patterns
-   * and rsLoRA are what the adapter_config.json beside it says.
+   * patterns and rsLoRA are what the adapter_config.json beside it says.
    *
    * @param checkpoint `openCheckpoint("…/adapter_model.safetensors")`
    * @param name the module's, with or without what PEFT puts before it, such as `model.layers.0.self_attn.q_proj`

@@ -35,8 +35,8 @@ export class Adagrad extends Optimizer {
 }
 
 /**
- * {@link Adagrad} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers
- * via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * {@link Adagrad} with 8-bit states and a scale for every 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
+ * Block-wise Quantization). Parameters with fewer than `min8bitSize` elements keep 32-bit states. Upstream:
  * `optim.Adagrad8bit`.
  *
  * @example
@@ -55,7 +55,7 @@ export class Adagrad8bit extends Optimizer {
 }
 
 /**
- * {@link Adagrad} with its states in 32 bits. Upstream: `optim.Adagrad32bit`.
+ * {@link Adagrad} with 32-bit states. Upstream: `optim.Adagrad32bit`.
  *
  * @example
  * ```ts

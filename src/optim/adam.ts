@@ -19,7 +19,7 @@ export const adam: Family = {
 };
 
 /**
- * Adam (Kingma and Ba 2015); a weight decay is decoupled, as AdamW's.
+ * Adam (Kingma and Ba 2015). A weight decay is decoupled, as in AdamW.
  *
  * @example
  * ```ts
@@ -37,8 +37,8 @@ export class Adam extends Optimizer {
 }
 
 /**
- * {@link Adam} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers
- * via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * {@link Adam} with 8-bit states and a scale for every 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
+ * Block-wise Quantization). Parameters with fewer than `min8bitSize` elements keep 32-bit states. Upstream:
  * `optim.Adam8bit`.
  *
  * @example
@@ -57,7 +57,7 @@ export class Adam8bit extends Optimizer {
 }
 
 /**
- * {@link Adam} with its states in 32 bits. Upstream: `optim.Adam32bit`.
+ * {@link Adam} with 32-bit states. Upstream: `optim.Adam32bit`.
  *
  * @example
  * ```ts
@@ -73,8 +73,8 @@ export class Adam32bit extends Optimizer {
 }
 
 /**
- * {@link Adam}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it is
- * the same here. Upstream: `optim.PagedAdam`.
+ * {@link Adam}, under the name of its paged form in bitsandbytes: {@link PagedOption} says why the two are the same
+ * here. Upstream: `optim.PagedAdam`.
  *
  * @example
  * ```ts
@@ -90,8 +90,8 @@ export class PagedAdam extends Optimizer {
 }
 
 /**
- * {@link Adam8bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it
- * is the same here. Upstream: `optim.PagedAdam8bit`.
+ * {@link Adam8bit}, under the name of its paged form in bitsandbytes: {@link PagedOption} says why the two are the same
+ * here. Upstream: `optim.PagedAdam8bit`.
  *
  * @example
  * ```ts
@@ -107,8 +107,8 @@ export class PagedAdam8bit extends Optimizer {
 }
 
 /**
- * {@link Adam32bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it
- * is the same here. Upstream: `optim.PagedAdam32bit`.
+ * {@link Adam32bit}, under the name of its paged form in bitsandbytes: {@link PagedOption} says why the two are the
+ * same here. Upstream: `optim.PagedAdam32bit`.
  *
  * @example
  * ```ts

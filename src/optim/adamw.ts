@@ -24,8 +24,8 @@ export class AdamW extends Optimizer {
 }
 
 /**
- * {@link AdamW} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers
- * via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * {@link AdamW} with 8-bit states and a scale for every 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
+ * Block-wise Quantization). Parameters with fewer than `min8bitSize` elements keep 32-bit states. Upstream:
  * `optim.AdamW8bit`.
  *
  * @example
@@ -44,7 +44,7 @@ export class AdamW8bit extends Optimizer {
 }
 
 /**
- * {@link AdamW} with its states in 32 bits. Upstream: `optim.AdamW32bit`.
+ * {@link AdamW} with 32-bit states. Upstream: `optim.AdamW32bit`.
  *
  * @example
  * ```ts
@@ -60,8 +60,8 @@ export class AdamW32bit extends Optimizer {
 }
 
 /**
- * {@link AdamW}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it is
- * the same here. Upstream: `optim.PagedAdamW`.
+ * {@link AdamW}, under the name of its paged form in bitsandbytes: {@link PagedOption} says why the two are the same
+ * here. Upstream: `optim.PagedAdamW`.
  *
  * @example
  * ```ts
@@ -77,8 +77,8 @@ export class PagedAdamW extends Optimizer {
 }
 
 /**
- * {@link AdamW8bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it
- * is the same here. Upstream: `optim.PagedAdamW8bit`.
+ * {@link AdamW8bit}, under the name of its paged form in bitsandbytes: {@link PagedOption} says why the two are the
+ * same here. Upstream: `optim.PagedAdamW8bit`.
  *
  * @example
  * ```ts
@@ -94,8 +94,8 @@ export class PagedAdamW8bit extends Optimizer {
 }
 
 /**
- * {@link AdamW32bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it
- * is the same here. Upstream: `optim.PagedAdamW32bit`.
+ * {@link AdamW32bit}, under the name of its paged form in bitsandbytes: {@link PagedOption} says why the two are the
+ * same here. Upstream: `optim.PagedAdamW32bit`.
  *
  * @example
  * ```ts

@@ -2,7 +2,7 @@
 import { type BitsOption, type CommonOptions, type Family, ofAnyBits, ofBits, type PagedOption } from "./config.ts";
 import { Optimizer, type Params } from "./optimizer.ts";
 
-/** Options of {@link AdEMAMix}; {@link Config} says what `tAlpha` and `tBeta3` schedule. */
+/** Options of {@link AdEMAMix}; {@link Config} describes `tAlpha` and `tBeta3`. */
 export interface AdEMAMixOptions extends CommonOptions, PagedOption {
   betas?: readonly [number, number, number];
   eps?: number;
@@ -37,8 +37,8 @@ export class AdEMAMix extends Optimizer {
 }
 
 /**
- * {@link AdEMAMix} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit
- * Optimizers via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * {@link AdEMAMix} with 8-bit states and a scale for every 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
+ * Block-wise Quantization). Parameters with fewer than `min8bitSize` elements keep 32-bit states. Upstream:
  * `optim.AdEMAMix8bit`.
  *
  * @example
@@ -57,7 +57,7 @@ export class AdEMAMix8bit extends Optimizer {
 }
 
 /**
- * {@link AdEMAMix} with its states in 32 bits. Upstream: `optim.AdEMAMix32bit`.
+ * {@link AdEMAMix} with 32-bit states. Upstream: `optim.AdEMAMix32bit`.
  *
  * @example
  * ```ts
@@ -73,8 +73,8 @@ export class AdEMAMix32bit extends Optimizer {
 }
 
 /**
- * {@link AdEMAMix}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it
- * is the same here. Upstream: `optim.PagedAdEMAMix`.
+ * {@link AdEMAMix}, under the name of its paged form in bitsandbytes: {@link PagedOption} says why the two are the same
+ * here. Upstream: `optim.PagedAdEMAMix`.
  *
  * @example
  * ```ts
@@ -90,8 +90,8 @@ export class PagedAdEMAMix extends Optimizer {
 }
 
 /**
- * {@link AdEMAMix8bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why
- * it is the same here. Upstream: `optim.PagedAdEMAMix8bit`.
+ * {@link AdEMAMix8bit}, under the name of its paged form in bitsandbytes: {@link PagedOption} says why the two are the
+ * same here. Upstream: `optim.PagedAdEMAMix8bit`.
  *
  * @example
  * ```ts
@@ -107,8 +107,8 @@ export class PagedAdEMAMix8bit extends Optimizer {
 }
 
 /**
- * {@link AdEMAMix32bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why
- * it is the same here. Upstream: `optim.PagedAdEMAMix32bit`.
+ * {@link AdEMAMix32bit}, under the name of its paged form in bitsandbytes: {@link PagedOption} says why the two are the
+ * same here. Upstream: `optim.PagedAdEMAMix32bit`.
  *
  * @example
  * ```ts

@@ -3,11 +3,11 @@ import { BnbError } from "../error.ts";
 import type { optimizers } from "../native.ts";
 import { isFloat, isOptions, show } from "../signature.ts";
 
-/** Every setting of a parameter group. Settings that an optimizer's rule does not have stand at their defaults. */
+/** Every setting of a parameter group. Settings that an optimizer does not use keep their defaults. */
 export interface Config {
   /** The learning rate. */
   lr: number;
-  /** How much each average keeps of itself at a step: two numbers, three for AdEMAMix. Momentum is `betas[0]`. */
+  /** The decay rates of the averages: two numbers, or three for AdEMAMix. Momentum is `betas[0]`. */
   betas: readonly number[];
   /** Added to the square root of the second moment. */
   eps: number;
@@ -24,7 +24,7 @@ export interface Config {
   tBeta3: number | null;
   /** Bits of the states, 8 or 32. */
   optimBits: 8 | 32;
-  /** Parameters with fewer elements have 32-bit states whatever `optimBits` says. */
+  /** Parameters with fewer elements always have 32-bit states. */
   min8bitSize: number;
   /**
    * Above 0: where ‖direction‖ > maxUnorm × ‖p‖, the step is scaled down by their quotient, the trust ratio. Adam's
@@ -138,16 +138,16 @@ const rules: Record<keyof Config, { holds(value: unknown): boolean; expected: st
   skipZeros: { holds: (v) => typeof v === "boolean", expected: "true or false" },
 };
 
-/** Options of every optimizer, of the whole or of a group; {@link Config} says what each is. */
+/** Options of every optimizer, for all its parameters or for one group; {@link Config} describes each. */
 export type CommonOptions = Partial<Pick<Config, "lr" | "weightDecay" | "min8bitSize" | "skipZeros">>;
 
-/** The option of the classes that have no bits in their name: 8 or 32, which is the default. */
+/** The option of the classes without bits in their name: 8 or 32, the default. */
 export type BitsOption = Partial<Pick<Config, "optimBits">>;
 
 /**
- * The option of the classes that bitsandbytes can page: it and the Paged classes are taken, and nothing needs to be
- * done. Paging moves states out of a GPU's own memory and back. Here states lie in memory that GPU and CPU share, which
- * the operating system pages already.
+ * The option of the classes that bitsandbytes can page. It is accepted, as the Paged classes are, and changes nothing:
+ * paging moves states out of a GPU's own memory when that is full. On Metal and the CPU, states lie in memory that the
+ * operating system pages anyway; on CUDA they stay in the GPU's memory.
  */
 export interface PagedOption {
   isPaged?: boolean;

@@ -21,8 +21,8 @@ const lamb: Family = {
 };
 
 /**
- * LAMB (You et al. 2020): Adam with a trust ratio, that of the corrected direction, in 8 bits too (bitsandbytes leaves
- * it out there).
+ * LAMB (You et al. 2020): Adam with a trust ratio, computed from bias-corrected moments. The 8-bit form has it too;
+ * bitsandbytes leaves it out there.
  *
  * @example
  * ```ts
@@ -40,8 +40,8 @@ export class LAMB extends Optimizer {
 }
 
 /**
- * {@link LAMB} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers
- * via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * {@link LAMB} with 8-bit states and a scale for every 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
+ * Block-wise Quantization). Parameters with fewer than `min8bitSize` elements keep 32-bit states. Upstream:
  * `optim.LAMB8bit`.
  *
  * @example
@@ -60,7 +60,7 @@ export class LAMB8bit extends Optimizer {
 }
 
 /**
- * {@link LAMB} with its states in 32 bits. Upstream: `optim.LAMB32bit`.
+ * {@link LAMB} with 32-bit states. Upstream: `optim.LAMB32bit`.
  *
  * @example
  * ```ts

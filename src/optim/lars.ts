@@ -12,7 +12,7 @@ export interface LARSOptions extends SGDOptions {
 const lars: Family = { ...sgd, defaults: { maxUnorm: 0.02 }, settings: ["maxUnorm"] };
 
 /**
- * LARS (You et al. 2017): momentum with a trust ratio, in 8 bits too.
+ * LARS (You et al. 2017): momentum with a trust ratio, which the 8-bit form has too.
  *
  * @example
  * ```ts
@@ -30,8 +30,8 @@ export class LARS extends Optimizer {
 }
 
 /**
- * {@link LARS} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers
- * via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * {@link LARS} with 8-bit states and a scale for every 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
+ * Block-wise Quantization). Parameters with fewer than `min8bitSize` elements keep 32-bit states. Upstream:
  * `optim.LARS8bit`.
  *
  * @example
@@ -50,7 +50,7 @@ export class LARS8bit extends Optimizer {
 }
 
 /**
- * {@link LARS} with its states in 32 bits. Upstream: `optim.LARS32bit`.
+ * {@link LARS} with 32-bit states. Upstream: `optim.LARS32bit`.
  *
  * @example
  * ```ts

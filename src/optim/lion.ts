@@ -10,7 +10,7 @@ export interface LionOptions extends CommonOptions, PagedOption {
 const lion: Family = { kind: "lion", defaults: { lr: 1e-4, betas: [0.9, 0.99] }, settings: ["betas"], paged: true };
 
 /**
- * Lion (Chen et al. 2023): the sign of an average.
+ * Lion (Chen et al. 2023): each step is the sign of a moving average of the gradient.
  *
  * @example
  * ```ts
@@ -28,8 +28,8 @@ export class Lion extends Optimizer {
 }
 
 /**
- * {@link Lion} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers
- * via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * {@link Lion} with 8-bit states and a scale for every 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
+ * Block-wise Quantization). Parameters with fewer than `min8bitSize` elements keep 32-bit states. Upstream:
  * `optim.Lion8bit`.
  *
  * @example
@@ -48,7 +48,7 @@ export class Lion8bit extends Optimizer {
 }
 
 /**
- * {@link Lion} with its states in 32 bits. Upstream: `optim.Lion32bit`.
+ * {@link Lion} with 32-bit states. Upstream: `optim.Lion32bit`.
  *
  * @example
  * ```ts
@@ -64,8 +64,8 @@ export class Lion32bit extends Optimizer {
 }
 
 /**
- * {@link Lion}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it is
- * the same here. Upstream: `optim.PagedLion`.
+ * {@link Lion}, under the name of its paged form in bitsandbytes: {@link PagedOption} says why the two are the same
+ * here. Upstream: `optim.PagedLion`.
  *
  * @example
  * ```ts
@@ -81,8 +81,8 @@ export class PagedLion extends Optimizer {
 }
 
 /**
- * {@link Lion8bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it
- * is the same here. Upstream: `optim.PagedLion8bit`.
+ * {@link Lion8bit}, under the name of its paged form in bitsandbytes: {@link PagedOption} says why the two are the same
+ * here. Upstream: `optim.PagedLion8bit`.
  *
  * @example
  * ```ts
@@ -98,8 +98,8 @@ export class PagedLion8bit extends Optimizer {
 }
 
 /**
- * {@link Lion32bit}, under the name that bitsandbytes gives it where states are paged: {@link PagedOption} says why it
- * is the same here. Upstream: `optim.PagedLion32bit`.
+ * {@link Lion32bit}, under the name of its paged form in bitsandbytes: {@link PagedOption} says why the two are the
+ * same here. Upstream: `optim.PagedLion32bit`.
  *
  * @example
  * ```ts

@@ -6,8 +6,8 @@ import { type Config, checkConfig } from "./config.ts";
 /**
  * Overrides optimizers' settings for single parameters. Upstream: `optim.GlobalOptimManager`.
  *
- * Parameters need not be registered first, as upstream asks: they stay the same objects on every device. An override
- * holds from the next step on, but for `optimBits` and `min8bitSize`, which count when a parameter's states are made.
+ * Parameters need not be registered first, as upstream requires: they stay the same objects on every device. An
+ * override applies from the next step on; `optimBits` and `min8bitSize` apply when a parameter's states are made.
  *
  * @example
  * ```ts

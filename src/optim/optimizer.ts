@@ -14,10 +14,10 @@ export interface ParamGroup extends Config {
   readonly params: readonly Parameter[];
 }
 
-/** Parameters, or groups of them with options of their own in place of the optimizer's. */
+/** Parameters, or groups of parameters with options of their own, which replace the optimizer's. */
 export type Params<Options> = Iterable<Parameter> | Iterable<{ params: Iterable<Parameter> } & Partial<Options>>;
 
-/** The settings of a group in a state dict, under bitsandbytes' names; `params` are numbers of parameters in order. */
+/** The settings of a group in a state dict, under bitsandbytes' names; `params` numbers its parameters in order. */
 export interface SavedGroup {
   params: number[];
   lr: number;
@@ -29,7 +29,7 @@ export interface SavedGroup {
   t_beta3?: number | null;
 }
 
-/** An optimizer's state as bitsandbytes and torch lay it out. */
+/** An optimizer's state in the layout of bitsandbytes and torch. */
 export interface OptimizerStateDict {
   state: Record<number, StateEntry>;
   param_groups: SavedGroup[];
@@ -42,10 +42,10 @@ export interface StepOptions {
 }
 
 /**
- * An optimizer. Parameters and states are updated in place, on their device, in one pass.
+ * The base of all optimizers. A step updates parameters and states in place, on their device, in one pass.
  *
- * An element whose gradient is NaN, infinite or beyond 1e18 is left as it is, parameter and states: one bad gradient
- * never reaches another element. A gradient of zero and no history leaves a parameter exactly where it is.
+ * An element whose gradient is NaN, infinite or beyond 1e18 is left as it is, and so are its states: one bad gradient
+ * never reaches another element. A zero gradient without history leaves a parameter exactly as it is.
  *
  * The states are the optimizer's to free: `using optimizer = …`, or `dispose()`, or the collector.
  *
@@ -279,7 +279,7 @@ function settingsOf(saved: SavedGroup): Partial<Config> {
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
 }
 
-/** A class of optimizers. Options may be left out where none is required. */
+/** The class of an optimizer. Options may be omitted unless one of them is required. */
 export type OptimizerClass<Options> = new (
   params: Params<Options>,
   ...options: object extends Options ? [options?: Options] : [options: Options]

@@ -2,7 +2,7 @@
 import { type BitsOption, type CommonOptions, type Family, ofAnyBits, ofBits } from "./config.ts";
 import { Optimizer, type Params } from "./optimizer.ts";
 
-/** `alpha` is what the mean of squares keeps of itself. */
+/** Options of {@link RMSprop}. `alpha` is the decay rate of the mean of squares. */
 export interface RMSpropOptions extends CommonOptions {
   alpha?: number;
   eps?: number;
@@ -37,8 +37,8 @@ export class RMSprop extends Optimizer {
 }
 
 /**
- * {@link RMSprop} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers
- * via Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream:
+ * {@link RMSprop} with 8-bit states and a scale for every 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
+ * Block-wise Quantization). Parameters with fewer than `min8bitSize` elements keep 32-bit states. Upstream:
  * `optim.RMSprop8bit`.
  *
  * @example
@@ -57,7 +57,7 @@ export class RMSprop8bit extends Optimizer {
 }
 
 /**
- * {@link RMSprop} with its states in 32 bits. Upstream: `optim.RMSprop32bit`.
+ * {@link RMSprop} with 32-bit states. Upstream: `optim.RMSprop32bit`.
  *
  * @example
  * ```ts

@@ -2,7 +2,7 @@
 import { type BitsOption, type CommonOptions, type Family, ofAnyBits, ofBits } from "./config.ts";
 import { Optimizer, type Params } from "./optimizer.ts";
 
-/** `lr` has no default. Without momentum the state is the gradient. */
+/** Options of {@link SGD}. `lr` has no default. Without momentum the state holds the last gradient. */
 export interface SGDOptions extends CommonOptions {
   lr: number;
   momentum?: number;
@@ -39,8 +39,9 @@ export class SGD extends Optimizer {
 }
 
 /**
- * {@link SGD} with its states in 8 bits, with a scale for each 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
- * Block-wise Quantization). Parameters of fewer than `min8bitSize` elements have them in 32. Upstream: `optim.SGD8bit`.
+ * {@link SGD} with 8-bit states and a scale for every 256 elements (Dettmers et al. 2022, 8-bit Optimizers via
+ * Block-wise Quantization). Parameters with fewer than `min8bitSize` elements keep 32-bit states. Upstream:
+ * `optim.SGD8bit`.
  *
  * @example
  * ```ts
@@ -58,7 +59,7 @@ export class SGD8bit extends Optimizer {
 }
 
 /**
- * {@link SGD} with its states in 32 bits. Upstream: `optim.SGD32bit`.
+ * {@link SGD} with 32-bit states. Upstream: `optim.SGD32bit`.
  *
  * @example
  * ```ts

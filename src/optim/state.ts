@@ -16,7 +16,7 @@ const blocksize = 256;
 /** The key under which bitsandbytes wraps a state's tensors. */
 export const quantStateKey = "__bnb_optimizer_quant_state__";
 
-/** A parameter's state under bitsandbytes' names. Which tensors there are follows from the optimizer and its bits. */
+/** A parameter's state under bitsandbytes' names. Which tensors it has depends on the optimizer and its bits. */
 export interface StateTensors {
   state1?: Tensor;
   state2?: Tensor;
@@ -28,8 +28,8 @@ export interface StateTensors {
 }
 
 /**
- * A parameter's entry in a state dict; its tensors may also stand beside `step`, as old versions of bitsandbytes write
- * them.
+ * A parameter's entry in a state dict. Its tensors may also stand directly beside `step`, as old versions of
+ * bitsandbytes write them.
  */
 export type StateEntry = { step: number; [quantStateKey]?: StateTensors } & StateTensors;
 

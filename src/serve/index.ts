@@ -49,9 +49,8 @@ export interface Serving extends AsyncDisposable {
 
 /**
  * Serves models by OpenAI's protocol: `/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/models`;
- * `/health`,
- * `/metrics`, and a page to chat on at `/`. Each model lives in a Worker, and writes many texts at once. In a
- * single-file executable that Worker is the program itself: what stands before `serve()` runs there once more, what
+ * `/health`, `/metrics`, and a page to chat on at `/`. Each model lives in a Worker, and writes many texts at once. In
+ * a single-file executable that Worker is the program itself: what stands before `serve()` runs there once more, what
  * comes after does not.
  *
  * @example

@@ -14,7 +14,7 @@ static float int8_stats(const struct dense *x, size_t row, float threshold) {
     return bits_float(largest);
 }
 
-static void check_int8_quantize(struct dense x, float threshold) {
+static void check_int8_quantize_of_one(struct dense x, float threshold) {
     size_t           rows = x.rows, columns = x.columns;
     _Atomic int32_t *flags = guarded(columns * sizeof *flags, 0);
     for (size_t c = 0; c < columns; c++) flags[c] = 0;
@@ -62,6 +62,10 @@ static void check_int8_quantize(struct dense x, float threshold) {
         free(right);
     }
     free(list);
+}
+
+static void check_int8_quantize(struct dense x, float threshold) {
+    EACH_FORM check_int8_quantize_of_one(x, threshold);
     release_all();
 }
 
@@ -157,6 +161,22 @@ static void check_int8_outputs(struct int8_matmul_job job, const int32_t *right)
     }
 }
 
+/* All that a form makes of one product, with its sums. */
+static void check_int8_matmul_of_one(struct int8_matmul_job job, const int32_t *right, size_t outlier_count) {
+    size_t bytes = job.rows * job.to.columns * size_of(job.to.dtype);
+    check_int8_sums(job, right);
+    check_int8_outputs(job, right);
+    job.outlier_count = outlier_count; /* a's codes count there too: the form needs not know that they are zeros */
+    check_int8_outputs(job, right);
+
+    struct int8_mm_dequant_job separate = {.sums = right, .rows = job.rows, .to = job.to};
+    separate.to.y = guarded(bytes, 0);
+    forms->int8_mm_dequant(&separate, 0, job.rows);
+    job.outlier_count = 0;
+    EXPECT(forms->int8_matmul(&job) == BNB_OK, "failed");
+    EXPECT(!memcmp(separate.to.y, job.to.y, bytes), "sums that are there already give other values");
+}
+
 static void test_int8_matmul(void) {
     static const size_t shapes[][3] = {
         /* m, n, k */
@@ -172,25 +192,16 @@ static void test_int8_matmul(void) {
                                           .to = {.columns = n}};
             int32_t               *right = malloc(m * n * sizeof *right), *outliers = malloc(k * sizeof *outliers);
             for (size_t i = 0; i < m * n; i++) right[i] = sum_at(&job, i / n, i % n);
-            check_int8_sums(job, right);
-
             bnb_dtype dtype = dtypes[turn++ % 3];
             for (size_t o = 0; o < count; o++) outliers[o] = (int32_t)(o * 7);
             job.x = dense_random(dtype, m, k);
             job.outliers = outliers;
             job.to = (struct int8_output){
                 n, stats_random(m), stats_random(n), bias_of(n, turn), guarded(m * n * size_of(dtype), 0), dtype};
-            check_int8_outputs(job, right);
-            job.outlier_count = count; /* a's codes count there too: the form needs not know that they are zeros */
-            check_int8_outputs(job, right);
-
-            struct int8_mm_dequant_job separate = {.sums = right, .rows = m, .to = job.to};
-            separate.to.y = guarded(m * n * size_of(dtype), 0);
-            forms->int8_mm_dequant(&separate, 0, m);
-            job.outlier_count = 0;
-            EXPECT(forms->int8_matmul(&job) == BNB_OK, "failed");
-            EXPECT(!memcmp(separate.to.y, job.to.y, m * n * size_of(dtype)),
-                   "sums that are there already give other values");
+            EACH_FORM {
+                untouched(job.to.y, m * n * size_of(dtype));
+                check_int8_matmul_of_one(job, right, count);
+            }
             free(right);
             free(outliers);
             release_all();

@@ -40,7 +40,7 @@ static float right_scale(const struct scales_job *job, float *x, const float *we
 }
 
 static void check_scales(const struct codebook *code, struct dense x, const float *importance, size_t block) {
-    static float      part[9001], weights[9001];
+    static float      part[9001], weights[9001], right[9001];
     size_t            count = x.rows * x.columns, blocks = (count + block - 1) / block;
     struct scales_job job = {
         .x = x,
@@ -50,18 +50,22 @@ static void check_scales(const struct codebook *code, struct dense x, const floa
         .args = {.columns = (uint32_t)x.columns, .first = 0.5f, .ratio = 1.04f},
         .absmax = guarded(blocks * sizeof(float), 0),
     };
-    forms->scales(&job, 0, blocks / 2);
-    forms->scales(&job, blocks / 2, blocks);
     for (size_t b = 0; b < blocks; b++) {
         size_t length = count - b * block < block ? count - b * block : block;
         for (size_t i = 0; i < length; i++) {
             part[i] = element_of(&x, b * block + i);
             weights[i] = importance ? importance[(b * block + i) % x.columns] : 1;
         }
-        float right = right_scale(&job, part, weights, length);
-        EXPECT(isfinite(right) ? job.absmax[b] == right : !isfinite(job.absmax[b]),
-               "scale %zu is %a, not %a (dtype %d, block %zu of %zu by %zu, %s)", b, (double)job.absmax[b],
-               (double)right, x.dtype, block, x.rows, x.columns, importance ? "weighed" : "alike");
+        right[b] = right_scale(&job, part, weights, length);
+    }
+    EACH_FORM {
+        untouched(job.absmax, blocks * sizeof(float));
+        forms->scales(&job, 0, blocks / 2);
+        forms->scales(&job, blocks / 2, blocks);
+        for (size_t b = 0; b < blocks; b++)
+            EXPECT(isfinite(right[b]) ? job.absmax[b] == right[b] : !isfinite(job.absmax[b]),
+                   "scale %zu is %a, not %a (dtype %d, block %zu of %zu by %zu, %s)", b, (double)job.absmax[b],
+                   (double)right[b], x.dtype, block, x.rows, x.columns, importance ? "weighed" : "alike");
     }
     release_all();
 }

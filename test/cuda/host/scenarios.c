@@ -1,66 +1,8 @@
-/* What the CUDA driver must do, one scenario a run: `scenarios <name>` exits 0 where all that it expects came true.
- *
- * The driver is the one that ships; BNB_CUDA_LIBRARY puts the fake libcuda under it, BNB_FAKE_CUDA injects faults. */
+/* What the CUDA driver must do, one scenario a run. BNB_CUDA_LIBRARY puts the fake libcuda under it, BNB_FAKE_CUDA
+ * injects faults. */
 #define _GNU_SOURCE
-#include <dlfcn.h>
-#include <pthread.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include "../../../csrc/gpu/driver.h"
-#include "../../../csrc/internal.h"
-
-/* ── Stand-ins for csrc/error.c and csrc/lock.c and csrc/cpu/pool.c, and for the fake's counters
- * ────────────────────────────────── */
-
-static _Thread_local bnb_status last_status;
-static _Thread_local char       last_error[2048];
-
-bnb_status fail(bnb_status status, const char *sentence, ...) {
-    va_list values;
-    va_start(values, sentence);
-    vsnprintf(last_error, sizeof last_error, sentence, values);
-    va_end(values);
-    return last_status = status;
-}
-
-bnb_status  bnb_last_status(void) { return last_status; }
-const char *bnb_last_error(void) { return last_error; }
-
-static pthread_mutex_t locks[LOCKS];
-
-void lock(enum lock which) { pthread_mutex_lock(&locks[which]); }
-void unlock(enum lock which) { pthread_mutex_unlock(&locks[which]); }
-
-void parallel_for(size_t count, size_t, void (*body)(const void *job, size_t first, size_t last), const void *job) {
-    body(job, 0, count);
-}
-
-static long (*count)(const char *name);
-static void (*set)(const char *fault, long value);
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            fprintf(stderr, "scenarios.c:%d: expected %s; the last error is: %s\n", __LINE__, #condition, last_error); \
-            exit(1);                                                                                                   \
-        }                                                                                                              \
-    } while (0)
-#define CHECK_ERROR(expected_status, part) CHECK(last_status == (expected_status) && strstr(last_error, part))
-
-/* ── Work ───────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static const struct driver *driver = &cuda_driver;
-static void                *gpu;
-
-struct small_args {
-    uint32_t count;
-    float    value;
-};
-
-enum { COUNT = 1000, BYTES = COUNT * sizeof(float) };
+#define TESTED cuda_driver
+#include "../../drivers/scenario.h"
 
 /* Not for the formatter, which would put a space into the name. */
 /* clang-format off */
@@ -72,47 +14,6 @@ static const char pack[] = {
 static void open_gpu(void) {
     CHECK(driver->take(pack, sizeof pack) == BNB_OK);
     CHECK((gpu = driver->open(0)));
-}
-
-/* y = x + value, enqueued. */
-static bnb_status add(void *x, void *y, float value, uint32_t beyond) {
-    struct small_args args = {COUNT, value};
-    return driver->launch(gpu, &(struct launch){.family = "small",
-                                                .kernel = "add",
-                                                .constants = {beyond},
-                                                .constant_count = 1,
-                                                .args = &args,
-                                                .args_bytes = sizeof args,
-                                                .bindings = {{x, 0, READS, NULL}, {y, 0, WRITES, NULL}},
-                                                .binding_count = 2,
-                                                .groups = {(COUNT + beyond + 63) / 64, 1, 1},
-                                                .threads = 64,
-                                                .bytes_moved = 2 * BYTES});
-}
-
-static void *alloc_ones(void) {
-    float ones[COUNT];
-    for (size_t i = 0; i < COUNT; i++) ones[i] = 1;
-    void *memory = driver->alloc(gpu, BYTES);
-    CHECK(memory && driver->write(gpu, memory, 0, ones, BYTES) == BNB_OK);
-    return memory;
-}
-
-static bool holds(void *memory, float value) {
-    float found[COUNT];
-    CHECK(driver->read(gpu, memory, 0, found, BYTES) == BNB_OK);
-    for (size_t i = 0; i < COUNT; i++)
-        if (found[i] != value) return false;
-    return true;
-}
-
-/* ── Scenarios ──────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-static void describes(void) {
-    char line[512];
-    open_gpu();
-    driver->describe(gpu, line, sizeof line);
-    puts(line);
 }
 
 static void takes_kernels_once(void) {
@@ -347,27 +248,9 @@ static void tells_what_a_kernel_did(void) {
     puts(last_error);
 }
 
-static void *work_on_a_thread(void *unused) {
-    void *x = alloc_ones();
-    for (int i = 0; i < 200; i++) {
-        void *y = driver->alloc(gpu, BYTES), *z = driver->alloc(gpu, BYTES);
-        CHECK(y && z && add(x, y, (float)i, 0) == BNB_OK && add(y, z, 1, 0) == BNB_OK);
-        driver->free(gpu, y);
-        if (i % 7 == 0) CHECK(holds(z, (float)i + 2));
-        if (i % 31 == 0) CHECK(driver->wait(gpu) == BNB_OK && holds(z, (float)i + 2));
-        driver->idle(gpu);
-        driver->free(gpu, z);
-    }
-    driver->free(gpu, x);
-    return unused;
-}
-
 static void serves_two_threads(void) {
-    open_gpu();
-    pthread_t threads[2];
-    for (int i = 0; i < 2; i++) CHECK(!pthread_create(&threads[i], NULL, work_on_a_thread, NULL));
-    for (int i = 0; i < 2; i++) CHECK(!pthread_join(threads[i], NULL));
-    CHECK(driver->wait(gpu) == BNB_OK && count("runs") == 800 && count("live") == 0 && count("compiles") == 1);
+    work_on_two_threads();
+    CHECK(count("live") == 0);
 }
 
 static void absent(void) {
@@ -379,11 +262,7 @@ static void absent(void) {
     puts(last_error);
 }
 
-static const struct {
-    const char *name;
-    void (*run)(void);
-} scenarios[] = {
-#define SCENARIO(name) {#name, name}
+static const struct scenario scenarios[] = {
     SCENARIO(describes),
     SCENARIO(takes_kernels_once),
     SCENARIO(refuses_damaged_kernels),
@@ -407,18 +286,5 @@ static const struct {
 };
 
 int main(int argc, char **argv) {
-    const char *path = getenv("BNB_CUDA_LIBRARY");
-    void       *fake = path ? dlopen(path, RTLD_NOW) : NULL;
-    if (fake) {
-        *(void **)&count = dlsym(fake, "fake_cuda_count");
-        *(void **)&set = dlsym(fake, "fake_cuda_set");
-    }
-    for (size_t i = 0; argc == 2 && i < sizeof scenarios / sizeof *scenarios; i++) {
-        if (strcmp(argv[1], scenarios[i].name)) continue;
-        scenarios[i].run();
-        if (getenv("QUICK_EXIT")) fflush(stdout), quick_exit(0);
-        return 0;
-    }
-    fprintf(stderr, "usage: scenarios <name>\n");
-    return 2;
+    return run_named(argc, argv, scenarios, sizeof scenarios / sizeof *scenarios, "BNB_CUDA_LIBRARY", "fake_cuda");
 }
