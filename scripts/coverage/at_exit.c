@@ -1,5 +1,5 @@
-/* Bun ends a process by quick_exit on Linux, where the counters would be lost. One that has become another user may not write
- * them, and is not to complain of it. */
+/* Bun ends a process by quick_exit on Linux, where the counters would be lost. One that has become another user may not
+ * write them, and is not to complain of it. */
 #define _POSIX_C_SOURCE 200809L
 #include <stdlib.h>
 #include <unistd.h>

@@ -1,5 +1,5 @@
-// What a process starts while lines are counted counts too: Workers, and processes of Bun, whatever environment they are
-// given.
+// What a process starts while lines are counted counts too: Workers, and processes of Bun, whatever environment they
+// are given.
 import { countersFolder } from "./counters.ts";
 
 const variable = "COUNTED_STATEMENTS";
