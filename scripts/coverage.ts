@@ -10,8 +10,19 @@ import { relative, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { countedObjects } from "./coverage/counters.ts";
 import { placeOfKernel } from "./coverage/kernels.ts";
-import { addKnown, addLcov, byFolder, holes, holesOf, type Lines, type PlaceOf, tableOf } from "./coverage/lcov.ts";
+import {
+  addKnown,
+  addLcov,
+  byFolder,
+  holes,
+  holesOf,
+  type Lines,
+  type PlaceOf,
+  shortOf,
+  tableOf,
+} from "./coverage/lcov.ts";
 import { buildCounted, counting, findLlvm, lcovOf } from "./coverage/native.ts";
+import { linesOfProcesses, prepare } from "./coverage/statements.ts";
 import { root, run, say, stop } from "./run.ts";
 
 const { values, positionals } = parseArgs({
@@ -31,14 +42,16 @@ const ways: Record<string, () => Record<string, string>> = {
   cuda: () => ({ BNB_DEVICE: "cuda", BNB_CUDA_LIBRARY: fakeCuda(), BNB_SIM_BUN: process.execPath }),
 };
 
-const passes = values.passes.split(",");
+const passes = values.passes === "none" ? [] : values.passes.split(",");
 const unknown = passes.find((pass) => !Object.hasOwn(ways, pass));
-if (unknown !== undefined) stop(`--passes has ${JSON.stringify(unknown)}, expected some of ${Object.keys(ways)}.`);
+if (unknown !== undefined)
+  stop(`--passes has ${JSON.stringify(unknown)}, expected some of ${Object.keys(ways)}, or none.`);
 
 const folder = resolve(root, ".cache/coverage/counters");
 if (!values.keep) rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
 process.env.COUNTERS_FOLDER = folder;
+process.env.COUNTED_STATEMENTS = prepare(folder);
 const { fakeCuda } = await import("../test/cuda/host/build.ts");
 const { fakeMetal } = await import("../test/metal/host/build.ts");
 
@@ -68,12 +81,13 @@ const placeOf: PlaceOf = (path, line) => {
   const name = relative(root, resolve(root, path));
   return /^(src|csrc)\//.test(name) ? [name, line] : placeOfKernel(path, line);
 };
-const inProcesses: Lines = new Map();
 for (const path of new Bun.Glob("*/lcov.info").scanSync(folder))
   addLcov(lines, readFileSync(`${folder}/${path}`, "utf8"), placeOf);
-for (const path of new Bun.Glob("processes/*.info").scanSync(folder))
-  addLcov(inProcesses, readFileSync(`${folder}/${path}`, "utf8"), placeOf);
-addKnown(lines, inProcesses);
+for (const inProcesses of linesOfProcesses(folder)) addKnown(lines, inProcesses);
 if (llvm && library) addLcov(lines, lcovOf(llvm, folder, [library, ...countedObjects(folder)]), placeOf);
-console.log(`\n${tableOf(byFolder(lines))}\n\n${holesOf(holes(lines, Number(values.least) / 100))}`);
+const rows = byFolder(lines);
+const least = Number(values.least) / 100;
+console.log(`\n${tableOf(rows)}\n\n${holesOf(holes(lines, least))}`);
 if (failed) stop("Tests failed: what ran is counted all the same.");
+const short = positionals.length === 0 ? shortOf(rows, "src", least) : undefined;
+if (short) stop(short);

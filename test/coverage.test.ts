@@ -9,9 +9,10 @@ import {
   holesOf,
   type Lines,
   type PlaceOf,
+  shortOf,
   tableOf,
 } from "../scripts/coverage/lcov.ts";
-import { linesOf as linesOfProcess } from "../scripts/coverage/processes.ts";
+import { linesOf as linesOfCounted } from "../scripts/coverage/statements.ts";
 
 /** Two files of two folders, and one that does not count. */
 const text = `TN:
@@ -63,21 +64,39 @@ test("a share is never rounded up to what it has not reached", () => {
   expect(tableOf(byFolder(lines))).toContain(" 99.9 %");
 });
 
-test("a process counts each line as often as the innermost statement that it belongs to", () => {
-  const counted = {
-    statementMap: {
-      0: { start: { line: 1 }, end: { line: 5 } },
-      1: { start: { line: 2 }, end: { line: 2 } },
-      2: { start: { line: 3 }, end: { line: 4 } },
-    },
-    s: { 0: 7, 1: 0, 2: 3 },
+test("a run is a failure below the share of a root, to the line", () => {
+  const rows = (ran: number) => [{ name: "all of src/", files: 1, lines: 1000, ran }];
+  expect(shortOf(rows(950), "src", 0.95)).toBeUndefined();
+  expect(shortOf(rows(949), "src", 0.95)).toBe(
+    "94.9 % of the lines of src/ ran, expected at least 95.0 % (--least): test what the list above names.",
+  );
+  expect(shortOf([], "src", 0.95)).toStartWith("No line of src/ ran");
+});
+
+test("a copy counts each line as often as the innermost statement or function that it belongs to", () => {
+  const file = {
+    first: 0,
+    functions: [
+      [1, 9],
+      [4, 6],
+    ] as const,
+    statements: [
+      [2, 2],
+      [3, 6],
+      [5, 5],
+      [8, 8],
+    ] as const,
   };
-  expect([...linesOfProcess(counted)].sort(([a], [b]) => a - b)).toEqual([
+  expect([...linesOfCounted(file, [7, 0, 7, 6, 0, 5])].sort(([a], [b]) => a - b)).toEqual([
     [1, 7],
-    [2, 0],
-    [3, 3],
-    [4, 3],
-    [5, 7],
+    [2, 7],
+    [3, 6],
+    [4, 0],
+    [5, 0],
+    [6, 0],
+    [7, 7],
+    [8, 5],
+    [9, 7],
   ]);
 });
 

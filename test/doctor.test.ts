@@ -2,7 +2,8 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
+import { builtLibrary, hostPlatform } from "../scripts/platforms.ts";
 import { findLibrary } from "../src/library.ts";
 import { fakeMetal } from "./metal/host/build.ts";
 
@@ -65,7 +66,8 @@ describe("a sound machine", () => {
     const found = JSON.parse(run(["--json"], { BNB_NUM_THREADS: "1", SECRET: "hidden" }).out);
     const facts = ["bunsandbytes", "bun", "system", "processor", "processorFeatures", "memoryGB", "library"];
     expect(Object.keys(found).sort()).toEqual([...facts, "environment", "devices", "problems"].sort());
-    expect(found).toMatchObject({ environment: { BNB_NUM_THREADS: "1" }, library: findLibrary(), problems: [] });
+    const library = { path: resolve(builtLibrary(hostPlatform())), origin: "package" };
+    expect(found).toMatchObject({ environment: { BNB_NUM_THREADS: "1" }, library, problems: [] });
     expect(JSON.stringify(found)).not.toContain("hidden");
     const cpu = found.devices.find((device: { kind: string }) => device.kind === "cpu");
     expect(cpu).toMatchObject({ available: true, lacks: [], fallbacks: [] });
@@ -110,7 +112,7 @@ describe("a native library that can't be opened", () => {
     ],
     [
       "cut short",
-      file("short", library.subarray(0, library.length / 2)),
+      file("short", library.subarray(0, library.length / 8)), // of what is loaded, which in some builds is the lesser part
       /was cut short: \d+ of \d+ bytes are there\./,
     ],
     ["cut short in its headers", file("headers", library.subarray(0, 100)), /is no native library, or a damaged one\./],

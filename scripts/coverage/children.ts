@@ -1,2 +1,4 @@
-// Preloaded by the tests while lines are counted: what they start from here on counts too.
-process.env.BUN_OPTIONS = `--preload=${import.meta.dir}/processes.ts`;
+// Preloaded by the tests while lines are counted.
+import { countStarted } from "./started.ts";
+
+countStarted();

@@ -88,6 +88,14 @@ function missedOf(file: ReadonlyMap<number, number>): string {
 
 const percent = (share: number) => `${(Math.floor(share * 1000) / 10).toFixed(1)} %`;
 
+/** A sentence where less than a share of a root's lines ran, which is a failure. */
+export function shortOf(rows: readonly Row[], root: string, least: number): string | undefined {
+  const { lines, ran } = rows.find(({ name }) => name === `all of ${root}/`) ?? { lines: 0, ran: 0 };
+  if (lines > 0 && ran >= least * lines) return undefined;
+  const share = lines === 0 ? "No line" : `${percent(ran / lines)} of the lines`;
+  return `${share} of ${root}/ ran, expected at least ${percent(least)} (--least): test what the list above names.`;
+}
+
 /** The rows as a table in Markdown. */
 export function tableOf(rows: readonly Row[]): string {
   const cells = rows.map(({ name, files, lines, ran }) => [
