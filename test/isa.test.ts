@@ -1,6 +1,6 @@
-// Tests that every instruction set's forms give the same answers. test/cpu/forms.test.ts holds each form by itself to its
-// definition, at every width, dtype and ragged size: here the suites of the operations run on the plain loops, and with
-// each set's forms what it can't see.
+// Tests that every instruction set's forms give the same answers. test/cpu/forms.test.ts holds each form by itself to
+// its definition, at every width, dtype and ragged size: here the suites of the operations run on the plain loops, and
+// with each set's forms what it can't see.
 import { expect, test } from "bun:test";
 import { Device } from "../src/index.ts";
 
