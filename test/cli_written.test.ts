@@ -1,4 +1,4 @@
-// The commands that write a model as something else: merged with an adapter, for MLX, for Core ML; and what they refuse.
+// The commands that write a model as something else: with an adapter, for MLX, for Core ML; and what they refuse.
 import { afterAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -168,7 +168,7 @@ describe.each(providers)("the AI SDK, %s", (_, make) => {
   });
 
   test("a picture is refused", async () => {
-    const content = [{ type: "image" as const, image: new Uint8Array([137, 80, 78, 71]) }];
+    const content = [{ type: "file" as const, mediaType: "image/png", data: new Uint8Array([137, 80, 78, 71]) }];
     const asked = generateText({ model: make(), messages: [{ role: "user", content }], ...settings });
     expect(asked.then(() => "", String)).resolves.toContain("only text is read");
   });
