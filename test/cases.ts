@@ -112,10 +112,10 @@ export const layerShapes: Readonly<Record<string, { readonly n: number; readonly
 
 /** Numbers that are the same on every machine: a sine whose frequency drifts, in about [-1, 1]. */
 export function wave(length: number, seed = 1, scale = 1): Float32Array<ArrayBuffer> {
-  return Float32Array.from(
-    { length },
-    (_, i) => scale * Math.sin(0.37 * seed * i + 0.0011 * i * i) * Math.cos(0.013 * i),
-  );
+  const numbers = new Float32Array(length);
+  for (let i = 0; i < length; i++)
+    numbers[i] = scale * Math.sin(0.37 * seed * i + 0.0011 * i * i) * Math.cos(0.013 * i);
+  return numbers;
 }
 
 /** Normally distributed numbers from a seed (Box and Muller 1958, over Marsaglia's xorshift). */
@@ -127,10 +127,10 @@ export function normal(length: number, seed = 1, deviation = 1): Float32Array<Ar
     state ^= state << 5;
     return ((state >>> 0) + 0.5) / 2 ** 32;
   };
-  return Float32Array.from(
-    { length },
-    () => deviation * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform()),
-  );
+  const numbers = new Float32Array(length);
+  for (let i = 0; i < length; i++)
+    numbers[i] = deviation * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
+  return numbers;
 }
 
 /** Makes tensors of such numbers on a device: of a shape, by a seed. */

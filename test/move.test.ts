@@ -85,10 +85,12 @@ describe.each(pairs)("%s", (_, from: Device, to: Device) => {
       expect(layer.to(from).forward(x).read()).toEqual(before);
       layer.dispose();
     }
-    using table = nn.StableEmbedding.init(10, 64, { device: from });
     using indices = Tensor.from([1, 9], [2], { dtype: "int32", device: from });
-    const before = table.forward(indices).read();
-    expect(table.to(to).to(from).forward(indices).read()).toEqual(before);
+    for (const kind of [nn.StableEmbedding, nn.Embedding4bit, nn.Embedding8bit]) {
+      using table = kind.init(10, 64, { device: from });
+      const before = table.forward(indices).read();
+      expect(table.to(to).to(from).forward(indices).read()).toEqual(before);
+    }
   });
 
   test("an optimizer goes on after its parameters have moved, as if they had not", () => {

@@ -13,6 +13,12 @@ export function round(value: number, dtype: FloatDType): number {
   return float[0];
 }
 
+/**
+ * Numbers as one kind of array, whatever they come in: a loop that has met many kinds runs ten times as long, and the
+ * whole suite shares these.
+ */
+const floats = (numbers: ArrayLike<number>) => (numbers instanceof Float64Array ? numbers : new Float64Array(numbers));
+
 /** A quantised tensor, worked out element by element. */
 export interface ReferenceQuantized {
   codes: Uint8Array; // one a byte, not packed
@@ -24,20 +30,30 @@ export interface ReferenceQuantized {
  * midpoint; at the midpoint itself a 4-bit code stays, an 8-bit code takes the even index.
  */
 export function coder(values: Float32Array): (x: number) => number {
-  const order = [...values.keys()].sort((a, b) => values[a]! - values[b]! || a - b);
-  const steps = order.slice(1).map((above, at) => {
-    const [low, high] = [values[order[at]!]!, values[above]!];
-    const evenIsAbove = values.length === 256 && low < high && at % 2 === 1;
-    return { middle: Math.fround(Math.fround(low + high) / 2), evenIsAbove };
-  });
+  const order = Uint8Array.from([...values.keys()].sort((a, b) => values[a]! - values[b]! || a - b));
+  const steps = values.length - 1;
+  const middles = new Float64Array(steps);
+  const evenIsAbove = new Uint8Array(steps);
+  for (let at = 0; at < steps; at++) {
+    const [low, high] = [values[order[at]!]!, values[order[at + 1]!]!];
+    middles[at] = Math.fround(Math.fround(low + high) / 2);
+    evenIsAbove[at] = Number(values.length === 256 && low < high && at % 2 === 1);
+  }
   return (x) => {
-    const stop = steps.findIndex(({ middle, evenIsAbove }) => !(x > middle || (evenIsAbove && x === middle)));
-    return order[stop < 0 ? steps.length : stop]!;
+    let [stop, end] = [0, steps];
+    while (stop < end) {
+      const middle = (stop + end) >> 1;
+      if (x > middles[middle]!) stop = middle + 1;
+      else end = middle;
+    }
+    while (stop < steps && x === middles[stop] && evenIsAbove[stop]) stop++;
+    return order[stop]!;
   };
 }
 
 /** Blockwise quantisation as csrc/bnb.h defines it, with fp32 steps where they can be seen in the bytes. */
-export function quantize(x: ArrayLike<number>, values: Float32Array, blocksize: number): ReferenceQuantized {
+export function quantize(given: ArrayLike<number>, values: Float32Array, blocksize: number): ReferenceQuantized {
+  const x = floats(given);
   const codes = new Uint8Array(x.length);
   const absmax = new Float32Array(Math.ceil(x.length / blocksize));
   const codeOf = coder(values);
@@ -88,10 +104,14 @@ export function matmul(
   n: number,
   k: number,
 ): Float64Array {
+  return product(floats(x), floats(w), floats(bias ?? new Float64Array(n)), m, n, k);
+}
+
+function product(x: Float64Array, w: Float64Array, bias: Float64Array, m: number, n: number, k: number): Float64Array {
   const y = new Float64Array(m * n);
   for (let i = 0; i < m; i++)
     for (let j = 0; j < n; j++) {
-      let sum = bias ? bias[j]! : 0;
+      let sum = bias[j]!;
       for (let l = 0; l < k; l++) sum += x[i * k + l]! * w[j * k + l]!;
       y[i * n + j] = sum;
     }
@@ -100,8 +120,8 @@ export function matmul(
 
 /** A matrix [rows, columns] turned round: with it, matmul gives the gradients too. */
 export function transpose(x: ArrayLike<number>, rows: number, columns: number): Float64Array {
-  const out = new Float64Array(rows * columns);
-  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = x[i * columns + j]!;
+  const [from, out] = [floats(x), new Float64Array(rows * columns)];
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = from[i * columns + j]!;
   return out;
 }
 
@@ -172,6 +192,10 @@ export function layerNorm(
 
 /** ‖got − want‖ / ‖want‖. */
 export function relativeError(got: ArrayLike<number>, want: ArrayLike<number>): number {
+  return distance(floats(got), floats(want));
+}
+
+function distance(got: Float64Array, want: Float64Array): number {
   let error = 0;
   let norm = 0;
   for (let i = 0; i < want.length; i++) {

@@ -50,12 +50,14 @@ export function nextBelow(x: number): number {
 
 const bitsFloat = (bits: number) => new Float32Array(Uint32Array.of(bits).buffer)[0]!;
 
-const known = new WeakMap<Float32Array, Uint8Array<ArrayBuffer>>();
+/** By the values themselves: a codebook gives another array each time it is asked. */
+const known = new Map<string, Uint8Array<ArrayBuffer>>();
 
 /** struct kernel_codebook of a codebook. */
 export function kernelCodes(values: Float32Array): Uint8Array<ArrayBuffer> {
-  const struct = known.get(values) ?? makeCodes(values);
-  known.set(values, struct);
+  const key = values.join();
+  const struct = known.get(key) ?? makeCodes(values);
+  known.set(key, struct);
   return struct;
 }
 

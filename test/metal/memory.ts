@@ -8,16 +8,17 @@ import type { View } from "./simulator.ts";
 
 /** Memory of a dtype, filled from numbers by rounding. */
 export function store(values: ArrayLike<number>, dtype: FloatDType): View {
-  if (dtype === "float32") return Float32Array.from(values);
-  if (dtype === "float16") return Float16Array.from(values);
-  const rounded = Float32Array.from(values, (value) => reference.round(value, dtype));
-  return Uint16Array.from(new Uint32Array(rounded.buffer), (bits) => bits >>> 16);
+  if (dtype === "float16") return new Float16Array(values);
+  const floats = new Float32Array(values);
+  if (dtype === "float32") return floats;
+  const words = new Uint32Array(floats.map((value) => reference.round(value, dtype)).buffer);
+  return new Uint16Array(words.map((bits) => bits >>> 16));
 }
 
 /** The numbers in memory of a dtype. */
 export function load(memory: View, dtype: FloatDType): Float32Array<ArrayBuffer> {
-  if (dtype !== "bfloat16") return Float32Array.from(memory as Float32Array);
-  return new Float32Array(Uint32Array.from(memory as Uint16Array, (bits) => bits << 16).buffer);
+  if (dtype !== "bfloat16") return new Float32Array(memory as Float32Array);
+  return new Float32Array(new Uint32Array(memory as Uint16Array).map((bits) => bits << 16).buffer);
 }
 
 /**
@@ -76,4 +77,4 @@ export function randomCodes(
 
 /** What the codes stand for: products in fp32, as bitsandbytes defines it. */
 export const weightsOf = ({ codes, values, scale, block }: Coded) =>
-  Float32Array.from(codes, (code, i) => values[code]! * scale[Math.floor(i / block)]!);
+  new Float32Array(codes).map((code, i) => values[code]! * scale[Math.floor(i / block)]!);
