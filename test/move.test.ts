@@ -1,5 +1,6 @@
 // The tests of moving between devices: every handle, parameter, layer and optimizer state, there and back, to the bit.
 import { describe, expect, test } from "bun:test";
+import { deviceNames } from "../src/device.ts";
 import {
   createLinearMap,
   Device,
@@ -35,6 +36,7 @@ describe.each(pairs)("%s", (_, from: Device, to: Device) => {
       expect(moved.shape).toEqual([5, 7]);
       expect(moved.to(from).read()).toEqual(x.read());
     }
+    if (!(deviceNames as readonly string[]).includes(to.kind)) return; // a driver of the tests' own
     expect(Tensor.zeros([1], { device: from }).to(to.kind).device).toBe(to);
   });
 
