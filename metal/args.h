@@ -51,6 +51,7 @@ enum {
     PREPARE_THREADS = 32,     // a head of a row
     ATTEND_THREADS = 128,     // 4 simdgroups at the keys of one head of a row, 32 keys each at a time
     ATTEND_MOST = 1024,       // columns of a head
+    MERGE_THREADS = 64,       // parts of a head of a row, then its columns by turns
     COMPARE_THREADS = 256,    // 8 elements a thread
     FINITE_THREADS = 256,     // 4 elements a thread
     COMPARE_SUMS_BYTES = 16,  // what a threadgroup leaves
@@ -171,8 +172,9 @@ static_assert(sizeof(struct activate_args) == 12, "host and kernels must lay out
 
 struct topk_args {
     uint32_t columns, count;
+    uint32_t part, parts; // columns of a part of a row, where rows are gone through in parts
 };
-static_assert(sizeof(struct topk_args) == 8, "host and kernels must lay out struct topk_args alike");
+static_assert(sizeof(struct topk_args) == 16, "host and kernels must lay out struct topk_args alike");
 
 // y[to[i], :] += weights[i] · x[i, :]
 struct scatter_add_args {

@@ -16,35 +16,22 @@ constant uint PAGED [[function_constant(7)]];   // whether a text's keys lie in 
 constant uint SIMDGROUPS = ATTEND_THREADS / 32;
 constant float NOTHING = -3.0e38f; // below every score, and no infinity, of which differences are not numbers
 
-// What a row says of itself, and whether that can be so: nobody has looked at it before.
-struct row_of_text {
-    uint text, position, first, last, own;
-    bool sound;
-};
-
-inline row_of_text row_at(constant attention_args &args, device const int *rows, uint row) {
-    row_of_text at;
-    at.text = CACHED != 0 ? uint(rows[row * ROW_FIELDS + ROW_SLOT]) : 0u;
-    at.position = uint(rows[row * ROW_FIELDS + ROW_POSITION]);
-    at.first = uint(rows[row * ROW_FIELDS + ROW_FIRST]);
-    at.last = uint(rows[row * ROW_FIELDS + ROW_LAST]);
-    at.own = CACHED != 0 ? at.position : row;
-    const bool turns = ROTATES == 0 || at.position < args.positions;
-    at.sound =
-        at.text < args.texts && at.own < args.reach && turns && at.first <= at.last && at.last <= args.reach;
-    return at;
-}
-
-// The place of a key's row of a head among those of its kind. Nobody has looked at the pages before either.
-inline ulong place_of(constant attention_args &args, device const int *pages, uint text, uint head, uint key) {
-    if (PAGED == 0) return (ulong(text) * args.kv_heads + head) * args.capacity + key;
-    const uint slot = min(uint(pages[ulong(text) * args.pages + (key >> args.page_bits)]), args.slots - 1);
-    return (ulong(slot) * args.kv_heads + head) * args.capacity + (key & (args.capacity - 1));
-}
-
 inline float stored(device const uchar *data, device const float *scales, ulong row, ulong i) {
     if (STORE == STORE_I8) return float(((device const char *)data)[i]) * scales[row];
     return load(data, STORE, i);
+}
+
+// Elements i to i + 3 of a row of d, where i and d are multiples of 4.
+inline float4 stored4(device const uchar *data, device const float *scales, ulong row, uint d, uint i) {
+    if (STORE != STORE_I8) return load4(data, STORE, row * d + i);
+    return float4(as_type<char4>(*(device const uint *)(data + row * d + i))) * scales[row];
+}
+
+// Elements i to i + 7, where i and d are multiples of 8.
+inline octet stored8(device const uchar *data, device const float *scales, ulong row, uint d, uint i) {
+    if (STORE != STORE_I8) return load8(data, STORE, row * d + i);
+    const uint2 codes = *(device const uint2 *)(data + row * d + i);
+    return octet{float4(as_type<char4>(codes.x)) * scales[row], float4(as_type<char4>(codes.y)) * scales[row]};
 }
 
 // As int8_code of csrc/cpu/forms.h.
@@ -72,7 +59,7 @@ void attention_prepare(constant attention_args &args [[buffer(0)]],
                        uint lane [[thread_index_in_threadgroup]]) {
     threadgroup float head[ATTEND_MOST];
     const uint row = group.y, d = args.d;
-    const row_of_text at = row_at(args, rows, row);
+    const row_of_text at = row_at(args, rows, row, CACHED, ROTATES);
     if (!at.sound) return;
     const bool is_query = group.x < args.heads, is_value = group.x >= args.heads + args.kv_heads;
     const uint index = is_query ? group.x : (group.x - args.heads) % args.kv_heads;
@@ -110,7 +97,7 @@ void attention_prepare(constant attention_args &args [[buffer(0)]],
         for (uint i = lane; i < d; i += 32) queries[(ulong(row) * args.heads + index) * d + i] = head[i] * args.scale;
         return;
     }
-    const ulong place = place_of(args, pages, at.text, index, at.own);
+    const ulong place = place_of(args, pages, at.text, index, at.own, PAGED);
     device uchar *to = is_value ? values : keys;
     if (STORE != STORE_I8) {
         for (uint i = lane; i < d; i += 32) save(to, STORE, place * d + i, head[i]);
@@ -130,8 +117,41 @@ inline float bias_at(constant attention_args &args, device const float *bias, ui
     return bias[head * (2 * args.span - 1) + uint(clamp(distance, -most, most) + most)];
 }
 
-// LANES columns of a head belong to each lane.
-template <uint LANES>
+inline float score_of_octet(threadgroup const float *query, octet k, float score) {
+    const float4 low = *(threadgroup const float4 *)query, high = *(threadgroup const float4 *)(query + 4);
+    UNROLL for (uint e = 0; e < 4; e++) score = fma(low[e], k.low[e], score);
+    UNROLL for (uint e = 0; e < 4; e++) score = fma(high[e], k.high[e], score);
+    return score;
+}
+
+// A key's score, before what is done to scores.
+inline float score_of(threadgroup const float *query, device const uchar *keys, device const float *key_scales,
+                      ulong key, uint d) {
+    float score = 0.0f;
+    uint i = 0;
+    if (d % 32 == 0)
+        for (; i < d; i += 32) { // whose loads are under way at once
+            octet k[4];
+            UNROLL for (uint j = 0; j < 4; j++) k[j] = stored8(keys, key_scales, key, d, i + 8 * j);
+            UNROLL for (uint j = 0; j < 4; j++) score = score_of_octet(query + i + 8 * j, k[j], score);
+        }
+    else if (d % 8 == 0)
+        for (; i < d; i += 8) score = score_of_octet(query + i, stored8(keys, key_scales, key, d, i), score);
+    for (; i < d; i++) score = fma(query[i], stored(keys, key_scales, key, key * d + i), score);
+    return score;
+}
+
+// Four columns of a key's value from i on; zeros past the last.
+inline float4 value_of(device const uchar *values, device const float *value_scales, ulong key, uint d, uint i) {
+    if (d % 4 == 0) return i < d ? stored4(values, value_scales, key, d, i) : float4(0.0f);
+    float4 v = float4(0.0f);
+    UNROLL for (uint e = 0; e < 4; e++)
+        if (i + e < d) v[e] = stored(values, value_scales, key, key * d + i + e);
+    return v;
+}
+
+// Heads of up to 128 / SHARE × J columns. The lanes take four columns each of SHARE keys at once, by J turns.
+template <uint SHARE, uint J>
 [[kernel, max_total_threads_per_threadgroup(ATTEND_THREADS)]]
 void attention(constant attention_args &args [[buffer(0)]],
                device const float *queries [[buffer(1)]],
@@ -147,29 +167,32 @@ void attention(constant attention_args &args [[buffer(0)]],
                uint place [[thread_index_in_threadgroup]],
                uint simdgroup [[simdgroup_index_in_threadgroup]],
                uint lane [[thread_index_in_simdgroup]]) {
-    threadgroup float query[32 * LANES];
-    threadgroup float sums[SIMDGROUPS * 32 * LANES];
+    constexpr uint COLUMNS = 128 / SHARE * J, TURNS = J == 1 ? 8 : 4;
+    threadgroup float4 query4[COLUMNS / 4];
+    threadgroup float4 sums4[SIMDGROUPS * COLUMNS / 4];
     threadgroup float mosts[SIMDGROUPS], totals[SIMDGROUPS];
+    threadgroup float *query = (threadgroup float *)query4, *sums = (threadgroup float *)sums4;
     const uint head = group.x, row = group.y, part = group.z, d = args.d;
     const uint kv_head = head / (args.heads / args.kv_heads);
-    const row_of_text at = row_at(args, rows, row);
+    const row_of_text at = row_at(args, rows, row, CACHED, ROTATES);
     const uint seen = at.sound ? at.last - at.first : 0u;
     const uint share = ((seen + args.parts - 1) / args.parts + 31) / 32 * 32;
     const uint begin = min(at.last, at.first + part * share), end = at.sound ? min(at.last, begin + share) : begin;
 
-    for (uint i = place; i < 32 * LANES; i += ATTEND_THREADS)
+    for (uint i = place; i < COLUMNS; i += ATTEND_THREADS)
         query[i] = i < d && at.sound ? queries[(ulong(row) * args.heads + head) * d + i] : 0.0f;
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    float most = NOTHING, total = 0.0f, sum[LANES];
-    UNROLL for (uint j = 0; j < LANES; j++) sum[j] = 0.0f;
+    const uint own_share = lane / (32 / SHARE), column = 4 * (lane % (32 / SHARE));
+    float most = NOTHING, total = 0.0f;
+    float4 sum[J];
+    UNROLL for (uint j = 0; j < J; j++) sum[j] = float4(0.0f);
     for (uint base = begin + simdgroup * 32; base < end; base += ATTEND_THREADS) {
         const uint count = min(32u, end - base);
+        const ulong key = place_of(args, pages, at.text, kv_head, base + min(lane, count - 1), PAGED);
         float score = NOTHING;
         if (lane < count) {
-            const ulong key = place_of(args, pages, at.text, kv_head, base + lane);
-            score = 0.0f;
-            for (uint i = 0; i < d; i++) score = fma(query[i], stored(keys, key_scales, key, key * d + i), score);
+            score = score_of(query, keys, key_scales, key, d);
             if (args.softcap > 0.0f) {
                 const float share_of_cap = score / args.softcap;
                 score =
@@ -181,19 +204,27 @@ void attention(constant attention_args &args [[buffer(0)]],
         const float weight = lane < count ? exp(score - top) : 0.0f, shrink = exp(most - top);
         total = total * shrink + simd_sum(weight);
         most = top;
-        UNROLL for (uint j = 0; j < LANES; j++) sum[j] *= shrink;
-        for (uint key = 0; key < count; key++) {
-            const float of_key = simd_broadcast(weight, ushort(key));
-            const ulong from = place_of(args, pages, at.text, kv_head, base + key);
-            UNROLL for (uint j = 0; j < LANES; j++) {
-                const uint i = lane + 32 * j;
-                if (i < d) sum[j] = fma(of_key, stored(values, value_scales, from, from * d + i), sum[j]);
+        UNROLL for (uint j = 0; j < J; j++) sum[j] *= shrink;
+        // The loads of some turns are under way at once; past the last key the weights are zeros, and the key is the
+        // last.
+        for (uint first = 0; first < count; first += TURNS * SHARE)
+            UNROLL for (uint turn = 0; turn < TURNS; turn++) {
+                const ushort of = ushort(first + turn * SHARE + own_share);
+                const float of_key = simd_shuffle(weight, of);
+                const ulong from = count_of(simd_shuffle(uint(key), of), simd_shuffle(uint(key >> 32), of));
+                UNROLL for (uint j = 0; j < J; j++) {
+                    const float4 v = value_of(values, value_scales, from, d, column + 128 / SHARE * j);
+                    UNROLL for (uint e = 0; e < 4; e++) sum[j][e] = fma(of_key, v[e], sum[j][e]);
+                }
             }
-        }
     }
+    if (SHARE == 2)
+        UNROLL for (uint j = 0; j < J; j++)
+            UNROLL for (uint e = 0; e < 4; e++) sum[j][e] += simd_shuffle_xor(sum[j][e], ushort(16));
 
     if (lane == 0) mosts[simdgroup] = most, totals[simdgroup] = total;
-    UNROLL for (uint j = 0; j < LANES; j++) sums[simdgroup * 32 * LANES + lane + 32 * j] = sum[j];
+    if (own_share == 0)
+        UNROLL for (uint j = 0; j < J; j++) sums4[(simdgroup * COLUMNS + column + 128 / SHARE * j) / 4] = sum[j];
     threadgroup_barrier(mem_flags::mem_threadgroup);
     float all = NOTHING, whole = 0.0f;
     for (uint s = 0; s < SIMDGROUPS; s++) all = max(all, mosts[s]);
@@ -202,34 +233,44 @@ void attention(constant attention_args &args [[buffer(0)]],
     device float *partial = (device float *)y + (ulong(part) * args.rows * args.heads + unit) * (d + 2);
     for (uint i = place; i < d; i += ATTEND_THREADS) {
         float merged = 0.0f;
-        for (uint s = 0; s < SIMDGROUPS; s++) merged += sums[s * 32 * LANES + i] * exp(mosts[s] - all);
+        for (uint s = 0; s < SIMDGROUPS; s++) merged += sums[s * COLUMNS + i] * exp(mosts[s] - all);
         if (SPLIT != 0) partial[2 + i] = merged;
         else save(y, X, unit * d + i, whole > 0.0f ? merged / whole : whole);
     }
     if (SPLIT != 0 && place == 0) partial[0] = all, partial[1] = whole;
 }
 
-template [[host_name("attention_2")]] [[kernel]] decltype(attention<2>) attention<2>;
-template [[host_name("attention_4")]] [[kernel]] decltype(attention<4>) attention<4>;
-template [[host_name("attention_8")]] [[kernel]] decltype(attention<8>) attention<8>;
-template [[host_name("attention_32")]] [[kernel]] decltype(attention<32>) attention<32>;
+template [[host_name("attention_2")]] [[kernel]] decltype(attention<2, 1>) attention<2, 1>;
+template [[host_name("attention_4")]] [[kernel]] decltype(attention<1, 1>) attention<1, 1>;
+template [[host_name("attention_8")]] [[kernel]] decltype(attention<1, 2>) attention<1, 2>;
+template [[host_name("attention_32")]] [[kernel]] decltype(attention<1, 8>) attention<1, 8>;
 
-[[host_name("attention_merge")]] [[kernel, max_total_threads_per_threadgroup(PREPARE_THREADS)]]
+// A head of a row, whose parts' shares of the whole are worked out first, a thread for each part.
+[[host_name("attention_merge")]] [[kernel, max_total_threads_per_threadgroup(MERGE_THREADS)]]
 void attention_merge(constant attention_args &args [[buffer(0)]],
                      device const float *partial [[buffer(1)]],
                      device uchar *y [[buffer(2)]],
                      uint unit [[threadgroup_position_in_grid]],
-                     uint lane [[thread_index_in_threadgroup]]) {
+                     uint place [[thread_index_in_threadgroup]]) {
+    threadgroup float mosts[MERGE_THREADS], totals[MERGE_THREADS];
     const uint stride = args.d + 2;
     const ulong step = ulong(args.rows) * args.heads * stride;
     device const float *first = partial + ulong(unit) * stride;
+    mosts[place] = place < args.parts ? first[place * step] : NOTHING;
+    totals[place] = place < args.parts ? first[place * step + 1] : 0.0f;
+    threadgroup_barrier(mem_flags::mem_threadgroup);
     float all = NOTHING, whole = 0.0f;
-    for (uint part = 0; part < args.parts; part++) all = max(all, first[part * step]);
-    for (uint part = 0; part < args.parts; part++) whole += first[part * step + 1] * exp(first[part * step] - all);
-    for (uint i = lane; i < args.d; i += PREPARE_THREADS) {
+    for (uint part = 0; part < args.parts; part++) all = max(all, mosts[part]);
+    for (uint part = 0; part < args.parts; part++) whole += totals[part] * exp(mosts[part] - all);
+    for (uint i = place; i < args.d; i += MERGE_THREADS) {
         float merged = 0.0f;
-        for (uint part = 0; part < args.parts; part++)
-            merged += first[part * step + 2 + i] * exp(first[part * step] - all);
+        uint part = 0;
+        for (; part + 4 <= args.parts; part += 4) { // whose loads are under way at once
+            float of[4];
+            UNROLL for (uint j = 0; j < 4; j++) of[j] = first[(part + j) * step + 2 + i];
+            UNROLL for (uint j = 0; j < 4; j++) merged += of[j] * exp(mosts[part + j] - all);
+        }
+        for (; part < args.parts; part++) merged += first[part * step + 2 + i] * exp(mosts[part] - all);
         save(y, X, ulong(unit) * args.d + i, whole > 0.0f ? merged / whole : whole);
     }
 }

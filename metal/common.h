@@ -84,6 +84,16 @@ inline void save(device uchar *data, uint store, ulong i, float value) {
         ((device float *)data)[i] = value;
 }
 
+// Elements i to i + 3, where i is a multiple of 4.
+inline void save4(device uchar *data, uint store, ulong i, float4 v) {
+    if (store == STORE_F32)
+        *(device float4 *)(data + 4 * i) = v;
+    else if (store == STORE_BF16)
+        *(device uint2 *)(data + 2 * i) = narrow_bf16(v);
+    else
+        *(device uint2 *)(data + 2 * i) = as_type<uint2>(half4(v));
+}
+
 inline void save8(device uchar *data, uint store, ulong i, octet v) {
     if (store == STORE_F32) {
         device float4 *wide = (device float4 *)(data + 4 * i);

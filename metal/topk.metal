@@ -4,6 +4,7 @@
 constant uint X [[function_constant(0)]];
 constant uint ROUTES [[function_constant(1)]];     // whether shares are asked for,
 constant uint NORMALISED [[function_constant(2)]]; // and among the chosen alone
+constant uint FOUND [[function_constant(3)]];      // whether topk_part has found the largest of each part before
 
 constant uint SIMDGROUPS = TOPK_THREADS / 32;
 
@@ -36,10 +37,48 @@ inline float sum_all(float v, threadgroup float *shared, uint simdgroup, uint la
 // An exponent that is NaN counts as the least, as it does for the order.
 inline float share_of(float x, float most) { return x == x ? exp(x - most) : 0.0f; }
 
+// The first in order after `last` that the simdgroups have found between them.
+inline uint2 first_of_all(uint2 mine, threadgroup uint2 *firsts, uint simdgroup, uint lane) {
+    uint2 next = first_in_simdgroup(mine);
+    threadgroup_barrier(mem_flags::mem_threadgroup); // the last firsts have been read
+    if (lane == 0) firsts[simdgroup] = next;
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    for (uint j = 0; j < SIMDGROUPS; j++) next = first_of(next, firsts[j]);
+    return next;
+}
+
+inline bool is_after(uint2 mine, uint2 last) { return mine.x < last.x || (mine.x == last.x && mine.y > last.y); }
+
+// Of a part of a row, whose columns are a multiple of the threads but for the last part's: the largest, as order and
+// place, for topk to choose among.
+[[host_name("topk_part")]] [[kernel, max_total_threads_per_threadgroup(TOPK_THREADS)]]
+void topk_part(constant topk_args &args [[buffer(0)]],
+               device const uchar *x [[buffer(1)]],
+               device uint2 *found [[buffer(2)]],
+               uint2 group [[threadgroup_position_in_grid]],
+               uint place [[thread_index_in_threadgroup]],
+               uint simdgroup [[simdgroup_index_in_threadgroup]],
+               uint lane [[thread_index_in_simdgroup]]) {
+    threadgroup uint2 firsts[SIMDGROUPS];
+    const ulong row = ulong(group.y) * args.columns;
+    const uint first = group.x * args.part, end = min(args.columns, first + args.part);
+    uint2 last = uint2(0xffffffffu, 0u);
+    for (uint n = 0; n < args.count; n++) {
+        uint2 next = uint2(0u, 0xffffffffu);
+        for (uint c = first + place; c < end; c += TOPK_THREADS) {
+            const uint2 mine = uint2(order_of(load(x, X, row + c)), c);
+            if (is_after(mine, last)) next = first_of(next, mine);
+        }
+        last = first_of_all(next, firsts, simdgroup, lane);
+        if (place == 0) found[(ulong(group.y) * args.parts + group.x) * args.count + n] = last;
+    }
+}
+
 [[host_name("topk")]] [[kernel, max_total_threads_per_threadgroup(TOPK_THREADS)]]
 void topk(constant topk_args &args [[buffer(0)]],
           device const uchar *x [[buffer(1)]],
           device int *y [[buffer(2)]],
+          device const uint2 *found [[buffer(3)]],
           uint group [[threadgroup_position_in_grid]],
           uint place [[thread_index_in_threadgroup]],
           uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -53,16 +92,13 @@ void topk(constant topk_args &args [[buffer(0)]],
     float most = 0.0f, total = 0.0f;
     for (uint n = 0; n < args.count; n++) {
         uint2 next = uint2(0u, 0xffffffffu);
-        for (uint c = place; c < args.columns; c += TOPK_THREADS) {
-            const uint2 mine = uint2(order_of(load(x, X, row + c)), c);
-            if (mine.x < last.x || (mine.x == last.x && mine.y > last.y)) next = first_of(next, mine);
+        const uint candidates = FOUND != 0 ? args.parts * args.count : args.columns;
+        for (uint c = place; c < candidates; c += TOPK_THREADS) {
+            const uint2 mine =
+                FOUND != 0 ? found[ulong(group) * candidates + c] : uint2(order_of(load(x, X, row + c)), c);
+            if (is_after(mine, last)) next = first_of(next, mine);
         }
-        next = first_in_simdgroup(next);
-        threadgroup_barrier(mem_flags::mem_threadgroup); // the last firsts have been read
-        if (lane == 0) firsts[simdgroup] = next;
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        for (uint j = 0; j < SIMDGROUPS; j++) next = first_of(next, firsts[j]);
-        last = next;
+        last = first_of_all(next, firsts, simdgroup, lane);
         const float value = load(x, X, row + last.y);
         if (n == 0) most = value;
         total += share_of(value, most);

@@ -216,6 +216,72 @@ describe("merging", () => {
     expect(worst!.error!.relative).toBeLessThan(0.15); // quantised twice
   });
 
+  test("an embedding: its rows by columns of A, put into the base's or into one that is saved whole", async () => {
+    await llamaDirectory(model);
+    const name = "model.embed_tokens";
+    const [vocabulary, hidden] = llamaShapes[`${name}.weight`] as [number, number];
+    const [a, b, whole] = [weights(rank * vocabulary, 3), weights(hidden * rank, 4), weights(vocabulary * hidden, 5)];
+    const parts: Parts = {
+      [`base_model.model.${name}.lora_embedding_A`]: [[rank, vocabulary], a],
+      [`base_model.model.${name}.lora_embedding_B`]: [[hidden, rank], b],
+    };
+    using opened = openCheckpoint(model);
+    const base = opened.tensors.get(`${name}.weight`)!.values as Float32Array;
+    for (const [more, from] of [
+      [{}, base],
+      [{ [`base_model.model.${name}.weight`]: [[vocabulary, hidden], whole] }, whole],
+    ] as [Parts, Float32Array][]) {
+      const output = fresh();
+      expect((await mergeAdapter(model, await adapter({}, { ...parts, ...more }), { output })).weights).toBe(2);
+      using made = openCheckpoint(output);
+      for (const [i, value] of (made.tensors.get(`${name}.weight`)!.values as Float32Array).entries()) {
+        const [row, column] = [Math.floor(i / hidden), i % hidden];
+        let delta = 0;
+        for (let k = 0; k < rank; k++) delta += b[column * rank + k]! * a[k * vocabulary + row]!;
+        expect(value).toBeCloseTo(from[i]! + 2 * delta, 6);
+      }
+    }
+  });
+
+  test.each<[string, object, Parts, string]>([
+    [
+      "DoRA without magnitudes",
+      { use_dora: true },
+      {},
+      "use_dora is true, but model.layers.0.mlp.up_proj has no magnitude",
+    ],
+    [
+      "magnitudes without DoRA",
+      {},
+      { [`${module}.lora_magnitude_vector`]: [[rows], weights(rows)] },
+      "use_dora is false, but model.layers.0.mlp.up_proj has a magnitude",
+    ],
+    [
+      "magnitudes of other rows",
+      { use_dora: true },
+      { [`${module}.lora_magnitude_vector`]: [[rows - 1], weights(rows - 1)] },
+      "lora_magnitude_vector has 127 elements, expected 128",
+    ],
+    [
+      "another width",
+      {},
+      { [`${module}.lora_A.weight`]: [[rank, columns - 1], weights(rank * (columns - 1))] },
+      "lora_A.weight is [8, 63] and its B [128, 8], which do not fit model.layers.0.mlp.up_proj.weight [128, 64]",
+    ],
+    [
+      "an embedding's half",
+      {},
+      { "model.embed_tokens.lora_embedding_A": [[rank, 4], weights(rank * 4)] },
+      "has no lora_embedding_B for model.embed_tokens",
+    ],
+  ])("refuses %s", async (_, config, parts, sentence) => {
+    await original();
+    const output = fresh();
+    const named = Object.fromEntries(Object.entries(parts).map(([name, part]) => [`base_model.model.${name}`, part]));
+    await expect(mergeAdapter(model, await adapter(config, named), { output })).rejects.toThrow(sentence);
+    expect(existsSync(output)).toBe(false);
+  });
+
   test("with a format, the merged model is quantised", async () => {
     await original();
     const output = fresh();

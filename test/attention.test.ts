@@ -77,6 +77,8 @@ const cases: [string, Case][] = [
   ["more heads than a block holds", { heads: 40, kvHeads: 1, d: 8, rows: causal(5) }],
   ["a window", { heads: 4, kvHeads: 2, d: 16, rows: causal(70, 0, 0, 9) }],
   ["a window wider than a tile", { heads: 2, kvHeads: 2, d: 32, rows: causal(90, 0, 0, 40) }],
+  ["heads of 96, and a window over tiles", { heads: 2, kvHeads: 1, d: 96, rows: causal(70, 0, 0, 30) }],
+  ["heads of 128, texts by turns", { heads: 2, kvHeads: 1, d: 128, rows: [...causal(66, 1), ...causal(20, 0)] }],
   ["two texts in one pass", { heads: 4, kvHeads: 4, d: 8, rows: [...causal(19, 1), ...causal(40, 0)] }],
 ];
 

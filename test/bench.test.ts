@@ -4,11 +4,15 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { verdicts } from "../bench/against.ts";
-import { layerCases } from "../src/bench/cases.ts";
+import { type BenchCase, layerCases } from "../src/bench/cases.ts";
+import type { EnergyMeter } from "../src/bench/energy.ts";
 import { ratio } from "../src/bench/index.ts";
 import { measureReads, readRate, shareOfLimit } from "../src/bench/limits.ts";
+import { measure } from "../src/bench/measure.ts";
 import { type BenchRecord, compareRecords, loadRecord, saveRecord, schema } from "../src/bench/record.ts";
 import { milliseconds } from "../src/cli/bench.ts";
+import { currentDevice, devices } from "../src/device.ts";
+import { fakeMetal } from "./metal/host/build.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-bench-"));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -279,9 +283,54 @@ describe("bench --devices", () => {
     expect(absent.length + Object.keys(devices).length).toBe(2);
   });
 
+  test("is a table, which says so where there is nothing beside", () => {
+    const { exitCode, stdout } = bench("--devices", "cpu");
+    expect(exitCode).toBe(0);
+    expect(stdout.toString()).toMatch(
+      /^least ms +cpu\n─+\nmatmul4bit 1 row, weight \[64, 64\] +\d\.\d+\nOnly cpu is here, so that there is nothing to set/m,
+    );
+  });
+
+  test.skipIf(process.platform !== "linux" || process.arch !== "x64")("sets devices side by side, with ratios", () => {
+    const env = { ...process.env, BNB_METAL_LIBRARY: fakeMetal(), BNB_SIM_BUN: process.execPath };
+    const command = [process.execPath, main, "bench", "--filter", "64, 64", "--time", "1", "--devices", "metal,cpu"];
+    const { exitCode, stdout } = Bun.spawnSync(command, { env });
+    expect(exitCode).toBe(0);
+    const [, metal, cpu, speedUp] =
+      /^least ms +metal +cpu +cpu: speed-up\n─+\nmatmul4bit 1 row, weight \[64, 64\] +([\d.]+) +([\d.]+) +([\d.]+)×$/m
+        .exec(stdout.toString())!
+        .map(Number);
+    expect(Math.abs(metal! / cpu! / speedUp! - 1)).toBeLessThan(0.05); // of times with two digits or more
+  });
+
   test("refuses a kind that there is not", () => {
     const { exitCode, stderr } = bench("--devices", "tpu");
     expect(exitCode).not.toBe(0);
     expect(stderr.toString()).toContain("Expected kinds out of cpu, metal, cuda");
   });
+
+  test("refuses kinds of which none is here, with the reason of each", () => {
+    const absent = devices().flatMap((report) => (report.available ? [] : [report]));
+    if (absent.length === 0) return;
+    const { exitCode, stderr } = bench("--devices", absent.map(({ kind }) => kind).join());
+    expect(exitCode).toBe(3);
+    for (const { reason } of absent) expect(stderr.toString()).toContain(reason);
+  });
+});
+
+test("--energy adds joules to each case, by a meter that runs it as long again", async () => {
+  let runs = 0;
+  const cases: BenchCase[] = [{ name: "nothing", make: () => ({ run: () => void runs++ as undefined, bytes: 1 }) }];
+  let timed = 0;
+  const meter: EnergyMeter = {
+    source: "made up",
+    async during(run) {
+      timed = runs;
+      await run();
+      return runs - timed; // a joule each
+    },
+  };
+  const [result] = await measure(cases, currentDevice(), 1, undefined, meter);
+  expect(timed).toBeGreaterThan(0);
+  expect(result!.joules).toBe(1);
 });

@@ -3,7 +3,7 @@ import { afterAll, expect, test } from "bun:test";
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type EnergyMeter, meanWatts, openRapl } from "../src/bench/energy.ts";
+import { type EnergyMeter, meanWatts, openEnergyMeter, openRapl } from "../src/bench/energy.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-energy-"));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -43,4 +43,40 @@ test("powermetrics' samples are averaged", () => {
   const sample = (milliwatts: number) =>
     `CPU Power: 1 mW\nGPU Power: 2 mW\nANE Power: 0 mW\nCombined Power (CPU + GPU + ANE): ${milliwatts} mW\n`;
   expect(meanWatts(sample(1000) + sample(3000))).toBe(2);
+});
+
+test("each system has its meter, or a sentence", () => {
+  expect(openEnergyMeter("win32")).toBe("win32 has no energy counter that this program knows.");
+  expect(JSON.stringify(openEnergyMeter("linux"))).toBe(JSON.stringify(openRapl("/sys/class/powercap")));
+  const { getuid } = process;
+  try {
+    process.getuid = () => 501;
+    expect(openEnergyMeter("darwin")).toContain("powermetrics needs root; run the bench with sudo");
+  } finally {
+    process.getuid = getuid!;
+  }
+});
+
+test("powermetrics runs for as long as what it measures", () => {
+  const program = join(scratch, "powermetrics");
+  const prints = 'echo "Combined Power (CPU + GPU + ANE): 5000 mW"';
+  writeFileSync(program, `#!/bin/sh\n${prints}\n: > "$0.began"\nexec sleep 60\n`, { mode: 0o755 });
+  const source = `
+    import { existsSync } from "node:fs";
+    import { openEnergyMeter } from ${JSON.stringify(join(import.meta.dir, "../src/bench/energy.ts"))};
+    process.getuid = () => 0;
+    const meter = openEnergyMeter("darwin");
+    let seconds;
+    const joules = await meter.during(async () => {
+      const started = performance.now();
+      while (!existsSync(${JSON.stringify(`${program}.began`)})) await Bun.sleep(1);
+      seconds = (performance.now() - started) / 1000;
+    });
+    console.log(JSON.stringify({ source: meter.source, joules, seconds }));`;
+  const env = { ...process.env, PATH: `${scratch}:${process.env.PATH}` };
+  const { stdout, stderr } = Bun.spawnSync([process.execPath, "-e", source], { env });
+  expect(stderr.toString()).toBe("");
+  const { source: said, joules, seconds } = JSON.parse(stdout.toString());
+  expect(said).toStartWith("powermetrics");
+  expect(joules / 5).toBeGreaterThanOrEqual(seconds); // at five watts
 });

@@ -1,15 +1,19 @@
 // What `bun run test:coverage` makes of the files that Bun and llvm-cov write.
 import { expect, test } from "bun:test";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import bunfig from "../bunfig.toml";
 import { linesOfText } from "../scripts/coverage/kernels.ts";
 import {
   addKnown,
   addLcov,
+  below,
   byFolder,
   holes,
   holesOf,
   type Lines,
   type PlaceOf,
-  shortOf,
   tableOf,
 } from "../scripts/coverage/lcov.ts";
 import { linesOf as linesOfCounted } from "../scripts/coverage/statements.ts";
@@ -64,13 +68,51 @@ test("a share is never rounded up to what it has not reached", () => {
   expect(tableOf(byFolder(lines))).toContain(" 99.9 %");
 });
 
-test("a run is a failure below the share of a root, to the line", () => {
-  const rows = (ran: number) => [{ name: "all of src/", files: 1, lines: 1000, ran }];
-  expect(shortOf(rows(950), "src", 0.95)).toBeUndefined();
-  expect(shortOf(rows(949), "src", 0.95)).toBe(
-    "94.9 % of the lines of src/ ran, expected at least 95.0 % (--least): test what the list above names.",
+test("src in total and each of its files are held to a share, to the line", () => {
+  const file = (ran: number) => new Map(Array.from({ length: 1000 }, (_, i) => [i + 1, i < ran ? 1 : 0]));
+  const found = (a: number, b: number) =>
+    below(
+      new Map([
+        ["src/a.ts", file(a)],
+        ["src/b.ts", file(b)],
+        ["csrc/c.c", file(0)],
+      ]),
+      "src",
+      { total: 0.95, file: 0.9 },
+    );
+  expect(found(1000, 900)).toEqual([]);
+  expect(found(999, 900)).toEqual(["all of src/: 94.9 % of its lines ran, expected at least 95.0 % (--least)."]);
+  expect(found(1000, 899)).toEqual([
+    expect.stringMatching(/^all of src\/: 94\.9 %/),
+    "src/b.ts: 89.9 % of its lines ran, expected at least 90.0 % (bunfig.toml).",
+  ]);
+  expect(below(new Map(), "src", { total: 0.95, file: 0.9 })).toHaveLength(1); // nothing was counted at all
+});
+
+test("bunfig.toml's threshold is one that Bun knows, and names no file that is gone", () => {
+  const { coverageThreshold, coveragePathIgnorePatterns } = bunfig.test;
+  // Bun passes over other names in silence, and wants 90 % of functions where only lines are named.
+  expect(Object.keys(coverageThreshold)).toEqual(["lines", "functions"]);
+  const names = (pattern: string) => [...new Bun.Glob(pattern).scanSync(`${import.meta.dir}/..`)];
+  expect(coveragePathIgnorePatterns.filter((pattern: string) => names(pattern).length === 0)).toEqual([]);
+});
+
+test("Bun holds each file by itself to its threshold, whatever the total, and says nothing of it", () => {
+  const folder = mkdtempSync(join(tmpdir(), "bnb-coverage-"));
+  const unused = "export function g(a: number) {\n  const b = a + 1;\n  const c = b + 1;\n  return c;\n}\n";
+  const used = Array.from({ length: 90 }, (_, i) => `export const x${i} = ${i};`);
+  writeFileSync(join(folder, "whole.ts"), used.join("\n"));
+  writeFileSync(join(folder, "half.ts"), `export const f = (a: number) => a + 1;\n${unused}`);
+  writeFileSync(
+    join(folder, "x.test.ts"),
+    'import { test } from "bun:test"; import "./whole.ts"; import { f } from "./half.ts"; test("x", () => void f(1));',
   );
-  expect(shortOf([], "src", 0.95)).toStartWith("No line of src/ ran");
+  const statusOf = (lines: number) => {
+    writeFileSync(join(folder, "bunfig.toml"), `[test]\ncoverageThreshold = { lines = ${lines}, functions = 0 }\n`);
+    return Bun.spawnSync([process.execPath, "test", "--coverage"], { cwd: folder }).exitCode;
+  };
+  expect([statusOf(0.1), statusOf(0.9)]).toEqual([0, 1]); // 91 of some 95 lines
+  rmSync(folder, { recursive: true });
 });
 
 test("a copy counts each line as often as the innermost statement or function that it belongs to", () => {

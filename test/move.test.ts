@@ -1,5 +1,6 @@
 // The tests of moving between devices: every handle, parameter, layer and optimizer state, there and back, to the bit.
 import { describe, expect, test } from "bun:test";
+import { deviceNames } from "../src/device.ts";
 import {
   createLinearMap,
   Device,
@@ -35,6 +36,7 @@ describe.each(pairs)("%s", (_, from: Device, to: Device) => {
       expect(moved.shape).toEqual([5, 7]);
       expect(moved.to(from).read()).toEqual(x.read());
     }
+    if (!(deviceNames as readonly string[]).includes(to.kind)) return; // a driver of the tests' own
     expect(Tensor.zeros([1], { device: from }).to(to.kind).device).toBe(to);
   });
 
@@ -85,10 +87,12 @@ describe.each(pairs)("%s", (_, from: Device, to: Device) => {
       expect(layer.to(from).forward(x).read()).toEqual(before);
       layer.dispose();
     }
-    using table = nn.StableEmbedding.init(10, 64, { device: from });
     using indices = Tensor.from([1, 9], [2], { dtype: "int32", device: from });
-    const before = table.forward(indices).read();
-    expect(table.to(to).to(from).forward(indices).read()).toEqual(before);
+    for (const kind of [nn.StableEmbedding, nn.Embedding4bit, nn.Embedding8bit]) {
+      using table = kind.init(10, 64, { device: from });
+      const before = table.forward(indices).read();
+      expect(table.to(to).to(from).forward(indices).read()).toEqual(before);
+    }
   });
 
   test("an optimizer goes on after its parameters have moved, as if they had not", () => {

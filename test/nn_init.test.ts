@@ -116,6 +116,13 @@ test("loadLinear gives the layer that fits the weight", async () => {
     const want = linear(x, dense).readFloat32();
     for (const [i, y] of layer.forward(x).readFloat32().entries())
       expect(Math.abs(y - want[i]! - (name === "four" ? bias[i]! : 0))).toBeLessThan(name === "three" ? 4 : 1.2);
+    const saved = layer.stateDict(name).map((tensor) => tensor.name);
+    expect(saved.filter((key) => !model.tensors.has(key))).toEqual([]);
+    await checkpoint.writeSafetensors(join(folder, "again.safetensors"), layer.stateDict(name));
+    using written = checkpoint.openCheckpoint(join(folder, "again.safetensors"));
+    using again = nn.loadLinear(written, name, { threshold: 6 });
+    expect(again.forward(x).read()).toEqual(layer.forward(x).read());
+    expect(String(layer)).toStartWith(`${Class.name}(64 → 32, `);
   }
   expect(errorOf(() => nn.loadLinear(model, "none")).message).toContain('loadLinear: name leads to "none.weight"');
   rmSync(folder, { recursive: true });

@@ -41,6 +41,19 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect([...topK(nothing, 1).indices]).toEqual([0]);
   });
 
+  test("equal values of a row that is gone through in parts, and parts that have fewer than are asked for", () => {
+    const columns = 4 * 2048 + 9;
+    const values = Float32Array.from({ length: 2 * columns }, (_, i) => (i * 7919) % 5);
+    values.fill(Number.NaN, 10, 6000);
+    values[columns - 1] = 9;
+    using x = Tensor.from(values, [2, columns], { device });
+    const { indices } = topK(x, 40);
+    for (const row of [0, 1]) {
+      const of = values.subarray(row * columns, (row + 1) * columns);
+      expect([...indices.subarray(row * 40, (row + 1) * 40)]).toEqual(sorted(of, 40));
+    }
+  });
+
   test.each([
     [1, 4, 2],
     [9, 60, 4],

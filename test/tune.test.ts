@@ -113,6 +113,19 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("on the 
     expect(run(sizesNow, { BNB_FAKE_METAL: "large_chip=1" })).toEqual(start); // another GPU
   });
 
+  test("products are timed under the sizes of each choice", () => {
+    const { sizes, now, choices } = run(`${imports.replace("tune }", "deviceTimer, tune }")}
+      using time = deviceTimer(device, 0, 64);
+      const found = tune(device, (sizes, rows, dtype) => {
+        const ms = time(sizes, rows, dtype);
+        if (!Bun.deepEquals(readSizes(device.pointer), sizes)) throw new Error("of other sizes");
+        return ms;
+      });
+      console.log(JSON.stringify({ ...found, now: readSizes(device.pointer) }));`);
+    expect(now).toEqual(sizes);
+    for (const { times } of choices) for (const [, ms] of times) expect(ms).toBeGreaterThan(0);
+  });
+
   test("a file that makes no sense is not used, and doctor says so", () => {
     const path = join(scratch, "bunsandbytes/tune.json");
     const key = Object.keys(JSON.parse(readFileSync(path, "utf8")))[0]!;

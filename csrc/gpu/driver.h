@@ -96,8 +96,8 @@ struct driver {
 
     /* Launches that will be enqueued again and again in this order, as one thing: a graph, or a list that is prepared.
      * They, their arguments and their memory stay as they are until it is forgotten; kernel NULL stands for what serve
-     * served. NULL: it is left to launch and serve. All three may be NULL. */
-    void *(*record)(void *gpu, const struct launch *launches, size_t count);
+     * served. UNSUPPORTED: it is left to launch and serve. All three may be NULL. */
+    bnb_status (*record)(void *gpu, const struct launch *launches, size_t count, void **graph);
     bnb_status (*replay)(void *gpu, void *graph);
     void (*forget)(void *gpu, void *graph);
 

@@ -15,6 +15,9 @@ static const char optimizer_rule_h[] = {
 static const char scales_rule_h[] = {
 #embed <scales_rule.h> suffix(, 0)
 };
+static const char attention_rows_h[] = {
+#embed <attention_rows.h> suffix(, 0)
+};
 static const char elementwise_rule_h[] = {
 #embed <elementwise_rule.h> suffix(, 0)
 };
@@ -85,6 +88,7 @@ static const char int8_matmul[] = {
 const struct kernel_source kernel_headers[] = {
     {"args.h", args_h},
     {"common.h", common_h},
+    {"attention_rows.h", attention_rows_h},
     {"elementwise_rule.h", elementwise_rule_h},
     {"optimizer_rule.h", optimizer_rule_h},
     {"scales_rule.h", scales_rule_h},

@@ -70,7 +70,7 @@ static bnb_status launch_merge(const struct attention_request *r, struct launch 
     launch.bindings[0] = reads(partial), launch.bindings[1] = writes(r->y->buffer);
     launch.binding_count = 2;
     launch.groups[0] = (uint32_t)(r->q->rows * r->heads), launch.groups[1] = launch.groups[2] = 1;
-    launch.threads = PREPARE_THREADS;
+    launch.threads = MERGE_THREADS;
     launch.bytes_moved = partial->bytes;
     return enqueue(r->q->buffer->device, &launch);
 }
@@ -81,7 +81,7 @@ static const char *kernel_for(size_t d) {
 }
 
 /* Where there are too few heads of rows to fill a GPU, each one's keys are split, as far as there may be so many. */
-enum { PART_KEYS = 256, PARTS_MOST = 64 };
+enum { PART_KEYS = 128, PARTS_MOST = MERGE_THREADS };
 
 static uint32_t parts_of(const struct attention_request *r) {
     size_t units = r->q->rows * r->heads, wanted = ceil_div(r->q->buffer->device->sizes.tiles_wanted, units);
@@ -89,41 +89,53 @@ static uint32_t parts_of(const struct attention_request *r) {
     return (uint32_t)(wanted < most ? wanted : most ? most : 1);
 }
 
+/* What attends to the prepared queries: with everything but the kernel's name and grid. */
+static void bind(const struct attention_request *r, struct launch *launch) {
+    launch->bindings[0] = reads(r->queries), launch->bindings[1] = reads(r->rows->buffer);
+    bind_heads(r, READS, launch->bindings + 2);
+    launch->bindings[6] = reads_if(r->bias ? r->bias->buffer : NULL, r->queries);
+    launch->bindings[7] = writes(r->y->buffer);
+    launch->bindings[8] = reads_if(r->pages ? r->pages->buffer : NULL, r->queries);
+    launch->binding_count = 9;
+    launch->bytes_moved = r->kept->bytes;
+}
+
+static bnb_status launch_parts(const struct attention_request *r, struct launch launch, struct attention_args *args) {
+    bnb_device    *device = r->q->buffer->device;
+    struct buffer *partial = NULL;
+    args->parts = parts_of(r);
+    if (args->parts > 1) {
+        partial = buffer_new(device, (size_t)args->parts * args->rows * args->heads * (args->d + 2) * sizeof(float));
+        if (!partial) return BNB_OUT_OF_MEMORY;
+        launch.constants[6] = true;
+        launch.bindings[7] = writes(partial);
+    }
+    launch.kernel = kernel_for(r->d);
+    launch.groups[0] = args->heads, launch.groups[1] = args->rows, launch.groups[2] = args->parts;
+    launch.threads = ATTEND_THREADS;
+    bnb_status status = enqueue(device, &launch);
+    if (partial && status == BNB_OK) status = launch_merge(r, launch, partial);
+    buffer_release(partial); /* the driver keeps it until the work is done */
+    return status;
+}
+
 bnb_status attention_launch(const void *request) {
     const struct attention_request *r = request;
-    bnb_device                     *device = r->q->buffer->device;
     if (r->q->rows * r->heads > INT32_MAX || r->q->columns > INT32_MAX || r->slots > INT32_MAX ||
         r->texts > INT32_MAX || r->reach > INT32_MAX)
         return fail(BNB_UNSUPPORTED, "a side of 2^31 elements or more");
     struct attention_args args = args_of(r);
-    args.parts = parts_of(r);
-    bool           splits = args.parts > 1;
-    struct buffer *partial =
-        splits ? buffer_new(device, (size_t)args.parts * args.rows * args.heads * (args.d + 2) * sizeof(float)) : NULL;
-    if (splits && !partial) return BNB_OUT_OF_MEMORY;
-    struct launch launch = {
+    struct launch         launch = {
         .family = "attention",
         .constants = {r->q->dtype, r->store, r->cache != NULL, r->rope != NULL, r->q_norm != NULL, r->bias != NULL,
-                      splits, r->pages != NULL},
+                      false, r->pages != NULL}, /* in parts: not yet */
         .constant_count = 8,
         .args = &args,
         .args_bytes = sizeof args,
     };
     bnb_status status = launch_prepare(r, launch);
-    if (status == BNB_OK) {
-        launch.kernel = kernel_for(r->d);
-        launch.bindings[0] = reads(r->queries), launch.bindings[1] = reads(r->rows->buffer);
-        bind_heads(r, READS, launch.bindings + 2);
-        launch.bindings[6] = reads_if(r->bias ? r->bias->buffer : NULL, r->queries);
-        launch.bindings[7] = writes(splits ? partial : r->y->buffer);
-        launch.bindings[8] = reads_if(r->pages ? r->pages->buffer : NULL, r->queries);
-        launch.binding_count = 9;
-        launch.groups[0] = args.heads, launch.groups[1] = args.rows, launch.groups[2] = args.parts;
-        launch.threads = ATTEND_THREADS;
-        launch.bytes_moved = r->kept->bytes;
-        status = enqueue(device, &launch);
-    }
-    if (splits && status == BNB_OK) status = launch_merge(r, launch, partial);
-    buffer_release(partial); /* the driver keeps it until the work is done */
-    return status;
+    if (status) return status;
+    bind(r, &launch);
+    status = serve(r->q->buffer->device, &launch);
+    return status == BNB_UNSUPPORTED ? launch_parts(r, launch, &args) : status;
 }

@@ -80,15 +80,21 @@ static bnb_status launch_vector(const struct product *p, const struct matmul_arg
     const struct sizes *sizes = &p->y->buffer->device->sizes;
     size_t              at = 0;
     while (at + 1 < sizeof kernels / sizeof *kernels && kernels[at].vectors < args->m) at++;
-    bool wide = is_wide(p, sizes);
     launch->family = "matmul_vector";
-    launch->kernel = wide ? "matmul_vector_1_wide" : kernels[at].kernel;
-    launch->groups[0] = (uint32_t)ceil_div(args->n, wide ? 2 * VECTOR_COLUMNS : VECTOR_COLUMNS);
     launch->groups[1] = (uint32_t)ceil_div(args->m, kernels[at].vectors);
     launch->constants[5] =
         sizes->byte_table && launch->constants[1] == STORE_CODE4 && launch->constants[3] != WHOLE_NOT;
     launch->groups[2] = 1;
     launch->threads = VECTOR_THREADS;
+    bnb_status status = BNB_UNSUPPORTED;
+    if (is_wide(p, sizes)) { /* a kernel that not every GPU has */
+        launch->kernel = "matmul_vector_1_wide";
+        launch->groups[0] = (uint32_t)ceil_div(args->n, 2 * VECTOR_COLUMNS);
+        status = enqueue(p->y->buffer->device, launch);
+    }
+    if (status != BNB_UNSUPPORTED) return status;
+    launch->kernel = kernels[at].kernel;
+    launch->groups[0] = (uint32_t)ceil_div(args->n, VECTOR_COLUMNS);
     return enqueue(p->y->buffer->device, launch);
 }
 

@@ -196,22 +196,24 @@ bnb_status bnb_record(bnb_device *device) {
 }
 
 /* Has the driver take all launches at once, where it can and there is nothing between them. */
-static void make_graph(bnb_recording *r) {
+static bnb_status make_graph(bnb_recording *r) {
     const struct driver *driver = r->device->driver;
-    if (!driver || !driver->record || r->jobs || !r->count) return;
+    if (!driver || !driver->record || r->jobs || !r->count) return BNB_OK;
     r->launches = malloc(r->count * sizeof *r->launches);
-    if (!r->launches) return;
+    if (!r->launches) return fail(BNB_OUT_OF_MEMORY, "no memory for a recording of %zu steps", r->count);
     for (size_t i = 0; i < r->count; i++) {
         r->launches[i] = r->steps[i].launch;
         if (r->steps[i].whole) r->launches[i].kernel = NULL;
     }
-    r->graph = driver->record(r->device->gpu, r->launches, r->count);
+    bnb_status status = driver->record(r->device->gpu, r->launches, r->count, &r->graph);
+    return status == BNB_UNSUPPORTED ? BNB_OK : status;
 }
 
 bnb_recording *bnb_record_end(void) {
     bnb_recording *r = current;
     if (!r) return refuse(BNB_INVALID, "record_end: this thread records nothing");
     current = NULL;
+    if (!r->status) r->status = make_graph(r);
     if (r->status) {
         bnb_status status = r->status;
         char       reason[512];
@@ -220,7 +222,6 @@ bnb_recording *bnb_record_end(void) {
         return refuse(status, "record_end: an operation failed while it was recorded, the last for this reason: %s",
                       reason);
     }
-    make_graph(r);
     return r;
 }
 

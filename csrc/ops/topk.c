@@ -106,23 +106,54 @@ static bnb_status topk_on_host(const void *request, struct host *host) {
     return perform(host, topk, &job, sizeof job);
 }
 
+/* Rows are gone through in parts where they are too few to fill a GPU, as those of logits are. A part is worth a
+ * threadgroup from so many columns on. */
+enum { PART_COLUMNS = 2048, PARTS_MOST = 64, PART_COUNT_MOST = 64 };
+
+static struct topk_args args_of(const struct request *r) {
+    struct topk_args args = {(uint32_t)r->x->columns, (uint32_t)r->count, 0, 1};
+    size_t           columns = r->x->columns, parts = columns / PART_COLUMNS;
+    if (parts > PARTS_MOST) parts = PARTS_MOST;
+    if (r->routes || r->count > PART_COUNT_MOST || parts < 2) return args;
+    args.part = (uint32_t)(ceil_div(ceil_div(columns, parts), TOPK_THREADS) * TOPK_THREADS);
+    args.parts = (uint32_t)ceil_div(columns, args.part);
+    return args;
+}
+
 static bnb_status launch(const void *request) {
     const struct request *r = request;
-    if (r->x->rows > INT32_MAX) return fail(BNB_UNSUPPORTED, "2^31 rows or more");
-    struct topk_args args = {(uint32_t)r->x->columns, (uint32_t)r->count};
-    return enqueue(r->x->buffer->device, &(struct launch){
-                                             .family = "topk",
-                                             .kernel = "topk",
-                                             .constants = {r->x->dtype, r->routes, r->normalised},
-                                             .constant_count = 3,
-                                             .args = &args,
-                                             .args_bytes = sizeof args,
-                                             .bindings = {reads(r->x->buffer), writes(r->y->buffer)},
-                                             .binding_count = 2,
-                                             .groups = {(uint32_t)r->x->rows, 1, 1},
-                                             .threads = TOPK_THREADS,
-                                             .bytes_moved = r->count * r->x->buffer->bytes,
-                                         });
+    bnb_device           *device = r->x->buffer->device;
+    size_t                rows = r->x->rows;
+    if (rows > INT32_MAX) return fail(BNB_UNSUPPORTED, "2^31 rows or more");
+    struct topk_args args = args_of(r);
+    if (rows > UINT16_MAX) args.parts = 1; /* a grid's second side */
+    bool           parted = args.parts > 1;
+    struct buffer *found = parted ? buffer_new(device, rows * args.parts * r->count * 2 * sizeof(uint32_t)) : NULL;
+    if (parted && !found) return BNB_OUT_OF_MEMORY;
+    struct launch launch = {
+        .family = "topk",
+        .kernel = "topk_part",
+        .constants = {r->x->dtype, r->routes, r->normalised, parted},
+        .constant_count = 4,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {reads(r->x->buffer), parted ? writes(found) : unused(r->x->buffer)},
+        .binding_count = 2,
+        .groups = {args.parts, (uint32_t)rows, 1},
+        .threads = TOPK_THREADS,
+        .bytes_moved = r->count * r->x->buffer->bytes,
+    };
+    bnb_status status = parted ? enqueue(device, &launch) : BNB_OK;
+    if (status == BNB_OK) {
+        launch.kernel = "topk";
+        launch.bindings[1] = writes(r->y->buffer);
+        launch.bindings[2] = reads_if(found, r->x->buffer);
+        launch.binding_count = 3;
+        launch.groups[0] = (uint32_t)rows, launch.groups[1] = 1;
+        status = enqueue(device, &launch);
+    }
+    buffer_release(found); /* the driver keeps it until the work is done */
+    return status;
 }
 
 static bnb_tensor *choose(const bnb_tensor *x, size_t count, bool routes, bool normalised, const char *function) {

@@ -88,12 +88,17 @@ function missedOf(file: ReadonlyMap<number, number>): string {
 
 const percent = (share: number) => `${(Math.floor(share * 1000) / 10).toFixed(1)} %`;
 
-/** A sentence where less than a share of a root's lines ran, which is a failure. */
-export function shortOf(rows: readonly Row[], root: string, least: number): string | undefined {
-  const { lines, ran } = rows.find(({ name }) => name === `all of ${root}/`) ?? { lines: 0, ran: 0 };
-  if (lines > 0 && ran >= least * lines) return undefined;
-  const share = lines === 0 ? "No line" : `${percent(ran / lines)} of the lines`;
-  return `${share} of ${root}/ ran, expected at least ${percent(least)} (--least): test what the list above names.`;
+/** What of a root is below the share that it is held to in total, or that each of its files is: a sentence each. */
+export function below(lines: Lines, root: string, least: { readonly total: number; readonly file: number }): string[] {
+  const own: Lines = new Map([...lines].filter(([name]) => name.startsWith(`${root}/`)));
+  const whole = byFolder(own).find(({ name }) => name === `all of ${root}/`) ?? { lines: 0, ran: 0 };
+  const share = whole.lines === 0 ? 0 : whole.ran / whole.lines;
+  const sentence = (name: string, share: number, of: number, where: string) =>
+    `${name}: ${percent(share)} of its lines ran, expected at least ${percent(of)} (${where}).`;
+  return [
+    ...(share < least.total ? [sentence(`all of ${root}/`, share, least.total, "--least")] : []),
+    ...holes(own, least.file).map(({ name, share }) => sentence(name, share, least.file, "bunfig.toml")),
+  ];
 }
 
 /** The rows as a table in Markdown. */

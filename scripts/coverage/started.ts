@@ -7,6 +7,9 @@ const variable = "COUNTED_STATEMENTS";
 /** The folder of the copies that count; undefined where nothing is counted. */
 export const statementsFolder = (): string | undefined => process.env[variable] || undefined;
 
+/** Bun as a shell or env is given it. */
+const bun = /(^|[/ ])bun( |$)/;
+
 interface Options {
   env?: Record<string, string | undefined>;
 }
@@ -23,11 +26,11 @@ export function countStarted(): void {
 
   // Executables are left alone: what is compiled into one counts nothing, and its environment may be what is tested.
   // So is what has a preload of its own, which may replace a source too: the first that does so is the only one.
-  const counts = (command: readonly string[]) =>
-    command.some((word) => word.includes(process.execPath) || /(^|[/ ])bun( |$)/.test(word)) &&
+  const counts = (command: readonly string[], env: Options["env"] = {}) =>
+    [...command, ...Object.values(env)].some((word = "") => word.includes(process.execPath) || bun.test(word)) &&
     !command.some((word) => word.startsWith("--preload"));
   const counted = <T extends Options>(command: readonly string[], options: T | undefined): T =>
-    (counts(command) ? { ...options, env: { ...(options?.env ?? inherited), ...ours } } : options) as T;
+    (counts(command, options?.env) ? { ...options, env: { ...(options?.env ?? inherited), ...ours } } : options) as T;
   const counting = (plain: (...all: never[]) => unknown) => {
     const start = plain as (...all: unknown[]) => unknown;
     return (first: string[] | (Options & { cmd: string[] }), options?: Options) =>

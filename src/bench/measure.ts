@@ -59,7 +59,11 @@ export async function latencyOf(
 async function joulesOf(run: () => void, meter: EnergyMeter, milliseconds: number): Promise<number> {
   let count = 0;
   const used = await meter.during(async () => {
-    for (const end = performance.now() + milliseconds; performance.now() < end; count++) run();
+    const end = performance.now() + milliseconds;
+    do {
+      run();
+      count++;
+    } while (performance.now() < end);
   });
   return used / count;
 }

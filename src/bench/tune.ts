@@ -58,12 +58,15 @@ export function chooseSizes(start: Sizes, time: Timer): { sizes: Sizes; choices:
   return { sizes, choices };
 }
 
-const side = 4096;
 /** Products between two waits: one by itself would tell more of the waiting than of the product. */
 const batch = 8;
 
-/** Times products on a device: the least of a few batches, in milliseconds each. */
-export function deviceTimer(device: Device, milliseconds: number): Timer & Disposable {
+/**
+ * Times products with a square weight on a device: the least of a few batches, in milliseconds each.
+ *
+ * @param milliseconds for which each is timed, and once at least
+ */
+export function deviceTimer(device: Device, milliseconds: number, side = 4096): Timer & Disposable {
   const w = Tensor.from(Float32Array.from({ length: side * side }, Math.random), [side, side], { device });
   const q: QuantizedTensor = quantize4bit(w);
   w.dispose();

@@ -29,6 +29,7 @@ Examples:
 
 async function run(path: string, given: string[], flags: Flags): Promise<void> {
   const texts = given.length ? given : (await standardInput()).split("\n");
+  if (texts.join("") === "") throw new BnbError("embed: there are no texts, expected at least one.");
   using model = await loadModel(path, flags);
   const vectors = await model.embed(texts, { truncate: flags.truncate });
   if (flags.output === undefined) return printJson(vectors.map((vector) => Array.from(vector)));
@@ -38,9 +39,8 @@ async function run(path: string, given: string[], flags: Flags): Promise<void> {
 
 /** NumPy's format 1.0: a header that is padded to 64 bytes, then the numbers. */
 function npy(vectors: readonly Float32Array[]): Uint8Array {
-  const columns = vectors[0]?.length ?? 0;
-  if (columns === 0) throw new BnbError("embed: there are no texts, expected at least one.");
-  const header = `{'descr': '<f4', 'fortran_order': False, 'shape': (${vectors.length}, ${columns}), }`;
+  const shape = `(${vectors.length}, ${vectors[0]!.length})`;
+  const header = `{'descr': '<f4', 'fortran_order': False, 'shape': ${shape}, }`;
   const padded = header.padEnd(Math.ceil((10 + header.length + 1) / 64) * 64 - 11);
   const start = new Uint8Array([
     0x93,

@@ -1,6 +1,7 @@
 // The keys and values of a whole model: a cache on each device that some of its layers stand on, used as one.
 import { type CacheDType, KvCache } from "../attention.ts";
 import type { Device } from "../device.ts";
+import { RecordedSteps } from "./recorded.ts";
 
 /** Layers that stand on a device, one after the other. */
 export interface Placed {
@@ -12,6 +13,8 @@ export interface Placed {
 export class ModelCache implements Disposable {
   /** One for each run of layers, in their order. */
   readonly parts: readonly KvCache[];
+  /** Steps that were recorded over its memory. */
+  readonly steps = new RecordedSteps();
 
   constructor(
     placed: readonly Placed[],
@@ -68,6 +71,7 @@ export class ModelCache implements Disposable {
 
   /** Makes room. Where one device has no memory for it, the cache is as large as it was, though others have grown. */
   resize(options: { slots?: number; capacity?: number }): void {
+    this.steps.clear(); // which would keep the memory that there was
     for (const part of this.parts.toReversed()) part.resize(options); // the first one says how large all are
   }
 
@@ -88,6 +92,7 @@ export class ModelCache implements Disposable {
   }
 
   dispose(): void {
+    this.steps.clear();
     for (const part of this.parts) part.dispose();
   }
 

@@ -10,7 +10,8 @@ import type { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
 import type { Architecture } from "./architecture.ts";
 import type { ModelCache } from "./cache.ts";
-import type { Pipeline } from "./pipeline.ts";
+import type { Pipeline, PipelineRows } from "./pipeline.ts";
+import { RecordedStep } from "./recorded.ts";
 import { Norm, type Rows, Stream } from "./stack.ts";
 import type { Linear, Loader } from "./weights.ts";
 
@@ -66,16 +67,13 @@ export class Decoder implements Disposable {
    * @returns float32 [wanted, vocabulary], in the order of the segments; undefined where none are wanted
    */
   forward(segments: readonly Segment[], cache: ModelCache): Tensor<"float32"> | undefined {
-    const steps = this.steps(segments, cache);
-    for (;;) {
-      const { done, value } = steps.next();
-      if (done) return value;
-    }
+    return toEnd(this.steps(segments, cache));
   }
 
   /** The same, layer by layer, so that who runs it can let others in between. */
   *steps(segments: readonly Segment[], cache: ModelCache): Generator<void, Tensor<"float32"> | undefined, void> {
-    const isLong = ({ start, ids }: Segment) => this.#pipeline.isLong(start + ids.length);
+    const { shortMost } = this.#pipeline;
+    const isLong = ({ start, ids }: Segment) => start + ids.length > shortMost;
     const long = segments.filter(isLong);
     if (long.length === 0 || long.length === segments.length) return yield* this.#pass(segments, cache);
     // One table serves all rows of a pass.
@@ -88,12 +86,50 @@ export class Decoder implements Disposable {
   }
 
   *#pass(segments: readonly Segment[], cache: ModelCache): Generator<void, Tensor<"float32"> | undefined, void> {
-    const { multipliers } = this.architecture;
+    if (this.#pipeline.isRecordable && segments.every(({ ids, logits }) => ids.length === 1 && logits === "last")) {
+      const logits = this.#again(segments, cache);
+      if (logits) return logits;
+    }
     using ids = Tensor.from(idsOf(segments), undefined, { device: this.device });
+    using rows = this.#pipeline.place(this.#rowsOf(segments), cache);
+    return yield* this.#run(ids, rows, wantedRows(segments));
+  }
+
+  *#run(
+    ids: Tensor<"int32">,
+    rows: PipelineRows,
+    wanted: Int32Array,
+  ): Generator<void, Tensor<"float32"> | undefined, void> {
+    const { multipliers } = this.architecture;
     using stream = new Stream(embedding(ids, this.#embedding, { dtype: "float32" }), multipliers.residual);
     if (multipliers.embedding !== 1) stream.replace(scale(stream.x, multipliers.embedding));
-    yield* this.#pipeline.run(stream, this.#rowsOf(segments), cache);
-    return this.#logits(stream.x, wantedRows(segments));
+    yield* this.#pipeline.run(stream, rows);
+    return this.#logits(stream.x, wanted);
+  }
+
+  /**
+   * A token more of each text by a recorded step; undefined where somebody still has what that gave. Tables of pages
+   * are as long as the next power of two, so that a step serves until a text has twice as many.
+   */
+  #again(segments: readonly Segment[], cache: ModelCache): Tensor<"float32"> | undefined {
+    const { shortMost } = this.#pipeline;
+    const most = 2 ** Math.ceil(Math.log2(Math.max(leastPages, ...segments.map(({ pages }) => pages.length))));
+    const long = segments[0]!.start + 1 > shortMost; // as all of a pass are
+    const positions = long ? most * cache.capacity : Math.min(most * cache.capacity, shortMost);
+    const [ids, rows] = [idsOf(segments), { ...this.#rowsOf(segments, most), positions }];
+    const shape = `${segments.length} texts of ${most} pages${long ? ", long" : ""}`;
+    const recorded = cache.steps.get(shape);
+    if (recorded?.isInUse) return undefined;
+    if (recorded) recorded.run(ids, rows);
+    const step =
+      recorded ??
+      new RecordedStep(ids, rows, {
+        device: this.device,
+        place: (rows) => this.#pipeline.place(rows, cache),
+        run: (ids, rows) => toEnd(this.#run(ids, rows, wantedRows(segments)))!,
+      });
+    if (!recorded) cache.steps.set(shape, step);
+    return step.logits;
   }
 
   #logits(x: Tensor<"float32">, wanted: Int32Array): Tensor<"float32"> | undefined {
@@ -108,11 +144,11 @@ export class Decoder implements Disposable {
     return scaledBy(activate(uncapped, "tanh"), logitSoftcap);
   }
 
-  #rowsOf(segments: readonly Segment[]): Rows {
+  #rowsOf(segments: readonly Segment[], pages = 0): Rows {
     const windows = new Set(this.architecture.layers.map(({ window }) => window));
     const seen = new Map([...windows].map((window) => [window, seenBy(segments, window)]));
     const positions = Math.max(...segments.map(({ start, ids }) => start + ids.length));
-    return { seen, positions, pages: pagesOf(segments), bias: undefined };
+    return { seen, positions, pages: pagesOf(segments, pages), bias: undefined };
   }
 
   [Symbol.dispose](): void {
@@ -120,6 +156,17 @@ export class Decoder implements Disposable {
     this.#norm[Symbol.dispose]();
     this.#head[Symbol.dispose]();
     this.#embedding.dispose();
+  }
+}
+
+/** Recorded steps have tables of at least so many pages. */
+const leastPages = 8;
+
+/** What a generator gives at its end. */
+function toEnd<Result>(steps: Generator<void, Result, void>): Result {
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
   }
 }
 
@@ -142,9 +189,9 @@ function idsOf(segments: readonly Segment[]): Int32Array {
   return ids;
 }
 
-/** A table of pages, a row for each segment, as long as the longest of them. */
-function pagesOf(segments: readonly Segment[]): Rows["pages"] {
-  const most = Math.max(...segments.map(({ pages }) => pages.length));
+/** A table of pages, a row for each segment, as long as the longest of them, and `least`. */
+function pagesOf(segments: readonly Segment[], least: number): Rows["pages"] {
+  const most = Math.max(least, ...segments.map(({ pages }) => pages.length));
   const values = new Int32Array(segments.length * most);
   for (const [i, { pages }] of segments.entries()) values.set(pages, i * most);
   return { values, texts: segments.length };

@@ -53,7 +53,8 @@ export class Encoder implements Disposable {
     for (const { ids } of texts) this.#checkIds(ids);
     using stream = new Stream(this.#embed(texts), 1);
     stream.replace(this.#embeddingNorm.apply(stream.x));
-    yield* this.#pipeline.run(stream, this.#rowsOf(texts));
+    using rows = this.#pipeline.place(this.#rowsOf(texts));
+    yield* this.#pipeline.run(stream, rows);
     return this.#finalNorm ? this.#finalNorm.apply(stream.x) : (stream.x.reshape(stream.x.shape) as Floats);
   }
 

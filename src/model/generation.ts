@@ -231,8 +231,15 @@ function checkCount(name: string, value: number, least: number): void {
 /** Tokens that one step takes in at most, unless fewer are asked for. */
 export const stepTokens = 512;
 
-/** How long a step may keep others waiting, in milliseconds. */
+/** How long steps may keep others waiting, in milliseconds; and since when they do. */
 const turn = 8;
+let since = 0;
+
+async function letOthersIn(): Promise<void> {
+  if (performance.now() - since < turn) return;
+  await new Promise(setImmediate);
+  since = performance.now();
+}
 
 /**
  * One step of any number of texts whose sessions share a cache: prompts are read on, and every text that is through
@@ -247,17 +254,13 @@ export async function step(generations: readonly Generation[], tokens = stepToke
   const segments = segmentsOf(generations, tokens);
   await Promise.all(generations.map((generation) => generation.prepare()));
   const steps = first.session.decoder.steps(segments, first.session.shared.cache);
-  let since = performance.now();
   for (;;) {
     const { done, value } = steps.next();
-    if (done) {
-      using logits = value;
-      await logits?.ready();
-      return handOut(generations, logits);
-    }
-    if (performance.now() - since < turn) continue;
-    await new Promise(setImmediate);
-    since = performance.now();
+    await letOthersIn();
+    if (!done) continue;
+    using logits = value;
+    await logits?.ready();
+    return handOut(generations, logits);
   }
 }
 

@@ -28,8 +28,9 @@ export interface LoadOptions extends QuantizeOnLoad {
    */
   devices?: readonly DevicePlace[] | undefined;
   /**
-   * The least accuracy of products with 4-bit weights, as in `matmul4bit`; `"high"` by default, which changed no token
-   * of any text that was tried (docs/models.md).
+   * The least accuracy of products with quantised weights, as in `matmul4bit`. `"high"` by default, which changed no
+   * token of any text that was tried (docs/models.md). On an NVIDIA GPU it is `"medium"`: bfloat16 on the tensor cores,
+   * as bitsandbytes computes there, which holds for dense halves too.
    */
   precision?: Precision | undefined;
   /**
@@ -69,7 +70,7 @@ export interface ModelParts {
 
 /** @throws BnbError as `Model.load` does */
 export async function loadParts(path: string, options: LoadOptions): Promise<ModelParts> {
-  const { precision = "high", mmap = false, signal } = options;
+  const { precision, mmap = false, signal } = options;
   const places = placesOf(options);
   signal?.throwIfAborted();
   using files = await openModel(path);

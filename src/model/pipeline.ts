@@ -4,7 +4,7 @@ import { BnbError } from "../error.ts";
 import { isOptions, type Signature } from "../signature.ts";
 import type { Architecture } from "./architecture.ts";
 import { ModelCache, type Placed } from "./cache.ts";
-import { type Rows, Stack, type Stream } from "./stack.ts";
+import { type PlacedRows, type Rows, Stack, type Stream } from "./stack.ts";
 import type { Loader } from "./weights.ts";
 
 /** A device for some of a model's layers: as many as `layers` says, or an equal share of the rest. */
@@ -41,6 +41,31 @@ export function layOut(me: Signature, places: readonly DevicePlace[], count: num
     remaining -= share;
     return { device, layers: share };
   });
+}
+
+/** What the rows of a pass are told to attention, on every device that layers stand on. */
+export class PipelineRows implements Disposable {
+  readonly parts: readonly PlacedRows[];
+
+  constructor(stacks: readonly Stack[], rows: Rows, cache: ModelCache | undefined) {
+    const parts: PlacedRows[] = [];
+    this.parts = parts;
+    try {
+      for (const [i, stack] of stacks.entries()) parts.push(stack.place(rows, cache?.parts[i]));
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Puts rows of the same number, with pages of the same shape, in their place. */
+  write(rows: Rows): void {
+    for (const part of this.parts) part.write(rows);
+  }
+
+  [Symbol.dispose](): void {
+    for (const part of this.parts) part[Symbol.dispose]();
+  }
 }
 
 /** All layers of a model, a stack of them on each device. */
@@ -86,16 +111,26 @@ export class Pipeline implements Disposable {
     return new ModelCache(this.placed, { ...options, heads, columns });
   }
 
-  /** Whether a text of so many tokens turns its positions by other angles than a shorter one. */
-  isLong(positions: number): boolean {
-    return this.#stacks.some((stack) => stack.isLong(positions));
+  /** A longer text than this turns its positions by other angles. */
+  get shortMost(): number {
+    return Math.min(...this.#stacks.map(({ shortMost }) => shortMost));
+  }
+
+  /** Whether a pass asks one device for nothing but operations, so that it can be recorded. */
+  get isRecordable(): boolean {
+    return this.#stacks.length === 1 && this.#stacks[0]!.isRecordable;
+  }
+
+  /** What rows are told to attention, on every device. */
+  place(rows: Rows, cache?: ModelCache): PipelineRows {
+    return new PipelineRows(this.#stacks, rows, cache);
   }
 
   /** Runs the rows of a stream through every layer, and yields between them; the stream ends on the last device. */
-  *run(stream: Stream, rows: Rows, cache?: ModelCache): Generator<void, void, void> {
+  *run(stream: Stream, { parts }: PipelineRows): Generator<void, void, void> {
     for (const [i, stack] of this.#stacks.entries()) {
       if (stream.x.device !== stack.device) stream.replace(stream.x.to(stack.device));
-      yield* stack.run(stream, rows, cache?.parts[i]);
+      yield* stack.run(stream, parts[i]!);
     }
   }
 

@@ -62,9 +62,9 @@ export class RopeTable implements Disposable {
     this.#device = device;
   }
 
-  /** Whether a text of so many tokens has other angles than a shorter one. */
-  isLong(positions: number): boolean {
-    return this.#rope.type === "longrope" && positions > this.#rope.originalPositions;
+  /** A longer text than this has other angles. */
+  get shortMost(): number {
+    return this.#rope.type === "longrope" ? this.#rope.originalPositions : Number.POSITIVE_INFINITY;
   }
 
   /**
@@ -72,7 +72,7 @@ export class RopeTable implements Disposable {
    * for.
    */
   for(positions: number): Tensor<"float32"> {
-    const long = this.isLong(positions);
+    const long = positions > this.shortMost;
     const table = this.#tables[Number(long)];
     if (table && table.shape[0]! >= positions) return table;
     table?.dispose();

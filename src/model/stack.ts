@@ -33,14 +33,13 @@ export class Norm implements Disposable {
     return rmsNorm(x, this.#weight, { eps, offset });
   }
 
-  /** The norm of the stream when `residual` has been added to it. */
-  after(stream: Stream, residual: Floats): Floats {
-    if (this.#spec.kind === "layer") {
-      stream.add(residual);
-      return this.apply(stream.x);
-    }
-    const { eps, offset } = this.#spec;
-    return rmsNorm(stream.x, this.#weight, { eps, offset, residual, scale: stream.scale });
+  /** The norm of a stream, to which what is to be added is added on the way. */
+  of(stream: Stream): Floats {
+    const { kind, eps, offset } = this.#spec;
+    const residual = kind === "rms" ? stream.takePending() : undefined;
+    if (!residual) return this.apply(stream.x);
+    using added = residual;
+    return rmsNorm(stream.x, this.#weight, { eps, offset, residual: added, scale: stream.scale });
   }
 
   /** What {@link attention} takes to normalise heads by itself. */
@@ -60,26 +59,50 @@ function zerosLike(weight: Tensor): Tensor {
 
 /** What layers add to. */
 export class Stream implements Disposable {
-  x: Floats;
+  #x: Floats;
+  /** What is to be added: the next norm does it, or who asks for x. */
+  #pending: Floats | undefined;
   /** What is added is multiplied by it: Granite's residual multiplier. */
   readonly scale: number;
 
   constructor(x: Floats, scale: number) {
-    this.x = x;
+    this.#x = x;
     this.scale = scale;
   }
 
+  get x(): Floats {
+    this.#settle();
+    return this.#x;
+  }
+
+  #settle(): void {
+    const residual = this.takePending();
+    if (!residual) return;
+    using added = residual;
+    this.replace(add(this.#x, added, { scale: this.scale }));
+  }
+
+  /** Takes over what is to be added. */
   add(residual: Floats): void {
-    this.replace(add(this.x, residual, { scale: this.scale }));
+    this.#settle();
+    this.#pending = residual;
+  }
+
+  /** Hands over what is to be added to x, which is without it then. */
+  takePending(): Floats | undefined {
+    const residual = this.#pending;
+    this.#pending = undefined;
+    return residual;
   }
 
   replace(x: Floats): void {
-    this.x.dispose();
-    this.x = x;
+    this.#x.dispose();
+    this.#x = x;
   }
 
   [Symbol.dispose](): void {
-    this.x.dispose();
+    this.#x.dispose();
+    this.#pending?.dispose();
   }
 }
 
@@ -98,8 +121,8 @@ export interface Rows {
   readonly bias: { readonly values: Float32Array; readonly heads: number } | undefined;
 }
 
-/** The same on a device, for the time of a pass. */
-class PlacedRows implements Disposable {
+/** The same on a device: for a pass, or for passes that are alike, each of which writes its own numbers. */
+export class PlacedRows implements Disposable {
   readonly positions: number;
   readonly cache: KvCache | undefined;
   readonly pages: Tensor<"int32"> | undefined;
@@ -118,6 +141,12 @@ class PlacedRows implements Disposable {
 
   seenBy(window: number | undefined): Tensor<"int32"> {
     return this.#seen.get(window)!;
+  }
+
+  /** Puts rows of the same number, with pages of the same shape, in their place. */
+  write({ seen, pages }: Rows): void {
+    for (const [window, rows] of seen) this.seenBy(window).write(rows);
+    if (pages) this.pages!.write(pages.values);
   }
 
   [Symbol.dispose](): void {
@@ -231,14 +260,23 @@ export class Stack implements Disposable {
     return this.#layers.length;
   }
 
-  /** Whether a text of so many tokens turns its positions by other angles than a shorter one. */
-  isLong(positions: number): boolean {
-    return [...this.#ropes.values()].some((table) => table.isLong(positions));
+  /** A longer text than this turns its positions by other angles. */
+  get shortMost(): number {
+    return Math.min(...Array.from(this.#ropes.values(), ({ shortMost }) => shortMost));
+  }
+
+  /** Whether a pass asks the device for nothing but operations, so that it can be recorded. */
+  get isRecordable(): boolean {
+    return this.#layers.every(({ spec }) => !spec.sparse); // a mixture's rows are sorted by expert on the CPU
+  }
+
+  /** What rows are told to attention, on this device. */
+  place(rows: Rows, cache: KvCache | undefined): PlacedRows {
+    return new PlacedRows(rows, this.device, cache);
   }
 
   /** Runs the rows of a stream through every layer, which is what it yields between. */
-  *run(stream: Stream, given: Rows, cache: KvCache | undefined): Generator<void, void, void> {
-    using rows = new PlacedRows(given, this.device, cache);
+  *run(stream: Stream, rows: PlacedRows): Generator<void, void, void> {
     for (const [index, layer] of this.#layers.entries()) {
       if (this.#architecture.parallel) this.#both(layer, index, stream, rows);
       else this.#oneAfterTheOther(layer, index, stream, rows);
@@ -247,27 +285,22 @@ export class Stack implements Disposable {
   }
 
   #both(layer: Layer, index: number, stream: Stream, rows: PlacedRows): void {
-    using input = layer.norms.beforeAttention!.apply(stream.x);
-    using attended = this.#attend(layer, index, input, rows);
-    using fed = layer.mlp.apply(input);
+    using input = layer.norms.beforeAttention!.of(stream);
+    const attended = this.#attend(layer, index, input, rows);
     stream.add(attended);
-    stream.add(fed);
+    stream.add(layer.mlp.apply(input));
   }
 
   #oneAfterTheOther(layer: Layer, index: number, stream: Stream, rows: PlacedRows): void {
     const { beforeAttention, afterAttention, sumAttention, beforeMlp, afterMlp, sumMlp } = layer.norms;
-    {
-      const input = beforeAttention?.apply(stream.x);
-      using attended = normed(this.#attend(layer, index, input ?? stream.x, rows), afterAttention);
-      input?.dispose();
-      const next = beforeMlp ? beforeMlp.after(stream, attended) : undefined;
-      if (!next) stream.add(attended);
-      if (sumAttention) stream.replace(sumAttention.apply(stream.x));
-      using fed = normed(layer.mlp.apply(next ?? stream.x), afterMlp);
-      next?.dispose();
-      stream.add(fed);
-    }
-    if (sumMlp) stream.replace(sumMlp.apply(stream.x));
+    const input = beforeAttention?.of(stream);
+    stream.add(normed(this.#attend(layer, index, input ?? stream.x, rows), afterAttention));
+    input?.dispose();
+    if (sumAttention) stream.replace(sumAttention.of(stream));
+    const next = beforeMlp?.of(stream);
+    stream.add(normed(layer.mlp.apply(next ?? stream.x), afterMlp));
+    next?.dispose();
+    if (sumMlp) stream.replace(sumMlp.of(stream));
   }
 
   #attend(layer: Layer, index: number, x: Floats, rows: PlacedRows): Floats {

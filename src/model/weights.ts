@@ -143,11 +143,16 @@ function product<D extends FloatDType>(
   threshold: number,
 ): Tensor<D> {
   if (weight instanceof Int8Weight) return matmul8bit(x, weight, { bias, threshold });
-  if (weight instanceof Tensor) return linear(x, weight, { bias });
+  if (weight instanceof Tensor)
+    return linear(x, weight, { bias, precision: densePrecision(x.device, weight, precision) });
   return weight.bits === 4
     ? matmul4bit(x, weight, { bias, precision })
     : matmulBlockwise(x, weight, { bias, precision });
 }
+
+/** A dense weight is multiplied exactly, but for halves on an NVIDIA GPU, whose tensor cores take halves of x. */
+const densePrecision = (device: Device, { dtype }: Tensor, precision: Precision): Precision | undefined =>
+  device.kind === "cuda" && dtype !== "float32" ? precision : undefined;
 
 /** One weight of several, which it takes over; undefined where they are of different kinds, and left as they are. */
 function joined(weights: Weight[]): Weight | undefined {
@@ -207,10 +212,9 @@ function joinedBias(weights: readonly Weight[], biases: readonly (Tensor | undef
 }
 
 /** What a {@link Loader} does with weights. */
-export interface LoaderOptions
-  extends QuantizeOnLoad,
-    LoadWeightOptions,
-    Pick<LinearOptions, "precision" | "threshold"> {
+export interface LoaderOptions extends QuantizeOnLoad, LoadWeightOptions, Pick<LinearOptions, "threshold"> {
+  /** By the device where it is left out: what `Model.load` says. */
+  readonly precision?: Precision | undefined;
   readonly adapter?: Adapter | undefined;
   /** Notes where each tensor of the source is now. */
   readonly kept: Map<string, Kept>;
@@ -284,7 +288,8 @@ export class Loader {
   }
 
   #linear(modules: readonly string[], weights: Weight[], biases: (Tensor | undefined)[], apart = false): Linear {
-    const { adapter, precision, threshold } = this.#options;
+    const { adapter, threshold } = this.#options;
+    const precision = this.#options.precision ?? (this.device.kind === "cuda" ? "medium" : "high");
     const beside: LinearOptions["beside"] = (which, shapes) =>
       adapter?.beside(
         which.map((i) => modules[i]!),

@@ -41,5 +41,10 @@ export function fromHost({ message, code, busy }: PlainError): HttpError {
   if (code === "invalid")
     return new HttpError(400, message, { code: message.includes("fit") ? "context_length_exceeded" : null });
   if (code === "unsupported") return new HttpError(400, message, { code: "unsupported" });
+  return failureOf({ message, code, busy });
+}
+
+/** What no request is to blame for, as that a model can't be loaded. */
+export function failureOf({ message, code }: PlainError): HttpError {
   return new HttpError(code === "out_of_memory" ? 503 : 500, message, { code: code ?? null });
 }

@@ -1,7 +1,7 @@
 // A model's thread as the connections see it: what is asked goes over as messages, and comes back as streams and
 // promises.
 import type { EngineState } from "./engine.ts";
-import { fromHost, HttpError } from "./errors.ts";
+import { failureOf, fromHost, HttpError } from "./errors.ts";
 import { type TextEvent, TextEvents } from "./events.ts";
 import type { FromHost, HostOptions, ModelInfo, TextRequest, ToHost } from "./protocol.ts";
 import { workerVariable } from "./worker.ts";
@@ -37,9 +37,8 @@ export class ModelThread {
     worker.onmessage = ({ data }: MessageEvent<FromHost>) => {
       if (data.type === "ready") return resolve(new ModelThread(worker, data.info, waiting));
       if (data.type === "error") {
-        const error = fromHost(data.error);
-        if (data.id === undefined) return failAll(error);
-        waiting.get(data.id)?.fail(error);
+        if (data.id === undefined) return failAll(failureOf(data.error)); // of the loading
+        waiting.get(data.id)?.fail(fromHost(data.error));
         waiting.delete(data.id);
         return;
       }

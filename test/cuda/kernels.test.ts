@@ -179,6 +179,32 @@ describe.skipIf(!simulates)("many rows by 4-bit codes", () => {
   });
 });
 
+describe.skipIf(!simulates)("a row by codes of a byte", () => {
+  test.each<Case>([
+    { m: 1, n: 41, k: 64 },
+    { m: 1, n: 130, k: 1552, block: 16, bias: true, dtype: "float16" },
+    { m: 1, n: 70, k: 1024, block: 4096, run: checked, bias: true },
+  ])("w [$n, $k], blocks of $block", ({ n, k, block = 64, bias = false, dtype, run = fast }) => {
+    const codes = Uint8Array.from({ length: n * k }, (_, i) => (i * 2654435761) >>> 13);
+    const scales = Float32Array.from({ length: Math.ceil((n * k) / block) }, (_, i) => 0.3 + 0.2 * Math.sin(i));
+    const w = Float64Array.from(codes, (code, i) => linear8[code]! * scales[Math.floor(i / block)]!);
+    const x = dtype ? halves(wave(k, 3), dtype) : { bits: wave(k, 3), values: wave(k, 3) };
+    const offsets = normal(n, 5);
+    const y = dtype ? new Uint16Array(n).fill(0xffff) : new Float32Array(n).fill(Number.NaN);
+    const unused = new Float32Array(1);
+    const table = kernelCodes(linear8);
+    launch({
+      ...{ family: "matmul_bytes", kernel: "matmul_bytes", large: true, grid: [2, 1, 1], group: 512, ...run },
+      args: [1, n, k, k, ...scaleArguments({ block, nestedBlock: 0, offset: 0 })],
+      buffers: [x.bits, codes, scales, unused, table, table, offsets, y],
+      constants: [dtype ? Store[dtype] : Store.float32, 0, 0, 0, Number(bias)],
+    });
+    const got = y instanceof Float32Array ? y : floatsOf(y, dtype!);
+    const want = product(x.values, w, bias ? offsets : undefined, 1, n, k);
+    expect(relativeError(got, want)).toBeLessThan(dtype ? bounds.float16 : 2e-6);
+  });
+});
+
 describe.skipIf(!simulates)("products of dense matrices", () => {
   const kernels = [
     { kernel: "matmul_dense_half_64", side: 64, shared: 4 * 128 * 128 },

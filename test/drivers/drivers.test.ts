@@ -17,5 +17,5 @@ function passes(kind: "null" | "discrete", files: string[], env: Record<string, 
 
 const simulates = process.platform === "linux" && process.arch === "x64";
 test.skipIf(!simulates).each(["null", "discrete"] as const)("the rules of the %s driver", (kind) =>
-  passes(kind, [`./test/drivers/${kind}.ts`, "./test/recording.test.ts"]),
+  passes(kind, [`./test/drivers/${kind}.ts`, "./test/recording.test.ts", "./test/move.test.ts"]),
 );

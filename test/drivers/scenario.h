@@ -70,20 +70,26 @@ struct small_args {
 
 enum { COUNT = 1000, BYTES = COUNT * sizeof(float) };
 
-/* y = x + value of COUNT elements and `beyond`, enqueued. */
+/* y = x + value of COUNT elements and `beyond`. */
+static struct launch adding(void *x, void *y, const struct small_args *args, uint32_t beyond, size_t bytes_moved) {
+    return (struct launch){.family = "small",
+                           .kernel = "add",
+                           .constants = {beyond},
+                           .constant_count = 1,
+                           .args = args,
+                           .args_bytes = sizeof *args,
+                           .bindings = {{x, 0, READS, NULL}, {y, 0, WRITES, NULL}},
+                           .binding_count = 2,
+                           .groups = {(COUNT + beyond + 63) / 64, 1, 1},
+                           .threads = 64,
+                           .bytes_moved = bytes_moved};
+}
+
+/* The same, enqueued. */
 static bnb_status add_moving(void *x, void *y, float value, uint32_t beyond, size_t bytes_moved) {
     struct small_args args = {COUNT, value};
-    return driver->launch(gpu, &(struct launch){.family = "small",
-                                                .kernel = "add",
-                                                .constants = {beyond},
-                                                .constant_count = 1,
-                                                .args = &args,
-                                                .args_bytes = sizeof args,
-                                                .bindings = {{x, 0, READS, NULL}, {y, 0, WRITES, NULL}},
-                                                .binding_count = 2,
-                                                .groups = {(COUNT + beyond + 63) / 64, 1, 1},
-                                                .threads = 64,
-                                                .bytes_moved = bytes_moved});
+    struct launch     launch = adding(x, y, &args, beyond, bytes_moved);
+    return driver->launch(gpu, &launch);
 }
 
 static bnb_status add(void *x, void *y, float value, uint32_t beyond) {

@@ -6,7 +6,7 @@ import { driverEnvironment } from "./build.ts";
 const root = resolve(import.meta.dir, "../..");
 const given = process.argv.slice(2);
 /** What has operations in it, and is quick enough in the simulator. */
-const usual = ["elementwise", "compare", "embedding", "layer_norm", "kbits", "tensor", "gguf", "int8", "optim"];
+const usual = ["elementwise", "compare", "embedding", "layer_norm", "kbits", "tensor", "gguf", "int8", "optim", "move"];
 const files = given.length ? given : usual.map((stem) => `test/${stem}.test.ts`);
 
 let worst = 0;

@@ -24,6 +24,10 @@ test("generate: from an argument, from standard input, as JSON", async () => {
   expect(run(["generate", tiny("llama"), ...flags], "Hello\n").out).toBe(`${whole}\n`);
   const json = JSON.parse(run(["generate", tiny("llama"), "Hello", "--json", ...flags]).out);
   expect(json).toMatchObject({ text: whole, usage: { promptTokens: 6 } });
+  const stop = whole[3]!;
+  const stopped = run(["generate", tiny("llama"), "Hello", "--max-tokens", "8", "--stop", stop, "--stop", "no such"]);
+  expect(stopped.out).toBe(`${whole.slice(0, whole.indexOf(stop))}\n`);
+  expect(stopped.err).toMatch(/^\d tokens, [\d.]+ a second$/m);
   expect(run(["generate", tiny("llama"), "Hello", "--temperature", "hot"]).status).toBe(2);
   expect(run(["generate", tiny("llama"), "Hello", "--top-p", "7", "--quiet"]).err).toContain("topP is 7");
   expect(run(["generate", tiny("bert"), "Hello", "--quiet"])).toMatchObject({ status: 3 });
@@ -46,7 +50,13 @@ test("perplexity is e to the mean of what transformers' logits lose", async () =
   expect(Math.abs(Math.log(found.perplexity) - sum / found.tokens)).toBeLessThan(1e-5);
   const file = join(scratch, "text.txt");
   writeFileSync(file, "Hello there, what is this text about?");
-  expect(run(["perplexity", tiny("llama"), file, "--quiet"]).out).toMatch(/^perplexity \d+\.\d{4} over \d+ tokens/);
+  const printed = run(["perplexity", tiny("llama"), file, "--window", "16"]);
+  expect(printed.out).toMatch(/^perplexity \d+\.\d{4} over \d+ tokens, in windows of 16\n$/);
+  expect(printed.err).toContain("Reading: 100%");
+  const json = JSON.parse(run(["perplexity", tiny("llama"), file, "--window", "16", "--json", "--quiet"]).out);
+  expect(printed.out).toBe(`perplexity ${json.perplexity.toFixed(4)} over ${json.tokens} tokens, in windows of 16\n`);
+  const refused = run(["perplexity", tiny("llama"), file, "--window", "1"]);
+  expect([refused.status, refused.err]).toEqual([2, expect.stringContaining("Expected a whole number of at least 2.")]);
 });
 
 test("embed: JSON, and a .npy file that NumPy's format describes", async () => {
@@ -59,7 +69,13 @@ test("embed: JSON, and a .npy file that NumPy's format describes", async () => {
   const printed: number[][] = JSON.parse(run(["embed", folder, "ab", "cd e", "--quiet"]).out);
   for (const [i, vector] of want.entries()) expect(difference(printed[i]!, vector)).toBe(0);
   const file = join(scratch, "vectors.npy");
-  expect(run(["embed", folder, "--output", file, "--quiet"], "ab\ncd e\n").status).toBe(0);
+  expect(run(["embed", folder, "--output", file], "ab\ncd e\n").out).toBe(`2 vectors of 32 numbers in ${file}\n`);
+  const empty = run(["embed", folder, "--quiet"], "\n");
+  expect(empty).toEqual({
+    status: 1,
+    out: "",
+    err: "bunsandbytes: embed: there are no texts, expected at least one.\n",
+  });
   const bytes = readFileSync(file);
   const start = 10 + bytes.readUInt16LE(8);
   expect([bytes.toString("latin1", 1, 6), start % 64]).toEqual(["NUMPY", 0]);
@@ -89,6 +105,21 @@ describe("chat", () => {
     const { status, out } = run(args, "hi\n/help\nmore\\\nlines\n/undo\n");
     expect(status).toBe(0);
     expect(out).toContain("/undo    take back");
+  });
+
+  test("begins anew, tells its figures, and leaves where it is told to", () => {
+    const { status, out } = run(["chat", tiny("llama"), "--max-tokens", "4"], "hi\n/reset\nhi\n/exit\nno\n");
+    expect(status).toBe(0);
+    const figures = [...out.matchAll(/^4 tokens, [\d.]+ a second; read (\d+) of \1; [\d.]+ [kM]?B$/gm)];
+    expect(figures.length).toBe(2); // both times all of the prompt is read
+    expect(new Set(figures.map(([, read]) => read)).size).toBe(1);
+  });
+
+  test("what fails at one answer ends no conversation, and a model without a template has none", () => {
+    const args = ["chat", tiny("llama"), "--max-tokens", "4", "--top-p", "7", "--quiet"];
+    const { status, err } = run(args, "hi\nhi\n");
+    expect([status, err.match(/topP is 7/g)?.length]).toEqual([0, 2]);
+    expect(run(["chat", tiny("bert"), "--quiet"])).toMatchObject({ status: 3 });
   });
 
   const script = Bun.which("script");

@@ -6,7 +6,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { ChatOpenAI } from "@langchain/openai";
-import { embedMany, generateText, jsonSchema, type LanguageModel, Output, streamText, tool } from "ai";
+import {
+  embedMany,
+  generateText,
+  jsonSchema,
+  type LanguageModel,
+  type ModelMessage,
+  Output,
+  streamText,
+  tool,
+} from "ai";
 import OpenAI from "openai";
 import { embeddingModel, languageModel } from "../../src/ai.ts";
 import { Model } from "../../src/model/model.ts";
@@ -130,6 +139,38 @@ describe.each(providers)("the AI SDK, %s", (_, make) => {
     expect(finishReason).toBe("tool-calls");
     expect(toolCalls[0]).toMatchObject({ toolName: "weather" });
     expect(["Rome", "Oslo"]).toContain(asked[0]!);
+  });
+
+  test("a call comes in a stream too, and what it gave goes into the next prompt", async () => {
+    const weather = tool({
+      inputSchema: jsonSchema<{ city: string }>(city),
+      execute: ({ city }) => `sunny in ${city}`,
+    });
+    const call = { model: make(), ...settings, tools: { weather } };
+    const stream = streamText({ ...call, prompt: "?", toolChoice: "required" });
+    const inputs = new Map<string, string>();
+    for await (const part of stream.fullStream)
+      if (part.type === "tool-input-delta") inputs.set(part.id, `${inputs.get(part.id) ?? ""}${part.delta}`);
+    const calls = await stream.toolCalls;
+    expect(calls.map(({ toolCallId, input }) => [toolCallId, input])).toEqual(
+      [...inputs].map(([id, text]) => [id, JSON.parse(text)]),
+    );
+    const { toolCallId, toolName, input } = calls[0]!;
+    const turns = (value: string): ModelMessage[] => [
+      { role: "user", content: "?" },
+      { role: "assistant", content: [{ type: "tool-call", toolCallId, toolName, input }] },
+      { role: "tool", content: [{ type: "tool-result", toolCallId, toolName, output: { type: "text", value } }] },
+    ];
+    const tokens = async (value: string) =>
+      (await generateText({ ...call, messages: turns(value), toolChoice: "none", maxOutputTokens: 1 })).usage
+        .inputTokens!;
+    expect((await tokens("sunny all day")) - (await tokens("sun"))).toBe(10); // a token is a byte
+  });
+
+  test("a picture is refused", async () => {
+    const content = [{ type: "file" as const, mediaType: "image/png", data: new Uint8Array([137, 80, 78, 71]) }];
+    const asked = generateText({ model: make(), messages: [{ role: "user", content }], ...settings });
+    expect(asked.then(() => "", String)).resolves.toContain("only text is read");
   });
 
   test("a text is broken off", async () => {

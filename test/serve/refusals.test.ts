@@ -7,6 +7,7 @@ const { post, running, start } = byteServer();
 
 describe("refusals", () => {
   const chats = "/v1/chat/completions";
+  const anyJson = { type: "json_object" };
   const cases: [name: string, body: object | string, param: string | null, sentence: string, route: string][] = [
     ["not json", "{", null, "The body is not JSON", chats],
     ["no model", { messages: [] }, "model", "expected a text", chats],
@@ -40,6 +41,26 @@ describe("refusals", () => {
       chats,
     ],
     [
+      "a form beside a call",
+      chat({
+        tools: [{ type: "function", function: { name: "f" } }],
+        tool_choice: "required",
+        response_format: anyJson,
+      }),
+      "tool_choice",
+      "exclude each other",
+      chats,
+    ],
+    ["usage of no stream", chat({ stream_options: {} }), "stream_options", "but stream is not true", chats],
+    ["others of no logprobs", chat({ top_logprobs: 2 }), "top_logprobs", "but logprobs is not true", chats],
+    [
+      "texts together",
+      { model: "byte", prompt: ["a", "b"], n: 65 },
+      "n",
+      "ask for 130 texts, expected at most 128",
+      "/v1/completions",
+    ],
+    [
       "too long",
       chat({ messages: [{ role: "user", content: "x".repeat(2000) }] }),
       null,
@@ -60,6 +81,9 @@ describe("refusals", () => {
   test("a model that there is not, a route, a method, a type of content", async () => {
     expect((await post("/v1/chat/completions", chat({ model: "gpt" }))).status).toBe(404);
     expect((await post("/v2/x", {})).status).toBe(404);
+    const one = (name: string) => fetch(`${running().url}/v1/models/${name}`);
+    expect(await (await one("gpt")).json()).toMatchObject({ error: { param: "model", code: "model_not_found" } });
+    expect(await (await one("byte")).json()).toMatchObject({ id: "byte", object: "model" });
     expect((await fetch(`${running().url}/v1/chat/completions`)).status).toBe(405);
     expect((await post("/v1/chat/completions", chat(), { "content-type": "text/plain" })).status).toBe(415);
   });
@@ -73,6 +97,14 @@ describe("refusals", () => {
     });
     expect(asked.status).toBe(403);
     expect(asked.headers.get("access-control-allow-origin")).toBeNull();
+  });
+
+  test("of pages elsewhere, all but those of an origin that is allowed", async () => {
+    await using open = await start({ cors: "https://friend.example" });
+    const { status, headers } = await fetch(`${open.url}/v1/chat/completions`, { method: "OPTIONS" });
+    expect(status).toBe(204);
+    expect(headers.get("access-control-allow-origin")).toBe("https://friend.example");
+    expect(headers.get("access-control-allow-headers")).toBe("authorization, content-type");
   });
 
   test("a missing or wrong key, a body that is too large", async () => {

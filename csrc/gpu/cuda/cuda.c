@@ -172,29 +172,57 @@ static bnb_status check(const struct launch *launch) {
     return BNB_OK;
 }
 
-/* Whether the launch may begin while the last one ends. What it reads before it waits, a weight, must be older than the
- * last launch that began by itself: from that one on launches may be under way. */
-static bool may_overlap(const struct gpu *gpu, const struct launch *launch) {
+/* Attributes of launches become a graph's edges from CUDA 12.3 on. */
+enum { OVERLAPS_IN_GRAPHS = 12030 };
+
+/* Whether the launch may begin while the last one ends: where the kernel waits for that, either before all else, or
+ * once it has read a weight, which must be older than the last launch that began when all before it were done: from
+ * that one on launches may be under way. In a graph, all of whose launches come after whatever was enqueued before it,
+ * the graph itself must not write the weight. */
+static bool may_overlap(const struct gpu *gpu, const struct kernel *kernel, const struct pipeline *pipeline,
+                        const struct launch *launch) {
     enum { FIRST_EARLY = 1, LAST_EARLY = 5 }; /* bindings of a product: x comes before, bias and y behind */
+    uint64_t capture = cuda_capture(gpu);
+    if (capture ? gpu->driver_version < OVERLAPS_IN_GRAPHS : gpu->after_graph) return false;
+    if (!kernel->overlaps) return pipeline->waits;
     for (uint32_t i = FIRST_EARLY; i <= LAST_EARLY; i++) {
         const struct memory *memory = launch->bindings[i].memory;
-        if (memory && memory->written >= gpu->last_whole) return false;
+        if (memory && (capture ? memory->captured == capture : memory->written >= gpu->last_whole)) return false;
     }
     return true;
 }
 
-static void note_writes(struct gpu *gpu, const struct launch *launch, bool overlaps) {
+void cuda_note_done(struct gpu *gpu, uint64_t launches) {
+    if (gpu->last_whole <= launches) gpu->last_whole = launches + 1;
+}
+
+static void note_launch(struct gpu *gpu, bool overlaps) {
     gpu->launches++;
+    gpu->after_graph = false;
     if (!overlaps) gpu->last_whole = gpu->launches;
+}
+
+static void note_writes(const struct gpu *gpu, const struct launch *launch) {
+    uint64_t capture = cuda_capture(gpu);
     for (uint32_t i = 0; i < launch->binding_count; i++) {
         struct memory *memory = launch->bindings[i].memory;
-        if (memory && launch->bindings[i].access & WRITES) memory->written = gpu->launches;
+        if (!memory || !(launch->bindings[i].access & WRITES)) continue;
+        if (capture)
+            memory->captured = capture;
+        else
+            memory->written = gpu->launches;
     }
+}
+
+void cuda_note_graph(struct gpu *gpu, const struct launch *launches, size_t count) {
+    note_launch(gpu, false);
+    gpu->after_graph = true;
+    for (size_t i = 0; i < count; i++) note_writes(gpu, &launches[i]);
 }
 
 static CUresult enqueue(struct gpu *gpu, const struct kernel *kernel, const struct pipeline *pipeline,
                         const struct launch *launch) {
-    bool        overlaps = kernel->overlaps && may_overlap(gpu, launch);
+    bool        overlaps = may_overlap(gpu, kernel, pipeline, launch);
     CUdeviceptr at[MAX_BINDINGS] = {};
     void       *parameters[MAX_BINDINGS + 1];
     uint32_t    count = 0;
@@ -204,16 +232,17 @@ static CUresult enqueue(struct gpu *gpu, const struct kernel *kernel, const stru
         if (memory && launch->bindings[i].access != UNUSED) at[i] = memory->at + launch->bindings[i].offset;
         parameters[count++] = &at[i];
     }
-    note_writes(gpu, launch, overlaps);
+    if (!cuda_capture(gpu)) note_launch(gpu, overlaps);
+    note_writes(gpu, launch);
     if (!overlaps)
         return libcuda.cuLaunchKernel(pipeline->function, launch->groups[0], launch->groups[1], launch->groups[2],
-                                      launch->threads, 1, 1, launch->shared_bytes, gpu->stream, parameters, NULL);
+                                      launch->threads, 1, 1, launch->shared_bytes, cuda_stream(gpu), parameters, NULL);
     struct launch_attribute attribute = {.id = LAUNCH_PROGRAMMATIC, .value.allowed = 1};
     struct launch_config    config = {
         .groups = {launch->groups[0], launch->groups[1], launch->groups[2]},
         .threads = {launch->threads, 1, 1},
         .shared_bytes = launch->shared_bytes,
-        .stream = gpu->stream,
+        .stream = cuda_stream(gpu),
         .attributes = &attribute,
         .attribute_count = 1,
     };
@@ -255,12 +284,16 @@ bnb_status cuda_launch(void *on, const struct launch *given) {
 static bnb_status cuda_wait(void *on) {
     struct gpu *gpu = on;
     bool        open = cuda_enter(gpu);
+    uint64_t    launches = gpu->launches;
     cuda_leave();
     if (!open) return bnb_last_status();
     CUresult result = libcuda.cuStreamSynchronize(gpu->stream);
-    if (result == CUDA_SUCCESS) return BNB_OK;
     lock(LOCK_GPU);
-    bnb_status status = cuda_failed(gpu, result, "the work that was enqueued before");
+    bnb_status status = BNB_OK;
+    if (result == CUDA_SUCCESS)
+        cuda_note_done(gpu, launches);
+    else
+        status = cuda_failed(gpu, result, "the work that was enqueued before");
     cuda_leave();
     return status;
 }
@@ -291,6 +324,9 @@ const struct driver cuda_driver = {
     .read = cuda_read,
     .launch = cuda_launch,
     .serve = cuda_serve,
+    .record = cuda_record,
+    .replay = cuda_replay,
+    .forget = cuda_forget,
     .idle = cuda_idle,
     .wait = cuda_wait,
 };

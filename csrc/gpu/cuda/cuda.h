@@ -2,7 +2,10 @@
  *
  *   cuda.c           opening, describing, launching, waiting: the driver's table
  *   serve.c          whole products by kernels of its own: which, with what grid
+ *   bytes.c          of them, one row with codes of a byte
+ *   attention.c      the same of attention
  *   memory.c         device memory, and copies to and from it
+ *   graph.c          launches that are enqueued again and again, as one graph
  *   ptx.c            the kernels' PTX: taking, finding, patching, compiling
  *   profile.c        times of kernels
  *   ranges.c         names for Nsight
@@ -18,7 +21,9 @@
 #include "../driver.h"
 #include "libcuda.h"
 
-enum { GPUS_MOST = 16, STAGES = 2 };
+enum { GPUS_MOST = 16, STAGES = 2, SCRATCH_BYTES = 8 << 20 };
+
+struct memory;
 
 struct gpu {
     CUdevice     device;
@@ -30,21 +35,25 @@ struct gpu {
     int          multiprocessors;
     int          shared_most; /* bytes of shared memory that a threadgroup can have */
     int          driver_version;
-    size_t       total;      /* bytes */
-    uint64_t     launches;   /* so far */
-    uint64_t     last_whole; /* the last that began when all before it were done */
-    char         lost[512];  /* why its context and all its memory are gone; empty while they are not */
-    struct stage {           /* pinned memory on the way between host and device, made for the first large copy */
+    size_t       total;       /* bytes */
+    uint64_t     launches;    /* so far */
+    uint64_t     last_whole;  /* the last that began when all before it were done */
+    bool         after_graph; /* nothing was launched since a graph was, which none may overlap */
+    uint64_t     captures;    /* of graphs, so far */
+    char         lost[512];   /* why its context and all its memory are gone; empty while they are not */
+    struct stage {            /* pinned memory on the way between host and device, made for the first large copy */
         void   *memory;
         CUevent done;
     } stages[STAGES];
+    struct memory *scratch; /* SCRATCH_BYTES for what kernels of graphs leave for the next, made for the first graph */
 };
 
 /* Device memory. */
 struct memory {
     CUdeviceptr at;
     size_t      bytes;
-    uint64_t    written; /* by which launch last */
+    uint64_t    written;  /* by which launch last, */
+    uint64_t    captured; /* and by a launch of which capture */
 };
 
 extern bool cuda_profiling; /* BNB_PROFILE=1 */
@@ -58,13 +67,36 @@ bnb_status cuda_failed(struct gpu *gpu, CUresult result, const char *what);
 
 bnb_status cuda_launch(void *gpu, const struct launch *launch);
 bnb_status cuda_serve(void *gpu, const struct launch *whole);
+bnb_status cuda_serve_bytes(struct gpu *gpu, const struct launch *whole);
+bnb_status cuda_serve_attention(struct gpu *gpu, const struct launch *whole);
+bnb_status cuda_no_kernel(void); /* UNSUPPORTED, in words */
 void       cuda_replace(
     struct launch *launch); /* a portable kernel by one of cuda/ that takes the same, where there is one */
+
+/* Notes that so many launches are done, all since the GPU was opened. */
+void cuda_note_done(struct gpu *gpu, uint64_t launches);
+
+/* Notes what the launches of a graph write, which is launched next. */
+void cuda_note_graph(struct gpu *gpu, const struct launch *launches, size_t count);
+
+/* ── Graphs ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+bnb_status cuda_record(void *gpu, const struct launch *launches, size_t count, void **graph);
+bnb_status cuda_replay(void *gpu, void *graph);
+void       cuda_forget(void *gpu, void *graph);
+
+/* Where the calling thread's work on a GPU goes: to its stream, or into a graph that the thread captures; and which
+ * capture that is, or 0. */
+CUstream cuda_stream(const struct gpu *gpu);
+uint64_t cuda_capture(const struct gpu *gpu);
 
 /* ── Memory ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 void      *cuda_alloc(void *gpu, size_t bytes);
+void      *cuda_alloc_within(struct gpu *gpu, size_t bytes); /* the same between cuda_enter and cuda_leave */
 void       cuda_free(void *gpu, void *memory);
+void      *cuda_scratch(struct gpu *gpu, size_t bytes); /* for what one kernel leaves for the next; NULL and an error */
+void       cuda_leave_scratch(struct gpu *gpu, void *memory);
 size_t     cuda_cached(void *gpu);
 bnb_status cuda_write(void *gpu, void *memory, size_t offset, const void *from, size_t bytes);
 bnb_status cuda_read(void *gpu, void *memory, size_t offset, void *to, size_t bytes);
@@ -77,6 +109,7 @@ struct pipeline {
     uint32_t         constants[MAX_CONSTANTS], constant_count, threads;
     uint32_t         shared_bytes; /* as much as it has asked for */
     CUfunction       function;
+    bool             waits; /* for the launch before to be done, before all else */
     char            *failure;
     struct pipeline *next;
 };
@@ -87,7 +120,7 @@ struct kernel {
     size_t           bytes;
     int              capability; /* that it is compiled for, */
     bool             exactly;    /* and for no other */
-    bool             overlaps;   /* begins by what was there before the last launch, and waits for that */
+    bool             overlaps;   /* begins by what was there before the last launch, and waits for that then */
     struct pipeline *pipelines;
     struct kernel   *next;
     struct profile {

@@ -16,6 +16,8 @@ typedef struct CUfunc_st   *CUfunction;
 typedef struct CUstream_st *CUstream;
 typedef struct CUevent_st  *CUevent;
 typedef struct CUpool_st   *CUmemoryPool;
+typedef struct CUgraph_st  *CUgraph;
+typedef struct CUexec_st   *CUgraphExec;
 
 enum {
     CUDA_SUCCESS = 0,
@@ -48,6 +50,7 @@ enum {
     FUNCTION_THREADS_MOST = 0,
     FUNCTION_SHARED_MOST = 8,
     STREAM_NON_BLOCKING = 1,
+    CAPTURE_RELAXED = 2, /* other threads, and other streams, do as they like meanwhile */
     EVENT_NO_TIMING = 2,
     JIT_ERROR_LOG = 5,
     JIT_ERROR_LOG_BYTES = 6,
@@ -84,8 +87,15 @@ struct launch_config {
     CUDA(cuCtxSetCurrent, (CUcontext context))                                                                         \
     CUDA(cuMemGetInfo_v2, (size_t *free, size_t *total))                                                               \
     CUDA(cuStreamCreate, (CUstream * stream, unsigned flags))                                                          \
+    CUDA(cuStreamDestroy_v2, (CUstream stream))                                                                        \
     CUDA(cuStreamSynchronize, (CUstream stream))                                                                       \
     CUDA(cuStreamQuery, (CUstream stream))                                                                             \
+    CUDA(cuStreamBeginCapture_v2, (CUstream stream, int mode))                                                         \
+    CUDA(cuStreamEndCapture, (CUstream stream, CUgraph * graph))                                                       \
+    CUDA(cuGraphInstantiateWithFlags, (CUgraphExec * executable, CUgraph graph, unsigned long long flags))             \
+    CUDA(cuGraphLaunch, (CUgraphExec executable, CUstream stream))                                                     \
+    CUDA(cuGraphExecDestroy, (CUgraphExec executable))                                                                 \
+    CUDA(cuGraphDestroy, (CUgraph graph))                                                                              \
     CUDA(cuEventCreate, (CUevent * event, unsigned flags))                                                             \
     CUDA(cuEventRecord, (CUevent event, CUstream stream))                                                              \
     CUDA(cuEventQuery, (CUevent event))                                                                                \

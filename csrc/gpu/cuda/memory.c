@@ -27,14 +27,14 @@ static bnb_status no_room(struct gpu *gpu, size_t bytes) {
 
 /* Where there is no room, all work is waited for and what the pool keeps is given back, once. */
 static CUresult allocate(struct gpu *gpu, CUdeviceptr *at, size_t bytes) {
-    CUresult result = libcuda.cuMemAllocAsync(at, bytes, gpu->stream);
+    CUresult result = libcuda.cuMemAllocAsync(at, bytes, cuda_stream(gpu));
     if (result != CUDA_ERROR_OUT_OF_MEMORY) return result;
     result = libcuda.cuStreamSynchronize(gpu->stream);
     if (result == CUDA_SUCCESS) result = libcuda.cuMemPoolTrimTo(gpu->pool, 0);
-    return result == CUDA_SUCCESS ? libcuda.cuMemAllocAsync(at, bytes, gpu->stream) : result;
+    return result == CUDA_SUCCESS ? libcuda.cuMemAllocAsync(at, bytes, cuda_stream(gpu)) : result;
 }
 
-static void *alloc_on(struct gpu *gpu, size_t bytes) {
+void *cuda_alloc_within(struct gpu *gpu, size_t bytes) {
     struct memory *memory = calloc(1, sizeof *memory);
     if (!memory) return refuse(BNB_OUT_OF_MEMORY, "the host has no memory left");
     memory->bytes = bytes ? bytes : 1;
@@ -49,7 +49,7 @@ static void *alloc_on(struct gpu *gpu, size_t bytes) {
 }
 
 void *cuda_alloc(void *gpu, size_t bytes) {
-    void *memory = cuda_enter(gpu) ? alloc_on(gpu, bytes) : NULL;
+    void *memory = cuda_enter(gpu) ? cuda_alloc_within(gpu, bytes) : NULL;
     cuda_leave();
     return memory;
 }
@@ -58,9 +58,20 @@ void cuda_free(void *on, void *freed) {
     struct gpu    *gpu = on;
     struct memory *memory = freed;
     if (!memory) return;
-    if (cuda_enter(gpu)) libcuda.cuMemFreeAsync(memory->at, gpu->stream); /* with its context, memory is gone already */
+    if (cuda_enter(gpu))
+        libcuda.cuMemFreeAsync(memory->at, cuda_stream(gpu)); /* with its context, memory is gone already */
     cuda_leave();
     free(memory);
+}
+
+/* In a graph it is memory that all graphs share, where that is enough: what is left there is read before more is left,
+ * as launches run in order but for what they read of weights. */
+void *cuda_scratch(struct gpu *gpu, size_t bytes) {
+    return cuda_capture(gpu) && bytes <= SCRATCH_BYTES ? gpu->scratch : cuda_alloc(gpu, bytes);
+}
+
+void cuda_leave_scratch(struct gpu *gpu, void *memory) {
+    if (memory != gpu->scratch) cuda_free(gpu, memory);
 }
 
 size_t cuda_cached(void *gpu) {
@@ -150,6 +161,7 @@ bnb_status cuda_write(void *on, void *given, size_t offset, const void *from, si
             result = libcuda.cuMemcpyHtoDAsync_v2(to, from, bytes, gpu->stream);
         if (result == CUDA_SUCCESS)
             result = libcuda.cuStreamSynchronize(gpu->stream); /* `from` is the caller's again */
+        if (result == CUDA_SUCCESS) cuda_note_done(gpu, gpu->launches);
         if (result != CUDA_SUCCESS) status = cuda_failed(gpu, result, "a copy to the GPU");
     }
     cuda_leave();
@@ -168,7 +180,10 @@ bnb_status cuda_read(void *on, void *given, size_t offset, void *to, size_t byte
         else
             result = libcuda.cuMemcpyDtoHAsync_v2(to, from, bytes, gpu->stream);
         if (result == CUDA_SUCCESS) result = libcuda.cuStreamSynchronize(gpu->stream);
-        if (result != CUDA_SUCCESS) status = cuda_failed(gpu, result, "a copy from the GPU");
+        if (result == CUDA_SUCCESS)
+            cuda_note_done(gpu, gpu->launches);
+        else
+            status = cuda_failed(gpu, result, "a copy from the GPU");
     }
     cuda_leave();
     return status;

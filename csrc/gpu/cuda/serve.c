@@ -4,27 +4,11 @@
  * BNB_PRECISION_HIGH allows, and take what most models are: 4-bit codes in blocks that are powers of two, halves, int8.
  * For
  * everything else UNSUPPORTED lets the portable kernels be launched; a profile shows by their names which ran. */
-#include "cuda.h"
+#include "product.h"
 
 #include <string.h>
 
 #include "../../../metal/args.h"
-
-/* Places of a product's bindings, as csrc/ops/matmul.c has them, and of its constants. */
-enum {
-    AT_X,
-    AT_CODES,
-    AT_ABSMAX,
-    AT_NESTED_ABSMAX,
-    AT_CODE,
-    AT_NESTED_CODE,
-    AT_BIAS,
-    AT_Y,
-    AT_OFFSETS,
-    AT_NESTED_OFFSETS,
-    AT_OFFSETS_ABSMAX
-};
-enum { OF_X, OF_W, OF_SCALES, OF_WHOLE, OF_BIAS, OF_Y, OF_OFFSETS };
 
 enum { HOPPER = 90 };
 
@@ -271,26 +255,26 @@ static bnb_status in_two_steps(const struct product *p) {
  * (many). */
 enum { FEW_COLUMNS = 32, MANY_MOST_HOPPER = 1536, MANY_MOST = 512 };
 
-static bnb_status no_kernel(void) { return fail(BNB_UNSUPPORTED, "CUDA's own kernels don't take this case"); }
+bnb_status cuda_no_kernel(void) { return fail(BNB_UNSUPPORTED, "CUDA's own kernels don't take this case"); }
 
 static bnb_status multiply(const struct product *p) {
     uint32_t w = p->whole->constants[OF_W], m = p->args.m;
     if (w < STORE_CODE) { /* reading a dense weight once is all that a few rows need */
         const struct binding *of = p->whole->bindings;
         bool                  fits = w == p->dtype && p->args.k % 8 == 0 && m > 8;
-        return fits ? dense(p, of[AT_X], of[AT_CODES], of[AT_BIAS], of[AT_Y]) : no_kernel();
+        return fits ? dense(p, of[AT_X], of[AT_CODES], of[AT_BIAS], of[AT_Y]) : cuda_no_kernel();
     }
     bool codes = takes_codes(p);
     if (codes && m * blocks_of_128(p) <= FEW_COLUMNS) return few(p);
     if (codes && m <= (p->hopper ? MANY_MOST_HOPPER : MANY_MOST)) return many(p);
-    return p->args.k % 8 == 0 && m > 8 ? in_two_steps(p) : no_kernel(); /* any codebook, block and width */
+    return p->args.k % 8 == 0 && m > 8 ? in_two_steps(p) : cuda_no_kernel(); /* any codebook, block and width */
 }
 
 /* x in fp32, where half precision's rounding is allowed. */
 static bnb_status multiply_rounded(struct product *p) {
     struct launch whole = *p->whole;
     size_t        count = (size_t)p->args.m * p->args.k, groups = ceil_div(count, 8 * ELEMENTWISE_THREADS);
-    void         *x = cuda_alloc(p->gpu, count * 2);
+    void         *x = cuda_scratch(p->gpu, count * 2);
     if (!x) return bnb_last_status();
     struct elementwise_args args = {(uint32_t)count, (uint32_t)(count >> 32), 1};
     bnb_status status = cuda_launch(p->gpu, &(struct launch){
@@ -309,7 +293,7 @@ static bnb_status multiply_rounded(struct product *p) {
     whole.bindings[AT_X] = (struct binding){x, 0, READS, NULL};
     p->whole = &whole;
     if (status == BNB_OK) status = multiply(p);
-    cuda_free(p->gpu, x);
+    cuda_leave_scratch(p->gpu, x);
     return status;
 }
 
@@ -317,12 +301,14 @@ static bnb_status serve_matmul(struct gpu *gpu, const struct launch *whole) {
     uint32_t       x = whole->constants[OF_X], w = whole->constants[OF_W];
     struct product p = {.gpu = gpu, .whole = whole, .dtype = x, .to = x, .hopper = gpu->capability == HOPPER};
     memcpy(&p.args, whole->args, sizeof p.args);
+    bnb_status by_bytes = cuda_serve_bytes(gpu, whole);
+    if (by_bytes != BNB_UNSUPPORTED) return by_bytes;
     if (x == STORE_F32) {
-        if (whole->precision != BNB_PRECISION_MEDIUM || w == STORE_F32) return no_kernel();
+        if (whole->precision != BNB_PRECISION_MEDIUM || w == STORE_F32) return cuda_no_kernel();
         p.dtype = w < STORE_CODE ? w : STORE_BF16;
         return multiply_rounded(&p);
     }
-    if (whole->precision == BNB_PRECISION_HIGHEST && w >= STORE_CODE) return no_kernel();
+    if (whole->precision == BNB_PRECISION_HIGHEST && w >= STORE_CODE) return cuda_no_kernel();
     return multiply(&p);
 }
 
@@ -345,7 +331,7 @@ static bnb_status serve_int8(struct gpu *gpu, const struct launch *whole) {
     struct int8_matmul_args of;
     memcpy(&of, whole->args, sizeof of);
     uint32_t to = whole->constants[0], outliers = whole->constants[1], bias = whole->constants[3];
-    if (outliers || of.k % 16 || of.m <= 16) return no_kernel();
+    if (outliers || of.k % 16 || of.m <= 16) return cuda_no_kernel();
     const struct tile    *tile = int8_tile(gpu, of.m, of.n);
     const struct binding *from = whole->bindings;
     struct dense_args     args = {of.m, of.n, of.k, of.k};
@@ -377,5 +363,6 @@ void cuda_replace(struct launch *launch) {
 bnb_status cuda_serve(void *gpu, const struct launch *whole) {
     if (!strcmp(whole->family, "matmul")) return serve_matmul(gpu, whole);
     if (!strcmp(whole->family, "int8_matmul")) return serve_int8(gpu, whole);
-    return no_kernel();
+    if (!strcmp(whole->family, "attention")) return cuda_serve_attention(gpu, whole);
+    return cuda_no_kernel();
 }

@@ -235,17 +235,19 @@ struct list {
     struct prepared launches[];
 };
 
-static void *metal_record(void *, const struct launch *launches, size_t count) {
+static bnb_status metal_record(void *, const struct launch *launches, size_t count, void **graph) {
     struct list *list = malloc(sizeof *list + count * sizeof *list->launches);
-    if (!list) return NULL;
+    if (!list) return fail(BNB_OUT_OF_MEMORY, "the host has no memory left");
     void      *pool = metal_enter();
     bnb_status status = BNB_OK;
     for (list->count = 0; list->count < count && status == BNB_OK; list->count++)
         status = prepare(&launches[list->count], &list->launches[list->count]);
     metal_leave(pool);
-    if (status == BNB_OK) return list;
-    free(list);
-    return NULL;
+    if (status == BNB_OK)
+        *graph = list;
+    else
+        free(list);
+    return status;
 }
 
 static bnb_status metal_replay(void *, void *graph) {

@@ -53,6 +53,9 @@ long fake_cuda_count(const char *name) {
     COUNTER(live)
     COUNTER(ranges)
     COUNTER(open_ranges)
+    COUNTER(graphs)
+    COUNTER(live_graphs)
+    COUNTER(streams)
 #undef COUNTER
     violation("there is no counter %s", name);
 }
@@ -211,9 +214,15 @@ static CUresult allocate(CUdeviceptr *at, size_t bytes) {
     return CUDA_SUCCESS;
 }
 
-CUresult cuMemAllocAsync(CUdeviceptr *at, size_t bytes, CUstream) {
+/* A graph's memory has an address from its capture on, and whatever is left in it whenever the graph runs. */
+CUresult cuMemAllocAsync(CUdeviceptr *at, size_t bytes, CUstream stream) {
     CUresult result = enter("cuMemAllocAsync");
-    return leave(result ? result : allocate(at, bytes));
+    if (!result) result = allocate(at, bytes);
+    if (!result && captured_by(stream)) {
+        allocations->graph = captured_by(stream);
+        enqueue(stream, (struct command){.kind = SET, .to = allocations->memory, .value = 0xFF, .bytes = bytes});
+    }
+    return leave(result);
 }
 
 struct allocation *find_allocation(CUdeviceptr at, size_t bytes, const char *function) {
@@ -229,13 +238,22 @@ struct allocation *find_allocation(CUdeviceptr at, size_t bytes, const char *fun
     violation("%s: 0x%llx is in no memory of the GPU", function, at);
 }
 
-CUresult cuMemFreeAsync(CUdeviceptr at, CUstream) {
+bool is_of_graph(CUdeviceptr at) {
+    const char *address = (const char *)(uintptr_t)at;
+    for (struct allocation *allocation = allocations; allocation; allocation = allocation->next)
+        if (address >= allocation->memory && address < allocation->memory + allocation->bytes) return allocation->graph;
+    return false;
+}
+
+CUresult cuMemFreeAsync(CUdeviceptr at, CUstream stream) {
     CUresult result = enter("cuMemFreeAsync");
     if (result) return leave(result);
     struct allocation *allocation = find_allocation(at, 0, "cuMemFreeAsync");
     if ((char *)(uintptr_t)at != allocation->memory) violation("cuMemFreeAsync: not where an allocation begins");
+    if (allocation->graph != captured_by(stream))
+        violation("cuMemFreeAsync: memory of a graph outside its capture, or others' within one");
     allocation->freed = true;
-    enqueue((struct command){.kind = FREE, .allocation = allocation});
+    if (!allocation->graph) enqueue(stream, (struct command){.kind = FREE, .allocation = allocation});
     return leave(CUDA_SUCCESS);
 }
 
@@ -247,6 +265,15 @@ void release_allocation(struct allocation *allocation) {
     counters.live--;
     sim_release(allocation->memory);
     free(allocation);
+}
+
+void release_graph(const struct CUgraph_st *graph) {
+    for (struct allocation *allocation = allocations, *next; allocation; allocation = next) {
+        next = allocation->next;
+        if (allocation->graph != graph) continue;
+        if (!allocation->freed) violation("cuGraphInstantiate: memory that the graph leaves behind");
+        release_allocation(allocation);
+    }
 }
 
 static struct pinned {

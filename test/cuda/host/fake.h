@@ -35,9 +35,11 @@ CUDA_FURTHER_FUNCTIONS(PROTOTYPE)
     FAULT(fail_alloc, 0)  /* the nth allocation from now on finds no memory */                                         \
     FAULT(fail_pinned, 0) /* the nth allocation of pinned memory */                                                    \
     FAULT(fail_compile, 0)                                                                                             \
-    FAULT(fail_launch, 0) /* the nth launch is refused for lack of registers */                                        \
-    FAULT(lose, 0)        /* the nth launch that runs ends the context */                                              \
-    FAULT(polls, 3)       /* so often must the stream be asked until it runs without a wait */
+    FAULT(fail_launch, 0)      /* the nth launch is refused for lack of registers */                                   \
+    FAULT(fail_capture, 0)     /* the nth end of a capture */                                                          \
+    FAULT(fail_instantiate, 0) /* the nth making of a graph finds no memory */                                         \
+    FAULT(lose, 0)             /* the nth launch that runs ends the context */                                         \
+    FAULT(polls, 3)            /* so often must the stream be asked until it runs without a wait */
 
 extern struct faults {
 #define FIELD(name, usual) _Atomic long name;
@@ -49,7 +51,8 @@ extern struct faults {
 bool strikes(_Atomic long *countdown);
 
 extern struct counters {
-    _Atomic long compiles, allocations, launches, overlapped, runs, copies, waits, live, ranges, open_ranges;
+    _Atomic long compiles, allocations, launches, overlapped, runs, copies, waits, live, ranges, open_ranges, graphs,
+        live_graphs, streams;
 } counters;
 
 /* For tests. */
@@ -76,13 +79,16 @@ struct allocation {
     size_t             bytes;
     bool               freed;   /* in the order of calls; its memory lives until the stream has come that far */
     long               written; /* by which launch last */
+    struct CUgraph_st *graph;   /* whose it is: it lives as long */
     struct allocation *next;
 };
 
 /* The allocation that holds all `bytes` at an address, which must be alive for the caller. */
 struct allocation *find_allocation(CUdeviceptr at, size_t bytes, const char *function);
+bool               is_of_graph(CUdeviceptr at);
 bool               is_pinned(const void *memory);
 void               release_allocation(struct allocation *allocation);
+void               release_graph(const struct CUgraph_st *graph); /* its memory */
 
 /* ── The stream ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -98,11 +104,17 @@ struct command {
     struct command    *next;
 };
 
-void     enqueue(struct command command);
-CUresult drain(void); /* runs all that was enqueued */
+void     enqueue(CUstream stream, struct command command); /* or into the graph that the stream captures */
+CUresult drain(void);                                      /* runs all that was enqueued */
 
-struct launched *launch_new(CUfunction function, const unsigned groups[3], unsigned threads, unsigned shared_bytes,
-                            void **parameters, bool overlaps);
-CUresult         launch_run(struct launched *launch); /* and frees it */
+/* The graph that a stream captures, or NULL. */
+struct CUgraph_st *captured_by(CUstream stream);
+
+struct launched *launch_new(CUfunction function, const struct launch_config *config, void **parameters);
+void             launch_begins(struct launched *launch); /* is enqueued, by itself or in a graph: checks the order */
+struct launched *launch_again(const struct launched *launch); /* of a graph: the same, if its memory is there still */
+CUresult         launch_run(struct launched *launch);         /* and frees it */
+void             all_is_done(void);                           /* of what was enqueued */
+void             order_graph(void); /* a graph is enqueued: it comes after all before it, and before all behind it */
 
 #endif

@@ -45,6 +45,10 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the CUD
     ["tells_what_a_kernel_did", {}, "simulated: small.metal:15: bad access: at byte 4000 of buffer 2"],
     ["tells_what_a_kernel_did", { BNB_SIM: "check" }, "small.metal:15: write out of bounds: 4 bytes at byte 4000"],
     ["serves_two_threads", {}],
+    ["runs_a_graph_again", {}],
+    ["forgets_a_graph_under_way", {}],
+    ["passes_on_failures_of_graphs", {}],
+    ["captures_beside_another_thread", {}],
     ["absent", { BNB_CUDA_LIBRARY: "/nowhere.so" }, "BNB_CUDA_LIBRARY names could not be loaded: /nowhere.so"],
     ["absent", { BNB_NVTX: "/nowhere.so" }, "BNB_NVTX is set, and /nowhere.so was not found; CUDA's toolkit has it"],
     ["absent", { BNB_NVTX: "libm.so.6" }, "libm.so.6 has no nvtxRangePushA and nvtxRangePop"],
@@ -80,6 +84,10 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the CUD
   test.each([{}, { QUICK_EXIT: "1" }])("BNB_PROFILE=1 prints a table of kernels at exit %o", (env) => {
     const { stderr } = run("computes", { BNB_PROFILE: "1", ...env });
     expect(stderr).toMatch(/^kernel +runs +total ms +mean us +GB\/s\nadd +3 +[\d.]+ +[\d.]+ +[\d.]+\n$/);
+  });
+
+  test("kernels are timed one by one, not in graphs", () => {
+    expect(run("makes_no_graph_while_it_profiles", { BNB_PROFILE: "1" }).ended).toBe(0);
   });
 
   test("a system without NVIDIA's driver says so", () => {

@@ -17,6 +17,7 @@ struct CUmod_st {
     unsigned            threads_most;
     size_t              args_bytes; /* of parameter 0 where it is a struct, or 0 */
     unsigned            parameters;
+    bool                waits, waits_first; /* for the launch before: at all, and before all else */
     struct sim_library *code;
 };
 
@@ -72,6 +73,11 @@ static bool parse(struct CUmod_st *module, const char *text) {
             if (size && size < strchr(p, '\n')) module->args_bytes = strtoul(size + 1, NULL, 10);
         }
     }
+    const char *body = strstr(close, "\n{\n");
+    const char  first[] = "griddepcontrol.launch_dependents;\ngriddepcontrol.wait;\n";
+    module->waits = strstr(text, "griddepcontrol.wait;");
+    module->waits_first = body && !strncmp(body + 3, first, sizeof first - 1);
+    if (module->waits && (faults.capability < 90 || !strstr(text, "\n.target sm_90"))) return false;
     return module->parameters <= PARAMETERS;
 }
 
@@ -126,14 +132,28 @@ struct launched {
     CUdeviceptr        at[PARAMETERS]; /* by index of the buffer */
     struct allocation *of[PARAMETERS]; /* where that lies; memory that is freed after the launch lives until then */
     unsigned           groups[3], threads, shared_bytes;
+    bool               overlaps;
 };
 
-/* A launch that overlaps may begin while all since the last one that does not are under way: of what those write it may
- * read x alone, behind its wait. */
-static void note_order(const struct launched *launch, bool overlaps) {
-    static long last_whole;
-    uint32_t    buffers = sim_kernel_buffers(launch->function->kernel);
-    for (uint32_t i = 2; overlaps && i <= 6; i++)
+/* A launch that overlaps may begin while all since the last one that does not are under way: what those write it may
+ * read behind its wait alone. */
+static long last_whole;
+static bool after_graph;
+
+void order_graph(void) {
+    last_whole = ++counters.launches;
+    after_graph = true;
+}
+
+void all_is_done(void) { last_whole = counters.launches + 1; }
+
+void launch_begins(struct launched *launch) {
+    bool     overlaps = launch->overlaps;
+    uint32_t buffers = sim_kernel_buffers(launch->function->kernel);
+    counters.launches++;
+    if (overlaps && !launch->function->module->waits)
+        violation("%s: overlaps, and waits for nothing", launch->function->module->kernel);
+    for (uint32_t i = 2; overlaps && !launch->function->module->waits_first && i <= 6; i++)
         if (launch->of[i] && launch->of[i]->written >= last_whole)
             violation("%s: begins by reading buffer %u, which a launch that is under way writes",
                       launch->function->module->kernel, i);
@@ -144,25 +164,39 @@ static void note_order(const struct launched *launch, bool overlaps) {
             launch->of[i]->written = counters.launches;
 }
 
-struct launched *launch_new(CUfunction function, const unsigned groups[3], unsigned threads, unsigned shared_bytes,
-                            void **parameters, bool overlaps) {
+static void find_memory(struct launched *launch) {
+    for (unsigned i = 1; i < PARAMETERS; i++) /* as it is now, not when it runs */
+        if (sim_kernel_buffers(launch->function->kernel) >> i & 1 && launch->at[i])
+            launch->of[i] = find_allocation(launch->at[i], 0, launch->function->module->kernel);
+}
+
+struct launched *launch_new(CUfunction function, const struct launch_config *config, void **parameters) {
     const struct CUmod_st *module = function->module;
     struct launched       *launch = calloc(1, sizeof *launch);
     if (!launch) violation("the host has no memory left");
     *launch = (struct launched){.function = function,
-                                .groups = {groups[0], groups[1], groups[2]},
-                                .threads = threads,
-                                .shared_bytes = shared_bytes};
+                                .groups = {config->groups[0], config->groups[1], config->groups[2]},
+                                .threads = config->threads[0],
+                                .shared_bytes = config->shared_bytes};
+    if (config->attribute_count) launch->overlaps = config->attributes->value.allowed;
     if (module->args_bytes > sizeof launch->args)
         violation("%s: %zu bytes of arguments", module->kernel, module->args_bytes);
     if (module->args_bytes) memcpy(launch->args, parameters[0], module->args_bytes);
     unsigned first = module->args_bytes ? 1 : 0;
     for (unsigned i = first; i < module->parameters; i++) launch->at[i + 1 - first] = *(CUdeviceptr *)parameters[i];
-    for (unsigned i = 1; i < PARAMETERS; i++) /* as it is now, not when it runs */
-        if (sim_kernel_buffers(function->kernel) >> i & 1 && launch->at[i])
-            launch->of[i] = find_allocation(launch->at[i], 0, module->kernel);
-    note_order(launch, overlaps);
+    find_memory(launch);
     return launch;
+}
+
+/* Memory of the graph's own is freed in it, and there all the same. */
+struct launched *launch_again(const struct launched *launch) {
+    struct launched *again = malloc(sizeof *again);
+    if (!again) violation("the host has no memory left");
+    *again = *launch;
+    for (unsigned i = 1; i < PARAMETERS; i++)
+        if (launch->of[i] && launch->at[i] && !is_of_graph(launch->at[i]))
+            again->of[i] = find_allocation(launch->at[i], 0, launch->function->module->kernel);
+    return again;
 }
 
 CUresult cuLaunchKernelEx(const struct launch_config *config, CUfunction function, void **parameters, void **) {
@@ -178,15 +212,16 @@ CUresult cuLaunchKernelEx(const struct launch_config *config, CUfunction functio
     if (config->shared_bytes > function->shared_most)
         violation("%s: %u bytes of shared memory, of which it asked for %u", name, config->shared_bytes,
                   function->shared_most);
-    bool overlaps = false;
-    for (unsigned i = 0; i < config->attribute_count; i++) {
+    for (unsigned i = 0; i < config->attribute_count; i++)
         if (config->attributes[i].id != LAUNCH_PROGRAMMATIC)
             violation("%s: the attribute %d", name, config->attributes[i].id);
-        overlaps = config->attributes[i].value.allowed;
-    }
-    counters.launches++;
-    struct launched *launch = launch_new(function, groups, threads[0], config->shared_bytes, parameters, overlaps);
-    enqueue((struct command){.kind = LAUNCH, .launch = launch});
+    struct launched *launch = launch_new(function, config, parameters);
+    bool             captured = captured_by(config->stream);
+    if (launch->overlaps && captured && faults.version < 12030)
+        violation("%s: overlaps in a graph of CUDA before 12.3", name);
+    if (launch->overlaps && !captured && after_graph) violation("%s: overlaps a graph", name);
+    if (!captured) launch_begins(launch), after_graph = false;
+    enqueue(config->stream, (struct command){.kind = LAUNCH, .launch = launch});
     return leave(CUDA_SUCCESS);
 }
 

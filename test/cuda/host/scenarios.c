@@ -253,6 +253,106 @@ static void serves_two_threads(void) {
     CHECK(count("live") == 0);
 }
 
+/* ── Graphs ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+static void fill(void *memory, float value) {
+    float values[COUNT];
+    for (size_t i = 0; i < COUNT; i++) values[i] = value;
+    CHECK(driver->write(gpu, memory, 0, values, BYTES) == BNB_OK);
+}
+
+/* z = x + 2 + 4 by way of y, which `launches` and `args` are filled with. */
+static void two_steps(void *x, void *y, void *z, struct launch launches[2], struct small_args args[2]) {
+    const struct small_args two = {COUNT, 2}, four = {COUNT, 4};
+    args[0] = two, args[1] = four;
+    launches[0] = adding(x, y, &args[0], 0, 2 * BYTES), launches[1] = adding(y, z, &args[1], 0, 2 * BYTES);
+}
+
+/* Nothing runs while it is captured; then all of it by one call, on what memory holds at that time. */
+static void runs_a_graph_again(void) {
+    open_gpu();
+    void             *x = alloc_ones(), *y = driver->alloc(gpu, BYTES), *z = driver->alloc(gpu, BYTES), *graph = NULL;
+    struct launch     launches[2];
+    struct small_args args[2];
+    two_steps(x, y, z, launches, args);
+    CHECK(driver->record(gpu, launches, 2, &graph) == BNB_OK && graph);
+    CHECK(driver->wait(gpu) == BNB_OK && count("runs") == 0);
+    for (int i = 0; i < 3; i++) {
+        fill(x, (float)i);
+        CHECK(driver->replay(gpu, graph) == BNB_OK && !driver->idle(gpu));
+        CHECK(holds(z, (float)i + 6) && count("graphs") == i + 1 && count("runs") == 2 * i + 2);
+    }
+    CHECK(driver->replay(gpu, graph) == BNB_OK && add(z, x, 1, 0) == BNB_OK && holds(x, 9));
+    driver->forget(gpu, graph);
+    CHECK(count("live_graphs") == 0 && count("streams") == 1);
+}
+
+static void forgets_a_graph_under_way(void) {
+    open_gpu();
+    void             *x = alloc_ones(), *y = driver->alloc(gpu, BYTES), *z = driver->alloc(gpu, BYTES), *graph = NULL;
+    struct launch     launches[2];
+    struct small_args args[2];
+    two_steps(x, y, z, launches, args);
+    CHECK(driver->record(gpu, launches, 2, &graph) == BNB_OK && driver->replay(gpu, graph) == BNB_OK);
+    driver->forget(gpu, graph);
+    driver->free(gpu, x), driver->free(gpu, y);
+    CHECK(holds(z, 7) && count("live_graphs") == 0);
+}
+
+static void passes_on_failures_of_graphs(void) {
+    open_gpu();
+    void             *x = alloc_ones(), *y = driver->alloc(gpu, BYTES), *z = driver->alloc(gpu, BYTES), *graph = NULL;
+    struct launch     launches[2];
+    struct small_args args[2];
+    two_steps(x, y, z, launches, args);
+    set("fail_capture", 1);
+    CHECK(driver->record(gpu, launches, 2, &graph) == BNB_DEVICE_LOST);
+    CHECK_ERROR(BNB_DEVICE_LOST, "the capture of a graph failed on Simulated NVIDIA GPU 0");
+    set("fail_instantiate", 1);
+    CHECK(driver->record(gpu, launches, 2, &graph) == BNB_OUT_OF_MEMORY);
+    CHECK_ERROR(BNB_OUT_OF_MEMORY, "the making of a graph failed on Simulated NVIDIA GPU 0: out of memory");
+    set("fail_launch", 2);
+    CHECK(driver->record(gpu, launches, 2, &graph) == BNB_UNSUPPORTED);
+    launches[1].kernel = "subtract";
+    CHECK(driver->record(gpu, launches, 2, &graph) == BNB_UNSUPPORTED && !graph);
+    CHECK(count("live_graphs") == 0 && count("streams") == 1 && add(x, y, 1, 0) == BNB_OK && holds(y, 2));
+    two_steps(x, y, z, launches, args);
+    CHECK(driver->record(gpu, launches, 2, &graph) == BNB_OK);
+    set("lose", 1);
+    CHECK(driver->replay(gpu, graph) == BNB_OK && driver->wait(gpu) == BNB_DEVICE_LOST);
+    CHECK(driver->replay(gpu, graph) == BNB_DEVICE_LOST);
+    CHECK(driver->record(gpu, launches, 2, &graph) == BNB_DEVICE_LOST);
+    driver->forget(gpu, graph);
+}
+
+static void makes_no_graph_while_it_profiles(void) {
+    open_gpu();
+    void             *x = alloc_ones(), *graph = NULL;
+    struct small_args args = {COUNT, 1};
+    struct launch     launch = adding(x, x, &args, 0, 2 * BYTES);
+    CHECK(driver->record(gpu, &launch, 1, &graph) == BNB_UNSUPPORTED && !graph);
+}
+
+/* Work of other threads does not go into a graph. */
+static void captures_beside_another_thread(void) {
+    open_gpu();
+    pthread_t thread;
+    CHECK(!pthread_create(&thread, NULL, work_on_a_thread, NULL));
+    void *x = alloc_ones(), *y = driver->alloc(gpu, BYTES), *z = driver->alloc(gpu, BYTES);
+    for (int i = 0; i < 100; i++) {
+        void             *graph = NULL;
+        struct launch     launches[2];
+        struct small_args args[2];
+        two_steps(x, y, z, launches, args);
+        CHECK(driver->record(gpu, launches, 2, &graph) == BNB_OK);
+        fill(x, (float)i);
+        CHECK(driver->replay(gpu, graph) == BNB_OK && holds(z, (float)i + 6));
+        driver->forget(gpu, graph);
+    }
+    CHECK(!pthread_join(thread, NULL) && driver->wait(gpu) == BNB_OK);
+    CHECK(count("runs") == 600 && count("graphs") == 100 && count("live_graphs") == 0);
+}
+
 static void absent(void) {
     CHECK(driver->take(pack, sizeof pack) == BNB_OK);
     for (int i = 0; i < 2; i++) {
@@ -282,6 +382,11 @@ static const struct scenario scenarios[] = {
     SCENARIO(says_that_the_context_is_lost),
     SCENARIO(tells_what_a_kernel_did),
     SCENARIO(serves_two_threads),
+    SCENARIO(runs_a_graph_again),
+    SCENARIO(forgets_a_graph_under_way),
+    SCENARIO(passes_on_failures_of_graphs),
+    SCENARIO(makes_no_graph_while_it_profiles),
+    SCENARIO(captures_beside_another_thread),
     SCENARIO(absent),
 };
 

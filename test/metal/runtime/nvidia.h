@@ -93,6 +93,19 @@ SIM_INLINE uint4 nv_ldmatrix(const uchar *row, SIM_SITE("nv_ldmatrix")) {
     return words;
 }
 
+SIM_INLINE uint4 nv_ldmatrix_transposed(const uchar *row, SIM_SITE("nv_ldmatrix_transposed")) {
+    uint4 words;
+    for (int i = 0; i < 4; i++) {
+        uint word = 0;
+        for (int e = 0; e < 2; e++) {
+            const ulong at = sim::nv_from_lane((ulong)row, 8 * i + (int)sim_lane() % 4 * 2 + e, site);
+            word |= (uint)((const ushort *)at)[sim_lane() / 4] << (16 * e);
+        }
+        words[i] = word;
+    }
+    return words;
+}
+
 // At once, where a GPU's comes by the time that it is waited for: a missing wait does not show here.
 SIM_INLINE void nv_copy(uchar *to, const uchar *from, bool there) {
     *(uint4 *)to = there ? *(const uint4 *)from : uint4(0);

@@ -21,15 +21,20 @@ SIM_INLINE uint sim_shared_address(const void *at) {
     return (uint)(size_t)(__attribute__((address_space(3))) const void *)at;
 }
 
-// Four 8 × 8 matrices of 16 bits: lane 8i + r names row r of matrix i, and gets word lane % 4 of row lane / 4 of each.
-SIM_INLINE uint4 nv_ldmatrix(const uchar *row) {
-    uint a, b, c, d;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3},[%4];"
-                 : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
-                 : "r"(sim_shared_address(row))
-                 : "memory");
-    return uint4{a, b, c, d};
-}
+// Four 8 × 8 matrices of 16 bits: lane 8i + r names row r of matrix i, and gets word lane % 4 of row lane / 4 of each;
+// nv_ldmatrix_transposed: of column lane / 4.
+#define SIM_LDMATRIX(name, trans)                                                                                      \
+    SIM_INLINE uint4 name(const uchar *row) {                                                                          \
+        uint a, b, c, d;                                                                                               \
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4" trans ".shared.b16 {%0,%1,%2,%3},[%4];"                           \
+                     : "=r"(a), "=r"(b), "=r"(c), "=r"(d)                                                              \
+                     : "r"(sim_shared_address(row))                                                                    \
+                     : "memory");                                                                                      \
+        return uint4{a, b, c, d};                                                                                      \
+    }
+SIM_LDMATRIX(nv_ldmatrix, "")
+SIM_LDMATRIX(nv_ldmatrix_transposed, ".trans")
+#undef SIM_LDMATRIX
 
 // Sixteen bytes to threadgroup memory, or zeros where they aren't there; they have come once nv_copy_wait says so.
 SIM_INLINE void nv_copy(uchar *to, const uchar *from, bool there) {
