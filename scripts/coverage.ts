@@ -52,14 +52,16 @@ if (unknown !== undefined)
 const folder = resolve(root, ".cache/coverage/counters");
 if (!values.keep) rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
-process.env.COUNTERS_FOLDER = folder;
 process.env.COUNTED_STATEMENTS = prepare(folder);
-const { fakeCuda } = await import("../test/cuda/host/build.ts");
-const { fakeMetal } = await import("../test/metal/host/build.ts");
 
 const llvm = findLlvm();
-if (!llvm)
-  say("csrc/ is left out: no clang, llvm-profdata and llvm-cov of one version from 19 on (clang-19, llvm-19).");
+if (llvm) process.env.COUNTERS_FOLDER = folder;
+else
+  say(
+    "csrc/ and kernels are left out: no clang, llvm-profdata and llvm-cov of one version from 19 on (clang-19, llvm-19).",
+  );
+const { fakeCuda } = await import("../test/cuda/host/build.ts");
+const { fakeMetal } = await import("../test/metal/host/build.ts");
 const library = llvm && (await buildCounted(llvm));
 
 // Without bunfig.toml's threshold: Bun would hold it against each file that the tests' own process loads.

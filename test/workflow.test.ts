@@ -59,6 +59,11 @@ test("has every macOS that the package is for, Intel too, and each uploads the k
   }
 });
 
+test("holds the share of src/ that tests run: all of the suite, since named files are held to nothing", () => {
+  const steps = workflow.jobs.coverage!.steps.flatMap(({ run }) => run ?? []);
+  expect(steps).toEqual(["bun run test:coverage"]);
+});
+
 test("times a pull request against what it is based on, on one runner", () => {
   const { steps, "runs-on": runner } = workflow.jobs.speed!;
   const [worktree, , against] = steps.flatMap(({ run }) => run ?? []);

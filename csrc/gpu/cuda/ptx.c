@@ -95,24 +95,35 @@ static size_t count_kernels(const char *text, size_t bytes) {
     return count;
 }
 
-/* Only the first counts: its names are pointed at. Text and handles are one piece of memory. */
-bnb_status ptx_take(const void *given, size_t bytes) {
-    if (pack) return BNB_OK;
-    size_t count = count_kernels(given, bytes);
+/* Text and handles as one piece of memory; NULL where the text is damaged, or there is no memory. */
+static struct kernel *handles_for(const char *text, size_t bytes) {
+    size_t count = count_kernels(text, bytes);
     damaged = !count;
     if (damaged)
-        return fail(BNB_INVALID, "device_take_kernels: kernels, of %zu bytes, are damaged; install the package again",
-                    bytes);
+        return refuse(BNB_INVALID, "device_take_kernels: kernels, of %zu bytes, are damaged; install the package again",
+                      bytes);
     struct kernel *handles = malloc(count * sizeof *handles + bytes);
-    if (!handles) return fail(BNB_OUT_OF_MEMORY, "the host has no memory for %zu bytes of kernels", bytes);
-    char *text = memcpy(handles + count, given, bytes);
-    for (const char *at = text; at < text + bytes; handles++) {
-        at = read_kernel(at, text + bytes, handles);
+    if (!handles) return refuse(BNB_OUT_OF_MEMORY, "the host has no memory for %zu bytes of kernels", bytes);
+    memcpy(handles + count, text, bytes);
+    pack = (char *)(handles + count);
+    return handles;
+}
+
+/* Only the first counts: its names are pointed at. A copy is read, since another thread may write to the caller's. */
+bnb_status ptx_take(const void *given, size_t bytes) {
+    if (pack) return BNB_OK;
+    char *copy = malloc(bytes);
+    if (!copy) return fail(BNB_OUT_OF_MEMORY, "the host has no memory for %zu bytes of kernels", bytes);
+    memcpy(copy, given, bytes);
+    struct kernel *handles = handles_for(copy, bytes);
+    free(copy);
+    if (!handles) return bnb_last_status();
+    for (const char *at = pack; at < pack + bytes; handles++) {
+        at = read_kernel(at, pack + bytes, handles);
         struct kernel **bucket = &kernels[hash_of(handles->name) % BUCKETS_OF_KERNELS];
         handles->next = *bucket;
         *bucket = handles;
     }
-    pack = text;
     return BNB_OK;
 }
 
