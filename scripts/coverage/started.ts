@@ -25,10 +25,11 @@ export function countStarted(): void {
   const inherited = { ...process.env }; // what Bun hands on by itself: the environment that this process began with
 
   // Executables are left alone: what is compiled into one counts nothing, and its environment may be what is tested.
-  // So is what has a preload of its own, which may replace a source too: the first that does so is the only one.
+  // So is what has a preload of its own, which may replace a source too (the first that does so is the only one), and
+  // what counts by itself.
   const counts = (command: readonly string[], env: Options["env"] = {}) =>
     [...command, ...Object.values(env)].some((word = "") => word.includes(process.execPath) || bun.test(word)) &&
-    !command.some((word) => word.startsWith("--preload"));
+    !command.some((word) => /^--(preload|coverage)/.test(word));
   const counted = <T extends Options>(command: readonly string[], options: T | undefined): T =>
     (counts(command, options?.env) ? { ...options, env: { ...(options?.env ?? inherited), ...ours } } : options) as T;
   const counting = (plain: (...all: never[]) => unknown) => {
