@@ -280,6 +280,16 @@ describe.each(testDevices)("on %s", (_, device) => {
     });
   });
 
+  test.each([1, 3, 20])("%i rows of x by rows of one scale each, as exact as is asked by default", (m) => {
+    const [n, k] = [24, 1536];
+    const numbers = normal(n * k, 4).map((x, i) => x * (1 + Math.floor(i / k))); // each row larger
+    using w = Int8Weight.quantize(from(numbers, [n, k]));
+    using x = from(normal(m * k, m), [m, k], "float16");
+    using y = matmul8bitFp(x, w);
+    const want = matmul(x.readFloat32(), w.dequantize({ dtype: "float32" }).read(), undefined, m, n, k);
+    expect(relativeError(y.readFloat32(), want)).toBeLessThan(1e-3);
+  });
+
   test("a row a block, of no power of two, in every dtype", () => {
     using w = Int8Weight.quantize(from(normal(5 * 336, 3), [5, 336]));
     const codes = w.CB.read();

@@ -9,11 +9,12 @@
 /* Of cuda/matmul_bytes.metal. */
 enum { BYTES_THREADS = 512, BYTES_ROWS = 4 };
 
-/* One row of x, which it multiplies in fp32: as exact as any precision asks. */
+/* One row of x, which it multiplies in fp32: as exact as any precision asks. Blocks lie behind each other: a scale for
+ * a whole row, of any length, is the portable kernels'. */
 static bool takes_bytes(const struct launch *whole, const struct matmul_args *args) {
     return args->m == 1 && args->k % 16 == 0 && args->scales.shift >= 4 && args->scales.shift <= 31 &&
-           whole->constants[OF_W] == STORE_CODE8 && whole->constants[OF_SCALES] == SCALES_F32 &&
-           whole->constants[OF_OFFSETS] == OFFSETS_NONE;
+           whole->constants[OF_W] == STORE_CODE8 && whole->constants[OF_WHOLE] != WHOLE_ROWS &&
+           whole->constants[OF_SCALES] == SCALES_F32 && whole->constants[OF_OFFSETS] == OFFSETS_NONE;
 }
 
 bnb_status cuda_serve_bytes(struct gpu *gpu, const struct launch *whole) {

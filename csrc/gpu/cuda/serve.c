@@ -301,6 +301,7 @@ static bnb_status serve_matmul(struct gpu *gpu, const struct launch *whole) {
     uint32_t       x = whole->constants[OF_X], w = whole->constants[OF_W];
     struct product p = {.gpu = gpu, .whole = whole, .dtype = x, .to = x, .hopper = gpu->capability == HOPPER};
     memcpy(&p.args, whole->args, sizeof p.args);
+    if (whole->constants[OF_WHOLE] == WHOLE_ROWS) p.args.scales.shift = 32; /* blocks of no power of two */
     bnb_status by_bytes = cuda_serve_bytes(gpu, whole);
     if (by_bytes != BNB_UNSUPPORTED) return by_bytes;
     if (x == STORE_F32) {
