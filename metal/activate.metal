@@ -32,6 +32,13 @@ inline float activated(float x) {
     return x / (1.0f + exp(fma(x * x, -0.071354816f, -1.5957691f) * x));
 }
 
+// Where in x what becomes element i of y lies.
+inline ulong place_of(constant activate_args &args, ulong i) {
+    if (GATE != GATE_HALVES) return i;
+    const ulong row = args.count_high == 0 ? ulong(uint(i) / args.columns) : i / args.columns;
+    return i + row * args.columns;
+}
+
 [[host_name("activate")]] [[kernel, max_total_threads_per_threadgroup(ACTIVATE_THREADS)]]
 void activate(constant activate_args &args [[buffer(0)]],
               device const uchar *x [[buffer(1)]],
@@ -40,8 +47,20 @@ void activate(constant activate_args &args [[buffer(0)]],
               uint thread_at [[thread_position_in_grid]],
               uint threads [[threads_per_grid]]) {
     const ulong count = count_of(args.count_low, args.count_high);
-    for (ulong i = thread_at; i < count; i += threads) {
-        const ulong at = GATE == GATE_HALVES ? i + i / args.columns * args.columns : i;
+    ulong i = thread_at;
+    if (count % 4 == 0 && args.columns % 4 == 0) {
+        for (ulong four = 4 * i; four < count; four += 4 * ulong(threads)) {
+            const ulong at = place_of(args, four);
+            float4 v = load4(x, X, at);
+            UNROLL for (uint e = 0; e < 4; e++) v[e] = activated(v[e]);
+            if (GATE == GATE_HALVES) v *= load4(x, X, at + args.columns);
+            if (GATE == GATE_OTHER) v *= load4(up, X, four);
+            save4(y, X, four, v);
+        }
+        return;
+    }
+    for (; i < count; i += threads) {
+        const ulong at = place_of(args, i);
         float v = activated(load(x, X, at));
         if (GATE == GATE_HALVES) v *= load(x, X, at + args.columns);
         if (GATE == GATE_OTHER) v *= load(up, X, i);

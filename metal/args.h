@@ -48,7 +48,7 @@ enum {
     ACTIVATE_THREADS = 256,   // elements by turns
     TOPK_THREADS = 256,       // a row
     SCATTER_THREADS = 256,    // a column each
-    PREPARE_THREADS = 32,     // a head of a row
+    PREPARE_THREADS = 128,    // 4 simdgroups, each at one head of a row
     ATTEND_THREADS = 128,     // 4 simdgroups at the keys of one head of a row, 32 keys each at a time
     ATTEND_MOST = 1024,       // columns of a head
     MERGE_THREADS = 64,       // parts of a head of a row, then its columns by turns

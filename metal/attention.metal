@@ -56,13 +56,15 @@ void attention_prepare(constant attention_args &args [[buffer(0)]],
                        device float *value_scales [[buffer(12)]],
                        device const int *pages [[buffer(13)]],
                        uint2 group [[threadgroup_position_in_grid]],
-                       uint lane [[thread_index_in_threadgroup]]) {
-    threadgroup float head[ATTEND_MOST];
-    const uint row = group.y, d = args.d;
+                       uint simdgroup [[simdgroup_index_in_threadgroup]],
+                       uint lane [[thread_index_in_simdgroup]]) {
+    threadgroup float heads[PREPARE_THREADS / 32 * ATTEND_MOST];
+    threadgroup float *head = OWN_SLICE(heads + simdgroup * ATTEND_MOST, ATTEND_MOST);
+    const uint row = group.y, d = args.d, which = group.x * (PREPARE_THREADS / 32) + simdgroup;
     const row_of_text at = row_at(args, rows, row, CACHED, ROTATES);
-    if (!at.sound) return;
-    const bool is_query = group.x < args.heads, is_value = group.x >= args.heads + args.kv_heads;
-    const uint index = is_query ? group.x : (group.x - args.heads) % args.kv_heads;
+    if (!at.sound || which >= args.heads + 2 * args.kv_heads) return;
+    const bool is_query = which < args.heads, is_value = which >= args.heads + args.kv_heads;
+    const uint index = is_query ? which : (which - args.heads) % args.kv_heads;
 
     ulong from = ulong(row) * args.v_columns + args.v_first + index * d;
     if (is_query) from = ulong(row) * args.q_columns + index * d;
@@ -81,7 +83,7 @@ void attention_prepare(constant attention_args &args [[buffer(0)]],
             head[i] *= weight * inverse;
         }
     }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
+    simdgroup_barrier(mem_flags::mem_threadgroup);
     if (ROTATES != 0 && !is_value) {
         const uint half_of = args.rotated / 2;
         device const float *cosines = rope + ulong(at.position) * args.rotated, *sines = cosines + half_of;
@@ -90,7 +92,7 @@ void attention_prepare(constant attention_args &args [[buffer(0)]],
             head[i] = a * cosines[i] - b * sines[i];
             head[i + half_of] = b * cosines[i] + a * sines[i];
         }
-        threadgroup_barrier(mem_flags::mem_threadgroup);
+        simdgroup_barrier(mem_flags::mem_threadgroup);
     }
 
     if (is_query) {
@@ -167,7 +169,7 @@ void attention(constant attention_args &args [[buffer(0)]],
                uint place [[thread_index_in_threadgroup]],
                uint simdgroup [[simdgroup_index_in_threadgroup]],
                uint lane [[thread_index_in_simdgroup]]) {
-    constexpr uint COLUMNS = 128 / SHARE * J, TURNS = J == 1 ? 8 : 4;
+    constexpr uint COLUMNS = 128 / SHARE * J, TURNS = J == 1 ? 8 : J == 8 ? 1 : 4;
     threadgroup float4 query4[COLUMNS / 4];
     threadgroup float4 sums4[SIMDGROUPS * COLUMNS / 4];
     threadgroup float mosts[SIMDGROUPS], totals[SIMDGROUPS];

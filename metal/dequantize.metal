@@ -6,6 +6,8 @@ constant uint TO [[function_constant(1)]];
 constant uint SCALES [[function_constant(2)]];  // SCALES_…
 constant uint OFFSETS [[function_constant(3)]]; // OFFSETS_…
 
+constant uint TURNS = 4;
+
 [[host_name("dequantize")]] [[kernel, max_total_threads_per_threadgroup(DEQUANTIZE_THREADS)]]
 void dequantize(constant dequantize_args &args [[buffer(0)]],
                 device const uchar *codes [[buffer(1)]],
@@ -35,8 +37,16 @@ void dequantize(constant dequantize_args &args [[buffer(0)]],
     const weights w = {CODES,         SCALES,         OFFSETS, args.scales,    codes, absmax,
                        nested_absmax, nested_offsets, offsets, offsets_absmax, slice, nested_values};
     const bool whole = w.scales.shift >= 3 && w.scales.shift < 32; // 8 elements share a block
-    const ulong count = count_of(args.count_low, args.count_high);
-    for (ulong i = ulong(thread_index) * 8; i < count; i += ulong(threads) * 8) {
+    const ulong count = count_of(args.count_low, args.count_high), step = ulong(threads) * 8;
+    ulong i = ulong(thread_index) * 8;
+    if (whole)
+        for (; i + (TURNS - 1) * step + 8 <= count; i += TURNS * step) { // whose loads are under way at once
+            octet v[TURNS];
+            UNROLL for (uint j = 0; j < TURNS; j++)
+                v[j] = decoded8(w, values8(w, codes8(w, i + j * step)), block_of(w, i + j * step));
+            UNROLL for (uint j = 0; j < TURNS; j++) save8(y, TO, i + j * step, v[j]);
+        }
+    for (; i < count; i += step) {
         const uint valid = within(i, count);
         if (valid == 8 && whole) {
             save8(y, TO, i, decoded8(w, values8(w, codes8(w, i)), block_of(w, i)));

@@ -58,8 +58,8 @@ static bnb_status launch_prepare(const struct attention_request *r, struct launc
     bind_heads(r, UPDATES, launch.bindings + 8);
     launch.bindings[12] = reads_if(r->pages ? r->pages->buffer : NULL, q);
     launch.binding_count = 13;
-    launch.groups[0] = (uint32_t)(r->heads + 2 * r->kv_heads), launch.groups[1] = (uint32_t)r->q->rows,
-    launch.groups[2] = 1;
+    launch.groups[0] = (uint32_t)ceil_div(r->heads + 2 * r->kv_heads, PREPARE_THREADS / 32);
+    launch.groups[1] = (uint32_t)r->q->rows, launch.groups[2] = 1;
     launch.threads = PREPARE_THREADS;
     launch.bytes_moved = 2 * q->bytes;
     return enqueue(q->device, &launch);

@@ -128,8 +128,11 @@ export class PlacedRows implements Disposable {
   readonly pages: Tensor<"int32"> | undefined;
   readonly bias: Floats | undefined;
   readonly #seen: ReadonlyMap<number | undefined, Tensor<"int32">>;
+  /** What `pages` holds. */
+  #values: Int32Array;
 
   constructor({ seen, positions, pages, bias }: Rows, device: Device, cache: KvCache | undefined) {
+    this.#values = pages?.values ?? new Int32Array(0);
     this.positions = positions;
     this.cache = cache;
     this.pages = pages && Tensor.from(pages.values, [pages.texts, pages.values.length / pages.texts], { device });
@@ -146,7 +149,9 @@ export class PlacedRows implements Disposable {
   /** Puts rows of the same number, with pages of the same shape, in their place. */
   write({ seen, pages }: Rows): void {
     for (const [window, rows] of seen) this.seenBy(window).write(rows);
-    if (pages) this.pages!.write(pages.values);
+    if (!pages || pages.values.every((page, i) => page === this.#values[i])) return;
+    this.#values = pages.values;
+    this.pages!.write(pages.values);
   }
 
   [Symbol.dispose](): void {
