@@ -169,7 +169,7 @@ void attention(constant attention_args &args [[buffer(0)]],
                uint place [[thread_index_in_threadgroup]],
                uint simdgroup [[simdgroup_index_in_threadgroup]],
                uint lane [[thread_index_in_simdgroup]]) {
-    constexpr uint COLUMNS = 128 / SHARE * J, TURNS = J == 1 ? 8 : 4;
+    constexpr uint COLUMNS = 128 / SHARE * J, TURNS = J == 1 ? 8 : J == 8 ? 1 : 4;
     threadgroup float4 query4[COLUMNS / 4];
     threadgroup float4 sums4[SIMDGROUPS * COLUMNS / 4];
     threadgroup float mosts[SIMDGROUPS], totals[SIMDGROUPS];

@@ -4,13 +4,13 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { coverageFlags, findLlvm } from "./native.ts";
 
 /**
- * The folder of this run's counters, which processes that it starts inherit; undefined where nothing of C is counted, be
- * it for want of a clang.
+ * The folder of this run's counters, which processes that it starts inherit; undefined where nothing of C is counted,
+ * be it for want of a clang.
  */
 export const countersFolder = (): string | undefined => process.env.COUNTERS_FOLDER || undefined;
 
-/** What has code counted, whatever its warnings. */
-export const countingFlags = [...coverageFlags, "-w"];
+/** What has code counted, by a clang that may warn of more; what is an error by its own name stays one. */
+export const countingFlags = [...coverageFlags, "-Wno-error"];
 
 /** Writes the counters of a process that ends by quick_exit, as Bun does: to be linked in. */
 export const atExit = `${import.meta.dir}/at_exit.c`;

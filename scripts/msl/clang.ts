@@ -60,7 +60,7 @@ const metalHeaders = [
   .concat(["simdgroup", "simdgroup_matrix", "types", "type_traits", "uniform", "stdlib"])
   .map((part) => `metal_${part}`);
 
-/** Runs the C preprocessor; the result keeps line markers. */
+/** Runs the C preprocessor; the result keeps line markers, but for a file that zig makes of its input, by chance. */
 export function preprocess(source: string, name: string, version: number, includes: readonly string[] = []): string {
   const headers = join(cache, "headers");
   if (!metalHeaders.every((header) => existsSync(join(headers, header)))) {
@@ -87,5 +87,5 @@ export function preprocess(source: string, name: string, version: number, includ
   ];
   const { ok, stdout, stderr } = zig(args, marked);
   if (!ok) throw firstError(stderr, name);
-  return stdout;
+  return stdout.replaceAll(/"[^"\n]*-stdin\.cpp"/g, '"<stdin>"');
 }

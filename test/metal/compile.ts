@@ -10,7 +10,7 @@ if (!file || (mode !== "fast" && mode !== "check")) {
   process.exit(2);
 }
 try {
-  const options = { mode, name: "program_source", linted: true } as const;
+  const options = { mode, linted: true } as const;
   console.log(compileToFile(await Bun.file(file).text(), options).path);
 } catch (error) {
   if (!(error instanceof TranslateError)) throw error;

@@ -165,7 +165,7 @@ export interface CompileOptions {
   readonly mode?: Mode;
   /** Metal's math functions where the source names neither form; BNB_SIM_FUNCTIONS says so where it isn't given. */
   readonly functions?: Functions;
-  /** The file name for places before the first `#line`. */
+  /** The file name for places before the first `#line`; by default Metal's own, so that all share what is compiled. */
   readonly name?: string;
   readonly dialect?: Dialect;
   /** Folders for `#include "…"`, which only third-party sources have. */
@@ -178,7 +178,7 @@ export interface CompileOptions {
 
 /** Translates and compiles a source, or finds it compiled, and says where the library is and what kernels it holds. */
 export function compileToFile(source: string, options: CompileOptions = {}): { path: string; kernels: KernelInfo[] } {
-  const { mode = "fast", name = "source.metal", dialect = "ours", includes = [], only, linted = false } = options;
+  const { mode = "fast", name = "program_source", dialect = "ours", includes = [], only, linted = false } = options;
   const { functions = process.env.BNB_SIM_FUNCTIONS === "fast" ? "fast" : "precise" } = options;
   const manifest = cached(
     ".json",

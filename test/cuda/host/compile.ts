@@ -20,7 +20,7 @@ if (import.meta.main) {
     process.exit(2);
   }
   try {
-    console.log(compileToFile(sourceOf(family), { mode, name: "program_source" }).path);
+    console.log(compileToFile(sourceOf(family), { mode }).path);
   } catch (error) {
     if (!(error instanceof TranslateError)) throw error;
     console.log(error.message);
