@@ -4,8 +4,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { coverageFlags, findLlvm } from "./native.ts";
 
 /**
- * The folder of this run's counters, which processes that it starts inherit; undefined where nothing of C is counted, be
- * it for want of a clang.
+ * The folder of this run's counters, which processes that it starts inherit; undefined where nothing of C is counted,
+ * be it for want of a clang.
  */
 export const countersFolder = (): string | undefined => process.env.COUNTERS_FOLDER || undefined;
 
