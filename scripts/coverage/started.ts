@@ -17,24 +17,27 @@ interface Options {
 /** From now on. */
 export function countStarted(): void {
   const preload = `${import.meta.dir}/processes.ts`;
-  const ours = {
-    BUN_OPTIONS: `--preload=${preload}`,
-    COUNTERS_FOLDER: countersFolder(),
-    [variable]: statementsFolder(),
-  };
   const inherited = { ...process.env }; // what Bun hands on by itself: the environment that this process began with
+  const ours = { COUNTERS_FOLDER: countersFolder(), [variable]: statementsFolder() };
 
   // Executables are left alone: what is compiled into one counts nothing, and its environment may be what is tested.
-  // So is what has a preload of its own, which may replace a source too: the first that does so is the only one.
+  // So is what counts by itself.
   const counts = (command: readonly string[], env: Options["env"] = {}) =>
     [...command, ...Object.values(env)].some((word = "") => word.includes(process.execPath) || bun.test(word)) &&
-    !command.some((word) => word.startsWith("--preload"));
-  const counted = <T extends Options>(command: readonly string[], options: T | undefined): T =>
-    (counts(command, options?.env) ? { ...options, env: { ...(options?.env ?? inherited), ...ours } } : options) as T;
+    !command.includes("--coverage");
+  const counted = (command: string[], options?: Options): [command: string[], options: Options | undefined] => {
+    if (!counts(command, options?.env)) return [command, options];
+    const env = { ...(options?.env ?? inherited), ...ours };
+    // A preload of the test's own may replace a source, of which the first that does so is the only one.
+    const own = command.lastIndexOf("--preload");
+    return own < 0
+      ? [command, { ...options, env: { ...env, BUN_OPTIONS: `--preload=${preload}` } }]
+      : [command.toSpliced(own + 2, 0, `--preload=${preload}`), { ...options, env }];
+  };
   const counting = (plain: (...all: never[]) => unknown) => {
-    const start = plain as (...all: unknown[]) => unknown;
+    const start = plain as (command: string[], options?: Options) => unknown;
     return (first: string[] | (Options & { cmd: string[] }), options?: Options) =>
-      Array.isArray(first) ? start(first, counted(first, options)) : start(counted(first.cmd, first));
+      start(...(Array.isArray(first) ? counted(first, options) : counted(first.cmd, first)));
   };
   Object.assign(Bun, { spawn: counting(Bun.spawn), spawnSync: counting(Bun.spawnSync) });
 
