@@ -22,7 +22,10 @@ static struct buffer *joined_new(size_t bytes) {
 
 struct buffer *buffer_new(bnb_device *device, size_t bytes) {
     struct buffer *again = record_reuse(device, bytes);
-    if (again) return again;
+    return again ? again : buffer_for_host(device, bytes);
+}
+
+struct buffer *buffer_for_host(bnb_device *device, size_t bytes) {
     bool           joined = !device->driver && bytes < PIECE_FROM;
     struct buffer *buffer = joined ? joined_new(bytes) : malloc(sizeof *buffer);
     struct piece   piece = {.capacity = joined ? 0 : bytes};
@@ -301,7 +304,7 @@ static bnb_status fill_from_file(struct buffer *buffer, const struct file_range 
 struct buffer *buffer_of_file(bnb_device *device, const struct file_range *range, size_t element, bool mapped) {
     struct buffer *buffer = mapped ? mapped_new(device, range, element) : NULL;
     if (buffer) return buffer;
-    buffer = buffer_new(device, range->bytes);
+    buffer = buffer_for_host(device, range->bytes);
     if (!buffer || fill_from_file(buffer, range) == BNB_OK) return buffer;
     buffer_release(buffer);
     return NULL;

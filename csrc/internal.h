@@ -147,6 +147,8 @@ void forget_gpus(void);
 enum { LOAD_BYTES = 16 }; /* what kernels load at once: memory that they take begins at a multiple */
 
 struct buffer *buffer_new(bnb_device *device, size_t bytes); /* NULL and an error; not cleared */
+/* The same for what the host writes: not memory that steps of a recording use, which write to it whenever it runs. */
+struct buffer *buffer_for_host(bnb_device *device, size_t bytes);
 /* Bytes of a file: their mapping, where `mapped` asks for it and the device can have it, else a copy. */
 struct buffer *buffer_of_file(bnb_device *device, const struct file_range *range, size_t element, bool mapped);
 bnb_status     buffer_intact(const struct buffer *buffer); /* a failure where its file's bytes could not be had */

@@ -21,6 +21,11 @@ bnb_tensor *tensor_new(bnb_device *device, bnb_dtype dtype, size_t rows, size_t 
     return tensor_of(buffer_new(device, rows * columns * dtype_size(dtype)), dtype, rows, columns);
 }
 
+/* The same for what the host fills. */
+static bnb_tensor *tensor_for_host(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns) {
+    return tensor_of(buffer_for_host(device, rows * columns * dtype_size(dtype)), dtype, rows, columns);
+}
+
 bnb_tensor *tensor_over(struct buffer *buffer, bnb_dtype dtype, size_t rows, size_t columns) {
     return tensor_of(buffer_share(buffer), dtype, rows, columns);
 }
@@ -34,7 +39,7 @@ static bool is_new(bnb_device *device, bnb_dtype dtype, size_t rows, size_t colu
 
 bnb_tensor *bnb_tensor_zeros(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns) {
     if (!is_new(device, dtype, rows, columns, "tensor_zeros")) return NULL;
-    bnb_tensor *tensor = tensor_new(device, dtype, rows, columns);
+    bnb_tensor *tensor = tensor_for_host(device, dtype, rows, columns);
     if (!tensor || buffer_clear(tensor->buffer) == BNB_OK) return tensor;
     bnb_tensor_free(tensor);
     return NULL;
@@ -55,7 +60,7 @@ bnb_tensor *bnb_tensor_from(bnb_device *device, bnb_dtype dtype, size_t rows, si
     if (bytes != rows * columns * dtype_size(dtype))
         return refuse(BNB_INVALID, "tensor_from: data has %zu bytes, expected %zu for %s [%zu, %zu]", bytes,
                       rows * columns * dtype_size(dtype), dtype_name(dtype), rows, columns);
-    bnb_tensor *tensor = tensor_new(device, dtype, rows, columns);
+    bnb_tensor *tensor = tensor_for_host(device, dtype, rows, columns);
     if (!tensor || buffer_write(tensor->buffer, data, bytes) == BNB_OK) return tensor;
     bnb_tensor_free(tensor);
     return NULL;
@@ -88,7 +93,7 @@ void *bnb_tensor_host(bnb_tensor *tensor) {
 
 bnb_tensor *bnb_tensor_to(const bnb_tensor *tensor, bnb_device *device) {
     if (!is_tensor(tensor, "tensor_to", "tensor") || !is_device(device, "tensor_to")) return NULL;
-    bnb_tensor *copy = tensor_new(device, tensor->dtype, tensor->rows, tensor->columns);
+    bnb_tensor *copy = tensor_for_host(device, tensor->dtype, tensor->rows, tensor->columns);
     if (!copy || buffer_copy(copy->buffer, tensor->buffer) == BNB_OK) return copy;
     bnb_tensor_free(copy);
     return NULL;
@@ -113,7 +118,7 @@ bnb_tensor *bnb_tensor_slice(const bnb_tensor *tensor, size_t first, size_t rows
     if (!part) return NULL;
     if (offset % LOAD_BYTES == 0) /* as all memory begins at a multiple of it */
         return tensor_of(part, tensor->dtype, rows, tensor->columns);
-    bnb_tensor *copy = tensor_new(part->device, tensor->dtype, rows, tensor->columns);
+    bnb_tensor *copy = tensor_for_host(part->device, tensor->dtype, rows, tensor->columns);
     if (copy && buffer_copy(copy->buffer, part) != BNB_OK) bnb_tensor_free(copy), copy = NULL;
     buffer_release(part);
     return copy;

@@ -95,6 +95,21 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect([...y!.read()]).toEqual([20, 40, 60, 82]);
   });
 
+  test("what the host wrote stays, whatever came before in memory as large", () => {
+    using x = tensor(Float32Array.of(1, 2, 3, 4), [4]);
+    let y: Tensor | undefined;
+    using recording = Recording.of(() => {
+      scale(x, 7).dispose();
+      using constant = tensor(Float32Array.of(10, 20, 30, 40), [4]);
+      using zeros = Tensor.zeros([4], { device });
+      using sum = add(constant, zeros);
+      y = add(sum, x);
+    }, device);
+    x.write(Float32Array.of(0, 0, 0, 1));
+    recording.run();
+    expect([...y!.read()]).toEqual([10, 20, 30, 41]);
+  });
+
   test("what looks at its results on the CPU is refused, and so is what fails", () => {
     using x = tensor(wave(128), [2, 64]);
     using other = tensor(wave(64), [1, 64]);

@@ -16,7 +16,7 @@ static struct buffer *upload(const struct codebook *book, bnb_device *device) {
     memcpy(copy.thresholds, book->thresholds, sizeof copy.thresholds);
     memcpy(copy.order, book->order, sizeof copy.order);
     memcpy(copy.start, book->start, sizeof copy.start);
-    struct buffer *buffer = buffer_new(device, sizeof copy);
+    struct buffer *buffer = buffer_for_host(device, sizeof copy);
     if (!buffer || buffer_write(buffer, &copy, sizeof copy) == BNB_OK) return buffer;
     buffer_release(buffer);
     return NULL;

@@ -134,6 +134,22 @@ describe("a token more of a text", () => {
     expect(model.device.counters.bytes).toBe(bytes);
   });
 
+  test.each(["int8", "nf4"] as const)("of weights in %s", async (quantType) => {
+    for (const name of ["llama", "gemma2", "phi"]) {
+      using model = await Model.load(tiny(name), { quantType });
+      using session = model.session(exact);
+      session.forward([5, 6, 7]);
+      session.forward([8]);
+      const got = session.forward([9]);
+      using other = model.session(exact);
+      other.forward([5, 6, 7, 8]);
+      using recorded = other.decoder.forward([other.segment([9, 10], "all")], other.shared.cache)!; // and this is not
+      const want = recorded.read().subarray(0, got.length);
+      const largest = want.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+      expect(difference(got, want)).toBeLessThan((quantType === "int8" ? 2e-2 : 1e-4) * largest); // outliers are of all rows
+    }
+  });
+
   test("of a mixture of experts is not recorded, for it asks which they are", async () => {
     using model = await Model.load(tiny("mixtral"), { precision: "highest" });
     using session = model.session();
