@@ -108,6 +108,7 @@ typedef enum bnb_counter {
     BNB_COUNTER_OPERATIONS = 3, /* run so far, here or on the CPU for this device */
     BNB_COUNTER_FALLBACKS = 4,  /* of those, run on the CPU because the GPU lacks the kernel */
     BNB_COUNTER_MAPPED = 5,     /* bytes of files that are mapped in place of memory */
+    BNB_COUNTER_ROOM = 6,       /* bytes that a GPU can still give, about; of a CPU 0 */
 } bnb_counter;
 
 /* ── Errors ─────────────────────────────────────────────────────────────────────────────────────────────────────── */

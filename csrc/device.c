@@ -225,8 +225,9 @@ double bnb_device_counter(const bnb_device *device, bnb_counter counter) {
     case BNB_COUNTER_OPERATIONS: return (double)device->operations;
     case BNB_COUNTER_FALLBACKS: return (double)device->fallbacks;
     case BNB_COUNTER_MAPPED: return (double)device->mapped;
+    case BNB_COUNTER_ROOM: return device->driver ? (double)device->driver->room(device->gpu) : 0;
     }
-    fail(BNB_INVALID, "device_counter: counter is %d, expected 0 to %d", (int)counter, BNB_COUNTER_MAPPED);
+    fail(BNB_INVALID, "device_counter: counter is %d, expected 0 to %d", (int)counter, BNB_COUNTER_ROOM);
     return -1;
 }
 

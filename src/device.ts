@@ -100,8 +100,8 @@ export class Device extends NativeObject {
 
   /**
    * Counts since the start. `bytes` are in use, `peak` is the most that were, `cached` bytes were freed and are kept
-   * for reuse, and `mapped` are bytes of files that stand in place of memory. `operations` is how many have run,
-   * `fallbacks` how many of them ran on the CPU instead.
+   * for reuse, and `mapped` are bytes of files that stand in place of memory. `room` is about how many bytes a GPU can
+   * still give, and 0 of a CPU. `operations` is how many have run, `fallbacks` how many of them ran on the CPU instead.
    */
   get counters(): Record<keyof typeof counters, number> {
     const read = (counter: keyof typeof counters) => native.bnb_device_counter(this.pointer, counters[counter]);
@@ -110,6 +110,7 @@ export class Device extends NativeObject {
       peak: read("peak"),
       cached: read("cached"),
       mapped: read("mapped"),
+      room: read("room"),
       operations: read("operations"),
       fallbacks: read("fallbacks"),
     };
@@ -173,6 +174,22 @@ export function devices(): DeviceReport[] {
         ? { kind, available: false, reason: found }
         : { kind, available: true, description: found.description },
     );
+  }
+}
+
+/**
+ * @internal The current device, then the others of its kind, then the CPU: where a model may stand that is larger than
+ * one of them.
+ */
+export function allDevices(): Device[] {
+  const here = currentDevice();
+  if (here.kind === "cpu") return [here];
+  const found = [here];
+  const kind = here.kind.replace(/:.*/, "");
+  for (let index = 0; ; index++) {
+    const next = Device.find(`${kind}:${index}` as DeviceKind);
+    if (typeof next === "string") return [...found, Device.open("cpu")];
+    if (!found.includes(next)) found.push(next);
   }
 }
 

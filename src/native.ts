@@ -135,7 +135,7 @@ export const parts = {
 } as const;
 export const optimizers = { adam: 0, ademamix: 1, momentum: 2, lion: 3, rmsprop: 4, adagrad: 5 } as const;
 export const activations = { silu: 0, gelu: 1, geluTanh: 2, tanh: 3 } as const;
-export const counters = { bytes: 0, peak: 1, cached: 2, operations: 3, fallbacks: 4, mapped: 5 } as const;
+export const counters = { bytes: 0, peak: 1, cached: 2, operations: 3, fallbacks: 4, mapped: 5, room: 6 } as const;
 
 /** Where a GPU's products change from one kernel to the next. */
 export const sizes = {

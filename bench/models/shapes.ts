@@ -69,6 +69,7 @@ function sourceOf(shape: Shape, device: Device): WeightSource & Disposable {
   return {
     path: "noise",
     has: (name) => name.endsWith(".weight") && (/norm\./.test(name) || shapeOf(name) !== undefined) && !isTied(name),
+    bytesOf: () => 0,
     load: (name, device) => {
       const sides = shapeOf(name);
       if (!sides) return Tensor.from(new Float32Array(shape.hidden).fill(1), undefined, { device });

@@ -78,6 +78,7 @@ struct driver {
     void *(*host)(void *gpu,
                   void *memory); /* its address where the CPU shares it and may read READ_SLACK past it; or NULL */
     size_t (*cached)(void *gpu); /* bytes that were freed and are kept for reuse */
+    size_t (*room)(void *gpu);   /* bytes that alloc can still give, about */
 
     /* Waits for the memory's work, so that the CPU may access it so. DEVICE_LOST where it is to be read and work that
      * was to write it has failed: the sentence says so. Whoever WRITES makes it good again. */

@@ -11,10 +11,10 @@ import { progress } from "./terminal.ts";
 export interface LoadFlags extends ReportOptions {
   readonly quantType?: "nf4" | "fp4" | "int8";
   readonly doubleQuant?: boolean;
-  readonly precision: Precision;
+  readonly precision?: Precision;
   readonly mmap?: boolean;
   readonly adapter?: string;
-  readonly devices?: readonly DeviceName[];
+  readonly devices?: readonly DeviceName[] | "auto";
 }
 
 export function withLoading(command: Command): Command {
@@ -24,16 +24,17 @@ export function withLoading(command: Command): Command {
     )
     .option("--double-quant", "with 4 bits: quantise the scales too")
     .addOption(
-      new Option("--precision <precision>", "of products with 4-bit weights")
-        .choices(["highest", "high", "medium"])
-        .default("high"),
+      new Option(
+        "--precision <precision>",
+        "of products with quantised weights; on an NVIDIA GPU medium, else high",
+      ).choices(["highest", "high", "medium"]),
     )
     .option("--mmap", "use the files' own pages in place of copies; the files must stay as they are")
     .option("--adapter <dir>", "a LoRA adapter of PEFT's, to run beside the weights")
     .option(
       "--devices <list>",
-      "share the layers among several, such as cuda:0,cuda:1,cpu",
-      (text) => text.split(",").map((name) => name.trim()) as DeviceName[],
+      "share the layers among several, such as cuda:0,cuda:1,cpu; auto: as far as each one's memory goes",
+      (text) => (text === "auto" ? text : (text.split(",").map((name) => name.trim()) as DeviceName[])),
     )
     .option("--quiet", "print no progress and no figures");
 }

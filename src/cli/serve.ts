@@ -16,7 +16,7 @@ interface Flags {
   readonly timeout: number;
   readonly memory?: number;
   readonly quantType?: "nf4" | "fp4" | "int8";
-  readonly precision: Precision;
+  readonly precision?: Precision;
   readonly quiet?: boolean;
 }
 
@@ -101,9 +101,10 @@ export function serveCommand(): Command {
       new Option("--quant-type <type>", "quantise dense weights while they load").choices(["nf4", "fp4", "int8"]),
     )
     .addOption(
-      new Option("--precision <precision>", "of products with 4-bit weights")
-        .choices(["highest", "high", "medium"])
-        .default("high"),
+      new Option(
+        "--precision <precision>",
+        "of products with quantised weights; on an NVIDIA GPU medium, else high",
+      ).choices(["highest", "high", "medium"]),
     )
     .option("--quiet", "print no line for each request")
     .addHelpText(

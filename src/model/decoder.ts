@@ -9,7 +9,7 @@ import { joinRows } from "../join.ts";
 import type { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
 import type { Architecture } from "./architecture.ts";
-import type { ModelCache } from "./cache.ts";
+import type { ModelCache, Placed } from "./cache.ts";
 import type { Pipeline, PipelineRows } from "./pipeline.ts";
 import { RecordedStep } from "./recorded.ts";
 import { Norm, type Rows, Stream } from "./stack.ts";
@@ -149,6 +149,11 @@ export class Decoder implements Disposable {
     const seen = new Map([...windows].map((window) => [window, seenBy(segments, window)]));
     const positions = Math.max(...segments.map(({ start, ids }) => start + ids.length));
     return { seen, positions, pages: pagesOf(segments, pages), bias: undefined };
+  }
+
+  /** Where layers stand, in their order. */
+  get placed(): readonly Placed[] {
+    return this.#pipeline.placed;
   }
 
   [Symbol.dispose](): void {

@@ -8,6 +8,7 @@ import { BnbError } from "../error.ts";
 import type { QuantizedTensor } from "../quantized.ts";
 import { Tensor } from "../tensor.ts";
 import type { Architecture } from "./architecture.ts";
+import type { Placed } from "./cache.ts";
 import type { Pipeline } from "./pipeline.ts";
 import { Norm, type Rows, Stream } from "./stack.ts";
 import type { Loader } from "./weights.ts";
@@ -116,6 +117,11 @@ export class Encoder implements Disposable {
     for (const [i, id] of ids.entries())
       if (!Number.isInteger(id) || id < 0 || id >= vocabulary)
         throw new BnbError(`embed: ids[${i}] is ${id}, expected an id of the vocabulary, 0 to ${vocabulary - 1}.`);
+  }
+
+  /** Where layers stand, in their order. */
+  get placed(): readonly Placed[] {
+    return this.#pipeline.placed;
   }
 
   [Symbol.dispose](): void {

@@ -1,5 +1,5 @@
 // The loading of a model: which files it is made of, where its layers go, and what becomes of its weights.
-import { currentDevice, type Device, type DeviceName } from "../device.ts";
+import { allDevices, currentDevice, type Device, type DeviceName } from "../device.ts";
 import { BnbError } from "../error.ts";
 import type { Precision } from "../native.ts";
 import { Signature } from "../signature.ts";
@@ -24,9 +24,10 @@ export interface LoadOptions extends QuantizeOnLoad {
   /**
    * Several devices, for a model that is too large for one. Each gets a run of whole layers, in order: an equal share,
    * or as many as `{ device, layers }` says. The embedding is on the first, the head on the last. Activations go from
-   * one to the next through the host; the results are those of a single device.
+   * one to the next through the host; the results are those of a single device. `"auto"` fills the current device, then
+   * the others of its kind, as far as their memory goes, and has the CPU take the rest.
    */
-  devices?: readonly DevicePlace[] | undefined;
+  devices?: readonly DevicePlace[] | "auto" | undefined;
   /**
    * The least accuracy of products with quantised weights, as in `matmul4bit`. `"high"` by default, which changed no
    * token of any text that was tried (docs/models.md). On an NVIDIA GPU it is `"medium"`: bfloat16 on the tensor cores,
@@ -77,18 +78,18 @@ export async function loadParts(path: string, options: LoadOptions): Promise<Mod
   const { config, generation, tokenizer, pooling, weights } = files;
   const architecture = readArchitecture(config, files.configPath, generation);
   const { roots } = architecture.names;
-  const placed = layOut(signatures.load, places, architecture.layers.length);
+  const placed = places === "auto" ? undefined : layOut(signatures.load, places, architecture.layers.length);
   using adapter = options.adapter === undefined ? undefined : new Adapter(options.adapter, roots);
   const { quantType, blocksize, doubleQuant } = options;
   const kept = new Map<string, Kept>();
-  const loader = new Loader(weights, placed[0]!.device, rootOf(weights, architecture), {
+  const loader = new Loader(weights, placed?.[0]?.device ?? currentDevice(), rootOf(weights, architecture), {
     ...{ quantType, blocksize, doubleQuant, precision, adapter, kept },
     mmap: signatures.load.boolean(mmap, "mmap"),
     threshold: thresholdOf(config),
   });
   const network = await build(loader, architecture, placed, options);
   adapter?.checkAllTaken();
-  const devices = [...new Set(placed.map(({ device }) => device))];
+  const devices = [...new Set(network.placed.map(({ device }) => device))];
   const saving = { kept, origin: files.origin, options };
   const defaults = defaultsOf(generation);
   return { path, architecture, tokenizer, network, devices, pooling, defaults, saving };
@@ -111,20 +112,29 @@ function thresholdOf(json: JsonObject): number {
 async function build(
   loader: Loader,
   architecture: Architecture,
-  placed: readonly Placed[],
+  placed: readonly Placed[] | undefined,
   { onProgress, signal }: LoadOptions,
 ): Promise<Decoder | Encoder> {
-  const pipeline = await Pipeline.load(loader, architecture, placed, async (index) => {
+  const onLayer = async (index: number) => {
     onProgress?.(index + 1, architecture.layers.length);
     await new Promise(setImmediate);
     signal?.throwIfAborted();
-  });
+  };
+  const pipeline = placed
+    ? await Pipeline.load(loader, architecture, placed, onLayer)
+    : await Pipeline.fill(loader, architecture, allDevices(), tableBytes(loader, architecture), onLayer);
   const Network = architecture.kind === "decoder" ? Decoder : Encoder;
-  return new Network(loader, architecture, pipeline);
+  return new Network(loader.on(pipeline.placed[0]!.device), architecture, pipeline);
+}
+
+/** Of the tables of tokens: the one where they go in, and the head, which may stand on the same device. */
+function tableBytes(loader: Loader, { names, tied }: Architecture): number {
+  const head = names.head && !tied ? [names.head] : [];
+  return [names.embedding, ...head].reduce((sum, module) => sum + loader.tableBytes(module), 0);
 }
 
 /** The devices that options name. */
-function placesOf({ device, devices }: LoadOptions): readonly DevicePlace[] {
+function placesOf({ device, devices }: LoadOptions): readonly DevicePlace[] | "auto" {
   if (device !== undefined && devices !== undefined)
     throw new BnbError("Model.load: device and devices are both given, expected one of them.");
   return devices ?? [device ?? currentDevice()];

@@ -68,6 +68,12 @@ export class PipelineRows implements Disposable {
   }
 }
 
+/** Of the room that a device has before, one part of so many stays for what passes between layers. */
+const workShare = 16;
+
+/** A layer's keys and values of a text of usual length. */
+const cacheBytes = ({ kvHeads, headDim, positions }: Architecture) => 4 * kvHeads * headDim * Math.min(positions, 2048);
+
 /** All layers of a model, a stack of them on each device. */
 export class Pipeline implements Disposable {
   readonly #architecture: Architecture;
@@ -92,6 +98,42 @@ export class Pipeline implements Disposable {
         const range = { first, last: first + layers - 1 };
         stacks.push(await Stack.load(loader.on(device), architecture, device, range, onLayer));
         first += layers;
+      }
+    } catch (error) {
+      for (const stack of stacks) stack[Symbol.dispose]();
+      throw error;
+    }
+    return new Pipeline(architecture, stacks);
+  }
+
+  /**
+   * Layers go to each device as long as there is room for the largest so far with its keys and values, beside `kept`
+   * bytes; the last device takes the rest. A device that takes none is left out.
+   */
+  static async fill(
+    loader: Loader,
+    architecture: Architecture,
+    devices: readonly Device[],
+    kept: number,
+    onLayer: (index: number) => Promise<void>,
+  ): Promise<Pipeline> {
+    const stacks: Stack[] = [];
+    const last = architecture.layers.length - 1;
+    let [first, largest] = [0, 0];
+    try {
+      for (const device of devices) {
+        const beside = kept + device.counters.room / workShare;
+        let [had, taken] = [device.counters.bytes, 0];
+        const hasRoom = () => {
+          const { bytes, room } = device.counters;
+          largest = Math.max(largest, bytes - had);
+          had = bytes;
+          return device === devices.at(-1) || room - beside > largest + ++taken * cacheBytes(architecture);
+        };
+        const stack = await Stack.load(loader.on(device), architecture, device, { first, last, hasRoom }, onLayer);
+        if (stack.layers > 0) stacks.push(stack);
+        first += stack.layers;
+        if (first > last) break;
       }
     } catch (error) {
       for (const stack of stacks) stack[Symbol.dispose]();

@@ -4,6 +4,7 @@ import { activate } from "../activate.ts";
 import { type AttentionOptions, attention, type KvCache } from "../attention.ts";
 import type { Device } from "../device.ts";
 import { add } from "../elementwise.ts";
+import { BnbError } from "../error.ts";
 import { layerNorm } from "../layer_norm.ts";
 import { rmsNorm } from "../rms_norm.ts";
 import { Tensor } from "../tensor.ts";
@@ -224,6 +225,16 @@ export class Mlp implements Disposable {
   }
 }
 
+/** What is made, or undefined where the device has no memory for it and another one may have. */
+function layerIfFits(make: () => Layer, mayBeElsewhere: boolean): Layer | undefined {
+  try {
+    return make();
+  } catch (error) {
+    if (mayBeElsewhere && error instanceof BnbError && error.code === "out_of_memory") return undefined;
+    throw error;
+  }
+}
+
 /** Layers of a model that stand on one device, one after the other. */
 export class Stack implements Disposable {
   readonly device: Device;
@@ -239,18 +250,20 @@ export class Stack implements Disposable {
       if (rope && !this.#ropes.has(rope)) this.#ropes.set(rope, new RopeTable(rope, device));
   }
 
-  /** Layer by layer; `onLayer` may wait, or stop it by throwing. */
+  /** Layer by layer, as long as there is room; `onLayer` may wait, or stop it by throwing. */
   static async load(
     loader: Loader,
     architecture: Architecture,
     device: Device,
-    { first, last }: { first: number; last: number },
+    { first, last, hasRoom }: { first: number; last: number; hasRoom?: () => boolean },
     onLayer: (index: number) => Promise<void>,
   ): Promise<Stack> {
     const layers: Layer[] = [];
     try {
-      for (let index = first; index <= last; index++) {
-        layers.push(new Layer(loader, architecture, index));
+      for (let index = first; index <= last && hasRoom?.() !== false; index++) {
+        const layer = layerIfFits(() => new Layer(loader, architecture, index), hasRoom !== undefined);
+        if (!layer) break;
+        layers.push(layer);
         await onLayer(index);
       }
     } catch (error) {

@@ -26,6 +26,8 @@ export interface WeightSource {
   /** What was opened, for errors. */
   readonly path: string;
   has(name: string): boolean;
+  /** Of a tensor as the file has it; 0 where there is none. */
+  bytesOf(name: string): number;
   /** A weight on a device, the caller's to dispose of. @throws BnbError if there is none of that name */
   load(name: string, device: Device, options?: LoadWeightOptions): Weight;
 }
@@ -35,6 +37,7 @@ export function checkpointSource(checkpoint: Checkpoint): WeightSource {
   return {
     path: checkpoint.path,
     has: (name) => checkpoint.tensors.has(name) || checkpoint.quantized.has(name),
+    bytesOf: (name) => checkpoint.tensors.get(name)?.byteLength ?? 0,
     load: (name, device, options) => loadWeight(checkpoint, name, device, options),
   };
 }
@@ -45,9 +48,11 @@ const ggufDtypes: Readonly<Record<string, FloatDType>> = { F32: "float32", F16: 
 /** The weights of a GGUF file, with its own codes and scales. */
 export function ggufSource(model: GgufModel): WeightSource {
   const formats = new Map(model.tensors.map(({ name, format }) => [name, format]));
+  const sizes = new Map(model.tensors.map(({ name, byteLength }) => [name, byteLength]));
   return {
     path: model.path,
     has: (name) => formats.has(name),
+    bytesOf: (name) => sizes.get(name) ?? 0,
     load: (name, device, options) =>
       loadGguf(model, name, { ...options, device, dtype: ggufDtypes[formats.get(name)!] ?? "float16" }),
   };
@@ -318,6 +323,11 @@ export class Loader {
       if (bias && hasBias[i]) this.#keep(module, bias, "bias", range);
       from += rows[i]!;
     }
+  }
+
+  /** What a table takes in its file: on a device as much, or less where it is quantised to bytes. */
+  tableBytes(module: string): number {
+    return this.#source.bytesOf(this.#nameOf(module, "weight"));
   }
 
   /** A table to look rows up in and to multiply with as a head. */

@@ -168,6 +168,7 @@ const struct driver discrete_driver = {
     .free = fake_free,
     .host = fake_host,
     .cached = fake_cached,
+    .room = fake_room,
     .ready = fake_ready,
     .write = fake_write,
     .read = fake_read,

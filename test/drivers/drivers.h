@@ -15,6 +15,7 @@ extern bnb_status (*fail)(bnb_status status, const char *sentence, ...) __attrib
 
 struct gpu {
     const char *name;
+    size_t      used;         /* bytes */
     bool        open, untold; /* a launch has failed, and nobody has been told yet */
 };
 
@@ -30,6 +31,7 @@ extern struct knobs {
     long fail_launch;                     /* the nth launch from now on fails, as a GPU's do: after it was enqueued */
     long fail_alloc;                      /* the nth allocation from now on is refused */
     long launches, serves, reads, writes; /* so far */
+    long room;                            /* bytes that each GPU has; 0: no end of them */
 } knobs;
 
 /* The functions of a driver but for describe and launch. */
@@ -38,6 +40,7 @@ void      *fake_alloc(void *gpu, size_t bytes);
 void       fake_free(void *gpu, void *memory);
 void      *fake_host(void *gpu, void *memory);
 size_t     fake_cached(void *gpu);
+size_t     fake_room(void *gpu);
 bnb_status fake_ready(void *gpu, void *memory, enum access access);
 bnb_status fake_write(void *gpu, void *memory, size_t offset, const void *from, size_t bytes);
 bnb_status fake_read(void *gpu, void *memory, size_t offset, void *to, size_t bytes);

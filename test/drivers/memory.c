@@ -37,8 +37,13 @@ static long *knob(const char *name) {
     struct {
         const char *name;
         long       *at;
-    } named[] = {{"fail_launch", &knobs.fail_launch}, {"fail_alloc", &knobs.fail_alloc}, {"launches", &knobs.launches},
-                 {"serves", &knobs.serves},           {"reads", &knobs.reads},           {"writes", &knobs.writes}};
+    } named[] = {{"fail_launch", &knobs.fail_launch},
+                 {"fail_alloc", &knobs.fail_alloc},
+                 {"launches", &knobs.launches},
+                 {"serves", &knobs.serves},
+                 {"reads", &knobs.reads},
+                 {"writes", &knobs.writes},
+                 {"room", &knobs.room}};
     for (size_t i = 0; i < sizeof named / sizeof *named; i++)
         if (!strcmp(name, named[i].name)) return named[i].at;
     violation("there is no knob %s", name);
@@ -86,12 +91,14 @@ struct memory *bound(struct gpu *gpu, const struct binding *binding) {
 
 /* Filled with 0xFF, between guard pages. */
 void *fake_alloc(void *gpu, size_t bytes) {
-    struct memory *memory = strikes(&knobs.fail_alloc) ? NULL : calloc(1, sizeof *memory);
+    struct gpu    *of = gpu;
+    bool           fits = !knobs.room || of->used + bytes <= (size_t)knobs.room;
+    struct memory *memory = strikes(&knobs.fail_alloc) || !fits ? NULL : calloc(1, sizeof *memory);
     if (memory) *memory = (struct memory){.gpu = gpu, .data = sim_allocate(bytes), .bytes = bytes};
-    if (memory && memory->data) return memory;
+    if (memory && memory->data) return of->used += bytes, memory;
     free(memory);
     return fail(BNB_OUT_OF_MEMORY, "%zu bytes can't be had on %s: free tensors that are no longer used", bytes,
-                ((struct gpu *)gpu)->name),
+                of->name),
            NULL;
 }
 
@@ -100,10 +107,16 @@ void fake_free(void *gpu, void *given) {
     struct memory *memory = own(gpu, given);
     sim_release(memory->data);
     memory->freed = true;
+    memory->gpu->used -= memory->bytes;
 }
 
 void  *fake_host(void *gpu, void *memory) { return own(gpu, memory), NULL; }
 size_t fake_cached(void *) { return 0; }
+
+size_t fake_room(void *gpu) {
+    const struct gpu *of = gpu;
+    return knobs.room ? (size_t)knobs.room - of->used : (size_t)1 << 40;
+}
 
 bnb_status fake_ready(void *gpu, void *given, enum access access) {
     struct memory *memory = own(gpu, given);

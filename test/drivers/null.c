@@ -26,6 +26,7 @@ const struct driver null_driver = {
     .free = fake_free,
     .host = fake_host,
     .cached = fake_cached,
+    .room = fake_room,
     .ready = fake_ready,
     .write = fake_write,
     .read = fake_read,

@@ -1,8 +1,8 @@
 // A model whose layers stand on several devices writes what it writes on one; also where each has memory of its own.
 import { expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { statSync } from "node:fs";
 import { resolve } from "node:path";
-import { builtLibrary, hostPlatform } from "../../scripts/platforms.ts";
+import { kernelsFile } from "../../scripts/ptx.ts";
 import { Device, Model } from "../../src/index.ts";
 import { testDevices } from "../cases.ts";
 import { fakeCuda } from "../cuda/host/build.ts";
@@ -104,8 +104,43 @@ test.skipIf(!simulates)(
   120_000,
 );
 
-/** As in test/cuda/devices.test.ts: only `bun run test:cuda` builds a library with kernels for CUDA. */
-const hasKernels = readFileSync(builtLibrary(hostPlatform())).includes("BNB0");
+test.skipIf(!simulates)(
+  "as many layers as there is room for on each of two GPUs, and the CPU takes the rest",
+  async () => {
+    const { want, largest } = await onOne();
+    const script = `
+      import { dlopen } from "bun:ffi";
+      import { Model } from "./src/index.ts";
+      const { fake_drivers_set } = dlopen(process.env.BNB_DRIVER_LIBRARY, {
+        fake_drivers_set: { args: ["cstring", "i32"], returns: "void" },
+      }).symbols;
+      for (const room of [1000, 20_000, 40_000, 10_000_000]) {
+        fake_drivers_set(Buffer.from("room\\0"), room);
+        using model = await Model.load("test/fixtures/models/llama", { devices: "auto", precision: "highest" });
+        const devices = model.devices.map(String).join();
+        if (room === 20_000) { // so little that one layer is all that it is good for
+          console.log(JSON.stringify({ devices }));
+          continue;
+        }
+        using session = model.session({ cacheDtype: "float32", capacity: 16 });
+        const logits = [...session.forward([1, 5, 9, 33]), ...session.forward([7])];
+        console.log(JSON.stringify({ devices, logits }));
+      }`;
+    const { stdout, stderr } = Bun.spawnSync([process.execPath, "-e", script], {
+      cwd: root,
+      env: { ...process.env, ...driverEnvironment("discrete") },
+    });
+    expect(stderr.toString()).toBe("");
+    const lines = stdout.toString().trim().split("\n");
+    const found = lines.map((line): { devices: string; logits?: number[] } => JSON.parse(line));
+    for (const { logits } of found) if (logits) expect(difference(logits, want)).toBeLessThan(1e-5 * largest);
+    expect(found.map(({ devices }) => devices)).toEqual(["cpu", "discrete,cpu", "discrete,discrete:1", "discrete"]);
+  },
+  120_000,
+);
+
+/** As in test/cuda/devices.test.ts: only `bun run test:cuda` has setup make kernels for CUDA. */
+const hasKernels = statSync(kernelsFile).size > 0;
 
 test.skipIf(!simulates || !hasKernels)(
   "two NVIDIA GPUs",

@@ -2,11 +2,13 @@
 
     generate.py MODEL OPTIONS PROMPTS [OUTPUT]   greedy ids after each prompt, and the last logits after it, as JSON
     generate.py --embed MODEL TEXTS              the mean of each text's vectors, at length 1, as JSON
+    generate.py --perplexity MODEL OPTIONS TEXT WINDOW [OUTPUT]   of a text in windows that do not overlap
 
 OPTIONS is "float32" or what BitsAndBytesConfig takes, as JSON; products are in float32. The quantised model is saved to OUTPUT.
 """
 
 import json
+import math
 import sys
 
 import torch
@@ -15,7 +17,7 @@ import transformers
 transformers.logging.set_verbosity_error()
 
 
-def generate(path, options, prompts, output=None):
+def load(path, options, output=None):
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     more = {}
     if options != "float32":
@@ -25,8 +27,13 @@ def generate(path, options, prompts, output=None):
     if output:  # before any product: bitsandbytes changes its weights for one
         model.save_pretrained(output)
         tokenizer.save_pretrained(output)
-    if more:  # bitsandbytes' products are in bfloat16 on some processors, whatever it is told; what codes stand for is not
+    if "load_in_4bit" in options:  # bitsandbytes' products are in bfloat16 on some processors, whatever it is told; what codes stand for is not
         model = model.dequantize(dtype=torch.float32)
+    return model, tokenizer
+
+
+def generate(path, options, prompts, output=None):
+    model, tokenizer = load(path, options, output)
     for prompt in json.loads(prompts):
         if isinstance(prompt, list):
             prompt = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
@@ -35,6 +42,20 @@ def generate(path, options, prompts, output=None):
             logits = model(ids).logits[0, -1]
             out = model.generate(ids, max_new_tokens=32, do_sample=False)
         yield {"prompt": ids[0].tolist(), "ids": out[0, ids.shape[1] :].tolist(), "logits": logits.tolist()}
+
+
+def perplexity(path, options, text, window, output=None):
+    model, tokenizer = load(path, options, output)
+    ids = tokenizer(text, return_tensors="pt")["input_ids"][0]
+    loss, tokens = 0.0, 0
+    for part in ids.split(int(window)):
+        if len(part) < 2:
+            continue
+        with torch.no_grad():
+            logits = model(part[None]).logits[0, :-1]
+        loss += torch.nn.functional.cross_entropy(logits.double(), part[1:], reduction="sum").item()
+        tokens += len(part) - 1
+    yield {"ids": ids.tolist(), "perplexity": math.exp(loss / tokens), "tokens": tokens}
 
 
 def embed(path, texts):
@@ -49,6 +70,8 @@ def embed(path, texts):
 
 if sys.argv[1] == "--embed":
     results = list(embed(*sys.argv[2:]))
+elif sys.argv[1] == "--perplexity":
+    results = list(perplexity(*sys.argv[2:]))
 else:
     results = list(generate(*sys.argv[1:]))
 print(json.dumps(results))

@@ -319,6 +319,7 @@ const struct driver cuda_driver = {
     .free = cuda_free,
     .host = cuda_host,
     .cached = cuda_cached,
+    .room = cuda_room,
     .ready = cuda_ready,
     .write = cuda_write,
     .read = cuda_read,

@@ -98,6 +98,7 @@ void       cuda_free(void *gpu, void *memory);
 void      *cuda_scratch(struct gpu *gpu, size_t bytes); /* for what one kernel leaves for the next; NULL and an error */
 void       cuda_leave_scratch(struct gpu *gpu, void *memory);
 size_t     cuda_cached(void *gpu);
+size_t     cuda_room(void *gpu);
 bnb_status cuda_write(void *gpu, void *memory, size_t offset, const void *from, size_t bytes);
 bnb_status cuda_read(void *gpu, void *memory, size_t offset, void *to, size_t bytes);
 

@@ -81,6 +81,14 @@ size_t cuda_cached(void *gpu) {
     return reserved > used ? reserved - used : 0;
 }
 
+/* What no process has, and what this one has and keeps. */
+size_t cuda_room(void *gpu) {
+    size_t available = 0, total = 0;
+    if (cuda_enter(gpu)) libcuda.cuMemGetInfo_v2(&available, &total);
+    cuda_leave();
+    return available + cuda_cached(gpu);
+}
+
 /* ── Copying ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 struct copy {

@@ -203,6 +203,14 @@ size_t metal_cached(void *) {
     return bytes;
 }
 
+/* Of what the system recommends for this process. */
+size_t metal_room(void *) {
+    void  *autorelease = metal_enter();
+    size_t room = pool.active < metal.working_set ? metal.working_set - pool.active : 0;
+    metal_leave(autorelease);
+    return room;
+}
+
 void *metal_host(void *, void *memory) { return ((struct memory *)memory)->address; }
 
 void memory_lose(uint64_t batch) {

@@ -291,6 +291,7 @@ const struct driver metal_driver = {
     .write = metal_write,
     .read = metal_read,
     .cached = metal_cached,
+    .room = metal_room,
     .launch = metal_launch,
     .record = metal_record,
     .replay = metal_replay,

@@ -97,6 +97,7 @@ bnb_status metal_ready(void *gpu, void *memory, enum access access);
 bnb_status metal_write(void *gpu, void *memory, size_t offset, const void *from, size_t bytes);
 bnb_status metal_read(void *gpu, void *memory, size_t offset, void *to, size_t bytes);
 size_t     metal_cached(void *gpu);
+size_t     metal_room(void *gpu);
 bnb_status memory_own(struct memory *memory); /* before it is written: a copy in the place of adopted pages */
 void       memory_lose(uint64_t batch);       /* what this batch or a later one was to write is lost: it has failed */
 
