@@ -1,4 +1,4 @@
-// `bun run bench:models`: whole models of this library beside transformers with bitsandbytes, in turn on the same
+// `bun run bench:models`: whole models of this library beside transformers with bitsandbytes and llama.cpp, in turn on the same
 // prompt, so that every round's noise falls on all of them.
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import os from "node:os";
@@ -8,7 +8,7 @@ import { convertGguf } from "../src/checkpoint/transform.ts";
 import { table } from "../src/cli/table.ts";
 import { smolLm } from "../test/real/packages.ts";
 import type { ModelAnswer, ModelCommand } from "./models/protocol.ts";
-import { installPython, python } from "./peers/install.ts";
+import { installJavaScript, installPython, python } from "./peers/install.ts";
 import { PeerProcess } from "./peers/process.ts";
 import { median } from "./peers/results.ts";
 
@@ -54,6 +54,9 @@ async function smol(): Promise<{ gguf: string; dense: string }> {
   return { gguf, dense };
 }
 
+/** llama.cpp for this machine's processor alone: as npm installs it by itself it has 700 MB for GPUs. */
+const llamaPackages = ["node-llama-cpp@3.22.1", `@node-llama-cpp/linux-${process.arch}@3.22.1`] as const;
+
 function entrants(dense: string, gguf: string | undefined): Entrant[] {
   const ours = (label: string, path: string, options: object = {}): Entrant => ({
     ...{ label: `bunsandbytes, ${label}`, isPeer: false },
@@ -65,12 +68,16 @@ function entrants(dense: string, gguf: string | undefined): Entrant[] {
       return [python, `${root}/bench/models/transformers_peer.py`, dense, JSON.stringify(options), String(threads)];
     },
   });
+  const llama = (path: string): Entrant => ({
+    ...{ label: "llama.cpp, the GGUF file", isPeer: true },
+    command: (threads) => [process.execPath, `${root}/bench/models/llama_peer.ts`, path, String(threads)],
+  });
   return [
     ours("bfloat16", dense),
     ours("int8", dense, { quantType: "int8" }),
     ours("nf4", dense, { quantType: "nf4" }),
     ours("nf4, nested", dense, { quantType: "nf4", doubleQuant: true }),
-    ...(gguf === undefined ? [] : [ours("the GGUF file", gguf)]),
+    ...(gguf === undefined ? [] : [ours("the GGUF file", gguf), llama(gguf)]),
     theirs("float32", { dtype: "float32" }),
     theirs("bfloat16", { dtype: "bfloat16" }),
     theirs("nf4", { load_in_4bit: true, bnb_4bit_quant_type: "nf4" }),
@@ -89,8 +96,11 @@ async function run(flags: Flags): Promise<void> {
   const { dense, gguf } = flags.model ? { dense: flags.model, gguf: undefined } : await smol();
   const missing = installPython("transformers");
   if (missing !== undefined) say(`Without transformers: ${missing}.`);
+  const withoutLlama = installJavaScript(...llamaPackages);
+  if (withoutLlama !== undefined) say(`Without llama.cpp: ${withoutLlama}.`);
+  const reasonAgainst = ({ label }: Entrant) => (label.startsWith("llama.cpp") ? withoutLlama : missing);
   const taking = entrants(dense, gguf).filter(
-    ({ label, isPeer }) => (!isPeer || missing === undefined) && (flags.only?.test(label) ?? true),
+    (entrant) => (!entrant.isPeer || reasonAgainst(entrant) === undefined) && (flags.only?.test(entrant.label) ?? true),
   );
   if (taking.length === 0) stop("No entrant is left: --only takes a regular expression that fits a label.");
   const threads = String(flags.threads);
@@ -159,7 +169,7 @@ function whole(text: string): number {
 
 if (import.meta.main) {
   const command = new Command("bench:models")
-    .description("Tokens a second of whole models, beside transformers with bitsandbytes on the CPU.")
+    .description("Tokens a second of whole models, beside transformers with bitsandbytes and llama.cpp on the CPU.")
     .option("--model <dir>", "a dense model's folder (default: SmolLM2-135M-Instruct, downloaded)")
     .option("--rounds <n>", "how often each is asked, after a round that does not count", whole, 5)
     .option("--prompt <n>", "tokens to read", whole, 128)

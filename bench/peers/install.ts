@@ -67,11 +67,15 @@ export function installPython(peer: keyof typeof pythonPackages): string | undef
   );
 }
 
-/** Installs a package of npm, such as `vega@6.4.0`. Gives the reason where it can't be had. */
-export function installJavaScript(wanted: string): string | undefined {
+/**
+ * Installs a package of npm, such as `vega@6.4.0`, with others in the place of those that it has as optional. Gives the
+ * reason where it can't be had.
+ */
+export function installJavaScript(wanted: string, ...instead: string[]): string | undefined {
   return once(`javascript-${wanted}`, wanted, () => {
     mkdirSync(modulesFolder, { recursive: true });
     if (!existsSync(`${modulesFolder}/package.json`)) writeFileSync(`${modulesFolder}/package.json`, "{}");
-    return attempt([process.execPath, "add", "--silent", wanted], modulesFolder);
+    const omit = instead.length ? ["--omit=optional"] : [];
+    return attempt([process.execPath, "add", "--silent", ...omit, wanted, ...instead], modulesFolder);
   });
 }
