@@ -1,5 +1,5 @@
-// `bun run bench:models`: whole models of this library beside transformers with bitsandbytes and llama.cpp, in turn on the same
-// prompt, so that every round's noise falls on all of them.
+// `bun run bench:models`: whole models of this library beside transformers with bitsandbytes and llama.cpp, in turn on
+// the same prompt, so that every round's noise falls on all of them.
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import { Command, InvalidArgumentError } from "commander";
