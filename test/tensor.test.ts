@@ -225,11 +225,16 @@ describe.each(testDevices)("on %s", (_, device) => {
     let asked = 0;
     const idle = spyOn(native, "bnb_device_idle").mockImplementation((() => Number(++asked > 3)) as never);
     const wait = spyOn(native, "bnb_device_wait").mockImplementation((() => seen.push("wait") * 0) as never);
-    const turns = setInterval(() => seen.push("turn"), 0);
+    let isOver = false;
+    const turn = () => {
+      seen.push("turn");
+      if (!isOver) setImmediate(turn); // a GPU is asked for a while without a timer between
+    };
+    setImmediate(turn);
     try {
       await device.ready();
     } finally {
-      clearInterval(turns);
+      isOver = true;
       idle.mockRestore();
       wait.mockRestore();
     }
