@@ -84,14 +84,15 @@ function linesOf(harness: string, folder: string): Pick<GuidedReport, "lines" | 
 /** Where the calls run, and for which share of the time: each has code of its own. */
 const places = (): [share: number, env: Record<string, string>][] => [
   [0.5, {}],
-  [0.1, { BNB_ISA: "plain" }],
+  [0.1, { BNB_ISA: "plain", BNB_NUM_THREADS: "" }], // as many as there are processors
   [0.1, { BNB_QUEUE_FROM: "0", BNB_NUM_THREADS: "3" }],
-  [0.3, { ...simulatedGpu(), BNB_SIM: "" }],
+  [0.25, { ...simulatedGpu(), BNB_SIM: "fast" }],
+  [0.05, { ...simulatedGpu(), BNB_SIM: "none" }], // a GPU that can compile no kernel: all falls back
 ];
 
 /**
- * Fuzzes for so many seconds, on the CPU by its best instructions, by the plain loops, with all work queued, and on the
- * simulated GPU.
+ * Fuzzes for so many seconds, on the CPU by its best instructions, by the plain loops, with all work queued, on the
+ * simulated GPU, and on one that has no kernels.
  *
  * @param keeps whether what was found goes into corpus.tar.gz
  */
@@ -109,6 +110,7 @@ export async function guided(seconds: number, seed: number, keeps = false): Prom
       runs += await fuzz(harness, folder, [...last, found, corpus], env);
     }
     const ran = linesOf(harness, folder);
+    console.error(`${ran.lines} ran; what was found is brought down to what counts …`);
     for (const [, env] of places()) await fuzz(harness, folder, ["-merge=1", least, found, corpus], env);
     if (keeps) tar("-czf", kept, "-C", least, ".");
     return { runs, corpus: readdirSync(least).length, ...ran };

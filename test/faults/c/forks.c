@@ -73,3 +73,25 @@ void forks(uint64_t seed, uint64_t children, struct tally *tallies) {
     atomic_store(&stop, true);
     for (int i = 0; i < BUSY_THREADS; i++) pthread_join(threads[i], NULL);
 }
+
+#ifdef GUIDED
+int  __llvm_profile_write_file(void);
+void __llvm_profile_set_filename(const char *name);
+
+/* What a fork does to the library counts too, in a child that leaves its counters by itself. */
+void fork_counted(uint64_t seed) {
+    bnb_device_open("cpu"); /* from then on forks are watched */
+    pid_t process = fork();
+    if (process == 0) {
+        char name[64];
+        alarm(SECONDS_MAX);
+        unsetenv("FAULTS_DEVICE"); /* no GPU is a child's */
+        use(seed);
+        snprintf(name, sizeof name, "child-%d.profraw", (int)getpid());
+        __llvm_profile_set_filename(name);
+        _exit(__llvm_profile_write_file());
+    }
+    int status = 0;
+    if (process < 0 || waitpid(process, &status, 0) < 0 || status) broken("a child ended with status %#x", status);
+}
+#endif

@@ -143,5 +143,6 @@ void guided(const uint8_t *data, size_t bytes, struct tally *tallies);
 void allocations(uint64_t seed, uint64_t rounds, struct tally *tallies);
 void races(uint64_t seed, uint64_t calls, struct tally *tallies);
 void forks(uint64_t seed, uint64_t children, struct tally *tallies);
+void fork_counted(uint64_t seed); /* of a harness that coverage guides */
 
 #endif

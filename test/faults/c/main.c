@@ -115,6 +115,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
         tallies = calloc(entry_count, sizeof *tallies);
     }
     guided(data, bytes, tallies);
+    static bool forked;
+    if (!forked) fork_counted(bytes);
+    forked = true;
     return 0;
 }
 #else
