@@ -67,7 +67,7 @@ export class RecordedStep implements Disposable {
 const keptMost = 16;
 
 /** Those of one cache, whose memory they write to. */
-export class RecordedSteps implements Disposable {
+export class RecordedSteps {
   readonly #steps = new Map<string, RecordedStep>();
 
   /** The one of a shape. */
@@ -81,8 +81,8 @@ export class RecordedSteps implements Disposable {
 
   set(shape: string, step: RecordedStep): void {
     this.#steps.set(shape, step);
-    const [oldest] = this.#steps.keys();
     if (this.#steps.size <= keptMost) return;
+    const [oldest] = this.#steps.keys();
     this.#steps.get(oldest!)![Symbol.dispose]();
     this.#steps.delete(oldest!);
   }
@@ -91,9 +91,5 @@ export class RecordedSteps implements Disposable {
   clear(): void {
     for (const step of this.#steps.values()) step[Symbol.dispose]();
     this.#steps.clear();
-  }
-
-  [Symbol.dispose](): void {
-    this.clear();
   }
 }

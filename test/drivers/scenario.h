@@ -96,6 +96,15 @@ static bnb_status add(void *x, void *y, float value, uint32_t beyond) {
     return add_moving(x, y, value, beyond, 2 * BYTES);
 }
 
+/* y + 1 in its place, from byte 64 on. */
+static bnb_status add_at_an_offset(void *y, enum access access) {
+    struct small_args args = {COUNT - 16, 1};
+    struct launch     launch = adding(y, y, &args, 0, 0);
+    launch.bindings[0].offset = launch.bindings[1].offset = 64;
+    launch.bindings[1].access = access;
+    return driver->launch(gpu, &launch);
+}
+
 static void *alloc_ones(void) {
     float ones[COUNT];
     for (size_t i = 0; i < COUNT; i++) ones[i] = 1;
