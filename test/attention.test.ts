@@ -3,6 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { type AttentionOptions, attention, type Device, KvCache, Tensor } from "../src/index.ts";
 import { floatDTypes, normal, testDevices, wave } from "./cases.ts";
 import { errorOf, relativeError } from "./reference.ts";
+import { settled } from "./settled.ts";
 
 interface Case {
   heads: number;
@@ -286,7 +287,7 @@ describe.each(testDevices)("on %s", (_, device) => {
   });
 
   test("a cache grows, is saved by slots and put back, and is counted", () => {
-    const before = device.counters.bytes;
+    const before = settled(device).bytes;
     using cache = new KvCache({ layers: 2, heads: 2, columns: 16, slots: 2, capacity: 16, dtype: "int8", device });
     expect(device.counters.bytes - before).toBe(cache.byteLength);
     const all = make({ heads: 2, kvHeads: 2, d: 16, rows: [...causal(9, 0), ...causal(12, 1)] });

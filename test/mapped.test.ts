@@ -31,6 +31,7 @@ import { testDevices } from "./cases.ts";
 import { tiny } from "./model/fixtures.ts";
 import { ggufFile, llamaGgufMetadata, llamaGgufTensors } from "./models.ts";
 import { errorOf } from "./reference.ts";
+import { settled } from "./settled.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "bnb-mapped-"));
 afterAll(() => rmSync(scratch, { recursive: true }));
@@ -93,7 +94,7 @@ describe.each(testDevices)("on %s", (kind, device) => {
 
   test("without `mmap` it is a copy, whatever becomes of the file", () => {
     const path = fileOf("F16", [rows, columns], halves);
-    const before = device.counters.mapped;
+    const before = settled(device).mapped;
     using w = load(path, kind, false);
     expect(device.counters.mapped).toBe(before);
     truncateSync(path, 100);
@@ -150,7 +151,7 @@ describe.each(testDevices)("on %s", (kind, device) => {
     for (const { name, format, byteLength } of plain) {
       const own = format === "F32" ? "float32" : "float16";
       for (const dtype of ["float32", "float16"] as const) {
-        const before = device.counters.mapped;
+        const before = settled(device).mapped;
         using w = checkpoint.loadGguf(model, name, { device, dtype, mmap: true }) as Tensor<typeof dtype>;
         const isPermuted = /[qk]_proj/.test(name); // llama.cpp has their rows in an order of its own
         const isMapped = takes(kind).aligned && dtype === own && !isPermuted;
@@ -162,7 +163,7 @@ describe.each(testDevices)("on %s", (kind, device) => {
   });
 
   test("a model writes the same ids with its weights mapped, and lets the files go with them", async () => {
-    const before = device.counters.mapped;
+    const before = settled(device).mapped;
     const ids = async (mmap: boolean) => {
       using model = await Model.load(tiny("llama"), { device: kind as "cpu", precision: "highest", mmap });
       if (mmap && takes(kind).unaligned) expect(device.counters.mapped).toBeGreaterThan(before);

@@ -6,6 +6,7 @@ import { layerNorm } from "../src/layer_norm.ts";
 import { Recording } from "../src/recording.ts";
 import { testDevices, wave } from "./cases.ts";
 import { errorOf } from "./reference.ts";
+import { settled } from "./settled.ts";
 
 describe.each(testDevices)("on %s", (_, device) => {
   const tensor = (values: Float32Array, shape: number[]) => Tensor.from(values, shape, { device });
@@ -55,7 +56,7 @@ describe.each(testDevices)("on %s", (_, device) => {
     const bytes = 4 * 64 * 64;
     using x = tensor(wave(64 * 64), [64, 64]);
     scale(x, 1).dispose();
-    const before = device.counters.bytes;
+    const before = settled(device).bytes;
     const layers = (count: number) =>
       Recording.of(() => {
         let now = scale(x, 0.5);
@@ -71,10 +72,10 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect(some).toBe(2 * bytes);
     using many = layers(40);
     expect(device.counters.bytes - before).toBe(2 * some);
-    const { bytes: settled } = device.counters;
+    const { bytes: made } = device.counters;
     for (const recording of [many, few, many]) recording.run();
     device.wait();
-    expect(device.counters.bytes).toBe(settled);
+    expect(device.counters.bytes).toBe(made);
     few.dispose();
     many.dispose();
     expect(device.counters.bytes).toBe(before);

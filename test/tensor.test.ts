@@ -14,6 +14,7 @@ import {
 import { native } from "../src/native.ts";
 import { floatDTypes, testDevices, wave } from "./cases.ts";
 import { errorOf, round } from "./reference.ts";
+import { settled } from "./settled.ts";
 
 describe.each(testDevices)("on %s", (_, device) => {
   test("every dtype goes in and comes out", () => {
@@ -119,7 +120,7 @@ describe.each(testDevices)("on %s", (_, device) => {
     });
 
     test("ends with the call: no array outlives it, and none is of memory that was freed", () => {
-      const before = device.counters.bytes;
+      const before = settled(device).bytes;
       const x = Tensor.from(wave(100_000), [100_000], { device });
       const [kept, sum] = x.view((values) => {
         x.dispose();
@@ -163,8 +164,7 @@ describe.each(testDevices)("on %s", (_, device) => {
   describe("ownership", () => {
     test("using and dispose free at once; what was made of it lives on", () => {
       quantize4bit(Tensor.zeros([1, 64], { device })).dispose(); // the codebook's copy on a GPU stays
-      Bun.gc(true); // what other tests dropped is not to go in the middle of this one
-      const before = device.counters.bytes;
+      const before = settled(device).bytes;
       {
         using x = Tensor.from(wave(1 << 16), [256, 256], { device });
         using q = quantize4bit(x);

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { Model } from "../../src/model/model.ts";
 import { pageTokens } from "../../src/model/pages.ts";
 import { byteModel } from "../serve/model.ts";
+import { settled } from "../settled.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "bnb-pages-"));
 const path = join(folder, "byte");
@@ -75,7 +76,7 @@ describe("sessions that share a cache", () => {
     for (const session of sessions.slice(1)) session.dispose();
     expect(shared.tokensHeld).toBe(pageTokens);
     shared.cache.steps.clear(); // recorded steps have memory of their own, and go with the cache
-    const [held, bytes] = [model.device.counters.bytes, shared.cache.byteLength];
+    const [held, bytes] = [settled(model.device).bytes, shared.cache.byteLength];
     sessions[0]!.dispose();
     expect(held - model.device.counters.bytes).toBe(bytes);
   });

@@ -7,6 +7,7 @@ import { Model } from "../../src/model/model.ts";
 import { pageTokens } from "../../src/model/pages.ts";
 import type { Session } from "../../src/model/session.ts";
 import { byteModel } from "../serve/model.ts";
+import { settled } from "../settled.ts";
 import { difference, tiny } from "./fixtures.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "bnb-recorded-"));
@@ -129,7 +130,7 @@ describe("a token more of a text", () => {
       for (let i = 0; i < 5; i++) session.forward([i + 5]);
     };
     decode(); // tables of positions are made then, and stay
-    const { bytes } = model.device.counters;
+    const { bytes } = settled(model.device);
     for (let i = 0; i < 3; i++) decode();
     expect(model.device.counters.bytes).toBe(bytes);
   });

@@ -20,6 +20,7 @@ import OpenAI from "openai";
 import { embeddingModel, languageModel } from "../../src/ai.ts";
 import { Model } from "../../src/model/model.ts";
 import { type Serving, serve } from "../../src/serve/index.ts";
+import { settled } from "../settled.ts";
 import { byteModel } from "./model.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "bnb-clients-"));
@@ -192,7 +193,7 @@ describe.each(providers)("the AI SDK, %s", (_, make) => {
 
 test("a model of the AI SDK in the process frees its cache where it ends, and then takes nothing more", async () => {
   const bytes = () => model.device.counters.bytes;
-  const before = bytes();
+  const before = settled(model.device).bytes;
   const call = { prompt: "hi", maxRetries: 0, maxOutputTokens: 400 };
   const ended = languageModel(model);
   expect(bytes()).toBeGreaterThan(before);
