@@ -9,8 +9,9 @@ enum { VECTOR_SHORTS_MOST = 16383, VECTOR_BYTES_MOST = 127 };
 
 struct vector_int_run {
     const struct matmul_job *job;
-    struct rounded x;      /* its pairs (SHORTS) or fours (BYTES) in the order in which a chunk of codes gives them */
-    float         *excess; /* x's, as floats */
+    struct rounded  x;      /* its pairs (SHORTS) or fours (BYTES) in the order in which a chunk of codes gives them */
+    float          *excess; /* x's, as floats */
+    struct run_sums sums;   /* of x as it is rounded: what offsets and codes stand for together is often small */
 };
 
 static bool takes_vector_bytes(const struct matmul_job *job) { return HAS_BYTES && takes_vector_of(job, VECTOR_ROWS); }
@@ -41,7 +42,7 @@ INLINE void multiply_scales(const struct vector_int_run *run, enum factor_kind k
             floats scale = load_floats(scales + i), product = scale * load_floats(run->x.scales + at);
             store(to->integers[m], BNB_F32, i, product);
             if (run->x.leans) store(to->rests[m], BNB_F32, i, scale * load_floats(run->x.means + at));
-            if (kind == BYTES && BYTES_OFFSET) totals[m] = fma(load_floats(run->excess + at), product, totals[m]);
+            if (kind == BYTES && run->x.to.offset) totals[m] = fma(load_floats(run->excess + at), product, totals[m]);
         }
 }
 
@@ -91,6 +92,7 @@ INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind
             }
             if (chunk < chunks) multiply_chunk(&x, kind, length, codes, factors, rows, &products, chunk, totals[0]);
         }
+        if (q->offsets) add_offsets(q, length, n, &run->sums, rows, totals[0]);
         put_row(run->job, n, rows, totals);
     }
 }
@@ -133,39 +135,52 @@ static void deal_chunks(const uint32_t *from, enum factor_kind kind, size_t elem
             *to++ = from[kind == SHORTS ? pair_in_slot(slot) : slot % WIDTH * 2 + slot / WIDTH];
 }
 
-static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind kind) {
-    size_t               rows = job->x.rows, columns = job->x.columns, elements = round_up(columns, CHUNK);
-    size_t               length = run_length(job, 4), stride = elements / factor_elements(kind);
+/* Calls `body` with rows [first, last) of w and a vector_int_run. */
+static bnb_status run_vector_int(const struct matmul_job *job, const struct rounding *to, size_t length,
+                                 void (*body)(const void *run, size_t first, size_t last)) {
+    size_t               rows = job->x.rows, columns = job->x.columns;
+    size_t               elements = round_up(columns, CHUNK), stride = elements / factor_elements(to->kind);
     size_t               scaled = round_up(most(1, elements / length), WIDTH);
     size_t               factors = round_up(rows * stride, 16), scales = round_up(rows * scaled, 16);
-    size_t               bytes = (2 * factors + 4 * scales) * sizeof(uint32_t);
+    size_t               bytes = (2 * factors + 5 * scales) * sizeof(uint32_t);
     alignas(64) uint32_t local[STACK];
     uint32_t            *scratch = bytes <= sizeof local ? local : aligned_alloc(64, bytes);
     if (!scratch) return no_working_space("matmul", bytes);
-    float                 most = kind == SHORTS ? VECTOR_SHORTS_MOST : VECTOR_BYTES_MOST;
+    float                *of_runs = (float *)(scratch + 2 * factors), *sums = of_runs + 4 * scales;
     struct vector_int_run run = {.job = job,
                                  .x =
                                      {
-                                         .to = rounding_of(job->w.coded.code, kind, most, most),
+                                         .to = *to,
                                          .x = {scratch + factors, rows, rows, stride},
                                          .length = length,
                                          .scaled = scaled,
-                                         .scales = (float *)(scratch + 2 * factors),
-                                         .means = (float *)(scratch + 2 * factors + scales),
-                                         .excess = (int32_t *)(scratch + 2 * factors + 2 * scales),
+                                         .scales = of_runs,
+                                         .means = of_runs + scales,
+                                         .excess = (int32_t *)(of_runs + 2 * scales),
                                      },
-                                 .excess = (float *)(scratch + 2 * factors + 3 * scales)};
+                                 .excess = of_runs + 3 * scales,
+                                 .sums = {sums, job->w.coded.offsets ? scaled : 0}};
     bool                  fit = round_x(&job->x, 0, &run.x);
     if (fit) {
-        deal_chunks(run.x.x.factors, kind, rows * elements, scratch);
-        run.x.x.factors = scratch;
-        for (size_t i = 0; kind == BYTES && i < rows * scaled; i++) run.excess[i] = (float)run.x.excess[i];
-        parallel_for(job->w.coded.rows, VECTOR_WORK / (columns * rows) + 1,
-                     kind == SHORTS ? multiply_shorts_part : multiply_bytes_part, &run);
+        if (!to->in_order) {
+            deal_chunks(run.x.x.factors, to->kind, rows * elements, scratch);
+            run.x.x.factors = scratch;
+        }
+        for (size_t i = 0; to->kind == BYTES && i < rows * scaled; i++) run.excess[i] = (float)run.x.excess[i];
+        float unit = unit_of_sums(&run.x);
+        for (size_t i = 0; i < rows * run.sums.stride; i++) sums[i] = run.x.means[i] * unit;
+        parallel_for(job->w.coded.rows, VECTOR_WORK / (columns * rows) + 1, body, &run);
     }
     if (scratch != local) free(scratch);
     return fit ? BNB_OK : BNB_UNSUPPORTED;
 }
 
-static bnb_status matmul_vector_shorts(const struct matmul_job *job) { return run_vector_int(job, SHORTS); }
-static bnb_status matmul_vector_bytes(const struct matmul_job *job) { return run_vector_int(job, BYTES); }
+static bnb_status matmul_vector_shorts(const struct matmul_job *job) {
+    struct rounding to = rounding_of(job->w.coded.code, SHORTS, VECTOR_SHORTS_MOST, VECTOR_SHORTS_MOST);
+    return run_vector_int(job, &to, run_length(job, 4), multiply_shorts_part);
+}
+
+static bnb_status matmul_vector_bytes(const struct matmul_job *job) {
+    struct rounding to = rounding_of(job->w.coded.code, BYTES, VECTOR_BYTES_MOST, VECTOR_BYTES_MOST);
+    return run_vector_int(job, &to, run_length(job, 4), multiply_bytes_part);
+}
