@@ -221,17 +221,13 @@ struct scales_request {
 
 static bnb_status centre_on_host(const void *request, struct host *host) {
     const struct scales_request *r = request;
-    struct centre_job            job = {host_updates(host, r->scales), r->blocks, &r->q->offset};
-    if (r->q->mean)
-        job.mean = host_writes(host, r->q->mean); /* else the handle's, which is there: a GPU's is done now */
+    struct centre_job job = {host_updates(host, r->scales), r->blocks, host_writes(host, r->q->nested_offset)};
     return perform(host, centre, &job, sizeof job);
 }
 
 /* Scale codes of scale - mean. */
 static bnb_status quantize_scales(const struct buffer *scales, size_t blocks, bnb_quantized *q) {
-    bnb_device *device = scales->device;
-    if (!device->driver && !(q->mean = buffer_new(device, sizeof(float)))) return BNB_OUT_OF_MEMORY;
-    bnb_status status = run_beside(device, centre_on_host, &(struct scales_request){scales, blocks, q});
+    bnb_status status = run_beside(scales->device, centre_on_host, &(struct scales_request){scales, blocks, q});
     if (status) return status;
     return quantize(
         &(struct pass){scales, BNB_F32, blocks, q->nested_block, q->nested_code, q->absmax, q->nested_absmax, false});
@@ -239,7 +235,7 @@ static bnb_status quantize_scales(const struct buffer *scales, size_t blocks, bn
 
 struct widen_job {
     struct coded q;
-    const float *mean; /* or NULL, where q has it */
+    const float *offset; /* of q's scales */
     float       *scales;
     size_t       blocks;
 };
@@ -247,7 +243,7 @@ struct widen_job {
 static bnb_status widen(const void *argument) {
     const struct widen_job *job = argument;
     struct coded            q = job->q;
-    if (job->mean) q.offset = *job->mean;
+    q.offset = *job->offset;
     for (size_t b = 0; b < job->blocks; b++) job->scales[b] = scale_of(&q, b);
     return BNB_OK;
 }
@@ -255,9 +251,8 @@ static bnb_status widen(const void *argument) {
 /* The scales as readers of q will see them. */
 static bnb_status widen_on_host(const void *request, struct host *host) {
     const struct scales_request *r = request;
-    const struct buffer         *mean = r->q->mean;
-    struct widen_job             job = {mean ? uncentred_of(host, r->q) : coded_of(host, r->q),
-                                        mean ? host_reads(host, mean) : NULL, host_writes(host, r->scales), r->blocks};
+    struct widen_job             job = {uncentred_of(host, r->q), host_reads(host, r->q->nested_offset),
+                                        host_writes(host, r->scales), r->blocks};
     return perform(host, widen, &job, sizeof job);
 }
 
