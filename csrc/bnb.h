@@ -275,9 +275,9 @@ BNB_API bnb_tensor *bnb_cast(const bnb_tensor *x, bnb_dtype dtype);
  * `importance` weighs the squared error of each column, for scales of least squares only: a float for each column of x,
  * finite and at least 0; NULL where all weigh the same. Such scales are positive, and never give a larger error than
  * the largest magnitude does, but for what quantising the scales adds. A NaN or an infinity in x or `importance` is
- * INVALID, and the sentence says where: for that it waits for the work that makes them. The CPU's search for least
- * squares goes on after the call; what uses a weight with nested scales waits until their mean is found. On a GPU the
- * mean is found in the call. */
+ * INVALID, and the sentence says where: for that it waits for the work that makes them, on a GPU when all is enqueued.
+ * The CPU's search for least squares goes on after the call, and what uses a weight with nested scales on the CPU waits
+ * until their mean is found. */
 BNB_API bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block,
                                     bnb_scales scales, const bnb_tensor *importance);
 

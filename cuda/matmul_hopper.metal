@@ -199,7 +199,8 @@ template <uint DTYPE, uint BN, uint STAGES>
     const product_state of = {x,          data,  shared,    tiles,     args.m, at.m0,
                               2 * args.k, units, upper_row, lower_row, end,    place};
     const scale_source  scales = {
-        absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift, NESTED != 0 ? nested_offset[0] : 0.0f};
+        absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift,
+        NESTED != 0 ? nested_offset[0] : 0.0f};
 
     UNROLL for (uint s = 0; s < STAGES - 2; s++) {
         if (first + s < end) bring<BN>(tiles + s * STAGE, x, args.m, at.m0, of.bytes, (first + s) * 128, place);

@@ -68,7 +68,8 @@ template <uint MT, uint NT, uint WM, uint WN, uint STAGES>
 
     // A lane takes 16 weights of a row in a step, 8 bytes. Past the end of a row they are whatever, beside zeros of x.
     const scale_source scales = {
-        absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift, NESTED != 0 ? nested_offset[0] : 0.0f};
+        absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift,
+        NESTED != 0 ? nested_offset[0] : 0.0f};
     const uint units = args.k / 32;
     uint row[NT];
     UNROLL for (uint j = 0; j < NT; j++) row[j] = min(wn + 8 * j + g, args.n - 1) * units;

@@ -54,6 +54,7 @@ enum {
     MERGE_THREADS = 64,       // parts of a head of a row, then its columns by turns
     COMPARE_THREADS = 256,    // 8 elements a thread
     FINITE_THREADS = 256,     // 4 elements a thread
+    NESTED_THREADS = 256,     // 4 scales a thread, and one at each part
     COMPARE_SUMS_BYTES = 16,  // what a threadgroup leaves
     INT8_THREADS = 256,       // 8 simdgroups: at a row, or at 32 columns
     OPTIMIZER_THREADS = 256,  // 8 simdgroups, each at one block of the states
@@ -209,6 +210,12 @@ struct finite_args {
     uint32_t count;
 };
 static_assert(sizeof(struct finite_args) == 4, "host and kernels must lay out struct finite_args alike");
+
+// Scales, which threadgroups have looked at in `parts`, NESTED_THREADS at most; `block` of their codes share a scale.
+struct nested_args {
+    uint32_t count, parts, block;
+};
+static_assert(sizeof(struct nested_args) == 12, "host and kernels must lay out struct nested_args alike");
 
 // Which rule an optimizer follows: enum bnb_optimizer.
 enum { RULE_ADAM = 0, RULE_ADEMAMIX = 1, RULE_MOMENTUM = 2, RULE_LION = 3, RULE_RMSPROP = 4, RULE_ADAGRAD = 5 };

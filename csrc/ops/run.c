@@ -213,12 +213,6 @@ bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *req
     return status ? status : form(device, on_host, request, true);
 }
 
-bnb_status run_beside(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host),
-                      const void *request) {
-    bnb_status status = not_recording(device, "this operation");
-    return status ? status : form(device, on_host, request, false);
-}
-
 bnb_status run(const struct operation *o) {
     bnb_status status = BNB_UNSUPPORTED;
     if (o->device->driver) {

@@ -139,6 +139,7 @@ static bnb_status discrete_launch(void *gpu, const struct launch *launch) {
         if (launch->bindings[i].memory && launch->bindings[i].access & WRITES)
             bound(gpu, &launch->bindings[i])->lost = fails;
     knobs.launches++;
+    knobs.since_read++;
     if (fails) ((struct gpu *)gpu)->untold = true;
     pthread_mutex_unlock(&lock);
     return lost ? tell_lost(gpu) : BNB_OK;

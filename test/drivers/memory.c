@@ -43,6 +43,7 @@ static long *knob(const char *name) {
                  {"serves", &knobs.serves},
                  {"reads", &knobs.reads},
                  {"writes", &knobs.writes},
+                 {"since_read", &knobs.since_read},
                  {"room", &knobs.room}};
     for (size_t i = 0; i < sizeof named / sizeof *named; i++)
         if (!strcmp(name, named[i].name)) return named[i].at;
@@ -147,6 +148,7 @@ bnb_status fake_read(void *gpu, void *given, size_t offset, void *to, size_t byt
     if (memory->lost) return tell_lost(gpu);
     pthread_mutex_lock(&lock);
     knobs.reads++;
+    knobs.since_read = 0;
     memcpy(to, (char *)memory->data + offset, bytes);
     pthread_mutex_unlock(&lock);
     return BNB_OK;
