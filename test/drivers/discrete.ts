@@ -6,6 +6,8 @@ import {
   BnbError,
   Device,
   dequantize4bit,
+  type Int8RowsAndColumns,
+  int8DoubleQuant,
   joinRows,
   matmul4bit,
   type QuantizedTensor,
@@ -18,7 +20,7 @@ const drivers = dlopen(process.env.BNB_DRIVER_LIBRARY!, {
   fake_drivers_set: { args: ["cstring", "i32"], returns: "void" },
   fake_drivers_get: { args: ["cstring"], returns: "i32" },
 }).symbols;
-type Knob = "fail_launch" | "fail_alloc" | "launches" | "serves" | "reads" | "writes" | "since_read";
+type Knob = "fail_launch" | "fail_alloc" | "launches" | "serves" | "reads" | "writes" | "read_bytes" | "since_read";
 const set = (knob: Knob, value: number) => drivers.fake_drivers_set(Buffer.from(`${knob}\0`), value);
 const get = (knob: Knob) => drivers.fake_drivers_get(Buffer.from(`${knob}\0`));
 /** How much a counter grows by an action. */
@@ -79,6 +81,14 @@ function traffic(action: () => void): { reads: number; writes: number; launchesA
   return { reads, writes, launchesAfter: get("since_read") };
 }
 
+test("rows of int8 are looked at by their largest magnitudes alone", () => {
+  using x = Tensor.from(wave(64 * 1024), [64, 1024], { device });
+  const made: Int8RowsAndColumns[] = [];
+  expect(growth("reads", () => made.push(int8DoubleQuant(x)))).toBe(2); // rows, and columns
+  expect(growth("read_bytes", () => made.push(int8DoubleQuant(x)))).toBeLessThan(64);
+  for (const { quantizedRow } of made) expect(quantizedRow.read()).toEqual(made[0]!.quantizedRow.read());
+});
+
 describe("quantising looks at one thing, whether all is finite, when everything has been launched", () => {
   test.each(["absmax", "leastSquares"] as const)("nested scales, %s", (scales) => {
     using x = Tensor.from(wave(64 * 1024), [64, 1024], { device });
@@ -87,6 +97,8 @@ describe("quantising looks at one thing, whether all is finite, when everything 
     quantize4bit(x, options).dispose(); // from now on the codebooks are there
     const made: QuantizedTensor[] = [];
     expect(traffic(() => made.push(quantize4bit(x, options)))).toEqual({ reads: 1, writes: 0, launchesAfter: 0 });
+    expect(growth("read_bytes", () => made.push(quantize4bit(x, options)))).toBeLessThan(64);
+    made.pop()!.dispose();
     using q = made[0]!;
     using joined = joinRows([q, q]);
     // The mean is read where somebody asks, and not by what uses the weight.
