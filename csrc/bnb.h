@@ -495,9 +495,10 @@ BNB_API bnb_status bnb_optimizer_step(bnb_optimizer kind, const bnb_hyperparamet
  * again costs little more than its kernels. From here on what the calling thread asks of the device is done as ever
  * (by the CPU in the call), and recorded too, until bnb_record_end. Shapes stay as they are. What is to change from one
  * run to the next lies in tensors that were made before: it is read from their memory each time, and bnb_tensor_write
- * puts it there. Reads, writes and copies of tensors are not recorded; an operation that looks at its results on the
- * CPU (bnb_quantize, bnb_int8_stats, bnb_embedding_backward) is UNSUPPORTED. An index of bnb_embedding is not checked
- * while it is recorded: on a GPU, one that is no row gives NaNs. */
+ * puts it there. Reads, writes and copies of tensors are not recorded; what looks at values on the CPU is UNSUPPORTED:
+ * bnb_embedding_backward, an importance for bnb_quantize, and on the CPU bnb_quantize and bnb_int8_stats. What is
+ * recorded on a GPU is not checked: an index of bnb_embedding that is no row gives NaNs, and so does the block or the
+ * row, or with nested scales all, of what is quantised and not finite. */
 BNB_API bnb_status bnb_record(bnb_device *device);
 
 /* Ends it. NULL where an operation has failed meanwhile. */

@@ -5,6 +5,7 @@
 
 #include "finite.h"
 #include "int8.h"
+#include "record.h"
 
 /* ── The plain loops ────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -222,10 +223,12 @@ static bnb_status finite_on_host(const void *request, struct host *host) {
     return perform(host, find_infinite, &job, sizeof job);
 }
 
-/* The CPU looks at x only where a GPU has not found all stats to be finite. */
+/* The CPU looks at x only where a GPU has not found all stats to be finite; nobody does while that is recorded. */
 static bnb_status check_finite(const struct int8_pass *pass) {
-    struct buffer *largest;
-    bnb_status     status = find_largest(pass->stats->buffer, &largest);
+    const bnb_device *device = pass->x->buffer->device;
+    struct buffer    *largest;
+    if (device->driver && is_recording(device)) return BNB_OK;
+    bnb_status status = find_largest(pass->stats->buffer, &largest);
     if (status == BNB_OK && !are_finite(largest)) status = run_on_host(pass->x->buffer->device, finite_on_host, pass);
     buffer_release(largest);
     return status;

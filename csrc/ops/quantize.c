@@ -201,7 +201,8 @@ static bnb_status quantize_by(const bnb_tensor *x, struct rule rule, struct buff
     if (status == BNB_OK) status = find_largest(absmax, &largest);
     if (status == BNB_OK && q->nested_code) status = quantize_scales(absmax, largest, searched, q);
     if (status == BNB_OK && searched) status = quantize(&pass);
-    if (status == BNB_OK && on_gpu) status = check_finite(x, absmax, largest, q->block);
+    if (status == BNB_OK && on_gpu && !is_recording(x->buffer->device))
+        status = check_finite(x, absmax, largest, q->block);
     buffer_release(largest);
     return status;
 }
@@ -225,7 +226,7 @@ bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_
         !is_codebook(code, "quantize", "code") || !is_block(code, block, "quantize") || !is_rule(rule, x))
         return NULL;
     bnb_device *device = x->buffer->device;
-    if (not_recording(device, "quantize")) return NULL;
+    if (!device->driver && not_recording(device, "quantize")) return NULL;
     bnb_quantized *q = quantized_new(device, (bnb_codebook *)code, x->rows, x->columns, block, nested_block);
     if (!q) return NULL;
 

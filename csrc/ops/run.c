@@ -77,7 +77,11 @@ struct dense dense_of(struct host *host, const bnb_tensor *tensor) {
 
 struct coded coded_of(struct host *host, const bnb_quantized *q) {
     struct coded coded = uncentred_of(host, q);
-    coded.offset = quantized_offset(q);
+    if (q->nested_offset && record_writes(q->nested_offset))
+        host->status = fail(BNB_UNSUPPORTED, "the CPU needs the offset of nested scales before the recording that "
+                                             "finds it has run: quantise before it");
+    else
+        coded.offset = quantized_offset(q);
     return coded;
 }
 
