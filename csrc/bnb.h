@@ -275,9 +275,9 @@ BNB_API bnb_tensor *bnb_cast(const bnb_tensor *x, bnb_dtype dtype);
  * `importance` weighs the squared error of each column, for scales of least squares only: a float for each column of x,
  * finite and at least 0; NULL where all weigh the same. Such scales are positive, and never give a larger error than
  * the largest magnitude does, but for what quantising the scales adds. A NaN or an infinity in x or `importance` is
- * INVALID, and the sentence says where: for that it waits for the work that makes them. The CPU's search for least
- * squares goes on after the call; what uses a weight with nested scales waits until their mean is found. On a GPU the
- * mean is found in the call. */
+ * INVALID, and the sentence says where: for that it waits for the work that makes them, on a GPU when all is enqueued.
+ * The CPU's search for least squares goes on after the call, and what uses a weight with nested scales on the CPU waits
+ * until their mean is found. */
 BNB_API bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block,
                                     bnb_scales scales, const bnb_tensor *importance);
 
@@ -495,9 +495,10 @@ BNB_API bnb_status bnb_optimizer_step(bnb_optimizer kind, const bnb_hyperparamet
  * again costs little more than its kernels. From here on what the calling thread asks of the device is done as ever
  * (by the CPU in the call), and recorded too, until bnb_record_end. Shapes stay as they are. What is to change from one
  * run to the next lies in tensors that were made before: it is read from their memory each time, and bnb_tensor_write
- * puts it there. Reads, writes and copies of tensors are not recorded; an operation that looks at its results on the
- * CPU (bnb_quantize, bnb_int8_stats, bnb_embedding_backward) is UNSUPPORTED. An index of bnb_embedding is not checked
- * while it is recorded: on a GPU, one that is no row gives NaNs. */
+ * puts it there. Reads, writes and copies of tensors are not recorded; what looks at values on the CPU is UNSUPPORTED:
+ * bnb_embedding_backward, an importance for bnb_quantize, and on the CPU bnb_quantize and bnb_int8_stats. What is
+ * recorded on a GPU is not checked: an index of bnb_embedding that is no row gives NaNs, and so does the block or the
+ * row, or with nested scales all, of what is quantised and not finite. */
 BNB_API bnb_status bnb_record(bnb_device *device);
 
 /* Ends it. NULL where an operation has failed meanwhile. */

@@ -3,7 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "finite.h"
 #include "int8.h"
+#include "record.h"
 
 /* ── The plain loops ────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -215,10 +217,21 @@ static bnb_status find_infinite(const void *argument) {
                 at / x->columns, at % x->columns, element_of(x, at));
 }
 
-static bnb_status check_finite(const void *request, struct host *host) {
+static bnb_status finite_on_host(const void *request, struct host *host) {
     const struct int8_pass *pass = request;
     struct finite_job       job = {dense_of(host, pass->x), host_reads(host, pass->stats->buffer), pass->by_column};
     return perform(host, find_infinite, &job, sizeof job);
+}
+
+/* The CPU looks at x only where a GPU has not found all stats to be finite; nobody does while that is recorded. */
+static bnb_status check_finite(const struct int8_pass *pass) {
+    const bnb_device *device = pass->x->buffer->device;
+    struct buffer    *largest;
+    if (device->driver && is_recording(device)) return BNB_OK;
+    bnb_status status = find_largest(pass->stats->buffer, &largest);
+    if (status == BNB_OK && !are_finite(largest)) status = run_on_host(pass->x->buffer->device, finite_on_host, pass);
+    buffer_release(largest);
+    return status;
 }
 
 bnb_tensor *bnb_int8_stats(const bnb_tensor *x, float threshold, int32_t by_column) {
@@ -230,7 +243,7 @@ bnb_tensor *bnb_int8_stats(const bnb_tensor *x, float threshold, int32_t by_colu
     struct int8_pass pass = {.x = x, .threshold = threshold, .by_column = by_column, .finds = true, .stats = stats};
     count_operation(x->buffer->device);
     bnb_status status = int8_quantize(&pass);
-    if (status == BNB_OK && run_on_host(x->buffer->device, check_finite, &pass) == BNB_OK) return stats;
+    if (status == BNB_OK && check_finite(&pass) == BNB_OK) return stats;
     bnb_tensor_free(stats);
     return NULL;
 }

@@ -176,6 +176,7 @@ const checkedByKernel: Record<string, string[]> = {
   dequantize: ["kernels", "dequantize"],
   embedding: ["nn", "embedding"],
   finite: ["scales", "finite"],
+  nested: ["nested", "nested"],
   int8_matmul: ["int8", "int8_matmul"],
   int8_quantize: ["int8", "int8_quantize"],
   layer_norm: ["nn", "layer_norm"],
