@@ -70,7 +70,7 @@ bnb_status int8_prepare(const char *kernel, const bnb_tensor *x, float threshold
         .family = "int8_quantize",
         .kernel = kernel,
         .constants = {x->dtype, threshold != 0, [6] = x->columns % 8 == 0},
-        .constant_count = 7,
+        .constant_count = 8,
         .args = args,
         .args_bytes = sizeof *args,
         .groups = {1, 1, 1},
@@ -92,6 +92,13 @@ static bnb_status launch_column_stats(const struct int8_pass *pass) {
     return enqueue(pass->x->buffer->device, &launch);
 }
 
+/* How many times 8 columns each thread of a row's keeps, where all that is wanted of it comes from one look: 0 where it
+ * doesn't, or they would be too many. */
+static uint32_t kept_of(const bnb_tensor *x, bool finds, bool codes) {
+    size_t kept = ceil_div(x->columns, (size_t)8 * INT8_THREADS);
+    return finds && codes && x->columns % 8 == 0 && kept <= INT8_KEPT_MOST ? (uint32_t)kept : 0;
+}
+
 static bnb_status launch_rows(const struct int8_pass *pass, bool finds) {
     struct int8_quantize_args args;
     struct launch             launch;
@@ -101,6 +108,7 @@ static bnb_status launch_rows(const struct int8_pass *pass, bool finds) {
     launch.constants[3] = finds;
     launch.constants[4] = pass->codes != NULL;
     launch.constants[5] = pass->outliers != NULL;
+    launch.constants[7] = kept_of(pass->x, finds, pass->codes);
     launch.bindings[0] = reads(pass->x->buffer);
     launch.bindings[1] = reads_if(pass->outliers ? pass->outliers->buffer : NULL, pass->x->buffer);
     launch.bindings[2] = finds ? writes(pass->stats->buffer) : reads(pass->stats->buffer);
