@@ -57,6 +57,7 @@ enum {
     NESTED_THREADS = 256,     // 4 scales a thread, and one at each part
     COMPARE_SUMS_BYTES = 16,  // what a threadgroup leaves
     INT8_THREADS = 256,       // 8 simdgroups: at a row, or at 32 columns
+    INT8_KEPT_MOST = 4,       // times 8 columns of a row that a thread keeps between its two looks at them
     OPTIMIZER_THREADS = 256,  // 8 simdgroups, each at one block of the states
     OPTIMIZER_BLOCK = 256,    // elements that share a scale of 8-bit states
     SCALES_THREADS = 256,     // 8 simdgroups, each at one block

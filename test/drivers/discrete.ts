@@ -86,6 +86,7 @@ test("rows of int8 are looked at by their largest magnitudes alone", () => {
   const made: Int8RowsAndColumns[] = [];
   expect(growth("reads", () => made.push(int8DoubleQuant(x)))).toBe(2); // rows, and columns
   expect(growth("read_bytes", () => made.push(int8DoubleQuant(x)))).toBeLessThan(64);
+  expect(get("since_read")).toBe(0); // when all has been launched
   for (const { quantizedRow } of made) expect(quantizedRow.read()).toEqual(made[0]!.quantizedRow.read());
 });
 
