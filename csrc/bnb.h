@@ -496,9 +496,9 @@ BNB_API bnb_status bnb_optimizer_step(bnb_optimizer kind, const bnb_hyperparamet
  * (by the CPU in the call), and recorded too, until bnb_record_end. Shapes stay as they are. What is to change from one
  * run to the next lies in tensors that were made before: it is read from their memory each time, and bnb_tensor_write
  * puts it there. Reads, writes and copies of tensors are not recorded; what looks at values on the CPU is UNSUPPORTED:
- * bnb_embedding_backward, an importance for bnb_quantize, and on the CPU bnb_quantize. What is recorded on a GPU is not
- * checked: an index of bnb_embedding that is no row gives NaNs, and so does the block or, with nested scales, all of
- * what bnb_quantize is given and is not finite; nor are, on any device, the stats of bnb_int8_vectorwise_quant. */
+ * bnb_embedding_backward, and on the CPU bnb_quantize. What is recorded on a GPU is not checked: an index of
+ * bnb_embedding that is no row gives NaNs, and so does the block or, with nested scales, all of what bnb_quantize is
+ * given and is not finite; nor are, on any device, the stats of bnb_int8_vectorwise_quant. */
 BNB_API bnb_status bnb_record(bnb_device *device);
 
 /* Ends it. NULL where an operation has failed meanwhile. */

@@ -1,6 +1,7 @@
 // Operations that are recorded once and run again: what they compute, what memory they take, and what can't be
 // recorded.
 import { describe, expect, test } from "bun:test";
+import { embeddingBackward } from "../src/embedding.ts";
 import {
   add,
   dequantize4bit,
@@ -124,8 +125,8 @@ describe.each(testDevices)("on %s", (_, device) => {
   test("what looks at its results on the CPU is refused, and so is what fails", () => {
     using x = tensor(wave(128), [2, 64]);
     using other = tensor(wave(64), [1, 64]);
-    const looks = () =>
-      device.kind === "cpu" ? quantize4bit(x) : quantize4bit(x, { scales: "leastSquares", importance: other });
+    using ids = Tensor.from(Int32Array.of(0, 1), [2], { device });
+    const looks = () => (device.kind === "cpu" ? quantize4bit(x) : embeddingBackward(x, ids, 3));
     expect(errorOf(() => Recording.of(() => looks().dispose(), device)).message).toContain("can't be recorded");
     expect(errorOf(() => Recording.of(() => void add(x, other), device)).message).toContain("the shapes must match");
     expect(errorOf(() => Recording.of(() => Recording.of(() => {}, device).dispose(), device)).message).toContain(
@@ -146,8 +147,11 @@ describe.each(testDevices)("on %s", (_, device) => {
     ["plain scales", {}],
     ["nested scales", { compressStatistics: true }],
     ["nested scales of least squares", { compressStatistics: true, scales: "leastSquares" }],
-  ] as const)("what a GPU quantises is recorded, with %s", (_, options) => {
+    ["scales of least squares, weighed", { scales: "leastSquares", importance: true }],
+  ] as const)("what a GPU quantises is recorded, with %s", (_, given) => {
     const [rows, columns] = [40, 64 * 27];
+    using weights = tensor(wave(columns, 8).map(Math.abs), [columns]);
+    const options = { ...given, importance: "importance" in given ? weights : undefined };
     using x = tensor(wave(rows * columns, 3), [rows, columns]);
     using row = tensor(wave(columns, 5), [1, columns]);
     const step = () => {

@@ -193,16 +193,19 @@ static bnb_status quantize_scales(const struct buffer *scales, const struct buff
 static bnb_status quantize_by(const bnb_tensor *x, struct rule rule, struct buffer *absmax, bnb_quantized *q) {
     bool           searched = rule.scales == BNB_SCALES_LEAST_SQUARES, on_gpu = x->buffer->device->driver;
     struct pass    pass = {x->buffer, x->dtype, x->rows * x->columns, q->block, q->code, q->codes, absmax, searched};
-    struct buffer *largest = NULL;
+    struct buffer *largest = NULL, *weight = NULL;
     bnb_status     status = searched && !on_gpu ? check_finite(x, NULL, NULL, q->block) : BNB_OK;
     if (status == BNB_OK)
-        status = searched ? find_scales(x, q->code, q->block, rule.importance, absmax) : quantize(&pass);
+        status = searched ? find_scales(x, q->code, q->block, rule.importance, absmax, &weight) : quantize(&pass);
     if (status == BNB_OK && !searched && !on_gpu) status = check_finite(x, absmax, NULL, q->block);
     if (status == BNB_OK) status = find_largest(absmax, &largest);
     if (status == BNB_OK && q->nested_code) status = quantize_scales(absmax, largest, searched, q);
     if (status == BNB_OK && searched) status = quantize(&pass);
-    if (status == BNB_OK && on_gpu && !is_recording(x->buffer->device))
+    if (status == BNB_OK && on_gpu && !is_recording(x->buffer->device)) {
         status = check_finite(x, absmax, largest, q->block);
+        if (status == BNB_OK) status = check_importance(rule.importance, weight);
+    }
+    buffer_release(weight);
     buffer_release(largest);
     return status;
 }

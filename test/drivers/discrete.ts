@@ -93,11 +93,14 @@ test("rows of int8 are looked at by their largest magnitudes alone", () => {
 describe("quantising looks at one thing, whether all is finite, when everything has been launched", () => {
   test.each(["absmax", "leastSquares"] as const)("nested scales, %s", (scales) => {
     using x = Tensor.from(wave(64 * 1024), [64, 1024], { device });
-    using row = Tensor.from(wave(1024), [1, 1024], { device });
+    using row = Tensor.from(wave(1024).map(Math.abs), [1, 1024], { device });
     const options = { compressStatistics: true, scales };
     quantize4bit(x, options).dispose(); // from now on the codebooks are there
     const made: QuantizedTensor[] = [];
     expect(traffic(() => made.push(quantize4bit(x, options)))).toEqual({ reads: 1, writes: 0, launchesAfter: 0 });
+    const weighed = { ...options, importance: row };
+    if (scales === "leastSquares")
+      expect(traffic(() => quantize4bit(x, weighed).dispose())).toEqual({ reads: 2, writes: 0, launchesAfter: 0 });
     expect(growth("read_bytes", () => made.push(quantize4bit(x, options)))).toBeLessThan(64);
     made.pop()!.dispose();
     using q = made[0]!;
