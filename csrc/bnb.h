@@ -275,9 +275,9 @@ BNB_API bnb_tensor *bnb_cast(const bnb_tensor *x, bnb_dtype dtype);
  * `importance` weighs the squared error of each column, for scales of least squares only: a float for each column of x,
  * finite and at least 0; NULL where all weigh the same. Such scales are positive, and never give a larger error than
  * the largest magnitude does, but for what quantising the scales adds. A NaN or an infinity in x or `importance` is
- * INVALID, and the sentence says where: for that it waits for the work that makes them. The CPU's search for least
- * squares goes on after the call; what uses a weight with nested scales waits until their mean is found. On a GPU the
- * mean is found in the call. */
+ * INVALID, and the sentence says where: for that it waits for the work that makes them, on a GPU when all is enqueued.
+ * The CPU's search for least squares goes on after the call, and what uses a weight with nested scales on the CPU waits
+ * until their mean is found. */
 BNB_API bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_t block, size_t nested_block,
                                     bnb_scales scales, const bnb_tensor *importance);
 
@@ -359,13 +359,13 @@ BNB_API bnb_tensor *bnb_softmax(const bnb_tensor *x);
 BNB_API bnb_tensor *bnb_int8_outliers(const bnb_tensor *x, float threshold);
 
 /* The largest magnitude of each row of x, f32 [1, rows], or with by_column of each column, f32 [1, columns]; outliers
- * do not count. A NaN or an infinity that does is INVALID, and the sentence says where: for that this waits for its
- * device. */
+ * do not count. A NaN or an infinity that does is one here. */
 BNB_API bnb_tensor *bnb_int8_stats(const bnb_tensor *x, float threshold, int32_t by_column);
 
 /* x · (1 / stats · 127), rounded to nearest even, as i8, with the stats of x's rows or columns. Zeros stand for
  * outliers, for the columns that `outliers` lists as above (or NULL), and for rows (columns) whose stats are at most
- * 1e-36. */
+ * 1e-36. Stats that are not finite are INVALID, and the sentence says where x isn't: for that it waits for the work
+ * that makes them, on a GPU when all is enqueued. */
 BNB_API bnb_tensor *bnb_int8_vectorwise_quant(const bnb_tensor *x, const bnb_tensor *stats, float threshold,
                                               const bnb_tensor *outliers, int32_t by_column);
 
@@ -495,9 +495,10 @@ BNB_API bnb_status bnb_optimizer_step(bnb_optimizer kind, const bnb_hyperparamet
  * again costs little more than its kernels. From here on what the calling thread asks of the device is done as ever
  * (by the CPU in the call), and recorded too, until bnb_record_end. Shapes stay as they are. What is to change from one
  * run to the next lies in tensors that were made before: it is read from their memory each time, and bnb_tensor_write
- * puts it there. Reads, writes and copies of tensors are not recorded; an operation that looks at its results on the
- * CPU (bnb_quantize, bnb_int8_stats, bnb_embedding_backward) is UNSUPPORTED. An index of bnb_embedding is not checked
- * while it is recorded: on a GPU, one that is no row gives NaNs. */
+ * puts it there. Reads, writes and copies of tensors are not recorded; what looks at values on the CPU is UNSUPPORTED:
+ * bnb_embedding_backward, and on the CPU bnb_quantize. What is recorded on a GPU is not checked: an index of
+ * bnb_embedding that is no row gives NaNs, and so does the block or, with nested scales, all of what bnb_quantize is
+ * given and is not finite; nor are, on any device, the stats of bnb_int8_vectorwise_quant. */
 BNB_API bnb_status bnb_record(bnb_device *device);
 
 /* Ends it. NULL where an operation has failed meanwhile. */

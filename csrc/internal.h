@@ -82,9 +82,8 @@ struct bnb_quantized {
     struct buffer *nested_absmax;
     bnb_dtype      nested_dtype; /* of nested_absmax and offsets_absmax */
     size_t         nested_block;
-    float          offset;         /* of all scales; where `mean` is NULL: */
-    struct buffer *mean;           /* on the CPU: it, when what finds it is done */
-    struct buffer *nested_offsets; /* f32, of each nested block, instead of `offset`; or NULL */
+    struct buffer *nested_offset;  /* f32, of all nested blocks; or NULL, and each has its own: */
+    struct buffer *nested_offsets; /* f32, of each */
     struct buffer *offsets;        /* of each block, as absmax; or NULL */
     bnb_dtype      offsets_dtype;
     struct buffer *offsets_absmax; /* where offsets are codes; else NULL */

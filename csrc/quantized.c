@@ -28,7 +28,8 @@ bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows
         bnb_codebook *dynamic = codebook_dynamic_signed();
         q->nested_code = dynamic ? codebook_share(dynamic) : NULL;
         q->nested_absmax = dynamic ? buffer_new(device, ceil_div(blocks, nested_block) * sizeof(float)) : NULL;
-        made = q->nested_absmax;
+        q->nested_offset = q->nested_absmax ? buffer_new(device, sizeof(float)) : NULL;
+        made = q->nested_offset;
     }
     if (made) return q;
     bnb_quantized_free(q);
@@ -36,9 +37,9 @@ bnb_quantized *quantized_new(bnb_device *device, bnb_codebook *code, size_t rows
 }
 
 float quantized_offset(const bnb_quantized *q) {
-    float mean = q->offset;
-    if (q->mean) buffer_read(q->mean, &mean, sizeof mean); /* where that has failed, so have the scales */
-    return mean;
+    float offset = 0; /* also where finding it has failed: so have the scales */
+    if (q->nested_offset) buffer_read(q->nested_offset, &offset, sizeof offset);
+    return offset;
 }
 
 void bnb_quantized_free(bnb_quantized *q) {
@@ -46,8 +47,8 @@ void bnb_quantized_free(bnb_quantized *q) {
     buffer_release(q->codes);
     buffer_release(q->absmax);
     buffer_release(q->nested_absmax);
+    buffer_release(q->nested_offset);
     buffer_release(q->nested_offsets);
-    buffer_release(q->mean);
     buffer_release(q->offsets);
     buffer_release(q->offsets_absmax);
     bnb_codebook_free(q->code);
@@ -118,22 +119,32 @@ static bool are_nested(const struct block_parts *parts, size_t blocks, const bnb
            are_offsets(parts, blocks, groups, device);
 }
 
+/* Memory that holds one float; NULL and an error. */
+static struct buffer *float_in_memory(bnb_device *device, float value) {
+    struct buffer *buffer = buffer_for_host(device, sizeof value);
+    if (!buffer || buffer_write(buffer, &value, sizeof value) == BNB_OK) return buffer;
+    buffer_release(buffer);
+    return NULL;
+}
+
 /* Shares the memory of parts that fit. */
-static void share_parts(bnb_quantized *q, const struct block_parts *parts) {
+static bnb_status share_parts(bnb_quantized *q, const struct block_parts *parts) {
     q->absmax = buffer_share(parts->absmax->buffer);
     q->absmax_dtype = parts->absmax->dtype;
     if (parts->offsets) q->offsets = buffer_share(parts->offsets->buffer), q->offsets_dtype = parts->offsets->dtype;
-    if (!parts->nested.code) return;
+    if (!parts->nested.code) return BNB_OK;
     q->absmax_dtype = BNB_U8; /* signed bytes are as good */
     q->nested_code = codebook_share((bnb_codebook *)parts->nested.code);
     q->nested_absmax = buffer_share(parts->nested.absmax->buffer);
     q->nested_dtype = parts->nested.absmax->dtype;
     q->nested_block = parts->nested.block;
-    q->offset = parts->nested.offsets ? 0 : parts->nested.offset;
-    if (parts->nested.offsets) q->nested_offsets = buffer_share(parts->nested.offsets->buffer);
-    if (!parts->nested.offsets_absmax) return;
-    q->offsets_absmax = buffer_share(parts->nested.offsets_absmax->buffer);
-    q->offsets_dtype = BNB_U8;
+    if (parts->nested.offsets_absmax)
+        q->offsets_absmax = buffer_share(parts->nested.offsets_absmax->buffer), q->offsets_dtype = BNB_U8;
+    if (parts->nested.offsets)
+        q->nested_offsets = buffer_share(parts->nested.offsets->buffer);
+    else if (!(q->nested_offset = float_in_memory(q->codes->device, parts->nested.offset)))
+        return bnb_last_status();
+    return BNB_OK;
 }
 
 bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t columns, const bnb_codebook *code,
@@ -157,8 +168,9 @@ bnb_quantized *bnb_quantized_from(const bnb_tensor *codes, size_t rows, size_t c
     *q = (bnb_quantized){.tag = TAG_QUANTIZED, .rows = rows, .columns = columns, .block = block};
     q->code = codebook_share((bnb_codebook *)code);
     q->codes = buffer_share(codes->buffer);
-    share_parts(q, &parts);
-    return q;
+    if (share_parts(q, &parts) == BNB_OK) return q;
+    bnb_quantized_free(q);
+    return NULL;
 }
 
 /* ── Asking ─────────────────────────────────────────────────────────────────────────────────────────────────────── */

@@ -76,6 +76,7 @@ template <uint TILES, uint TALL, uint WARPS, bool CHOOSE>
                            device const kernel_codebook *nested_code [[buffer(6)]],
                            device const float *bias [[buffer(7)]],
                            device uchar *y [[buffer(8)]],
+                           device const float *nested_offset [[buffer(9)]],
                            uint3 group [[threadgroup_position_in_grid]],
                            uint place [[thread_index_in_threadgroup]],
                            uint simdgroup [[simdgroup_index_in_threadgroup]],
@@ -113,6 +114,7 @@ template <uint TILES, uint TALL, uint WARPS, bool CHOOSE>
     threadgroup_barrier(mem_flags::mem_threadgroup);
     threadgroup const uchar *lookup = (threadgroup const uchar *)table;
     nv_wait_for_last(); // the weight is under way; x comes from the launch before
+    const float offset = NESTED != 0 ? nested_offset[0] : 0.0f;
 
     // A lane's column of the right factor. Where it has zeros it reads the table's values past the sixteenth.
     device const uchar *zeros = (device const uchar *)(code->values + 16);
@@ -144,7 +146,7 @@ template <uint TILES, uint TALL, uint WARPS, bool CHOOSE>
             }
         }
         float4 scale[2 * TALL];
-        UNROLL for (uint r = 0; r < 2 * TALL; r++) scale[r] = scales_of(raw[r], nested_values, args.scales.offset);
+        UNROLL for (uint r = 0; r < 2 * TALL; r++) scale[r] = scales_of(raw[r], nested_values, offset);
         UNROLL for (uint span = 0; span < 2; span++) {
             const bool there = mine && (WHOLE != 0 || 8 * step + 4 * span + t < units);
             float4 part[TALL][TILES];

@@ -185,6 +185,7 @@ template <uint DTYPE, uint BN, uint STAGES>
                               device const kernel_codebook *nested_code [[buffer(6)]],
                               device const float *bias [[buffer(7)]],
                               device uchar *y [[buffer(8)]],
+                              device const float *nested_offset [[buffer(9)]],
                               threadgroup uchar *shared [[threadgroup(0)]],
                               uint3 group [[threadgroup_position_in_grid]],
                               uint place [[thread_index_in_threadgroup]]) {
@@ -198,7 +199,8 @@ template <uint DTYPE, uint BN, uint STAGES>
     const product_state of = {x,          data,  shared,    tiles,     args.m, at.m0,
                               2 * args.k, units, upper_row, lower_row, end,    place};
     const scale_source  scales = {
-        absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift, args.scales.offset};
+        absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift,
+        NESTED != 0 ? nested_offset[0] : 0.0f};
 
     UNROLL for (uint s = 0; s < STAGES - 2; s++) {
         if (first + s < end) bring<BN>(tiles + s * STAGE, x, args.m, at.m0, of.bytes, (first + s) * 128, place);

@@ -38,6 +38,7 @@ template <uint MT, uint NT, uint WM, uint WN, uint STAGES>
                             device const kernel_codebook *nested_code [[buffer(6)]],
                             device const float *bias [[buffer(7)]],
                             device uchar *y [[buffer(8)]],
+                            device const float *nested_offset [[buffer(9)]],
                             threadgroup uchar *shared [[threadgroup(0)]],
                             uint3 group [[threadgroup_position_in_grid]],
                             uint place [[thread_index_in_threadgroup]],
@@ -67,7 +68,8 @@ template <uint MT, uint NT, uint WM, uint WN, uint STAGES>
 
     // A lane takes 16 weights of a row in a step, 8 bytes. Past the end of a row they are whatever, beside zeros of x.
     const scale_source scales = {
-        absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift, args.scales.offset};
+        absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift,
+        NESTED != 0 ? nested_offset[0] : 0.0f};
     const uint units = args.k / 32;
     uint row[NT];
     UNROLL for (uint j = 0; j < NT; j++) row[j] = min(wn + 8 * j + g, args.n - 1) * units;

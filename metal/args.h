@@ -54,8 +54,10 @@ enum {
     MERGE_THREADS = 64,       // parts of a head of a row, then its columns by turns
     COMPARE_THREADS = 256,    // 8 elements a thread
     FINITE_THREADS = 256,     // 4 elements a thread
+    NESTED_THREADS = 256,     // 4 scales a thread, and one at each part
     COMPARE_SUMS_BYTES = 16,  // what a threadgroup leaves
     INT8_THREADS = 256,       // 8 simdgroups: at a row, or at 32 columns
+    INT8_KEPT_MOST = 4,       // times 8 columns of a row that a thread keeps between its two looks at them
     OPTIMIZER_THREADS = 256,  // 8 simdgroups, each at one block of the states
     OPTIMIZER_BLOCK = 256,    // elements that share a scale of 8-bit states
     SCALES_THREADS = 256,     // 8 simdgroups, each at one block
@@ -102,16 +104,15 @@ static_assert(sizeof(struct scales_args) == 24, "host and kernels must lay out s
 struct scale_layout {
     uint32_t block, shift; // as above
     uint32_t nested_block, nested_shift;
-    float    offset;
     uint32_t nested_bits, nested_store; // of the nested codes, and how nested blocks' scales are stored
 };
-static_assert(sizeof(struct scale_layout) == 28, "host and kernels must lay out struct scale_layout alike");
+static_assert(sizeof(struct scale_layout) == 24, "host and kernels must lay out struct scale_layout alike");
 
 struct dequantize_args {
     uint32_t            count_low, count_high;
     struct scale_layout scales;
 };
-static_assert(sizeof(struct dequantize_args) == 36, "host and kernels must lay out struct dequantize_args alike");
+static_assert(sizeof(struct dequantize_args) == 32, "host and kernels must lay out struct dequantize_args alike");
 
 // y[m, n] = Σk x[m, k] · w[n, k] + bias[n], or backward y[m, k] = Σn a[m, n] · w[n, k]; every size is below 2^31.
 struct matmul_args {
@@ -119,7 +120,7 @@ struct matmul_args {
     uint32_t            split; // the part of the sum that a tile takes: all of it, or a multiple of TILE_DEPTH
     struct scale_layout scales;
 };
-static_assert(sizeof(struct matmul_args) == 44, "host and kernels must lay out struct matmul_args alike");
+static_assert(sizeof(struct matmul_args) == 40, "host and kernels must lay out struct matmul_args alike");
 
 // y[m, n] = Σs partial[s, m, n] + bias[n]
 struct sum_args {
@@ -144,7 +145,7 @@ struct embedding_args {
     uint32_t            table_rows; // of which an index is one
     struct scale_layout scales;
 };
-static_assert(sizeof(struct embedding_args) == 44, "host and kernels must lay out struct embedding_args alike");
+static_assert(sizeof(struct embedding_args) == 40, "host and kernels must lay out struct embedding_args alike");
 
 struct layer_norm_args {
     uint32_t rows, columns;
@@ -210,6 +211,12 @@ struct finite_args {
     uint32_t count;
 };
 static_assert(sizeof(struct finite_args) == 4, "host and kernels must lay out struct finite_args alike");
+
+// Scales, which threadgroups have looked at in `parts`, NESTED_THREADS at most; `block` of their codes share a scale.
+struct nested_args {
+    uint32_t count, parts, block;
+};
+static_assert(sizeof(struct nested_args) == 12, "host and kernels must lay out struct nested_args alike");
 
 // Which rule an optimizer follows: enum bnb_optimizer.
 enum { RULE_ADAM = 0, RULE_ADEMAMIX = 1, RULE_MOMENTUM = 2, RULE_LION = 3, RULE_RMSPROP = 4, RULE_ADAGRAD = 5 };

@@ -123,14 +123,20 @@ struct weights {
     device const uchar      *data;
     device const uchar      *absmax; // floats, or codes of the nested codebook
     device const uchar      *nested_absmax;
-    device const float      *nested_offsets;
-    device const uchar      *offsets; // as absmax
+    device const float      *nested_offsets; // of each group, or of all
+    float                    nested_offset;  // that of all
+    device const uchar      *offsets;        // as absmax
     device const uchar      *offsets_absmax;
     threadgroup const float *values, *nested_values;
 };
 
 inline bool is_nested(uint scale_store) {
     return scale_store == SCALES_NESTED || scale_store == SCALES_JOINED || scale_store == SCALES_CODED;
+}
+
+// The offset that all nested scales have, which a kernel reads once.
+inline float offset_of_all(uint scale_store, device const float *nested_offsets) {
+    return scale_store == SCALES_NESTED || scale_store == SCALES_CODED ? nested_offsets[0] : 0.0f;
 }
 
 inline uint block_of(thread const weights &w, ulong i) {
@@ -168,7 +174,7 @@ inline float scale_of(thread const weights &w, uint block) {
         product = w.nested_values[w.absmax[block]] * ((device const float *)w.nested_absmax)[group];
     else
         product = nested_value(w, w.absmax, w.nested_absmax, block, group);
-    return product + (w.scale_store == SCALES_JOINED ? w.nested_offsets[group] : w.scales.offset);
+    return product + (w.scale_store == SCALES_JOINED ? w.nested_offsets[group] : w.nested_offset);
 }
 
 // What is added to the block's elements once they are scaled; only where w.offset_store says that there is something.

@@ -34,8 +34,9 @@ void dequantize(constant dequantize_args &args [[buffer(0)]],
     if (is_nested(SCALES)) nested_values[place] = nested_code->values[place];
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    const weights w = {CODES,         SCALES,         OFFSETS, args.scales,    codes, absmax,
-                       nested_absmax, nested_offsets, offsets, offsets_absmax, slice, nested_values};
+    const weights w = {CODES, SCALES, OFFSETS, args.scales, codes, absmax, nested_absmax,
+                       nested_offsets, offset_of_all(SCALES, nested_offsets),
+                       offsets, offsets_absmax, slice, nested_values};
     const bool whole = w.scales.shift >= 3 && w.scales.shift < 32; // 8 elements share a block
     const ulong count = count_of(args.count_low, args.count_high), step = ulong(threads) * 8;
     ulong i = ulong(thread_index) * 8;

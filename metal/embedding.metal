@@ -27,8 +27,9 @@ void embedding(constant embedding_args &args [[buffer(0)]],
     if (is_nested(SCALES)) nested_values[place] = nested_code->values[place];
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    const weights w = {W,              SCALES,  OFFSETS,        args.scales, data, absmax, nested_absmax,
-                       nested_offsets, offsets, offsets_absmax, values,      nested_values};
+    const weights w = {W, SCALES, OFFSETS, args.scales, data, absmax, nested_absmax,
+                       nested_offsets, offset_of_all(SCALES, nested_offsets),
+                       offsets, offsets_absmax, values, nested_values};
     const uint pieces = (args.columns + 7) / 8;
     const ulong count = count_of(args.rows_low, args.rows_high) * pieces;
     for (ulong piece = thread_index; piece < count; piece += threads) {

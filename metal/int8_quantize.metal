@@ -7,6 +7,7 @@ constant uint FINDS [[function_constant(3)]];      // whether stats are found, e
 constant uint CODES [[function_constant(4)]];      // whether codes are wanted
 constant uint OUTLIERS [[function_constant(5)]];   // whether there is a list of columns that become zeros
 constant uint WHOLE [[function_constant(6)]];      // whether columns are multiples of 8: then a thread takes 8 at once
+constant uint KEPT [[function_constant(7)]];       // as many times 8 columns of a row are kept by a thread; or 0
 
 // ── Columns: what goes down a matrix ────────────────────────────────────────────────────────────────────────────────
 
@@ -93,17 +94,36 @@ void int8_list(constant int8_quantize_args &args [[buffer(0)]],
 // Whether an element counts for the stats.
 inline bool is_usual(float element, float threshold) { return LIMITED == 0 || !(fabs(element) >= threshold); }
 
+inline uint usual_of(octet v, float threshold) {
+    uint largest = 0;
+    UNROLL for (uint j = 0; j < 4; j++) {
+        if (is_usual(v.low[j], threshold)) largest = max(largest, magnitude_of(v.low[j]));
+        if (is_usual(v.high[j], threshold)) largest = max(largest, magnitude_of(v.high[j]));
+    }
+    return largest;
+}
+
+// What a thread keeps of a row, and zeros past its end.
+inline octet kept_of(constant int8_quantize_args &args, device const uchar *x, ulong first, uint c) {
+    return c < args.columns ? load8(x, X, first + c) : octet{float4(0.0f), float4(0.0f)};
+}
+
+// The largest of all threads'.
+inline uint largest_of(uint largest, uint simdgroup, uint lane, threadgroup uint *shared) {
+    largest = simd_max(largest);
+    if (lane == 0) shared[simdgroup] = largest;
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    for (uint j = 0; j < SIMDGROUPS; j++) largest = max(largest, shared[j]);
+    return largest;
+}
+
 // The largest magnitude of a row, as bits, in every thread.
 inline uint along_row(constant int8_quantize_args &args, device const uchar *x, ulong first, uint place, uint simdgroup,
                       uint lane, threadgroup uint *shared) {
     uint largest = 0;
     if (WHOLE != 0) {
         for (uint c = 8 * place; c < args.columns; c += 8 * INT8_THREADS) {
-            const octet v = load8(x, X, first + c);
-            UNROLL for (uint j = 0; j < 4; j++) {
-                if (is_usual(v.low[j], args.threshold)) largest = max(largest, magnitude_of(v.low[j]));
-                if (is_usual(v.high[j], args.threshold)) largest = max(largest, magnitude_of(v.high[j]));
-            }
+            largest = max(largest, usual_of(load8(x, X, first + c), args.threshold));
         }
     } else {
         for (uint c = place; c < args.columns; c += INT8_THREADS) {
@@ -111,11 +131,7 @@ inline uint along_row(constant int8_quantize_args &args, device const uchar *x, 
             if (is_usual(element, args.threshold)) largest = max(largest, magnitude_of(element));
         }
     }
-    largest = simd_max(largest);
-    if (lane == 0) shared[simdgroup] = largest;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint j = 0; j < SIMDGROUPS; j++) largest = max(largest, shared[j]);
-    return largest;
+    return largest_of(largest, simdgroup, lane, shared);
 }
 
 // What brings a row into [-127, 127].
@@ -132,6 +148,16 @@ inline char code_of(float element, inverse by, float threshold) {
     return char(rint(precise::max(code, -127.0f)));
 }
 
+inline uint2 codes_of(octet v, inverse by, float threshold) {
+    char4 low, high;
+    UNROLL for (uint j = 0; j < 4; j++) {
+        low[j] = code_of(v.low[j], by, threshold);
+        high[j] = code_of(v.high[j], by, threshold);
+    }
+    return uint2(as_type<uint>(low), as_type<uint>(high));
+}
+
+// Stats and codes of a row that is read once, where its threads can keep it.
 [[host_name("int8_rows")]] [[kernel, max_total_threads_per_threadgroup(INT8_THREADS)]]
 void int8_rows(constant int8_quantize_args &args [[buffer(0)]],
                device const uchar *x [[buffer(1)]],
@@ -145,7 +171,17 @@ void int8_rows(constant int8_quantize_args &args [[buffer(0)]],
     threadgroup uint shared[SIMDGROUPS];
     const ulong first = ulong(row) * args.columns;
     float of_row = 0.0f;
-    if (FINDS != 0) {
+    octet kept[INT8_KEPT_MOST];
+    if (KEPT != 0) {
+        uint largest = 0;
+        UNROLL for (uint j = 0; j < INT8_KEPT_MOST; j++) {
+            if (j >= KEPT) continue;
+            kept[j] = kept_of(args, x, first, 8 * (place + j * INT8_THREADS));
+            largest = max(largest, usual_of(kept[j], args.threshold));
+        }
+        of_row = as_type<float>(largest_of(largest, simdgroup, lane, shared));
+        if (place == 0) stats[row] = of_row;
+    } else if (FINDS != 0) {
         of_row = as_type<float>(along_row(args, x, first, place, simdgroup, lane, shared));
         if (place == 0) stats[row] = of_row;
     } else if (BY_COLUMN == 0) {
@@ -153,16 +189,15 @@ void int8_rows(constant int8_quantize_args &args [[buffer(0)]],
     }
     if (CODES == 0) return;
     const inverse factor = factor_of(of_row);
-    if (WHOLE != 0 && BY_COLUMN == 0) {
-        for (uint c = 8 * place; c < args.columns; c += 8 * INT8_THREADS) {
-            const octet v = load8(x, X, first + c);
-            char4 low, high;
-            UNROLL for (uint j = 0; j < 4; j++) {
-                low[j] = code_of(v.low[j], factor, args.threshold);
-                high[j] = code_of(v.high[j], factor, args.threshold);
-            }
-            *(device uint2 *)(codes + first + c) = uint2(as_type<uint>(low), as_type<uint>(high));
+    if (KEPT != 0) {
+        UNROLL for (uint j = 0; j < INT8_KEPT_MOST; j++) {
+            const uint c = 8 * (place + j * INT8_THREADS);
+            if (j < KEPT && c < args.columns)
+                *(device uint2 *)(codes + first + c) = codes_of(kept[j], factor, args.threshold);
         }
+    } else if (WHOLE != 0 && BY_COLUMN == 0) {
+        for (uint c = 8 * place; c < args.columns; c += 8 * INT8_THREADS)
+            *(device uint2 *)(codes + first + c) = codes_of(load8(x, X, first + c), factor, args.threshold);
     } else {
         for (uint c = place; c < args.columns; c += INT8_THREADS) {
             const inverse by = BY_COLUMN != 0 ? factor_of(stats[c]) : factor;

@@ -60,8 +60,9 @@ void matmul_backward(constant matmul_args &args [[buffer(0)]],
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     // What this thread brings: 8 elements of a row of each tile. Tiles of w, and of a transposed, have DEPTH rows.
-    const weights w = {W,              SCALES,  OFFSETS,        args.scales, data, absmax, nested_absmax,
-                       nested_offsets, offsets, offsets_absmax, slice,       nested_values};
+    const weights w = {W, SCALES, OFFSETS, args.scales, data, absmax, nested_absmax,
+                       nested_offsets, offset_of_all(SCALES, nested_offsets),
+                       offsets, offsets_absmax, slice, nested_values};
     const uint deep_row = place / (DEPTH / 8), deep_at = place % (DEPTH / 8) * 8;
     const uint wide_row = place / (SIDE / 8), wide_at = place % (SIDE / 8) * 8;
     const uint m0 = group.y * SIDE, k0 = group.x * SIDE;

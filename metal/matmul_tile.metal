@@ -66,8 +66,9 @@ void matmul_tile(constant matmul_args &args [[buffer(0)]],
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     // What this thread brings: 8 elements of a row of each tile.
-    const weights w = {W,              SCALES,  OFFSETS,        args.scales, data, absmax, nested_absmax,
-                       nested_offsets, offsets, offsets_absmax, slice,       nested_values};
+    const weights w = {W, SCALES, OFFSETS, args.scales, data, absmax, nested_absmax,
+                       nested_offsets, offset_of_all(SCALES, nested_offsets),
+                       offsets, offsets_absmax, slice, nested_values};
     const uint tile_row = place / (DEPTH / 8), tile_k = place % (DEPTH / 8) * 8;
     const uint m0 = group.y * ROWS, n0 = group.x * SIDE;
     const bool has_x = tile_row < ROWS && m0 + tile_row < args.m, has_w = n0 + tile_row < args.n;

@@ -91,8 +91,9 @@ void matmul_vector(constant matmul_args &args [[buffer(0)]],
     }
 
     threadgroup const float *slice = is_coded(W) && PAIRS == 0 ? values + simdgroup * size_of(W) : values;
-    const weights w = {W,              SCALES,  OFFSETS,        args.scales, data, absmax, nested_absmax,
-                       nested_offsets, offsets, offsets_absmax, slice,       nested_values};
+    const weights w = {W, SCALES, OFFSETS, args.scales, data, absmax, nested_absmax,
+                       nested_offsets, offset_of_all(SCALES, nested_offsets),
+                       offsets, offsets_absmax, slice, nested_values};
     const uint n0 = (group.x * (VECTOR_THREADS / 32) + simdgroup) * ROWS, m0 = group.y * VECTORS;
     if (n0 >= args.n) return;
 

@@ -54,6 +54,43 @@ inline trial try_scale(thread const block_of_x &block, thread const table &codes
     return trial_of(scale, sum_lanes(errors), sum_lanes(products), sum_lanes(squares));
 }
 
+// The bits of a weight, above those of all that are weights where it is none: an infinity, a NaN, or below zero.
+inline uint weight_bits(float weight) {
+    const uint bits = as_type<uint>(weight);
+    return bits == 0x80000000u ? 0u : bits;
+}
+
+// A weight by the power of two that brings the largest to about 1; what is subnormal counts in steps of 2^-149.
+inline float at_unit(float weight, uint exponent) {
+    const uint bits = as_type<uint>(weight);
+    return bits < 0x00800000u && exponent < 105 ? float(bits) * power_of(105 - exponent)
+                                                : weight * power_of(254 - exponent);
+}
+
+// The weights of columns in fp32, by a power of two at which sums of them can't overflow, and the largest's bits. One
+// threadgroup.
+[[host_name("scales_weights")]] [[kernel, max_total_threads_per_threadgroup(SCALES_THREADS)]]
+void scales_weights(constant scales_args &args [[buffer(0)]],
+                    device const uchar *importance [[buffer(1)]],
+                    device float *weights [[buffer(2)]],
+                    device uint *largest [[buffer(3)]],
+                    uint place [[thread_index_in_threadgroup]],
+                    uint simdgroup [[simdgroup_index_in_threadgroup]],
+                    uint lane [[thread_index_in_simdgroup]]) {
+    threadgroup uint shared[SCALES_THREADS / 32];
+    uint most = 0;
+    for (uint c = place; c < args.columns; c += SCALES_THREADS)
+        most = max(most, weight_bits(load(importance, FROM, c)));
+    most = simd_max(most);
+    if (lane == 0) shared[simdgroup] = most;
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    for (uint s = 0; s < SCALES_THREADS / 32; s++) most = max(most, shared[s]);
+    if (place == 0) largest[0] = most;
+    const uint exponent = exponent_of(as_type<float>(most));
+    for (uint c = place; c < args.columns; c += SCALES_THREADS)
+        weights[c] = at_unit(load(importance, FROM, c), exponent);
+}
+
 [[host_name("scales")]] [[kernel, max_total_threads_per_threadgroup(SCALES_THREADS)]]
 void scales(constant scales_args &args [[buffer(0)]],
             device const uchar *x [[buffer(1)]],

@@ -269,6 +269,16 @@ describe("merging", () => {
       "lora_A.weight is [8, 63] and its B [128, 8], which do not fit model.layers.0.mlp.up_proj.weight [128, 64]",
     ],
     [
+      "an embedding that was made larger before it was trained, as PEFT does",
+      {},
+      {
+        "model.embed_tokens.base_layer.weight": [[100, columns], weights(100 * columns)],
+        "model.embed_tokens.lora_embedding_A": [[rank, 100], weights(rank * 100)],
+        "model.embed_tokens.lora_embedding_B": [[columns, rank], weights(columns * rank)],
+      },
+      "embed_tokens.base_layer.weight is [100, 64], but model.embed_tokens.weight [96, 64]: take the model that it was",
+    ],
+    [
       "an embedding's half",
       {},
       { "model.embed_tokens.lora_embedding_A": [[rank, 4], weights(rank * 4)] },

@@ -28,6 +28,16 @@ describe.each(testDevices)("on %s", (_, device) => {
   const w = () => Int8Weight.quantize(from(wave(6 * 8), [6, 8]));
   const x = () => from(wave(2 * 8), [2, 8]);
 
+  /** By its own stats, without a threshold. */
+  const codesOf = (A: Tensor, byColumn: number) => {
+    const stats = inC.made(native.bnb_int8_stats(A.pointer, 0, byColumn));
+    try {
+      return inC.made(native.bnb_int8_vectorwise_quant(A.pointer, stats, 0, null, byColumn));
+    } finally {
+      native.bnb_tensor_free(stats);
+    }
+  };
+
   test("a NaN or an infinity, wherever it is", () => {
     for (const dtype of floatDTypes)
       for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])
@@ -37,8 +47,7 @@ describe.each(testDevices)("on %s", (_, device) => {
           using A = from(values, [2, 75], dtype);
           const place = `A[${Math.floor(at / 75)}, ${at % 75}] is `;
           expect(errorOf(() => int8VectorwiseQuant(A)).message).toContain(place);
-          const byColumn = errorOf(() => inC.made(native.bnb_int8_stats(A.pointer, 0, 1)));
-          expect(byColumn.message).toContain(`x${place.slice(1)}`);
+          expect(errorOf(() => codesOf(A, 1)).message).toContain(`x${place.slice(1)}`);
           if (Number.isNaN(bad)) expect(errorOf(() => int8DoubleQuant(A, { threshold: 6 })).message).toContain(place);
         }
   });
@@ -51,9 +60,15 @@ describe.each(testDevices)("on %s", (_, device) => {
           const bits = new Uint16Array(3 * 70).fill(0x3c00);
           bits[100] = pattern;
           using A = Tensor.from(dtype === "float16" ? new Float16Array(bits.buffer) : bits, [3, 70], { dtype });
-          const stats = () => inC.made(native.bnb_int8_stats(A.pointer, 0, byColumn));
-          expect(errorOf(stats).message).toMatch(/x\[1, 30\] is -?nan/);
+          expect(errorOf(() => codesOf(A, byColumn)).message).toMatch(/x\[1, 30\] is -?nan/);
         }
+  });
+
+  test("stats that are no numbers, of what is", () => {
+    using A = from(wave(6 * 70), [6, 70]);
+    using stats = from(wave(6).with(4, Number.NEGATIVE_INFINITY), [1, 6]);
+    const action = () => inC.made(native.bnb_int8_vectorwise_quant(A.pointer, stats.pointer, 0, null, 0));
+    expect(errorOf(action).message).toContain("stats[4] is -inf, expected a finite number");
   });
 
   test("thresholds that are none", () => {

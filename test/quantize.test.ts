@@ -24,7 +24,7 @@ import {
   testDevices,
   wave,
 } from "./cases.ts";
-import { errorOf, pack, quantize, relativeError, round, unpack } from "./reference.ts";
+import { errorOf, meanOfScales, pack, quantize, relativeError, round, unpack } from "./reference.ts";
 
 const golden = openSafetensors(`${import.meta.dir}/golden/ops_cpu.safetensors`);
 const bytesOf = (name: string) => golden.tensor(name).bytes;
@@ -191,6 +191,18 @@ describe.each(testDevices)("on %s", (_, device) => {
         });
         expect(relativeError(back.readFloat32(), dense)).toBeLessThan(1e-7);
       }
+    });
+
+    test.each([
+      ["a tie", [1, 1 + 2 ** -23]],
+      ["one far above the rest", [3e38, ...Array(300).fill(1e-3)]],
+      ["small and large ones", Array.from({ length: 300 }, (_, i) => 1.7 * 2 ** ((i % 250) - 126))],
+    ])("the mean of scales is rounded once: %s", (_, list) => {
+      const scales = Float32Array.from(list);
+      const x = Float32Array.from({ length: 64 * list.length }, (_, i) => (i % 64 === 7 ? -scales[i >> 6]! : 0));
+      using tensor = Tensor.from(x, [x.length], { device });
+      using q = quantize4bit(tensor, { compressStatistics: true });
+      expect(q.offset).toBe(meanOfScales(scales));
     });
 
     test("thresholds are exact: every float about them falls on its side", () => {

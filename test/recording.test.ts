@@ -1,7 +1,18 @@
 // Operations that are recorded once and run again: what they compute, what memory they take, and what can't be
 // recorded.
 import { describe, expect, test } from "bun:test";
-import { add, embedding, linear, matmul4bit, quantize4bit, scale, Tensor } from "../src/index.ts";
+import { embeddingBackward } from "../src/embedding.ts";
+import {
+  add,
+  dequantize4bit,
+  embedding,
+  int8VectorwiseQuant,
+  linear,
+  matmul4bit,
+  quantize4bit,
+  scale,
+  Tensor,
+} from "../src/index.ts";
 import { layerNorm } from "../src/layer_norm.ts";
 import { Recording } from "../src/recording.ts";
 import { testDevices, wave } from "./cases.ts";
@@ -114,7 +125,9 @@ describe.each(testDevices)("on %s", (_, device) => {
   test("what looks at its results on the CPU is refused, and so is what fails", () => {
     using x = tensor(wave(128), [2, 64]);
     using other = tensor(wave(64), [1, 64]);
-    expect(errorOf(() => Recording.of(() => void quantize4bit(x), device)).message).toContain("can't be recorded");
+    using ids = Tensor.from(Int32Array.of(0, 1), [2], { device });
+    const looks = () => (device.kind === "cpu" ? quantize4bit(x) : embeddingBackward(x, ids, 3));
+    expect(errorOf(() => Recording.of(() => looks().dispose(), device)).message).toContain("can't be recorded");
     expect(errorOf(() => Recording.of(() => void add(x, other), device)).message).toContain("the shapes must match");
     expect(errorOf(() => Recording.of(() => Recording.of(() => {}, device).dispose(), device)).message).toContain(
       "this thread records already",
@@ -125,6 +138,52 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect(errorOf(() => Recording.of(() => recording.run(), device)).message).toContain("this thread is recording");
     recording.dispose();
     expect(() => recording.run()).toThrow(TypeError);
+  });
+
+  /** The CPU looks at what it quantises. */
+  const onGpu = device.kind === "cpu" ? test.skip : test;
+
+  onGpu.each([
+    ["plain scales", {}],
+    ["nested scales", { compressStatistics: true }],
+    ["nested scales of least squares", { compressStatistics: true, scales: "leastSquares" }],
+    ["scales of least squares, weighed", { scales: "leastSquares", importance: true }],
+  ] as const)("what a GPU quantises is recorded, with %s", (_, given) => {
+    const [rows, columns] = [40, 64 * 27];
+    using weights = tensor(wave(columns, 8).map(Math.abs), [columns]);
+    const options = { ...given, importance: "importance" in given ? weights : undefined };
+    using x = tensor(wave(rows * columns, 3), [rows, columns]);
+    using row = tensor(wave(columns, 5), [1, columns]);
+    const step = () => {
+      const q = quantize4bit(x, options);
+      const { quantized, rowStats } = int8VectorwiseQuant(x);
+      return { q, y: String(device) === "null" ? undefined : matmul4bit(row, q), quantized, rowStats };
+    };
+    type Step = ReturnType<typeof step>;
+    const numbers = ({ q, y, quantized, rowStats }: Step) =>
+      [q.codes, q.absmax, q.state2?.absmax, y, quantized, rowStats].map((part) => part && [...part.read()]);
+    let out: Step | undefined;
+    using recording = Recording.of(() => {
+      out = step();
+    }, device);
+    for (const seed of [3, 9, 4]) {
+      x.write(wave(rows * columns, seed).map((value) => value * seed));
+      recording.run();
+      const eager = step();
+      expect(numbers(out!)).toEqual(numbers(eager));
+      expect(out!.q.offset).toBe(eager.q.offset);
+    }
+    // What isn't finite can't be refused any more; it stays so.
+    x.write(wave(rows * columns, 1).with(5 * columns + 7, Number.NaN));
+    recording.run();
+    expect(dequantize4bit(out!.q).readFloat32()[5 * columns + 7]).toBeNaN();
+    expect(out!.rowStats.read()[5]).toBeNaN();
+  });
+
+  test.skipIf(String(device) !== "null")("the CPU can't use nested scales that a recording makes", () => {
+    using x = tensor(wave(128), [2, 64]);
+    const use = () => matmul4bit(x, quantize4bit(x, { compressStatistics: true })).dispose();
+    expect(errorOf(() => Recording.of(use, device)).message).toContain("before the recording that finds it has run");
   });
 
   test("an index that is no row is an error on a CPU and NaNs on a GPU, never memory of somebody else", () => {

@@ -72,6 +72,32 @@ export function quantize(given: ArrayLike<number>, values: Float32Array, blocksi
 }
 
 /**
+ * The mean of scales as metal/nested_rule.h defines it: of whole units, 2^-55 of the power of two above the largest,
+ * rounded to a float32 once, to even.
+ */
+export function meanOfScales(scales: Float32Array): number {
+  const bits = [...new Uint32Array(scales.slice().buffer)];
+  const exponent = (word: number) => Math.max(word >>> 23, 1);
+  const largest = exponent(Math.max(...bits));
+  let sum = 0n;
+  for (const word of bits) {
+    const significand = BigInt((word & 0x7fffff) + (word >>> 23 ? 0x800000 : 0));
+    sum += (significand << 31n) >> BigInt(largest - exponent(word));
+  }
+  // The mean is sum / count × 2^(largest - 181); a float32 counts in steps of a power of two, 2^-149 at least.
+  const count = BigInt(bits.length);
+  for (let step = -149; ; step++) {
+    const shift = BigInt(step + 181 - largest);
+    const [over, under] = shift < 0n ? [sum << -shift, count] : [sum, count << shift];
+    const steps = over / under;
+    if (steps >= 1n << 24n) continue;
+    const rest = 2n * (over % under) - under;
+    const up = rest > 0n || (rest === 0n && steps % 2n === 1n);
+    return Number(steps + (up ? 1n : 0n)) * 2 ** step;
+  }
+}
+
+/**
  * Codes as they lie in memory: one string of bits, a byte's highest first, continued with codes of 0 to the last byte's
  * end.
  */

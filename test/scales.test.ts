@@ -230,10 +230,13 @@ describe.each(testDevices)("least squares on %s", (_, device) => {
     using alike = run(tensorOf(new Float32Array(columns).fill(7)));
     using weighed = run(tensorOf(weights));
     using large = run(tensorOf(weights.map((w) => w * 2 ** 100)));
+    using tiny = run(tensorOf(weights.map((w) => Math.round(w * 2 ** 20) * 2 ** -149)));
+    using coarse = run(tensorOf(weights.map((w) => Math.round(w * 2 ** 20))));
     using half = run(tensorOf(weights).cast("bfloat16"));
     expect(alike.codes.read()).toEqual(even.codes.read());
     expect(relativeError(alike.absmax.read(), even.absmax.read())).toBeLessThan(1e-5);
     expect(large.absmax.read()).toEqual(weighed.absmax.read());
+    expect(tiny.absmax.read()).toEqual(coarse.absmax.read());
     expect(relativeError(half.absmax.read(), weighed.absmax.read())).toBeLessThan(0.1);
     const error = (q: QuantizedTensor) =>
       dequantize(q).reduce((sum, value, i) => sum + weights[i % columns]! * (value - x[i]!) ** 2, 0);

@@ -15,6 +15,9 @@ static const char optimizer_rule_h[] = {
 static const char scales_rule_h[] = {
 #embed <scales_rule.h> suffix(, 0)
 };
+static const char nested_rule_h[] = {
+#embed <nested_rule.h> suffix(, 0)
+};
 static const char attention_rows_h[] = {
 #embed <attention_rows.h> suffix(, 0)
 };
@@ -41,6 +44,9 @@ static const char dequantize[] = {
 };
 static const char finite[] = {
 #embed <finite.metal> suffix(, 0)
+};
+static const char nested[] = {
+#embed <nested.metal> suffix(, 0)
 };
 static const char compare[] = {
 #embed <compare.metal> suffix(, 0)
@@ -90,6 +96,7 @@ const struct kernel_source kernel_headers[] = {
     {"common.h", common_h},
     {"attention_rows.h", attention_rows_h},
     {"elementwise_rule.h", elementwise_rule_h},
+    {"nested_rule.h", nested_rule_h},
     {"optimizer_rule.h", optimizer_rule_h},
     {"scales_rule.h", scales_rule_h},
     {NULL, NULL},
@@ -103,6 +110,7 @@ const struct kernel_source kernel_families[] = {
     {"scales", scales},
     {"dequantize", dequantize},
     {"finite", finite},
+    {"nested", nested},
     {"compare", compare},
     {"optimizer", optimizer},
     {"matmul_vector", matmul_vector},

@@ -3,7 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "finite.h"
 #include "int8.h"
+#include "record.h"
 
 /* ── The plain loops ────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -68,7 +70,7 @@ bnb_status int8_prepare(const char *kernel, const bnb_tensor *x, float threshold
         .family = "int8_quantize",
         .kernel = kernel,
         .constants = {x->dtype, threshold != 0, [6] = x->columns % 8 == 0},
-        .constant_count = 7,
+        .constant_count = 8,
         .args = args,
         .args_bytes = sizeof *args,
         .groups = {1, 1, 1},
@@ -90,6 +92,13 @@ static bnb_status launch_column_stats(const struct int8_pass *pass) {
     return enqueue(pass->x->buffer->device, &launch);
 }
 
+/* How many times 8 columns each thread of a row's keeps, where all that is wanted of it comes from one look: 0 where it
+ * doesn't, or they would be too many. */
+static uint32_t kept_of(const bnb_tensor *x, bool finds, bool codes) {
+    size_t kept = ceil_div(x->columns, (size_t)8 * INT8_THREADS);
+    return finds && codes && x->columns % 8 == 0 && kept <= INT8_KEPT_MOST ? (uint32_t)kept : 0;
+}
+
 static bnb_status launch_rows(const struct int8_pass *pass, bool finds) {
     struct int8_quantize_args args;
     struct launch             launch;
@@ -99,6 +108,7 @@ static bnb_status launch_rows(const struct int8_pass *pass, bool finds) {
     launch.constants[3] = finds;
     launch.constants[4] = pass->codes != NULL;
     launch.constants[5] = pass->outliers != NULL;
+    launch.constants[7] = kept_of(pass->x, finds, pass->codes);
     launch.bindings[0] = reads(pass->x->buffer);
     launch.bindings[1] = reads_if(pass->outliers ? pass->outliers->buffer : NULL, pass->x->buffer);
     launch.bindings[2] = finds ? writes(pass->stats->buffer) : reads(pass->stats->buffer);
@@ -194,7 +204,7 @@ bnb_status int8_quantize(const struct int8_pass *pass) {
     return run(&(struct operation){"int8_quantize", pass->x->buffer->device, launch_pass, pass_on_host, pass});
 }
 
-/* Looks for the first NaN or infinity that shows in the stats. */
+/* Looks for the first NaN or infinity that shows in the stats: in x, or it is the stats that were given so. */
 struct finite_job {
     struct dense x;
     const float *stats;
@@ -211,14 +221,29 @@ static bnb_status find_infinite(const void *argument) {
     size_t last = at + step * ((job->by_column ? x->rows : x->columns) - 1);
     /* Not by its bits: a kernel's conversion of a signalling NaN makes it another. An infinity may be an outlier. */
     while (at < last && (isnan(job->stats[bad]) ? !isnan(element_of(x, at)) : isfinite(element_of(x, at)))) at += step;
-    return fail(BNB_INVALID, "int8_stats: x[%zu, %zu] is %g, expected finite numbers: replace it before quantising",
+    if (isfinite(element_of(x, at)))
+        return fail(BNB_INVALID, "int8_vectorwise_quant: stats[%zu] is %g, expected a finite number", bad,
+                    job->stats[bad]);
+    return fail(BNB_INVALID,
+                "int8_vectorwise_quant: x[%zu, %zu] is %g, expected finite numbers: replace it before quantising",
                 at / x->columns, at % x->columns, element_of(x, at));
 }
 
-static bnb_status check_finite(const void *request, struct host *host) {
+static bnb_status finite_on_host(const void *request, struct host *host) {
     const struct int8_pass *pass = request;
     struct finite_job       job = {dense_of(host, pass->x), host_reads(host, pass->stats->buffer), pass->by_column};
     return perform(host, find_infinite, &job, sizeof job);
+}
+
+/* The CPU looks at x only where a GPU has not found all stats to be finite; nobody does while that is recorded. */
+static bnb_status check_finite(const struct int8_pass *pass) {
+    bnb_device    *device = pass->x->buffer->device;
+    struct buffer *largest;
+    if (is_recording(device)) return BNB_OK;
+    bnb_status status = find_largest(pass->stats->buffer, &largest);
+    if (status == BNB_OK && !are_finite(largest)) status = run_on_host(device, finite_on_host, pass);
+    buffer_release(largest);
+    return status;
 }
 
 bnb_tensor *bnb_int8_stats(const bnb_tensor *x, float threshold, int32_t by_column) {
@@ -229,8 +254,7 @@ bnb_tensor *bnb_int8_stats(const bnb_tensor *x, float threshold, int32_t by_colu
     if (!stats) return NULL;
     struct int8_pass pass = {.x = x, .threshold = threshold, .by_column = by_column, .finds = true, .stats = stats};
     count_operation(x->buffer->device);
-    bnb_status status = int8_quantize(&pass);
-    if (status == BNB_OK && run_on_host(x->buffer->device, check_finite, &pass) == BNB_OK) return stats;
+    if (int8_quantize(&pass) == BNB_OK) return stats;
     bnb_tensor_free(stats);
     return NULL;
 }
@@ -262,8 +286,8 @@ bnb_tensor *bnb_int8_vectorwise_quant(const bnb_tensor *x, const bnb_tensor *sta
     bnb_tensor *codes = tensor_new(device, BNB_I8, x->rows, x->columns);
     if (!codes) return NULL;
     count_operation(device);
-    if (int8_quantize(&(struct int8_pass){x, threshold, outliers, by_column, false, stats, codes}) == BNB_OK)
-        return codes;
+    struct int8_pass pass = {x, threshold, outliers, by_column, false, stats, codes};
+    if (int8_quantize(&pass) == BNB_OK && check_finite(&pass) == BNB_OK) return codes;
     bnb_tensor_free(codes);
     return NULL;
 }

@@ -107,7 +107,7 @@ static bool stays_nested(const bnb_quantized *a, const bnb_quantized *b) {
 static bnb_status join_nested(const bnb_quantized *a, const bnb_quantized *b, bnb_quantized *y) {
     y->nested_code = codebook_share(a->nested_code);
     y->nested_block = a->nested_block, y->nested_dtype = a->nested_dtype;
-    y->offset = quantized_offset(a);
+    y->nested_offset = a->nested_offset ? buffer_share(a->nested_offset) : NULL;
     y->absmax_dtype = a->absmax_dtype;
     if (!(y->absmax = joined(a->absmax, b->absmax)) || !(y->nested_absmax = joined(a->nested_absmax, b->nested_absmax)))
         return BNB_OUT_OF_MEMORY;

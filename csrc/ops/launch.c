@@ -58,7 +58,7 @@ bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], st
     if (q->block > UINT32_MAX || q->nested_block > UINT32_MAX)
         return fail(BNB_UNSUPPORTED, "a block of more than 2^32 elements");
 
-    *scales = (struct scale_layout){.block = (uint32_t)q->block, .shift = shift_of(q->block), .offset = q->offset};
+    *scales = (struct scale_layout){.block = (uint32_t)q->block, .shift = shift_of(q->block)};
     bindings[0] = reads(q->codes);
     bindings[1] = reads(q->absmax);
     bindings[2] = unused(q->absmax);
@@ -66,7 +66,7 @@ bnb_status bind_quantized(const bnb_quantized *q, struct binding bindings[5], st
     bindings[4] = bindings[3];
     bindings[4].access = UNUSED;
     offsets[0] = reads_if(q->offsets, q->absmax);
-    offsets[1] = reads_if(q->nested_offsets, q->absmax);
+    offsets[1] = reads_if(q->nested_offsets ? q->nested_offsets : q->nested_offset, q->absmax);
     offsets[2] = reads_if(q->offsets_absmax, q->absmax);
     if (status || !q->nested_code) return status;
 

@@ -1,7 +1,9 @@
-/* Blockwise k-bit quantisation: the checks, the scales of the scales, the launch and the plain loop. */
+/* Blockwise k-bit quantisation: the checks, the order of what it takes, the launch and the plain loop. */
 #include <math.h>
 
+#include "finite.h"
 #include "launch.h"
+#include "nested.h"
 #include "record.h"
 #include "scales.h"
 
@@ -102,37 +104,11 @@ static bnb_status finite_on_host(const void *request, struct host *host) {
     return perform(host, find_infinite, &job, sizeof job);
 }
 
-enum { FINITE_GROUPS_MOST = 256 };
-
-/* Whether a GPU has found all scales to be finite. What it finds otherwise, or can't look at, the CPU looks at. */
-static bool gpu_finds_finite(bnb_device *device, const struct buffer *absmax) {
-    size_t   count = absmax->bytes / sizeof(float), wanted = ceil_div(count, 4 * FINITE_THREADS);
-    uint32_t bad[FINITE_GROUPS_MOST], groups = (uint32_t)(wanted < FINITE_GROUPS_MOST ? wanted : FINITE_GROUPS_MOST);
-    if (!device->driver || count > UINT32_MAX / 2) return false;
-    struct buffer *left = buffer_new(device, groups * sizeof *bad);
-    if (!left) return false;
-    struct finite_args args = {(uint32_t)count};
-    bnb_status         status = enqueue(device, &(struct launch){
-                                                    .family = "finite",
-                                                    .kernel = "finite",
-                                                    .args = &args,
-                                                    .args_bytes = sizeof args,
-                                                    .bindings = {reads(absmax), writes(left)},
-                                                    .binding_count = 2,
-                                                    .groups = {groups, 1, 1},
-                                                    .threads = FINITE_THREADS,
-                                                    .bytes_moved = absmax->bytes,
-                                                });
-    if (status == BNB_OK) status = buffer_read(left, bad, groups * sizeof *bad);
-    buffer_release(left);
-    for (uint32_t i = 0; status == BNB_OK && i < groups; i++)
-        if (bad[i]) return false;
-    return status == BNB_OK;
-}
-
-/* absmax NULL: nothing was found yet. */
-static bnb_status check_finite(const bnb_tensor *x, const struct buffer *absmax, size_t block) {
-    if (absmax && gpu_finds_finite(x->buffer->device, absmax)) return BNB_OK;
+/* By what is known of the scales, a piece each; where that is nothing, or something is not finite, the CPU looks at
+ * them, and at x. absmax NULL: nothing was found yet. */
+static bnb_status check_finite(const bnb_tensor *x, const struct buffer *absmax, const struct buffer *largest,
+                               size_t block) {
+    if (are_finite(largest)) return BNB_OK;
     return run_on_host(x->buffer->device, finite_on_host, &(struct finite_request){x, absmax, block});
 }
 
@@ -195,103 +171,43 @@ static bnb_status quantize(const struct pass *pass) {
     return run(&(struct operation){"quantize", pass->x->device, launch, quantize_on_host, pass});
 }
 
-/* ── Double quantisation ────────────────────────────────────────────────────────────────────────────────────────── */
-
-struct centre_job {
-    float *scales;
-    size_t blocks;
-    float *mean;
-};
-
-/* The mean is taken in double precision and rounded once. */
-static bnb_status centre(const void *argument) {
-    const struct centre_job *job = argument;
-    double                   sum = 0;
-    for (size_t b = 0; b < job->blocks; b++) sum += job->scales[b];
-    *job->mean = (float)(sum / (double)job->blocks);
-    for (size_t b = 0; b < job->blocks; b++) job->scales[b] -= *job->mean;
-    return BNB_OK;
-}
-
-struct scales_request {
-    const struct buffer *scales;
-    size_t               blocks;
-    bnb_quantized       *q;
-};
-
-static bnb_status centre_on_host(const void *request, struct host *host) {
-    const struct scales_request *r = request;
-    struct centre_job            job = {host_updates(host, r->scales), r->blocks, &r->q->offset};
-    if (r->q->mean)
-        job.mean = host_writes(host, r->q->mean); /* else the handle's, which is there: a GPU's is done now */
-    return perform(host, centre, &job, sizeof job);
-}
-
-/* Scale codes of scale - mean. */
-static bnb_status quantize_scales(const struct buffer *scales, size_t blocks, bnb_quantized *q) {
-    bnb_device *device = scales->device;
-    if (!device->driver && !(q->mean = buffer_new(device, sizeof(float)))) return BNB_OUT_OF_MEMORY;
-    bnb_status status = run_beside(device, centre_on_host, &(struct scales_request){scales, blocks, q});
-    if (status) return status;
-    return quantize(
-        &(struct pass){scales, BNB_F32, blocks, q->nested_block, q->nested_code, q->absmax, q->nested_absmax, false});
-}
-
-struct widen_job {
-    struct coded q;
-    const float *mean; /* or NULL, where q has it */
-    float       *scales;
-    size_t       blocks;
-};
-
-static bnb_status widen(const void *argument) {
-    const struct widen_job *job = argument;
-    struct coded            q = job->q;
-    if (job->mean) q.offset = *job->mean;
-    for (size_t b = 0; b < job->blocks; b++) job->scales[b] = scale_of(&q, b);
-    return BNB_OK;
-}
-
-/* The scales as readers of q will see them. */
-static bnb_status widen_on_host(const void *request, struct host *host) {
-    const struct scales_request *r = request;
-    const struct buffer         *mean = r->q->mean;
-    struct widen_job             job = {mean ? uncentred_of(host, r->q) : coded_of(host, r->q),
-                                        mean ? host_reads(host, mean) : NULL, host_writes(host, r->scales), r->blocks};
-    return perform(host, widen, &job, sizeof job);
-}
-
 /* How the scales are found. */
 struct rule {
     bnb_scales        scales;
     const bnb_tensor *importance;
 };
 
-/* The scales come first, are quantised where they are to be, and codes are those for the scales that readers will
- * see. */
-static bnb_status run_least_squares(const bnb_tensor *x, const bnb_tensor *importance, struct buffer *scales,
-                                    bnb_quantized *q) {
-    size_t     elements = x->rows * x->columns, blocks = ceil_div(elements, q->block);
-    bool       looks_first = !x->buffer->device->driver; /* so that nobody waits for the search, which takes long */
-    bnb_status status = looks_first ? check_finite(x, NULL, q->block) : BNB_OK;
-    if (status == BNB_OK) status = find_scales(x, q->code, q->block, importance, scales);
-    if (status == BNB_OK && !looks_first) status = check_finite(x, scales, q->block);
-    if (status == BNB_OK && q->nested_code) {
-        status = quantize_scales(scales, blocks, q);
-        if (status) return status;
-        status = run_beside(scales->device, widen_on_host, &(struct scales_request){scales, blocks, q});
-    }
-    return status ? status
-                  : quantize(&(struct pass){x->buffer, x->dtype, elements, q->block, q->code, q->codes, scales, true});
+/* Scale codes of scale - mean; then, where codes are to fit them, the scales that readers will see. */
+static bnb_status quantize_scales(const struct buffer *scales, const struct buffer *largest, bool seen,
+                                  bnb_quantized *q) {
+    bnb_status status = centre_scales(scales, largest, q);
+    if (status == BNB_OK)
+        status = quantize(&(struct pass){scales, BNB_F32, scales->bytes / sizeof(float), q->nested_block,
+                                         q->nested_code, q->absmax, q->nested_absmax, false});
+    return status || !seen ? status : read_scales(q, scales);
 }
 
+/* Codes for the largest magnitudes come with them; those for scales of least squares when the scales are as readers
+ * will see them. x is looked at as soon as nobody waits longer for it: on a CPU before a search, which takes long, and
+ * on a GPU when all is enqueued. */
 static bnb_status quantize_by(const bnb_tensor *x, struct rule rule, struct buffer *absmax, bnb_quantized *q) {
-    if (rule.scales == BNB_SCALES_LEAST_SQUARES) return run_least_squares(x, rule.importance, absmax, q);
-    size_t     elements = x->rows * x->columns;
-    bnb_status status =
-        quantize(&(struct pass){x->buffer, x->dtype, elements, q->block, q->code, q->codes, absmax, false});
-    if (status == BNB_OK) status = check_finite(x, absmax, q->block);
-    return status || !q->nested_code ? status : quantize_scales(absmax, ceil_div(elements, q->block), q);
+    bool           searched = rule.scales == BNB_SCALES_LEAST_SQUARES, on_gpu = x->buffer->device->driver;
+    struct pass    pass = {x->buffer, x->dtype, x->rows * x->columns, q->block, q->code, q->codes, absmax, searched};
+    struct buffer *largest = NULL, *weight = NULL;
+    bnb_status     status = searched && !on_gpu ? check_finite(x, NULL, NULL, q->block) : BNB_OK;
+    if (status == BNB_OK)
+        status = searched ? find_scales(x, q->code, q->block, rule.importance, absmax, &weight) : quantize(&pass);
+    if (status == BNB_OK && !searched && !on_gpu) status = check_finite(x, absmax, NULL, q->block);
+    if (status == BNB_OK) status = find_largest(absmax, &largest);
+    if (status == BNB_OK && q->nested_code) status = quantize_scales(absmax, largest, searched, q);
+    if (status == BNB_OK && searched) status = quantize(&pass);
+    if (status == BNB_OK && on_gpu && !is_recording(x->buffer->device)) {
+        status = check_finite(x, absmax, largest, q->block);
+        if (status == BNB_OK) status = check_importance(rule.importance, weight);
+    }
+    buffer_release(weight);
+    buffer_release(largest);
+    return status;
 }
 
 static bool is_rule(struct rule rule, const bnb_tensor *x) {
@@ -313,7 +229,7 @@ bnb_quantized *bnb_quantize(const bnb_tensor *x, const bnb_codebook *code, size_
         !is_codebook(code, "quantize", "code") || !is_block(code, block, "quantize") || !is_rule(rule, x))
         return NULL;
     bnb_device *device = x->buffer->device;
-    if (not_recording(device, "quantize")) return NULL;
+    if (!device->driver && not_recording(device, "quantize")) return NULL;
     bnb_quantized *q = quantized_new(device, (bnb_codebook *)code, x->rows, x->columns, block, nested_block);
     if (!q) return NULL;
 

@@ -92,6 +92,13 @@ void record_made(struct buffer *buffer) {
     if (r) hold(r, buffer, true);
 }
 
+bool record_writes(const struct buffer *buffer) {
+    bnb_recording *r = recording_of(buffer->device);
+    for (size_t i = 0; r && i < r->held_count; i++)
+        if (r->held[i].buffer == buffer) return r->held[i].made && !buffer->written;
+    return false;
+}
+
 /* ── Steps ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static void forget_step(struct step *step) {

@@ -16,6 +16,9 @@ bnb_status not_recording(const bnb_device *device, const char *function);
 void record_launch(bnb_device *device, const struct launch *launch, bool whole);
 bool record_job(const bnb_device *device, const struct job *job, double work);
 
+/* Whether steps of the recording write the memory, which holds something else when they run again. */
+bool record_writes(const struct buffer *buffer);
+
 /* How many steps there are, to come back to where a launch was given up; and that an operation has failed for good. */
 size_t record_mark(const bnb_device *device);
 void   record_return(const bnb_device *device, size_t mark);

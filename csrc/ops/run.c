@@ -77,7 +77,11 @@ struct dense dense_of(struct host *host, const bnb_tensor *tensor) {
 
 struct coded coded_of(struct host *host, const bnb_quantized *q) {
     struct coded coded = uncentred_of(host, q);
-    coded.offset = quantized_offset(q);
+    if (q->nested_offset && record_writes(q->nested_offset))
+        host->status = fail(BNB_UNSUPPORTED, "the CPU needs the offset of nested scales before the recording that "
+                                             "finds it has run: quantise before it");
+    else
+        coded.offset = quantized_offset(q);
     return coded;
 }
 
@@ -211,12 +215,6 @@ bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *req
                        const void *request) {
     bnb_status status = not_recording(device, "this operation");
     return status ? status : form(device, on_host, request, true);
-}
-
-bnb_status run_beside(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host),
-                      const void *request) {
-    bnb_status status = not_recording(device, "this operation");
-    return status ? status : form(device, on_host, request, false);
 }
 
 bnb_status run(const struct operation *o) {

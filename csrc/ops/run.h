@@ -63,10 +63,6 @@ bnb_status run(const struct operation *operation);
 bnb_status run_on_host(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host),
                        const void *request);
 
-/* The same, of which nobody waits for the status: on the CPU it may be queued. Not while the thread records. */
-bnb_status run_beside(bnb_device *device, bnb_status (*on_host)(const void *request, struct host *host),
-                      const void *request);
-
 /* A launch of `launch` above. */
 bnb_status enqueue(bnb_device *device, const struct launch *launch);
 

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "../cpu/scales.h"
+#include "finite.h"
 #include "launch.h"
 
 /* ── The plain loop ─────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -59,7 +60,7 @@ bool is_importance(const bnb_tensor *importance, const bnb_tensor *x, const char
 
 struct weights_job {
     struct dense given;
-    float       *to;
+    float       *to; /* NULL: they are only looked at */
 };
 
 /* In fp32, by a power of two at which sums of them can't overflow. */
@@ -68,36 +69,75 @@ static bnb_status weigh(const void *argument) {
     float                     largest = 0;
     size_t                    columns = job->given.rows * job->given.columns;
     for (size_t c = 0; c < columns; c++) {
-        float weight = job->to[c] = element_of(&job->given, c);
+        float weight = element_of(&job->given, c);
         if (!(weight >= 0) || isinf(weight))
             return fail(BNB_INVALID, "quantize: importance[%zu] is %g, expected a finite number of at least 0", c,
                         weight);
         largest = fmaxf(largest, weight);
     }
     float unit = power_of(254 - exponent_of(largest));
-    for (size_t c = 0; c < columns; c++) job->to[c] *= unit;
+    for (size_t c = 0; job->to && c < columns; c++) job->to[c] = element_of(&job->given, c) * unit;
     return BNB_OK;
 }
 
 struct weights_request {
-    const bnb_tensor    *importance;
-    const struct buffer *weights;
+    const bnb_tensor *importance;
+    struct buffer    *weights; /* NULL: it is only looked at */
+    struct buffer   **largest; /* of a launch */
 };
 
+/* Who asks is told of what is no weight. */
 static bnb_status weigh_on_host(const void *request, struct host *host) {
     const struct weights_request *r = request;
-    struct weights_job            job = {dense_of(host, r->importance), host_writes(host, r->weights)};
+    struct weights_job            job = {dense_of(host, r->importance), NULL};
+    if (r->weights) job.to = host_writes(host, r->weights);
+    host->waits = true;
     return perform(host, weigh, &job, sizeof job);
 }
 
-/* NULL and an error where one is no weight. */
-static struct buffer *weights_of(const bnb_tensor *importance) {
-    bnb_device    *device = importance->buffer->device;
-    struct buffer *weights = buffer_new(device, importance->rows * importance->columns * sizeof(float));
-    if (!weights || run_on_host(device, weigh_on_host, &(struct weights_request){importance, weights}) == BNB_OK)
+static bnb_status launch_weigh(const void *request) {
+    const struct weights_request *r = request;
+    const bnb_tensor             *importance = r->importance;
+    size_t                        columns = importance->rows * importance->columns;
+    if (columns > UINT32_MAX / 2) return fail(BNB_UNSUPPORTED, "a row of 2^31 elements or more");
+    struct buffer *largest = buffer_new(importance->buffer->device, sizeof(uint32_t));
+    if (!largest) return BNB_OUT_OF_MEMORY;
+    struct scales_args args = {.columns = (uint32_t)columns};
+    bnb_status         status =
+        enqueue(largest->device, &(struct launch){
+                                     .family = "scales",
+                                     .kernel = "scales_weights",
+                                     .constants = {importance->dtype, 1},
+                                     .constant_count = 2,
+                                     .args = &args,
+                                     .args_bytes = sizeof args,
+                                     .bindings = {reads(importance->buffer), writes(r->weights), writes(largest)},
+                                     .binding_count = 3,
+                                     .groups = {1, 1, 1},
+                                     .threads = SCALES_THREADS,
+                                     .bytes_moved = importance->buffer->bytes + r->weights->bytes,
+                                 });
+    if (status == BNB_OK)
+        *r->largest = largest;
+    else
+        buffer_release(largest);
+    return status;
+}
+
+/* NULL and an error, also where the CPU has found what is no weight. */
+static struct buffer *weights_of(const bnb_tensor *importance, struct buffer **largest) {
+    bnb_device            *device = importance->buffer->device;
+    struct buffer         *weights = buffer_new(device, importance->rows * importance->columns * sizeof(float));
+    struct weights_request request = {importance, weights, largest};
+    if (!weights || run(&(struct operation){"scales", device, launch_weigh, weigh_on_host, &request}) == BNB_OK)
         return weights;
     buffer_release(weights);
     return NULL;
+}
+
+bnb_status check_importance(const bnb_tensor *importance, const struct buffer *largest) {
+    if (!largest || are_finite(largest)) return BNB_OK;
+    return run_on_host(largest->device, weigh_on_host, &(struct weights_request){importance, NULL, NULL});
 }
 
 /* ── Running ────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -168,8 +208,8 @@ static bnb_status scales_on_host(const void *request, struct host *host) {
 }
 
 bnb_status find_scales(const bnb_tensor *x, bnb_codebook *code, size_t block, const bnb_tensor *importance,
-                       const struct buffer *absmax) {
-    struct buffer *weights = importance ? weights_of(importance) : NULL;
+                       const struct buffer *absmax, struct buffer **weight) {
+    struct buffer *weights = importance ? weights_of(importance, weight) : NULL;
     if (importance && !weights) return bnb_last_status();
     size_t         elements = x->rows * x->columns, whole = block < elements ? block : elements;
     struct request request = {

@@ -60,8 +60,20 @@ const metalHeaders = [
   .concat(["simdgroup", "simdgroup_matrix", "types", "type_traits", "uniform", "stdlib"])
   .map((part) => `metal_${part}`);
 
-/** Runs the C preprocessor; the result keeps line markers, but for a file that zig makes of its input, by chance. */
+const preprocessed = new Map<string, string>();
+
+/**
+ * Runs the C preprocessor, once for each text: the lint and every target want the same. The result keeps line markers,
+ * but for a file that zig makes of its input, by chance.
+ */
 export function preprocess(source: string, name: string, version: number, includes: readonly string[] = []): string {
+  const key = JSON.stringify([source, name, version, includes]);
+  const known = preprocessed.get(key) ?? runPreprocessor(source, name, version, includes);
+  preprocessed.set(key, known);
+  return known;
+}
+
+function runPreprocessor(source: string, name: string, version: number, includes: readonly string[]): string {
   const headers = join(cache, "headers");
   if (!metalHeaders.every((header) => existsSync(join(headers, header)))) {
     mkdirSync(headers, { recursive: true });

@@ -2,37 +2,35 @@
 // of cuda/ are in the same language, with a few words more, and go to CUDA only.
 
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import { join } from "node:path";
+import { root } from "../run.ts";
 
-const folder = join(import.meta.dir, "../../metal");
-const cudaFolder = join(import.meta.dir, "../../cuda");
-const embedded = readFileSync(join(import.meta.dir, "../../csrc/gpu/kernels.c"), "utf8");
-const headers = [...embedded.matchAll(/^#embed <(\w+\.h)>/gm)].map(([, file]) => file!);
+const text = (file: string) => readFileSync(join(root, file), "utf8");
+const headers = [...text("csrc/gpu/kernels.c").matchAll(/^ +\{"(\w+\.h)", /gm)].map(([, file]) => `metal/${file}`);
 
-const stemsIn = (from: string) =>
-  (existsSync(from) ? readdirSync(from) : [])
+const stemsIn = (folder: string) =>
+  (existsSync(join(root, folder)) ? readdirSync(join(root, folder)) : [])
     .filter((file) => file.endsWith(".metal"))
     .map((file) => file.slice(0, -".metal".length))
     .sort();
 
 /** The stems of metal/*.metal. */
-export const families = stemsIn(folder);
+export const families = stemsIn("metal");
 
 /** The stems of cuda/*.metal, which are no stems of metal/. */
-export const cudaFamilies = stemsIn(cudaFolder);
+export const cudaFamilies = stemsIn("cuda");
 
 /** What the families of cuda/ share beside metal/'s headers. */
-const cudaHeaders = cudaFamilies.length ? [join(cudaFolder, "tensor.h")] : [];
+const cudaHeaders = cudaFamilies.length ? ["cuda/tensor.h"] : [];
 
-/** A family's whole source; places in it are named by `#line`. */
+/**
+ * A family's whole source; places in it are named by `#line`. It is the text that csrc/gpu/metal/pipelines.c gives to
+ * Metal, so that the simulator compiles it once for the host and for tests of kernels.
+ */
 export function familySource(stem: string): string {
-  const own = cudaFamilies.includes(stem)
-    ? [...cudaHeaders, join(cudaFolder, `${stem}.metal`)]
-    : [join(folder, `${stem}.metal`)];
-  const parts = [...headers.map((file) => join(folder, file)), ...own].map(
-    (path) => `#line 1 "${basename(path)}"\n${readFileSync(path, "utf8")}`,
-  );
-  return `#include <metal_stdlib>\nusing namespace metal;\n${parts.join("\n")}`;
+  const own = cudaFamilies.includes(stem) ? [...cudaHeaders, `cuda/${stem}.metal`] : [`metal/${stem}.metal`];
+  const parts = [...headers, ...own].map((file) => `#line 1 "${file}"\n${text(file)}\n`);
+  return `#include <metal_stdlib>\nusing namespace metal;\n${parts.join("")}`;
 }
 
 /**
@@ -40,17 +38,16 @@ export function familySource(stem: string): string {
  * matter, as csrc/gpu/metal/pipelines.c does.
  */
 export function fingerprint(texts: readonly string[]): string {
-  const hash = (text: string) =>
-    Buffer.from(text).reduce(
+  const hash = (one: string) =>
+    Buffer.from(one).reduce(
       (hash, byte) => BigInt.asUintN(64, (hash ^ BigInt(byte)) * 0x100000001b3n),
       0xcbf29ce484222325n,
     );
   return texts
-    .reduce((all, text) => all ^ hash(text), 0n)
+    .reduce((all, one) => all ^ hash(one), 0n)
     .toString(16)
     .padStart(16, "0");
 }
 
 /** The texts of all files that the product's kernels are made of. */
-export const kernelTexts = (): string[] =>
-  [...headers, ...families.map((stem) => `${stem}.metal`)].map((file) => readFileSync(join(folder, file), "utf8"));
+export const kernelTexts = (): string[] => [...headers, ...families.map((stem) => `metal/${stem}.metal`)].map(text);

@@ -34,7 +34,7 @@ export function translate(
   }: { dialect?: Dialect; target?: Target; includes?: readonly string[]; only?: readonly string[] } = {},
 ): Translation {
   const text = preprocess(source, name, dialect === "ours" ? 300 : 310, includes);
-  const tokens = tokenize(text, name, (pragma, file, line) => translatePragma(pragma, file, line, dialect));
+  const tokens = tokenize(text, name, (pragma, file, line) => translatePragma(pragma, file, line, dialect, target));
   const scope = new Scope(tokens, dialect, target);
   const declarations = new DeclarationTranslator(scope).translate();
   const { kernels, cpp } = kernelTable(scope, only);
@@ -43,13 +43,14 @@ export function translate(
   return { cpp: `${includeLines}${declarations}\n#line 1 "<simulator>"\n${cpp}`, kernels };
 }
 
-function translatePragma(pragma: string, file: string, line: number, dialect: Dialect): string {
+function translatePragma(pragma: string, file: string, line: number, dialect: Dialect, target: Target): string {
   const words = pragma.replace(/^#\s*pragma\s*/, "").trim();
   const contract = /^METAL\s+fp\s+contract\s*\(\s*(off|on|fast)\s*\)$/.exec(words);
   if (contract) return `#pragma clang fp contract(${contract[1]})`;
   if (/^METAL\s+fp\s+math_mode\s*\(\s*safe\s*\)$/.test(words)) return "";
-  if (/^clang\s+loop\s+unroll(_count)?\s*\(\s*\w+\s*\)$/.test(words)) return `#pragma ${words}`;
-  if (/^unroll(\s*\(\s*\d+\s*\)|\s+\d+)?$/.test(words)) return `#pragma ${words}`;
+  const unrolls = /^(clang\s+loop\s+unroll(_count)?\s*\(\s*\w+\s*\)|unroll(\s*\(\s*\d+\s*\)|\s+\d+)?)$/.test(words);
+  // The simulator's loops stay loops: they give the same, and unrolled they take the compiler five times as long.
+  if (unrolls) return target === "run" ? "" : `#pragma ${words}`;
   if (dialect === "any" && /^(METAL|clang|once|unroll)/.test(words)) return "";
   throw new TranslateError(`the pragma ${words}`, file, line);
 }

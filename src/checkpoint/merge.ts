@@ -41,7 +41,8 @@ export class Merging {
     if (kind === "weight" && adapted.parts.has("lora_embedding_A")) {
       const [a, b, whole] = [take("lora_embedding_A"), take("lora_embedding_B"), take("weight")];
       if (!a || !b) throw new BnbError(`${this.#adapter.path} has no lora_embedding_B for ${adapted.module}.`);
-      // PEFT saves an embedding that it adapts as a whole too, for it may have more rows than the base's.
+      // PEFT saves an embedding that it adapts as a whole too, for rows may have been added to it before: such a one
+      // fits a base with as many rows, there and here.
       return mergedMatrix(whole ? replaced(source, whole) : source, a, b, {
         scaling: this.#scaling(adapted),
         byColumns: true,
@@ -168,7 +169,8 @@ function replaced(source: Source, tensor: SafetensorsTensor): Source {
   const whole = fromSafetensors(tensor);
   if (String(whole.shape) !== String(source.shape))
     throw new BnbError(
-      `${tensor.name} is [${whole.shape.join(", ")}], but ${source.name} [${source.shape.join(", ")}].`,
+      `${tensor.name} is [${whole.shape.join(", ")}], but ${source.name} [${source.shape.join(", ")}]: take the model ` +
+        "that it was trained on, resized as it was then.",
     );
   const load = () => {
     using loaded = whole.load();

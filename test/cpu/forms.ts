@@ -8,26 +8,20 @@ import { findZig } from "../../scripts/zig.ts";
 
 export type Architecture = "x64" | "arm64";
 
-/**
- * Vectors are written out: what looks for more of them, and unrolls, is a third of the compiler's time. Not where one
- * instruction is many, which take as much longer to run.
- */
-const asWritten = ["-fno-vectorize", "-fno-slp-vectorize", "-fno-unroll-loops"];
-
-const wide = ["-DPORTABLE_WIDTH=16", "-Wno-psabi", ...asWritten];
+const wide = ["-DPORTABLE_WIDTH=16", "-Wno-psabi"];
 
 /**
  * What only tests have: the portable form sixteen floats wide, and four with ARM's matrix instruction; AVX-512's with
- * its instructions emulated; and what is quick to compile of what ships, under the caller's sanitizer.
+ * its instructions emulated; and the best of what every such processor can run, under the caller's sanitizer.
  */
 const own: Record<Architecture, Record<string, string[]>> = {
   x64: {
     wide: ["-mcpu=haswell", ...wide],
     narrow: ["-mcpu=haswell", "-DPORTABLE_WIDTH=4"],
     emulated: ["-mcpu=haswell", "-include", "test/cpu/emulate_avx512.h", "-Wno-psabi"],
-    checked: ["-mcpu=haswell", ...asWritten],
+    checked: ["-mcpu=haswell"],
   },
-  arm64: { wide: ["-mcpu=generic", ...wide], checked: ["-mcpu=generic", ...asWritten] },
+  arm64: { wide: ["-mcpu=generic", ...wide], checked: ["-mcpu=generic"] },
 };
 
 /** The names of an architecture's forms. */
@@ -56,7 +50,7 @@ export async function buildForms(architecture: Architecture, target: string, ...
   });
   const objects = await objectsOf([
     ...Object.entries(own[architecture]).map(([name, options]) =>
-      unit(`csrc/${sources.forms}`, ...flags, ...options, `-DISA=${name}`),
+      unit(`csrc/${sources.forms}`, ...flags, ...options, `-DISA=${name}`, "-DONE_COPY"),
     ),
     ...sets.map((set) => formsUnit({ target }, set)),
     ...["csrc/cpu/dispatch.c", "csrc/cpu/pool.c"].map((source) => unit(source, ...flags, ...formsFlags(sets))),

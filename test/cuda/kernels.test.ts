@@ -41,8 +41,8 @@ function weight(n: number, k: number, block: number, nested: boolean) {
     const code = i % 2 ? codes[i >> 1]! & 15 : codes[i >> 1]! >> 4;
     return nf4[code]! * scales[Math.floor(i / block)]!;
   });
-  const layout = scaleArguments({ block, nestedBlock: nested ? 256 : 0, offset });
-  return { codes, absmax: nested ? scaleCodes : scales, outer, layout, values };
+  const layout = scaleArguments(block, nested ? 256 : 0);
+  return { codes, absmax: nested ? scaleCodes : scales, outer, layout, values, behind: [Float32Array.of(offset)] };
 }
 
 function product(x: Float32Array, w: Float64Array, bias: Float32Array | undefined, m: number, n: number, k: number) {
@@ -98,7 +98,7 @@ describe.skipIf(!simulates)("a few rows by 4-bit codes", () => {
     launch({
       ...{ family: "matmul_few", kernel, args: [m, n, k, k, ...w.layout], buffers, large: true, ...run },
       constants: [Store[dtype], Store[dtype], Number(nested), of128, Number(bias), Number(k % 256 === 0)],
-      ...{ grid: [Math.ceil(n / (16 * tall)), 1, 1], group: 256 },
+      ...{ behind: w.behind, grid: [Math.ceil(n / (16 * tall)), 1, 1], group: 256 },
     });
     const want = product(x.values, w.values, bias ? offsets : undefined, m, n, k);
     expect(relativeError(floatsOf(y, dtype), want)).toBeLessThan(bounds[dtype]);
@@ -151,7 +151,7 @@ describe.skipIf(!simulates)("many rows by 4-bit codes", () => {
       ...{ family: "matmul_many", kernel, args: [m, n, k, split, ...w.layout], large: true, ...run },
       buffers: [x.bits, w.codes, w.absmax, w.outer, kernelCodes(nf4), kernelCodes(linear8), offsets, y],
       constants: [Store[dtype], splits > 1 ? Store.float32 : Store[dtype], Number(nested), 0, Number(bias)],
-      ...{ grid: [Math.ceil(n / columns), Math.ceil(m / rows), splits], group: threads },
+      ...{ behind: w.behind, grid: [Math.ceil(n / columns), Math.ceil(m / rows), splits], group: threads },
       shared: 32768 + 1024 + stages * rows * 144,
     });
     const got = y instanceof Float32Array ? summed(y, splits) : floatsOf(y, dtype);
@@ -195,7 +195,7 @@ describe.skipIf(!simulates)("a row by codes of a byte", () => {
     const table = kernelCodes(linear8);
     launch({
       ...{ family: "matmul_bytes", kernel: "matmul_bytes", large: true, grid: [2, 1, 1], group: 512, ...run },
-      args: [1, n, k, k, ...scaleArguments({ block, nestedBlock: 0, offset: 0 })],
+      args: [1, n, k, k, ...scaleArguments(block)],
       buffers: [x.bits, codes, scales, unused, table, table, offsets, y],
       constants: [dtype ? Store[dtype] : Store.float32, 0, 0, 0, Number(bias)],
     });
@@ -295,7 +295,7 @@ describe.skipIf(!simulates)("Hopper's products", () => {
       ...{ args: [m, n, k, split, ...w.layout], group: 256, shared: 32768 + stages * rows * 128 + 1024 },
       buffers: [x.bits, w.codes, w.absmax, w.outer, kernelCodes(nf4), kernelCodes(linear8), offsets, y],
       constants: [0, splits > 1 ? Store.float32 : Store[dtype], Number(nested), Number(block === 32), Number(bias)],
-      grid: [Math.ceil(n / 128) * Math.ceil(m / rows), 1, splits],
+      ...{ behind: w.behind, grid: [Math.ceil(n / 128) * Math.ceil(m / rows), 1, splits] },
     });
     const want = product(x.values, w.values, bias ? offsets : undefined, m, n, k);
     const got = y instanceof Float32Array ? summed(y, splits) : floatsOf(y, dtype);

@@ -139,6 +139,7 @@ static bnb_status discrete_launch(void *gpu, const struct launch *launch) {
         if (launch->bindings[i].memory && launch->bindings[i].access & WRITES)
             bound(gpu, &launch->bindings[i])->lost = fails;
     knobs.launches++;
+    knobs.since_read++;
     if (fails) ((struct gpu *)gpu)->untold = true;
     pthread_mutex_unlock(&lock);
     return lost ? tell_lost(gpu) : BNB_OK;
@@ -151,6 +152,7 @@ static bnb_status discrete_serve(void *gpu, const struct launch *whole) {
     struct launch launch = *whole;
     launch.family = "matmul_vector";
     launch.kernel = "matmul_vector_1";
+    launch.constants[5] = 0; /* of the whole product y's dtype; of the kernel, whether bytes are looked up */
     launch.groups[0] = 4 * ((args->n + VECTOR_COLUMNS - 1) / VECTOR_COLUMNS);
     launch.groups[1] = launch.groups[2] = 1;
     launch.threads = VECTOR_THREADS;

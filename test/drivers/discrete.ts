@@ -2,21 +2,32 @@
 import { dlopen } from "bun:ffi";
 import { describe, expect, test } from "bun:test";
 import { add } from "../../src/elementwise.ts";
-import { BnbError, Device, matmul4bit, quantize4bit, Tensor } from "../../src/index.ts";
+import {
+  BnbError,
+  Device,
+  dequantize4bit,
+  type Int8RowsAndColumns,
+  int8DoubleQuant,
+  joinRows,
+  matmul4bit,
+  type QuantizedTensor,
+  quantize4bit,
+  Tensor,
+} from "../../src/index.ts";
 import { wave } from "../cases.ts";
 
 const drivers = dlopen(process.env.BNB_DRIVER_LIBRARY!, {
   fake_drivers_set: { args: ["cstring", "i32"], returns: "void" },
   fake_drivers_get: { args: ["cstring"], returns: "i32" },
 }).symbols;
-type Knob = "fail_launch" | "fail_alloc" | "launches" | "serves" | "reads" | "writes";
+type Knob = "fail_launch" | "fail_alloc" | "launches" | "serves" | "reads" | "writes" | "read_bytes" | "since_read";
 const set = (knob: Knob, value: number) => drivers.fake_drivers_set(Buffer.from(`${knob}\0`), value);
+const get = (knob: Knob) => drivers.fake_drivers_get(Buffer.from(`${knob}\0`));
 /** How much a counter grows by an action. */
 function growth(knob: Knob, action: () => void): number {
-  const name = Buffer.from(`${knob}\0`);
-  const before = drivers.fake_drivers_get(name);
+  const before = get(knob);
   action();
-  return drivers.fake_drivers_get(name) - before;
+  return get(knob) - before;
 }
 
 const device = Device.open();
@@ -59,6 +70,46 @@ test("a driver may serve a product with a kernel and a grid of its own", () => {
   expect(growth("serves", () => (ys = matmul4bit(many, w)))).toBe(0); // the portable ones
   const first = ys!.read().slice(0, 96);
   for (const [i, value] of y!.read().entries()) expect(value).toBeCloseTo(first[i]!, 4);
+});
+
+/** Of an action: how often the host reads and writes memory, and launches after the last read. */
+function traffic(action: () => void): { reads: number; writes: number; launchesAfter: number } {
+  let reads = 0;
+  const writes = growth("writes", () => {
+    reads = growth("reads", action);
+  });
+  return { reads, writes, launchesAfter: get("since_read") };
+}
+
+test("rows of int8 are looked at by their largest magnitudes alone", () => {
+  using x = Tensor.from(wave(64 * 1024), [64, 1024], { device });
+  const made: Int8RowsAndColumns[] = [];
+  expect(growth("reads", () => made.push(int8DoubleQuant(x)))).toBe(2); // rows, and columns
+  expect(growth("read_bytes", () => made.push(int8DoubleQuant(x)))).toBeLessThan(64);
+  expect(get("since_read")).toBe(0); // when all has been launched
+  for (const { quantizedRow } of made) expect(quantizedRow.read()).toEqual(made[0]!.quantizedRow.read());
+});
+
+describe("quantising looks at one thing, whether all is finite, when everything has been launched", () => {
+  test.each(["absmax", "leastSquares"] as const)("nested scales, %s", (scales) => {
+    using x = Tensor.from(wave(64 * 1024), [64, 1024], { device });
+    using row = Tensor.from(wave(1024).map(Math.abs), [1, 1024], { device });
+    const options = { compressStatistics: true, scales };
+    quantize4bit(x, options).dispose(); // from now on the codebooks are there
+    const made: QuantizedTensor[] = [];
+    expect(traffic(() => made.push(quantize4bit(x, options)))).toEqual({ reads: 1, writes: 0, launchesAfter: 0 });
+    const weighed = { ...options, importance: row };
+    if (scales === "leastSquares")
+      expect(traffic(() => quantize4bit(x, weighed).dispose())).toEqual({ reads: 2, writes: 0, launchesAfter: 0 });
+    expect(growth("read_bytes", () => made.push(quantize4bit(x, options)))).toBeLessThan(64);
+    made.pop()!.dispose();
+    using q = made[0]!;
+    using joined = joinRows([q, q]);
+    // The mean is read where somebody asks, and not by what uses the weight.
+    expect(growth("reads", () => matmul4bit(row, q).dispose())).toBe(0);
+    expect(growth("reads", () => dequantize4bit(q).dispose())).toBe(0);
+    expect(growth("reads", () => expect(q.offset).toBe(joined.offset))).toBe(2);
+  });
 });
 
 test("an operation whose memory can't be had says so, and leaves nothing behind", () => {

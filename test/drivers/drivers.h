@@ -31,6 +31,8 @@ extern struct knobs {
     long fail_launch;                     /* the nth launch from now on fails, as a GPU's do: after it was enqueued */
     long fail_alloc;                      /* the nth allocation from now on is refused */
     long launches, serves, reads, writes; /* so far */
+    long read_bytes;                      /* so far */
+    long since_read;                      /* launches since the last read */
     long room;                            /* bytes that each GPU has; 0: no end of them */
 } knobs;
 

@@ -8,4 +8,4 @@ if (!family || (mode !== "fast" && mode !== "check")) {
   console.error(`usage: family.ts <family> <fast|check>, given ${family} ${mode}`);
   process.exit(2);
 }
-console.log(compileToFile(familySource(family), { mode: mode satisfies Mode, name: `${family}.metal` }).path);
+console.log(compileToFile(familySource(family), { mode: mode satisfies Mode }).path);

@@ -37,13 +37,9 @@ static long *knob(const char *name) {
     struct {
         const char *name;
         long       *at;
-    } named[] = {{"fail_launch", &knobs.fail_launch},
-                 {"fail_alloc", &knobs.fail_alloc},
-                 {"launches", &knobs.launches},
-                 {"serves", &knobs.serves},
-                 {"reads", &knobs.reads},
-                 {"writes", &knobs.writes},
-                 {"room", &knobs.room}};
+    } named[] = {{"fail_launch", &knobs.fail_launch}, {"fail_alloc", &knobs.fail_alloc}, {"launches", &knobs.launches},
+                 {"serves", &knobs.serves},           {"reads", &knobs.reads},           {"writes", &knobs.writes},
+                 {"read_bytes", &knobs.read_bytes},   {"since_read", &knobs.since_read}, {"room", &knobs.room}};
     for (size_t i = 0; i < sizeof named / sizeof *named; i++)
         if (!strcmp(name, named[i].name)) return named[i].at;
     violation("there is no knob %s", name);
@@ -147,6 +143,8 @@ bnb_status fake_read(void *gpu, void *given, size_t offset, void *to, size_t byt
     if (memory->lost) return tell_lost(gpu);
     pthread_mutex_lock(&lock);
     knobs.reads++;
+    knobs.read_bytes += (long)bytes;
+    knobs.since_read = 0;
     memcpy(to, (char *)memory->data + offset, bytes);
     pthread_mutex_unlock(&lock);
     return BNB_OK;

@@ -1,9 +1,11 @@
 // What Apple's compiler demands of every kernel alike, and the list in README.md of what holds the rest.
 import { expect, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { families, familySource } from "../../scripts/msl/families.ts";
 import { translate } from "../../scripts/msl/translate.ts";
+import { fakeMetal } from "./host/build.ts";
 
 test.each(families)("every kernel declares its threads: metal/%s.metal", (family) => {
   const { kernels } = translate(familySource(family), family);
@@ -16,6 +18,25 @@ test.each(families)("contraction is off in every family: metal/%s.metal", (famil
   const pragma = source.indexOf("#pragma METAL fp contract(off)");
   expect(pragma).toBeGreaterThan(0);
   expect(pragma).toBeLessThan(source.search(/\[\[kernel/));
+});
+
+test("Metal is given the text that is looked at here, which the simulator then compiles once for both", () => {
+  const folder = mkdtempSync(join(tmpdir(), "bnb-text-"));
+  try {
+    // In the place of what the fake Metal calls to compile: it keeps each text, and refuses it.
+    const compiler = join(folder, "compiler");
+    writeFileSync(compiler, `#!/bin/sh\ncp "$2" ${folder}/$$.metal\nexit 1\n`, { mode: 0o755 });
+    const index = join(import.meta.dir, "../../src/index.ts");
+    const script = `const { quantize4bit, Tensor } = await import("${index}"); quantize4bit(Tensor.from([1, 2]));`;
+    const env = { BNB_DEVICE: "metal", BNB_METAL_LIBRARY: fakeMetal(), BNB_SIM_BUN: compiler, BNB_STRICT: "0" };
+    const ran = Bun.spawnSync([process.execPath, "-e", script], { env: { ...process.env, ...env }, stderr: "pipe" });
+    expect({ status: ran.exitCode, stderr: ran.stderr.toString() }).toEqual({ status: 0, stderr: "" });
+    const given = [...new Bun.Glob("*.metal").scanSync(folder)].map((file) => readFileSync(join(folder, file), "utf8"));
+    expect(given).toContain(familySource("quantize"));
+    expect(families.map(familySource)).toEqual(expect.arrayContaining(given));
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 const readme = readFileSync(join(import.meta.dir, "README.md"), "utf8");

@@ -11,19 +11,11 @@ export const wide = (count: number): number[] => [count >>> 0, Math.floor(count 
 export const shiftOf = (block: number): number => (Number.isInteger(Math.log2(block)) ? Math.log2(block) : 32);
 
 /**
- * Scales of blocks: where they are quantised too, `nestedBlock` of them share a scale, and `offset` is added; their
- * codes are bytes, and the scales of those float32.
+ * Words of struct scale_layout. Where scales are quantised too, `nestedBlock` of them share a scale; their codes are
+ * bytes, and the scales of those float32.
  */
-export interface ScaleArguments {
-  block: number;
-  nestedBlock?: number;
-  offset?: number;
-}
-
-/** Words of struct scale_layout. */
-export function scaleArguments({ block, nestedBlock = 0, offset = 0 }: ScaleArguments): number[] {
-  const bits = new Uint32Array(Float32Array.of(offset).buffer)[0]!;
-  return [block, shiftOf(block), nestedBlock, nestedBlock ? shiftOf(nestedBlock) : 0, bits, 8, Store.float32];
+export function scaleArguments(block: number, nestedBlock = 0): number[] {
+  return [block, shiftOf(block), nestedBlock, nestedBlock ? shiftOf(nestedBlock) : 0, 8, Store.float32];
 }
 
 /**

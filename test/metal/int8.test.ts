@@ -33,6 +33,7 @@ const shapes = [
   [9, 300],
   [33, 70],
   [2, 4104], // a second turn of 8 columns a thread
+  [1, 8192], // as many as its threads can keep
 ] as const;
 
 describe.each(runs)("int8_quantize, $mode, seed $seed", (run) => {
@@ -58,15 +59,19 @@ describe.each(runs)("int8_quantize, $mode, seed $seed", (run) => {
       const codes = new Int8Array(rows * columns);
       const constants = [x, limited, 0, 1, 1, limited, +(columns % 8 === 0)];
       const buffers = [memory, list, stats, codes];
-      launch({ ...shared, kernel: "int8_rows", constants, buffers, grid: [rows, 1, 1] }, 2);
-      expect(stats).toEqual(want.stats);
-      expect(codes).toEqual(want.codes);
+      for (const kept of columns % 8 === 0 ? [0, Math.ceil(columns / 2048)] : [0]) {
+        stats.fill(-1);
+        codes.fill(99);
+        launch({ ...shared, kernel: "int8_rows", constants: [...constants, kept], buffers, grid: [rows, 1, 1] }, 2);
+        expect(stats).toEqual(want.stats);
+        expect(codes).toEqual(want.codes);
+      }
 
       const back = new Float32Array(rows * columns);
       launch({
         ...shared,
         kernel: "int8_dequantize",
-        constants: [Store.float32, 0, 0, 0, 0, 0, +(columns % 8 === 0)],
+        constants: [Store.float32, 0, 0, 0, 0, 0, +(columns % 8 === 0), 0],
         buffers: [codes, stats, back],
         grid: [rows, 1, 1],
       });
@@ -87,7 +92,7 @@ describe.each(runs)("int8_quantize, $mode, seed $seed", (run) => {
       const shared = { ...run, family: "int8_quantize", args: [rows, columns, bitsOf(threshold)], group: 256 };
       const stats = new Float32Array(columns);
       const codes = new Int8Array(rows * columns);
-      const constants = [Store[dtype], +(threshold > 0), 1, 0, 1, 0, +(columns % 8 === 0)];
+      const constants = [Store[dtype], +(threshold > 0), 1, 0, 1, 0, +(columns % 8 === 0), 0];
       const grid = [Math.ceil(columns / 32), 1, 1] as const;
       launch({ ...shared, kernel: "int8_column_stats", constants, buffers: [memory, stats], grid });
       expect(stats).toEqual(want);

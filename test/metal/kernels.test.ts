@@ -6,7 +6,7 @@ import { codebooks4, codebooks8, codebooksOfOtherBits, floatDTypes, normal } fro
 import * as reference from "../reference.ts";
 import { kernelCodes, nextBelow, Store, searchOrder, shiftOf, wide } from "./arguments.ts";
 import { launch, type Run, runs } from "./launch.ts";
-import { bytesOf, dynamic, load, randomCodes, store, unused, valuesOf, weightsOf } from "./memory.ts";
+import { bytesOf, dynamic, load, offsetBuffers, randomCodes, store, unused, valuesOf, weightsOf } from "./memory.ts";
 import type { View } from "./simulator.ts";
 
 // ── Casts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -193,7 +193,7 @@ describe.each(runs)("dequantize, $mode, seed $seed", (run) => {
         family: "dequantize",
         kernel: "dequantize",
         constants: [Store.codes(bits), Store[dtype], coded.nested, 0],
-        spare: 3,
+        behind: coded.offsets,
         args: [...wide(count), ...coded.args],
         buffers: [...coded.buffers, y],
         grid: [2, 1, 1],
@@ -227,10 +227,11 @@ function product({ m, n, k, dtype, w, bias }: Product) {
   const numbers = load(x, dtype);
   const blocks = !coded || (coded.block >= 16 && shiftOf(coded.block) < 32);
   const whole = k % 16 !== 0 ? 0 : blocks ? 1 : coded.block === k ? 2 : 0;
-  const scales = coded?.args ?? [0, 0, 0, 0, 0, 0, 0];
+  const scales = coded?.args ?? [0, 0, 0, 0, 0, 0];
   return {
     ...{ x, y, offsets, scales: whole === 2 ? scales.with(1, 31) : scales },
     weight: coded?.buffers ?? [dense!, ...unused],
+    behind: coded?.offsets ?? offsetBuffers(),
     constants: [Store[dtype], typeof w === "string" ? Store[w] : Store.codes(w.bits), coded?.nested ?? 0, whole, +bias],
     want: reference.matmul(numbers, weights, bias ? offsets : undefined, m, n, k),
     magnitude: reference.matmul(numbers.map(Math.abs), weights.map(Math.abs), undefined, m, n, k),
@@ -297,7 +298,7 @@ describe.each(runs)("matmul_vector, $mode, seed $seed", (run) => {
             family: "matmul_vector",
             kernel: wide ? "matmul_vector_1_wide" : `matmul_vector_${vectors}`,
             constants: [...p.constants, pairs, 0],
-            spare: 3,
+            behind: p.behind,
             args: [m, n, k, k, ...p.scales],
             buffers: [p.x, ...p.weight, p.offsets, p.y],
             grid: [Math.ceil(n / (wide ? 32 : 16)), Math.ceil(m / vectors), 1],
@@ -332,7 +333,7 @@ describe.each(runs)("matmul_tile, $mode, seed $seed", (run) => {
         family: "matmul_tile",
         kernel: `matmul_tile_${side}`,
         constants: [x!, weight!, nested!, whole!, parts === 1 ? +bias : 0, parts === 1 ? x! : Store.float32, 0],
-        spare: 3,
+        behind: p.behind,
         args: [m, n, k, split, ...p.scales],
         buffers: [p.x, ...p.weight, p.offsets, y],
         grid: [Math.ceil(n / (side === 16 ? 64 : side)), Math.ceil(m / side), parts],

@@ -15,8 +15,6 @@ export const runs: readonly Run[] = [
   { mode: "check", seed: 2 },
 ];
 
-const nothing = new Uint8Array(8192);
-
 const libraries = new Map<string, MetalLibrary>();
 
 interface Launch extends Run {
@@ -25,8 +23,8 @@ interface Launch extends Run {
   constants: readonly number[];
   args: readonly number[];
   buffers: readonly View[];
-  /** Buffers behind those that the kernel has and won't look at. */
-  spare?: number;
+  /** Buffers behind these that the kernel only reads. */
+  behind?: readonly View[];
   grid: readonly [number, number, number];
   group: number;
   /** Bytes of [[threadgroup(0)]]. */
@@ -40,7 +38,7 @@ interface Launch extends Run {
  * fresh.
  */
 export function launch(
-  { family, kernel, constants, args, buffers, spare = 0, grid, group, shared, large, mode, seed }: Launch,
+  { family, kernel, constants, args, buffers, behind = [], grid, group, shared, large, mode, seed }: Launch,
   results = 1,
 ): void {
   const key = `${family} ${mode}`;
@@ -49,7 +47,7 @@ export function launch(
   library.run(kernel, {
     constants: Object.fromEntries(constants.entries()),
     args: { 0: Uint32Array.from(args) },
-    buffers: Object.fromEntries([...buffers, ...Array(spare).fill(nothing)].map((buffer, i) => [i + 1, buffer])),
+    buffers: Object.fromEntries([...buffers, ...behind].map((buffer, i) => [i + 1, buffer])),
     fresh: Array.from({ length: results }, (_, i) => buffers.length - i),
     grid,
     group,

@@ -27,6 +27,9 @@ export function load(memory: View, dtype: FloatDType): Float32Array<ArrayBuffer>
  */
 export const unused: readonly View[] = Array.from({ length: 4 }, () => new Uint8Array(8192));
 
+/** Offsets of blocks, of nested blocks, and the scales of the first, behind all else: `nested` is the second. */
+export const offsetBuffers = (nested: View = unused[0]!): readonly View[] => [unused[0]!, nested, unused[0]!];
+
 export const bytesOf = (view: View) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 
 export const dynamic = createDynamicMap().values;
@@ -45,6 +48,7 @@ export interface Coded {
   block: number;
   scale: Float32Array;
   buffers: readonly View[]; // codes, absmax, nested absmax, codebook, nested codebook
+  offsets: readonly View[];
   args: readonly number[]; // struct scale_layout
   nested: number;
 }
@@ -64,7 +68,7 @@ export function randomCodes(
   const scale = normal(blocks, seed + 1).map((x) => 0.05 + Math.abs(x));
   if (!nestedBlock) {
     const buffers = [packed, scale, scale, kernelCodes(values), kernelCodes(values)];
-    return { ...own, scale, buffers, args: scaleArguments({ block }) };
+    return { ...own, scale, buffers, offsets: offsetBuffers(), args: scaleArguments(block) };
   }
   const absmax = Uint8Array.from(scale, (x) => Math.floor(x * 1e4) % 256);
   const nestedAbsmax = normal(Math.ceil(blocks / nestedBlock), seed + 2).map((x) => 0.05 + Math.abs(x));
@@ -72,7 +76,8 @@ export function randomCodes(
   for (let i = 0; i < blocks; i++)
     scale[i] = Math.fround(dynamic[absmax[i]!]! * nestedAbsmax[Math.floor(i / nestedBlock)]!) + offset;
   const buffers = [packed, absmax, nestedAbsmax, kernelCodes(values), kernelCodes(dynamic)];
-  return { ...own, scale, buffers, args: scaleArguments({ block, nestedBlock, offset }) };
+  const behind = offsetBuffers(Float32Array.of(offset));
+  return { ...own, scale, buffers, offsets: behind, args: scaleArguments(block, nestedBlock) };
 }
 
 /** What the codes stand for: products in fp32, as bitsandbytes defines it. */

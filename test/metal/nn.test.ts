@@ -6,7 +6,7 @@ import { floatDTypes, normal } from "../cases.ts";
 import * as reference from "../reference.ts";
 import { Store, shiftOf, wide } from "./arguments.ts";
 import { launch, runs } from "./launch.ts";
-import { bytesOf, load, randomCodes, store, unused, valuesOf, weightsOf } from "./memory.ts";
+import { bytesOf, load, offsetBuffers, randomCodes, store, unused, valuesOf, weightsOf } from "./memory.ts";
 import type { View } from "./simulator.ts";
 
 type Format = FloatDType | { bits: number; block: number; nestedBlock: number }; // block 0: a row
@@ -33,14 +33,15 @@ function weight(format: Format, rows: number, columns: number) {
       stored: Store[format],
       nested: 0,
       whole,
-      args: [0, 0, 0, 0, 0, 0, 0],
+      args: [0, 0, 0, 0, 0, 0],
+      offsets: offsetBuffers(),
     };
   }
   const coded = randomCodes(count, valuesOf[format.bits]!, format.block || columns, format.nestedBlock, rows);
-  const { buffers, nested, block, args } = coded;
+  const { buffers, offsets, nested, block, args } = coded;
   const fits = block >= 8 && shiftOf(block) < 32 ? 1 : 0;
   const whole = columns % 8 ? 0 : block === columns ? 2 : fits;
-  return { buffers, numbers: weightsOf(coded), stored: Store.codes(format.bits), nested, whole, args };
+  return { buffers, numbers: weightsOf(coded), stored: Store.codes(format.bits), nested, whole, args, offsets };
 }
 
 /** Each element within the error of an fp32 sum of such a magnitude, and of one rounding to the dtype. */
@@ -78,7 +79,7 @@ describe.each(runs)("matmul_backward, $mode, seed $seed", (run) => {
         family: "matmul_backward",
         kernel: `matmul_backward_${side}`,
         constants: [...constants, parts === 1 ? Store[to] : Store.float32, 0],
-        spare: 3,
+        behind: w.offsets,
         args: [m, n, k, split, ...w.args],
         buffers: [a, ...w.buffers, result],
         grid: [Math.ceil(k / side), Math.ceil(m / side), parts],
@@ -113,7 +114,7 @@ describe.each(runs)("embedding, $mode, seed $seed", (run) => {
         family: "embedding",
         kernel: "embedding",
         constants: [w.stored, w.nested, w.whole, Store[to], 0],
-        spare: 3,
+        behind: w.offsets,
         args: [...wide(6), columns, 5, ...w.args],
         buffers: [indices, ...w.buffers, y],
         grid: [2, 1, 1],

@@ -1,6 +1,7 @@
 // The test of the search for scales by itself, on the simulator, fast and with every access checked, against its
 // rule; and of quantising by scales that are given.
 import { describe, expect, test } from "bun:test";
+import type { FloatDType } from "../../src/index.ts";
 import { codebooks4, codebooks8, codebooksOfOtherBits, floatDTypes, normal } from "../cases.ts";
 import { coder, pack } from "../reference.ts";
 import { leastSquaresScales, rangeOf } from "../scales_reference.ts";
@@ -40,6 +41,43 @@ describe.each(runs)("scales, $mode, seed $seed", (run) => {
         expect<Float32Array>(absmax).toEqual(want);
       }
     }
+  });
+
+  test("weights of columns, by the largest's power of two; what is none is above them all", () => {
+    const weigh = (importance: Float32Array, dtype: FloatDType) => {
+      const [memory, columns] = [store(importance, dtype), importance.length];
+      const [weights, largest] = [new Float32Array(columns), new Uint32Array(1)];
+      launch(
+        {
+          ...run,
+          ...{ family: "scales", kernel: "scales_weights", constants: [Store[dtype], 1], grid: [1, 1, 1], group: 256 },
+          args: [0, 0, 0, columns, 0, 0],
+          buffers: [memory, weights, largest],
+        },
+        2,
+      );
+      return { given: load(memory, dtype), weights, largest: largest[0]! };
+    };
+    for (const [i, columns] of [1, 255, 600].entries()) {
+      const { given, weights, largest } = weigh(normal(columns, 3).map(Math.abs).with(0, -0), floatDTypes[i]!);
+      const most = Math.max(...given);
+      expect(largest).toBe(word(most || 0));
+      const unit = 2 ** (127 - Math.max(1, word(most || 0) >>> 23));
+      expect(weights.map((w) => w + 0)).toEqual(given.map((w) => w * unit + 0));
+    }
+    // What is subnormal weighs as much as if it were not.
+    const steps = Float32Array.from({ length: 300 }, (_, step) => step);
+    expect(
+      weigh(
+        steps.map((step) => step * 2 ** -149),
+        "float32",
+      ).weights,
+    ).toEqual(steps.map((step) => step * 2 ** -23));
+    expect(weigh(steps.map((step) => step * 2 ** -149).with(7, 2 ** -100), "float32").weights[299]).toBe(
+      299 * 2 ** -49,
+    );
+    for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, -1, -(2 ** -149), Number.NEGATIVE_INFINITY])
+      expect(weigh(normal(300, 5).map(Math.abs).with(299, bad), "float32").largest).toBeGreaterThanOrEqual(0x7f800000);
   });
 
   test("a NaN or an infinity shows in its block's scale, and only there", () => {
@@ -89,13 +127,13 @@ describe.each(runs)("scales, $mode, seed $seed", (run) => {
 });
 
 describe.each(runs)("finite, $mode, seed $seed", (run) => {
-  test("each threadgroup tells whether all that it saw are finite, and says nothing of others' numbers", () => {
+  test("each threadgroup tells the largest magnitude that it saw, and says nothing of others' numbers", () => {
     const groups = 3;
     for (const count of [1, 255, 769, 2000])
       for (const bad of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
         for (const at of [0, 31, 32, 254, 255, 256, 511, 768, 1535, 1999]) {
-          const x = new Float32Array(count).fill(3.4028234663852886e38);
-          if (at < count) x[at] = bad;
+          const x = Float32Array.from({ length: count }, (_, i) => -(i % 256) - 1);
+          x[at % count] = bad;
           const found = new Uint32Array(groups);
           const grid = [groups, 1, 1] as const;
           launch({
@@ -110,8 +148,12 @@ describe.each(runs)("finite, $mode, seed $seed", (run) => {
               group: 256,
             },
           });
-          const theirs = Math.floor(at / 256) % groups;
-          expect([...found]).toEqual([0, 1, 2].map((group) => Number(at < count && group === theirs)));
+          const largest = new Uint32Array(groups);
+          for (const [i, value] of x.entries()) {
+            const group = Math.floor(i / 256) % groups;
+            largest[group] = Math.max(largest[group]!, word(value) & 0x7fffffff);
+          }
+          expect([...found]).toEqual([...largest]);
         }
       }
   });

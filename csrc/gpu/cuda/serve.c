@@ -89,12 +89,14 @@ static bool takes_codes(const struct product *p) {
     return k % (shift == 5 ? 32 : shift == 6 ? 64 : 128) == 0; /* so that a lane's weights have one scale */
 }
 
-/* The launch of a kernel that takes a product's bindings as they are. */
+/* The launch of a kernel that takes a product's bindings as they are, and behind y the offset of nested scales. */
 static struct launch launch_of(const struct product *p, const char *family, const char *kernel) {
     struct launch launch = *p->whole;
     launch.family = family;
     launch.kernel = kernel;
     launch.args = &p->args;
+    launch.bindings[AT_OFFSETS] = p->whole->bindings[AT_NESTED_OFFSETS]; /* blocks have none */
+    launch.binding_count = AT_OFFSETS + 1;
     launch.constant_count = 6;
     memcpy(launch.constants,
            (uint32_t[]){p->dtype, p->to, p->whole->constants[OF_SCALES], 0, p->whole->constants[OF_BIAS], 0},
