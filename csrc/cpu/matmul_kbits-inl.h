@@ -32,6 +32,8 @@ INLINE void multiply_run(const struct ordered_run *run, const uint8_t *codes, ui
 INLINE void multiply_kbits(const struct ordered_run *run, size_t first, size_t last, uint32_t bits, size_t rows) {
     const struct matmul_job *job = run->job;
     const struct coded      *q = &job->w.coded;
+    struct known_runs        known;
+    know_none(&known);
     for (size_t n = first; n < last; n++) {
         floats totals[KBITS_ROWS] = {0};
         for (size_t at = n * q->columns, end = at + q->columns, count; at < end; at += count) {
@@ -42,7 +44,7 @@ INLINE void multiply_kbits(const struct ordered_run *run, size_t first, size_t l
             float scale = scale_of(q, block);
             for (size_t m = 0; m < rows; m++) totals[m] = fma(sums[m], (floats)scale, totals[m]);
         }
-        if (q->offsets) add_offsets(q, run->length, n, &run->sums, job->x.rows, totals);
+        if (q->offsets) add_offsets(&known, q, run->length, n, &run->sums, job->x.rows, totals);
         for (size_t m = 0; m < job->x.rows; m++) put_product(job, n, m, totals[m]);
     }
 }

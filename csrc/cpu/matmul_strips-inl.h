@@ -1,4 +1,4 @@
-/* Strips of weights for products of many rows of x: decoded once into vectors of 32-bit factors, one weight row a lane. */
+/* Strips of weights for products of many rows of x: decoded once into vectors of 32-bit factors, a row a lane. */
 #include "simd.h"
 
 enum {

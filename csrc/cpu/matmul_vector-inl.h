@@ -78,13 +78,15 @@ INLINE void multiply_floats(const struct vector_run *run, size_t length, size_t 
     const struct coded q = run->job->w.coded; /* a copy, which no store can change */
     size_t             runs = q.columns / length;
     float_table        table = float_table_of(q.code->values);
+    struct known_runs  scales_known, offsets_known;
+    know_none(&scales_known), know_none(&offsets_known);
     for (size_t n = first; n < last; n++) {
         floats totals[2][VECTOR_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
             size_t       count = least(SEGMENT, runs - begin), chunks = (count * length + CHUNK - 1) / CHUNK, chunk = 0;
-            float        local[SEGMENT];
-            const float *scales = scales_at(&q, length, n * runs + begin, count, chunk_scales(length), local);
-            const float *x = run->x + begin * length;
+            const float *scales =
+                runs_at(&scales_known, &q, SCALES, length, n * runs + begin, count, chunk_scales(length));
+            const float   *x = run->x + begin * length;
             const uint8_t *codes = q.codes + (n * runs + begin) * (length / 2);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, x += 2 * CHUNK) {
                 fetch_ahead(codes, CHUNK);
@@ -95,7 +97,7 @@ INLINE void multiply_floats(const struct vector_run *run, size_t length, size_t 
             if (chunk < chunks)
                 multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, length, chunk), totals[0]);
         }
-        if (q.offsets) add_offsets(&q, length, n, &run->sums, rows, totals[0]);
+        if (q.offsets) add_offsets(&offsets_known, &q, length, n, &run->sums, rows, totals[0]);
         put_row(run->job, n, rows, totals);
     }
 }

@@ -24,6 +24,8 @@ INLINE floats values_of_word(const float *values, const uint8_t *codes) {
 INLINE void multiply_codes8(const struct ordered_run *run, size_t first, size_t last, size_t rows) {
     const struct coded *q = &run->job->w.coded;
     size_t              columns = q->columns, runs = columns / RUN;
+    struct known_runs   known;
+    know_none(&known);
     for (size_t n = first; n < last; n++) {
         floats totals[CODES8_ROWS] = {0};
         size_t at = n * columns, block = at / q->block, next = block * q->block;
@@ -48,7 +50,7 @@ INLINE void multiply_codes8(const struct ordered_run *run, size_t first, size_t 
             }
             for (size_t m = 0; m < rows; m++) totals[m] = fma(parts[m][0] + parts[m][1], (floats)scale, totals[m]);
         }
-        if (q->offsets) add_offsets(q, RUN, n, &run->sums, rows, totals);
+        if (q->offsets) add_offsets(&known, q, RUN, n, &run->sums, rows, totals);
         for (size_t m = 0; m < rows; m++) put_product(run->job, n, m, totals[m]);
     }
 }

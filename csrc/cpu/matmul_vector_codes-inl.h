@@ -16,13 +16,14 @@ INLINE void multiply_codes(const struct ordered_run *run, size_t length, size_t 
     size_t                   runs = q.columns / length, columns = q.columns;
     float                    step = q.code->step;
     struct integers          by = integers_of(q.code);
+    struct known_runs        scales_known, offsets_known;
+    know_none(&scales_known), know_none(&offsets_known);
     for (size_t n = first; n < last; n++) {
         floats totals[CODES_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
             size_t         count = least(SEGMENT, runs - begin), at = (n * runs + begin) * length;
-            float          local[SEGMENT];
             uint8_t        unpacked[SEGMENT * RUN + BYTE_CHUNK];
-            const float   *scales = scales_at(&q, length, n * runs + begin, count, 1, local);
+            const float   *scales = runs_at(&scales_known, &q, SCALES, length, n * runs + begin, count, 1);
             const uint8_t *codes = bytes_of_codes(q.codes, q.code->bits, at, count * length, unpacked);
             for (size_t r = 0; r < count; r++, codes += length) {
                 floats parts[CODES_ROWS] = {0};
@@ -37,7 +38,7 @@ INLINE void multiply_codes(const struct ordered_run *run, size_t length, size_t 
                 for (size_t m = 0; m < rows; m++) totals[m] = fma(parts[m], scale, totals[m]);
             }
         }
-        if (q.offsets) add_offsets(&q, length, n, &run->sums, job->x.rows, totals);
+        if (q.offsets) add_offsets(&offsets_known, &q, length, n, &run->sums, job->x.rows, totals);
         for (size_t m = 0; m < job->x.rows; m++) put_product(job, n, m, totals[m]);
     }
 }
@@ -76,14 +77,15 @@ INLINE void multiply_code_bytes(const struct vector_int_run *run, size_t first, 
     size_t               length = x.length, runs = q.columns / length;
     ints                 lane_run;
     for (int32_t lane = 0; lane < WIDTH; lane++) lane_run[lane] = lane * 4 / (int32_t)length;
+    struct known_runs scales_known, offsets_known;
+    know_none(&scales_known), know_none(&offsets_known);
     for (size_t n = first; n < last; n++) {
         floats totals[2][VECTOR_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
             size_t            count = least(SEGMENT, runs - begin), elements = count * length;
-            float             local[SEGMENT];
             uint8_t           unpacked[SEGMENT * RUN + BYTE_CHUNK];
             struct run_scales products;
-            const float      *scales = scales_at(&q, length, n * runs + begin, count, WIDTH, local);
+            const float      *scales = runs_at(&scales_known, &q, SCALES, length, n * runs + begin, count, 1);
             multiply_scales(run, BYTES, scales, begin, count, rows, &products, totals[0]);
             const uint8_t *codes =
                 bytes_of_codes(q.codes, q.code->bits, (n * runs + begin) * length, elements, unpacked);
@@ -100,7 +102,7 @@ INLINE void multiply_code_bytes(const struct vector_int_run *run, size_t first, 
                 }
             }
         }
-        if (q.offsets) add_offsets(&q, length, n, &run->sums, rows, totals[0]);
+        if (q.offsets) add_offsets(&offsets_known, &q, length, n, &run->sums, rows, totals[0]);
         put_row(run->job, n, rows, totals);
     }
 }

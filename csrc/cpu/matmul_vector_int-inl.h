@@ -39,7 +39,8 @@ INLINE void multiply_scales(const struct vector_int_run *run, enum factor_kind k
     for (size_t m = 0; m < rows; m++)
         for (size_t i = 0; i < count; i += WIDTH) {
             size_t at = m * run->x.scaled + begin + i;
-            floats scale = load_floats(scales + i), product = scale * load_floats(run->x.scales + at);
+            floats scale = first_lanes(load_floats(scales + i), count - i);
+            floats product = scale * load_floats(run->x.scales + at);
             store(to->integers[m], BNB_F32, i, product);
             if (run->x.leans) store(to->rests[m], BNB_F32, i, scale * load_floats(run->x.means + at));
             if (kind == BYTES && run->x.to.offset) totals[m] = fma(load_floats(run->excess + at), product, totals[m]);
@@ -71,18 +72,19 @@ INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, size_
 
 INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind kind, size_t length, size_t first,
                               size_t last, size_t rows) {
-    const struct coded *q = &run->job->w.coded;
-    struct rounded      x = run->x; /* a copy, which no store can change */
-    size_t              runs = q->columns / length, step = CHUNK / factor_elements(kind);
+    const struct coded q = run->job->w.coded;
+    struct rounded     x = run->x; /* a copy, which no store can change */
+    size_t             runs = q.columns / length, step = CHUNK / factor_elements(kind);
+    struct known_runs  scales_known, offsets_known;
+    know_none(&scales_known), know_none(&offsets_known);
     for (size_t n = first; n < last; n++) {
         floats totals[2][VECTOR_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
             size_t count = least(SEGMENT, runs - begin), chunks = (count * length + CHUNK - 1) / CHUNK, chunk = 0;
-            float  local[SEGMENT];
             struct run_scales products;
-            const float      *scales = scales_at(q, length, n * runs + begin, count, WIDTH, local);
+            const float      *scales = runs_at(&scales_known, &q, SCALES, length, n * runs + begin, count, 1);
             multiply_scales(run, kind, scales, begin, count, rows, &products, totals[0]);
-            const uint8_t  *codes = q->codes + (n * runs + begin) * (length / 2);
+            const uint8_t  *codes = q.codes + (n * runs + begin) * (length / 2);
             const uint32_t *factors = x.x.factors + begin * length / factor_elements(kind);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, factors += 2 * step) {
                 fetch_ahead(codes, CHUNK);
@@ -92,7 +94,7 @@ INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind
             }
             if (chunk < chunks) multiply_chunk(&x, kind, length, codes, factors, rows, &products, chunk, totals[0]);
         }
-        if (q->offsets) add_offsets(q, length, n, &run->sums, rows, totals[0]);
+        if (q.offsets) add_offsets(&offsets_known, &q, length, n, &run->sums, rows, totals[0]);
         put_row(run->job, n, rows, totals);
     }
 }

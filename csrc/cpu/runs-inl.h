@@ -35,6 +35,11 @@ INLINE ints lanes_from(size_t first) {
     return lanes + (int32_t)first;
 }
 
+/* What is past so many lanes may be of any kind, and must not count. */
+INLINE floats first_lanes(floats values, size_t count) {
+    return lanes_from(0) < (int32_t)least(count, WIDTH) ? values : (floats)0;
+}
+
 /* WIDTH floats from the ith on, of a dtype that is no constant. */
 INLINE floats load_any(const void *data, bnb_dtype dtype, size_t i) {
     switch (dtype) {
@@ -106,7 +111,9 @@ static __attribute__((noinline)) void values_at(const struct coded *q, enum bloc
     size_t         block = first >> shift, start = block / 16 * 16, group = group_of(q, block);
     uint8_t        local[SEGMENT + 16 + BYTE_CHUNK];
     const uint8_t *codes = part == SCALES ? q->absmax_codes : q->offsets;
-    if (!plain)
+    if (!plain && q->nested_code->bits == 8)
+        codes += start;
+    else if (!plain)
         codes = bytes_of_codes(codes, q->nested_code->bits, start, ((first + count - 1) >> shift) + 1 - start, local);
     for (size_t i = 0; i < count; i += WIDTH) {
         block = (first + i) >> shift;
@@ -114,16 +121,37 @@ static __attribute__((noinline)) void values_at(const struct coded *q, enum bloc
         floats values =
             plain ? load_any(plain, dtype, block) : coded_values(q, part, codes + block - start, block, group);
         if (shift) values = spread(values, lanes_from((first + i) & (runs - 1)) >> (int32_t)shift);
-        store(to, BNB_F32, i, lanes_from(0) < (int32_t)(count - i) ? values : (floats)0);
+        store(to, BNB_F32, i, first_lanes(values, count - i));
     }
 }
 
-/* The scales of runs [first, first + count) of the weights, with zeros up to a multiple of `whole`, a constant. */
-INLINE const float *scales_at(const struct coded *q, size_t length, size_t first, size_t count, size_t whole,
-                              float local[SEGMENT]) {
-    if (q->absmax && q->block == length && count % whole == 0) return q->absmax + first;
-    values_at(q, SCALES, length, first, count, local);
-    return local;
+/* Scales or offsets that are known: who goes from row to row has those of the next ones too, where rows are short. */
+struct known_runs {
+    size_t first, count;
+    float  values[SEGMENT + 16], row[SEGMENT];
+};
+
+INLINE void know_none(struct known_runs *known) { known->first = known->count = 0; }
+
+/* Those of runs [first, first + count), all in one row of w, with zeros up to a multiple of `whole`, a constant. */
+INLINE const float *runs_at(struct known_runs *known, const struct coded *q, enum block_part part, size_t length,
+                            size_t first, size_t count, size_t whole) {
+    const float *values;
+    if (part == SCALES && q->absmax && q->block == length) {
+        values = q->absmax + first;
+    } else {
+        if (first < known->first || first + count > known->first + known->count) {
+            size_t runs = q->columns / length, some = SEGMENT / runs * runs;
+            known->first = first;
+            known->count = some ? least(some, q->rows * runs - first) : count;
+            values_at(q, part, length, first, known->count, known->values);
+        }
+        values = known->values + (first - known->first);
+    }
+    if (count % whole == 0) return values;
+    for (size_t i = 0; i < count; i += WIDTH)
+        store(known->row, BNB_F32, i, first_lanes(load_floats(values + i), count - i));
+    return known->row;
 }
 
 /* ── Products of offsets ────────────────────────────────────────────────────────────────────────────────────────── */
@@ -136,18 +164,17 @@ struct run_sums {
 };
 
 /* Adds what the offsets of w's row n make of each row of x. */
-INLINE void add_offsets(const struct coded *q, size_t length, size_t n, const struct run_sums *x, size_t rows,
-                        floats totals[]) {
+INLINE void add_offsets(struct known_runs *known, const struct coded *q, size_t length, size_t n,
+                        const struct run_sums *x, size_t rows, floats totals[]) {
     size_t runs = q->columns / length;
     for (size_t begin = 0; begin < runs; begin += SEGMENT) {
-        size_t count = least(SEGMENT, runs - begin);
-        float  offsets[SEGMENT];
-        values_at(q, OFFSETS, length, n * runs + begin, count, offsets);
-        for (size_t m = 0; m < rows; m++)
-            for (size_t i = 0; i < count; i += WIDTH) {
-                floats sums = load_floats(x->sums + m * x->stride + begin + i);
-                totals[m] = fma(load_floats(offsets + i), sums, totals[m]);
-            }
+        size_t       count = least(SEGMENT, runs - begin);
+        const float *offsets = runs_at(known, q, OFFSETS, length, n * runs + begin, count, 1);
+        for (size_t i = 0; i < count; i += WIDTH) {
+            floats offset = first_lanes(load_floats(offsets + i), count - i);
+            for (size_t m = 0; m < rows; m++)
+                totals[m] = fma(offset, load_floats(x->sums + m * x->stride + begin + i), totals[m]);
+        }
     }
 }
 
