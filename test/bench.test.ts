@@ -215,8 +215,8 @@ describe("the command", () => {
     expect(out).toMatch(/different places, .*\n {2}processor: Apple M9, now /);
   });
 
-  test("--json prints one JSON value, with the comparison", async () => {
-    const { out } = bench("--json", "--compare", await altered(scaled(1e6)));
+  test("--json prints one JSON value, with the comparison, also where energy is asked for", async () => {
+    const { out } = bench("--json", "--energy", "--compare", await altered(scaled(1e6)));
     const { schema: form, results, comparison } = JSON.parse(out);
     expect(form).toBe(schema);
     expect(results.length).toBe(1);
@@ -333,4 +333,9 @@ test("--energy adds joules to each case, by a meter that runs it as long again",
   const [result] = await measure(cases, currentDevice(), 1, undefined, meter);
   expect(timed).toBeGreaterThan(0);
   expect(result!.joules).toBe(1);
+
+  const silent: EnergyMeter = { source: "made up", during: async () => "Energy is not told." };
+  const [untold] = await measure(cases, currentDevice(), 1, undefined, silent);
+  expect(untold).not.toHaveProperty("joules");
+  expect(untold!.joulesUnknown).toBe("Energy is not told.");
 });

@@ -43,6 +43,7 @@ test("powermetrics' samples are averaged", () => {
   const sample = (milliwatts: number) =>
     `CPU Power: 1 mW\nGPU Power: 2 mW\nANE Power: 0 mW\nCombined Power (CPU + GPU + ANE): ${milliwatts} mW\n`;
   expect(meanWatts(sample(1000) + sample(3000))).toBe(2);
+  expect(meanWatts("CPU Power: 1 mW\n")).toBeUndefined();
 });
 
 test("each system has its meter, or a sentence", () => {
@@ -57,26 +58,49 @@ test("each system has its meter, or a sentence", () => {
   }
 });
 
-test("powermetrics runs for as long as what it measures", () => {
-  const program = join(scratch, "powermetrics");
-  const prints = 'echo "Combined Power (CPU + GPU + ANE): 5000 mW"';
-  writeFileSync(program, `#!/bin/sh\n${prints}\n: > "$0.began"\nexec sleep 60\n`, { mode: 0o755 });
+/** A meter of what stands on PATH as powermetrics, and then what `measured` is while it runs. */
+function withPowermetrics(folder: string, body: string, measured: string) {
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "powermetrics"), `#!/bin/sh\n${body}\n`, { mode: 0o755 });
   const source = `
     import { existsSync } from "node:fs";
     import { openEnergyMeter } from ${JSON.stringify(join(import.meta.dir, "../src/bench/energy.ts"))};
     process.getuid = () => 0;
     const meter = openEnergyMeter("darwin");
     let seconds;
-    const joules = await meter.during(async () => {
+    const used = await meter.during(async () => {
       const started = performance.now();
-      while (!existsSync(${JSON.stringify(`${program}.began`)})) await Bun.sleep(1);
+      ${measured}
       seconds = (performance.now() - started) / 1000;
     });
-    console.log(JSON.stringify({ source: meter.source, joules, seconds }));`;
-  const env = { ...process.env, PATH: `${scratch}:${process.env.PATH}` };
+    console.log(JSON.stringify({ source: meter.source, used, seconds }));`;
+  const env = { ...process.env, PATH: `${folder}:${process.env.PATH}` };
   const { stdout, stderr } = Bun.spawnSync([process.execPath, "-e", source], { env });
   expect(stderr.toString()).toBe("");
-  const { source: said, joules, seconds } = JSON.parse(stdout.toString());
-  expect(said).toStartWith("powermetrics");
-  expect(joules / 5).toBeGreaterThanOrEqual(seconds); // at five watts
+  return JSON.parse(stdout.toString());
+}
+
+/** Until the program in a folder has said that it is there. */
+const untilBegun = (folder: string) =>
+  `while (!existsSync(${JSON.stringify(join(folder, "began"))})) await Bun.sleep(1);`;
+
+test("powermetrics runs for as long as what it measures", () => {
+  const folder = join(scratch, "samples");
+  const prints = 'echo "Combined Power (CPU + GPU + ANE): 5000 mW"';
+  const body = `${prints}\n: > ${folder}/began\nexec sleep 60`;
+  const { source, used, seconds } = withPowermetrics(folder, body, untilBegun(folder));
+  expect(source).toStartWith("powermetrics");
+  expect(used / 5).toBeGreaterThanOrEqual(seconds); // at five watts
+});
+
+test("powermetrics without a sample is a sentence with its reason, and no number", () => {
+  const slow = join(scratch, "slow");
+  expect(withPowermetrics(slow, `: > ${slow}/began\nexec sleep 60`, untilBegun(slow)).used).toBe(
+    "Energy is not told: powermetrics samples every 200 ms, longer than a case ran; give it more --time.",
+  );
+  const refusing = join(scratch, "refusing");
+  const complains = `echo "unrecognized sampler: gpu_power" >&2\n: > ${refusing}/began\nexit 64`;
+  expect(withPowermetrics(refusing, complains, untilBegun(refusing)).used).toBe(
+    "Energy is not told: powermetrics ended with status 64: unrecognized sampler: gpu_power",
+  );
 });

@@ -6,8 +6,8 @@ import { join } from "node:path";
 export interface EnergyMeter {
   /** What is counted, for people. */
   readonly source: string;
-  /** The joules that were used while `run` was under way. */
-  during(run: () => Promise<void>): Promise<number>;
+  /** The joules that were used while `run` was under way, or a sentence that says why they are not known. */
+  during(run: () => Promise<void>): Promise<number | string>;
 }
 
 /** A meter for this machine, or a sentence that says why there is none. */
@@ -47,24 +47,34 @@ export function openRapl(folder: string): EnergyMeter | string {
   };
 }
 
+const sampleMs = 200;
+
 /** macOS' powermetrics, which samples the power of processor, GPU and neural engine together; root only. */
 function openPowermetrics(): EnergyMeter | string {
   if (process.getuid?.() !== 0) return "Energy is not told: powermetrics needs root; run the bench with sudo.";
   return {
     source: "powermetrics, processor, GPU and neural engine",
     async during(run) {
-      const meter = Bun.spawn(["powermetrics", "--samplers", "cpu_power,gpu_power", "-i", "200"], { stderr: "ignore" });
+      const command = ["powermetrics", "--samplers", "cpu_power,gpu_power", "-i", `${sampleMs}`];
+      const meter = Bun.spawn(command, { stderr: "pipe" });
+      const texts = Promise.all([new Response(meter.stdout).text(), new Response(meter.stderr).text()]);
       const started = performance.now();
       await run();
       const seconds = (performance.now() - started) / 1000;
       meter.kill();
-      return seconds * meanWatts(await new Response(meter.stdout).text());
+      const [samples, complaint] = await texts;
+      const watts = meanWatts(samples);
+      if (watts !== undefined) return seconds * watts;
+      await meter.exited;
+      return meter.exitCode
+        ? `Energy is not told: powermetrics ended with status ${meter.exitCode}: ${complaint.trim() || "it said nothing"}`
+        : `Energy is not told: powermetrics samples every ${sampleMs} ms, longer than a case ran; give it more --time.`;
     },
   };
 }
 
-/** The mean of the samples of `Combined Power (CPU + GPU + ANE): 1234 mW` in what powermetrics prints. */
-export function meanWatts(text: string): number {
+/** The mean of the samples, `Combined Power (CPU + GPU + ANE): 1234 mW`, in what powermetrics prints, if it has any. */
+export function meanWatts(text: string): number | undefined {
   const samples = [...text.matchAll(/^Combined Power \(.*\): (\d+) mW$/gm)].map(([, milliwatts]) => Number(milliwatts));
-  return samples.reduce((sum, milliwatts) => sum + milliwatts, 0) / samples.length / 1000;
+  return samples.length ? samples.reduce((sum, milliwatts) => sum + milliwatts, 0) / samples.length / 1000 : undefined;
 }

@@ -29,7 +29,7 @@ export async function measure(
       gigabytesPerSecond: work.bytes / medianMs / 1e6,
       ...(work.flops && { gigaflops: work.flops / medianMs / 1e6 }),
       ...(limits && { shareOfLimit: shareOfLimit(limits, work, medianMs) }),
-      ...(meter && { joules: await joulesOf(once, meter, milliseconds) }),
+      ...(meter && (await joulesOf(once, meter, milliseconds))),
     });
   }
   return results;
@@ -56,7 +56,11 @@ export async function latencyOf(
   return { medianMs: result.latency.p50, leastMs: result.latency.min };
 }
 
-async function joulesOf(run: () => void, meter: EnergyMeter, milliseconds: number): Promise<number> {
+async function joulesOf(
+  run: () => void,
+  meter: EnergyMeter,
+  milliseconds: number,
+): Promise<Pick<BenchResult, "joules" | "joulesUnknown">> {
   let count = 0;
   const used = await meter.during(async () => {
     const end = performance.now() + milliseconds;
@@ -65,5 +69,5 @@ async function joulesOf(run: () => void, meter: EnergyMeter, milliseconds: numbe
       count++;
     } while (performance.now() < end);
   });
-  return used / count;
+  return typeof used === "string" ? { joulesUnknown: used } : { joules: used / count };
 }

@@ -14,6 +14,8 @@ export interface BenchResult {
   readonly shareOfLimit?: number;
   /** What a run uses, in joules, of the whole processor; absent where it was not asked for, or is not told. */
   readonly joules?: number;
+  /** Why there are none, where there is a meter for them. */
+  readonly joulesUnknown?: string;
 }
 
 /** A whole bench. Two with the same `place` were made in the same circumstances. */

@@ -18,7 +18,7 @@ import { currentDevice, type Device, type DeviceKind } from "../device.ts";
 import { BnbError } from "../error.ts";
 import { version } from "../version.ts";
 import { benchDevices, deviceList } from "./bench_devices.ts";
-import { Printable, print, printJson } from "./print.ts";
+import { Printable, print, printJson, warn } from "./print.ts";
 import { table } from "./table.ts";
 
 /** What a clone of the repository adds to the command. */
@@ -148,9 +148,11 @@ async function bench(flags: Flags, extras: BenchExtras): Promise<void> {
   );
   const limits = await limitsOf(device, extras.peak);
   if (!flags.json) printLimits(limits);
-  if (meter) print(typeof meter === "string" ? meter : `Energy: ${meter.source}; "mJ" is millijoules a run.`);
+  if (typeof meter === "string") (flags.json ? warn : print)(meter);
+  else if (meter) say(`Energy: ${meter.source}; "mJ" is millijoules a run.`);
 
   const results = await measure(cases, device, flags.time, limits, typeof meter === "string" ? undefined : meter);
+  for (const sentence of new Set(results.flatMap(({ joulesUnknown }) => joulesUnknown ?? []))) warn(sentence);
   const versions = { bunsandbytes: version, bun: Bun.version };
   const record = {
     schema,

@@ -14,9 +14,7 @@ static void check_unary(struct dense x, uint32_t kind) {
         struct dense found = {y, x.dtype, 1, count};
         for (size_t i = 0; i < count; i++) {
             double v = (double)element_of(&x, i), got = (double)element_of(&found, i), want = unary_of(kind, v);
-            double within = kind == UNARY_SCALE ? 0 : want * 0x1p-21 + 0x1p-126;
-            if (x.dtype == BNB_F16) within += fabs(want) * 0x1p-11 + 0x1p-25;
-            if (x.dtype == BNB_BF16) within += fabs(want) * 0x1p-8;
+            double within = (kind == UNARY_SCALE ? 0 : want * 0x1p-21 + 0x1p-126) + rounded_by(x.dtype, want);
             EXPECT(fabs(got - want) <= within, "unary %u of %g is %g, not %g (dtype %d)", kind, v, got, want, x.dtype);
         }
     }
@@ -57,9 +55,7 @@ static void check_softmax(struct dense x) {
             for (size_t c = 0; c < x.columns; c++) {
                 double v = (double)element_of(&x, row * x.columns + c), want = exp(v - top) / sum,
                        got = (double)element_of(&y, row * x.columns + c);
-                double within = want * (4e-6 + (top - v) * 0x1p-24) + 0x1p-126;
-                if (x.dtype == BNB_F16) within += want * 0x1p-11 + 0x1p-25;
-                if (x.dtype == BNB_BF16) within += want * 0x1p-8;
+                double within = want * (4e-6 + (top - v) * 0x1p-24) + 0x1p-126 + rounded_by(x.dtype, want);
                 EXPECT(fabs(got - want) <= within, "y[%zu, %zu] is %g, not %g (dtype %d)", row, c, got, want, x.dtype);
             }
         }

@@ -10,10 +10,7 @@ const architecture = process.arch as Architecture;
 let program: string;
 
 beforeAll(async () => {
-  // Not null, object-size and pointer-overflow, which take two thirds of the time to compile: buffers end at unreadable
-  // pages. The run under AddressSanitizer, in test:faults, has them.
-  const without = ["-fno-sanitize=null,object-size,pointer-overflow", "-fno-sanitize-recover=all"];
-  const checks = ["-fsanitize=undefined", ...without, "-ftrivial-auto-var-init=pattern"];
+  const checks = ["-fsanitize=undefined", "-fno-sanitize-recover=all", "-ftrivial-auto-var-init=pattern"];
   program = await buildForms(architecture, hostPlatform().target, ...checks);
 }, 900_000);
 

@@ -105,6 +105,11 @@ static void *untouched(void *output, size_t bytes) { return memset(output, 0xff,
 
 static size_t size_of(bnb_dtype dtype) { return dtype == BNB_F32 ? 4 : 2; }
 
+/* The most that rounding to a dtype changes a value. */
+static double rounded_by(bnb_dtype dtype, double value) {
+    return dtype == BNB_F16 ? fabs(value) * 0x1p-11 + 0x1p-25 : dtype == BNB_BF16 ? fabs(value) * 0x1p-8 : 0;
+}
+
 static struct dense dense_from(const float *values, bnb_dtype dtype, size_t rows, size_t columns) {
     void *data = guarded(rows * columns * size_of(dtype), READ_SLACK);
     for (size_t i = 0; i < rows * columns; i++) put_element(data, dtype, i, values[i]);
@@ -264,6 +269,7 @@ static void test_cast(void) {
 #include "matmul_forms.c"
 #include "backward_forms.c"
 #include "elementwise_forms.c"
+#include "layer_forms.c"
 #include "int8_forms.c"
 #include "scales_forms.c"
 #include "pool_test.c"
@@ -309,6 +315,9 @@ static void test_forms(void) {
     test_dequantize();
     test_cast();
     test_elementwise();
+    test_rms_norm();
+    test_activate();
+    test_attention();
     test_optimizer();
     test_matmul();
     test_matmul_at_the_bound();
