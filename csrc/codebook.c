@@ -7,6 +7,7 @@
 #include "internal.h"
 
 #include "codebook_values.h"
+#include "fit.h"
 
 /* ── Preparing ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -114,6 +115,7 @@ static bnb_codebook *codebook_new(const float *values, size_t size) {
     set_thresholds(book);
     if (book->bits == 8) set_buckets(book), set_entries(book);
     set_step(book);
+    if (book->bits == 4) fit_codes(book);
     return codebook;
 }
 

@@ -13,6 +13,9 @@ enum { BUCKET_SHIFT = 17, BUCKET_BASE = (127 - 24) << 6, BUCKETS = (24 << 6) + 1
 /* Entries, below, are of finer or farther buckets: from 2^-32 to 1, and so many of them on a side. */
 enum { ENTRY_LEAST = (127 - 32) << 23, ENTRY_BUCKETS = (32 << 6) + 1 };
 
+/* The most that a 4-bit code may be as an integer, for the products that multiply integers. */
+enum fit { FIT_127, FIT_4095, FIT_16383, FITS };
+
 /* A value's code is order[count of thresholds strictly below it]. Which of two values that are as near wins is in the
  * thresholds: a midpoint that belongs to the upper value is stored one step down. */
 struct codebook {
@@ -27,6 +30,12 @@ struct codebook {
     float   step;
     int32_t zero;
     bool    is_signed;
+
+    /* The integers, times a step, that 4-bit codes come closest to: fit_codes() of fit.h makes them. */
+    struct {
+        float   step;
+        int16_t codes[16];
+    } fits[FITS];
 
     /* With 256 values a search starts at its bucket: start[sign][bucket] thresholds lie below the bucket, and no more
      * than `steps` lie in it. Padded, so that a 32-bit load of the last entry stays inside. */

@@ -235,8 +235,8 @@ static bool prepare_block(const struct lanes_pass *pass) {
 static struct rounding lanes_rounding(const struct matmul_job *job, enum factor_kind kind, bool in_order) {
     if (kind == FLOATS) return (struct rounding){};
     if (in_order) return rounding_of_integers(job->w.coded.code, LANES_BYTE);
-    if (kind == BYTES) return rounding_of(job->w.coded.code, BYTES, LANES_BYTE, LANES_BYTE);
-    return rounding_of(job->w.coded.code, SHORTS, LANES_SHORT_CODE, LANES_SHORT_X);
+    if (kind == BYTES) return rounding_of(job->w.coded.code, BYTES, FIT_127, LANES_BYTE);
+    return rounding_of(job->w.coded.code, SHORTS, FIT_4095, LANES_SHORT_X);
 }
 
 static bnb_status lanes_product(const struct matmul_job *job, enum factor_kind kind, bool in_order) {

@@ -85,36 +85,9 @@ INLINE ints add_rests(ints to, const struct rounding *rounding, words codes) {
 
 INLINE floats round_to_integers(floats v) { return v + 0x1.8p23f - 0x1.8p23f; } /* exact below 2^22; ties to even */
 
-/* The codebook on the grid between 0.8 and 1 times `most` steps to its largest magnitude that it lies closest to: NF4
- * is half as far off at 112 steps as at 127. Close is by squares, and a hundred times as much by what errors come to
- * together, small values counting more, as weights have more of them: an AF4 that is off to one side is worse than one
- * that is off by a little more. */
-static float fit_codes(const float values[16], float most, int16_t codes[16]) {
-    enum { TRIALS = 64 };
-    float largest = 0, steps = most, least_error = FLT_MAX;
-    for (int i = 0; i < 16; i++) largest = __builtin_fmaxf(largest, __builtin_fabsf(values[i]));
-    memset(codes, 0, 16 * sizeof *codes);
-    if (!largest) return 1;
-    for (int trial = 0; trial < TRIALS; trial++) {
-        float  tried = most * (1 - (float)trial * (0.2f / TRIALS));
-        floats squares = 0, offs = 0, shares = 0;
-        for (int i = 0; i < 16; i += WIDTH) {
-            floats value = load_floats(values + i) / largest, off = round_to_integers(value * tried) / tried - value;
-            floats share = 1 - (floats)((ints)value & 0x7fffffff);
-            squares += off * off;
-            offs += off * share * share;
-            shares += share * share;
-        }
-        float mean = sum(offs) / (sum(shares) + FLT_MIN), total = sum(squares) + 100 * mean * mean;
-        if (total < least_error) least_error = total, steps = tried;
-    }
-    for (int i = 0; i < 16; i++) codes[i] = (int16_t)__builtin_rintf(values[i] / largest * steps);
-    return largest / steps;
-}
-
-static struct rounding rounding_of(const struct codebook *code, enum factor_kind kind, float code_most, float x_most) {
-    struct rounding to = {.kind = kind, .x_most = x_most};
-    to.step = fit_codes(code->values, code_most, to.shorts);
+static struct rounding rounding_of(const struct codebook *code, enum factor_kind kind, enum fit fit, float x_most) {
+    struct rounding to = {.kind = kind, .x_most = x_most, .step = code->fits[fit].step};
+    memcpy(to.shorts, code->fits[fit].codes, sizeof to.shorts);
     for (int i = 0; i < 16; i++) {
         to.rests[i] = (int16_t)__builtin_rintf((code->values[i] / to.step - to.shorts[i]) * RESTS);
         to.rest_bytes[i] = (uint8_t)(to.rests[i] + NO_REST);

@@ -178,11 +178,11 @@ static bnb_status run_vector_int(const struct matmul_job *job, const struct roun
 }
 
 static bnb_status matmul_vector_shorts(const struct matmul_job *job) {
-    struct rounding to = rounding_of(job->w.coded.code, SHORTS, VECTOR_SHORTS_MOST, VECTOR_SHORTS_MOST);
+    struct rounding to = rounding_of(job->w.coded.code, SHORTS, FIT_16383, VECTOR_SHORTS_MOST);
     return run_vector_int(job, &to, run_length(job, 4), multiply_shorts_part);
 }
 
 static bnb_status matmul_vector_bytes(const struct matmul_job *job) {
-    struct rounding to = rounding_of(job->w.coded.code, BYTES, VECTOR_BYTES_MOST, VECTOR_BYTES_MOST);
+    struct rounding to = rounding_of(job->w.coded.code, BYTES, FIT_127, VECTOR_BYTES_MOST);
     return run_vector_int(job, &to, run_length(job, 4), multiply_bytes_part);
 }

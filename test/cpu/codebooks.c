@@ -67,6 +67,7 @@ static struct codebook *codes_of(const float *values, uint32_t bits) {
             if (last - first > codes->steps) codes->steps = last - first;
         }
     if (bits == 8) fill_entries(codes);
+    if (bits == 4) fit_codes(codes);
     return codes;
 }
 

@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../../csrc/fit.h"
 #include "../../csrc/internal.h"
 
 /* What only tests have: the portable backend at sixteen floats, and at four with ARM's matrix instruction; AVX-512's
