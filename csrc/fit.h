@@ -32,7 +32,8 @@ static inline void fit_codes(struct codebook *book) {
     for (int fit = 0; fit < FITS; fit++) {
         float steps = mosts[fit], least = FLT_MAX;
         for (int trial = 0; largest && trial < TRIALS; trial++) {
-            float tried = mosts[fit] * (1 - (float)trial * (0.2f / TRIALS)), error = misfit(book->values, largest, tried);
+            float tried = mosts[fit] * (1 - (float)trial * (0.2f / TRIALS)),
+                  error = misfit(book->values, largest, tried);
             if (error < least) least = error, steps = tried;
         }
         book->fits[fit].step = largest ? largest / steps : 1;

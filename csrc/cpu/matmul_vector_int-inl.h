@@ -36,15 +36,16 @@ struct run_scales {
 /* Of the runs from `begin` on; and what offsets add is taken off. */
 INLINE void multiply_scales(const struct vector_int_run *run, enum factor_kind kind, const float *scales, size_t begin,
                             size_t count, size_t rows, struct run_scales *to, floats totals[VECTOR_ROWS]) {
-    for (size_t m = 0; m < rows; m++)
-        for (size_t i = 0; i < count; i += WIDTH) {
+    for (size_t i = 0; i < count; i += WIDTH) {
+        floats scale = first_lanes(load_floats(scales + i), count - i);
+        for (size_t m = 0; m < rows; m++) {
             size_t at = m * run->x.scaled + begin + i;
-            floats scale = first_lanes(load_floats(scales + i), count - i);
             floats product = scale * load_floats(run->x.scales + at);
             store(to->integers[m], BNB_F32, i, product);
             if (run->x.leans) store(to->rests[m], BNB_F32, i, scale * load_floats(run->x.means + at));
             if (kind == BYTES && run->x.to.offset) totals[m] = fma(load_floats(run->excess + at), product, totals[m]);
         }
+    }
 }
 
 /* A chunk of codes with all rows of x. */

@@ -1,7 +1,10 @@
 /* Runs of weights, of which each has one scale and one offset: how long they are, and those as floats, many at once. */
 #include "simd.h"
 
-enum { SEGMENT = 64 /* runs whose scales are worked out at once */ };
+enum {
+    SEGMENT = 64, /* runs that are multiplied under scales that lie side by side */
+    KNOWN = 256,  /* runs whose scales are worked out at once */
+};
 
 /* The length of runs of w where it has codes of so many bits, and each run of a row nothing but one scale; else 0. */
 static size_t run_length(const struct matmul_job *job, uint32_t bits) {
@@ -88,7 +91,7 @@ INLINE const void *plain_values(const struct coded *q, enum block_part part, bnb
 /* The scales or offsets of runs [first, first + count) of the weights, with zeros up to whole vectors, where a block is
  * any number of runs. */
 static void values_of_runs(const struct coded *q, enum block_part part, size_t length, size_t first, size_t count,
-                           float to[SEGMENT]) {
+                           float to[KNOWN]) {
     size_t block = first * length / q->block, next = (block + 1) * q->block / length;
     for (size_t i = 0; i < count; next += q->block / length, block++) {
         float value = part == SCALES ? scale_of(q, block) : offset_of(q, block);
@@ -99,7 +102,7 @@ static void values_of_runs(const struct coded *q, enum block_part part, size_t l
 
 /* The same, mostly by vectors; not inlined, for it is long, and is called for many runs at once. */
 static __attribute__((noinline)) void values_at(const struct coded *q, enum block_part part, size_t length,
-                                                size_t first, size_t count, float to[SEGMENT]) {
+                                                size_t first, size_t count, float to[KNOWN]) {
     size_t   runs = q->block >> __builtin_ctzll(length); /* of a block: a power of two, but with 8 bits */
     uint32_t shift = (uint32_t)__builtin_ctzll(runs);
     if (runs >> shift != 1) {
@@ -109,7 +112,7 @@ static __attribute__((noinline)) void values_at(const struct coded *q, enum bloc
     bnb_dtype      dtype;
     const void    *plain = plain_values(q, part, &dtype);
     size_t         block = first >> shift, start = block / 16 * 16, group = group_of(q, block);
-    uint8_t        local[SEGMENT + 16 + BYTE_CHUNK];
+    uint8_t        local[KNOWN + 16 + BYTE_CHUNK];
     const uint8_t *codes = part == SCALES ? q->absmax_codes : q->offsets;
     if (!plain && q->nested_code->bits == 8)
         codes += start;
@@ -128,7 +131,7 @@ static __attribute__((noinline)) void values_at(const struct coded *q, enum bloc
 /* Scales or offsets that are known: who goes from row to row has those of the next ones too, where rows are short. */
 struct known_runs {
     size_t first, count;
-    float  values[SEGMENT + 16], row[SEGMENT];
+    float  values[KNOWN + 16], row[SEGMENT];
 };
 
 INLINE void know_none(struct known_runs *known) { known->first = known->count = 0; }
@@ -141,7 +144,7 @@ INLINE const float *runs_at(struct known_runs *known, const struct coded *q, enu
         values = q->absmax + first;
     } else {
         if (first < known->first || first + count > known->first + known->count) {
-            size_t runs = q->columns / length, some = SEGMENT / runs * runs;
+            size_t runs = q->columns / length, some = KNOWN / runs * runs;
             known->first = first;
             known->count = some ? least(some, q->rows * runs - first) : count;
             values_at(q, part, length, first, known->count, known->values);
