@@ -94,6 +94,8 @@ template <uint TILES, uint TALL, uint WARPS, bool CHOOSE>
     UNROLL for (uint r = 0; r < 2 * TALL; r++) row[r] = min(n0 + 8 * r + g, args.n - 1) * units;
     const scale_source scales = {absmax, nested_absmax, args.scales.shift - 5, args.scales.nested_shift};
 
+    const float offset = NESTED != 0 ? nested_offset[0] : 0.0f; // as old as the weight
+
     // The next step's codes and scales are under way while this one's are multiplied.
     uint4 next[2 * TALL][2];
     raw_scales next_scale[2 * TALL];
@@ -114,7 +116,6 @@ template <uint TILES, uint TALL, uint WARPS, bool CHOOSE>
     threadgroup_barrier(mem_flags::mem_threadgroup);
     threadgroup const uchar *lookup = (threadgroup const uchar *)table;
     nv_wait_for_last(); // the weight is under way; x comes from the launch before
-    const float offset = NESTED != 0 ? nested_offset[0] : 0.0f;
 
     // A lane's column of the right factor. Where it has zeros it reads the table's values past the sixteenth.
     device const uchar *zeros = (device const uchar *)(code->values + 16);

@@ -61,7 +61,8 @@ struct floats_request {
 
 static bnb_status floats_on_host(const void *request, struct host *host) {
     const struct floats_request *r = request;
-    struct floats_job            job = {coded_of(host, r->q), r->of_block, host_writes(host, r->to)};
+    struct floats_job            job = {scales_in(host, r->q), r->of_block, host_writes(host, r->to)};
+    job.q.offset = quantized_offset(r->q);
     return perform(host, fill_floats, &job, sizeof job);
 }
 

@@ -106,8 +106,8 @@ static bnb_status read_all(const void *argument) {
 
 static bnb_status read_on_host(const void *request, struct host *host) {
     const struct request *r = request;
-    struct read_job       job = {uncentred_of(host, r->q), host_reads(host, r->q->nested_offset),
-                                 host_writes(host, r->scales), count_of(r)};
+    struct read_job job = {scales_in(host, r->q), host_reads(host, r->q->nested_offset), host_writes(host, r->scales),
+                           count_of(r)};
     return perform(host, read_all, &job, sizeof job);
 }
 

@@ -76,7 +76,8 @@ struct dense dense_of(struct host *host, const bnb_tensor *tensor) {
 }
 
 struct coded coded_of(struct host *host, const bnb_quantized *q) {
-    struct coded coded = uncentred_of(host, q);
+    struct coded coded = scales_in(host, q);
+    coded.codes = host_reads(host, q->codes);
     if (q->nested_offset && record_writes(q->nested_offset))
         host->status = fail(BNB_UNSUPPORTED, "the CPU needs the offset of nested scales before the recording that "
                                              "finds it has run: quantise before it");
@@ -85,11 +86,10 @@ struct coded coded_of(struct host *host, const bnb_quantized *q) {
     return coded;
 }
 
-struct coded uncentred_of(struct host *host, const bnb_quantized *q) {
+struct coded scales_in(struct host *host, const bnb_quantized *q) {
     const void *absmax = host_reads(host, q->absmax);
     return (struct coded){
         .code = host_codebook(host, q->code),
-        .codes = host_reads(host, q->codes),
         .rows = q->rows,
         .columns = q->columns,
         .block = q->block,

@@ -36,8 +36,8 @@ const struct codebook *host_codebook(struct host *host, const bnb_codebook *code
 struct dense dense_of(struct host *host, const bnb_tensor *tensor);
 struct coded coded_of(struct host *host, const bnb_quantized *quantized);
 
-/* The same, but for the offset of all scales, for which nobody waits. */
-struct coded uncentred_of(struct host *host, const bnb_quantized *quantized);
+/* The same without codes, for who wants scales or offsets alone; and nobody has waited for the offset of all scales. */
+struct coded scales_in(struct host *host, const bnb_quantized *quantized);
 
 /* Calls body(told) where all memory could be had: now, or on the CPU, where it is much work or its memory is in use, in
  * its turn. What is told is plain data, of which only memory and codebooks of `host` outlive the call: what is

@@ -112,6 +112,25 @@ describe("quantising looks at one thing, whether all is finite, when everything 
   });
 });
 
+test("weights are joined without a look at their codes, which are copied", () => {
+  const [rows, columns] = [64, 1024];
+  const make = (seed: number) => {
+    using x = Tensor.from(
+      wave(rows * columns, seed).map((value) => seed * value),
+      [rows, columns],
+      { device },
+    );
+    return quantize4bit(x, { compressStatistics: true });
+  };
+  using a = make(1);
+  using b = make(2);
+  const made: QuantizedTensor[] = [];
+  const codes = (rows * columns) / 2;
+  expect(growth("read_bytes", () => made.push(joinRows([a, b])))).toBeWithin(2 * codes, 2.2 * codes);
+  using joined = made[0]!;
+  expect([a.offset === b.offset, joined.nested]).toEqual([false, false]); // so that scales are floats, made on the host
+});
+
 test("an operation whose memory can't be had says so, and leaves nothing behind", () => {
   using x = Tensor.from(wave(640), [10, 64], { device });
   add(x, x).dispose();

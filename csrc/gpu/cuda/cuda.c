@@ -181,12 +181,13 @@ enum { OVERLAPS_IN_GRAPHS = 12030 };
  * the graph itself must not write the weight. */
 static bool may_overlap(const struct gpu *gpu, const struct kernel *kernel, const struct pipeline *pipeline,
                         const struct launch *launch) {
-    enum { FIRST_EARLY = 1, LAST_EARLY = 5 }; /* bindings of a product: x comes before, bias and y behind */
-    uint64_t capture = cuda_capture(gpu);
+    static const uint32_t early[] = {1, 2, 3,
+                                     4, 5, 8}; /* bindings of a product's weight; 8: the offset of its scales */
+    uint64_t              capture = cuda_capture(gpu);
     if (capture ? gpu->driver_version < OVERLAPS_IN_GRAPHS : gpu->after_graph) return false;
     if (!kernel->overlaps) return pipeline->waits;
-    for (uint32_t i = FIRST_EARLY; i <= LAST_EARLY; i++) {
-        const struct memory *memory = launch->bindings[i].memory;
+    for (size_t i = 0; i < sizeof early / sizeof *early; i++) {
+        const struct memory *memory = launch->bindings[early[i]].memory;
         if (memory && (capture ? memory->captured == capture : memory->written >= gpu->last_whole)) return false;
     }
     return true;
