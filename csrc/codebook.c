@@ -53,11 +53,22 @@ static void set_buckets(struct codebook *book) {
     }
 }
 
+static bool has_integers(const struct codebook *book) {
+    for (uint32_t code = 0; code < book->size; code++) {
+        int32_t integer = (book->is_signed ? (int8_t)code : (int32_t)code) - book->zero;
+        if (book->values[code] != (float)integer * book->step) return false;
+    }
+    return true;
+}
+
 /* With such a codebook a code is decoded by arithmetic, which is faster than looking it up. */
 static void set_step(struct codebook *book) {
-    book->step = book->bits == 8 ? book->values[1] : 0;
-    for (uint32_t code = 0; code < book->size; code++)
-        if (book->values[code] != (float)(int8_t)code * book->step) book->step = 0;
+    float step = book->values[1] - book->values[0], zero = -book->values[0] / step;
+    if (!(step > 0 && step < INFINITY && zero >= 0 && zero <= 255)) return;
+    book->step = step;
+    book->zero = (int32_t)zero;
+    book->is_signed = book->bits == 8 && book->values[255] < 0;
+    if (!has_integers(book)) book->step = 0;
 }
 
 /* The entry of the bucket that starts at `least`, on the side of `sign`; false where one can't say it all. */

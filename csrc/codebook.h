@@ -18,10 +18,15 @@ enum { ENTRY_LEAST = (127 - 32) << 23, ENTRY_BUCKETS = (32 << 6) + 1 };
 struct codebook {
     uint32_t bits, size;      /* size = 2^bits, bits from 2 to 8 */
     float    values[256];     /* by code */
-    float    step;            /* where values[code] is (int8_t)code * step, else 0 */
     float    thresholds[256]; /* ascending; size - 1 of them, then +infinity */
     uint8_t  order[256];      /* the code of the nth smallest value, */
     bool     ascending;       /* and whether that is always n */
+
+    /* Where codes are integers: values[code] is (code - zero) * step or, where is_signed, ((int8_t)code - zero) * step.
+     * Else step is 0. */
+    float   step;
+    int32_t zero;
+    bool    is_signed;
 
     /* With 256 values a search starts at its bucket: start[sign][bucket] thresholds lie below the bucket, and no more
      * than `steps` lie in it. Padded, so that a 32-bit load of the last entry stays inside. */

@@ -31,9 +31,17 @@ export interface Unit {
 const cache = `${process.env.XDG_CACHE_HOME || `${homedir()}/.cache`}/bunsandbytes/objects`;
 const keptDays = 30;
 
-/** Files under the repository's folder by patterns, in order. */
+/**
+ * Files under the repository's folder by patterns, in order.
+ *
+ * @throws where a pattern finds nothing: an object would be taken for the same whatever changes
+ */
 export const filesOf = (...patterns: string[]): string[] =>
-  patterns.flatMap((pattern) => [...new Bun.Glob(pattern).scanSync(root)].sort());
+  patterns.flatMap((pattern) => {
+    const found = [...new Bun.Glob(pattern).scanSync(root)].sort();
+    if (!found.length) throw new Error(`No file is called ${pattern}.`);
+    return found;
+  });
 
 /**
  * The units' objects, in their order.

@@ -29,7 +29,6 @@ const linesMost = 400;
 /** Files that may be longer, and why. */
 const longFiles: Record<string, string> = {
   "csrc/bnb.h": "the ABI is one table",
-  "csrc/cpu/matmul_lanes-inl.h": "one kernel",
   "scripts/msl/declarations.ts": "one grammar",
   "test/faults/c/fuzz.c": "one loop, and what it expects of each kind of call",
   "test/metal/host/commands.c": "one fake of one class",

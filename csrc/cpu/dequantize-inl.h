@@ -60,7 +60,7 @@ INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_
     const float   *values = q->code->values;
     const uint8_t *codes = q->codes;
     table16        table = table16_of(values);
-    float          step = q->code->step;
+    float          step = q->code->is_signed && !q->code->zero ? q->code->step : 0;
     size_t         end = first + count, at = first;
     if (bits == 4 && at % 2 && at < end) put_element(y, dtype, i++, values[code_at(q, at++)] * scale + offset);
     if (bits == 4 && dtype != BNB_F32) {

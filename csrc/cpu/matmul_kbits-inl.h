@@ -2,12 +2,12 @@
  * most of what is read, are read once and in order. */
 #include "simd.h"
 
-enum { KBITS_ROWS = 4 /* the most rows of x */ };
+enum { KBITS_ROWS = 4 /* the most rows of x */, KBITS_RUN = 32 };
 
 /* Rows are whole thirty-twos, and so is every block: no 32 elements have two scales. */
 static bool takes_kbits(const struct matmul_job *job) {
-    return job->w.coded.code && is_kbits(job->w.coded.code) && !job->w.coded.offsets && job->x.rows <= KBITS_ROWS &&
-           job->x.columns % 32 == 0 && job->w.coded.block % 32 == 0;
+    return job->w.coded.code && is_kbits(job->w.coded.code) && job->x.rows <= KBITS_ROWS &&
+           job->x.columns % KBITS_RUN == 0 && job->w.coded.block % KBITS_RUN == 0;
 }
 
 /* sums[m] += x[m, k…] · `count` weights from `codes` on, before their scale. */
@@ -32,6 +32,8 @@ INLINE void multiply_run(const struct ordered_run *run, const uint8_t *codes, ui
 INLINE void multiply_kbits(const struct ordered_run *run, size_t first, size_t last, uint32_t bits, size_t rows) {
     const struct matmul_job *job = run->job;
     const struct coded      *q = &job->w.coded;
+    struct known_runs        known;
+    know_none(&known);
     for (size_t n = first; n < last; n++) {
         floats totals[KBITS_ROWS] = {0};
         for (size_t at = n * q->columns, end = at + q->columns, count; at < end; at += count) {
@@ -42,6 +44,7 @@ INLINE void multiply_kbits(const struct ordered_run *run, size_t first, size_t l
             float scale = scale_of(q, block);
             for (size_t m = 0; m < rows; m++) totals[m] = fma(sums[m], (floats)scale, totals[m]);
         }
+        if (q->offsets) add_offsets(&known, q, run->length, n, &run->sums, job->x.rows, totals);
         for (size_t m = 0; m < job->x.rows; m++) put_product(job, n, m, totals[m]);
     }
 }
@@ -65,4 +68,4 @@ static void multiply_kbits_of(const void *ordered_run, size_t first, size_t last
     }
 }
 
-static bnb_status matmul_kbits(const struct matmul_job *job) { return run_ordered(job, multiply_kbits_of); }
+static bnb_status matmul_kbits(const struct matmul_job *job) { return run_ordered(job, KBITS_RUN, multiply_kbits_of); }

@@ -7,44 +7,6 @@
 #include "simd.h"
 
 /* With the vectors of a strip and a factor of x, a register tile fills the registers. */
-enum {
-    TILE_ROWS = REGISTERS == 32 ? 8 : 6, /* the most rows of x of a register tile, */
-    TILE_VECTORS = 2,
-    LANES = TILE_VECTORS * WIDTH, /* and its rows of the weights: a strip */
-    GROUP_TILES = 2,              /* tiles whose x stays in the first cache while a panel passes */
-    BLOCK_ROWS = 192,             /* the most for which a panel is decoded once: their factors for it and their
-                                          * sums stay in the second cache too */
-    STRIPS = 64 / LANES,          /* the most of a panel, which stays in the second cache */
-    STEPS = 256,                  /* factors of a weight row in a panel */
-    MOST_RUNS = STEPS * 4 / SHORT_RUN,
-    /* All 64 products of a run add up in a lane: 64 · 4095 · 8191 is just below 2^31. */
-    LANES_SHORT_CODE = 4095,
-    LANES_SHORT_X = 8191,
-    LANES_BYTE = 127,
-};
-
-struct lanes_pass {
-    const struct matmul_job *job;
-    enum factor_kind         kind;
-    size_t          length;  /* of the weights' runs: they are decoded lane by lane; 0: they come as rows of fp32 */
-    struct rounded *rounded; /* of x's block; NULL: FLOATS */
-    struct tiles    x;
-    size_t          first_row; /* of x's block */
-    size_t          strips;    /* of a panel */
-    char           *scratch;
-    size_t          slot; /* bytes of scratch for each thread */
-    _Atomic size_t *next; /* panel to take */
-};
-
-/* What a thread works in; sums[rows, strips · LANES] follow. */
-struct lanes_slot {
-    uint32_t panel[STRIPS][STEPS * LANES]; /* [step, lane] of each strip */
-    float    scales[STRIPS][MOST_RUNS * LANES];
-    float    rests[STRIPS][MOST_RUNS * LANES]; /* of each run, times its scale */
-    float    lines[WIDTH][STEPS + WIDTH];      /* rows of fp32 before they are transposed */
-    float    sums[];
-};
-
 static bool takes_lanes(const struct matmul_job *job) {
     return job->x.rows > (job->w.coded.code && job->w.coded.code->bits == 4 ? FEW_ROWS : 2 * TILE_ROWS);
 }
@@ -52,119 +14,9 @@ static bool takes_lanes(const struct matmul_job *job) {
 static bool takes_lanes_shorts(const struct matmul_job *job) { return takes_lanes(job) && run_length(job, 4); }
 static bool takes_lanes_bytes(const struct matmul_job *job) { return HAS_BYTES && takes_lanes_shorts(job); }
 
-/* ── Panels ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-INLINE void put_words(uint32_t *to, words v) { memcpy(to, &v, sizeof v); }
-
-/* What decodes the codes; a copy each, so that no store can change it. */
-struct decoder {
-    float_table floats;
-    code_table  shorts;
-    uint8_t     bytes[16];
-};
-
-/* Eight codes of each lane as factors, step after step. */
-INLINE void unpack_eight(enum factor_kind kind, const struct decoder *decoder, words codes, floats scale,
-                         uint32_t *to) {
-    if (kind == FLOATS) {
-        floats out[8];
-        decode_floats(decoder->floats, codes, out);
-        for (size_t i = 0; i < 8; i++) put_words(to + i * LANES, (words)(out[i] * scale));
-    } else if (kind == SHORTS) {
-        shorts out[4];
-        decode_shorts(decoder->shorts, regroup(codes), out);
-        for (size_t v = 0; v < 4; v++) put_words(to + v * LANES, (words)out[v]);
-    } else {
-        words first = decode_bytes(decoder->bytes, codes), second = decode_bytes(decoder->bytes, codes >> 4);
-        if (HAS_MMLA) zip(&first, &second); /* both steps of the lower half of the lanes, then of the upper one */
-        put_words(to, first);
-        put_words(to + LANES, second);
-    }
-}
-
-/* The scales of weight rows [n, n + LANES) from column k on, [run, lane]; those `ahead` columns on are fetched. */
-static void unpack_scales(const struct coded *q, size_t length, size_t n, size_t k, size_t runs, size_t ahead,
-                          float *scales) {
-    uint32_t shift = (uint32_t)__builtin_ctzll(q->block / length); /* runs of a block */
-    for (size_t lane = 0; lane < LANES; lane++) {
-        size_t first = (least(n + lane, q->rows - 1) * q->columns + k) / length;
-        if (q->absmax && !shift) __builtin_prefetch(q->absmax + first + ahead / length);
-        for (size_t i = 0; i < runs; i++) scales[i * LANES + lane] = scale_of(q, (first + i) >> shift);
-    }
-}
-
-/* Rows [n, n + LANES) and columns [k, k + depth) of 4-bit weights; past the last row, that row again. */
-INLINE void unpack_codes(enum factor_kind kind, const struct lanes_pass *pass, size_t n, size_t k, size_t depth,
-                         uint32_t *panel, float *scales, float *rests) {
-    const struct coded *q = &pass->job->w.coded;
-    size_t              eight = 8 / factor_elements(kind); /* steps of eight codes */
-    /* The panel after this one: further along the rows or, at their end, the next rows. */
-    size_t ahead = k + depth < q->columns ? depth : pass->strips * LANES * q->columns - k;
-    size_t length = pass->length;
-    unpack_scales(q, length, n, k, depth / length, ahead, scales);
-    struct decoder  decoder;
-    struct rounding rounding = {};
-    if (kind != FLOATS) rounding = pass->rounded->to;
-    if (kind == FLOATS) decoder.floats = float_table_of(q->code->values);
-    if (kind == SHORTS) decoder.shorts = code_table_of(rounding.shorts);
-    if (kind == BYTES) memcpy(decoder.bytes, rounding.bytes, sizeof decoder.bytes);
-    for (size_t v = 0; v < TILE_VECTORS; v++) {
-        const uint8_t *rows[WIDTH];
-        uint32_t      *to = panel + v * WIDTH;
-        ints           no_rest = (int32_t)length * -NO_REST, rest = no_rest;
-        for (size_t i = 0; i < WIDTH; i++)
-            rows[i] = q->codes + (least(n + v * WIDTH + i, q->rows - 1) * q->columns + k) / 2;
-        for (size_t chunk = 0; chunk < depth; chunk += CHUNK) {
-            words codes[WIDTH];
-            for (size_t i = 0; i < WIDTH; i++) codes[i] = (words)load_ints(rows[i] + chunk / 2);
-            if (chunk % 128 == 0) /* a cache line */
-                for (size_t i = 0; i < WIDTH; i++) __builtin_prefetch(rows[i] + (chunk + ahead) / 2);
-            transpose(codes);
-            for (size_t i = 0; i < least(WIDTH, (depth - chunk) / 8); i++, to += eight * LANES) {
-                size_t at = (chunk + i * 8) / length * LANES + v * WIDTH;
-                floats scale = kind == FLOATS ? load_floats(scales + at) : 0;
-                unpack_eight(kind, &decoder, codes[i], scale, to);
-                if (kind == FLOATS) continue;
-                rest = add_rests(rest, &rounding, codes[i]);
-                if ((chunk + i * 8) % length != length - 8) continue;
-                store(rests, BNB_F32, at, __builtin_convertvector(rest, floats) * load_floats(scales + at));
-                rest = no_rest;
-            }
-        }
-    }
-}
-
-/* The same for weights of every kind, as floats. */
-static void unpack_any(const struct lanes_pass *pass, size_t n, size_t k, size_t depth,
-                       float lines[WIDTH][STEPS + WIDTH], uint32_t *panel) {
-    const struct matmul_job *job = pass->job;
-    size_t                   columns = job->x.columns, outputs = weight_rows(&job->w);
-    for (size_t v = 0; v < TILE_VECTORS; v++) {
-        for (size_t i = 0; i < WIDTH; i++) {
-            size_t first = least(n + v * WIDTH + i, outputs - 1) * columns + k;
-            widen_weights(&job->w, first, first + depth, lines[i]);
-        }
-        for (size_t step = 0; step < depth; step += WIDTH) {
-            words block[WIDTH];
-            for (size_t i = 0; i < WIDTH; i++) block[i] = (words)load_ints(lines[i] + step);
-            transpose(block);
-            for (size_t i = 0; i < WIDTH; i++) put_words(panel + (step + i) * LANES + v * WIDTH, block[i]);
-        }
-    }
-}
-
-static void unpack_strip(const struct lanes_pass *pass, size_t n, size_t k, size_t depth, struct lanes_slot *slot,
-                         size_t strip) {
-    uint32_t *panel = slot->panel[strip];
-    float    *scales = slot->scales[strip], *rests = slot->rests[strip];
-    if (pass->kind == SHORTS)
-        unpack_codes(SHORTS, pass, n, k, depth, panel, scales, rests);
-    else if (pass->kind == BYTES)
-        unpack_codes(BYTES, pass, n, k, depth, panel, scales, rests);
-    else if (pass->length)
-        unpack_codes(FLOATS, pass, n, k, depth, panel, scales, rests);
-    else
-        unpack_any(pass, n, k, depth, slot->lines, panel);
+/* Codes that are integers, of every width but 4 bits. */
+static bool takes_lanes_integers(const struct matmul_job *job) {
+    return HAS_BYTES && codes_run_length(job) && job->x.rows > VECTOR_ROWS;
 }
 
 /* ── Tiles ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -175,7 +27,7 @@ struct lanes_tile {
         *x; /* [step, lane] and [step, row]; for mmla, [two steps, half of the lanes of a vector, lane, step]
                             * and [two steps, row, step] */
     size_t         steps;
-    const float   *w_scales, *w_rests; /* [run, lane]; as what follows for integers alone */
+    const float   *w_scales, *w_rests; /* [run, lane], the latter NULL for none; as what follows for integers alone */
     const float   *x_scales, *x_means; /* [row, scaled] */
     const int32_t *excess;
     size_t         scaled;
@@ -232,7 +84,7 @@ INLINE void multiply_tile(enum factor_kind kind, const struct lanes_tile *tile, 
         for (size_t v = 0; v < TILE_VECTORS; v++) __builtin_prefetch(tile->sums + m * tile->sums_stride + v * WIDTH);
     for (size_t run = 0; run * run_steps < tile->steps; run++) {
         ints sum_of[TILE_ROWS][TILE_VECTORS] = {0};
-        if (kind == BYTES && BYTES_OFFSET)
+        if (kind == BYTES)
             for (size_t m = 0; m < rows; m++)
                 for (size_t v = 0; v < TILE_VECTORS; v++) sum_of[m][v] = (ints)tile->excess[m * tile->scaled + run];
         if (kind == BYTES && HAS_MMLA)
@@ -249,8 +101,8 @@ INLINE void multiply_tile(enum factor_kind kind, const struct lanes_tile *tile, 
                     floats scale = load_floats(tile->w_scales + run * LANES + v * WIDTH);
                     scale *= tile->x_scales[m * tile->scaled + run];
                     after = fma(__builtin_convertvector(sum_of[m][v], floats), scale, before);
-                    floats mean = tile->x_means[m * tile->scaled + run];
-                    after = fma(load_floats(tile->w_rests + run * LANES + v * WIDTH), mean, after);
+                    floats mean = tile->w_rests ? tile->x_means[m * tile->scaled + run] : 0;
+                    if (tile->w_rests) after = fma(load_floats(tile->w_rests + run * LANES + v * WIDTH), mean, after);
                 }
                 store(sums, BNB_F32, 0, after);
             }
@@ -280,6 +132,8 @@ static void lanes_tile(enum factor_kind kind, const struct lanes_tile *tile, siz
         multiply_tile_of(SHORTS, tile, SHORT_RUN, rows);
     else if (length == RUN)
         multiply_tile_of(BYTES, tile, RUN, rows);
+    else if (length == SHORTEST_RUN)
+        multiply_tile_of(BYTES, tile, SHORTEST_RUN, rows);
     else
         multiply_tile_of(BYTES, tile, SHORT_RUN, rows);
 }
@@ -291,6 +145,7 @@ static void multiply_panel(const struct lanes_pass *pass, struct lanes_slot *slo
                            size_t strips) {
     size_t elements = factor_elements(pass->kind), width = pass->strips * LANES;
     size_t scaled = pass->rounded ? pass->rounded->scaled : 0;
+    bool   has_rests = pass->rounded && (!pass->rounded->to.in_order || pass->job->w.coded.offsets);
     for (size_t group = 0; group < pass->x.count; group += GROUP_TILES)
         for (size_t strip = 0; strip < strips; strip++)
             for (size_t i = group; i < least(group + GROUP_TILES, pass->x.count); i++) {
@@ -300,7 +155,7 @@ static void multiply_panel(const struct lanes_pass *pass, struct lanes_slot *slo
                     .x = pass->x.factors + m * pass->x.stride + k / elements * rows,
                     .steps = depth / elements,
                     .w_scales = slot->scales[strip],
-                    .w_rests = slot->rests[strip],
+                    .w_rests = has_rests ? slot->rests[strip] : NULL,
                     .scaled = scaled,
                     .sums = slot->sums + m * width + strip * LANES,
                     .sums_stride = width,
@@ -376,7 +231,15 @@ static bool prepare_block(const struct lanes_pass *pass) {
     return true;
 }
 
-static bnb_status lanes_product(const struct matmul_job *job, enum factor_kind kind) {
+/* What x and the codes are rounded to; in_order where these are integers. */
+static struct rounding lanes_rounding(const struct matmul_job *job, enum factor_kind kind, bool in_order) {
+    if (kind == FLOATS) return (struct rounding){};
+    if (in_order) return rounding_of_integers(job->w.coded.code, LANES_BYTE);
+    if (kind == BYTES) return rounding_of(job->w.coded.code, BYTES, LANES_BYTE, LANES_BYTE);
+    return rounding_of(job->w.coded.code, SHORTS, LANES_SHORT_CODE, LANES_SHORT_X);
+}
+
+static bnb_status lanes_product(const struct matmul_job *job, enum factor_kind kind, bool in_order) {
     size_t rows = job->x.rows, columns = job->x.columns, outputs = weight_rows(&job->w);
     size_t blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS, block = (rows + blocks - 1) / blocks;
     size_t threads = thread_count(), all_strips = (outputs + LANES - 1) / LANES;
@@ -384,17 +247,15 @@ static bnb_status lanes_product(const struct matmul_job *job, enum factor_kind k
     threads = least(threads, (all_strips + strips - 1) / strips);
 
     size_t    stride = columns / factor_elements(kind), factors = round_up(block * stride, 16);
-    size_t    length = run_length(job, 4), scaled = kind == FLOATS ? 0 : columns / length,
-              scales = round_up(block * scaled, 16);
+    size_t    length = in_order ? codes_run_length(job) : run_length(job, 4),
+              scaled = kind == FLOATS ? 0 : columns / length, scales = round_up(block * scaled, 16);
     size_t    slot = round_up(sizeof(struct lanes_slot) + block * strips * LANES * sizeof(float), 64);
     size_t    bytes = (factors + 3 * scales) * sizeof(uint32_t) + threads * slot;
     uint32_t *scratch = aligned_alloc(64, bytes);
     if (!scratch) return no_working_space("matmul", bytes);
-    struct rounded rounded = {.length = length, .scaled = scaled};
+    struct rounded rounded = {.to = lanes_rounding(job, kind, in_order), .length = length, .scaled = scaled};
     rounded.scales = (float *)(scratch + factors), rounded.means = (float *)(scratch + factors + scales);
     rounded.excess = (int32_t *)(scratch + factors + 2 * scales);
-    if (kind == SHORTS) rounded.to = rounding_of(job->w.coded.code, SHORTS, LANES_SHORT_CODE, LANES_SHORT_X);
-    if (kind == BYTES) rounded.to = rounding_of(job->w.coded.code, BYTES, LANES_BYTE, LANES_BYTE);
     bool fit = true;
     for (size_t i = 0; i < blocks && fit; i++) {
         _Atomic size_t    next = 0;
@@ -419,6 +280,7 @@ static bnb_status lanes_product(const struct matmul_job *job, enum factor_kind k
     return fit ? BNB_OK : BNB_UNSUPPORTED;
 }
 
-static bnb_status matmul_lanes(const struct matmul_job *job) { return lanes_product(job, FLOATS); }
-static bnb_status matmul_lanes_shorts(const struct matmul_job *job) { return lanes_product(job, SHORTS); }
-static bnb_status matmul_lanes_bytes(const struct matmul_job *job) { return lanes_product(job, BYTES); }
+static bnb_status matmul_lanes(const struct matmul_job *job) { return lanes_product(job, FLOATS, false); }
+static bnb_status matmul_lanes_shorts(const struct matmul_job *job) { return lanes_product(job, SHORTS, false); }
+static bnb_status matmul_lanes_bytes(const struct matmul_job *job) { return lanes_product(job, BYTES, false); }
+static bnb_status matmul_lanes_integers(const struct matmul_job *job) { return lanes_product(job, BYTES, true); }

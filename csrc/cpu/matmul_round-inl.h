@@ -11,8 +11,8 @@
 #include "simd.h"
 
 /* Elements of a row of weights that surely have one scale: a block is a multiple of a run's length. Short ones are for
- * blocks of 32, and for rows that are no multiple of 64. */
-enum { RUN = 64, SHORT_RUN = 32 };
+ * blocks of 32, and for rows that are no multiple of 64; the shortest are GGUF's, of codes that are integers. */
+enum { RUN = 64, SHORT_RUN = 32, SHORTEST_RUN = 16 };
 
 /* What a kernel multiplies: 32 bits hold one float, two int16 or four int8. */
 enum factor_kind { FLOATS, SHORTS, BYTES };
@@ -61,6 +61,8 @@ struct rounding {
     float            pair_most; /* what the magnitudes of two elements of x, two apart, may add up to; 0: anything */
     float            step;      /* a code's value is its integer, less the offset, times this */
     int32_t          offset;
+    bool             in_order; /* x's bytes; else as eight 4-bit codes are decoded */
+    uint32_t         flip;     /* in_order: what to change in codes as bytes for a dot product's first operand */
     int16_t          shorts[16];
     uint8_t          bytes[16];
     int16_t          rests[16];      /* of codes, in units of step / RESTS, */
@@ -92,7 +94,7 @@ static float fit_codes(const float values[16], float most, int16_t codes[16]) {
     float largest = 0, steps = most, least_error = FLT_MAX;
     for (int i = 0; i < 16; i++) largest = __builtin_fmaxf(largest, __builtin_fabsf(values[i]));
     memset(codes, 0, 16 * sizeof *codes);
-    if (!largest) return 0;
+    if (!largest) return 1;
     for (int trial = 0; trial < TRIALS; trial++) {
         float  tried = most * (1 - (float)trial * (0.2f / TRIALS));
         floats squares = 0, offs = 0, shares = 0;
@@ -114,7 +116,7 @@ static struct rounding rounding_of(const struct codebook *code, enum factor_kind
     struct rounding to = {.kind = kind, .x_most = x_most};
     to.step = fit_codes(code->values, code_most, to.shorts);
     for (int i = 0; i < 16; i++) {
-        if (to.step) to.rests[i] = (int16_t)__builtin_rintf((code->values[i] / to.step - to.shorts[i]) * RESTS);
+        to.rests[i] = (int16_t)__builtin_rintf((code->values[i] / to.step - to.shorts[i]) * RESTS);
         to.rest_bytes[i] = (uint8_t)(to.rests[i] + NO_REST);
     }
     if (kind == SHORTS) return to;
@@ -127,6 +129,17 @@ static struct rounding rounding_of(const struct codebook *code, enum factor_kind
     for (int i = 0; i < 16; i++) to.bytes[i] = (uint8_t)(to.shorts[i] + to.offset);
     /* Rounding may add a half to each of the two. */
     if (HAS_SMALL_DOT4 && highest > lowest) to.pair_most = (float)(INT16_MAX / (highest - lowest) - 1);
+    return to;
+}
+
+/* The same of codes that are integers, for bytes. */
+static struct rounding rounding_of_integers(const struct codebook *code, float x_most) {
+    bool            flipped = code->bits == 8 && code->is_signed == BYTES_OFFSET;
+    int32_t         added = !flipped ? 0 : code->is_signed ? 128 : -128;
+    struct rounding to = {.kind = BYTES, .x_most = x_most, .step = code->step, .offset = code->zero + added};
+    to.in_order = true;
+    to.flip = flipped ? 0x80808080 : 0;
+    if (HAS_SMALL_DOT4) to.pair_most = (float)(INT16_MAX / (int32_t)(code->size - 1) - 1);
     return to;
 }
 
@@ -146,6 +159,9 @@ struct rounded {
     int32_t        *excess; /* [rows, scaled], what the codebook's offset adds to a run's sum, negative; BYTES only */
 };
 
+/* What a run's mean is to be multiplied with for what x, as it is rounded, adds up to in that run. */
+INLINE float unit_of_sums(const struct rounded *x) { return (float)(x->length * RESTS) / x->to.step; }
+
 struct round_job {
     struct dense          x;
     const struct rounded *rounded;
@@ -164,30 +180,35 @@ INLINE bool does_lean(struct row_sums row) {
     return row.all * row.all > 36 * row.squares || row.squares_of_runs > 4 * row.squares;
 }
 
-/* To each, the one added that is two apart from it, in four neighbours. */
-INLINE floats pair_sums(floats magnitudes) {
+/* To each, the one added that stands next to it among bytes: its neighbour where they are in order, else the one
+ * that is two apart. */
+INLINE floats pair_sums(floats magnitudes, bool in_order) {
 #if WIDTH == 16
-    return magnitudes +
-           __builtin_shufflevector(magnitudes, magnitudes, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+#define NEIGHBOURS 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14
+#define TWO_APART  2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13
 #elif WIDTH == 8
-    return magnitudes + __builtin_shufflevector(magnitudes, magnitudes, 2, 3, 0, 1, 6, 7, 4, 5);
+#define NEIGHBOURS 1, 0, 3, 2, 5, 4, 7, 6
+#define TWO_APART  2, 3, 0, 1, 6, 7, 4, 5
 #else
-    return magnitudes + __builtin_shufflevector(magnitudes, magnitudes, 2, 3, 0, 1);
+#define NEIGHBOURS 1, 0, 3, 2
+#define TWO_APART  2, 3, 0, 1
 #endif
+    return magnitudes + (in_order ? __builtin_shufflevector(magnitudes, magnitudes, NEIGHBOURS)
+                                  : __builtin_shufflevector(magnitudes, magnitudes, TWO_APART));
 }
 
 typedef VECTOR(int16_t, 8) shorts8;
 typedef VECTOR(int8_t, 8) bytes8;
 
 /* Puts eight integers at `to` in the kernels' order. */
-INLINE void put_eight(enum factor_kind kind, const int16_t from[8], uint32_t *to) {
+INLINE void put_eight(enum factor_kind kind, bool in_order, const int16_t from[8], uint32_t *to) {
     shorts8 v;
     memcpy(&v, from, sizeof v);
     if (kind == SHORTS) {
         v = __builtin_shufflevector(v, v, LANE_ORDER);
         memcpy(to, &v, sizeof v);
     } else {
-        v = __builtin_shufflevector(v, v, OCTET_ORDER);
+        if (!in_order) v = __builtin_shufflevector(v, v, OCTET_ORDER);
         bytes8 narrowed = __builtin_convertvector(v, bytes8);
         memcpy(to, &narrowed, sizeof narrowed);
     }
@@ -203,7 +224,8 @@ INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_
         v[j] = load(job->x.data, dtype, i + j * WIDTH);
         ints magnitude = (ints)v[j] & 0x7fffffff;
         largest = __builtin_elementwise_max(largest, magnitude);
-        if (kind == BYTES && HAS_SMALL_DOT4) pairs = __builtin_elementwise_max(pairs, pair_sums((floats)magnitude));
+        if (kind == BYTES && HAS_SMALL_DOT4)
+            pairs = __builtin_elementwise_max(pairs, pair_sums((floats)magnitude, rounding->in_order));
     }
     float absmax = bits_float((uint32_t)__builtin_reduce_max(largest)), step = absmax / rounding->x_most;
     if (absmax == 0)
@@ -226,7 +248,8 @@ INLINE bool round_run(const struct round_job *job, bnb_dtype dtype, enum factor_
         total += rounded;
         squares = fma(v[j] * inverse, v[j] * inverse, squares);
     }
-    for (size_t j = 0; j < length; j += 8) put_eight(kind, integers + j, to + j / factor_elements(kind));
+    for (size_t j = 0; j < length; j += 8)
+        put_eight(kind, rounding->in_order, integers + j, to + j / factor_elements(kind));
     int32_t sum_of_run = __builtin_reduce_add(total);
     double  element_sum = (double)step * sum_of_run;
     row->all += element_sum;
@@ -275,6 +298,8 @@ INLINE void round_rows_of(const struct round_job *job, bnb_dtype dtype, size_t f
         round_rows(job, dtype, SHORTS, SHORT_RUN, first, last);
     else if (job->rounded->to.kind == SHORTS)
         round_rows(job, dtype, SHORTS, RUN, first, last);
+    else if (job->rounded->length == SHORTEST_RUN)
+        round_rows(job, dtype, BYTES, SHORTEST_RUN, first, last);
     else if (is_short)
         round_rows(job, dtype, BYTES, SHORT_RUN, first, last);
     else

@@ -7,9 +7,7 @@
 enum {
     VECTOR_ROWS = 8,       /* the most rows of x, */
     FEW_ROWS = 6,          /* and up to which decoding the weights first is no faster, unless they become bytes */
-    SEGMENT = 64,          /* runs of weights whose scales are worked out at once */
     VECTOR_WORK = 1 << 17, /* products for which a thread is worth calling: some ten microseconds */
-    AHEAD = 4096,          /* bytes to prefetch ahead */
     STACK = 4096,          /* floats of working space that the stack has room for: no call of malloc where x is short */
 };
 
@@ -17,73 +15,14 @@ struct vector_run {
     const struct matmul_job *job;
     size_t                   stride; /* elements of a prepared row of x: whole chunks */
     const float             *x;      /* [rows, stride] */
+    struct run_sums          sums;
 };
-
-/* The length of runs of w where it has codes of so many bits, and each run of a row nothing but one scale; else 0. */
-static size_t run_length(const struct matmul_job *job, uint32_t bits) {
-    if (!job->w.coded.code || job->w.coded.code->bits != bits || job->w.coded.offsets) return 0;
-    size_t both = job->x.columns | job->w.coded.block; /* a multiple of what both are multiples of */
-    return both % RUN == 0 ? RUN : both % SHORT_RUN == 0 ? SHORT_RUN : 0;
-}
 
 static bool takes_vector_of(const struct matmul_job *job, size_t rows) {
     return run_length(job, 4) && job->x.rows <= rows;
 }
 
 static bool takes_vector(const struct matmul_job *job) { return takes_vector_of(job, FEW_ROWS); }
-
-/* What WIDTH nested codes from a block on stand for. */
-INLINE floats nested_values(const struct coded *q, size_t block) {
-    const struct codebook *code = q->nested_code;
-    if (code->bits == 8) return values_of(code->values, q->absmax_codes + block);
-    uint8_t codes[WIDTH];
-    for (size_t i = 0; i < WIDTH; i++) codes[i] = code_in(q->absmax_codes, code->bits, block + i);
-    return values_of(code->values, codes);
-}
-
-/* WIDTH scales from a block on, which lies in a group of nested scales; those past the last block may be anything. */
-INLINE floats block_scales(const struct coded *q, size_t block, size_t group) {
-    if (q->absmax) return load_floats(q->absmax + block);
-    if (q->absmax_halves && q->absmax_dtype == BNB_F16) return load(q->absmax_halves, BNB_F16, block);
-    if (q->absmax_halves) return load(q->absmax_halves, BNB_BF16, block);
-    floats value = nested_values(q, block), factor = float_at(q->nested_absmax, q->nested_dtype, group);
-    floats offset = q->nested_offsets ? q->nested_offsets[group] : q->offset;
-    size_t end = (group + 1) * q->nested_block;
-    if (block + WIDTH > end) {
-        size_t last = (q->rows * q->columns - 1) / q->block / q->nested_block;
-        for (size_t i = end - block; i < WIDTH; i++) {
-            size_t next = least((block + i) / q->nested_block, last);
-            factor[i] = float_at(q->nested_absmax, q->nested_dtype, next);
-            if (q->nested_offsets) offset[i] = q->nested_offsets[next];
-        }
-    }
-    floats product = value * factor;
-    return product + offset;
-}
-
-/* The scales of runs [first, first + count) of the weights, with zeros up to a multiple of `whole`, a constant. */
-INLINE const float *scales_at(const struct coded *q, size_t length, size_t first, size_t count, size_t whole,
-                              float local[SEGMENT]) {
-    uint32_t shift =
-        (uint32_t)__builtin_ctzll(q->block / length); /* runs of a block: a power of two, as 4 bits have it */
-    if (q->absmax && shift == 0 && count % whole == 0) return q->absmax + first;
-    ints lane;
-    for (int i = 0; i < WIDTH; i++) lane[i] = i;
-    size_t group = group_of(q, first >> shift);
-    for (size_t i = 0; i < count; i += WIDTH) {
-        size_t block = (first + i) >> shift;
-        while (q->nested_code && block >= (group + 1) * q->nested_block) group++;
-        floats scales = block_scales(q, block, group);
-        if (shift) { /* no more than half of them are used, and one */
-            float of_blocks[16] = {0};
-            memcpy(of_blocks, &scales, sizeof scales);
-            ints index = ((int32_t)((first + i) & ((1u << shift) - 1)) + lane) >> (int32_t)shift;
-            scales = WIDTH == 16 ? lookup16(table16_of(of_blocks), index) : lookup8(table8_of(of_blocks), index);
-        }
-        store(local, BNB_F32, i, lane < (int32_t)(count - i) ? scales : (floats)0);
-    }
-    return local;
-}
 
 /* The most scales of a chunk: a lane's eight nibbles are neighbours, so there may be up to four. */
 INLINE size_t chunk_scales(size_t length) { return CHUNK > length ? CHUNK / length : 1; }
@@ -139,13 +78,15 @@ INLINE void multiply_floats(const struct vector_run *run, size_t length, size_t 
     const struct coded q = run->job->w.coded; /* a copy, which no store can change */
     size_t             runs = q.columns / length;
     float_table        table = float_table_of(q.code->values);
+    struct known_runs  scales_known, offsets_known;
+    know_none(&scales_known), know_none(&offsets_known);
     for (size_t n = first; n < last; n++) {
         floats totals[2][VECTOR_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
             size_t       count = least(SEGMENT, runs - begin), chunks = (count * length + CHUNK - 1) / CHUNK, chunk = 0;
-            float        local[SEGMENT];
-            const float *scales = scales_at(&q, length, n * runs + begin, count, chunk_scales(length), local);
-            const float *x = run->x + begin * length;
+            const float *scales =
+                runs_at(&scales_known, &q, SCALES, length, n * runs + begin, count, chunk_scales(length));
+            const float   *x = run->x + begin * length;
             const uint8_t *codes = q.codes + (n * runs + begin) * (length / 2);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, x += 2 * CHUNK) {
                 fetch_ahead(codes, CHUNK);
@@ -156,6 +97,7 @@ INLINE void multiply_floats(const struct vector_run *run, size_t length, size_t 
             if (chunk < chunks)
                 multiply_floats_chunk(run, table, codes, x, rows, chunk_scale(scales, length, chunk), totals[0]);
         }
+        if (q.offsets) add_offsets(&offsets_known, &q, length, n, &run->sums, rows, totals[0]);
         put_row(run->job, n, rows, totals);
     }
 }
@@ -199,12 +141,15 @@ static void order_floats(const struct dense *x, size_t stride, float *to) {
 
 static bnb_status matmul_vector(const struct matmul_job *job) {
     size_t            rows = job->x.rows, columns = job->x.columns, stride = round_up(columns, CHUNK);
-    size_t            bytes = round_up(rows * stride * sizeof(float), 64);
+    size_t            length = run_length(job, 4), summed = sums_stride(job, length);
+    size_t            bytes = round_up(rows * (stride + summed) * sizeof(float), 64);
     alignas(64) float local[STACK];
     float            *x = bytes <= sizeof local ? local : aligned_alloc(64, bytes);
     if (!x) return no_working_space("matmul", bytes);
+    float *sums = x + rows * stride;
     order_floats(&job->x, stride, x);
-    struct vector_run run = {job, stride, x};
+    if (summed) sum_runs(&job->x, length, summed, sums);
+    struct vector_run run = {job, stride, x, {sums, summed}};
     parallel_for(job->w.coded.rows, VECTOR_WORK / (columns * rows) + 1, multiply_floats_rows, &run);
     if (x != local) free(x);
     return BNB_OK;
@@ -215,17 +160,23 @@ static bnb_status matmul_vector(const struct matmul_job *job) {
 struct ordered_run {
     const struct matmul_job *job;
     const float             *x; /* [rows, columns] */
+    size_t                   length;
+    struct run_sums          sums;
 };
 
-/* Calls `body` with rows [first, last) of w and an ordered_run. */
-static bnb_status run_ordered(const struct matmul_job *job, void (*body)(const void *run, size_t first, size_t last)) {
-    size_t            count = job->x.rows * job->x.columns, bytes = round_up(count * sizeof(float), 64);
+/* Calls `body` with rows [first, last) of w, whose runs are of that length, and an ordered_run. */
+static bnb_status run_ordered(const struct matmul_job *job, size_t length,
+                              void (*body)(const void *run, size_t first, size_t last)) {
+    size_t count = job->x.rows * job->x.columns, summed = sums_stride(job, length), wide = round_up(count, 16);
+    if (job->x.dtype == BNB_F32) wide = 0;
+    size_t            bytes = round_up((wide + job->x.rows * summed) * sizeof(float), 64);
     alignas(64) float local[STACK];
-    float            *wide = job->x.dtype == BNB_F32 ? NULL : bytes <= sizeof local ? local : aligned_alloc(64, bytes);
-    if (job->x.dtype != BNB_F32 && !wide) return no_working_space("matmul", bytes);
-    if (wide) widen(&job->x, 0, count, wide);
-    struct ordered_run run = {job, wide ? wide : job->x.data};
+    float            *scratch = bytes <= sizeof local ? local : aligned_alloc(64, bytes), *sums = scratch + wide;
+    if (!scratch) return no_working_space("matmul", bytes);
+    if (wide) widen(&job->x, 0, count, scratch);
+    if (summed) sum_runs(&job->x, length, summed, sums);
+    struct ordered_run run = {job, wide ? scratch : job->x.data, length, {sums, summed}};
     parallel_for(job->w.coded.rows, VECTOR_WORK / count + 1, body, &run);
-    if (wide != local) free(wide);
+    if (scratch != local) free(scratch);
     return BNB_OK;
 }

@@ -1,4 +1,5 @@
-/* Products of a few rows with 8-bit weights, straight from the codes: what they stand for is never written out. */
+/* Products of a few rows with 8-bit weights whose codes are no integers, straight from the codes: what they stand for
+ * is never written out. */
 #include "simd.h"
 
 enum { CODES8_ROWS = 4 }; /* the most rows of x */
@@ -20,16 +21,18 @@ INLINE floats values_of_word(const float *values, const uint8_t *codes) {
 #endif
 }
 
-INLINE void multiply_codes8(const struct ordered_run *run, size_t first, size_t last, size_t rows, bool stepped) {
+INLINE void multiply_codes8(const struct ordered_run *run, size_t first, size_t last, size_t rows) {
     const struct coded *q = &run->job->w.coded;
     size_t              columns = q->columns, runs = columns / RUN;
+    struct known_runs   known;
+    know_none(&known);
     for (size_t n = first; n < last; n++) {
         floats totals[CODES8_ROWS] = {0};
         size_t at = n * columns, block = at / q->block, next = block * q->block;
         float  scale = 0;
         for (size_t r = 0; r < runs; r++, at += RUN) {
             if (r == 0 || at == next) {
-                scale = scale_of(q, block++) * (stepped ? q->code->step : 1);
+                scale = scale_of(q, block++);
                 next += q->block;
             }
             const uint8_t *codes = q->codes + at;
@@ -39,7 +42,7 @@ INLINE void multiply_codes8(const struct ordered_run *run, size_t first, size_t 
 #pragma unroll
             for (size_t v = 0; v < RUN / WIDTH; v++) {
                 const uint8_t *from = codes + v * WIDTH;
-                floats w = stepped ? load_signed_bytes((const int8_t *)from) : values_of_word(q->code->values, from);
+                floats         w = values_of_word(q->code->values, from);
                 for (size_t m = 0; m < rows; m++) {
                     floats *part = &parts[m][rows == 1 ? v % 2 : 0];
                     *part = fma(w, load_floats(x + m * columns + v * WIDTH), *part);
@@ -47,26 +50,19 @@ INLINE void multiply_codes8(const struct ordered_run *run, size_t first, size_t 
             }
             for (size_t m = 0; m < rows; m++) totals[m] = fma(parts[m][0] + parts[m][1], (floats)scale, totals[m]);
         }
+        if (q->offsets) add_offsets(&known, q, RUN, n, &run->sums, rows, totals);
         for (size_t m = 0; m < rows; m++) put_product(run->job, n, m, totals[m]);
-    }
-}
-
-INLINE void multiply_codes8_by(const struct ordered_run *run, size_t first, size_t last, bool stepped) {
-    switch (run->job->x.rows) {
-    case 1: multiply_codes8(run, first, last, 1, stepped); break;
-    case 2: multiply_codes8(run, first, last, 2, stepped); break;
-    case 3: multiply_codes8(run, first, last, 3, stepped); break;
-    default: multiply_codes8(run, first, last, CODES8_ROWS, stepped); break;
     }
 }
 
 static void multiply_codes8_rows(const void *ordered_run, size_t first, size_t last) {
     const struct ordered_run *run = ordered_run;
-    const struct codebook    *code = run->job->w.coded.code;
-    if (code->step)
-        multiply_codes8_by(run, first, last, true);
-    else
-        multiply_codes8_by(run, first, last, false);
+    switch (run->job->x.rows) {
+    case 1: multiply_codes8(run, first, last, 1); break;
+    case 2: multiply_codes8(run, first, last, 2); break;
+    case 3: multiply_codes8(run, first, last, 3); break;
+    default: multiply_codes8(run, first, last, CODES8_ROWS); break;
+    }
 }
 
-static bnb_status matmul_vector8(const struct matmul_job *job) { return run_ordered(job, multiply_codes8_rows); }
+static bnb_status matmul_vector8(const struct matmul_job *job) { return run_ordered(job, RUN, multiply_codes8_rows); }

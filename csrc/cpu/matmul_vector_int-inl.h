@@ -9,8 +9,9 @@ enum { VECTOR_SHORTS_MOST = 16383, VECTOR_BYTES_MOST = 127 };
 
 struct vector_int_run {
     const struct matmul_job *job;
-    struct rounded x;      /* its pairs (SHORTS) or fours (BYTES) in the order in which a chunk of codes gives them */
-    float         *excess; /* x's, as floats */
+    struct rounded  x;      /* its pairs (SHORTS) or fours (BYTES) in the order in which a chunk of codes gives them */
+    float          *excess; /* x's, as floats */
+    struct run_sums sums;   /* of x as it is rounded: what offsets and codes stand for together is often small */
 };
 
 static bool takes_vector_bytes(const struct matmul_job *job) { return HAS_BYTES && takes_vector_of(job, VECTOR_ROWS); }
@@ -38,10 +39,11 @@ INLINE void multiply_scales(const struct vector_int_run *run, enum factor_kind k
     for (size_t m = 0; m < rows; m++)
         for (size_t i = 0; i < count; i += WIDTH) {
             size_t at = m * run->x.scaled + begin + i;
-            floats scale = load_floats(scales + i), product = scale * load_floats(run->x.scales + at);
+            floats scale = first_lanes(load_floats(scales + i), count - i);
+            floats product = scale * load_floats(run->x.scales + at);
             store(to->integers[m], BNB_F32, i, product);
             if (run->x.leans) store(to->rests[m], BNB_F32, i, scale * load_floats(run->x.means + at));
-            if (kind == BYTES && BYTES_OFFSET) totals[m] = fma(load_floats(run->excess + at), product, totals[m]);
+            if (kind == BYTES && run->x.to.offset) totals[m] = fma(load_floats(run->excess + at), product, totals[m]);
         }
 }
 
@@ -70,18 +72,19 @@ INLINE void multiply_chunk(const struct rounded *x, enum factor_kind kind, size_
 
 INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind kind, size_t length, size_t first,
                               size_t last, size_t rows) {
-    const struct coded *q = &run->job->w.coded;
-    struct rounded      x = run->x; /* a copy, which no store can change */
-    size_t              runs = q->columns / length, step = CHUNK / factor_elements(kind);
+    const struct coded q = run->job->w.coded;
+    struct rounded     x = run->x; /* a copy, which no store can change */
+    size_t             runs = q.columns / length, step = CHUNK / factor_elements(kind);
+    struct known_runs  scales_known, offsets_known;
+    know_none(&scales_known), know_none(&offsets_known);
     for (size_t n = first; n < last; n++) {
         floats totals[2][VECTOR_ROWS] = {0};
         for (size_t begin = 0; begin < runs; begin += SEGMENT) {
             size_t count = least(SEGMENT, runs - begin), chunks = (count * length + CHUNK - 1) / CHUNK, chunk = 0;
-            float  local[SEGMENT];
             struct run_scales products;
-            const float      *scales = scales_at(q, length, n * runs + begin, count, WIDTH, local);
+            const float      *scales = runs_at(&scales_known, &q, SCALES, length, n * runs + begin, count, 1);
             multiply_scales(run, kind, scales, begin, count, rows, &products, totals[0]);
-            const uint8_t  *codes = q->codes + (n * runs + begin) * (length / 2);
+            const uint8_t  *codes = q.codes + (n * runs + begin) * (length / 2);
             const uint32_t *factors = x.x.factors + begin * length / factor_elements(kind);
             for (; chunk + 2 <= chunks; chunk += 2, codes += CHUNK, factors += 2 * step) {
                 fetch_ahead(codes, CHUNK);
@@ -91,6 +94,7 @@ INLINE void multiply_integers(const struct vector_int_run *run, enum factor_kind
             }
             if (chunk < chunks) multiply_chunk(&x, kind, length, codes, factors, rows, &products, chunk, totals[0]);
         }
+        if (q.offsets) add_offsets(&offsets_known, &q, length, n, &run->sums, rows, totals[0]);
         put_row(run->job, n, rows, totals);
     }
 }
@@ -133,39 +137,52 @@ static void deal_chunks(const uint32_t *from, enum factor_kind kind, size_t elem
             *to++ = from[kind == SHORTS ? pair_in_slot(slot) : slot % WIDTH * 2 + slot / WIDTH];
 }
 
-static bnb_status run_vector_int(const struct matmul_job *job, enum factor_kind kind) {
-    size_t               rows = job->x.rows, columns = job->x.columns, elements = round_up(columns, CHUNK);
-    size_t               length = run_length(job, 4), stride = elements / factor_elements(kind);
+/* Calls `body` with rows [first, last) of w and a vector_int_run. */
+static bnb_status run_vector_int(const struct matmul_job *job, const struct rounding *to, size_t length,
+                                 void (*body)(const void *run, size_t first, size_t last)) {
+    size_t               rows = job->x.rows, columns = job->x.columns;
+    size_t               elements = round_up(columns, CHUNK), stride = elements / factor_elements(to->kind);
     size_t               scaled = round_up(most(1, elements / length), WIDTH);
     size_t               factors = round_up(rows * stride, 16), scales = round_up(rows * scaled, 16);
-    size_t               bytes = (2 * factors + 4 * scales) * sizeof(uint32_t);
+    size_t               bytes = (2 * factors + 5 * scales) * sizeof(uint32_t);
     alignas(64) uint32_t local[STACK];
     uint32_t            *scratch = bytes <= sizeof local ? local : aligned_alloc(64, bytes);
     if (!scratch) return no_working_space("matmul", bytes);
-    float                 most = kind == SHORTS ? VECTOR_SHORTS_MOST : VECTOR_BYTES_MOST;
+    float                *of_runs = (float *)(scratch + 2 * factors), *sums = of_runs + 4 * scales;
     struct vector_int_run run = {.job = job,
                                  .x =
                                      {
-                                         .to = rounding_of(job->w.coded.code, kind, most, most),
+                                         .to = *to,
                                          .x = {scratch + factors, rows, rows, stride},
                                          .length = length,
                                          .scaled = scaled,
-                                         .scales = (float *)(scratch + 2 * factors),
-                                         .means = (float *)(scratch + 2 * factors + scales),
-                                         .excess = (int32_t *)(scratch + 2 * factors + 2 * scales),
+                                         .scales = of_runs,
+                                         .means = of_runs + scales,
+                                         .excess = (int32_t *)(of_runs + 2 * scales),
                                      },
-                                 .excess = (float *)(scratch + 2 * factors + 3 * scales)};
+                                 .excess = of_runs + 3 * scales,
+                                 .sums = {sums, job->w.coded.offsets ? scaled : 0}};
     bool                  fit = round_x(&job->x, 0, &run.x);
     if (fit) {
-        deal_chunks(run.x.x.factors, kind, rows * elements, scratch);
-        run.x.x.factors = scratch;
-        for (size_t i = 0; kind == BYTES && i < rows * scaled; i++) run.excess[i] = (float)run.x.excess[i];
-        parallel_for(job->w.coded.rows, VECTOR_WORK / (columns * rows) + 1,
-                     kind == SHORTS ? multiply_shorts_part : multiply_bytes_part, &run);
+        if (!to->in_order) {
+            deal_chunks(run.x.x.factors, to->kind, rows * elements, scratch);
+            run.x.x.factors = scratch;
+        }
+        for (size_t i = 0; to->kind == BYTES && i < rows * scaled; i++) run.excess[i] = (float)run.x.excess[i];
+        float unit = unit_of_sums(&run.x);
+        for (size_t i = 0; i < rows * run.sums.stride; i++) sums[i] = run.x.means[i] * unit;
+        parallel_for(job->w.coded.rows, VECTOR_WORK / (columns * rows) + 1, body, &run);
     }
     if (scratch != local) free(scratch);
     return fit ? BNB_OK : BNB_UNSUPPORTED;
 }
 
-static bnb_status matmul_vector_shorts(const struct matmul_job *job) { return run_vector_int(job, SHORTS); }
-static bnb_status matmul_vector_bytes(const struct matmul_job *job) { return run_vector_int(job, BYTES); }
+static bnb_status matmul_vector_shorts(const struct matmul_job *job) {
+    struct rounding to = rounding_of(job->w.coded.code, SHORTS, VECTOR_SHORTS_MOST, VECTOR_SHORTS_MOST);
+    return run_vector_int(job, &to, run_length(job, 4), multiply_shorts_part);
+}
+
+static bnb_status matmul_vector_bytes(const struct matmul_job *job) {
+    struct rounding to = rounding_of(job->w.coded.code, BYTES, VECTOR_BYTES_MOST, VECTOR_BYTES_MOST);
+    return run_vector_int(job, &to, run_length(job, 4), multiply_bytes_part);
+}

@@ -16,6 +16,7 @@
  *   pair_of             two int16 for each lane, as dot2 takes them after regroup; unless simd.h's own serves
  *   decode_bytes        the bytes that the second codes of all bytes stand for, in place
  *   lookup_bytes        32 bytes, each the index of one in a table of 16; HAS_LOOKUP_BYTES is 1 where that is quick
+ *   shuffle_bytes       in each 128 bits the bytes that `order` names; only where HAS_SHUFFLE_BYTES is defined
  *   narrow              32 small integers as bytes, in order
  *   split               the lowest byte of 32 integers and the one above it, each in order; unless simd.h's own serves
  *   dot2                to each lane, the sum of two products of int16

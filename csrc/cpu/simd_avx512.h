@@ -20,6 +20,11 @@ INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     return (bytes32)_mm256_shuffle_epi8(twice, (__m256i)index);
 }
 
+#define HAS_SHUFFLE_BYTES
+INLINE words shuffle_bytes(words v, const uint8_t order[16]) {
+    return (words)_mm512_shuffle_epi8((__m512i)v, _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)order)));
+}
+
 #define GATHERS
 INLINE floats gather(const float *table, ints index) { return (floats)_mm512_i32gather_ps((__m512i)index, table, 4); }
 

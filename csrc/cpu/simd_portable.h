@@ -36,6 +36,11 @@ INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     return out;
 }
 
+#define HAS_SHUFFLE_BYTES
+INLINE words shuffle_bytes(words v, const uint8_t order[16]) {
+    return (words)vqtbl1q_u8((uint8x16_t)v, vld1q_u8(order));
+}
+
 #define HAS_FLOAT_TABLE
 typedef uint8x16x4_t float_table; /* the first bytes of 16 floats, the second ones, … */
 

@@ -76,7 +76,7 @@ static const float nf4[16] = {
 static const float fp4[16] = {0, 0.0052083335f,  0.6666667f,  1,  0.33333334f,  0.5f,  0.16666667f,  0.25f,
                               0, -0.0052083335f, -0.6666667f, -1, -0.33333334f, -0.5f, -0.16666667f, -0.25f};
 
-static struct codebook *books[16];
+static struct codebook *books[16], *integers[6];
 enum { NF4, FP4, SCATTERED4, FAR4, DYNAMIC, ZEROS8, STEPPED, UNSIGNED, SCATTERED8, TINY8, FAR8, OTHERS };
 
 static void make_books(void) {
@@ -102,7 +102,7 @@ static void make_books(void) {
     if (books[ZEROS8]->negative_below == 0 || !books[ZEROS8]->entry_shift) abort();
     for (int i = 0; i < 256; i++) values[i] = (float)(int8_t)i * 0.007f;
     books[STEPPED] = codes_of(values, 8);
-    books[STEPPED]->step = 0.007f;
+    books[STEPPED]->step = 0.007f, books[STEPPED]->is_signed = true;
     for (int e = n = 0; e < 7; e++)
         for (int i = 0; i < 2 << e; i++)
             values[n++] = (0.1f + 0.9f * ((float)i + 0.5f) / (float)(2 << e)) * powf(10, (float)(e - 6));
@@ -121,5 +121,13 @@ static void make_books(void) {
     EACH (o, others) {
         for (int i = 0; i < 1 << others[o]; i++) values[i] = uniform() * (o % 2 ? 1 : 1.2f);
         books[OTHERS + o] = codes_of(values, others[o]);
+    }
+    /* What is neither looked up nor signed: GGUF's and MLX's. */
+    static const uint32_t widths[] = {2, 3, 5, 6, 7, 8};
+    static const int32_t  zeros[] = {0, 4, 16, 32, 1, 0};
+    EACH (w, widths) {
+        for (int i = 0; i < 1 << widths[w]; i++) values[i] = (float)(i - zeros[w]) * 0.25f;
+        integers[w] = codes_of(values, widths[w]);
+        integers[w]->step = 0.25f, integers[w]->zero = zeros[w];
     }
 }

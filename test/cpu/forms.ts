@@ -41,7 +41,7 @@ export const absent = 3;
  */
 export async function buildForms(architecture: Architecture, target: string, ...flags: string[]): Promise<string> {
   const sets = sources.instructionSets[architecture];
-  const includes = filesOf("csrc/{,cpu/,gpu/}*.h", "metal/*.h", "test/cpu/*.{h,c}");
+  const includes = filesOf("csrc/*.h", "csrc/{cpu,gpu}/*.h", "metal/*.h", "test/cpu/*.{h,c}");
   const unit = (source: string, ...more: string[]): Unit => ({
     compiler: zigCompiler(),
     source,

@@ -135,11 +135,12 @@ void *aligned_alloc(size_t alignment, size_t bytes) {
 
 /* ── Dequantise and cast ────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* How scales lie: floats; bytes by fp32, as bitsandbytes has them; 6-bit codes by fp16; these, and offsets alike. */
-enum layout { PLAIN, NESTED, NARROW, NARROW_OFFSETS };
+/* How scales lie: floats; bytes by fp32, as bitsandbytes has them; 6-bit codes by fp16; these, and offsets alike;
+ * scales and offsets of a dtype of their own. */
+enum layout { PLAIN, NESTED, NARROW, NARROW_OFFSETS, AFFINE_F32, AFFINE_F16, AFFINE_BF16, LAYOUTS };
 
 /* Each of them by turns, plain ones most often. */
-static enum layout layout_of(size_t turn) { return turn % 3 ? PLAIN : NESTED + turn / 3 % 3; }
+static enum layout layout_of(size_t turn) { return turn % 2 ? PLAIN : NESTED + turn / 2 % (LAYOUTS - NESTED); }
 
 static const uint8_t *random_bytes(size_t count, size_t slack) {
     uint8_t *bytes = guarded(count, slack);
@@ -147,17 +148,23 @@ static const uint8_t *random_bytes(size_t count, size_t slack) {
     return bytes;
 }
 
-static const uint16_t *random_halves(size_t count) {
-    uint16_t *halves = guarded(count * sizeof *halves, 0);
-    for (size_t i = 0; i < count; i++) halves[i] = f32_to_f16(normal());
-    return halves;
-}
+static const void *random_floats(size_t count, bnb_dtype dtype) { return dense_random(dtype, 1, count).data; }
 
 static struct coded coded_random(const struct codebook *code, size_t rows, size_t columns, size_t block,
                                  enum layout layout) {
     size_t       count = rows * columns, blocks = (count + block - 1) / block, bytes = code_bytes_of(code, count);
     struct coded q = {.code = code, .rows = rows, .columns = columns, .block = block};
     q.codes = random_bytes(bytes, READ_SLACK);
+    if (layout >= AFFINE_F32) {
+        q.absmax_dtype = q.offsets_dtype = dtypes[layout - AFFINE_F32];
+        const void *scales = random_floats(blocks, q.absmax_dtype);
+        if (layout == AFFINE_F32)
+            q.absmax = scales;
+        else
+            q.absmax_halves = scales;
+        q.offsets = random_floats(blocks, q.offsets_dtype);
+        return q;
+    }
     if (layout == PLAIN) {
         float *absmax = guarded(blocks * sizeof *absmax, READ_SLACK);
         for (size_t b = 0; b < blocks; b++) absmax[b] = fabsf(normal());
@@ -168,14 +175,15 @@ static struct coded coded_random(const struct codebook *code, size_t rows, size_
     q.nested_code = books[layout == NESTED ? DYNAMIC : OTHERS + 3], q.nested_block = 4, q.offset = 0.7f;
     q.absmax_codes = random_bytes(code_bytes_of(q.nested_code, blocks), READ_SLACK);
     if (layout == NESTED) {
-        float *nested_absmax = guarded(groups * sizeof *nested_absmax, 0);
+        float *nested_absmax = guarded(groups * sizeof *nested_absmax, READ_SLACK);
         for (size_t g = 0; g < groups; g++) nested_absmax[g] = fabsf(normal());
         q.nested_absmax = nested_absmax;
         return q;
     }
-    q.nested_absmax = random_halves(groups), q.nested_dtype = BNB_F16;
+    q.nested_absmax = random_floats(groups, BNB_F16), q.nested_dtype = BNB_F16;
     if (layout == NARROW) return q;
-    q.offsets = random_bytes(code_bytes_of(q.nested_code, blocks), 0), q.offsets_absmax = random_halves(groups);
+    q.offsets = random_bytes(code_bytes_of(q.nested_code, blocks), READ_SLACK);
+    q.offsets_absmax = random_floats(groups, BNB_F16);
     return q;
 }
 
@@ -320,6 +328,7 @@ static void test_forms(void) {
     test_attention();
     test_optimizer();
     test_matmul();
+    test_matmul_of_integers();
     test_matmul_at_the_bound();
     if (is_tried("i8mm")) test_matmul_is_that_of_dot_products(forms_named("i8mm"), cpu_forms_named("dotprod"));
     if (is_tried("narrow")) test_matmul_is_that_of_dot_products(forms_named("narrow"), &cpu_forms_wide);

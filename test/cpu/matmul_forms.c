@@ -1,10 +1,14 @@
 /* The forms of products, held to float64 within what their precision allows: part of forms_test.c. */
 
+static double offset_at(const struct matmul_job *job, size_t i) {
+    return job->w.coded.offsets ? (double)offset_of(&job->w.coded, i / job->w.coded.block) : 0;
+}
+
 static double weight_at(const struct matmul_job *job, size_t i) {
     if (!job->w.coded.code) return (double)element_of(&job->w.dense, i);
-    if (job->w.coded.offsets) return (double)decoded(&job->w.coded, i); /* an offset may leave little but rounding */
     return (double)job->w.coded.code->values[code_at(&job->w.coded, i)] *
-           (double)scale_of(&job->w.coded, i / job->w.coded.block);
+               (double)scale_of(&job->w.coded, i / job->w.coded.block) +
+           offset_at(job, i);
 }
 
 /* The fewest steps from zero to the largest code, and to the largest magnitude of 64 elements of x, that a precision
@@ -32,7 +36,9 @@ static void product_of(const struct matmul_job *job, size_t m, size_t n, double 
             largest = fmax(largest, fabs((double)element_of(&job->x, m * columns + k)));
         for (size_t k = begin; k < end; k++) {
             double x = (double)element_of(&job->x, m * columns + k), w = weight_at(job, n * columns + k);
-            total += x * w, magnitudes += fabs(x * w);
+            /* An offset and what it is added to are rounded by themselves, and may leave little together. */
+            double offset = offset_at(job, n * columns + k);
+            total += x * w, magnitudes += fabs(x) * (fabs(w - offset) + fabs(offset));
             if (!job->w.coded.code) continue;
             double scale = fabs((double)scale_of(&job->w.coded, (n * columns + k) / job->w.coded.block));
             double step_x = largest * 0.5001 / x_steps, step_w = largest_code * scale * 0.5001 / code_steps;
@@ -120,6 +126,29 @@ static void test_matmul(void) {
         }
 }
 
+static void test_matmul_of_integers(void) {
+    static const size_t shapes[][3] = {
+        /* m, n, k */
+        {1, 33, 128}, {1, 7, 4096}, {1, 3, 4176},   {2, 6, 16},    {3, 5, 320},  {4, 13, 592},
+        {7, 5, 64},   {8, 33, 208}, {13, 19, 1152}, {25, 66, 560}, {40, 70, 80}, {515, 5, 1040},
+    };
+    static const size_t blocks[] = {16, 32, 64, 256}, odd_blocks[] = {48, 32, 80, 4096}; /* of 8 bits */
+    size_t              turn = 0;
+    EACH (s, shapes)
+        EACH (c, integers)
+            EACH (b, blocks)
+                for (bnb_precision precision = BNB_PRECISION_HIGHEST; precision <= BNB_PRECISION_MEDIUM;
+                     precision += BNB_PRECISION_MEDIUM - BNB_PRECISION_HIGHEST) {
+                    size_t            m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
+                    size_t            block = integers[c]->bits == 8 ? odd_blocks[b] : blocks[b];
+                    struct codebook  *code = turn % 7 == 6 ? books[STEPPED] : integers[c];
+                    struct matmul_job job = {.x = dense_random(dtypes[turn % 3], m, k), .precision = precision};
+                    job.bias = bias_of(n, turn++);
+                    job.w.coded = coded_random(code, n, k, block, layout_of(2 * turn));
+                    check_matmul(job);
+                }
+}
+
 /* The largest sums that there are, of all 64 products of a run and of each two, must not leave an int32 or int16. */
 static void test_matmul_at_the_bound(void) {
     for (uint32_t turn = 0; turn < 16 * 3 * 2; turn++)
@@ -142,9 +171,10 @@ static void test_matmul_at_the_bound(void) {
 static void test_matmul_is_that_of_dot_products(const struct cpu_forms *matrices, const struct cpu_forms *dots) {
     forms = matrices;
     for (size_t m = 9; m <= 40; m++) {
-        size_t            n = 3 + m % 14, k = 64 * (1 + m % 20);
-        struct matmul_job job = {.x = dense_random(dtypes[m % 3], m, k), .precision = BNB_PRECISION_MEDIUM};
-        job.w.coded = coded_random(books[NF4], n, k, 64, m % 2 ? NESTED : PLAIN);
+        const struct codebook *code = m % 3 ? books[NF4] : integers[m / 3 % 6];
+        size_t                 n = 3 + m % 14, k = 64 * (1 + m % 20);
+        struct matmul_job      job = {.x = dense_random(dtypes[m % 3], m, k), .precision = BNB_PRECISION_MEDIUM};
+        job.w.coded = coded_random(code, n, k, m % 3 ? 64 : 16u << m % 4, m % 2 ? NESTED : PLAIN);
         job.y = guarded(m * n * size_of(job.x.dtype), 0);
         EXPECT(forms->matmul(&job) == BNB_OK, "failed");
         const void *y = job.y;

@@ -140,7 +140,7 @@ export function findClang(): string | undefined {
 
 /** What the tested sources may include or embed, and what the harness' own may. */
 const included = filesOf("{csrc,metal}/**/*.{h,metal,json}", `${here}/*.h`).sort();
-const formsIncluded = filesOf("csrc/{,cpu/,gpu/}*.h", "metal/*.h", `${here}/hook.h`, "test/cpu/*.{c,h}");
+const formsIncluded = filesOf("csrc/*.h", "csrc/{cpu,gpu}/*.h", "metal/*.h", `${here}/hook.h`, "test/cpu/*.{c,h}");
 
 /** The library's units but the forms. */
 function testedUnits(compiler: Compiler, common: readonly string[]): Unit[] {

@@ -1,0 +1,198 @@
+/* Runs of weights, of which each has one scale and one offset: how long they are, and those as floats, many at once. */
+#include "simd.h"
+
+enum { SEGMENT = 64 /* runs whose scales are worked out at once */ };
+
+/* The length of runs of w where it has codes of so many bits, and each run of a row nothing but one scale; else 0. */
+static size_t run_length(const struct matmul_job *job, uint32_t bits) {
+    if (!job->w.coded.code || job->w.coded.code->bits != bits) return 0;
+    size_t both = job->x.columns | job->w.coded.block; /* a multiple of what both are multiples of */
+    return both % RUN == 0 ? RUN : both % SHORT_RUN == 0 ? SHORT_RUN : 0;
+}
+
+/* The length of runs of w where its codes are integers, and each run of a row nothing but one scale; else 0. */
+static size_t codes_run_length(const struct matmul_job *job) {
+    const struct codebook *code = job->w.coded.code;
+    if (!code || !code->step || code->bits == 4) return 0;
+    size_t both = job->x.columns | job->w.coded.block;
+    return both % RUN == 0 ? RUN : both % SHORT_RUN == 0 ? SHORT_RUN : both % SHORTEST_RUN == 0 ? SHORTEST_RUN : 0;
+}
+
+/* ── Scales and offsets ─────────────────────────────────────────────────────────────────────────────────────────── */
+
+enum block_part { SCALES, OFFSETS };
+
+/* Lane i's is the index'th of what follows; a lane's index is less than WIDTH. */
+INLINE floats spread(floats values, ints index) {
+    float of_lanes[16] = {0};
+    memcpy(of_lanes, &values, sizeof values);
+    return WIDTH == 16 ? lookup16(table16_of(of_lanes), index) : lookup8(table8_of(of_lanes), index);
+}
+
+INLINE ints lanes_from(size_t first) {
+    ints lanes;
+    for (int i = 0; i < WIDTH; i++) lanes[i] = i;
+    return lanes + (int32_t)first;
+}
+
+/* What is past so many lanes may be of any kind, and must not count. */
+INLINE floats first_lanes(floats values, size_t count) {
+    return lanes_from(0) < (int32_t)least(count, WIDTH) ? values : (floats)0;
+}
+
+/* WIDTH floats from the ith on, of a dtype that is no constant. */
+INLINE floats load_any(const void *data, bnb_dtype dtype, size_t i) {
+    switch (dtype) {
+    case BNB_F16: return load(data, BNB_F16, i);
+    case BNB_BF16: return load(data, BNB_BF16, i);
+    default: return load(data, BNB_F32, i);
+    }
+}
+
+/* How many groups after its own those of WIDTH blocks from `block` on are. */
+INLINE ints groups_after(const struct coded *q, size_t block, size_t group) {
+    size_t in_group = block - group * q->nested_block;
+    ints   after;
+    if ((q->nested_block & (q->nested_block - 1)) == 0)
+        return lanes_from(in_group) >> (int32_t)__builtin_ctzll(q->nested_block);
+    for (size_t i = 0; i < WIDTH; i++) after[i] = (int32_t)((in_group + i) / q->nested_block);
+    return after;
+}
+
+/* Coded scales or offsets, by their codes as bytes: WIDTH from a block on, which lies in
+ * a group. Those past the last block may be anything. */
+INLINE floats coded_values(const struct coded *q, enum block_part part, const uint8_t *codes, size_t block,
+                           size_t group) {
+    const void  *absmax = part == SCALES ? q->nested_absmax : q->offsets_absmax;
+    const float *offsets = part == SCALES ? q->nested_offsets : NULL;
+    floats       value = values_of_bytes(q->nested_code, codes), factor, offset = part == SCALES ? q->offset : 0;
+    if (block + WIDTH <= (group + 1) * q->nested_block) {
+        factor = float_at(absmax, q->nested_dtype, group);
+        if (offsets) offset = offsets[group];
+    } else {
+        ints after = groups_after(q, block, group);
+        factor = spread(load_any(absmax, q->nested_dtype, group), after);
+        if (offsets) offset = spread(load_floats(offsets + group), after);
+    }
+    floats product = value * factor;
+    return product + offset;
+}
+
+/* Scales or offsets that are no codes: these, or NULL. */
+INLINE const void *plain_values(const struct coded *q, enum block_part part, bnb_dtype *dtype) {
+    *dtype = part == OFFSETS ? q->offsets_dtype : q->absmax ? BNB_F32 : q->absmax_dtype;
+    if (part == OFFSETS) return q->offsets_absmax ? NULL : q->offsets;
+    return q->absmax ? (const void *)q->absmax : q->absmax_halves;
+}
+
+/* The scales or offsets of runs [first, first + count) of the weights, with zeros up to whole vectors, where a block is
+ * any number of runs. */
+static void values_of_runs(const struct coded *q, enum block_part part, size_t length, size_t first, size_t count,
+                           float to[SEGMENT]) {
+    size_t block = first * length / q->block, next = (block + 1) * q->block / length;
+    for (size_t i = 0; i < count; next += q->block / length, block++) {
+        float value = part == SCALES ? scale_of(q, block) : offset_of(q, block);
+        while (i < least(count, next - first)) to[i++] = value;
+    }
+    for (size_t i = count; i % WIDTH; i++) to[i] = 0;
+}
+
+/* The same, mostly by vectors; not inlined, for it is long, and is called for many runs at once. */
+static __attribute__((noinline)) void values_at(const struct coded *q, enum block_part part, size_t length,
+                                                size_t first, size_t count, float to[SEGMENT]) {
+    size_t   runs = q->block >> __builtin_ctzll(length); /* of a block: a power of two, but with 8 bits */
+    uint32_t shift = (uint32_t)__builtin_ctzll(runs);
+    if (runs >> shift != 1) {
+        values_of_runs(q, part, length, first, count, to);
+        return;
+    }
+    bnb_dtype      dtype;
+    const void    *plain = plain_values(q, part, &dtype);
+    size_t         block = first >> shift, start = block / 16 * 16, group = group_of(q, block);
+    uint8_t        local[SEGMENT + 16 + BYTE_CHUNK];
+    const uint8_t *codes = part == SCALES ? q->absmax_codes : q->offsets;
+    if (!plain && q->nested_code->bits == 8)
+        codes += start;
+    else if (!plain)
+        codes = bytes_of_codes(codes, q->nested_code->bits, start, ((first + count - 1) >> shift) + 1 - start, local);
+    for (size_t i = 0; i < count; i += WIDTH) {
+        block = (first + i) >> shift;
+        while (!plain && block >= (group + 1) * q->nested_block) group++;
+        floats values =
+            plain ? load_any(plain, dtype, block) : coded_values(q, part, codes + block - start, block, group);
+        if (shift) values = spread(values, lanes_from((first + i) & (runs - 1)) >> (int32_t)shift);
+        store(to, BNB_F32, i, first_lanes(values, count - i));
+    }
+}
+
+/* Scales or offsets that are known: who goes from row to row has those of the next ones too, where rows are short. */
+struct known_runs {
+    size_t first, count;
+    float  values[SEGMENT + 16], row[SEGMENT];
+};
+
+INLINE void know_none(struct known_runs *known) { known->first = known->count = 0; }
+
+/* Those of runs [first, first + count), all in one row of w, with zeros up to a multiple of `whole`, a constant. */
+INLINE const float *runs_at(struct known_runs *known, const struct coded *q, enum block_part part, size_t length,
+                            size_t first, size_t count, size_t whole) {
+    const float *values;
+    if (part == SCALES && q->absmax && q->block == length) {
+        values = q->absmax + first;
+    } else {
+        if (first < known->first || first + count > known->first + known->count) {
+            size_t runs = q->columns / length, some = SEGMENT / runs * runs;
+            known->first = first;
+            known->count = some ? least(some, q->rows * runs - first) : count;
+            values_at(q, part, length, first, known->count, known->values);
+        }
+        values = known->values + (first - known->first);
+    }
+    if (count % whole == 0) return values;
+    for (size_t i = 0; i < count; i += WIDTH)
+        store(known->row, BNB_F32, i, first_lanes(load_floats(values + i), count - i));
+    return known->row;
+}
+
+/* ── Products of offsets ────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* What x adds up to in each run of the weights, where these have offsets: an offset times that is all that it adds to a
+ * product. */
+struct run_sums {
+    const float *sums; /* [rows, stride]: zeros stand after a row's last */
+    size_t       stride;
+};
+
+/* Adds what the offsets of w's row n make of each row of x. */
+INLINE void add_offsets(struct known_runs *known, const struct coded *q, size_t length, size_t n,
+                        const struct run_sums *x, size_t rows, floats totals[]) {
+    size_t runs = q->columns / length;
+    for (size_t begin = 0; begin < runs; begin += SEGMENT) {
+        size_t       count = least(SEGMENT, runs - begin);
+        const float *offsets = runs_at(known, q, OFFSETS, length, n * runs + begin, count, 1);
+        for (size_t i = 0; i < count; i += WIDTH) {
+            floats offset = first_lanes(load_floats(offsets + i), count - i);
+            for (size_t m = 0; m < rows; m++)
+                totals[m] = fma(offset, load_floats(x->sums + m * x->stride + begin + i), totals[m]);
+        }
+    }
+}
+
+/* What each row of x adds up to run by run, to [rows, stride]. */
+static void sum_runs(const struct dense *x, size_t length, size_t stride, float *to) {
+    size_t runs = x->columns / length;
+    for (size_t m = 0; m < x->rows; m++)
+        for (size_t run = 0; run < stride; run++) {
+            size_t at = m * x->columns + run * length;
+            float  local[RUN];
+            floats total = 0;
+            if (run < runs) widen(x, at, at + length, local);
+            for (size_t i = 0; run < runs && i < length; i += WIDTH) total += load_floats(local + i);
+            *to++ = sum(total);
+        }
+}
+
+/* Floats of a row's sums of runs: none where there are no offsets. */
+static size_t sums_stride(const struct matmul_job *job, size_t length) {
+    return job->w.coded.offsets ? round_up(job->x.columns / length, WIDTH) : 0;
+}
