@@ -32,8 +32,8 @@ function passes(isa: string, suites: readonly string[], ...options: string[]): s
   return output;
 }
 
-/** Suites of operations whose forms nothing holds by themselves. */
-const formsOfTheirOwn = ["attention", "rms_norm", "activate"];
+/** Suites that are so quick that each set runs them whole. */
+const quick = ["attention", "rms_norm", "activate"];
 
 /** Of the others, what depends on a form and is more than its definition: upstream's bytes, and errors in long sums. */
 const beyondDefinitions: readonly [suite: string, names: readonly string[]][] = [
@@ -51,14 +51,14 @@ const beyondDefinitions: readonly [suite: string, names: readonly string[]][] = 
 const suites = beyondDefinitions.map(([suite]) => suite);
 
 test("the plain loops", () => {
-  passes("plain", [...suites, ...formsOfTheirOwn, "elementwise"]);
+  passes("plain", [...suites, ...quick, "elementwise"]);
 }, 600_000);
 
 // The process that runs this file has the best one; the others run here.
 test.each(isas.slice(1, -1))(
   "%s",
   (isa) => {
-    passes(isa, formsOfTheirOwn);
+    passes(isa, quick);
     const names = [...new Set(beyondDefinitions.flatMap(([, names]) => names))];
     const output = passes(isa, suites, "--test-name-pattern", names.join("|"));
     for (const name of names) expect(output).toMatch(new RegExp(`^\\(pass\\) .*${name}`, "m"));

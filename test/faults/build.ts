@@ -155,8 +155,8 @@ function testedUnits(compiler: Compiler, common: readonly string[]): Unit[] {
 }
 
 /**
- * The best set's forms as setup has compiled them, with their allocations turned to the hooks: sanitized they take
- * minutes to compile, and test/cpu/forms.test.ts has them so.
+ * The best set's forms as setup has compiled them, with their allocations turned to the hooks: test/cpu/forms.test.ts
+ * has them sanitized.
  */
 async function shippedForms(): Promise<string> {
   const [object] = await objectsOf([formsUnit(hostPlatform(), own[0]!)]);
@@ -206,7 +206,7 @@ export async function build(flavour: Build): Promise<{ harness: string; library:
       .map(({ name, cpu: processor }) => ({
         compiler,
         source: "csrc/cpu/isa.c",
-        flags: [...common, "-include", `${here}/hook.h`, cpu(processor), `-DISA=${name}`, ...formFlags],
+        flags: [...common, "-include", `${here}/hook.h`, cpu(processor), `-DISA=${name}`, "-DONE_COPY", ...formFlags],
         includes: formsIncluded,
       })),
     ...testedUnits(compiler, [...common, baseline, ...formsFlags(sets)]),
@@ -265,7 +265,7 @@ export async function buildForms(clang: string): Promise<string> {
     includes: formsIncluded,
   });
   const objects = await objectsOf([
-    ...forms.map(([isa, ...flags]) => unit("csrc/cpu/isa.c", ...flags, `-DISA=${isa}`)),
+    ...forms.map(([isa, ...flags]) => unit("csrc/cpu/isa.c", ...flags, `-DISA=${isa}`, "-DONE_COPY")),
     ...["csrc/cpu/dispatch.c", "csrc/cpu/pool.c", "test/cpu/forms_test.c"].map((source) =>
       unit(source, ...formsFlags(isas)),
     ),
