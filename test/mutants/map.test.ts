@@ -8,7 +8,7 @@ import { mutantsOf } from "./operators.ts";
 import { testsOf } from "./tests.ts";
 
 const root = resolve(import.meta.dir, "../..");
-const sources = ["src/**/*.ts", "csrc/{,ops/,cpu/}*.{c,h}", "metal/*.metal"].flatMap((pattern) => [
+const sources = ["src/**/*.ts", "csrc/*.{c,h}", "csrc/{ops,cpu}/*.{c,h}", "metal/*.metal"].flatMap((pattern) => [
   ...new Bun.Glob(pattern).scanSync(root),
 ]);
 

@@ -14,7 +14,10 @@ const powerCuts = ["test/faults/faults.test.ts", "-t", "power cut"];
 const byPath: [prefix: string, ...stages: string[][]][] = [
   ["csrc/cpu/matmul_backward", own("matmul_backward"), own("nn", "nn_init")],
   ["csrc/cpu/matmul_kbits", own("kbits"), own("matmul", "layout")],
+  ["csrc/cpu/matmul_vector_codes", own("gguf_models", "layout"), own("mlx", "kbits")],
   ["csrc/cpu/matmul", own("matmul", "kbits"), own("layout", "bitsandbytes_doc")],
+  ["csrc/cpu/codes", own("gguf_models", "layout"), own("mlx", "kbits")],
+  ["csrc/cpu/runs", own("layout", "gguf_models"), own("matmul", "kbits")],
   ["csrc/cpu/int8", own("int8"), own("nn", "checkpoint")],
   ["csrc/cpu/kbits", own("kbits"), own("quantize", "scales")],
   ["csrc/cpu/scales", own("scales"), own("kbits", "quantize")],
@@ -26,6 +29,7 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["csrc/cpu/pool", own("threads"), own("matmul")],
   ["csrc/cpu/dispatch", own("tensor"), own("isa")],
   ["csrc/cpu/", own("quantize"), own("matmul")],
+  ["csrc/fit", own("matmul"), own("layout")],
   ["csrc/codebook", own("codebook"), own("quantize", "kbits")],
   ["csrc/quantized", own("layout"), own("quantize", "format", "slice", "move", "join")],
   ["csrc/cache", own("attention"), inFolder("model", "generate", "pages")],
