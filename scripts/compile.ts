@@ -58,9 +58,9 @@ function unit({ target }: Target, source: string, cpu: string, more: readonly st
   return { compiler: zigCompiler(), source: `csrc/${source}`, flags, includes: included };
 }
 
-/** An instruction set's forms, as they ship. */
+/** An instruction set's forms, as they ship; or at -O0, with nothing copied for speed either. */
 export const formsUnit = (target: Target, set: InstructionSet, level: Optimisation = "-O3"): Unit =>
-  unit(target, sources.forms, set.cpu, [`-DISA=${set.name}`], level);
+  unit(target, sources.forms, set.cpu, [`-DISA=${set.name}`, ...(level === "-O0" ? ["-DONE_COPY"] : [])], level);
 
 /**
  * Compiles a platform's library with forms for some instruction sets, to `library`. Another clone, or one that was
