@@ -60,8 +60,10 @@ export async function buildForms(architecture: Architecture, target: string, ...
   const folder = `${root}/.cache/cpu/${architecture}`;
   mkdirSync(folder, { recursive: true });
   const program = `${folder}/forms_test`;
-  // Not by `zig cc`, which would first make runtimes of its own that nothing here calls.
-  const link = ["build-exe", "-lc", "-fno-compiler-rt", "-fno-ubsan-rt", "-OReleaseFast", "-target", target];
+  // Not by `zig cc`, which would first make runtimes of its own; they are wanted by musl alone, which arithmetic of 128
+  // bits is in.
+  const runtimes = target.endsWith("musl") ? [] : ["-fno-compiler-rt", "-fno-ubsan-rt"];
+  const link = ["build-exe", "-lc", ...runtimes, "-OReleaseFast", "-target", target];
   await inParallel([[findZig(), ...link, `-femit-bin=${program}.${process.pid}`, ...objects]]);
   renameSync(`${program}.${process.pid}`, program);
   return program;
