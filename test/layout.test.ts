@@ -151,7 +151,7 @@ describe.each(testDevices)("on %s", (_, device) => {
       const product = (precision?: Precision) => matmulBlockwise(activations, q, { precision }).cast("float32").read();
       const within = dtype === "float32" ? 2e-6 : dtype === "float16" ? 1e-3 : 5e-3;
       expect(relativeError(product(), expected)).toBeLessThan(within);
-      // Where x becomes bytes, an element is off by half of 63 steps at most; these weights' sums are small beside them.
+      // Where x becomes bytes, an element is off by half of 63 steps at most. These sums are small beside them.
       const off = product("medium").map((v, i) => Math.abs(v - expected[i]!) - within * Math.abs(expected[i]!));
       const most = Float64Array.from(off, (_, i) => {
         const [row, of] = [Math.floor(i / c.rows), i % c.rows];

@@ -65,19 +65,13 @@ static bool takes_codes_bytes(const struct matmul_job *job) {
     return HAS_BYTES && codes_run_length(job) && job->x.rows <= VECTOR_ROWS;
 }
 
-/* The scales of the lanes of a chunk of bytes, of which `length` of the weights have one. */
-INLINE floats byte_chunk_scale(const float *scales, size_t length, size_t chunk, ints lane_run) {
-    const float *from = scales + chunk * BYTE_CHUNK / length;
-    return length < BYTE_CHUNK ? lookup4(table4_of(from), lane_run) : (floats)*from;
-}
-
 INLINE void multiply_code_bytes(const struct vector_int_run *run, size_t first, size_t last, size_t rows) {
     const struct coded   q = run->job->w.coded;
     const struct rounded x = run->x;
     size_t               length = x.length, runs = q.columns / length;
-    ints                 lane_run;
-    for (int32_t lane = 0; lane < WIDTH; lane++) lane_run[lane] = lane * 4 / (int32_t)length;
-    struct known_runs scales_known, offsets_known;
+    size_t               shift = (size_t)__builtin_ctzll(length);
+    ints                 lane_run = runs_of_lanes(BYTE_CHUNK, length);
+    struct known_runs    scales_known, offsets_known;
     know_none(&scales_known), know_none(&offsets_known);
     for (size_t n = first; n < last; n++) {
         floats totals[2][VECTOR_ROWS] = {0};
@@ -98,7 +92,8 @@ INLINE void multiply_code_bytes(const struct vector_int_run *run, size_t first, 
                     ints part = dot_bytes((ints)0, w, (words)load_ints(factors + m * x.x.stride));
                     totals[chunk % 2][m] =
                         fma(__builtin_convertvector(part, floats),
-                            byte_chunk_scale(products.integers[m], length, chunk, lane_run), totals[chunk % 2][m]);
+                            lane_scales(products.integers[m] + (chunk * BYTE_CHUNK >> shift), lane_run),
+                            totals[chunk % 2][m]);
                 }
             }
         }

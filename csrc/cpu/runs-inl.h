@@ -131,10 +131,19 @@ static __attribute__((noinline)) void values_at(const struct coded *q, enum bloc
 /* Scales or offsets that are known: who goes from row to row has those of the next ones too, where rows are short. */
 struct known_runs {
     size_t first, count;
-    float  values[KNOWN + 16], row[SEGMENT];
+    float  values[KNOWN + 16], row[SEGMENT + 4];
 };
 
 INLINE void know_none(struct known_runs *known) { known->first = known->count = 0; }
+
+/* What follows from run `first` on, of its row at least `count`. */
+static __attribute__((noinline)) void learn_runs(struct known_runs *known, const struct coded *q, enum block_part part,
+                                                 size_t length, size_t first, size_t count) {
+    size_t runs = q->columns / length, some = KNOWN / runs * runs;
+    known->first = first;
+    known->count = some ? least(some, q->rows * runs - first) : count;
+    values_at(q, part, length, first, known->count, known->values);
+}
 
 /* Those of runs [first, first + count), all in one row of w, with zeros up to a multiple of `whole`, a constant. */
 INLINE const float *runs_at(struct known_runs *known, const struct coded *q, enum block_part part, size_t length,
@@ -143,18 +152,26 @@ INLINE const float *runs_at(struct known_runs *known, const struct coded *q, enu
     if (part == SCALES && q->absmax && q->block == length) {
         values = q->absmax + first;
     } else {
-        if (first < known->first || first + count > known->first + known->count) {
-            size_t runs = q->columns / length, some = KNOWN / runs * runs;
-            known->first = first;
-            known->count = some ? least(some, q->rows * runs - first) : count;
-            values_at(q, part, length, first, known->count, known->values);
-        }
+        if (first < known->first || first + count > known->first + known->count)
+            learn_runs(known, q, part, length, first, count);
         values = known->values + (first - known->first);
     }
     if (count % whole == 0) return values;
     for (size_t i = 0; i < count; i += WIDTH)
         store(known->row, BNB_F32, i, first_lanes(load_floats(values + i), count - i));
     return known->row;
+}
+
+/* Which of the runs of a chunk of so many codes each lane's are. */
+INLINE ints runs_of_lanes(size_t chunk, size_t length) {
+    ints runs;
+    for (size_t lane = 0; lane < WIDTH; lane++) runs[lane] = (int32_t)(lane * (chunk / WIDTH) / length);
+    return runs;
+}
+
+/* Their scales, the first run's being the first of at least four. */
+INLINE floats lane_scales(const float *scales, ints runs) {
+    return WIDTH == 4 ? (floats)*scales : lookup4(table4_of(scales), runs);
 }
 
 /* ── Products of offsets ────────────────────────────────────────────────────────────────────────────────────────── */
@@ -166,19 +183,26 @@ struct run_sums {
     size_t       stride;
 };
 
-/* Adds what the offsets of w's row n make of each row of x. */
-INLINE void add_offsets(struct known_runs *known, const struct coded *q, size_t length, size_t n,
-                        const struct run_sums *x, size_t rows, floats totals[]) {
+/* What the offsets of w's row n make of row m of x; not inlined, for a row asks for it once. */
+static __attribute__((noinline)) float offsets_product(struct known_runs *known, const struct coded *q, size_t length,
+                                                       size_t n, const struct run_sums *x, size_t m) {
     size_t runs = q->columns / length;
+    floats total = 0;
     for (size_t begin = 0; begin < runs; begin += SEGMENT) {
         size_t       count = least(SEGMENT, runs - begin);
         const float *offsets = runs_at(known, q, OFFSETS, length, n * runs + begin, count, 1);
         for (size_t i = 0; i < count; i += WIDTH) {
-            floats offset = first_lanes(load_floats(offsets + i), count - i);
-            for (size_t m = 0; m < rows; m++)
-                totals[m] = fma(offset, load_floats(x->sums + m * x->stride + begin + i), totals[m]);
+            floats sums = load_floats(x->sums + m * x->stride + begin + i);
+            total = fma(first_lanes(load_floats(offsets + i), count - i), sums, total);
         }
     }
+    return sum(total);
+}
+
+/* Adds them to what the lanes of totals add up to. */
+INLINE void add_offsets(struct known_runs *known, const struct coded *q, size_t length, size_t n,
+                        const struct run_sums *x, size_t rows, floats totals[]) {
+    for (size_t m = 0; m < rows; m++) totals[m][0] += offsets_product(known, q, length, n, x, m);
 }
 
 /* What each row of x adds up to run by run, to [rows, stride]. */
