@@ -6,19 +6,24 @@ enum {
     KNOWN = 256,  /* runs whose scales are worked out at once */
 };
 
-/* The length of runs of w where it has codes of so many bits, and each run of a row nothing but one scale; else 0. */
-static size_t run_length(const struct matmul_job *job, uint32_t bits) {
-    if (!job->w.coded.code || job->w.coded.code->bits != bits) return 0;
+/* The length of runs, at least so many codes, if each run of a row has nothing but one scale; else 0. */
+static size_t run_length_of(const struct matmul_job *job, size_t shortest) {
     size_t both = job->x.columns | job->w.coded.block; /* a multiple of what both are multiples of */
-    return both % RUN == 0 ? RUN : both % SHORT_RUN == 0 ? SHORT_RUN : 0;
+    for (size_t length = RUN; length >= shortest; length /= 2)
+        if (both % length == 0) return length;
+    return 0;
 }
 
-/* The length of runs of w where its codes are integers, and each run of a row nothing but one scale; else 0. */
+/* The same of w where it has codes of so many bits; else 0. */
+static size_t run_length(const struct matmul_job *job, uint32_t bits) {
+    const struct codebook *code = job->w.coded.code;
+    return code && code->bits == bits ? run_length_of(job, SHORT_RUN) : 0;
+}
+
+/* The same of w where its codes are integers; else 0. */
 static size_t codes_run_length(const struct matmul_job *job) {
     const struct codebook *code = job->w.coded.code;
-    if (!code || !code->step || code->bits == 4) return 0;
-    size_t both = job->x.columns | job->w.coded.block;
-    return both % RUN == 0 ? RUN : both % SHORT_RUN == 0 ? SHORT_RUN : both % SHORTEST_RUN == 0 ? SHORTEST_RUN : 0;
+    return code && code->step && code->bits != 4 ? run_length_of(job, SHORTEST_RUN) : 0;
 }
 
 /* ── Scales and offsets ─────────────────────────────────────────────────────────────────────────────────────────── */

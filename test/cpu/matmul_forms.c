@@ -139,9 +139,10 @@ static void test_matmul_of_integers(void) {
             EACH (b, blocks)
                 for (bnb_precision precision = BNB_PRECISION_HIGHEST; precision <= BNB_PRECISION_MEDIUM;
                      precision += BNB_PRECISION_MEDIUM - BNB_PRECISION_HIGHEST) {
-                    size_t            m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
-                    size_t            block = integers[c]->bits == 8 ? odd_blocks[b] : blocks[b];
-                    struct codebook  *code = turn % 7 == 6 ? books[STEPPED] : integers[c];
+                    size_t           m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
+                    size_t           block = integers[c]->bits == 8 ? odd_blocks[b] : blocks[b];
+                    struct codebook *code = turn % 7 == 6 ? books[STEPPED] : integers[c];
+                    if (turn % 5 == 4 && c < 5) code = books[OTHERS + c]; /* as many bits, which are looked up */
                     struct matmul_job job = {.x = dense_random(dtypes[turn % 3], m, k), .precision = precision};
                     job.bias = bias_of(n, turn++);
                     job.w.coded = coded_random(code, n, k, block, layout_of(2 * turn));
