@@ -330,6 +330,7 @@ static void test_forms(void) {
     test_optimizer();
     test_matmul();
     test_matmul_of_integers();
+    test_matmul_of_whole_steps();
     test_matmul_at_the_bound();
     if (is_tried("i8mm")) test_matmul_is_that_of_dot_products(forms_named("i8mm"), cpu_forms_named("dotprod"));
     if (is_tried("narrow")) test_matmul_is_that_of_dot_products(forms_named("narrow"), &cpu_forms_wide);

@@ -150,6 +150,18 @@ static void test_matmul_of_integers(void) {
                 }
 }
 
+/* Where x is as many whole steps, nothing is rounded: what is taken off for codes to be unsigned must be right to the
+ * last one, however small it is beside what rounding may cost. */
+static void test_matmul_of_whole_steps(void) {
+    for (size_t c = 0; c < 7; c++)
+        for (size_t m = 1; m <= 17; m += 8) {
+            struct matmul_job job = {.x = dense_random(BNB_F32, m, 96), .precision = BNB_PRECISION_MEDIUM};
+            for (size_t i = 0; i < m * 96; i++) ((float *)job.x.data)[i] = i % 2 ? 0 : 3; /* so that no pair is large */
+            job.w.coded = coded_random(c < 6 ? integers[c] : books[STEPPED], 5, 96, 32, c % 2 ? AFFINE_F16 : PLAIN);
+            check_matmul_within(job, BNB_PRECISION_HIGHEST);
+        }
+}
+
 /* The largest sums that there are, of all 64 products of a run and of each two, must not leave an int32 or int16. */
 static void test_matmul_at_the_bound(void) {
     for (uint32_t turn = 0; turn < 16 * 3 * 2; turn++)
