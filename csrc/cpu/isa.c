@@ -20,7 +20,6 @@
 #include "matmul_vector_int-inl.h"
 #include "matmul_vector8-inl.h"
 #include "matmul_vector_codes-inl.h"
-#include "matmul_kbits-inl.h"
 #include "matmul_strips-inl.h"
 #include "matmul_lanes-inl.h"
 #include "matmul-inl.h"

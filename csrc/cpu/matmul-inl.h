@@ -14,7 +14,6 @@ static const struct matmul_kernel {
     {BNB_PRECISION_MEDIUM, takes_codes_bytes, matmul_codes_bytes},
     {BNB_PRECISION_HIGHEST, takes_codes, matmul_codes},
     {BNB_PRECISION_HIGHEST, takes_vector8, matmul_vector8},
-    {BNB_PRECISION_HIGHEST, takes_kbits, matmul_kbits},
     {BNB_PRECISION_MEDIUM, takes_lanes_bytes, matmul_lanes_bytes},
     {BNB_PRECISION_MEDIUM, takes_lanes_integers, matmul_lanes_integers},
     {BNB_PRECISION_HIGH, takes_lanes_shorts, matmul_lanes_shorts},

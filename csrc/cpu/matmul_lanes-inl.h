@@ -6,7 +6,6 @@
 
 #include "simd.h"
 
-/* With the vectors of a strip and a factor of x, a register tile fills the registers. */
 static bool takes_lanes(const struct matmul_job *job) {
     return job->x.rows > (job->w.coded.code && job->w.coded.code->bits == 4 ? FEW_ROWS : 2 * TILE_ROWS);
 }

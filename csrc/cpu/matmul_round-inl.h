@@ -11,7 +11,7 @@
 #include "simd.h"
 
 /* Elements of a row of weights that surely have one scale: a block is a multiple of a run's length. Short ones are for
- * blocks of 32, and for rows that are no multiple of 64; the shortest are GGUF's, of codes that are integers. */
+ * blocks of 32, and for rows that are no multiple of 64; the shortest are GGUF's, and of codes that become bytes. */
 enum { RUN = 64, SHORT_RUN = 32, SHORTEST_RUN = 16 };
 
 /* What a kernel multiplies: 32 bits hold one float, two int16 or four int8. */
@@ -58,15 +58,15 @@ enum { RESTS = 254, NO_REST = BYTES_OFFSET ? RESTS / 2 : 0 };
 struct rounding {
     enum factor_kind kind;
     float            x_most;
-    float            pair_most; /* what the magnitudes of two elements of x, two apart, may add up to; 0: anything */
-    float            step;      /* a code's value is its integer, less the offset, times this */
-    int32_t          offset;
-    bool             in_order; /* x's bytes; else as eight 4-bit codes are decoded */
-    uint32_t         flip;     /* in_order: what to change in codes as bytes for a dot product's first operand */
-    int16_t          shorts[16];
-    uint8_t          bytes[16];
-    int16_t          rests[16];      /* of codes, in units of step / RESTS, */
-    uint8_t          rest_bytes[16]; /* and more by NO_REST */
+    float pair_most; /* what the magnitudes of two elements of x that are added up first may be together; 0: anything */
+    float step;      /* a code's value is its integer, less the offset, times this */
+    int32_t  offset;
+    bool     in_order; /* x's bytes; else as eight 4-bit codes are decoded */
+    uint32_t flip;     /* in_order: what to change in codes as bytes for a dot product's first operand */
+    int16_t  shorts[16];
+    uint8_t  bytes[16];
+    int16_t  rests[16];      /* of codes, in units of step / RESTS, */
+    uint8_t  rest_bytes[16]; /* and more by NO_REST */
 };
 
 /* to + the rests of the eight codes of each lane + eight times NO_REST. */

@@ -1,6 +1,7 @@
 /* Strips of weights for products of many rows of x: decoded once into vectors of 32-bit factors, a row a lane. */
 #include "simd.h"
 
+/* With the vectors of a strip and a factor of x, a register tile fills the registers. */
 enum {
     TILE_ROWS = REGISTERS == 32 ? 8 : 6, /* the most rows of x of a register tile, */
     TILE_VECTORS = 2,
@@ -11,8 +12,7 @@ enum {
     STRIPS = 64 / LANES,                  /* the most of a panel, which stays in the second cache */
     STEPS = 256,                          /* factors of a weight row in a panel */
     MOST_RUNS = STEPS * 4 / SHORTEST_RUN, /* no more than a segment */
-    /* All 64 products of a run add up in a lane: 64 · 4095 · 8191 is just below 2^31. */
-    LANES_SHORT_CODE = 4095,
+    /* All 64 products of a run add up in a lane: with codes of FIT_4095, 64 · 4095 · 8191 is just below 2^31. */
     LANES_SHORT_X = 8191,
     LANES_BYTE = 127,
 };

@@ -1,5 +1,6 @@
-/* Products of a few rows with weights whose codes are integers, GGUF's and MLX's of 2 to 8 bits but 4: no code is
- * looked up. HIGHEST is in fp32; MEDIUM in int8, with x rounded as for 4 bits and codes as they are. */
+/* Products of a few rows with weights of 2 to 8 bits but 4, whose codes become bytes. In fp32 they are looked up, or
+ * not even that where they are integers, as GGUF's and MLX's are; MEDIUM multiplies such in int8 as they are, with x
+ * rounded as for 4 bits. */
 #include <stdlib.h>
 
 #include "simd.h"
@@ -8,13 +9,22 @@ enum { CODES_ROWS = 4 /* the most rows of x in fp32 */ };
 
 /* ── In fp32 ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-static bool takes_codes(const struct matmul_job *job) { return codes_run_length(job) && job->x.rows <= CODES_ROWS; }
+/* The length of runs of w where its codes are integers, or of so few bits that bytes can be looked up; else 0. */
+static size_t bytes_run_length(const struct matmul_job *job) {
+    const struct codebook *code = job->w.coded.code;
+    if (code && !code->step) return is_kbits(code) ? run_length_of(job, SHORTEST_RUN) : 0;
+    return least(codes_run_length(job), SHORT_RUN);
+}
 
-INLINE void multiply_codes(const struct ordered_run *run, size_t length, size_t first, size_t last, size_t rows) {
+static bool takes_codes(const struct matmul_job *job) { return bytes_run_length(job) && job->x.rows <= CODES_ROWS; }
+
+/* `bits`, a constant, is 0 for codes that are integers: these are not looked up. */
+INLINE void multiply_codes(const struct ordered_run *run, uint32_t bits, size_t length, size_t first, size_t last,
+                           size_t rows) {
     const struct matmul_job *job = run->job;
     const struct coded       q = job->w.coded;
     size_t                   runs = q.columns / length, columns = q.columns;
-    float                    step = q.code->step;
+    float                    step = bits ? 1 : q.code->step;
     struct integers          by = integers_of(q.code);
     struct known_runs        scales_known, offsets_known;
     know_none(&scales_known), know_none(&offsets_known);
@@ -28,7 +38,8 @@ INLINE void multiply_codes(const struct ordered_run *run, size_t length, size_t 
             for (size_t r = 0; r < count; r++, codes += length) {
                 floats parts[CODES_ROWS] = {0};
                 for (size_t i = 0; i < length; i += WIDTH) {
-                    floats w = floats_of_integers(by, codes + i);
+                    floats w = bits ? lookup_bits(q.code->values, bits, load_bytes(codes + i))
+                                    : floats_of_integers(by, codes + i);
                     for (size_t m = 0; m < rows; m++) { /* past the last row of x, that row again */
                         const float *x = run->x + least(m, job->x.rows - 1) * columns + (begin + r) * length + i;
                         parts[m] = fma(w, load_floats(x), parts[m]);
@@ -43,20 +54,35 @@ INLINE void multiply_codes(const struct ordered_run *run, size_t length, size_t 
     }
 }
 
+/* Three and two rows are as fast as four. */
+INLINE void multiply_codes_by(const struct ordered_run *run, uint32_t bits, size_t length, size_t first, size_t last) {
+    if (run->job->x.rows == 1)
+        multiply_codes(run, bits, length, first, last, 1);
+    else
+        multiply_codes(run, bits, length, first, last, CODES_ROWS);
+}
+
 static void multiply_codes_rows(const void *ordered_run, size_t first, size_t last) {
     const struct ordered_run *run = ordered_run;
-    if (run->job->x.rows > 1 && run->length == SHORTEST_RUN)
-        multiply_codes(run, SHORTEST_RUN, first, last, CODES_ROWS);
-    else if (run->job->x.rows > 1)
-        multiply_codes(run, SHORT_RUN, first, last, CODES_ROWS);
-    else if (run->length == SHORTEST_RUN)
-        multiply_codes(run, SHORTEST_RUN, first, last, 1);
+    const struct codebook    *code = run->job->w.coded.code;
+    if (code->step && run->length == SHORTEST_RUN)
+        multiply_codes_by(run, 0, SHORTEST_RUN, first, last);
+    else if (code->step)
+        multiply_codes_by(run, 0, SHORT_RUN, first, last);
+    else if (code->bits == 2)
+        multiply_codes_by(run, 2, run->length, first, last);
+    else if (code->bits == 3)
+        multiply_codes_by(run, 3, run->length, first, last);
+    else if (code->bits == 5)
+        multiply_codes_by(run, 5, run->length, first, last);
+    else if (code->bits == 6)
+        multiply_codes_by(run, 6, run->length, first, last);
     else
-        multiply_codes(run, SHORT_RUN, first, last, 1);
+        multiply_codes_by(run, 7, run->length, first, last);
 }
 
 static bnb_status matmul_codes(const struct matmul_job *job) {
-    return run_ordered(job, least(codes_run_length(job), SHORT_RUN), multiply_codes_rows);
+    return run_ordered(job, bytes_run_length(job), multiply_codes_rows);
 }
 
 /* ── In int8 ────────────────────────────────────────────────────────────────────────────────────────────────────── */

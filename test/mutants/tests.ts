@@ -13,8 +13,7 @@ const powerCuts = ["test/faults/faults.test.ts", "-t", "power cut"];
 /** By the beginning of a path; the first that fits. */
 const byPath: [prefix: string, ...stages: string[][]][] = [
   ["csrc/cpu/matmul_backward", own("matmul_backward"), own("nn", "nn_init")],
-  ["csrc/cpu/matmul_kbits", own("kbits"), own("matmul", "layout")],
-  ["csrc/cpu/matmul_vector_codes", own("gguf_models", "layout"), own("mlx", "kbits")],
+  ["csrc/cpu/matmul_vector_codes", own("kbits", "layout"), own("mlx", "gguf_models")],
   ["csrc/cpu/matmul", own("matmul", "kbits"), own("layout", "bitsandbytes_doc")],
   ["csrc/cpu/codes", own("gguf_models", "layout"), own("mlx", "kbits")],
   ["csrc/cpu/runs", own("layout", "gguf_models"), own("matmul", "kbits")],
