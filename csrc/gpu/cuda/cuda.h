@@ -3,6 +3,7 @@
  *   cuda.c           opening, describing, launching, waiting: the driver's table
  *   serve.c          whole products by kernels of its own: which, with what grid
  *   bytes.c          of them, one row with codes of a byte
+ *   dense.c          of them, both factors in half precision
  *   attention.c      the same of attention
  *   memory.c         device memory, and copies to and from it
  *   graph.c          launches that are enqueued again and again, as one graph

@@ -1,4 +1,4 @@
-/* How a whole product comes to those who serve it. */
+/* How a whole product comes to those who serve it, and what they share. */
 #ifndef BNB_CUDA_PRODUCT_H
 #define BNB_CUDA_PRODUCT_H
 
@@ -19,5 +19,51 @@ enum {
     AT_OFFSETS_ABSMAX
 };
 enum { OF_X, OF_W, OF_SCALES, OF_WHOLE, OF_BIAS, OF_Y, OF_OFFSETS };
+
+enum { HOPPER = 90 };
+
+/* A kernel of tiles: `rows` of x by `columns` of w a threadgroup. */
+struct tile {
+    const char *family, *kernel;
+    uint32_t    rows, columns, threads, shared;
+    uint32_t    groups; /* that a multiprocessor runs at once */
+};
+
+/* Of every kernel of tiles' constants, the dtype of y and whether there is a bias. */
+enum { TILE_Y = 1, TILE_BIAS = 4 };
+
+/* Into how many parts a sum is split, so that the tiles fill the GPU: not below 512 products a part. */
+uint32_t cuda_splits(const struct gpu *gpu, const struct tile *tile, uint32_t m, uint32_t n, uint32_t k);
+
+/* Launches a kernel of tiles for y[m, n], its binding `y_at`; where the sum is split that is memory for the parts,
+ * which are added up. */
+bnb_status cuda_launch_split(struct gpu *gpu, struct launch *launch, uint32_t m, uint32_t n, uint32_t y_at,
+                             struct binding bias, uint32_t splits);
+
+/* ── Dense ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* As cuda/matmul_dense.metal and matmul_hopper.metal have it. */
+struct dense_args {
+    uint32_t m, n, bytes, split;
+};
+
+/* A matrix [rows, depth], or where it is transposed stored as [depth, rows]. */
+struct factor {
+    struct binding of;
+    bool           transposed;
+};
+
+/* y[m, n] = Σk a[m, k] · b[n, k] + bias[n] */
+struct dense_product {
+    uint32_t       m, n, k;
+    uint32_t       dtype; /* of a and b: STORE_F16 or STORE_BF16 */
+    uint32_t       to;    /* of y: any float */
+    struct factor  a, b;
+    bool           has_bias;
+    struct binding bias, y;
+};
+
+/* UNSUPPORTED where a row as it is stored is no multiple of 16 bytes. */
+bnb_status cuda_dense(struct gpu *gpu, const struct dense_product *p);
 
 #endif

@@ -10,8 +10,6 @@
 
 #include "../../../metal/args.h"
 
-enum { HOPPER = 90 };
-
 /* One product on its way to kernels. */
 struct product {
     struct gpu          *gpu;
@@ -21,60 +19,6 @@ struct product {
     uint32_t             to;    /* of y */
     bool                 hopper;
 };
-
-/* ── Tiles ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-/* A kernel of tiles: `rows` of x by `columns` of w a threadgroup. */
-struct tile {
-    const char *family, *kernel;
-    uint32_t    rows, columns, threads, shared;
-    uint32_t    groups; /* that a multiprocessor runs at once */
-};
-
-/* Into how many parts a sum is split, so that the tiles fill the GPU: not below 512 products a part. */
-static uint32_t splits_of(const struct gpu *gpu, const struct tile *tile, uint32_t m, uint32_t n, uint32_t k) {
-    size_t tiles = ceil_div(m, tile->rows) * ceil_div(n, tile->columns);
-    size_t splits = (size_t)gpu->multiprocessors * tile->groups / tiles, most = k / 512;
-    if (splits > most) splits = most;
-    if (splits > 16) splits = 16;
-    return splits > 1 ? (uint32_t)splits : 1;
-}
-
-/* Adds up the parts of a split, with the portable kernel for it. */
-static bnb_status add_parts(const struct product *p, void *parts, uint32_t splits, struct binding bias,
-                            struct binding y) {
-    struct sum_args args = {.m = p->args.m, .n = p->args.n, .splits = splits};
-    return cuda_launch(p->gpu, &(struct launch){
-                                   .family = "matmul_tile",
-                                   .kernel = "matmul_sum",
-                                   .constants = {p->to, [4] = p->whole->constants[OF_BIAS]},
-                                   .constant_count = 5,
-                                   .args = &args,
-                                   .args_bytes = sizeof args,
-                                   .bindings = {{parts, 0, READS, NULL}, bias, y},
-                                   .binding_count = 3,
-                                   .groups = {(uint32_t)ceil_div(args.n, SUM_THREADS), args.m, 1},
-                                   .threads = SUM_THREADS,
-                                   .bytes_moved = (size_t)splits * args.m * args.n * 4,
-                               });
-}
-
-/* Launches a kernel whose binding `y_at` is y; where the sum is split that is memory for the parts, which are added
- * up. */
-static bnb_status launch_split(const struct product *p, struct launch *launch, uint32_t y_at, struct binding bias,
-                               uint32_t splits) {
-    if (splits == 1) return cuda_launch(p->gpu, launch);
-    struct binding y = launch->bindings[y_at];
-    void          *parts = cuda_alloc(p->gpu, (size_t)splits * p->args.m * p->args.n * sizeof(float));
-    if (!parts) return bnb_last_status();
-    launch->bindings[y_at] = (struct binding){parts, 0, WRITES, NULL};
-    launch->constants[1] = STORE_F32;
-    launch->constants[4] = 0;
-    bnb_status status = cuda_launch(p->gpu, launch);
-    if (status == BNB_OK) status = add_parts(p, parts, splits, bias, y);
-    cuda_free(p->gpu, parts);
-    return status;
-}
 
 /* ── 4-bit codes ────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -149,8 +93,9 @@ static bnb_status many(const struct product *p) {
                                         : &portable_tiles[m <= 32   ? 0
                                                           : m <= 64 ? 1
                                                                     : 2];
-    uint32_t       splits = splits_of(p->gpu, tile, m, p->args.n, p->args.k), steps = (uint32_t)ceil_div(p->args.k, 64);
-    struct product split = *p;
+    uint32_t           splits = cuda_splits(p->gpu, tile, m, p->args.n, p->args.k);
+    uint32_t           steps = (uint32_t)ceil_div(p->args.k, 64);
+    struct product     split = *p;
     split.args.split = (uint32_t)ceil_div(steps, splits) * 64;
     splits = (uint32_t)ceil_div(steps, split.args.split / 64);
 
@@ -162,52 +107,10 @@ static bnb_status many(const struct product *p) {
     launch.groups[2] = splits;
     launch.threads = tile->threads;
     launch.shared_bytes = tile->shared;
-    return launch_split(&split, &launch, AT_Y, launch.bindings[AT_BIAS], splits);
+    return cuda_launch_split(p->gpu, &launch, m, p->args.n, AT_Y, launch.bindings[AT_BIAS], splits);
 }
 
-/* ── Dense ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-/* As cuda/matmul_dense.metal and matmul_hopper.metal have it. */
-struct dense_args {
-    uint32_t m, n, bytes, split;
-};
-
-static const struct tile hopper_dense[2][2] = {
-    {{"matmul_hopper", "dense_hopper_f16_128", 128, 128, 256, 5 * 256 * 128, 1},
-     {"matmul_hopper", "dense_hopper_f16_256", 256, 128, 256, 4 * 384 * 128, 1}},
-    {{"matmul_hopper", "dense_hopper_bf16_128", 128, 128, 256, 5 * 256 * 128, 1},
-     {"matmul_hopper", "dense_hopper_bf16_256", 256, 128, 256, 4 * 384 * 128, 1}},
-};
-static const struct tile portable_dense[2] = {
-    {"matmul_dense", "matmul_dense_half_64", 64, 64, 128, 4 * 128 * 128, 3},
-    {"matmul_dense", "matmul_dense_half_128", 128, 128, 128, 3 * 256 * 128, 2},
-};
-
-static bnb_status dense(const struct product *p, struct binding x, struct binding w, struct binding bias,
-                        struct binding y) {
-    uint32_t           m = p->args.m;
-    const struct tile *tile = p->hopper ? &hopper_dense[p->dtype == STORE_BF16][m > 192] : &portable_dense[m > 64];
-    uint32_t           splits = splits_of(p->gpu, tile, m, p->args.n, p->args.k);
-    struct dense_args  args = {m, p->args.n, 2 * p->args.k, 0};
-    uint32_t           steps = (uint32_t)ceil_div(args.bytes, 128);
-    args.split = (uint32_t)ceil_div(steps, splits) * 128;
-    splits = (uint32_t)ceil_div(steps, args.split / 128);
-    struct launch launch = {
-        .family = tile->family,
-        .kernel = tile->kernel,
-        .constants = {p->dtype, p->to, 0, 0, p->whole->constants[OF_BIAS]},
-        .constant_count = 5,
-        .args = &args,
-        .args_bytes = sizeof args,
-        .bindings = {x, w, x, x, bias, y},
-        .binding_count = 6,
-        .groups = {(uint32_t)(ceil_div(m, tile->rows) * ceil_div(p->args.n, tile->columns)), 1, splits},
-        .threads = tile->threads,
-        .shared_bytes = tile->shared,
-        .bytes_moved = 2 * ((size_t)p->args.n + m) * p->args.k + 2 * (size_t)m * p->args.n,
-    };
-    return launch_split(p, &launch, 5, bias, splits);
-}
+/* ── In two steps ───────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* The weight, written out in the dtype that is multiplied in. */
 static bnb_status write_out(const struct product *p, void *memory) {
@@ -240,13 +143,29 @@ static bnb_status write_out(const struct product *p, void *memory) {
                                });
 }
 
+/* The same with w, [n, k] in the dtype that is multiplied in. */
+static bnb_status by_dense(const struct product *p, struct binding w) {
+    const struct binding *of = p->whole->bindings;
+    return cuda_dense(p->gpu, &(struct dense_product){
+                                  .m = p->args.m,
+                                  .n = p->args.n,
+                                  .k = p->args.k,
+                                  .dtype = p->dtype,
+                                  .to = p->to,
+                                  .a = {of[AT_X], false},
+                                  .b = {w, false},
+                                  .has_bias = p->whole->constants[OF_BIAS],
+                                  .bias = of[AT_BIAS],
+                                  .y = of[AT_Y],
+                              });
+}
+
 /* With many rows, decoding the weight once and multiplying whole is ahead of decoding it for each tile. */
 static bnb_status in_two_steps(const struct product *p) {
     void *w = cuda_alloc(p->gpu, (size_t)p->args.n * p->args.k * 2);
     if (!w) return bnb_last_status();
-    bnb_status            status = write_out(p, w);
-    const struct binding *of = p->whole->bindings;
-    if (status == BNB_OK) status = dense(p, of[AT_X], (struct binding){w, 0, READS, NULL}, of[AT_BIAS], of[AT_Y]);
+    bnb_status status = write_out(p, w);
+    if (status == BNB_OK) status = by_dense(p, (struct binding){w, 0, READS, NULL});
     cuda_free(p->gpu, w);
     return status;
 }
@@ -262,9 +181,8 @@ bnb_status cuda_no_kernel(void) { return fail(BNB_UNSUPPORTED, "CUDA's own kerne
 static bnb_status multiply(const struct product *p) {
     uint32_t w = p->whole->constants[OF_W], m = p->args.m;
     if (w < STORE_CODE) { /* reading a dense weight once is all that a few rows need */
-        const struct binding *of = p->whole->bindings;
-        bool                  fits = w == p->dtype && p->args.k % 8 == 0 && m > 8;
-        return fits ? dense(p, of[AT_X], of[AT_CODES], of[AT_BIAS], of[AT_Y]) : cuda_no_kernel();
+        bool fits = w == p->dtype && p->args.k % 8 == 0 && m > 8;
+        return fits ? by_dense(p, p->whole->bindings[AT_CODES]) : cuda_no_kernel();
     }
     bool codes = takes_codes(p);
     if (codes && m * blocks_of_128(p) <= FEW_COLUMNS) return few(p);

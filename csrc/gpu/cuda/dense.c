@@ -1,0 +1,93 @@
+/* Products of dense matrices in half precision on tensor cores, and sums that are split so that tiles fill a GPU. */
+#include "product.h"
+
+#include "../../../metal/args.h"
+
+/* ── Splits ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+uint32_t cuda_splits(const struct gpu *gpu, const struct tile *tile, uint32_t m, uint32_t n, uint32_t k) {
+    size_t tiles = ceil_div(m, tile->rows) * ceil_div(n, tile->columns);
+    size_t splits = (size_t)gpu->multiprocessors * tile->groups / tiles, most = k / 512;
+    if (splits > most) splits = most;
+    if (splits > 16) splits = 16;
+    return splits > 1 ? (uint32_t)splits : 1;
+}
+
+/* Adds up the parts of a split, with the portable kernel for it. */
+static bnb_status add_parts(struct gpu *gpu, struct sum_args args, struct binding parts, struct binding bias,
+                            bool has_bias, struct binding y, uint32_t to) {
+    return cuda_launch(gpu, &(struct launch){
+                                .family = "matmul_tile",
+                                .kernel = "matmul_sum",
+                                .constants = {to, [4] = has_bias},
+                                .constant_count = 5,
+                                .args = &args,
+                                .args_bytes = sizeof args,
+                                .bindings = {parts, bias, y},
+                                .binding_count = 3,
+                                .groups = {(uint32_t)ceil_div(args.n, SUM_THREADS), args.m, 1},
+                                .threads = SUM_THREADS,
+                                .bytes_moved = (size_t)args.splits * args.m * args.n * 4,
+                            });
+}
+
+bnb_status cuda_launch_split(struct gpu *gpu, struct launch *launch, uint32_t m, uint32_t n, uint32_t y_at,
+                             struct binding bias, uint32_t splits) {
+    if (splits == 1) return cuda_launch(gpu, launch);
+    struct binding y = launch->bindings[y_at];
+    uint32_t       to = launch->constants[TILE_Y], has_bias = launch->constants[TILE_BIAS];
+    void          *parts = cuda_alloc(gpu, (size_t)splits * m * n * sizeof(float));
+    if (!parts) return bnb_last_status();
+    launch->bindings[y_at] = (struct binding){parts, 0, WRITES, NULL};
+    launch->constants[TILE_Y] = STORE_F32;
+    launch->constants[TILE_BIAS] = 0;
+    bnb_status status = cuda_launch(gpu, launch);
+    if (status == BNB_OK)
+        status = add_parts(gpu, (struct sum_args){m, n, splits}, (struct binding){parts, 0, READS, NULL}, bias,
+                           has_bias, y, to);
+    cuda_free(gpu, parts);
+    return status;
+}
+
+/* ── Products ───────────────────────────────────────────────────────────────────────────────────────────────────── */
+
+/* Half of them by dtype, so that no branch stands among Hopper's instructions. */
+static const struct tile hopper_tiles[2][2] = {
+    {{"matmul_hopper", "dense_hopper_f16_128", 128, 128, 256, 5 * 256 * 128, 1},
+     {"matmul_hopper", "dense_hopper_f16_256", 256, 128, 256, 4 * 384 * 128, 1}},
+    {{"matmul_hopper", "dense_hopper_bf16_128", 128, 128, 256, 5 * 256 * 128, 1},
+     {"matmul_hopper", "dense_hopper_bf16_256", 256, 128, 256, 4 * 384 * 128, 1}},
+};
+static const struct tile portable_tiles[2] = {
+    {"matmul_dense", "matmul_dense_half_64", 64, 64, 128, 4 * 128 * 128, 3},
+    {"matmul_dense", "matmul_dense_half_128", 128, 128, 128, 3 * 256 * 128, 2},
+};
+
+static const struct tile *tile_of(const struct gpu *gpu, const struct dense_product *p) {
+    return gpu->capability == HOPPER ? &hopper_tiles[p->dtype == STORE_BF16][p->m > 192] : &portable_tiles[p->m > 64];
+}
+
+bnb_status cuda_dense(struct gpu *gpu, const struct dense_product *p) {
+    if (p->a.transposed || p->b.transposed || p->k % 8) return cuda_no_kernel();
+    const struct tile *tile = tile_of(gpu, p);
+    uint32_t           splits = cuda_splits(gpu, tile, p->m, p->n, p->k);
+    struct dense_args  args = {p->m, p->n, 2 * p->k, 0};
+    uint32_t           steps = (uint32_t)ceil_div(args.bytes, 128);
+    args.split = (uint32_t)ceil_div(steps, splits) * 128;
+    splits = (uint32_t)ceil_div(steps, args.split / 128);
+    struct launch launch = {
+        .family = tile->family,
+        .kernel = tile->kernel,
+        .constants = {p->dtype, [TILE_Y] = p->to, [TILE_BIAS] = p->has_bias},
+        .constant_count = 5,
+        .args = &args,
+        .args_bytes = sizeof args,
+        .bindings = {p->a.of, p->b.of, p->a.of, p->a.of, p->bias, p->y},
+        .binding_count = 6,
+        .groups = {(uint32_t)(ceil_div(p->m, tile->rows) * ceil_div(p->n, tile->columns)), 1, splits},
+        .threads = tile->threads,
+        .shared_bytes = tile->shared,
+        .bytes_moved = 2 * ((size_t)p->n + p->m) * p->k + 2 * (size_t)p->m * p->n,
+    };
+    return cuda_launch_split(gpu, &launch, p->m, p->n, 5, p->bias, splits);
+}
