@@ -318,8 +318,8 @@ BNB_API bnb_tensor *bnb_embedding(const bnb_tensor *indices, const bnb_tensor *w
 BNB_API bnb_tensor *bnb_embedding_quantized(const bnb_tensor *indices, const bnb_quantized *w, bnb_dtype dtype);
 
 /* The gradient with respect to a dense w of `rows` rows: dw[r, :] = the sum of dy[i, :] where indices[i] = r, in fp32
- * and in order, rounded once to `dtype`. The row `padding` gets zeros; -1: there is none. Looks at the indices, and
- * waits, as bnb_embedding. */
+ * and in order, rounded once to `dtype`. The row `padding` gets zeros; -1: there is none. Indices are held to be rows,
+ * and are waited for, as by bnb_embedding. */
 BNB_API bnb_tensor *bnb_embedding_backward(const bnb_tensor *dy, const bnb_tensor *indices, size_t rows,
                                            int32_t padding, bnb_dtype dtype);
 
@@ -497,9 +497,10 @@ BNB_API bnb_status bnb_optimizer_step(bnb_optimizer kind, const bnb_hyperparamet
  * (by the CPU in the call), and recorded too, until bnb_record_end. Shapes stay as they are. What is to change from one
  * run to the next lies in tensors that were made before: it is read from their memory each time, and bnb_tensor_write
  * puts it there. Reads, writes and copies of tensors are not recorded; what looks at values on the CPU is UNSUPPORTED:
- * bnb_embedding_backward, and on the CPU bnb_quantize. What is recorded on a GPU is not checked: an index of
- * bnb_embedding that is no row gives NaNs, and so does the block or, with nested scales, all of what bnb_quantize is
- * given and is not finite; nor are, on any device, the stats of bnb_int8_vectorwise_quant. */
+ * bnb_quantize_affine, joins of some weights, and on the CPU bnb_quantize. What is recorded on a GPU is not checked: an
+ * index that is no row gives NaNs by bnb_embedding and is left out by bnb_embedding_backward, and what is not finite
+ * makes NaNs of its block or, with nested scales, of all that bnb_quantize is given; nor are, on any device, the stats
+ * of bnb_int8_vectorwise_quant checked. */
 BNB_API bnb_status bnb_record(bnb_device *device);
 
 /* Ends it. NULL where an operation has failed meanwhile. */

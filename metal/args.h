@@ -52,6 +52,10 @@ enum {
     ATTEND_THREADS = 128,     // 4 simdgroups at the keys of one head of a row, 32 keys each at a time
     ATTEND_MOST = 1024,       // columns of a head
     MERGE_THREADS = 64,       // parts of a head of a row, then its columns by turns
+    SORT_THREADS = 256,       // a digit each,
+    SORT_BITS = 8,            // which has so many bits
+    SORT_DIGITS = 256,        //
+    SORT_TILE = 2048,         // elements of a threadgroup
     COMPARE_THREADS = 256,    // 8 elements a thread
     FINITE_THREADS = 256,     // 4 elements a thread
     NESTED_THREADS = 256,     // 4 scales a thread, and one at each part
@@ -146,6 +150,12 @@ struct embedding_args {
     struct scale_layout scales;
 };
 static_assert(sizeof(struct embedding_args) == 40, "host and kernels must lay out struct embedding_args alike");
+
+// Indices, of which those from 0 to rows - 1 but for padding are sorted; shift is where a pass's digit begins.
+struct sort_args {
+    uint32_t count, rows, padding, shift;
+};
+static_assert(sizeof(struct sort_args) == 16, "host and kernels must lay out struct sort_args alike");
 
 struct layer_norm_args {
     uint32_t rows, columns;

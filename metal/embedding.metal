@@ -51,12 +51,12 @@ void embedding(constant embedding_args &args [[buffer(0)]],
 }
 static_assert(EMBEDDING_THREADS == 256, "embedding fills the codebooks with a value a thread");
 
-// dw[row] = the sum of dy[order[i]], starts[row] <= i < starts[row + 1].
+// dw[row] = the sum of dy[sorted[i].y], starts[row] <= i < starts[row + 1]: as metal/sort.metal leaves them.
 [[host_name("embedding_backward")]] [[kernel, max_total_threads_per_threadgroup(EMBEDDING_THREADS)]]
 void embedding_backward(constant embedding_args &args [[buffer(0)]],
                         device const uchar *dy [[buffer(1)]],
                         device const uint *starts [[buffer(2)]],
-                        device const uint *order [[buffer(3)]],
+                        device const uint2 *sorted [[buffer(3)]],
                         device uchar *dw [[buffer(4)]],
                         uint thread_index [[thread_position_in_grid]],
                         uint threads [[threads_per_grid]]) {
@@ -67,7 +67,7 @@ void embedding_backward(constant embedding_args &args [[buffer(0)]],
         const uint column = uint(piece % pieces) * 8, valid = within(column, args.columns);
         octet sum = {float4(0.0f), float4(0.0f)};
         for (uint i = starts[row]; i < starts[row + 1]; i++) {
-            const ulong from = ulong(order[i]) * args.columns + column;
+            const ulong from = ulong(sorted[i].y) * args.columns + column;
             const octet v = WHOLE != 0 ? load8(dy, W, from) : load_some(dy, W, from, valid);
             sum.low += v.low;
             sum.high += v.high;

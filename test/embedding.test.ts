@@ -109,6 +109,53 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect(errorOf(() => embeddingBackward(dy, at(1), 0.5)).message).toContain("rows is 0.5");
   });
 
+  describe("the gradient of many indices is their rows' sums in order, to the bit", () => {
+    function expectSums(
+      indices: Int32Array<ArrayBuffer>,
+      rows: number,
+      d: number,
+      dtype: FloatDType,
+      padding?: number,
+    ) {
+      using dy = Tensor.from(normal(indices.length * d, rows), [indices.length, d], { device }).cast(dtype);
+      using at = Tensor.from(indices, [indices.length], { device });
+      const gradient = dy.readFloat32();
+      const want = new Float32Array(rows * d);
+      for (const [i, row] of indices.entries())
+        for (let c = 0; c < d; c++) if (row !== padding) want[row * d + c]! += gradient[i * d + c]!;
+      using dw = embeddingBackward(dy, at, rows, { paddingIdx: padding });
+      expect(Buffer.compare(new Uint8Array(dw.readFloat32().buffer), new Uint8Array(rounded(want, dtype).buffer))).toBe(
+        0,
+      );
+    }
+    const rounded = (values: Float32Array, dtype: FloatDType) => values.map((value) => round(value, dtype));
+    const spread = (count: number, rows: number) =>
+      Int32Array.from({ length: count }, (_, i) => Math.floor(rows * Math.abs(Math.sin(i * i + count)) ** 3));
+
+    test.each([1, 31, 32, 33, 255, 257, 2048, 2049, 4099])("%d of them", (count) => {
+      for (const [i, rows] of [1, 2, 255, 256, 5000].entries()) {
+        const dtype = floatDTypes[i % 3]!;
+        expectSums(spread(count, rows), rows, 3, dtype);
+        expectSums(spread(count, rows), rows, 8, dtype, rows >> 1);
+      }
+    });
+
+    test.each(floatDTypes)("70,000 of a table of 131,072 rows, of %s", (dtype) => {
+      expectSums(spread(70_000, 131_072), 131_072, 2, dtype, 0);
+    });
+
+    test("all of one row, and each of its own", () => {
+      expectSums(new Int32Array(4099).fill(77), 300, 5, "float32");
+      expectSums(new Int32Array(4099).fill(77), 300, 5, "float32", 77);
+      expectSums(
+        Int32Array.from({ length: 4099 }, (_, i) => 4098 - i),
+        4099,
+        5,
+        "float32",
+      );
+    });
+  });
+
   test.skipIf(!launchesRun)("a GPU is not waited for to check what the host has written", () => {
     const values = Int32Array.of(3, 0, 1, 3);
     using w = Tensor.from(wave(4 * 64), [4, 64], { device });
@@ -121,7 +168,10 @@ describe.each(testDevices)("on %s", (_, device) => {
     embedding(first, q).dispose(); // from now on the codebook is there
     const before = launchesRun!();
     using pending = scale(w, 2);
-    const rows = given.flatMap((indices) => [embedding(indices, w), embedding(indices, q)]);
+    const rows = given.flatMap((indices) => {
+      const y = embedding(indices, w);
+      return [y, embedding(indices, q), embeddingBackward(y, indices, 4)];
+    });
     expect(launchesRun!()).toBe(before);
     expect([...rows[0]!.readFloat32()]).toEqual(rowsOf(w.read(), values, 64));
     expect(launchesRun!()).toBeGreaterThan(before + rows.length);
@@ -130,14 +180,16 @@ describe.each(testDevices)("on %s", (_, device) => {
 
   describe("an index that was put there after others were checked", () => {
     const w = Tensor.from(wave(4 * 8), [4, 8], { device });
+    const dyFor = (indices: Tensor) => Tensor.zeros([...indices.shape, 8], { device });
     const start = () => {
       const indices = Tensor.from(Int32Array.of(1, 2, 3, 0), [1, 4], { device });
       embedding(indices, w).dispose();
       return indices;
     };
     const refused = (indices: Tensor<"int32">, sentence: string) => {
-      for (let again = 0; again < 2; again++)
-        expect(errorOf(() => embedding(indices, w)).message).toContain(`${sentence}, expected 0 to 3`);
+      using dy = dyFor(indices);
+      for (const use of [() => embedding(indices, w), () => embeddingBackward(dy, indices, 4)])
+        expect(errorOf(use).message).toContain(`${sentence}, expected 0 to 3`);
     };
 
     test("by a write, and another makes it good", () => {

@@ -1,7 +1,7 @@
 // Work of the CPU's that is queued: the event loop turns meanwhile, and order, memory and failures are as in the call.
 import { expect, test } from "bun:test";
 import { attention } from "../src/attention.ts";
-import { concat, Device, matmul4bit, quantize4bit, scale, Tensor } from "../src/index.ts";
+import { concat, Device, embedding, embeddingBackward, matmul4bit, quantize4bit, scale, Tensor } from "../src/index.ts";
 import { native } from "../src/native.ts";
 import { Recording } from "../src/recording.ts";
 import { wave } from "./cases.ts";
@@ -52,6 +52,27 @@ test("what is no number is refused in the call, however long the operation would
   values[7] = Number.NaN;
   using bad = tensor(values, [side, side]);
   expect(errorOf(() => quantize4bit(bad, { scales: "leastSquares" })).message).toContain("[0, 7] is ");
+});
+
+test("rows by indices, and their gradient, are queued where the host wrote the indices, and else done in the call", () => {
+  const count = 40 * side;
+  const rows = Int32Array.from({ length: count }, (_, i) => (i * 7) % side);
+  using indices = Tensor.from(rows, [count], { device });
+  using y = embedding(indices, w);
+  untilBusy(() => embedding(indices, w).dispose());
+  untilBusy(() => embeddingBackward(y, indices, side).dispose());
+  using gradient = embeddingBackward(y, indices, side);
+  device.wait();
+  const sum = (value: number) => Array.from({ length: 40 }, () => value).reduce((a, b) => Math.fround(a + b), 0);
+  expect(gradient.slice(7, 8).read()).toEqual(w.slice(7, 8).read().map(sum));
+  indices.view((elements) => {
+    elements[1] = side;
+  });
+  expect(errorOf(() => embedding(indices, w)).message).toContain(`indices[0, 1] is ${side}`);
+  expect(errorOf(() => embeddingBackward(y, indices, side)).message).toContain(`indices[0, 1] is ${side}`);
+  indices.write(rows); // somebody has had the address
+  embedding(indices, w).dispose();
+  expect(isBusy()).toBe(false);
 });
 
 test("what is asked for meanwhile comes in its order: results, writes, frees", async () => {

@@ -1,15 +1,16 @@
 // Operations that are recorded once and run again: what they compute, what memory they take, and what can't be
 // recorded.
 import { describe, expect, test } from "bun:test";
-import { embeddingBackward } from "../src/embedding.ts";
 import {
   add,
   dequantize4bit,
   embedding,
+  embeddingBackward,
   int8VectorwiseQuant,
   linear,
   matmul4bit,
   quantize4bit,
+  quantizeAffine,
   scale,
   Tensor,
 } from "../src/index.ts";
@@ -125,8 +126,7 @@ describe.each(testDevices)("on %s", (_, device) => {
   test("what looks at its results on the CPU is refused, and so is what fails", () => {
     using x = tensor(wave(128), [2, 64]);
     using other = tensor(wave(64), [1, 64]);
-    using ids = Tensor.from(Int32Array.of(0, 1), [2], { device });
-    const looks = () => (device.kind === "cpu" ? quantize4bit(x) : embeddingBackward(x, ids, 3));
+    const looks = () => (device.kind === "cpu" ? quantize4bit(x) : quantizeAffine(x));
     expect(errorOf(() => Recording.of(() => looks().dispose(), device)).message).toContain("can't be recorded");
     expect(errorOf(() => Recording.of(() => void add(x, other), device)).message).toContain("the shapes must match");
     expect(errorOf(() => Recording.of(() => Recording.of(() => {}, device).dispose(), device)).message).toContain(
@@ -186,6 +186,33 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect(errorOf(() => Recording.of(use, device)).message).toContain("before the recording that finds it has run");
   });
 
+  test("the gradient of a table is recorded, of indices and rows that change", () => {
+    const [rows, count] = [700, 2500]; // two tiles, and keys of two digits
+    const indicesBy = (by: number) => Int32Array.from({ length: count }, (_, i) => (i * by) % rows);
+    using dy = tensor(wave(count * 8), [count, 8]);
+    using few = tensor(wave(3 * 8, 2), [3, 8]);
+    using indices = Tensor.from(indicesBy(7), [count], { device });
+    using fewIndices = Tensor.from(Int32Array.of(699, 0, 699), [3], { device });
+    const step = () => {
+      using dense = embeddingBackward(dy, indices, rows, { paddingIdx: 14 });
+      using sparse = embeddingBackward(few, fewIndices, rows); // in memory that the first has left
+      return add(dense, sparse);
+    };
+    let out: Tensor | undefined;
+    using recording = Recording.of(() => {
+      out = step();
+    }, device);
+    for (const by of [7, 13, 0]) {
+      indices.write(indicesBy(by));
+      fewIndices.write(Int32Array.of(by, 14, 255));
+      dy.write(wave(count * 8, by + 1));
+      recording.run();
+      using eager = step();
+      expect(out!.read()).toEqual(eager.read());
+    }
+    out!.dispose();
+  });
+
   test("an index that is no row is an error on a CPU and NaNs on a GPU, never memory of somebody else", () => {
     using table = tensor(wave(3 * 8), [3, 8]);
     using ids = Tensor.from(Int32Array.of(0, 2), [2], { device });
@@ -199,6 +226,23 @@ describe.each(testDevices)("on %s", (_, device) => {
     } else {
       recording.run();
       expect(y!.read().every(Number.isNaN)).toBe(true);
+    }
+  });
+
+  test("for the gradient it is an error on a CPU, and left out on a GPU", () => {
+    using dy = tensor(wave(4 * 8), [4, 8]);
+    using ids = Tensor.from(Int32Array.of(0, 2, 0, 1), [4], { device });
+    let dw: Tensor | undefined;
+    using recording = Recording.of(() => {
+      dw = embeddingBackward(dy, ids, 3);
+    }, device);
+    ids.write(Int32Array.of(-1, 2, 3, 1));
+    if (device.kind === "cpu" || String(device) === "null") {
+      expect(errorOf(() => recording.run()).message).toContain("indices[0, 0] is -1, expected 0 to 2");
+    } else {
+      recording.run();
+      const row = (i: number) => [...dy.read().slice(i * 8, (i + 1) * 8)];
+      expect([...dw!.read()]).toEqual([...new Float32Array(8), ...row(3), ...row(1)]);
     }
   });
 });

@@ -66,6 +66,9 @@ static const char matmul_backward[] = {
 static const char embedding[] = {
 #embed <embedding.metal> suffix(, 0)
 };
+static const char sort[] = {
+#embed <sort.metal> suffix(, 0)
+};
 static const char layer_norm[] = {
 #embed <layer_norm.metal> suffix(, 0)
 };
@@ -117,6 +120,7 @@ const struct kernel_source kernel_families[] = {
     {"matmul_tile", matmul_tile},
     {"matmul_backward", matmul_backward},
     {"embedding", embedding},
+    {"sort", sort},
     {"layer_norm", layer_norm},
     {"rms_norm", rms_norm},
     {"activate", activate},

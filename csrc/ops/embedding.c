@@ -5,6 +5,7 @@
 
 #include "launch.h"
 #include "record.h"
+#include "sort.h"
 
 /* ── The plain loops ────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -19,7 +20,10 @@ static void embedding_plain(const void *argument, size_t first, size_t last) {
 /* dw[row] = the sum of dy[order[i]], starts[row] <= i < starts[row + 1]: in fp32, in the order of the indices. */
 struct embedding_backward_job {
     struct dense    dy;
+    const int32_t  *indices; /* of which the sort makes: */
     const uint32_t *order, *starts;
+    size_t          index_columns;
+    int32_t         padding;
     size_t          rows;
     void           *dw;
     bnb_dtype       dtype;
@@ -53,16 +57,29 @@ static bnb_status check_indices(const int32_t *indices, size_t count, size_t col
     return BNB_OK;
 }
 
-/* A copy of the indices, each of which is a row of the table; NULL and an error. */
-static int32_t *read_indices(const bnb_tensor *indices, size_t rows) {
-    size_t   count = indices->rows * indices->columns;
+/* A copy of indices that may be anything, and that another thread may be writing: each of the copy's is a row of the
+ * table. NULL and an error. */
+static int32_t *checked_copy(const int32_t *indices, size_t count, size_t columns, size_t rows) {
     int32_t *copy = malloc(count * sizeof *copy);
     if (!copy) return no_memory(count), NULL;
-    bnb_status status = buffer_read(indices->buffer, copy, count * sizeof *copy);
-    if (status == BNB_OK) status = check_indices(copy, count, indices->columns, rows);
-    if (status == BNB_OK) return copy;
+    memcpy(copy, indices, count * sizeof *copy);
+    if (check_indices(copy, count, columns, rows) == BNB_OK) return copy;
     free(copy);
     return NULL;
+}
+
+/* Whether each index is a row of the table, as far as that is to be found out before the operation runs: a GPU's are
+ * read where nothing is known of them, unless it is recorded. The CPU's form looks for itself. */
+static bnb_status look_at_indices(const bnb_tensor *indices, size_t rows) {
+    const bnb_device *device = indices->buffer->device;
+    if (!device->driver || is_recording(device) || buffer_is_below(indices->buffer, rows)) return BNB_OK;
+    size_t   count = indices->rows * indices->columns;
+    int32_t *copy = malloc(count * sizeof *copy);
+    if (!copy) return no_memory(count);
+    bnb_status status = buffer_read(indices->buffer, copy, count * sizeof *copy);
+    if (status == BNB_OK) status = check_indices(copy, count, indices->columns, rows);
+    free(copy);
+    return status;
 }
 
 static bool are_indices(const bnb_tensor *indices) {
@@ -79,7 +96,6 @@ struct request {
     const bnb_tensor *indices;
     struct operand    w;
     bnb_tensor       *y;
-    bool              checked; /* each index is known to be a row */
 };
 
 static bnb_status launch(const void *request) {
@@ -124,16 +140,13 @@ static bnb_status look_up(const void *argument) {
     struct look_up_job    unchecked = *(const struct look_up_job *)argument;
     struct embedding_job *job = &unchecked.embedding;
     size_t                rows = weight_rows(&job->w), columns = weight_columns(&job->w);
-    int32_t              *copy = malloc(job->count * sizeof *copy); /* another thread may be writing to the tensor */
-    if (!copy) return no_memory(job->count);
-    memcpy(copy, job->indices, job->count * sizeof *copy);
-    bnb_status status = check_indices(copy, job->count, unchecked.index_columns, rows);
+    int32_t              *copy = checked_copy(job->indices, job->count, unchecked.index_columns, rows);
+    if (!copy) return bnb_last_status();
     job->indices = copy;
-    if (status == BNB_OK)
-        parallel_for(job->count, ceil_div(1 << 15, columns),
-                     cpu_forms()->embedding ? cpu_forms()->embedding : embedding_plain, job);
+    parallel_for(job->count, ceil_div(1 << 15, columns),
+                 cpu_forms()->embedding ? cpu_forms()->embedding : embedding_plain, job);
     free(copy);
-    return status;
+    return BNB_OK;
 }
 
 /* Who asks is told of an index that is no row: where one may be, in the call. */
@@ -149,7 +162,7 @@ static bnb_status embedding_on_host(const void *request, struct host *host) {
             },
         .index_columns = r->indices->columns,
     };
-    host->waits = !r->checked;
+    host->waits = !buffer_is_below(r->indices->buffer, operand_rows(r->w));
     host->work = 2.0 * (double)r->y->buffer->bytes;
     if (r->w.dense)
         job.embedding.w.dense = dense_of(host, r->w.dense);
@@ -165,16 +178,11 @@ static bnb_tensor *embedding(const bnb_tensor *indices, struct operand w, bnb_dt
     if (!on_device(indices->buffer, device, "embedding", "indices") ||
         !is_shape(count, columns, "embedding", "the result"))
         return NULL;
-    bool checked = buffer_is_below(indices->buffer, rows);
-    if (device->driver && !checked && !is_recording(device)) {
-        int32_t *copy = read_indices(indices, rows);
-        if (!copy) return NULL;
-        free(copy);
-    }
+    if (look_at_indices(indices, rows)) return NULL;
     bnb_tensor *y = tensor_new(device, dtype, count, columns);
     if (!y) return NULL;
     count_operation(device);
-    struct request request = {indices, w, y, checked};
+    struct request request = {indices, w, y};
     if (run(&(struct operation){"embedding", device, launch, embedding_on_host, &request}) == BNB_OK) return y;
     bnb_tensor_free(y);
     return NULL;
@@ -195,58 +203,60 @@ bnb_tensor *bnb_embedding_quantized(const bnb_tensor *indices, const bnb_quantiz
 
 /* ── Backward ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Sorts positions by their index, so that a row's sum has one order on every device. `sorted` has room for the starts
- * of `rows` rows, one more, and an element for each index. */
-static void sort_indices(const int32_t *indices, size_t count, size_t rows, int32_t padding, uint32_t *sorted) {
-    uint32_t *starts = sorted, *order = sorted + rows + 1;
-    memset(starts, 0, (rows + 1) * sizeof *starts);
-    for (size_t i = 0; i < count; i++)
-        if (indices[i] != padding) starts[indices[i]]++;
-    uint32_t total = 0; /* starts[row] becomes where the row ends, and the last loop fills it from there back */
-    for (size_t row = 0; row <= rows; row++) starts[row] = total += starts[row];
-    for (size_t i = count; i-- > 0;)
-        if (indices[i] != padding) order[--starts[indices[i]]] = (uint32_t)i;
-}
-
 struct backward_request {
-    const bnb_tensor    *dy;
-    const struct buffer *sorted;
-    bnb_tensor          *dw;
+    const bnb_tensor *dy, *indices;
+    int32_t           padding;
+    bnb_tensor       *dw;
 };
 
-static bnb_status launch_backward(const void *request) {
-    const struct backward_request *r = request;
-    const bnb_tensor              *dy = r->dy, *dw = r->dw;
-    const struct buffer           *sorted = r->sorted;
-    size_t                         rows = dw->rows, columns = dw->columns;
-    if (columns > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a row of 2^32 elements or more");
+static bnb_status launch_sums(const struct backward_request *r, const struct sorted *sorted) {
+    const bnb_tensor     *dy = r->dy, *dw = r->dw;
+    size_t                rows = dw->rows, columns = dw->columns;
     struct embedding_args args = {
         .rows_low = (uint32_t)rows,
         .rows_high = (uint32_t)(rows >> 32),
         .columns = (uint32_t)columns,
     };
-    return enqueue(dw->buffer->device, &(struct launch){
-                                           .family = "embedding",
-                                           .kernel = "embedding_backward",
-                                           .constants = {dy->dtype, 0, columns % 8 == 0, dw->dtype},
-                                           .constant_count = 4,
-                                           .args = &args,
-                                           .args_bytes = sizeof args,
-                                           .bindings = {reads(dy->buffer),
-                                                        reads(sorted),
-                                                        {sorted->memory, (rows + 1) * sizeof(uint32_t), READS, sorted},
-                                                        writes(dw->buffer)},
-                                           .binding_count = 4,
-                                           .groups = {groups_for(rows * ceil_div(columns, 8), EMBEDDING_THREADS), 1, 1},
-                                           .threads = EMBEDDING_THREADS,
-                                           .bytes_moved = dy->buffer->bytes + dw->buffer->bytes,
-                                       });
+    return enqueue(dw->buffer->device,
+                   &(struct launch){
+                       .family = "embedding",
+                       .kernel = "embedding_backward",
+                       .constants = {dy->dtype, 0, columns % 8 == 0, dw->dtype},
+                       .constant_count = 4,
+                       .args = &args,
+                       .args_bytes = sizeof args,
+                       .bindings = {reads(dy->buffer), reads(sorted->starts), reads(sorted->pairs), writes(dw->buffer)},
+                       .binding_count = 4,
+                       .groups = {groups_for(rows * ceil_div(columns, 8), EMBEDDING_THREADS), 1, 1},
+                       .threads = EMBEDDING_THREADS,
+                       .bytes_moved = dy->buffer->bytes + dw->buffer->bytes,
+                   });
+}
+
+/* Indices that are no row are left out, as the padding is. */
+static bnb_status launch_backward(const void *request) {
+    const struct backward_request *r = request;
+    if (r->dw->columns > UINT32_MAX) return fail(BNB_UNSUPPORTED, "a row of 2^32 elements or more");
+    struct sorted sorted;
+    struct sort   sort = {r->indices->buffer, r->dy->rows, r->dw->rows, r->padding};
+    bnb_status    status = launch_sort(&sort, &sorted);
+    if (status) return status;
+    status = launch_sums(r, &sorted);
+    sorted_release(&sorted);
+    return status;
 }
 
 static bnb_status add_up(const void *argument) {
     struct embedding_backward_job job = *(const struct embedding_backward_job *)argument;
-    job.order = job.starts + job.rows + 1;
+    size_t                        count = job.dy.rows;
+    int32_t                      *copy = checked_copy(job.indices, count, job.index_columns, job.rows);
+    if (!copy) return bnb_last_status();
+    uint32_t *sorted = sort_indices(copy, count, job.rows, job.padding);
+    free(copy);
+    if (!sorted) return no_memory(count);
+    job.starts = sorted, job.order = sorted + job.rows + 1;
     parallel_for(job.rows, ceil_div(1 << 15, job.dy.columns), embedding_backward_plain, &job);
+    free(sorted);
     return BNB_OK;
 }
 
@@ -254,24 +264,15 @@ static bnb_status backward_on_host(const void *request, struct host *host) {
     const struct backward_request *r = request;
     struct embedding_backward_job  job = {
         .dy = dense_of(host, r->dy),
-        .starts = host_reads(host, r->sorted),
+        .indices = host_reads(host, r->indices->buffer),
+        .index_columns = r->indices->columns,
+        .padding = r->padding,
         .rows = r->dw->rows,
         .dw = host_writes(host, r->dw->buffer),
         .dtype = r->dw->dtype,
     };
+    host->waits = !buffer_is_below(r->indices->buffer, job.rows);
     return perform(host, add_up, &job, sizeof job);
-}
-
-static bnb_status run_backward(const bnb_tensor *dy, const uint32_t *sorted, size_t words, bnb_tensor *dw) {
-    bnb_device    *device = dw->buffer->device;
-    struct buffer *uploaded = buffer_new(device, words * sizeof *sorted);
-    if (!uploaded) return BNB_OUT_OF_MEMORY;
-    bnb_status              status = buffer_write(uploaded, sorted, words * sizeof *sorted);
-    struct backward_request request = {dy, uploaded, dw};
-    if (status == BNB_OK)
-        status = run(&(struct operation){"embedding_backward", device, launch_backward, backward_on_host, &request});
-    buffer_release(uploaded); /* the driver keeps it until the work is done */
-    return status;
 }
 
 bnb_tensor *bnb_embedding_backward(const bnb_tensor *dy, const bnb_tensor *indices, size_t rows, int32_t padding,
@@ -280,7 +281,7 @@ bnb_tensor *bnb_embedding_backward(const bnb_tensor *dy, const bnb_tensor *indic
         !are_indices(indices) || !is_float(dtype, "embedding_backward", "dtype") ||
         !is_shape(rows, dy->columns, "embedding_backward", "the gradient"))
         return NULL;
-    size_t      count = indices->rows * indices->columns, words = rows + 1 + count;
+    size_t      count = indices->rows * indices->columns;
     bnb_device *device = dy->buffer->device;
     if (!on_device(indices->buffer, device, "embedding_backward", "indices")) return NULL;
     if (dy->rows != count)
@@ -292,21 +293,13 @@ bnb_tensor *bnb_embedding_backward(const bnb_tensor *dy, const bnb_tensor *indic
     if (padding < -1 || (padding >= 0 && (size_t)padding >= rows))
         return refuse(BNB_INVALID, "embedding_backward: padding is %d, expected -1 or a row of w, 0 to %zu", padding,
                       rows - 1);
-
-    if (not_recording(device, "embedding_backward")) return NULL;
-    int32_t *copy = read_indices(indices, rows);
-    if (!copy) return NULL;
-    uint32_t *sorted = malloc(words * sizeof *sorted);
-    if (sorted)
-        sort_indices(copy, count, rows, padding, sorted);
-    else
-        fail(BNB_OUT_OF_MEMORY, "embedding_backward: no memory for %zu indices; free something and try again", count);
-    free(copy);
-    bnb_tensor *dw = sorted ? tensor_new(device, dtype, rows, dy->columns) : NULL;
+    if (look_at_indices(indices, rows)) return NULL;
+    bnb_tensor *dw = tensor_new(device, dtype, rows, dy->columns);
+    if (!dw) return NULL;
     count_operation(device);
-    bnb_status status = dw ? run_backward(dy, sorted, words, dw) : BNB_OUT_OF_MEMORY;
-    free(sorted);
-    if (status == BNB_OK) return dw;
+    struct backward_request request = {dy, indices, padding, dw};
+    if (run(&(struct operation){"embedding_backward", device, launch_backward, backward_on_host, &request}) == BNB_OK)
+        return dw;
     bnb_tensor_free(dw);
     return NULL;
 }

@@ -2,7 +2,7 @@
 import { dlopen } from "bun:ffi";
 import { describe, expect, test } from "bun:test";
 import { add } from "../../src/elementwise.ts";
-import { embedding } from "../../src/embedding.ts";
+import { embedding, embeddingBackward } from "../../src/embedding.ts";
 import {
   BnbError,
   Device,
@@ -136,7 +136,13 @@ test("indices that the host has written are not read back", () => {
   using w = Tensor.from(wave(10 * 64), [10, 64], { device });
   using indices = Tensor.from(Int32Array.of(9, 0, 3), [3], { device });
   using pair = Tensor.from(Int32Array.of(0, 10), [2], { device });
-  expect(traffic(() => embedding(indices, w).dispose())).toMatchObject({ reads: 0, writes: 0 });
+  using dy = Tensor.from(wave(3 * 64), [3, 64], { device });
+  const both = () => {
+    embedding(indices, w).dispose();
+    embeddingBackward(dy, indices, 10).dispose();
+  };
+  expect(traffic(both)).toMatchObject({ reads: 0, writes: 0 });
+  expect(growth("launches", both)).toBe(4); // rows; one pass of the sort, where rows begin in it, sums
   using last = pair.reshape([2]);
   expect(growth("reads", () => expect(codeOf(() => embedding(last, w))).toContain("indices[0, 1] is 10"))).toBe(1);
 });
@@ -149,6 +155,17 @@ test("an operation whose memory can't be had says so, and leaves nothing behind"
     set("fail_alloc", nth);
     expect(codeOf(() => quantize4bit(x))).toStartWith("out_of_memory: ");
   }
-  set("fail_alloc", 0);
   expect(device.counters.bytes).toBe(before);
+  using dy = Tensor.from(wave(2500 * 8), [2500, 8], { device });
+  using indices = Tensor.zeros([2500], { dtype: "int32", device });
+  const gradient = () => embeddingBackward(dy, indices, 300).dispose();
+  const { bytes } = device.counters;
+  for (let nth = 1; nth < 7; nth++) {
+    set("fail_alloc", nth); // the gradient, pairs twice, counts, their totals, starts
+    expect(codeOf(gradient)).toStartWith("out_of_memory: ");
+  }
+  set("fail_alloc", 7);
+  gradient();
+  set("fail_alloc", 0);
+  expect(device.counters.bytes).toBe(bytes);
 });

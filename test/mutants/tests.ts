@@ -56,6 +56,7 @@ const byPath: [prefix: string, ...stages: string[][]][] = [
   ["csrc/ops/quantize_affine", own("mlx"), own("quantize")],
   ["csrc/ops/quantize", own("quantize"), own("scales", "layout"), own("threads", "kbits")],
   ["csrc/ops/scatter_add", own("embedding"), own("nn")],
+  ["csrc/ops/sort", own("embedding"), own("recording")],
   ["csrc/ops/softmax", own("attention"), own("topk")],
   ["csrc/", own("tensor"), own("quantize", "layout", "matmul", "threads")],
   ["src/optim/", own("optim_classes"), own("optim", "state", "nn")],
@@ -170,6 +171,7 @@ const byKernel: Record<string, string[]> = {
   quantize: own("quantize", "kbits"),
   scatter_add: own("topk"),
   softmax: own("elementwise", "topk"),
+  sort: own("embedding", "recording"),
   transpose: own("slice"),
 };
 
@@ -192,6 +194,7 @@ const checkedByKernel: Record<string, string[]> = {
   optimizer: ["optimizer", "optimizer"],
   quantize: ["kernels", "quantize"],
   scales: ["scales", "scales"],
+  sort: ["sort", "sort"],
 };
 
 /**
