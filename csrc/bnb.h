@@ -310,7 +310,8 @@ BNB_API bnb_tensor *bnb_matmul_quantized_backward(const bnb_tensor *dy, const bn
 BNB_API bnb_tensor *bnb_matmul_backward_weight(const bnb_tensor *dy, const bnb_tensor *x, bnb_dtype dtype);
 
 /* y[i, :] = w[indices[i], :] in `dtype`, a row for each of the i32 indices, whatever their shape. An index that is no
- * row of w is INVALID, and the sentence says where: for that it waits for the work that makes the indices. */
+ * row of w is INVALID, and the sentence says where: for that it waits for the work that makes the indices, but where
+ * the host is known to have written such as are rows. */
 BNB_API bnb_tensor *bnb_embedding(const bnb_tensor *indices, const bnb_tensor *w, bnb_dtype dtype);
 
 /* The same with a quantised w, of which only these rows are dequantised. */

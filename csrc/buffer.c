@@ -111,7 +111,41 @@ void buffer_release(struct buffer *buffer) {
 
 /* By the host, all of it or a part: what a recording can't write anew. */
 static void mark_written(struct buffer *buffer) {
-    buffer->written = (buffer->whole ? buffer->whole : buffer)->written = true;
+    buffer->written = buffer_base(buffer)->written = true;
+    buffer_forget(buffer);
+}
+
+/* ── What indices are below ─────────────────────────────────────────────────────────────────────────────────────── */
+
+void buffer_forget(const struct buffer *buffer) {
+    struct buffer *base = buffer_base(buffer);
+    if (base->below) base->below = 0;
+}
+
+bool buffer_is_below(const struct buffer *buffer, size_t below) {
+    uint32_t known = buffer_base(buffer)->below;
+    return known && known <= below;
+}
+
+static void know(struct buffer *buffer, uint32_t below) {
+    if (!buffer->whole && !buffer->lent) buffer->below = below;
+}
+
+/* One above the largest; 0 where some are negative, which as unsigned numbers are the largest. */
+static uint32_t below_all(const char *indices, size_t count) {
+    uint32_t largest = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t index;
+        memcpy(&index, indices + i * sizeof index, sizeof index);
+        if (index > largest) largest = index;
+    }
+    return largest > INT32_MAX ? 0 : largest + 1;
+}
+
+bnb_status buffer_indices(struct buffer *buffer, const void *from) {
+    bnb_status status = buffer_write(buffer, from, buffer->bytes);
+    if (status == BNB_OK) know(buffer, below_all(from, buffer->bytes / sizeof(int32_t)));
+    return status;
 }
 
 /* ── Copies on the CPU ──────────────────────────────────────────────────────────────────────────────────────────── */
@@ -218,11 +252,12 @@ void *buffer_host(struct buffer *buffer) {
     if (!shared(buffer))
         return refuse(BNB_UNSUPPORTED, "%s does not share its memory with the processor: take a copy with read()",
                       buffer->device->name);
+    buffer_base(buffer)->lent = true;
+    buffer_forget(buffer);
     return make_ready(buffer, UPDATES) == BNB_OK && buffer_intact(buffer) == BNB_OK ? shared(buffer) : NULL;
 }
 
-bnb_status buffer_clear(struct buffer *buffer) {
-    mark_written(buffer);
+static bnb_status clear(struct buffer *buffer) {
     if (!shared(buffer)) return copy_by_pieces(buffer, NULL);
     if (!buffer->device->driver)
         return copy_in_turn(&(struct view){buffer, buffer->memory, WRITES}, 1,
@@ -232,8 +267,14 @@ bnb_status buffer_clear(struct buffer *buffer) {
     return status;
 }
 
-bnb_status buffer_copy(struct buffer *to, const struct buffer *from) {
-    mark_written(to);
+bnb_status buffer_clear(struct buffer *buffer) {
+    mark_written(buffer);
+    bnb_status status = clear(buffer);
+    if (status == BNB_OK) know(buffer, 1);
+    return status;
+}
+
+static bnb_status copy(struct buffer *to, const struct buffer *from) {
     bool into = shared(to), out_of = shared(from);
     if (!into && !out_of) return copy_by_pieces(to, from);
     if (!to->device->driver && !from->device->driver)
@@ -244,6 +285,14 @@ bnb_status buffer_copy(struct buffer *to, const struct buffer *from) {
     if (into) return buffer_read(from, shared(to), to->bytes);
     status = buffer_write(to, shared(from), to->bytes);
     return status ? status : buffer_intact(from);
+}
+
+bnb_status buffer_copy(struct buffer *to, const struct buffer *from) {
+    uint32_t below = buffer_base(from)->below;
+    mark_written(to);
+    bnb_status status = copy(to, from);
+    if (status == BNB_OK) know(to, below);
+    return status;
 }
 
 /* ── Bytes of files ─────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -310,6 +359,4 @@ struct buffer *buffer_of_file(bnb_device *device, const struct file_range *range
     return NULL;
 }
 
-bnb_status buffer_intact(const struct buffer *buffer) {
-    return mapping_intact((buffer->whole ? buffer->whole : buffer)->mapping);
-}
+bnb_status buffer_intact(const struct buffer *buffer) { return mapping_intact(buffer_base(buffer)->mapping); }

@@ -44,6 +44,8 @@ struct buffer {
     size_t           bytes;
     size_t           capacity; /* of memory that is a piece; 0 where the memory is part of the buffer's own piece */
     bool             written;  /* by the host: a recording can't write it anew */
+    bool             lent;     /* somebody has had its address, and may write what nobody is told of */
+    _Atomic uint32_t below;    /* as int32 it is known to hold numbers from 0 to below - 1; 0: nothing is known */
     struct buffer   *whole;    /* of which this is a part, or NULL */
     size_t           offset;   /* in a driver's memory; on the CPU `memory` is a part's own address */
     struct mapping  *mapping;  /* of the file whose bytes these are, or NULL; of a whole only */
@@ -161,6 +163,14 @@ bnb_status     buffer_read_at(const struct buffer *buffer, size_t offset, void *
 bnb_status     buffer_clear(struct buffer *buffer);
 void          *buffer_host(struct buffer *buffer); /* its address, ready to be read and written; NULL and an error */
 bnb_status     buffer_copy(struct buffer *to, const struct buffer *from); /* of the same size, on any devices */
+
+/* What the host knows of memory that holds indices, so that it need not wait for them to check them: buffer_indices
+ * writes all of it, as buffer_write does, and looks at what it writes; buffer_forget is called by whoever else writes
+ * any of it, or has a launch, a job or a recording write it; and buffer_is_below says whether all that is there is
+ * sure to be from 0 to below - 1. Of memory whose address somebody has had nothing is known. */
+bnb_status buffer_indices(struct buffer *buffer, const void *from);
+void       buffer_forget(const struct buffer *buffer);
+bool       buffer_is_below(const struct buffer *buffer, size_t below);
 
 /* On the CPU: what the memory is a part of; whether queued work uses it; and the wait for that, which fails where it is
  * to be read and was not written. */

@@ -53,6 +53,11 @@ static bool holds(const bnb_tensor *tensor, const void *data, size_t bytes, cons
     return false;
 }
 
+static bnb_status fill(const bnb_tensor *tensor, const void *data) {
+    struct buffer *buffer = tensor->buffer;
+    return tensor->dtype == BNB_I32 ? buffer_indices(buffer, data) : buffer_write(buffer, data, buffer->bytes);
+}
+
 bnb_tensor *bnb_tensor_from(bnb_device *device, bnb_dtype dtype, size_t rows, size_t columns, const void *data,
                             size_t bytes) {
     if (!is_new(device, dtype, rows, columns, "tensor_from")) return NULL;
@@ -61,7 +66,7 @@ bnb_tensor *bnb_tensor_from(bnb_device *device, bnb_dtype dtype, size_t rows, si
         return refuse(BNB_INVALID, "tensor_from: data has %zu bytes, expected %zu for %s [%zu, %zu]", bytes,
                       rows * columns * dtype_size(dtype), dtype_name(dtype), rows, columns);
     bnb_tensor *tensor = tensor_for_host(device, dtype, rows, columns);
-    if (!tensor || buffer_write(tensor->buffer, data, bytes) == BNB_OK) return tensor;
+    if (!tensor || fill(tensor, data) == BNB_OK) return tensor;
     bnb_tensor_free(tensor);
     return NULL;
 }
@@ -79,7 +84,7 @@ bnb_tensor *bnb_tensor_from_file(bnb_device *device, bnb_dtype dtype, size_t row
 
 bnb_status bnb_tensor_write(bnb_tensor *tensor, const void *data, size_t bytes) {
     if (!is_tensor(tensor, "tensor_write", "tensor") || !holds(tensor, data, bytes, "tensor_write")) return BNB_INVALID;
-    return buffer_write(tensor->buffer, data, bytes);
+    return fill(tensor, data);
 }
 
 bnb_status bnb_tensor_read(const bnb_tensor *tensor, void *data, size_t bytes) {

@@ -1,6 +1,8 @@
 // The tests of rows by their indices: the bytes of the whole table dequantised, and sums for the gradient.
 import { describe, expect, test } from "bun:test";
 import {
+  concat,
+  Device,
   dequantize4bit,
   dequantizeBlockwise,
   embedding,
@@ -10,10 +12,14 @@ import {
   type QuantizedTensor,
   quantize4bit,
   quantizeBlockwise,
+  scale,
   Tensor,
 } from "../src/index.ts";
+import { native } from "../src/native.ts";
+import { Recording } from "../src/recording.ts";
 import { codebooks4, codebooksOfOtherBits, floatDTypes, normal, testDevices, wave } from "./cases.ts";
 import { errorOf, round } from "./reference.ts";
+import { launchesRun } from "./simulated.ts";
 
 /** Tables: rows that are whole blocks, that straddle them, that are longer than a piece, and of one element. */
 const tables: [rows: number, d: number][] = [
@@ -101,6 +107,107 @@ describe.each(testDevices)("on %s", (_, device) => {
     expect(errorOf(() => embeddingBackward(dy, at(1), 4, { paddingIdx: 4 })).message).toContain("paddingIdx is 4");
     expect(errorOf(() => embeddingBackward(dy, at(1, 1), 4)).message).toContain("dy needs a row for each index");
     expect(errorOf(() => embeddingBackward(dy, at(1), 0.5)).message).toContain("rows is 0.5");
+  });
+
+  test.skipIf(!launchesRun)("a GPU is not waited for to check what the host has written", () => {
+    const values = Int32Array.of(3, 0, 1, 3);
+    using w = Tensor.from(wave(4 * 64), [4, 64], { device });
+    using q = quantize4bit(w);
+    using first = Tensor.from(Int32Array.of(9, 9, 9, 9), [2, 2], { device });
+    using elsewhere = Tensor.from(values, [4], { device: Device.open("cpu") });
+    using zeros = Tensor.zeros([5], { dtype: "int32", device });
+    first.write(values);
+    const given = [first, first.reshape([4]), first.slice(0, 1), elsewhere.to(device), zeros];
+    embedding(first, q).dispose(); // from now on the codebook is there
+    const before = launchesRun!();
+    using pending = scale(w, 2);
+    const rows = given.flatMap((indices) => [embedding(indices, w), embedding(indices, q)]);
+    expect(launchesRun!()).toBe(before);
+    expect([...rows[0]!.readFloat32()]).toEqual(rowsOf(w.read(), values, 64));
+    expect(launchesRun!()).toBeGreaterThan(before + rows.length);
+    for (const tensor of [...given.slice(1, -1), ...rows, pending]) tensor.dispose();
+  });
+
+  describe("an index that was put there after others were checked", () => {
+    const w = Tensor.from(wave(4 * 8), [4, 8], { device });
+    const start = () => {
+      const indices = Tensor.from(Int32Array.of(1, 2, 3, 0), [1, 4], { device });
+      embedding(indices, w).dispose();
+      return indices;
+    };
+    const refused = (indices: Tensor<"int32">, sentence: string) => {
+      for (let again = 0; again < 2; again++)
+        expect(errorOf(() => embedding(indices, w)).message).toContain(`${sentence}, expected 0 to 3`);
+    };
+
+    test("by a write, and another makes it good", () => {
+      using indices = start();
+      indices.write(Int32Array.of(1, 2, -5, 0));
+      refused(indices, "indices[0, 2] is -5");
+      indices.write(Int32Array.of(1, 2, 0x7fffffff, 0));
+      refused(indices, "indices[0, 2] is 2147483647");
+      indices.write(Int32Array.of(1, 1, 1, 1));
+      embedding(indices, w).dispose();
+    });
+
+    test("by a write to a slice, or seen through one", () => {
+      using indices = Tensor.from(Int32Array.of(0, 1, 2, 3, 3, 2, 1, 0), [2, 4], { device });
+      embedding(indices, w).dispose();
+      using low = indices.slice(0, 1);
+      using high = indices.slice(1, 2);
+      high.write(Int32Array.of(0, 4, 0, 0));
+      refused(indices, "indices[1, 1] is 4");
+      refused(high, "indices[0, 1] is 4");
+      embedding(low, w).dispose();
+      indices.write(Int32Array.of(9, 1, 2, 3, 3, 2, 1, 0));
+      refused(low, "indices[0, 0] is 9");
+      embedding(high, w).dispose();
+    });
+
+    test("by a copy", () => {
+      using indices = start();
+      using bad = Tensor.from(Int32Array.of(4, 0, 0, 0), [1, 4], { device });
+      using both = concat([indices, bad]);
+      refused(both, "indices[1, 0] is 4");
+      using moved = bad.to(Device.open("cpu"));
+      using back = moved.to(device);
+      refused(back, "indices[0, 0] is 4");
+    });
+
+    test("by whoever has the memory", () => {
+      using indices = start();
+      using other = start();
+      try {
+        indices.view((elements) => {
+          elements[3] = 7;
+        });
+      } catch (error) {
+        expect((error as Error).message).toContain("does not share its memory");
+        return;
+      }
+      refused(indices, "indices[0, 3] is 7");
+      other.view((elements) => {
+        other.write(Int32Array.of(0, 0, 0, 0));
+        elements[1] = -1;
+        refused(other, "indices[0, 1] is -1");
+      });
+    });
+
+    test("by a kernel, when a recording runs again", () => {
+      using x = Tensor.from(Float32Array.of(0, 0, -1, -1, -1, -1, -1, -1), [1, 8], { device });
+      let chosen: Tensor<"int32"> | undefined;
+      using recording = Recording.of(() => {
+        chosen = new Tensor(native.bnb_topk(x.pointer, 2n)!, "int32", [1, 4], device); // 0, 1, and zeros' bits
+      }, device);
+      using indices = chosen!;
+      using y = embedding(indices, w);
+      expect([...y.readFloat32()]).toEqual(rowsOf(w.read(), Int32Array.of(0, 1, 0, 0), 8));
+      indices.write(Int32Array.of(3, 3, 3, 3));
+      embedding(indices, w).dispose();
+      x.write(Float32Array.of(-1, -1, -1, -1, -1, 0, -1, 0));
+      recording.run();
+      refused(indices, "indices[0, 0] is 5");
+    });
   });
 
   test("indices and tables of other kinds are refused, with a sentence", () => {

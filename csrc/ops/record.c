@@ -28,7 +28,8 @@ struct bnb_recording {
     uint64_t     turn; /* of the last run that was queued */
     struct held {
         struct buffer *buffer;
-        bool           made; /* while it was recorded */
+        bool           made;    /* while it was recorded */
+        bool           results; /* steps write it */
     }             *held;
     size_t         held_count, held_capacity;
     struct launch *launches; /* of all steps, where the driver has taken them as `graph` */
@@ -70,11 +71,19 @@ static bool grow(bnb_recording *r, void **array, size_t count, size_t *capacity,
     return true;
 }
 
-static void hold(bnb_recording *r, struct buffer *buffer, bool made) {
+/* Its entry; NULL where there is no memory, and the recording has failed. */
+static struct held *hold(bnb_recording *r, struct buffer *buffer) {
     for (size_t i = r->held_count; i-- > 0;)
-        if (r->held[i].buffer == buffer) return;
-    if (!grow(r, (void **)&r->held, r->held_count, &r->held_capacity, sizeof *r->held)) return;
-    r->held[r->held_count++] = (struct held){buffer_share(buffer), made};
+        if (r->held[i].buffer == buffer) return &r->held[i];
+    if (!grow(r, (void **)&r->held, r->held_count, &r->held_capacity, sizeof *r->held)) return NULL;
+    r->held[r->held_count] = (struct held){.buffer = buffer_share(buffer)};
+    return &r->held[r->held_count++];
+}
+
+/* What a step uses. */
+static void hold_used(bnb_recording *r, const struct buffer *buffer, enum access access) {
+    struct held *held = hold(r, (struct buffer *)buffer);
+    if (held && access & WRITES) held->results = true;
 }
 
 struct buffer *record_reuse(const bnb_device *device, size_t bytes) {
@@ -89,7 +98,8 @@ struct buffer *record_reuse(const bnb_device *device, size_t bytes) {
 
 void record_made(struct buffer *buffer) {
     bnb_recording *r = recording_of(buffer->device);
-    if (r) hold(r, buffer, true);
+    struct held   *held = r ? hold(r, buffer) : NULL;
+    if (held) held->made = true;
 }
 
 bool record_writes(const struct buffer *buffer) {
@@ -131,7 +141,7 @@ void record_launch(bnb_device *device, const struct launch *launch, bool whole) 
     if (!step) return;
     step->launch.args = step->data;
     for (uint32_t i = 0; i < launch->binding_count; i++)
-        if (launch->bindings[i].owner) hold(r, (struct buffer *)launch->bindings[i].owner, false);
+        if (launch->bindings[i].owner) hold_used(r, launch->bindings[i].owner, launch->bindings[i].access);
 }
 
 bool record_job(const bnb_device *device, const struct job *job, double work) {
@@ -152,7 +162,7 @@ bool record_job(const bnb_device *device, const struct job *job, double work) {
     for (uint32_t i = 0; i < job->codebook_count; i++) step->job.codebooks[i] = codebook_share(job->codebooks[i]);
     r->jobs++;
     r->work += work;
-    for (uint32_t i = 0; i < job->view_count; i++) hold(r, job->views[i].buffer, false);
+    for (uint32_t i = 0; i < job->view_count; i++) hold_used(r, job->views[i].buffer, job->views[i].access);
     return true;
 }
 
@@ -287,6 +297,8 @@ bnb_status bnb_replay(bnb_recording *recording) {
     if (current) return fail(BNB_INVALID, "replay: this thread is recording: end that first");
     bnb_device *device = recording->device;
     count_operation(device);
+    for (size_t i = 0; i < recording->held_count; i++)
+        if (recording->held[i].results) buffer_forget(recording->held[i].buffer);
     if (recording->graph) return device->driver->replay(device->gpu, recording->graph);
     if (!device->driver && is_put_off(recording)) return BNB_OK;
     bnb_status status = BNB_OK;

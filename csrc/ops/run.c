@@ -136,6 +136,8 @@ bnb_status perform(struct host *host, bnb_status (*body)(const void *told), cons
     if (host->status) return host->status;
     host->moved = has_moved(host->device, host->views, host->count);
     if (host->moved) return BNB_OK;
+    for (const struct view *view = host->views; view < host->views + host->count; view++)
+        if (view->access & WRITES) buffer_forget(view->buffer);
     struct job job = {body, told, told_bytes, host->views, host->count, host->codebook_count, host->codebooks};
     bnb_status status = host->device->driver ? body(told) : perform_in_turn(host, &job);
     if (status == BNB_OK && is_recording(host->device)) host->recorded = record_job(host->device, &job, work_of(host));
@@ -237,7 +239,13 @@ bnb_status run(const struct operation *o) {
     return status;
 }
 
+static void forget_results(const struct launch *launch) {
+    for (uint32_t i = 0; i < launch->binding_count; i++)
+        if (launch->bindings[i].access & WRITES) buffer_forget(launch->bindings[i].owner);
+}
+
 bnb_status enqueue(bnb_device *device, const struct launch *launch) {
+    forget_results(launch);
     bnb_status status = device->driver->launch(device->gpu, launch);
     if (status == BNB_OK) record_launch(device, launch, false);
     return status;
@@ -245,6 +253,7 @@ bnb_status enqueue(bnb_device *device, const struct launch *launch) {
 
 bnb_status serve(bnb_device *device, const struct launch *whole) {
     if (!device->driver->serve) return BNB_UNSUPPORTED;
+    forget_results(whole);
     bnb_status status = device->driver->serve(device->gpu, whole);
     if (status == BNB_OK) record_launch(device, whole, true);
     return status;

@@ -2,6 +2,7 @@
 import { dlopen } from "bun:ffi";
 import { describe, expect, test } from "bun:test";
 import { add } from "../../src/elementwise.ts";
+import { embedding } from "../../src/embedding.ts";
 import {
   BnbError,
   Device,
@@ -129,6 +130,15 @@ test("weights are joined without a look at their codes, which are copied", () =>
   expect(growth("read_bytes", () => made.push(joinRows([a, b])))).toBeWithin(2 * codes, 2.2 * codes);
   using joined = made[0]!;
   expect([a.offset === b.offset, joined.nested]).toEqual([false, false]); // so that scales are floats, made on the host
+});
+
+test("indices that the host has written are not read back", () => {
+  using w = Tensor.from(wave(10 * 64), [10, 64], { device });
+  using indices = Tensor.from(Int32Array.of(9, 0, 3), [3], { device });
+  using pair = Tensor.from(Int32Array.of(0, 10), [2], { device });
+  expect(traffic(() => embedding(indices, w).dispose())).toMatchObject({ reads: 0, writes: 0 });
+  using last = pair.reshape([2]);
+  expect(growth("reads", () => expect(codeOf(() => embedding(last, w))).toContain("indices[0, 1] is 10"))).toBe(1);
 });
 
 test("an operation whose memory can't be had says so, and leaves nothing behind", () => {
