@@ -48,17 +48,40 @@ def copies(bytes_of_one):
     return max(2, -(-int(CACHE_BYTES) // int(bytes_of_one)))
 
 
+def quantized(case, dtype):
+    n, k = case["n"], case["k"]
+    return [F.quantize_4bit(torch.randn(n, k, device="cuda", dtype=dtype), quant_type="nf4",
+                            compress_statistics=case.get("nested", False))
+            for _ in range(copies(n * k / 2))]
+
+
 def matmul(case, dtype):
     m, n, k = case["m"], case["n"], case["k"]
     x = torch.randn(m, k, device="cuda", dtype=dtype)
-    nested = case.get("nested", False)
-    weights = [F.quantize_4bit(torch.randn(n, k, device="cuda", dtype=dtype), quant_type="nf4", compress_statistics=nested)
-               for _ in range(copies(n * k / 2))]
+    weights = quantized(case, dtype)
     fused = graph_time([lambda w=w: bnb.matmul_4bit(x, w[0].t(), quant_state=w[1]) for w in weights])
     steps = graph_time([lambda w=w: x @ F.dequantize_4bit(w[0], w[1]).t() for w in weights[: max(2, len(weights) // 4)]])
     del weights
     dense = [torch.randn(n, k, device="cuda", dtype=dtype) for _ in range(copies(2 * n * k))]
     return {"bitsandbytes": min(fused, steps), "torch": graph_time([lambda w=w: x @ w.t() for w in dense])}
+
+
+def backward_dx(case, dtype):
+    """As bitsandbytes' own MatMul4Bit.backward has it."""
+    m, n, k = case["m"], case["n"], case["k"]
+    dy = torch.randn(m, n, device="cuda", dtype=dtype)
+    weights = quantized(case, dtype)
+    steps = graph_time([lambda w=w: dy @ F.dequantize_4bit(w[0], w[1]) for w in weights])
+    del weights
+    dense = [torch.randn(n, k, device="cuda", dtype=dtype) for _ in range(copies(2 * n * k))]
+    return {"bitsandbytes": steps, "torch": graph_time([lambda w=w: dy @ w for w in dense])}
+
+
+def backward_dw(case, dtype):
+    m, n, k = case["m"], case["n"], case["k"]
+    pairs = [[torch.randn(m, columns, device="cuda", dtype=dtype) for columns in (n, k)]
+             for _ in range(copies(2 * m * (n + k)))]
+    return {"torch": graph_time([lambda p=p: p[0].t() @ p[1] for p in pairs])}
 
 
 def int8(case, dtype):
@@ -77,8 +100,8 @@ def adam8bit(case, dtype):
 
 def times(case):
     dtype = dtypes[case["dtype"]]
-    operation = case["operation"]
-    if operation in ("matmul", "int8", "adam8bit"):
+    operation = case["operation"].replace(" ", "_")
+    if operation in ("matmul", "backward_dx", "backward_dw", "int8", "adam8bit"):
         return globals()[operation](case, dtype)
     x = torch.randn(case["n"], case["k"], device="cuda", dtype=dtype)
     if operation == "quantize4bit":

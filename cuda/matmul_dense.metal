@@ -1,14 +1,17 @@
 // y = a · bᵀ + bias on the tensor cores of any GPU since 2020, both factors out of threadgroup memory: half precision
-// into fp32 sums, or int8 into int32 ones.
+// into fp32 sums, or int8 into int32 ones. Factors of halves may be stored the other way, as gradients have them.
 
 constant uint X [[function_constant(0)]];    // of a and b: STORE_F16 or STORE_BF16; of no meaning for int8
 constant uint Y [[function_constant(1)]];    // of y: any float, STORE_F32 where it holds parts of a split; or STORE_I32
 constant uint STATS [[function_constant(2)]]; // whether sums are scaled by row and column, as LLM.int8() does
+constant uint A_TRANSPOSED [[function_constant(3)]]; // whether halves are stored as a[depth, m]
 constant uint BIAS [[function_constant(4)]];
+constant uint B_TRANSPOSED [[function_constant(5)]]; // or as b[depth, n]
 
+// A row as it is stored is a multiple of 16 bytes.
 struct dense_args {
-    uint m, n, bytes; // of a row of a or b: a multiple of 16
-    uint split;       // bytes of a row that a threadgroup sums: all of them, or a multiple of 128
+    uint m, n, bytes; // of the depth
+    uint split;       // of them, those that a threadgroup sums: all, or a multiple of 128
 };
 
 inline void multiply(thread float4 &d, uint4 a, uint2 b) { multiply_tile(X, d, a, b); }
@@ -17,16 +20,35 @@ inline void multiply(thread int4 &d, uint4 a, uint2 b) { nv_mma_s8(d, a, b); }
 // Rows of 128 bytes whose pieces of 16 change places, so that eight rows' like pieces lie in different banks.
 inline uint swizzled(uint row, uint piece) { return row * 128 + (piece ^ (row & 7u)) * 16; }
 
-// Brings a step's 128 bytes of ROWS rows, from row `first` on; zeros past the last row and past a row's end.
+// A factor: what a threadgroup takes of it begins at its row `first`.
+struct factor {
+    device const uchar *data;
+    bool transposed;
+    uint rows, first;
+};
+
+// Brings a step's 128 bytes of ROWS rows of a factor; zeros past the last row and past the depth's end. Of one that is
+// transposed these are tiles of 64 rows, which lie there as 64 of the depth, each 128 bytes.
 template <uint ROWS, uint THREADS>
-inline void bring(threadgroup uchar *tile, device const uchar *from, uint rows, uint first, uint bytes, uint step,
-                  uint place) {
+inline void bring(threadgroup uchar *tile, thread const factor &from, uint bytes, uint step, uint place) {
     const uint piece = place % 8;
+    device const uchar *data = from.data + ulong(step) * (from.transposed ? 128 * ulong(from.rows) : 128);
     UNROLL for (uint i = 0; i < ROWS * 8 / THREADS; i++) {
-        const uint r = place / 8 + i * (THREADS / 8), at = step * 128 + piece * 16;
-        const bool there = first + r < rows && at < bytes;
-        nv_copy(tile + swizzled(r, piece), there ? from + ulong(first + r) * bytes + at : from, there);
+        const uint r = place / 8 + i * (THREADS / 8);
+        const uint row = from.first + (from.transposed ? r / 64 * 64 + piece * 8 : r);
+        const uint at = from.transposed ? r % 64 * 2 : piece * 16; // bytes of the step's
+        const bool there = row < from.rows && step * 128 + at < bytes;
+        const ulong offset = from.transposed ? ulong(at) * from.rows + 2 * row : ulong(row) * bytes + at;
+        nv_copy(tile + swizzled(r, piece), there ? data + offset : from.data, there);
     }
+}
+
+// Four 8 × 8 matrices out of such a tile, or as many bytes, of which the lane names one by its first row and its place
+// in the step's depth in eighths.
+inline uint4 matrices(threadgroup const uchar *tile, bool transposed, uint row, uint depth, uint lane) {
+    const uint r = lane % 8;
+    if (transposed) return nv_ldmatrix_transposed(tile + swizzled(row / 64 * 64 + depth * 8 + r, row % 64 / 8));
+    return nv_ldmatrix(tile + swizzled(row + r, depth));
 }
 
 inline float2 scaled(float2 v, device const float *row_stats, device const float *column_stats, uint m, uint n,
@@ -49,7 +71,7 @@ inline void save_sums(device uchar *y, uint rows, uint columns, uint m, uint n, 
 }
 
 // A simdgroup takes 16 × MT rows of a and 8 × NT of b, WM × WN simdgroups a threadgroup, STAGES - 1 steps ahead.
-template <typename T, typename T2, uint MT, uint NT, uint WM, uint WN, uint STAGES>
+template <bool HALF, typename T, typename T2, uint MT, uint NT, uint WM, uint WN, uint STAGES>
 [[kernel]] void matmul_dense(constant dense_args &args [[buffer(0)]],
                              device const uchar *a [[buffer(1)]],
                              device const uchar *b [[buffer(2)]],
@@ -67,14 +89,15 @@ template <typename T, typename T2, uint MT, uint NT, uint WM, uint WN, uint STAG
     const uint tiles_m = (args.m + ROWS - 1) / ROWS, tiles_n = (args.n + COLUMNS - 1) / COLUMNS, band = 8 * tiles_n;
     const uint band_first = group.x / band * 8, band_rows = min(tiles_m - band_first, 8u), in_band = group.x % band;
     const uint m0 = (band_first + in_band % band_rows) * ROWS, n0 = in_band / band_rows * COLUMNS;
+    const factor left = {a, HALF && A_TRANSPOSED != 0, args.m, m0}, right = {b, HALF && B_TRANSPOSED != 0, args.n, n0};
     const uint wm = simdgroup % WM * (16 * MT), wn = simdgroup / WM * (8 * NT);
     const uint steps = (args.bytes + 127) / 128, first = group.z * (args.split / 128);
     const uint end = args.split >= args.bytes ? steps : min(steps, first + args.split / 128);
 
     UNROLL for (uint s = 0; s < STAGES - 1; s++) {
         if (first + s < end) {
-            bring<ROWS, THREADS>(shared + s * STAGE, a, args.m, m0, args.bytes, first + s, place);
-            bring<COLUMNS, THREADS>(shared + s * STAGE + ROWS * 128, b, args.n, n0, args.bytes, first + s, place);
+            bring<ROWS, THREADS>(shared + s * STAGE, left, args.bytes, first + s, place);
+            bring<COLUMNS, THREADS>(shared + s * STAGE + ROWS * 128, right, args.bytes, first + s, place);
         }
         nv_copy_commit();
     }
@@ -82,9 +105,9 @@ template <typename T, typename T2, uint MT, uint NT, uint WM, uint WN, uint STAG
     UNROLL for (uint i = 0; i < MT; i++)
         UNROLL for (uint j = 0; j < NT; j++) sum[i][j] = T(0);
 
-    // Which row and piece a lane names to ldmatrix: of a, and of two tiles of b.
-    const uint a_row = wm + lane % 8 + lane / 8 % 2 * 8, a_piece = lane / 16;
-    const uint b_row = wn + lane % 8 + lane / 16 * 8, b_piece = lane / 8 % 2;
+    // Which matrix a lane names: of a, and of two tiles of b.
+    const uint a_row = wm + lane / 8 % 2 * 8, a_depth = lane / 16;
+    const uint b_row = wn + lane / 16 * 8, b_depth = lane / 8 % 2;
     uint stage = 0;
     for (uint step = first; step < end; step++) {
         nv_copy_wait<int(STAGES) - 2>();
@@ -92,20 +115,20 @@ template <typename T, typename T2, uint MT, uint NT, uint WM, uint WN, uint STAG
             mem_flags::mem_threadgroup); // this step's tiles are there, and the last one's have been read
         const uint into = (stage == 0 ? STAGES - 1 : stage - 1) * STAGE, ahead = step + STAGES - 1;
         if (ahead < end) {
-            bring<ROWS, THREADS>(shared + into, a, args.m, m0, args.bytes, ahead, place);
-            bring<COLUMNS, THREADS>(shared + into + ROWS * 128, b, args.n, n0, args.bytes, ahead, place);
+            bring<ROWS, THREADS>(shared + into, left, args.bytes, ahead, place);
+            bring<COLUMNS, THREADS>(shared + into + ROWS * 128, right, args.bytes, ahead, place);
         }
         nv_copy_commit();
         threadgroup const uchar *of_a = shared + stage * STAGE, *of_b = of_a + ROWS * 128;
         UNROLL for (uint s = 0; s < 4; s++) {
-            uint4 left[MT], right[NT / 2];
-            UNROLL for (uint i = 0; i < MT; i++) left[i] =
-                nv_ldmatrix(of_a + swizzled(a_row + 16 * i, 2 * s + a_piece));
-            UNROLL for (uint j = 0; j < NT / 2; j++) right[j] =
-                nv_ldmatrix(of_b + swizzled(b_row + 16 * j, 2 * s + b_piece));
+            uint4 as[MT], bs[NT / 2];
+            UNROLL for (uint i = 0; i < MT; i++) as[i] =
+                matrices(of_a, left.transposed, a_row + 16 * i, 2 * s + a_depth, lane);
+            UNROLL for (uint j = 0; j < NT / 2; j++) bs[j] =
+                matrices(of_b, right.transposed, b_row + 16 * j, 2 * s + b_depth, lane);
             UNROLL for (uint j = 0; j < NT; j++)
                 UNROLL for (uint i = 0; i < MT; i++)
-                    multiply(sum[i][j], left[i], j % 2 == 0 ? right[j / 2].xy : right[j / 2].zw);
+                    multiply(sum[i][j], as[i], j % 2 == 0 ? bs[j / 2].xy : bs[j / 2].zw);
         }
         stage = stage + 1 == STAGES ? 0 : stage + 1;
     }
@@ -120,11 +143,11 @@ template <typename T, typename T2, uint MT, uint NT, uint WM, uint WN, uint STAG
                           h == 0 ? T2(sum[i][j].xy) : T2(sum[i][j].zw), row_stats, column_stats, bias);
 }
 
-template [[host_name("matmul_dense_half_128")]] [[kernel]] decltype(matmul_dense<float4, float2, 4, 8, 2, 2, 3>)
-    matmul_dense<float4, float2, 4, 8, 2, 2, 3>;
-template [[host_name("matmul_dense_half_64")]] [[kernel]] decltype(matmul_dense<float4, float2, 2, 4, 2, 2, 4>)
-    matmul_dense<float4, float2, 2, 4, 2, 2, 4>;
-template [[host_name("matmul_dense_int8_128")]] [[kernel]] decltype(matmul_dense<int4, int2, 4, 8, 2, 2, 3>)
-    matmul_dense<int4, int2, 4, 8, 2, 2, 3>;
-template [[host_name("matmul_dense_int8_64")]] [[kernel]] decltype(matmul_dense<int4, int2, 2, 4, 2, 2, 4>)
-    matmul_dense<int4, int2, 2, 4, 2, 2, 4>;
+template [[host_name("matmul_dense_half_128")]] [[kernel]] decltype(matmul_dense<true, float4, float2, 4, 8, 2, 2, 3>)
+    matmul_dense<true, float4, float2, 4, 8, 2, 2, 3>;
+template [[host_name("matmul_dense_half_64")]] [[kernel]] decltype(matmul_dense<true, float4, float2, 2, 4, 2, 2, 4>)
+    matmul_dense<true, float4, float2, 2, 4, 2, 2, 4>;
+template [[host_name("matmul_dense_int8_128")]] [[kernel]] decltype(matmul_dense<false, int4, int2, 4, 8, 2, 2, 3>)
+    matmul_dense<false, int4, int2, 4, 8, 2, 2, 3>;
+template [[host_name("matmul_dense_int8_64")]] [[kernel]] decltype(matmul_dense<false, int4, int2, 2, 4, 2, 2, 4>)
+    matmul_dense<false, int4, int2, 2, 4, 2, 2, 4>;

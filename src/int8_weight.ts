@@ -190,8 +190,8 @@ export function multiply<D extends FloatDType>(
 }
 
 /**
- * `x · wᵀ + bias` with `x` as it is and only the weight in int8, which is never written out whole: what bitsandbytes
- * trains with, and the more exact product. Upstream: `MatMul8bitFp`.
+ * `x · wᵀ + bias` with `x` as it is and only the weight in int8: what bitsandbytes trains with, and the more exact
+ * product. Upstream: `MatMul8bitFp`.
  *
  * @example
  * ```ts

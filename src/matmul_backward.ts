@@ -8,8 +8,9 @@ import { Signature } from "./signature.ts";
 import { Tensor } from "./tensor.ts";
 
 /**
- * The gradient of {@link matmul4bit} with respect to `x`: `dy · w`, with a 4-bit weight that is never written out
- * whole. Upstream: the backward pass of `bitsandbytes.matmul_4bit`, which dequantises all of it.
+ * The gradient of {@link matmul4bit} with respect to `x`: `dy · w`, with a 4-bit weight. On CUDA a half-precision `dy`
+ * of nine rows or more has it written out in dy's dtype first, where there is memory for that; elsewhere it never is.
+ * Upstream: the backward pass of `bitsandbytes.matmul_4bit`, which always dequantises all of it.
  *
  * @example
  * ```ts

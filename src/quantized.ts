@@ -267,7 +267,7 @@ export class QuantizedTensor extends Handle {
     return tensor.read();
   }
 
-  /** `x · wᵀ + bias` with this weight [n, k], never written out whole: [..., n] of x [..., k], in x's dtype. */
+  /** `x · wᵀ + bias` with this weight [n, k], which stays as it is: [..., n] of x [..., k], in x's dtype. */
   matmul<D extends FloatDType>(x: Tensor<D>, options: MatmulOptions = {}): Tensor<D> {
     const me = signatures.matmul;
     return matmulQuantized(me, x, this, me.options(options));

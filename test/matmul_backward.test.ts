@@ -24,9 +24,16 @@ import { errorOf, matmul, relativeError, transpose } from "./reference.ts";
 const tolerance: Record<FloatDType, number> = { float32: 2e-6, float16: 4e-4, bfloat16: 3e-3 };
 
 /** Beside the products' own shapes: more rows than a block of them, more columns than a panel, ragged in both; a sum
- * long
- * enough for a GPU to split it. */
-const shapes = [...matmulShapes, { m: 200, n: 70, k: 300 }, { m: 6, n: 1100, k: 16 }, { m: 193, n: 3, k: 8 }];
+ * long enough for a GPU to split it; sides that are multiples of 8, which tensor cores take. */
+const shapes = [
+  ...matmulShapes,
+  { m: 200, n: 70, k: 300 },
+  { m: 6, n: 1100, k: 16 },
+  { m: 193, n: 3, k: 8 },
+  { m: 9, n: 136, k: 72 },
+  { m: 72, n: 40, k: 136 },
+  { m: 10, n: 1096, k: 24 },
+];
 
 describe.each(testDevices)("on %s", (_, device) => {
   const weightOf = (q: QuantizedTensor): Float32Array => {

@@ -1,38 +1,6 @@
 // Several simulated NVIDIA GPUs in one process: each has its own memory, and what is shared serves them all.
 import { expect, test } from "bun:test";
-import { statSync } from "node:fs";
-import { resolve } from "node:path";
-import { kernelsFile } from "../../scripts/ptx.ts";
-import { fakeCuda } from "./host/build.ts";
-
-const root = resolve(import.meta.dir, "../..");
-
-/** The kernels are here only where setup was asked for them, as `bun run test:cuda` does. */
-const hasKernels = statSync(kernelsFile).size > 0;
-if (!hasKernels)
-  console.log("  Several GPUs are not tried: there are no kernels for CUDA (bun run test:cuda has them).");
-const simulates = process.platform === "linux" && process.arch === "x64" && hasKernels;
-
-function run(script: string, faults: string, more: Record<string, string> = {}): { out: string; err: string } {
-  const { stdout, stderr } = Bun.spawnSync(
-    [process.execPath, "-e", `import * as bnb from "./src/index.ts";\n${script}`],
-    {
-      cwd: root,
-      env: {
-        ...process.env,
-        ...{
-          BNB_DEVICE: "",
-          BNB_STRICT: "1",
-          BNB_CUDA_LIBRARY: fakeCuda(),
-          BNB_FAKE_CUDA: faults,
-          BNB_SIM_BUN: process.execPath,
-          ...more,
-        },
-      },
-    },
-  );
-  return { out: stdout.toString(), err: stderr.toString() };
-}
+import { run, simulates } from "./child.ts";
 
 test.skipIf(!simulates)(
   "a codebook serves two GPUs",

@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { normal, wave } from "../cases.ts";
 import { kernelCodes, Store, scaleArguments } from "../metal/arguments.ts";
 import { launch, type Run } from "../metal/launch.ts";
-import { relativeError, round } from "../reference.ts";
+import { relativeError, round, transpose } from "../reference.ts";
 
 const nf4 = Float32Array.of(
   ...[-1, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.091050036, 0],
@@ -211,26 +211,66 @@ describe.skipIf(!simulates)("products of dense matrices", () => {
     { kernel: "matmul_dense_half_128", side: 128, shared: 3 * 256 * 128 },
   ];
 
+  /** How the factors are stored: as they are multiplied, or the other way. */
+  interface Stored {
+    a?: boolean;
+    b?: boolean;
+  }
+
+  function check(
+    { kernel, side, shared }: (typeof kernels)[number],
+    { m, n, k, dtype = "bfloat16", bias = false, run = fast }: Case,
+    { a: turnA = false, b: turnB = false }: Stored = {},
+    splits = 1,
+  ): void {
+    const a = halves(wave(m * k, 3), dtype);
+    const b = halves(normal(n * k, 4), dtype);
+    const offsets = normal(n, 5);
+    const split = splits > 1 ? Math.ceil(k / splits / 64) * 128 : 2 * k;
+    const y = splits > 1 ? new Float32Array(splits * m * n).fill(Number.NaN) : new Uint16Array(m * n).fill(0xffff);
+    const [unused, turned] = [
+      new Float32Array(1),
+      (x: Float32Array, rows: number) => Float32Array.from(transpose(x, rows, k)),
+    ];
+    launch({
+      ...{ family: "matmul_dense", kernel, args: [m, n, 2 * k, split], large: true, shared, group: 128, ...run },
+      buffers: [
+        turnA ? halves(turned(a.values, m), dtype).bits : a.bits,
+        turnB ? halves(turned(b.values, n), dtype).bits : b.bits,
+        ...[unused, unused, offsets, y],
+      ],
+      constants: [Store[dtype], Store[splits > 1 ? "float32" : dtype], 0, Number(turnA), Number(bias), Number(turnB)],
+      grid: [Math.ceil(m / side) * Math.ceil(n / side), 1, splits],
+    });
+    const want = product(a.values, Float64Array.from(b.values), bias ? offsets : undefined, m, n, k);
+    const got = y instanceof Float32Array ? summed(y, splits) : floatsOf(y, dtype);
+    expect(relativeError(got, want)).toBeLessThan(splits > 1 ? 2e-6 : bounds[dtype]);
+  }
+
   test.each<Case>([
     { m: 70, n: 136, k: 192 },
     { m: 130, n: 41, k: 72, dtype: "float16", bias: true },
     { m: 1, n: 7, k: 8 },
-  ])("half precision: a [$m, $k] · b [$n, $k]ᵀ", ({ m, n, k, dtype = "bfloat16", bias = false }) => {
-    const a = halves(wave(m * k, 3), dtype);
-    const b = halves(normal(n * k, 4), dtype);
-    const offsets = normal(n, 5);
-    const want = product(a.values, Float64Array.from(b.values), bias ? offsets : undefined, m, n, k);
-    const unused = new Float32Array(1);
-    for (const { kernel, side, shared } of kernels) {
-      const y = new Uint16Array(m * n).fill(0xffff);
-      launch({
-        ...{ family: "matmul_dense", kernel, args: [m, n, 2 * k, 2 * k], large: true, shared, group: 128, ...fast },
-        buffers: [a.bits, b.bits, unused, unused, offsets, y],
-        constants: [Store[dtype], Store[dtype], 0, 0, Number(bias)],
-        grid: [Math.ceil(m / side) * Math.ceil(n / side), 1, 1],
-      });
-      expect(relativeError(floatsOf(y, dtype), want)).toBeLessThan(bounds[dtype]);
-    }
+  ])("half precision: a [$m, $k] · b [$n, $k]ᵀ", (one) => {
+    for (const kernel of kernels) check(kernel, one);
+  });
+
+  /** Only a factor that is stored as it is multiplied needs a depth of eighths. */
+  test.each<Case & Stored>([
+    { m: 70, n: 136, k: 200, a: false, b: true },
+    { m: 9, n: 24, k: 8, a: false, b: true, dtype: "float16", bias: true },
+    { m: 1, n: 200, k: 72, a: false, b: true },
+    { m: 72, n: 41, k: 136, a: true, b: false },
+    ...[1, 7, 63, 65, 130].map((k) => ({ m: 136, n: 72, k, a: true, b: true })),
+    { m: 8, n: 264, k: 193, a: true, b: true, dtype: "float16", bias: true },
+  ])("half precision: a [$m, $k] · b [$n, $k]ᵀ, stored the other way $a and $b", (one) => {
+    for (const kernel of kernels) check(kernel, one, one);
+  });
+
+  test("a sum is split into parts, however factors are stored", () => {
+    check(kernels[0]!, { m: 20, n: 40, k: 520 }, {}, 3);
+    check(kernels[0]!, { m: 20, n: 40, k: 520 }, { b: true }, 3);
+    check(kernels[1]!, { m: 40, n: 136, k: 333 }, { a: true, b: true }, 2);
   });
 
   test("int8, as it is and scaled", () => {
@@ -251,32 +291,23 @@ describe.skipIf(!simulates)("products of dense matrices", () => {
       launch({
         ...common,
         buffers: [a, b, rowStats, columnStats, unused, whole],
-        constants: [0, Store.int32, 0, 0, 0],
+        constants: [0, Store.int32, 0, 0, 0, 0],
       });
       expect(whole).toEqual(Int32Array.from(exact));
       launch({
         ...common,
         buffers: [a, b, rowStats, columnStats, unused, half],
-        constants: [0, Store.float16, 1, 0, 0],
+        constants: [0, Store.float16, 1, 0, 0, 0],
       });
       expect(relativeError(floatsOf(half, "float16"), scaled)).toBeLessThan(bounds.float16);
     }
   });
 
   test("nothing is read or written out of place, or without order", () => {
-    const [m, n, k] = [66, 9, 40];
-    const a = halves(wave(m * k, 3), "bfloat16");
-    const b = halves(normal(n * k, 4), "bfloat16");
-    const y = new Uint16Array(m * n);
-    const unused = new Float32Array(1);
-    const { kernel, shared } = kernels[0]!;
-    launch({
-      ...{ family: "matmul_dense", kernel, args: [m, n, 2 * k, 2 * k], large: true, shared, group: 128, ...checked },
-      buffers: [a.bits, b.bits, unused, unused, unused, y],
-      ...{ constants: [2, 2, 0, 0, 0], grid: [2, 1, 1] },
-    });
-    const want = product(a.values, Float64Array.from(b.values), undefined, m, n, k);
-    expect(relativeError(floatsOf(y, "bfloat16"), want)).toBeLessThan(bounds.bfloat16);
+    check(kernels[0]!, { m: 66, n: 9, k: 40, run: checked });
+    check(kernels[0]!, { m: 66, n: 72, k: 40, run: checked }, { b: true });
+    check(kernels[0]!, { m: 72, n: 8, k: 67, run: checked }, { a: true, b: true });
+    check(kernels[1]!, { m: 8, n: 136, k: 65, run: checked, dtype: "float16" }, { a: true, b: true });
   });
 });
 

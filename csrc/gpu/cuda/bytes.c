@@ -4,8 +4,6 @@
 
 #include <string.h>
 
-#include "../../../metal/args.h"
-
 /* Of cuda/matmul_bytes.metal. */
 enum { BYTES_THREADS = 512, BYTES_ROWS = 4 };
 

@@ -4,7 +4,8 @@
  *   serve.c          whole products by kernels of its own: which, with what grid
  *   bytes.c          of them, one row with codes of a byte
  *   dense.c          of them, both factors in half precision
- *   attention.c      the same of attention
+ *   backward.c       the same of products' gradients
+ *   attention.c      and of attention
  *   memory.c         device memory, and copies to and from it
  *   graph.c          launches that are enqueued again and again, as one graph
  *   ptx.c            the kernels' PTX: taking, finding, patching, compiling
@@ -69,6 +70,7 @@ bnb_status cuda_failed(struct gpu *gpu, CUresult result, const char *what);
 bnb_status cuda_launch(void *gpu, const struct launch *launch);
 bnb_status cuda_serve(void *gpu, const struct launch *whole);
 bnb_status cuda_serve_bytes(struct gpu *gpu, const struct launch *whole);
+bnb_status cuda_serve_backward(struct gpu *gpu, const struct launch *whole);
 bnb_status cuda_serve_attention(struct gpu *gpu, const struct launch *whole);
 bnb_status cuda_no_kernel(void); /* UNSUPPORTED, in words */
 void       cuda_replace(

@@ -1,8 +1,6 @@
 /* Products of dense matrices in half precision on tensor cores, and sums that are split so that tiles fill a GPU. */
 #include "product.h"
 
-#include "../../../metal/args.h"
-
 /* ── Splits ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 uint32_t cuda_splits(const struct gpu *gpu, const struct tile *tile, uint32_t m, uint32_t n, uint32_t k) {
@@ -63,12 +61,20 @@ static const struct tile portable_tiles[2] = {
     {"matmul_dense", "matmul_dense_half_128", 128, 128, 128, 3 * 256 * 128, 2},
 };
 
+/* Hopper's take factors only as they are multiplied. */
 static const struct tile *tile_of(const struct gpu *gpu, const struct dense_product *p) {
-    return gpu->capability == HOPPER ? &hopper_tiles[p->dtype == STORE_BF16][p->m > 192] : &portable_tiles[p->m > 64];
+    bool hopper = gpu->capability == HOPPER && !p->a.transposed && !p->b.transposed;
+    return hopper ? &hopper_tiles[p->dtype == STORE_BF16][p->m > 192] : &portable_tiles[p->m > 64];
+}
+
+/* They bring 16 bytes of a stored row at a time. */
+static bool is_aligned(const struct dense_product *p) {
+    uint32_t of_a = p->a.transposed ? p->m : p->k, of_b = p->b.transposed ? p->n : p->k;
+    return of_a % 8 == 0 && of_b % 8 == 0;
 }
 
 bnb_status cuda_dense(struct gpu *gpu, const struct dense_product *p) {
-    if (p->a.transposed || p->b.transposed || p->k % 8) return cuda_no_kernel();
+    if (!is_aligned(p)) return cuda_no_kernel();
     const struct tile *tile = tile_of(gpu, p);
     uint32_t           splits = cuda_splits(gpu, tile, p->m, p->n, p->k);
     struct dense_args  args = {p->m, p->n, 2 * p->k, 0};
@@ -78,16 +84,57 @@ bnb_status cuda_dense(struct gpu *gpu, const struct dense_product *p) {
     struct launch launch = {
         .family = tile->family,
         .kernel = tile->kernel,
-        .constants = {p->dtype, [TILE_Y] = p->to, [TILE_BIAS] = p->has_bias},
-        .constant_count = 5,
+        .constants = {p->dtype, [TILE_Y] = p->to, 0, p->a.transposed, [TILE_BIAS] = p->has_bias, p->b.transposed},
+        .constant_count = 6,
         .args = &args,
         .args_bytes = sizeof args,
-        .bindings = {p->a.of, p->b.of, p->a.of, p->a.of, p->bias, p->y},
+        .bindings = {p->a.of, p->b.of, {}, {}, p->bias, p->y},
         .binding_count = 6,
         .groups = {(uint32_t)(ceil_div(p->m, tile->rows) * ceil_div(p->n, tile->columns)), 1, splits},
         .threads = tile->threads,
         .shared_bytes = tile->shared,
-        .bytes_moved = 2 * ((size_t)p->n + p->m) * p->k + 2 * (size_t)p->m * p->n,
+        .bytes_moved = 2 * ((size_t)p->n + p->m) * p->k + (p->to == STORE_F32 ? 4 : 2) * (size_t)p->m * p->n,
     };
     return cuda_launch_split(gpu, &launch, p->m, p->n, 5, p->bias, splits);
+}
+
+/* ── Quantised weights ──────────────────────────────────────────────────────────────────────────────────────────── */
+
+static bnb_status write_out(struct gpu *gpu, const struct coded_weight *w, size_t count, uint32_t dtype, void *memory) {
+    size_t                 groups = ceil_div(count, 8 * DEQUANTIZE_THREADS);
+    struct dequantize_args args = {(uint32_t)count, (uint32_t)(count >> 32), w->layout};
+    return cuda_launch(gpu, &(struct launch){
+                                .family = "dequantize",
+                                .kernel = "dequantize",
+                                .constants = {w->store, dtype, w->scales, w->offsets},
+                                .constant_count = 4,
+                                .args = &args,
+                                .args_bytes = sizeof args,
+                                .bindings = {w->parts[0],
+                                             w->parts[1],
+                                             w->parts[2],
+                                             w->parts[3],
+                                             w->parts[4],
+                                             {memory, 0, WRITES, NULL},
+                                             w->offset_parts[0],
+                                             w->offset_parts[1],
+                                             w->offset_parts[2]},
+                                .binding_count = 9,
+                                .groups = {(uint32_t)(groups < 2048 ? groups : 2048), 1, 1},
+                                .threads = DEQUANTIZE_THREADS,
+                                .bytes_moved = count * 2 + count * (w->store - STORE_CODE) / 8,
+                            });
+}
+
+bnb_status cuda_dense_coded(struct gpu *gpu, const struct dense_product *p, const struct coded_weight *w) {
+    if (!is_aligned(p)) return cuda_no_kernel();
+    size_t count = (size_t)p->n * p->k;
+    void  *memory = cuda_alloc(gpu, count * 2);
+    if (!memory) return bnb_last_status() == BNB_OUT_OF_MEMORY ? cuda_no_kernel() : bnb_last_status();
+    bnb_status           status = write_out(gpu, w, count, p->dtype, memory);
+    struct dense_product written = *p;
+    written.b.of = (struct binding){memory, 0, READS, NULL};
+    if (status == BNB_OK) status = cuda_dense(gpu, &written);
+    cuda_free(gpu, memory);
+    return status;
 }

@@ -4,6 +4,8 @@
 
 #include "cuda.h"
 
+#include "../../../metal/args.h"
+
 /* Places of a product's bindings, as csrc/ops/matmul.c has them, and of its constants. */
 enum {
     AT_X,
@@ -42,7 +44,7 @@ bnb_status cuda_launch_split(struct gpu *gpu, struct launch *launch, uint32_t m,
 
 /* ── Dense ──────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* As cuda/matmul_dense.metal and matmul_hopper.metal have it. */
+/* As cuda/matmul_dense.metal and matmul_hopper.metal have it: `bytes` of the depth. */
 struct dense_args {
     uint32_t m, n, bytes, split;
 };
@@ -65,5 +67,16 @@ struct dense_product {
 
 /* UNSUPPORTED where a row as it is stored is no multiple of 16 bytes. */
 bnb_status cuda_dense(struct gpu *gpu, const struct dense_product *p);
+
+/* A quantised matrix, as a whole product has it: any codebook, block and width. */
+struct coded_weight {
+    uint32_t              store, scales, offsets; /* STORE_…, SCALES_… and OFFSETS_… */
+    struct scale_layout   layout;
+    const struct binding *parts, *offset_parts; /* five and three, as bind_quantized in csrc/ops/launch.h gives them */
+};
+
+/* The same where b is a weight that has first to be written out in the dtype that is multiplied in; UNSUPPORTED where
+ * there is no memory for that either, which the portable kernels do without. */
+bnb_status cuda_dense_coded(struct gpu *gpu, const struct dense_product *p, const struct coded_weight *w);
 
 #endif

@@ -8,8 +8,6 @@
 
 #include <string.h>
 
-#include "../../../metal/args.h"
-
 /* One product on its way to kernels. */
 struct product {
     struct gpu          *gpu;
@@ -110,66 +108,6 @@ static bnb_status many(const struct product *p) {
     return cuda_launch_split(p->gpu, &launch, m, p->args.n, AT_Y, launch.bindings[AT_BIAS], splits);
 }
 
-/* ── In two steps ───────────────────────────────────────────────────────────────────────────────────────────────── */
-
-/* The weight, written out in the dtype that is multiplied in. */
-static bnb_status write_out(const struct product *p, void *memory) {
-    const struct binding  *of = p->whole->bindings;
-    size_t                 count = (size_t)p->args.n * p->args.k, groups = ceil_div(count, 8 * DEQUANTIZE_THREADS);
-    struct dequantize_args args = {.count_low = (uint32_t)count,
-                                   .count_high = (uint32_t)(count >> 32),
-                                   .scales = p->args.scales};
-    return cuda_launch(p->gpu, &(struct launch){
-                                   .family = "dequantize",
-                                   .kernel = "dequantize",
-                                   .constants = {p->whole->constants[OF_W], p->dtype, p->whole->constants[OF_SCALES],
-                                                 p->whole->constants[OF_OFFSETS]},
-                                   .constant_count = 4,
-                                   .args = &args,
-                                   .args_bytes = sizeof args,
-                                   .bindings = {of[AT_CODES],
-                                                of[AT_ABSMAX],
-                                                of[AT_NESTED_ABSMAX],
-                                                of[AT_CODE],
-                                                of[AT_NESTED_CODE],
-                                                {memory, 0, WRITES, NULL},
-                                                of[AT_OFFSETS],
-                                                of[AT_NESTED_OFFSETS],
-                                                of[AT_OFFSETS_ABSMAX]},
-                                   .binding_count = 9,
-                                   .groups = {(uint32_t)(groups < 2048 ? groups : 2048), 1, 1},
-                                   .threads = DEQUANTIZE_THREADS,
-                                   .bytes_moved = count * 2 + count / 2,
-                               });
-}
-
-/* The same with w, [n, k] in the dtype that is multiplied in. */
-static bnb_status by_dense(const struct product *p, struct binding w) {
-    const struct binding *of = p->whole->bindings;
-    return cuda_dense(p->gpu, &(struct dense_product){
-                                  .m = p->args.m,
-                                  .n = p->args.n,
-                                  .k = p->args.k,
-                                  .dtype = p->dtype,
-                                  .to = p->to,
-                                  .a = {of[AT_X], false},
-                                  .b = {w, false},
-                                  .has_bias = p->whole->constants[OF_BIAS],
-                                  .bias = of[AT_BIAS],
-                                  .y = of[AT_Y],
-                              });
-}
-
-/* With many rows, decoding the weight once and multiplying whole is ahead of decoding it for each tile. */
-static bnb_status in_two_steps(const struct product *p) {
-    void *w = cuda_alloc(p->gpu, (size_t)p->args.n * p->args.k * 2);
-    if (!w) return bnb_last_status();
-    bnb_status status = write_out(p, w);
-    if (status == BNB_OK) status = by_dense(p, (struct binding){w, 0, READS, NULL});
-    cuda_free(p->gpu, w);
-    return status;
-}
-
 /* ── Choosing ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* Up to so many rows the weight is read as codes, and each is decoded once for all rows (few), or once a tile
@@ -178,16 +116,36 @@ enum { FEW_COLUMNS = 32, MANY_MOST_HOPPER = 1536, MANY_MOST = 512 };
 
 bnb_status cuda_no_kernel(void) { return fail(BNB_UNSUPPORTED, "CUDA's own kernels don't take this case"); }
 
+/* By tiles, where they have rows enough. With many rows, decoding the weight once and multiplying whole is ahead of
+ * decoding it for each tile. */
+static bnb_status multiply_whole(const struct product *p) {
+    const struct binding      *of = p->whole->bindings;
+    const uint32_t            *constants = p->whole->constants, w = constants[OF_W];
+    const struct dense_product dense = {
+        .m = p->args.m,
+        .n = p->args.n,
+        .k = p->args.k,
+        .dtype = p->dtype,
+        .to = p->to,
+        .a = {of[AT_X], false},
+        .b = {of[AT_CODES], false},
+        .has_bias = constants[OF_BIAS],
+        .bias = of[AT_BIAS],
+        .y = of[AT_Y],
+    };
+    if (p->args.m <= 8 || (w < STORE_CODE && w != p->dtype)) return cuda_no_kernel();
+    if (w < STORE_CODE) return cuda_dense(p->gpu, &dense);
+    return cuda_dense_coded(p->gpu, &dense,
+                            &(struct coded_weight){w, constants[OF_SCALES], constants[OF_OFFSETS], p->args.scales,
+                                                   of + AT_CODES, of + AT_OFFSETS});
+}
+
 static bnb_status multiply(const struct product *p) {
-    uint32_t w = p->whole->constants[OF_W], m = p->args.m;
-    if (w < STORE_CODE) { /* reading a dense weight once is all that a few rows need */
-        bool fits = w == p->dtype && p->args.k % 8 == 0 && m > 8;
-        return fits ? by_dense(p, p->whole->bindings[AT_CODES]) : cuda_no_kernel();
-    }
-    bool codes = takes_codes(p);
+    uint32_t m = p->args.m;
+    bool     codes = takes_codes(p);
     if (codes && m * blocks_of_128(p) <= FEW_COLUMNS) return few(p);
     if (codes && m <= (p->hopper ? MANY_MOST_HOPPER : MANY_MOST)) return many(p);
-    return p->args.k % 8 == 0 && m > 8 ? in_two_steps(p) : cuda_no_kernel(); /* any codebook, block and width */
+    return multiply_whole(p);
 }
 
 /* x in fp32, where half precision's rounding is allowed. */
@@ -260,8 +218,8 @@ static bnb_status serve_int8(struct gpu *gpu, const struct launch *whole) {
                        &(struct launch){
                            .family = tile->family,
                            .kernel = tile->kernel,
-                           .constants = {0, to, to != STORE_I32, 0, bias},
-                           .constant_count = 5,
+                           .constants = {0, [TILE_Y] = to, to != STORE_I32, 0, [TILE_BIAS] = bias, 0},
+                           .constant_count = 6,
                            .args = &args,
                            .args_bytes = sizeof args,
                            .bindings = {from[0], from[1], from[2], from[3], from[6], from[7]},
@@ -283,6 +241,7 @@ void cuda_replace(struct launch *launch) {
 
 bnb_status cuda_serve(void *gpu, const struct launch *whole) {
     if (!strcmp(whole->family, "matmul")) return serve_matmul(gpu, whole);
+    if (!strcmp(whole->family, "matmul_backward")) return cuda_serve_backward(gpu, whole);
     if (!strcmp(whole->family, "int8_matmul")) return serve_int8(gpu, whole);
     if (!strcmp(whole->family, "attention")) return cuda_serve_attention(gpu, whole);
     return cuda_no_kernel();

@@ -6,8 +6,11 @@ import { fakeCuda } from "./build.ts";
 const root = resolve(import.meta.dir, "../../..");
 const withoutDevice =
   /^test\/(metal|cuda|cpu|faults|drivers)\/|^test\/(isa|arguments|macho|package|executable|doctor|markdown)\.test\.ts$/;
+/** Of test/cuda, those that need the kernels, which are compiled before this runs. */
+const withKernels = /^test\/cuda\/(backward|devices)\.test\.ts$/;
 /** A file or two of each kind of kernel. */
 const short = [
+  "cuda/backward",
   "cuda/devices",
   "elementwise",
   "compare",
@@ -26,7 +29,7 @@ const given = arguments_.filter((argument) => argument !== "--short");
 const all = arguments_.includes("--short")
   ? short.map((stem) => `test/${stem}.test.ts`)
   : [...new Bun.Glob("test/**/*.test.ts").scanSync(root)].filter(
-      (file) => !withoutDevice.test(file) || file === "test/cuda/devices.test.ts",
+      (file) => !withoutDevice.test(file) || withKernels.test(file),
     );
 
 const { exitCode } = Bun.spawnSync(
