@@ -83,8 +83,8 @@ struct driver {
     /* Waits for the memory's work, so that the CPU may access it so. DEVICE_LOST where it is to be read and work that
      * was to write it has failed: the sentence says so. Whoever WRITES makes it good again. */
     bnb_status (*ready)(void *gpu, void *memory, enum access access);
-    bnb_status (*write)(void *gpu, void *memory, size_t offset, const void *from,
-                        size_t bytes);                                                  /* the same, and copies */
+    /* The same, and copies; or copies later, in the order of the work: `from` is the caller's again in either case. */
+    bnb_status (*write)(void *gpu, void *memory, size_t offset, const void *from, size_t bytes);
     bnb_status (*read)(void *gpu, void *memory, size_t offset, void *to, size_t bytes); /* the same, and copies */
 
     /* Enqueues; UNSUPPORTED where the kernel can't be had, DEVICE_LOST where what it reads was lost. */

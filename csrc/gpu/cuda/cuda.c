@@ -184,7 +184,7 @@ static bool may_overlap(const struct gpu *gpu, const struct kernel *kernel, cons
     static const uint32_t early[] = {1, 2, 3,
                                      4, 5, 8}; /* bindings of a product's weight; 8: the offset of its scales */
     uint64_t              capture = cuda_capture(gpu);
-    if (capture ? gpu->driver_version < OVERLAPS_IN_GRAPHS : gpu->after_graph) return false;
+    if (capture ? gpu->driver_version < OVERLAPS_IN_GRAPHS : gpu->after_other) return false;
     if (!kernel->overlaps) return pipeline->waits;
     for (size_t i = 0; i < sizeof early / sizeof *early; i++) {
         const struct memory *memory = launch->bindings[early[i]].memory;
@@ -199,7 +199,7 @@ void cuda_note_done(struct gpu *gpu, uint64_t launches) {
 
 static void note_launch(struct gpu *gpu, bool overlaps) {
     gpu->launches++;
-    gpu->after_graph = false;
+    gpu->after_other = false;
     if (!overlaps) gpu->last_whole = gpu->launches;
 }
 
@@ -217,8 +217,25 @@ static void note_writes(const struct gpu *gpu, const struct launch *launch) {
 
 void cuda_note_graph(struct gpu *gpu, const struct launch *launches, size_t count) {
     note_launch(gpu, false);
-    gpu->after_graph = true;
+    gpu->after_other = true;
     for (size_t i = 0; i < count; i++) note_writes(gpu, &launches[i]);
+}
+
+static CUresult start(const struct gpu *gpu, const struct pipeline *pipeline, const struct launch *launch,
+                      bool overlaps, void **parameters) {
+    if (!overlaps)
+        return libcuda.cuLaunchKernel(pipeline->function, launch->groups[0], launch->groups[1], launch->groups[2],
+                                      launch->threads, 1, 1, launch->shared_bytes, cuda_stream(gpu), parameters, NULL);
+    struct launch_attribute attribute = {.id = LAUNCH_PROGRAMMATIC, .value.allowed = 1};
+    struct launch_config    config = {
+        .groups = {launch->groups[0], launch->groups[1], launch->groups[2]},
+        .threads = {launch->threads, 1, 1},
+        .shared_bytes = launch->shared_bytes,
+        .stream = cuda_stream(gpu),
+        .attributes = &attribute,
+        .attribute_count = 1,
+    };
+    return libcuda.cuLaunchKernelEx(&config, pipeline->function, parameters, NULL);
 }
 
 static CUresult enqueue(struct gpu *gpu, const struct kernel *kernel, const struct pipeline *pipeline,
@@ -233,21 +250,11 @@ static CUresult enqueue(struct gpu *gpu, const struct kernel *kernel, const stru
         if (memory && launch->bindings[i].access != UNUSED) at[i] = memory->at + launch->bindings[i].offset;
         parameters[count++] = &at[i];
     }
+    CUresult result = start(gpu, pipeline, launch, overlaps, parameters);
+    if (result != CUDA_SUCCESS) return result;
     if (!cuda_capture(gpu)) note_launch(gpu, overlaps);
     note_writes(gpu, launch);
-    if (!overlaps)
-        return libcuda.cuLaunchKernel(pipeline->function, launch->groups[0], launch->groups[1], launch->groups[2],
-                                      launch->threads, 1, 1, launch->shared_bytes, cuda_stream(gpu), parameters, NULL);
-    struct launch_attribute attribute = {.id = LAUNCH_PROGRAMMATIC, .value.allowed = 1};
-    struct launch_config    config = {
-        .groups = {launch->groups[0], launch->groups[1], launch->groups[2]},
-        .threads = {launch->threads, 1, 1},
-        .shared_bytes = launch->shared_bytes,
-        .stream = cuda_stream(gpu),
-        .attributes = &attribute,
-        .attribute_count = 1,
-    };
-    return libcuda.cuLaunchKernelEx(&config, pipeline->function, parameters, NULL);
+    return CUDA_SUCCESS;
 }
 
 static bnb_status launch_on(struct gpu *gpu, const struct launch *launch) {

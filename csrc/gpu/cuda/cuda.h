@@ -40,13 +40,15 @@ struct gpu {
     size_t       total;       /* bytes */
     uint64_t     launches;    /* so far */
     uint64_t     last_whole;  /* the last that began when all before it were done */
-    bool         after_graph; /* nothing was launched since a graph was, which none may overlap */
+    bool         after_other; /* since a graph or a copy, which no launch may overlap, none was enqueued */
     uint64_t     captures;    /* of graphs, so far */
     char         lost[512];   /* why its context and all its memory are gone; empty while they are not */
-    struct stage {            /* pinned memory on the way between host and device, made for the first large copy */
-        void   *memory;
-        CUevent done;
+    struct stage {            /* pinned memory on the way between host and device, made for the first copy */
+        char   *memory;
+        CUevent done; /* the copies out of it that were enqueued last */
+        size_t  used; /* of it, by small writes whose copies may be under way */
     } stages[STAGES];
+    uint32_t       stage;   /* that small writes go on in */
     struct memory *scratch; /* SCRATCH_BYTES for what kernels of graphs leave for the next, made for the first graph */
 };
 

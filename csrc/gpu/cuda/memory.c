@@ -1,12 +1,12 @@
-/* Device memory in the order of the stream, and copies to and from it: large ones by way of pinned memory, which all
- * threads fill. */
+/* Device memory in the order of the stream, and copies to and from it by way of pinned memory: small writes are copied
+ * when their turn comes, large ones are filled in by all threads. */
 #include "cuda.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { STAGE_BYTES = 16 << 20, STAGE_FROM = 8 << 20, PIECE = 256 << 10 };
+enum { STAGE_BYTES = 16 << 20, STAGE_FROM = 8 << 20, STAGE_ALIGNMENT = 256, PIECE = 256 << 10 };
 
 /* ── Allocating ─────────────────────────────────────────────────────────────────────────────────────────────────── */
 
@@ -108,17 +108,45 @@ static void copy_on_host(void *to, const void *from, size_t bytes) {
 }
 
 /* False where there is no pinned memory to be had: then the driver's own way must do. */
-static bool has_stages(struct gpu *gpu) {
-    for (int i = 0; i < STAGES; i++) {
-        struct stage *stage = &gpu->stages[i];
-        if (stage->memory) continue;
-        if (libcuda.cuEventCreate(&stage->done, EVENT_NO_TIMING) ||
-            libcuda.cuMemAllocHost_v2(&stage->memory, STAGE_BYTES)) {
-            stage->memory = NULL;
-            return false;
-        }
-    }
+static bool has_stage(struct stage *stage) {
+    if (stage->memory) return true;
+    void *memory = NULL;
+    if (!stage->done && libcuda.cuEventCreate(&stage->done, EVENT_NO_TIMING)) return false;
+    if (libcuda.cuMemAllocHost_v2(&memory, STAGE_BYTES)) return false;
+    stage->memory = memory;
     return true;
+}
+
+static bool has_stages(struct gpu *gpu) {
+    bool has = true;
+    for (int i = 0; i < STAGES; i++) has = has && has_stage(&gpu->stages[i]);
+    return has;
+}
+
+/* Where the next so many bytes of small writes go; NULL where there is no pinned memory, or a wait has failed. A stage
+ * is used again when the copies out of it are done, which began before the other one was filled. */
+static char *take_staged(struct gpu *gpu, size_t bytes, CUresult *result) {
+    struct stage *stage = &gpu->stages[gpu->stage];
+    if (bytes > STAGE_BYTES - stage->used) {
+        stage = &gpu->stages[(gpu->stage + 1) % STAGES];
+        if (!has_stage(stage)) return NULL;
+        if ((*result = libcuda.cuEventSynchronize(stage->done))) return NULL;
+        gpu->stage = (gpu->stage + 1) % STAGES;
+        stage->used = 0;
+    }
+    if (!has_stage(stage)) return NULL;
+    char *at = stage->memory + stage->used;
+    stage->used += ceil_div(bytes, STAGE_ALIGNMENT) * STAGE_ALIGNMENT;
+    return at;
+}
+
+/* Nobody waits for its copy. */
+static CUresult write_later(struct gpu *gpu, CUdeviceptr to, char *staged, const void *from, size_t bytes) {
+    copy_on_host(staged, from, bytes);
+    CUresult result = libcuda.cuMemcpyHtoDAsync_v2(to, staged, bytes, gpu->stream);
+    if (result == CUDA_SUCCESS) result = libcuda.cuEventRecord(gpu->stages[gpu->stage].done, gpu->stream);
+    gpu->after_other = true;
+    return result;
 }
 
 static size_t part_of(size_t bytes, size_t done) { return bytes - done < STAGE_BYTES ? bytes - done : STAGE_BYTES; }
@@ -128,7 +156,7 @@ static CUresult write_staged(struct gpu *gpu, CUdeviceptr to, const char *from, 
     CUresult result = CUDA_SUCCESS;
     for (size_t done = 0, turn = 0; result == CUDA_SUCCESS && done < bytes; done += STAGE_BYTES, turn++) {
         struct stage *stage = &gpu->stages[turn % STAGES];
-        if (turn >= STAGES) result = libcuda.cuEventSynchronize(stage->done);
+        result = libcuda.cuEventSynchronize(stage->done); /* of the last round, or of small writes */
         if (result != CUDA_SUCCESS) break;
         copy_on_host(stage->memory, from + done, part_of(bytes, done));
         result = libcuda.cuMemcpyHtoDAsync_v2(to + done, stage->memory, part_of(bytes, done), gpu->stream);
@@ -156,20 +184,27 @@ static CUresult read_staged(struct gpu *gpu, char *to, CUdeviceptr from, size_t 
     return result;
 }
 
+static CUresult write_now(struct gpu *gpu, CUdeviceptr to, const void *from, size_t bytes) {
+    CUresult result = bytes >= STAGE_FROM && has_stages(gpu)
+                          ? write_staged(gpu, to, from, bytes)
+                          : libcuda.cuMemcpyHtoDAsync_v2(to, from, bytes, gpu->stream);
+    if (result == CUDA_SUCCESS) result = libcuda.cuStreamSynchronize(gpu->stream); /* `from` is the caller's again */
+    if (result == CUDA_SUCCESS) cuda_note_done(gpu, gpu->launches);
+    return result;
+}
+
 bnb_status cuda_write(void *on, void *given, size_t offset, const void *from, size_t bytes) {
     struct gpu    *gpu = on;
     struct memory *memory = given;
-    CUresult       result = CUDA_SUCCESS;
     bnb_status     status = cuda_enter(gpu) ? BNB_OK : bnb_last_status();
     if (status == BNB_OK && bytes) {
         CUdeviceptr to = memory->at + offset;
-        if (bytes >= STAGE_FROM && has_stages(gpu))
-            result = write_staged(gpu, to, from, bytes);
-        else
-            result = libcuda.cuMemcpyHtoDAsync_v2(to, from, bytes, gpu->stream);
-        if (result == CUDA_SUCCESS)
-            result = libcuda.cuStreamSynchronize(gpu->stream); /* `from` is the caller's again */
-        if (result == CUDA_SUCCESS) cuda_note_done(gpu, gpu->launches);
+        CUresult    result = CUDA_SUCCESS;
+        char       *staged = bytes < STAGE_FROM ? take_staged(gpu, bytes, &result) : NULL;
+        if (staged)
+            result = write_later(gpu, to, staged, from, bytes);
+        else if (result == CUDA_SUCCESS)
+            result = write_now(gpu, to, from, bytes);
         if (result != CUDA_SUCCESS) status = cuda_failed(gpu, result, "a copy to the GPU");
     }
     cuda_leave();

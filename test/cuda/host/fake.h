@@ -116,5 +116,6 @@ struct launched *launch_again(const struct launched *launch); /* of a graph: the
 CUresult         launch_run(struct launched *launch);         /* and frees it */
 void             all_is_done(void);                           /* of what was enqueued */
 void             order_graph(void); /* a graph is enqueued: it comes after all before it, and before all behind it */
+void             order_copy(void);  /* a copy is, that nobody waits for: the same */
 
 #endif

@@ -138,14 +138,19 @@ struct launched {
 /* A launch that overlaps may begin while all since the last one that does not are under way: what those write it may
  * read behind its wait alone. */
 static long last_whole;
-static bool after_graph;
+static bool after_graph, after_copy;
 
 void order_graph(void) {
     last_whole = ++counters.launches;
     after_graph = true;
 }
 
-void all_is_done(void) { last_whole = counters.launches + 1; }
+void order_copy(void) { after_copy = true; }
+
+void all_is_done(void) {
+    last_whole = counters.launches + 1;
+    after_copy = false;
+}
 
 void launch_begins(struct launched *launch) {
     bool     overlaps = launch->overlaps;
@@ -219,8 +224,8 @@ CUresult cuLaunchKernelEx(const struct launch_config *config, CUfunction functio
     bool             captured = captured_by(config->stream);
     if (launch->overlaps && captured && faults.version < 12030)
         violation("%s: overlaps in a graph of CUDA before 12.3", name);
-    if (launch->overlaps && !captured && after_graph) violation("%s: overlaps a graph", name);
-    if (!captured) launch_begins(launch), after_graph = false;
+    if (launch->overlaps && !captured && (after_graph || after_copy)) violation("%s: overlaps a graph or a copy", name);
+    if (!captured) launch_begins(launch), after_graph = after_copy = false;
     enqueue(config->stream, (struct command){.kind = LAUNCH, .launch = launch});
     return leave(CUDA_SUCCESS);
 }

@@ -16,6 +16,8 @@ static void open_gpu(void) {
     CHECK((gpu = driver->open(0)));
 }
 
+#include "copies.h"
+
 static void takes_kernels_once(void) {
     CHECK(driver->lacks());
     CHECK(!driver->open(0));
@@ -132,18 +134,6 @@ static void survives_a_failed_allocation(void) {
     open_gpu();
     set("fail_alloc", 1); /* it asks again, after it gave back what was kept */
     CHECK(driver->alloc(gpu, BYTES) && count("allocations") == 1);
-}
-
-/* By way of pinned memory, several rounds of it, and a rest. */
-static void copies_large_memory(void) {
-    open_gpu();
-    size_t    bytes = ((size_t)50 << 20) + 12;
-    uint32_t *from = malloc(bytes), *to = calloc(1, bytes);
-    for (size_t i = 0; i < bytes / 4; i++) from[i] = (uint32_t)(i * 2654435761u);
-    void *memory = driver->alloc(gpu, bytes + 4);
-    CHECK(driver->write(gpu, memory, 4, from, bytes) == BNB_OK && driver->read(gpu, memory, 4, to, bytes) == BNB_OK);
-    CHECK(!memcmp(from, to, bytes));
-    printf("%ld copies\n", count("copies"));
 }
 
 static void passes_on_an_injected_compile_error(void) {
@@ -365,6 +355,8 @@ static const struct scenario scenarios[] = {
     SCENARIO(refuses_too_much_memory),
     SCENARIO(survives_a_failed_allocation),
     SCENARIO(copies_large_memory),
+    SCENARIO(writes_without_a_wait),
+    SCENARIO(writes_more_than_is_pinned),
     SCENARIO(passes_on_an_injected_compile_error),
     SCENARIO(passes_on_a_refused_launch),
     SCENARIO(names_ranges),

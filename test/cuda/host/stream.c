@@ -13,6 +13,7 @@ static long            polls;
 
 struct CUevent_st {
     bool   timed, recorded, reached;
+    long   pending; /* records that the stream has yet to come to: the last of them counts */
     double seconds;
 };
 
@@ -66,7 +67,7 @@ static CUresult run(const struct command *command) {
     case FREE: release_allocation(command->allocation); break;
     case RECORD:
         command->event->seconds = now();
-        command->event->reached = true;
+        command->event->reached = !--command->event->pending;
         break;
     case LAUNCH: return launch_run(command->launch);
     }
@@ -205,7 +206,7 @@ CUresult cuEventCreate(CUevent *event, unsigned flags) {
 CUresult cuEventRecord(CUevent event, CUstream stream) {
     CUresult result = enter("cuEventRecord");
     if (result) return leave(result);
-    event->recorded = true, event->reached = false;
+    event->recorded = true, event->reached = false, event->pending++;
     enqueue(stream, (struct command){.kind = RECORD, .event = event});
     return leave(CUDA_SUCCESS);
 }
@@ -244,6 +245,7 @@ CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t bytes, CU
     if (captured_by(stream)) violation("a copy to or from the host in a graph");
     counters.copies++;
     enqueue(stream, (struct command){.kind = COPY, .to = (char *)(uintptr_t)to, .from = from, .bytes = bytes});
+    order_copy();
     return leave(is_pinned(from) ? CUDA_SUCCESS : drain());
 }
 
