@@ -1,6 +1,5 @@
 // y = x · wᵀ + bias on Hopper's own products (wgmma), where w is 64 rows at a time the left factor and x, out of
-// threadgroup memory, the right one: for 4-bit codes, decoded into registers on the way; for dense halves; and for
-// int8.
+// threadgroup memory, the right one: for 4-bit codes, decoded into registers on the way, and for int8.
 
 constant uint Y [[function_constant(1)]]; // of y: any float, STORE_F32 where it holds parts of a split; or STORE_I32
 constant uint NESTED [[function_constant(2)]]; // whether absmax holds codes; of int8, whether sums are scaled
@@ -239,67 +238,6 @@ template [[host_name("matmul_hopper_bf16_128")]] [[kernel]] decltype(matmul_hopp
     matmul_hopper<STORE_BF16, 128, 5>;
 template [[host_name("matmul_hopper_bf16_256")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 256, 4>)
     matmul_hopper<STORE_BF16, 256, 4>;
-
-// ── Dense ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-// Both factors out of threadgroup memory: simdgroups 0 to 3 take the first 64 rows of w, the others the next.
-template <uint DTYPE, uint BN, uint STAGES>
-[[kernel]] void dense_hopper(constant dense_args &args [[buffer(0)]],
-                             device const uchar *x [[buffer(1)]],
-                             device const uchar *w [[buffer(2)]],
-                             device const float *row_stats [[buffer(3)]],
-                             device const float *column_stats [[buffer(4)]],
-                             device const float *bias [[buffer(5)]],
-                             device uchar *y [[buffer(6)]],
-                             threadgroup uchar *shared [[threadgroup(0)]],
-                             uint3 group [[threadgroup_position_in_grid]],
-                             uint place [[thread_index_in_threadgroup]]) {
-    constexpr uint STAGE = (BN + TILE_N) * 128;
-    const tile_place at = place_of(group.x, args.m, args.n, BN);
-    const uint steps = (args.bytes + 127) / 128, first = group.z * (args.split / 128);
-    const uint end = args.split >= args.bytes ? steps : min(steps, first + args.split / 128);
-    UNROLL for (uint s = 0; s < STAGES - 2; s++) {
-        if (first + s < end) {
-            bring<BN>(shared + s * STAGE, x, args.m, at.m0, args.bytes, (first + s) * 128, place);
-            bring<TILE_N>(shared + s * STAGE + BN * 128, w, args.n, at.n0, args.bytes, (first + s) * 128, place);
-        }
-        nv_copy_commit();
-    }
-    float d[BN / 2];
-    UNROLL for (uint i = 0; i < BN / 2; i++) d[i] = 0.0f;
-    uint stage = 0;
-    for (uint step = first; step < end; step++) {
-        nv_copy_wait<int(STAGES) - 3>();
-        nv_wgmma_see();
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        const uint into = stage + STAGES - 2 >= STAGES ? stage - 2 : stage + STAGES - 2, far = step + STAGES - 2;
-        if (far < end) {
-            bring<BN>(shared + into * STAGE, x, args.m, at.m0, args.bytes, far * 128, place);
-            bring<TILE_N>(shared + into * STAGE + BN * 128, w, args.n, at.n0, args.bytes, far * 128, place);
-        }
-        nv_copy_commit();
-        threadgroup const uchar *of_x = shared + stage * STAGE, *of_w = of_x + BN * 128 + place / 128 * 8192;
-        nv_wgmma_begin();
-        UNROLL for (uint s = 0; s < 4; s++) nv_wgmma_tiles<DTYPE, BN>(d, of_w + 32 * s, of_x + 32 * s);
-        nv_wgmma_commit();
-        nv_wgmma_wait<1>();
-        stage = stage + 1 == STAGES ? 0 : stage + 1;
-    }
-    nv_wgmma_wait<0>();
-    nv_wgmma_done(d);
-    nv_copy_wait<0>();
-    const output to = {y + ulong(group.z) * args.m * args.n * 4, args.m, args.n, at.m0, at.n0};
-    save_sums<DTYPE, BN>(to, d, bias, shared, place);
-}
-
-template [[host_name(
-    "dense_hopper_f16_128")]] [[kernel]] decltype(dense_hopper<STORE_F16, 128, 5>) dense_hopper<STORE_F16, 128, 5>;
-template [[host_name(
-    "dense_hopper_f16_256")]] [[kernel]] decltype(dense_hopper<STORE_F16, 256, 4>) dense_hopper<STORE_F16, 256, 4>;
-template [[host_name(
-    "dense_hopper_bf16_128")]] [[kernel]] decltype(dense_hopper<STORE_BF16, 128, 5>) dense_hopper<STORE_BF16, 128, 5>;
-template [[host_name(
-    "dense_hopper_bf16_256")]] [[kernel]] decltype(dense_hopper<STORE_BF16, 256, 4>) dense_hopper<STORE_BF16, 256, 4>;
 
 // ── LLM.int8() ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -70,13 +70,18 @@ function headers(): string {
     .join("\0");
 }
 
-/** Kernels that want two threadgroups a multiprocessor, so that one loads while another's table is filled. */
-const twoGroups = /^matmul_few_1_2_8_choose|^matmul_hopper_b?f16_64/;
+/** What the assembler is told of kernels besides their threads. */
+const directives: readonly (readonly [RegExp, string])[] = [
+  // Two threadgroups a multiprocessor, so that one loads while another's table is filled.
+  [/^matmul_few_1_2_8_choose|^matmul_hopper_b?f16_64/, "\n.minnctapersm 2"],
+  // One, whose simdgroups give each other registers; and two of them are a pair.
+  [/^dense_hopper/, "\n.minnctapersm 1\n.reqnctapercluster 2,1,1"],
+];
 
 /** The driver's words in the place of what clang wrote, and nothing that the GPU's assembler would pass over. */
 function withWords(kernel: string, ptx: string): string {
-  const groups = twoGroups.test(kernel) ? "\n.minnctapersm 2" : "";
-  const threads = ptx.replace(/^\.maxntid 1024(, 1, 1)?$/m, `.maxntid BNB_THREADS, 1, 1${groups}`);
+  const further = directives.find(([kernels]) => kernels.test(kernel))?.[1] ?? "";
+  const threads = ptx.replace(/^\.maxntid 1024(, 1, 1)?$/m, `.maxntid BNB_THREADS, 1, 1${further}`);
   if (!threads.includes("BNB_THREADS"))
     throw new Error("the PTX has no .maxntid: clang writes it otherwise than expected");
   const bare = threads.replace(/\/\/.*$/gm, "").replace(/[ \t]+/g, " ");
@@ -89,9 +94,8 @@ function withWords(kernel: string, ptx: string): string {
 
 async function compile(source: Source, library: string): Promise<string> {
   const { family, kernel, architecture, cpp } = source;
-  const key = [zigVersion, flags.join(" "), architecture, library, cpp, String(withWords), String(twoGroups)].join(
-    "\0",
-  );
+  const words = String(withWords) + String(directives);
+  const key = [zigVersion, flags.join(" "), architecture, library, cpp, words].join("\0");
   const hash = new Bun.CryptoHasher("sha256").update(key).digest("hex").slice(0, 24);
   const path = join(cache, `${hash}.ptx`);
   if (existsSync(path)) return readFileSync(path, "utf8");

@@ -18,7 +18,7 @@ export const scalarTypes: ReadonlySet<string> = new Set([
 
 /** Types that are neither, and have no arguments. */
 export const otherTypes: ReadonlySet<string> = new Set([
-  ...["void", "auto", "atomic_int", "atomic_uint", "simdgroup_float8x8", "simdgroup_half8x8"],
+  ...["void", "auto", "atomic_int", "atomic_uint", "simdgroup_float8x8", "simdgroup_half8x8", "nv_tensor"],
 ]);
 
 /** Templates that are types once they have arguments. */

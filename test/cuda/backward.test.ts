@@ -101,7 +101,7 @@ const near = (out: string) => {
 };
 
 describe.skipIf(!simulates).each([
-  ["90", ["matmul_dense_half_64", "matmul_dense_half_128"]],
+  ["90", ["dense_hopper_f16_128", "dense_hopper_bf16_128"]],
   ["86", ["matmul_dense_half_64", "matmul_dense_half_128"]],
 ])("gradients on a GPU of capability %s", (capability, products) => {
   const on = (script: string, more: Record<string, string> = {}) => run(script, `capability=${capability}`, more);

@@ -1,87 +1,24 @@
-// The kernels of cuda/ by themselves on the simulator, against float64: every format, ragged sizes, checked accesses.
+// The kernels of cuda/ for every GPU by themselves on the simulator, against float64: every format, ragged sizes,
+// checked accesses.
 import { describe, expect, test } from "bun:test";
 import { normal, wave } from "../cases.ts";
 import { kernelCodes, Store, scaleArguments } from "../metal/arguments.ts";
-import { launch, type Run } from "../metal/launch.ts";
-import { relativeError, round, transpose } from "../reference.ts";
-
-const nf4 = Float32Array.of(
-  ...[-1, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.091050036, 0],
-  ...[0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1],
-);
-const linear8 = Float32Array.from({ length: 256 }, (_, i) => (i - 128) / 127);
-type Half = "float16" | "bfloat16";
-
-/** Numbers in half precision: their bits, and what they are. */
-function halves(numbers: Float32Array, dtype: Half) {
-  const values = numbers.map((x) => round(x, dtype));
-  const bits =
-    dtype === "float16"
-      ? new Uint16Array(new Float16Array(values).buffer)
-      : Uint16Array.from(new Uint32Array(values.buffer), (word) => word >>> 16);
-  return { bits, values };
-}
-
-function floatsOf(bits: Uint16Array<ArrayBuffer>, dtype: Half): Float32Array {
-  if (dtype === "float16") return Float32Array.from(new Float16Array(bits.buffer));
-  return new Float32Array(Uint32Array.from(bits, (word) => word << 16).buffer);
-}
-
-/** A weight [n, k] of random codes, with the values that it stands for. */
-function weight(n: number, k: number, block: number, nested: boolean) {
-  const codes = Uint8Array.from({ length: (n * k) / 2 }, (_, i) => (i * 2654435761) >>> 13);
-  const blocks = Math.ceil((n * k) / block);
-  const offset = nested ? 0.5 : 0;
-  const scaleCodes = Uint8Array.from({ length: blocks }, (_, i) => (i * 40503) >>> 3);
-  const outer = Float32Array.from({ length: Math.ceil(blocks / 256) }, (_, i) => 0.2 + 0.1 * (i % 3));
-  const scales = Float32Array.from({ length: blocks }, (_, i) =>
-    nested ? Math.fround(linear8[scaleCodes[i]!]! * outer[i >> 8]!) + offset : 0.3 + 0.2 * Math.sin(i),
-  );
-  const values = Float64Array.from({ length: n * k }, (_, i) => {
-    const code = i % 2 ? codes[i >> 1]! & 15 : codes[i >> 1]! >> 4;
-    return nf4[code]! * scales[Math.floor(i / block)]!;
-  });
-  const layout = scaleArguments(block, nested ? 256 : 0);
-  return { codes, absmax: nested ? scaleCodes : scales, outer, layout, values, behind: [Float32Array.of(offset)] };
-}
-
-function product(x: Float32Array, w: Float64Array, bias: Float32Array | undefined, m: number, n: number, k: number) {
-  const y = new Float64Array(m * n);
-  for (let i = 0; i < m; i++)
-    for (let j = 0; j < n; j++) {
-      let sum = bias?.[j] ?? 0;
-      for (let c = 0; c < k; c++) sum += x[i * k + c]! * w[j * k + c]!;
-      y[i * n + j] = sum;
-    }
-  return y;
-}
-
-/** The parts of a split, added up. */
-const summed = (parts: Float32Array, splits: number) =>
-  Float32Array.from({ length: parts.length / splits }, (_, i) => {
-    let sum = 0;
-    for (let s = 0; s < splits; s++) sum += parts[(s * parts.length) / splits + i]!;
-    return sum;
-  });
-
-/** Rounded codebooks, and with many rows rounded scales, on top of the result's rounding. */
-const bounds: Record<Half, number> = { float16: 6e-4, bfloat16: 4e-3 };
-
-const fast: Run = { mode: "fast", seed: 0 };
-const checked: Run = { mode: "check", seed: 3 };
-
-const simulates = process.platform === "linux" && process.arch === "x64";
-
-interface Case {
-  m: number;
-  n: number;
-  k: number;
-  block?: number;
-  nested?: boolean;
-  bias?: boolean;
-  dtype?: Half;
-  run?: Run;
-}
+import { launch } from "../metal/launch.ts";
+import { relativeError, transpose } from "../reference.ts";
+import {
+  bounds,
+  type Case,
+  checked,
+  fast,
+  floatsOf,
+  halves,
+  linear8,
+  nf4,
+  product,
+  simulates,
+  summed,
+  weight,
+} from "./products.ts";
 
 describe.skipIf(!simulates)("a few rows by 4-bit codes", () => {
   function check(
@@ -308,58 +245,5 @@ describe.skipIf(!simulates)("products of dense matrices", () => {
     check(kernels[0]!, { m: 66, n: 72, k: 40, run: checked }, { b: true });
     check(kernels[0]!, { m: 72, n: 8, k: 67, run: checked }, { a: true, b: true });
     check(kernels[1]!, { m: 8, n: 136, k: 65, run: checked, dtype: "float16" }, { a: true, b: true });
-  });
-});
-
-describe.skipIf(!simulates)("Hopper's products", () => {
-  const short = (dtype: Half) => (dtype === "float16" ? "f16" : "bf16");
-
-  function check(rows: number, stages: number, one: Case, splits = 1): void {
-    const { m, n, k, block = 64, nested = false, bias = false, dtype = "bfloat16", run = fast } = one;
-    const w = weight(n, k, block, nested);
-    const x = halves(wave(m * k, 3), dtype);
-    const split = splits > 1 ? Math.ceil(k / splits / 64) * 64 : Math.ceil(k / 64) * 64;
-    const y = splits > 1 ? new Float32Array(splits * m * n).fill(Number.NaN) : new Uint16Array(m * n).fill(0xffff);
-    const offsets = normal(n, 5);
-    launch({
-      ...{ family: "matmul_hopper", kernel: `matmul_hopper_${short(dtype)}_${rows}`, large: true, ...run },
-      ...{ args: [m, n, k, split, ...w.layout], group: 256, shared: 32768 + stages * rows * 128 + 1024 },
-      buffers: [x.bits, w.codes, w.absmax, w.outer, kernelCodes(nf4), kernelCodes(linear8), offsets, y],
-      constants: [0, splits > 1 ? Store.float32 : Store[dtype], Number(nested), Number(block === 32), Number(bias)],
-      ...{ behind: w.behind, grid: [Math.ceil(n / 128) * Math.ceil(m / rows), 1, splits] },
-    });
-    const want = product(x.values, w.values, bias ? offsets : undefined, m, n, k);
-    const got = y instanceof Float32Array ? summed(y, splits) : floatsOf(y, dtype);
-    expect(relativeError(got, want)).toBeLessThan(bounds[dtype]);
-  }
-
-  test.each<Case>([
-    { m: 70, n: 136, k: 256 },
-    { m: 30, n: 129, k: 192, nested: true, bias: true, dtype: "float16" },
-    { m: 65, n: 24, k: 96, block: 32, bias: true },
-    { m: 3, n: 8, k: 512, block: 256, nested: true },
-  ])("4-bit codes: x [$m, $k] · w [$n, $k]ᵀ", (one) => {
-    check(64, 6, one);
-    if (one.m > 64) check(128, 5, one);
-  });
-
-  test("4-bit codes in parts of a split", () => check(64, 6, { m: 9, n: 40, k: 448 }, 3));
-
-  test.each<Case>([
-    { m: 70, n: 136, k: 192 },
-    { m: 130, n: 41, k: 72, dtype: "float16", bias: true },
-  ])("half precision: x [$m, $k] · w [$n, $k]ᵀ", ({ m, n, k, dtype = "bfloat16", bias = false }) => {
-    const x = halves(wave(m * k, 3), dtype);
-    const w = halves(normal(n * k, 4), dtype);
-    const [offsets, unused] = [normal(n, 5), new Float32Array(1)];
-    const y = new Uint16Array(m * n).fill(0xffff);
-    launch({
-      ...{ family: "matmul_hopper", kernel: `dense_hopper_${short(dtype)}_128`, args: [m, n, 2 * k, 2 * k], ...fast },
-      ...{ large: true, shared: 5 * 256 * 128, group: 256, grid: [Math.ceil(m / 128) * Math.ceil(n / 128), 1, 1] },
-      buffers: [x.bits, w.bits, unused, unused, offsets, y],
-      constants: [0, Store[dtype], 0, 0, Number(bias)],
-    });
-    const want = product(x.values, Float64Array.from(w.values), bias ? offsets : undefined, m, n, k);
-    expect(relativeError(floatsOf(y, dtype), want)).toBeLessThan(bounds[dtype]);
   });
 });

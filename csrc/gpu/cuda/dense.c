@@ -49,23 +49,10 @@ bnb_status cuda_launch_split(struct gpu *gpu, struct launch *launch, uint32_t m,
 
 /* ── Products ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Half of them by dtype, so that no branch stands among Hopper's instructions. */
-static const struct tile hopper_tiles[2][2] = {
-    {{"matmul_hopper", "dense_hopper_f16_128", 128, 128, 256, 5 * 256 * 128, 1},
-     {"matmul_hopper", "dense_hopper_f16_256", 256, 128, 256, 4 * 384 * 128, 1}},
-    {{"matmul_hopper", "dense_hopper_bf16_128", 128, 128, 256, 5 * 256 * 128, 1},
-     {"matmul_hopper", "dense_hopper_bf16_256", 256, 128, 256, 4 * 384 * 128, 1}},
-};
 static const struct tile portable_tiles[2] = {
     {"matmul_dense", "matmul_dense_half_64", 64, 64, 128, 4 * 128 * 128, 3},
     {"matmul_dense", "matmul_dense_half_128", 128, 128, 128, 3 * 256 * 128, 2},
 };
-
-/* Hopper's take factors only as they are multiplied. */
-static const struct tile *tile_of(const struct gpu *gpu, const struct dense_product *p) {
-    bool hopper = gpu->capability == HOPPER && !p->a.transposed && !p->b.transposed;
-    return hopper ? &hopper_tiles[p->dtype == STORE_BF16][p->m > 192] : &portable_tiles[p->m > 64];
-}
 
 /* They bring 16 bytes of a stored row at a time. */
 static bool is_aligned(const struct dense_product *p) {
@@ -75,7 +62,9 @@ static bool is_aligned(const struct dense_product *p) {
 
 bnb_status cuda_dense(struct gpu *gpu, const struct dense_product *p) {
     if (!is_aligned(p)) return cuda_no_kernel();
-    const struct tile *tile = tile_of(gpu, p);
+    bnb_status status = gpu->capability == HOPPER ? cuda_dense_hopper(gpu, p) : BNB_UNSUPPORTED;
+    if (status != BNB_UNSUPPORTED) return status;
+    const struct tile *tile = &portable_tiles[p->m > 64];
     uint32_t           splits = cuda_splits(gpu, tile, p->m, p->n, p->k);
     struct dense_args  args = {p->m, p->n, 2 * p->k, 0};
     uint32_t           steps = (uint32_t)ceil_div(args.bytes, 128);

@@ -73,6 +73,12 @@ struct launch_config {
     unsigned                 attribute_count;
 };
 
+/* How a matrix lies in memory, for kernels that have its tiles brought (cuda/dense_hopper.metal). */
+struct tensor_map {
+    _Alignas(64) unsigned char bytes[128];
+};
+enum { TENSOR_U16 = 1, TENSOR_SWIZZLE_128 = 3, TENSOR_L2_128 = 2 };
+
 /* CUDA(name, parameters). The names are the versioned ones that cuda.h's macros stand for. */
 #define CUDA_FUNCTIONS(CUDA)                                                                                           \
     CUDA(cuInit, (unsigned flags))                                                                                     \
@@ -119,9 +125,12 @@ struct launch_config {
                           unsigned threads_x, unsigned threads_y, unsigned threads_z, unsigned shared_bytes,           \
                           CUstream stream, void **parameters, void **extra))
 
-/* What a driver may lack: NULL then. CUDA 12.0 brought it. */
+/* What a driver may lack: NULL then. CUDA 12.0 brought them. */
 #define CUDA_FURTHER_FUNCTIONS(CUDA)                                                                                   \
-    CUDA(cuLaunchKernelEx, (const struct launch_config *config, CUfunction function, void **parameters, void **extra))
+    CUDA(cuLaunchKernelEx, (const struct launch_config *config, CUfunction function, void **parameters, void **extra)) \
+    CUDA(cuTensorMapEncodeTiled,                                                                                       \
+         (struct tensor_map * map, int type, unsigned rank, void *at, const uint64_t *sides, const uint64_t *pitches,  \
+          const unsigned *box, const unsigned *steps, int interleave, int swizzle, int promotion, int outside))
 
 /* The functions, found once by libcuda_load. */
 extern struct libcuda {

@@ -65,6 +65,9 @@ struct dense_product {
     struct binding bias, y;
 };
 
+/* UNSUPPORTED where a factor does not lie as the GPU fetches tiles, or the driver knows no such tiles. */
+bnb_status cuda_dense_hopper(struct gpu *gpu, const struct dense_product *p);
+
 /* UNSUPPORTED where a row as it is stored is no multiple of 16 bytes. */
 bnb_status cuda_dense(struct gpu *gpu, const struct dense_product *p);
 

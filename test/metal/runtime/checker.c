@@ -311,6 +311,14 @@ void sim_own_slice(const void *at, sim_size bytes) {
         slices[slice_count++] = (typeof(*slices)){(uintptr_t)at, (uintptr_t)at + bytes, simdgroup};
 }
 
+void sim_brought(const void *at, sim_size bytes) {
+    region *r = region_count ? find_region((uintptr_t)at, bytes) : nullptr;
+    if (!r || r->memory != SIM_MEM_THREADGROUP) return;
+    const size_t offset = (uintptr_t)at - r->begin;
+    check_known(r, (uintptr_t)at, bytes, WRITES, __builtin_return_address(0));
+    memset(r->records + offset, 0, bytes * sizeof(record));
+}
+
 void __tsan_init(void) {}
 
 #define ACCESS(size)                                                                                                   \

@@ -33,6 +33,8 @@
 
 #include "nvidia.h"
 
+#include "hopper.h"
+
 // The address spaces are one on the CPU; lint() compiles the same source with real ones.
 #define device
 #define threadgroup

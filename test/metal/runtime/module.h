@@ -102,6 +102,12 @@ const unsigned char *sim_lane_order(void);
 // Says that threadgroup memory belongs to the simdgroup of the thread that runs, and to no other.
 void  sim_own_slice(const void *at, sim_size bytes);
 void *sim_threadgroup_variable(const sim_variable *variable);
+// Lets others run before the thread looks again at what it waits for; one that changes that says so. When all have only
+// looked for long, nothing will come any more: an error.
+void sim_pause(sim_site site);
+void sim_changed(void);
+// Says that no thread wrote threadgroup memory, and that it may be read.
+void sim_brought(const void *at, sim_size bytes);
 
 #ifdef __cplusplus
 }

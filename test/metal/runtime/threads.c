@@ -42,6 +42,7 @@ static struct {
     void     *main_stack;
     const sim_kernel_entry *entry;
     uint64_t                random; // 0: first come, first served
+    uint32_t                pauses; // since something changed
     bool                    lax, abandoned;
     unsigned char           lane_order[SIM_LANES]; // as it comes, or shuffled by the seed
 } state;
@@ -295,6 +296,7 @@ bool threads_run_group(const sim_kernel *kernel, const uint32_t grid[3], const u
     state.simdgroup_count = (state.count + SIM_LANES - 1) / SIM_LANES;
     state.arrived = state.head = state.queued = 0;
     state.random = seed ? ((uint64_t)seed << 32 | 0x9E3779B9u) ^ now.group_start : 0;
+    state.pauses = 0;
     state.lax = lax;
     state.abandoned = false;
     for (uint32_t g = 0; g < state.simdgroup_count; g++) {
@@ -361,6 +363,18 @@ void sim_threadgroup_barrier(sim_u32 flags, sim_site site) {
     me->site = site;
     me->flags = flags;
     if (++state.arrived >= state.expected && uniform(0, state.count, THREAD_AT_BARRIER)) release_barrier(flags);
+    give_way();
+}
+
+void sim_changed(void) { state.pauses = 0; }
+
+void sim_pause(sim_site site) {
+    thread *me = state.current;
+    if (++state.pauses > 256 * SIM_MAX_THREADS) {
+        report("endless wait", nullptr, &site, "what %s waits for does not come", site.operation);
+        threads_abandon();
+    }
+    make_ready(me);
     give_way();
 }
 
