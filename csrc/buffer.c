@@ -127,8 +127,11 @@ bool buffer_is_below(const struct buffer *buffer, size_t below) {
     return known && known <= below;
 }
 
-static void know(struct buffer *buffer, uint32_t below) {
-    if (!buffer->whole && !buffer->lent) buffer->below = below;
+/* What was written there is below so much, and what the whole held before, below the other; each may be unknown. */
+static void know(struct buffer *buffer, uint32_t below, uint32_t before) {
+    struct buffer *base = buffer_base(buffer);
+    if (buffer->whole) below = !below || !before ? 0 : below > before ? below : before;
+    if (!base->lent) base->below = below;
 }
 
 /* One above the largest; 0 where some are negative, which as unsigned numbers are the largest. */
@@ -143,8 +146,9 @@ static uint32_t below_all(const char *indices, size_t count) {
 }
 
 bnb_status buffer_indices(struct buffer *buffer, const void *from) {
+    uint32_t   before = buffer_base(buffer)->below;
     bnb_status status = buffer_write(buffer, from, buffer->bytes);
-    if (status == BNB_OK) know(buffer, below_all(from, buffer->bytes / sizeof(int32_t)));
+    if (status == BNB_OK) know(buffer, below_all(from, buffer->bytes / sizeof(int32_t)), before);
     return status;
 }
 
@@ -257,7 +261,18 @@ void *buffer_host(struct buffer *buffer) {
     return make_ready(buffer, UPDATES) == BNB_OK && buffer_intact(buffer) == BNB_OK ? shared(buffer) : NULL;
 }
 
+/* Where the GPU does it by itself, in the order of its work. */
+static bool copies_within(const struct buffer *to, const struct buffer *from) {
+    return to->device->driver && to->device->driver->copy && (!from || from->device == to->device);
+}
+
+static bnb_status copy_within(struct buffer *to, const struct buffer *from) {
+    return to->device->driver->copy(to->device->gpu, to->memory, to->offset, from ? from->memory : NULL,
+                                    from ? from->offset : 0, to->bytes);
+}
+
 static bnb_status clear(struct buffer *buffer) {
+    if (copies_within(buffer, NULL)) return copy_within(buffer, NULL);
     if (!shared(buffer)) return copy_by_pieces(buffer, NULL);
     if (!buffer->device->driver)
         return copy_in_turn(&(struct view){buffer, buffer->memory, WRITES}, 1,
@@ -268,13 +283,15 @@ static bnb_status clear(struct buffer *buffer) {
 }
 
 bnb_status buffer_clear(struct buffer *buffer) {
+    uint32_t before = buffer_base(buffer)->below;
     mark_written(buffer);
     bnb_status status = clear(buffer);
-    if (status == BNB_OK) know(buffer, 1);
+    if (status == BNB_OK) know(buffer, 1, before);
     return status;
 }
 
 static bnb_status copy(struct buffer *to, const struct buffer *from) {
+    if (copies_within(to, from)) return copy_within(to, from);
     bool into = shared(to), out_of = shared(from);
     if (!into && !out_of) return copy_by_pieces(to, from);
     if (!to->device->driver && !from->device->driver)
@@ -288,10 +305,10 @@ static bnb_status copy(struct buffer *to, const struct buffer *from) {
 }
 
 bnb_status buffer_copy(struct buffer *to, const struct buffer *from) {
-    uint32_t below = buffer_base(from)->below;
+    uint32_t below = buffer_base(from)->below, before = buffer_base(to)->below;
     mark_written(to);
     bnb_status status = copy(to, from);
-    if (status == BNB_OK) know(to, below);
+    if (status == BNB_OK) know(to, below, before);
     return status;
 }
 

@@ -86,6 +86,9 @@ struct driver {
     /* The same, and copies; or copies later, in the order of the work: `from` is the caller's again in either case. */
     bnb_status (*write)(void *gpu, void *memory, size_t offset, const void *from, size_t bytes);
     bnb_status (*read)(void *gpu, void *memory, size_t offset, void *to, size_t bytes); /* the same, and copies */
+    /* Enqueues a copy from other memory of the GPU's, or of zeros where `from` is NULL. May be NULL: then the host does
+     * it. */
+    bnb_status (*copy)(void *gpu, void *to, size_t to_offset, void *from, size_t from_offset, size_t bytes);
 
     /* Enqueues; UNSUPPORTED where the kernel can't be had, DEVICE_LOST where what it reads was lost. */
     bnb_status (*launch)(void *gpu, const struct launch *launch);

@@ -331,6 +331,7 @@ const struct driver cuda_driver = {
     .ready = cuda_ready,
     .write = cuda_write,
     .read = cuda_read,
+    .copy = cuda_copy,
     .launch = cuda_launch,
     .serve = cuda_serve,
     .record = cuda_record,

@@ -106,6 +106,7 @@ size_t     cuda_cached(void *gpu);
 size_t     cuda_room(void *gpu);
 bnb_status cuda_write(void *gpu, void *memory, size_t offset, const void *from, size_t bytes);
 bnb_status cuda_read(void *gpu, void *memory, size_t offset, void *to, size_t bytes);
+bnb_status cuda_copy(void *gpu, void *to, size_t to_offset, void *from, size_t from_offset, size_t bytes);
 
 /* ── Kernels ────────────────────────────────────────────────────────────────────────────────────────────────────── */
 

@@ -116,6 +116,7 @@ enum { TENSOR_U16 = 1, TENSOR_SWIZZLE_128 = 3, TENSOR_L2_128 = 2 };
     CUDA(cuMemAllocHost_v2, (void **memory, size_t bytes))                                                             \
     CUDA(cuMemcpyHtoDAsync_v2, (CUdeviceptr to, const void *from, size_t bytes, CUstream stream))                      \
     CUDA(cuMemcpyDtoHAsync_v2, (void *to, CUdeviceptr from, size_t bytes, CUstream stream))                            \
+    CUDA(cuMemcpyDtoDAsync_v2, (CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream))                      \
     CUDA(cuMemsetD8Async, (CUdeviceptr at, unsigned char value, size_t bytes, CUstream stream))                        \
     CUDA(cuModuleLoadDataEx, (CUmodule * module, const void *image, unsigned count, int *options, void **values))      \
     CUDA(cuModuleGetFunction, (CUfunction * function, CUmodule module, const char *name))                              \

@@ -231,3 +231,19 @@ bnb_status cuda_read(void *on, void *given, size_t offset, void *to, size_t byte
     cuda_leave();
     return status;
 }
+
+bnb_status cuda_copy(void *on, void *written, size_t to_offset, void *read, size_t from_offset, size_t bytes) {
+    struct gpu          *gpu = on;
+    struct memory       *to = written;
+    const struct memory *from = read;
+    bnb_status           status = cuda_enter(gpu) ? BNB_OK : bnb_last_status();
+    if (status == BNB_OK && bytes) {
+        CUdeviceptr at = to->at + to_offset;
+        CUresult    result = from ? libcuda.cuMemcpyDtoDAsync_v2(at, from->at + from_offset, bytes, gpu->stream)
+                                  : libcuda.cuMemsetD8Async(at, 0, bytes, gpu->stream);
+        gpu->after_other = true;
+        if (result != CUDA_SUCCESS) status = cuda_failed(gpu, result, "a copy within the GPU");
+    }
+    cuda_leave();
+    return status;
+}

@@ -48,4 +48,21 @@ static void writes_more_than_is_pinned(void) {
     }
 }
 
+/* Within the GPU, in the order of the launches; and zeros, which come from nowhere. */
+static void copies_within_the_gpu(void) {
+    open_gpu();
+    void *x = alloc_ones(), *y = driver->alloc(gpu, BYTES), *z = driver->alloc(gpu, BYTES);
+    long  waits = count("waits"), copies = count("copies");
+    CHECK(add(x, y, 1, 0) == BNB_OK);
+    CHECK(driver->copy(gpu, z, 0, y, 0, BYTES) == BNB_OK && driver->copy(gpu, z, 8, x, 16, 4) == BNB_OK);
+    driver->free(gpu, x);
+    CHECK(driver->copy(gpu, y, 4, NULL, 0, BYTES - 8) == BNB_OK && driver->copy(gpu, z, 12, NULL, 0, 0) == BNB_OK);
+    CHECK(add(y, y, 5, 0) == BNB_OK && count("runs") == 0 && count("waits") == waits && count("copies") == copies);
+    float found[COUNT];
+    CHECK(driver->read(gpu, z, 0, found, BYTES) == BNB_OK);
+    for (size_t i = 0; i < COUNT; i++) CHECK(found[i] == (i == 2 ? 1 : 2));
+    CHECK(driver->read(gpu, y, 0, found, BYTES) == BNB_OK && found[0] == 7 && found[COUNT - 1] == 7);
+    for (size_t i = 1; i < COUNT - 1; i++) CHECK(found[i] == 5);
+}
+
 #endif

@@ -41,6 +41,7 @@ describe.skipIf(process.platform !== "linux" || process.arch !== "x64")("the CUD
     ["writes_more_than_is_pinned", {}],
     ["writes_more_than_is_pinned", { BNB_FAKE_CUDA: "fail_pinned=2" }],
     ["computes", { BNB_FAKE_CUDA: "fail_pinned=1" }],
+    ["copies_within_the_gpu", {}],
     ["passes_on_an_injected_compile_error", { BNB_FAKE_CUDA: "fail_compile=1" }],
     ["passes_on_a_refused_launch", {}],
     ["names_ranges", { BNB_NVTX: "fake" }],

@@ -357,6 +357,7 @@ static const struct scenario scenarios[] = {
     SCENARIO(copies_large_memory),
     SCENARIO(writes_without_a_wait),
     SCENARIO(writes_more_than_is_pinned),
+    SCENARIO(copies_within_the_gpu),
     SCENARIO(passes_on_an_injected_compile_error),
     SCENARIO(passes_on_a_refused_launch),
     SCENARIO(names_ranges),

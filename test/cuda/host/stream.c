@@ -259,10 +259,21 @@ CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, size_t bytes, CUstream
     return leave(is_pinned(to) ? CUDA_SUCCESS : drain());
 }
 
+CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    CUresult result = enter("cuMemcpyDtoDAsync");
+    if (result) return leave(result);
+    const char *source = (const char *)(uintptr_t)from;
+    find_allocation(to, bytes, "cuMemcpyDtoDAsync"), find_allocation(from, bytes, "cuMemcpyDtoDAsync");
+    enqueue(stream, (struct command){.kind = COPY, .to = (char *)(uintptr_t)to, .from = source, .bytes = bytes});
+    order_copy();
+    return leave(CUDA_SUCCESS);
+}
+
 CUresult cuMemsetD8Async(CUdeviceptr at, unsigned char value, size_t bytes, CUstream stream) {
     CUresult result = enter("cuMemsetD8Async");
     if (result) return leave(result);
     find_allocation(at, bytes, "cuMemsetD8Async");
     enqueue(stream, (struct command){.kind = SET, .to = (char *)(uintptr_t)at, .value = value, .bytes = bytes});
+    order_copy();
     return leave(CUDA_SUCCESS);
 }
