@@ -32,6 +32,7 @@ enum { WHOLE_NOT = 0, WHOLE_BLOCKS = 1, WHOLE_ROWS = 2 };
 enum {
     ELEMENTWISE_THREADS = 256, // 8 elements a thread
     DEQUANTIZE_THREADS = 256,  // 8 elements a thread
+    DEQUANTIZE4_SPAN = 1024,   // elements that a simdgroup takes at once
     QUANTIZE_THREADS = 512,    // 8 elements a thread: every block that is a power of two from 8 to 4096 divides the
     QUANTIZE_TILE = 4096,      // elements of a threadgroup
     VECTOR_THREADS = 128,      // 4 simdgroups

@@ -233,10 +233,35 @@ static bnb_status serve_int8(struct gpu *gpu, const struct launch *whole) {
 
 /* ── Kernels that take another's place ──────────────────────────────────────────────────────────────────────────── */
 
+static bool is_of(const struct launch *launch, const char *kernel) {
+    return !strcmp(launch->family, kernel) && !strcmp(launch->kernel, kernel);
+}
+
+/* 4-bit codes in blocks of 32 and more, powers of two, whose scales are as bitsandbytes has them. */
+static bool fits_dequantize4(const struct launch *launch, const struct scale_layout *scales) {
+    bool nested = launch->constants[2] == SCALES_NESTED;
+    if (launch->constants[0] != STORE_CODE4 || launch->constants[3] != OFFSETS_NONE) return false;
+    if (nested ? scales->nested_shift > 31 : launch->constants[2] != SCALES_F32) return false;
+    return scales->shift >= 5 && scales->shift < 32;
+}
+
+/* A simdgroup for each whole span, and one for each 32 elements of the rest. */
+static uint32_t dequantize4_groups(const struct dequantize_args *args) {
+    uint64_t count = (uint64_t)args->count_high << 32 | args->count_low;
+    uint64_t simdgroups = count / DEQUANTIZE4_SPAN + ceil_div(count % DEQUANTIZE4_SPAN, 32);
+    return (uint32_t)ceil_div(simdgroups, DEQUANTIZE_THREADS / 32);
+}
+
 void cuda_replace(struct launch *launch) {
-    if (strcmp(launch->family, "quantize") || strcmp(launch->kernel, "quantize") || launch->constants[1] != STORE_CODE4)
-        return;
-    launch->family = launch->kernel = "quantize4"; /* with the same arguments, grid and bytes */
+    if (is_of(launch, "quantize") && launch->constants[1] == STORE_CODE4) {
+        launch->family = launch->kernel = "quantize4"; /* with the same arguments, grid and bytes */
+    } else if (is_of(launch, "dequantize")) {
+        struct dequantize_args args;
+        memcpy(&args, launch->args, sizeof args);
+        if (!fits_dequantize4(launch, &args.scales)) return;
+        launch->family = launch->kernel = "dequantize4"; /* with the same arguments and bytes */
+        launch->groups[0] = dequantize4_groups(&args);
+    }
 }
 
 bnb_status cuda_serve(void *gpu, const struct launch *whole) {

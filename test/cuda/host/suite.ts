@@ -7,10 +7,11 @@ const root = resolve(import.meta.dir, "../../..");
 const withoutDevice =
   /^test\/(metal|cuda|cpu|faults|drivers)\/|^test\/(isa|arguments|macho|package|executable|doctor|markdown)\.test\.ts$/;
 /** Of test/cuda, those that need the kernels, which are compiled before this runs. */
-const withKernels = /^test\/cuda\/(backward|devices)\.test\.ts$/;
+const withKernels = /^test\/cuda\/(backward|dequantize|devices)\.test\.ts$/;
 /** A file or two of each kind of kernel. */
 const short = [
   "cuda/backward",
+  "cuda/dequantize",
   "cuda/devices",
   "elementwise",
   "compare",

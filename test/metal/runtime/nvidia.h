@@ -71,6 +71,7 @@ SIM_INLINE void nv_mma(C &d, uint4 a, uint2 b, sim_site site) {
 
 SIM_INLINE uint nv_round_bf16(float value) {
     const uint bits = __builtin_bit_cast(uint, value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffu;
     return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
 }
 
@@ -119,6 +120,11 @@ SIM_INLINE void nv_wait_for_last() {}
 
 SIM_INLINE uint2 nv_stream8(const uchar *at) { return *(const uint2 *)at; }
 SIM_INLINE uint4 nv_stream16(const uchar *at) { return *(const uint4 *)at; }
+
+template <class T>
+SIM_INLINE T nv_from_lane(T value, uint from, SIM_SITE("nv_from_lane")) {
+    return sim::nv_from_lane(value, (int)(from & 31u), site);
+}
 
 SIM_INLINE uint nv_pack_bf16(float first, float second) {
     return sim::nv_round_bf16(first) | sim::nv_round_bf16(second) << 16;

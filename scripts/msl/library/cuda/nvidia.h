@@ -59,6 +59,11 @@ SIM_INLINE uint4 nv_stream16(const uchar *at) {
     return uint4{x, y, z, w};
 }
 
+// What the lane has that the low five bits of `from` name.
+template <class T> SIM_INLINE T nv_from_lane(T value, uint from) {
+    return __builtin_bit_cast(T, __nvvm_shfl_sync_idx_i32(-1, __builtin_bit_cast(int, value), (int)from, 31));
+}
+
 // On Hopper and later a launch may begin while the one before it ends: what that one writes may be read, and anything
 // be written, only behind the wait. csrc/gpu/cuda/cuda.c sees to it that what is read before is older.
 SIM_INLINE void nv_let_next_start() {
