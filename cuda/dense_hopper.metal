@@ -13,55 +13,10 @@ struct dense_args {
     uint split, splits; // steps that one tile of y sums, and tiles that share an output
 };
 
-enum { TILE_M = 128, BOX = 8192, BRINGING = 4 }; // simdgroups that bring
+enum { TILE_M = 128, MULTIPLYING = 8 }; // rows of a that a threadgroup takes, 16 a simdgroup
 
-// What a pair does at once: two tiles of y, from which and to which step.
-struct work {
-    uint m, n, first, end, part;
-};
-
-inline uint work_count(constant dense_args &args, uint tile_n) {
-    const uint rows = SHARES_A != 0 ? TILE_M : 2 * TILE_M, columns = SHARES_A != 0 ? 2 * tile_n : tile_n;
-    return (args.m + rows - 1) / rows * ((args.n + columns - 1) / columns) * args.splits;
-}
-
-// Pairs go down bands of 8 tiles of a, so that what runs at once shares rows of both factors.
-inline work work_of(constant dense_args &args, uint tile_n, uint index, uint rank) {
-    const uint rows = SHARES_A != 0 ? TILE_M : 2 * TILE_M, columns = SHARES_A != 0 ? 2 * tile_n : tile_n;
-    const uint tiles_m = (args.m + rows - 1) / rows, tiles_n = (args.n + columns - 1) / columns;
-    const uint part = index / (tiles_m * tiles_n), tile = index % (tiles_m * tiles_n);
-    const uint deep = SHARES_A != 0 ? 8 : 4, band = deep * tiles_n, in_band = tile % band;
-    const uint band_first = tile / band * deep, band_rows = min(tiles_m - band_first, deep);
-    const uint m = (band_first + in_band % band_rows) * rows, n = in_band / band_rows * columns;
-    const uint first = part * args.split;
-    return work{SHARES_A != 0 ? m : m + rank * TILE_M, SHARES_A != 0 ? n + rank * tile_n : n, first,
-                min(args.steps, first + args.split), part};
-}
-
-// A stage of the ring: where it is, and in which of the phases that it passes in turn.
-struct ring {
-    uint stage, phase;
-};
-template <uint STAGES>
-inline void advance(thread ring &at) {
-    at.stage++;
-    if (at.stage == STAGES) {
-        at.stage = 0;
-        at.phase ^= 1;
-    }
-}
-
-// A factor's tile of a step. Of one that is shared each of a pair brings its part to both.
-template <uint ROWS>
-inline void bring(threadgroup uchar *tile, constant nv_tensor &from, bool transposed, bool shared, uint row, uint step,
-                  threadgroup ulong *count) {
-    const uint each = shared ? ROWS / 64 / nv_pair_size() : ROWS / 64, first = shared ? nv_pair_rank() * each : 0;
-    UNROLL for (uint i = 0; i < ROWS / 64; i++) {
-        const uint at = 64 * (first + i);
-        if (i < each)
-            nv_bring(tile + 128 * at, from, transposed ? row + at : 64 * step, transposed ? 64 * step : row + at, count,
-                     shared);
-    }
+inline works works_of(constant dense_args &args, uint tile_n) {
+    return works{args.m, args.n, TILE_M, tile_n, SHARES_A, args.steps, args.split, args.splits};
 }
 
 // Sums in half precision, by way of a piece of threadgroup memory of the simdgroup's own, so that rows of y are written
@@ -103,13 +58,14 @@ inline void save_each(device uchar *y, uint rows, uint columns, uint m, uint n, 
                       float2(d[4 * j + 2 * h], d[4 * j + 2 * h + 1]), bias, BIAS);
 }
 
-template <uint DTYPE, uint BN, uint STAGES>
+template <uint BN, uint STAGES>
 inline void bring_all(constant dense_args &args, threadgroup uchar *tiles, threadgroup ulong *full,
                       threadgroup ulong *empty, uint pair, uint pairs, uint rank) {
     constexpr uint STAGE = (TILE_M + BN) * 128;
+    const works all = works_of(args, BN);
     ring at = {0, 0};
-    for (uint index = pair; index < work_count(args, BN); index += pairs) {
-        const work of = work_of(args, BN, index, rank);
+    for (uint index = pair; index < work_count(all); index += pairs) {
+        const work of = work_of(all, index, rank);
         for (uint step = of.first; step < of.end; step++) {
             threadgroup uchar *stage = tiles + at.stage * STAGE;
             nv_count_wait(empty + at.stage, at.phase ^ 1);
@@ -127,9 +83,10 @@ inline void multiply_all(constant dense_args &args, threadgroup uchar *tiles, th
                          device uchar *y, uint simdgroup, uint lane) {
     constexpr uint STAGE = (TILE_M + BN) * 128, DEPTH = 32, DEPTH_TRANSPOSED = 16 * 128; // 16 of k, in bytes
     threadgroup uchar *own = tiles + STAGES * STAGE + simdgroup * 2048;
+    const works all = works_of(args, BN);
     ring at = {0, 0};
-    for (uint index = pair; index < work_count(args, BN); index += pairs) {
-        const work of = work_of(args, BN, index, rank);
+    for (uint index = pair; index < work_count(all); index += pairs) {
+        const work of = work_of(all, index, rank);
         float d[BN / 2];
         nv_wgmma_fresh(d);
         uint last = at.stage, step = of.first;
@@ -144,13 +101,13 @@ inline void multiply_all(constant dense_args &args, threadgroup uchar *tiles, th
                                           B_TRANSPOSED, step > of.first || s > 0);
             nv_wgmma_commit();
             nv_wgmma_wait<1>(); // the step before this has been multiplied
-            if (step > of.first && lane < nv_pair_size()) nv_count_arrive(empty + last, lane);
+            if (step > of.first) release(empty + last, lane);
             last = at.stage;
             advance<STAGES>(at);
         } while (++step < of.end);
         nv_wgmma_wait<0>();
         nv_wgmma_done(d);
-        if (lane < nv_pair_size()) nv_count_arrive(empty + last, lane);
+        release(empty + last, lane);
         device uchar *part = y + ulong(of.part) * args.m * args.n * 4;
         const uint m = of.m + 16 * simdgroup;
         if (Y == DTYPE && args.n % 8 == 0) save_rows<DTYPE, BN>(part, args.m, args.n, m, of.n, d, bias, own, lane);
@@ -170,16 +127,12 @@ template <uint DTYPE, uint BN, uint STAGES>
                              uint lane [[thread_index_in_simdgroup]]) {
     constexpr uint STAGE = (TILE_M + BN) * 128;
     threadgroup ulong *full = (threadgroup ulong *)(shared + STAGES * STAGE + 8 * 2048), *empty = full + STAGES;
-    if (place == 0)
-        for (uint i = 0; i < STAGES; i++) {
-            nv_count_make(full + i, 1);
-            nv_count_make(empty + i, 8 * nv_pair_size());
-        }
+    if (place == 0) make_counts<STAGES>(full, empty, MULTIPLYING);
     nv_pair_barrier();
     const uint pair = group.x / 2, pairs = groups.x / 2, rank = group.x % 2;
     if (simdgroup < BRINGING) {
         nv_give_registers<40>();
-        if (place == 0) bring_all<DTYPE, BN, STAGES>(args, shared, full, empty, pair, pairs, rank);
+        if (place == 0) bring_all<BN, STAGES>(args, shared, full, empty, pair, pairs, rank);
     } else {
         nv_take_registers<232>();
         multiply_all<DTYPE, BN, STAGES>(args, shared, full, empty, pair, pairs, rank, bias, y, simdgroup - BRINGING,

@@ -1,91 +1,22 @@
-// y = x · wᵀ + bias on Hopper's own products (wgmma), where w is 64 rows at a time the left factor and x, out of
-// threadgroup memory, the right one: for 4-bit codes, decoded into registers on the way, and for int8.
+// y = x · wᵀ + bias for 4-bit codes on Hopper: four simdgroups have tiles of x and codes brought, the others decode 16
+// rows of w each into registers, which are the left factor, and multiply. A pair of threadgroups shares x.
 
-constant uint Y [[function_constant(1)]]; // of y: any float, STORE_F32 where it holds parts of a split; or STORE_I32
-constant uint NESTED [[function_constant(2)]]; // whether absmax holds codes; of int8, whether sums are scaled
+constant uint Y [[function_constant(1)]];      // of y: any float, STORE_F32 where it holds parts of a split
+constant uint NESTED [[function_constant(2)]]; // whether absmax holds codes
 constant uint HALVES [[function_constant(3)]]; // whether 64 weights have two scales, as blocks of 32 do
 constant uint BIAS [[function_constant(4)]];
 
-struct dense_args {
-    uint m, n, bytes; // of a row of x or w: a multiple of 16
-    uint split;       // bytes of a row that a threadgroup sums: all of them, or a multiple of 128
+struct codes_args {
+    nv_tensor x, codes; // of codes 128 rows by 32 bytes are brought, whose halves change places in rows 4 to 7 of 8
+    matmul_args of;     // `split` in steps of 64 of k
+    uint splits;
 };
 
-enum { HOPPER_THREADS = 256, TILE_N = 128 }; // rows of w that a threadgroup takes, 16 a simdgroup
-
-// Groups go down bands of 8 tiles of x, so that what runs at once shares rows of both factors.
-struct tile_place {
-    uint m0, n0;
-};
-inline tile_place place_of(uint group, uint m, uint n, uint tile_m) {
-    const uint tiles_m = (m + tile_m - 1) / tile_m, tiles_n = (n + TILE_N - 1) / TILE_N, band = 8 * tiles_n;
-    const uint first = group / band * 8, rows = min(tiles_m - first, 8u), in_band = group % band;
-    return tile_place{(first + in_band % rows) * tile_m, in_band / rows * TILE_N};
+inline works works_of(constant codes_args &args, uint tile_m, uint tile_n) {
+    return works{args.of.m, args.of.n, tile_m, tile_n, 1, (args.of.k + 63) / 64, args.of.split, args.splits};
 }
 
-// Brings 128 bytes of ROWS rows, from row `first` on, into a tile; zeros past the last row and past a row's end.
-template <uint ROWS>
-inline void bring(threadgroup uchar *tile, device const uchar *from, uint rows, uint first, uint bytes, uint at,
-                  uint place) {
-    const uint piece = place % 8;
-    UNROLL for (uint i = 0; i < ROWS * 8 / HOPPER_THREADS; i++) {
-        const uint r = place / 8 + i * (HOPPER_THREADS / 8), byte = at + piece * 16;
-        const bool there = first + r < rows && byte < bytes;
-        nv_copy(tile + r * 128 + (piece ^ (r & 7u)) * 16, there ? from + ulong(first + r) * bytes + byte : from, there);
-    }
-}
-
-// Where the sums of a lane go: rows g and g + 8 of the simdgroup's 16 of w, and rows 8j + 2t and the next of x.
-struct output {
-    device uchar *y;
-    uint m, n, m0, n0;
-};
-
-// A lane's sums one by one: for parts of a split, and for shapes that the wide stores don't fit.
-template <uint BN>
-inline void save_each(output to, thread const float (&d)[BN / 2], float2 bias, uint row, uint t) {
-    UNROLL for (uint j = 0; j < BN / 8; j++)
-        UNROLL for (uint e = 0; e < 4; e++) {
-            const uint m = to.m0 + 8 * j + 2 * t + e % 2, n = to.n0 + row + e / 2 * 8;
-            if (m < to.m && n < to.n) save(to.y, Y, ulong(m) * to.n + n, d[4 * j + e] + (e < 2 ? bias.x : bias.y));
-        }
-}
-
-enum { OUTPUT_PITCH = 2 * TILE_N + 16 }; // of a row of the tile of y in threadgroup memory
-
-// In half precision by way of threadgroup memory, so that rows of y are written 16 bytes at a time.
-template <uint DTYPE, uint BN>
-inline void save_tile(output to, thread const float (&d)[BN / 2], float2 bias, threadgroup uchar *shared, uint place) {
-    const uint lane = place % 32, simdgroup = place / 32, matrix = lane / 8, r = lane % 8;
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    UNROLL for (uint j = 0; j < BN / 8; j += 2) {
-        threadgroup uchar *at =
-            shared + (8 * (j + matrix / 2) + r) * OUTPUT_PITCH + (simdgroup * 16 + 8 * (matrix & 1u)) * 2;
-        nv_store_transposed(at, uint4(pair_of(DTYPE, d[4 * j] + bias.x, d[4 * j + 1] + bias.x),
-                                      pair_of(DTYPE, d[4 * j + 2] + bias.y, d[4 * j + 3] + bias.y),
-                                      pair_of(DTYPE, d[4 * j + 4] + bias.x, d[4 * j + 5] + bias.x),
-                                      pair_of(DTYPE, d[4 * j + 6] + bias.y, d[4 * j + 7] + bias.y)));
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (uint i = place; i < BN * (TILE_N / 8); i += HOPPER_THREADS) {
-        const uint m = to.m0 + i / (TILE_N / 8), n = to.n0 + i % (TILE_N / 8) * 8;
-        if (m < to.m && n < to.n)
-            *(device uint4 *)(to.y + 2 * (ulong(m) * to.n + n)) =
-                *(threadgroup const uint4 *)(shared + i / (TILE_N / 8) * OUTPUT_PITCH + i % (TILE_N / 8) * 16);
-    }
-}
-
-template <uint DTYPE, uint BN>
-inline void save_sums(output to, thread const float (&d)[BN / 2], device const float *bias, threadgroup uchar *shared,
-                      uint place) {
-    const uint row = place / 32 * 16 + place % 32 / 4, n = to.n0 + row;
-    const float2 added =
-        BIAS == 0 ? float2(0.0f) : float2(n < to.n ? bias[n] : 0.0f, n + 8 < to.n ? bias[n + 8] : 0.0f);
-    if (Y != DTYPE || to.n % 8 != 0) save_each<BN>(to, d, added, row, place % 4);
-    else save_tile<DTYPE, BN>(to, d, added, shared, place);
-}
-
-// ── 4-bit codes ─────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Scales ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 struct scale_source {
     device const uchar *absmax;
@@ -95,89 +26,199 @@ struct scale_source {
     float offset;
 };
 
-inline float scale_at(thread const scale_source &from, uint unit) {
+// What a scale is made of, so that its loads are under way while others are multiplied.
+struct raw_scale {
+    float factor;
+    uint code;
+};
+
+inline raw_scale raw_scale_at(thread const scale_source &from, uint unit) {
     const uint block = unit >> from.shift;
-    if (NESTED == 0) return ((device const float *)from.absmax)[block];
-    const float product = from.nested_values[from.absmax[block]] * from.nested_absmax[block >> from.nested_shift];
+    if (NESTED == 0) return raw_scale{((device const float *)from.absmax)[block], 0};
+    return raw_scale{from.nested_absmax[block >> from.nested_shift], from.absmax[block]};
+}
+
+inline float scale_of(thread const scale_source &from, raw_scale raw) {
+    if (NESTED == 0) return raw.factor;
+    const float product = from.nested_values[raw.code] * raw.factor;
     return product + from.offset;
 }
 
-// A row's 64 codes of a step and their scales; the four lanes that share a row load the same.
-struct row_step {
-    uint4 low, high;
-    float2 scale;
+// Of 64 weights of a row.
+struct row_scales {
+    raw_scale low, high;
 };
 
-// Past a row's end the codes are whatever, beside zeros of x.
-inline row_step fetch(device const uchar *data, thread const scale_source &scales, uint row, uint step, uint units) {
-    const uint first = row + min(2 * step, units - 1), second = row + min(2 * step + 1, units - 1);
-    const float scale = scale_at(scales, first);
-    return row_step{*(device const uint4 *)(data + 16 * ulong(first)),
-                    *(device const uint4 *)(data + 16 * ulong(second)),
-                    float2(scale, HALVES != 0 ? scale_at(scales, second) : scale)};
+inline row_scales fetch(thread const scale_source &scales, uint row, uint step, uint units) {
+    const raw_scale low = raw_scale_at(scales, row + min(2 * step, units - 1));
+    return row_scales{low, HALVES != 0 ? raw_scale_at(scales, row + min(2 * step + 1, units - 1)) : low};
 }
+
+// ── The left factor ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 // The byte of each word that the lane takes: `turn` brings it to where a row of the table begins.
 inline uint lane_values(threadgroup const uchar *table, uint lane4, uint word, uint turn) {
     return *(threadgroup const uint *)(table + ((rotate(word, turn) & 0x7f80u) | lane4));
 }
 
-// The left factor of a step: 64 weights of rows g and g + 8.
+// 32 weights of a row and of the eighth after it: two products deep.
 template <uint DTYPE>
-inline void decode(thread uint4 (&a)[4], thread const row_step &upper, thread const row_step &lower,
-                   threadgroup const uchar *table, uint lane4, uint turn) {
-    UNROLL for (uint s = 0; s < 4; s++) {
-        const float of_upper = s < 2 ? upper.scale.x : upper.scale.y, of_lower = s < 2 ? lower.scale.x : lower.scale.y;
-        const uint upper_scale = pair_of(DTYPE, of_upper, of_upper), lower_scale = pair_of(DTYPE, of_lower, of_lower);
-        const uint4 upper_words = s < 2 ? upper.low : upper.high, lower_words = s < 2 ? lower.low : lower.high;
-        const uint2 upper_pair = s % 2 == 0 ? upper_words.xy : upper_words.zw;
-        const uint2 lower_pair = s % 2 == 0 ? lower_words.xy : lower_words.zw;
-        a[s] = uint4(multiply_pair(DTYPE, lane_values(table, lane4, upper_pair.x, turn), upper_scale),
-                     multiply_pair(DTYPE, lane_values(table, lane4, lower_pair.x, turn), lower_scale),
-                     multiply_pair(DTYPE, lane_values(table, lane4, upper_pair.y, turn), upper_scale),
-                     multiply_pair(DTYPE, lane_values(table, lane4, lower_pair.y, turn), lower_scale));
+inline void decode(thread uint4 (&a)[4], uint from, uint4 upper, uint4 lower, float of_upper, float of_lower,
+                   threadgroup const uchar *table, uint lane) {
+    const uint upper_scale = pair_of(DTYPE, of_upper, of_upper), lower_scale = pair_of(DTYPE, of_lower, of_lower);
+    const uint lane4 = 4 * lane, turn = (39u - 8 * (lane % 4)) & 31u; // byte t to bits 7 to 14
+    UNROLL for (uint s = 0; s < 2; s++) {
+        const uint2 high = s == 0 ? upper.xy : upper.zw, low = s == 0 ? lower.xy : lower.zw;
+        a[from + s] = uint4(multiply_pair(DTYPE, lane_values(table, lane4, high.x, turn), upper_scale),
+                            multiply_pair(DTYPE, lane_values(table, lane4, low.x, turn), lower_scale),
+                            multiply_pair(DTYPE, lane_values(table, lane4, high.y, turn), upper_scale),
+                            multiply_pair(DTYPE, lane_values(table, lane4, low.y, turn), lower_scale));
     }
 }
 
-// What a step of the product needs, beside the registers that change.
-struct product_state {
-    device const uchar *x, *data;
-    threadgroup uchar *table, *tiles;
-    uint m, m0, bytes, units, upper_row, lower_row, end, place;
+// What a simdgroup multiplies by: rows `upper` and, 8 below it, `lower` of w, as units of 32 weights.
+struct rows_of_w {
+    uint upper, lower, units;
+};
+
+struct memory {
+    threadgroup uchar *tiles, *table, *own; // a piece of the simdgroup's own
+    threadgroup ulong *full, *empty;
+};
+
+// How far a simdgroup is: the last step's stage of the ring and this one's, and the scales of this one's rows.
+struct progress {
+    ring at;
+    uint last;
+    row_scales upper, lower;
 };
 
 // One step: decodes 64 weights into `a`, then multiplies them by x's tile while the caller goes on. So `a` must not be
 // used again before the step after the next, which waits for this one.
-template <uint DTYPE, uint BN, uint STAGES>
-inline void multiply_step(thread float (&d)[BN / 2], thread uint4 (&a)[4], thread row_step &upper,
-                          thread row_step &lower, thread uint &stage, thread const product_state &of,
-                          thread const scale_source &scales, uint step) {
-    constexpr uint STAGE = BN * 128;
-    decode<DTYPE>(a, upper, lower, of.table, 4 * (of.place % 32),
-                  (39u - 8 * (of.place % 4)) & 31u); // byte t to bits 7 to 14
+template <uint DTYPE, uint BN, uint STAGES, uint W>
+inline void multiply_step(thread float (&d)[BN / 2], thread uint4 (&a)[4], thread progress &now,
+                          thread const memory &in, thread const scale_source &scales, rows_of_w w, work of, uint step,
+                          uint simdgroup, uint lane) {
+    constexpr uint STAGE = BN * 128 + W * 512, BELOW = 8 * 32;
+    threadgroup const uchar *x = in.tiles + now.at.stage * STAGE;
+    const uint row = 16 * simdgroup + lane / 4, turned = row / 4 % 2 * 16; // of the row 8 below too
+    threadgroup const uchar *low = x + BN * 128 + row * 32 + turned, *high = x + BN * 128 + row * 32 + (turned ^ 16);
+    nv_count_wait(in.full + now.at.stage, now.at.phase);
+    decode<DTYPE>(a, 0, *(threadgroup const uint4 *)low, *(threadgroup const uint4 *)(low + BELOW),
+                  scale_of(scales, now.upper.low), scale_of(scales, now.lower.low), in.table, lane);
+    decode<DTYPE>(a, 2, *(threadgroup const uint4 *)high, *(threadgroup const uint4 *)(high + BELOW),
+                  scale_of(scales, now.upper.high), scale_of(scales, now.lower.high), in.table, lane);
     const uint ahead = min(step + 1, of.end - 1);
-    upper = fetch(of.data, scales, of.upper_row, ahead, of.units);
-    lower = fetch(of.data, scales, of.lower_row, ahead, of.units);
-    nv_copy_wait<int(STAGES) - 3>();
-    nv_wgmma_see();
-    threadgroup_barrier(
-        mem_flags::mem_threadgroup); // this step's x is there, and the one before the last's has been read
-    const uint into = stage + STAGES - 2 >= STAGES ? stage - 2 : stage + STAGES - 2, far = step + STAGES - 2;
-    if (far < of.end) bring<BN>(of.tiles + into * STAGE, of.x, of.m, of.m0, of.bytes, far * 128, of.place);
-    nv_copy_commit();
+    now.upper = fetch(scales, w.upper, ahead, w.units);
+    now.lower = fetch(scales, w.lower, ahead, w.units);
     nv_wgmma_begin();
-    UNROLL for (uint s = 0; s < 4; s++) nv_wgmma<DTYPE, BN>(d, a[s], of.tiles + stage * STAGE + 32 * s);
+    UNROLL for (uint s = 0; s < 4; s++) nv_wgmma<DTYPE, BN>(d, a[s], x + 32 * s, step > of.first || s > 0);
     nv_wgmma_commit();
-    nv_wgmma_wait<1>();
-    stage = stage + 1 == STAGES ? 0 : stage + 1;
+    nv_wgmma_wait<1>(); // the step before this has been multiplied
+    if (step > of.first) release(in.empty + now.last, lane);
+    now.last = now.at.stage;
+    advance<STAGES>(now.at);
 }
 
-// A threadgroup's part of y: BN rows of x by 128 of w. x comes STAGES - 2 steps of 64 ahead; while one step's product
-// runs, the next one's left factor is decoded into other registers.
-template <uint DTYPE, uint BN, uint STAGES>
-[[kernel]] void matmul_hopper(constant matmul_args &args [[buffer(0)]],
-                              device const uchar *x [[buffer(1)]],
-                              device const uchar *data [[buffer(2)]],
+// ── Writing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+// A lane's sums one by one: for parts of a split, and for shapes that the wide stores don't fit.
+template <uint BN>
+inline void save_each(device uchar *y, uint rows, uint columns, uint m, uint n, thread const float (&d)[BN / 2],
+                      float2 bias, uint lane) {
+    UNROLL for (uint j = 0; j < BN / 8; j++)
+        UNROLL for (uint e = 0; e < 4; e++) {
+            const uint to_m = m + 8 * j + 2 * (lane % 4) + e % 2, to_n = n + lane / 4 + e / 2 * 8;
+            if (to_m < rows && to_n < columns)
+                save(y, Y, ulong(to_m) * columns + to_n, d[4 * j + e] + (e < 2 ? bias.x : bias.y));
+        }
+}
+
+// In half precision by way of the simdgroup's own memory, 16 bytes at a time: 64 rows of y by 16 columns, whose halves
+// change places in every other four rows.
+template <uint DTYPE, uint BN>
+inline void save_columns(device uchar *y, uint rows, uint columns, uint m, uint n, thread const float (&d)[BN / 2],
+                         float2 bias, threadgroup uchar *own, uint lane) {
+    const uint matrix = lane / 8, r = lane % 8;
+    UNROLL for (uint c = 0; c < BN / 64; c++) {
+        UNROLL for (uint i = 0; i < 8; i += 2) {
+            const uint j = 8 * c + i, row = 8 * (i + matrix / 2) + r;
+            nv_store_transposed(own + row * 32 + ((matrix & 1u) ^ (row / 4 & 1u)) * 16,
+                                uint4(pair_of(DTYPE, d[4 * j] + bias.x, d[4 * j + 1] + bias.x),
+                                      pair_of(DTYPE, d[4 * j + 2] + bias.y, d[4 * j + 3] + bias.y),
+                                      pair_of(DTYPE, d[4 * j + 4] + bias.x, d[4 * j + 5] + bias.x),
+                                      pair_of(DTYPE, d[4 * j + 6] + bias.y, d[4 * j + 7] + bias.y)));
+        }
+        simdgroup_barrier(mem_flags::mem_threadgroup);
+        UNROLL for (uint i = 0; i < 4; i++) {
+            const uint row = 16 * i + lane / 2, to_m = m + 64 * c + row, to_n = n + 8 * (lane % 2);
+            if (to_m < rows && to_n < columns)
+                *(device uint4 *)(y + 2 * (ulong(to_m) * columns + to_n)) =
+                    *(threadgroup const uint4 *)(own + row * 32 + ((lane & 1u) ^ (row / 4 & 1u)) * 16);
+        }
+        simdgroup_barrier(mem_flags::mem_threadgroup);
+    }
+}
+
+// ── The kernel ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+template <uint BN, uint STAGES, uint W>
+inline void bring_all(constant codes_args &args, thread const memory &in, uint pair, uint pairs, uint rank) {
+    constexpr uint STAGE = BN * 128 + W * 512;
+    const works all = works_of(args, BN, 16 * W);
+    ring at = {0, 0};
+    for (uint index = pair; index < work_count(all); index += pairs) {
+        const work of = work_of(all, index, rank);
+        for (uint step = of.first; step < of.end; step++) {
+            threadgroup uchar *stage = in.tiles + at.stage * STAGE;
+            nv_count_wait(in.empty + at.stage, at.phase ^ 1);
+            nv_count_expect(in.full + at.stage, STAGE);
+            bring<BN>(stage, args.x, false, BN > 64, of.m, step, in.full + at.stage);
+            UNROLL for (uint row = 0; row < 16 * W; row += 128)
+                nv_bring(stage + BN * 128 + 32 * row, args.codes, 32 * step, of.n + row, in.full + at.stage, false);
+            advance<STAGES>(at);
+        }
+    }
+}
+
+template <uint DTYPE, uint BN, uint STAGES, uint W>
+inline void multiply_all(constant codes_args &args, thread const memory &in, thread const scale_source &scales,
+                         uint pair, uint pairs, uint rank, device const float *bias, device uchar *y, uint simdgroup,
+                         uint lane) {
+    const works all = works_of(args, BN, 16 * W);
+    const uint n = args.of.n, units = args.of.k / 32;
+    progress now;
+    now.at = ring{0, 0};
+    for (uint index = pair; index < work_count(all); index += pairs) {
+        const work of = work_of(all, index, rank);
+        const uint first_n = of.n + 16 * simdgroup, row = first_n + lane / 4; // past the last row whatever is there
+        const rows_of_w w = {min(row, n - 1) * units, min(row + 8, n - 1) * units, units};
+        now.upper = fetch(scales, w.upper, of.first, units);
+        now.lower = fetch(scales, w.lower, of.first, units);
+        float d[BN / 2];
+        nv_wgmma_fresh(d);
+        uint4 even[4], odd[4];
+        uint step = of.first;
+        for (; step + 1 < of.end; step += 2) {
+            multiply_step<DTYPE, BN, STAGES, W>(d, even, now, in, scales, w, of, step, simdgroup, lane);
+            multiply_step<DTYPE, BN, STAGES, W>(d, odd, now, in, scales, w, of, step + 1, simdgroup, lane);
+        }
+        if (step < of.end)
+            multiply_step<DTYPE, BN, STAGES, W>(d, even, now, in, scales, w, of, step, simdgroup, lane);
+        nv_wgmma_wait<0>();
+        nv_wgmma_done(d);
+        release(in.empty + now.last, lane);
+        const float2 added =
+            BIAS == 0 ? float2(0.0f) : float2(row < n ? bias[row] : 0.0f, row + 8 < n ? bias[row + 8] : 0.0f);
+        device uchar *part = y + ulong(of.part) * args.of.m * n * 4;
+        if (Y == DTYPE && n % 8 == 0)
+            save_columns<DTYPE, BN>(part, args.of.m, n, of.m, first_n, d, added, in.own, lane);
+        else save_each<BN>(part, args.of.m, n, of.m, first_n, d, added, lane);
+    }
+}
+
+template <uint DTYPE, uint BN, uint STAGES, uint W>
+[[kernel]] void matmul_hopper(constant codes_args &args [[buffer(0)]],
                               device const uchar *absmax [[buffer(3)]],
                               device const float *nested_absmax [[buffer(4)]],
                               device const kernel_codebook *code [[buffer(5)]],
@@ -187,127 +228,49 @@ template <uint DTYPE, uint BN, uint STAGES>
                               device const float *nested_offset [[buffer(9)]],
                               threadgroup uchar *shared [[threadgroup(0)]],
                               uint3 group [[threadgroup_position_in_grid]],
-                              uint place [[thread_index_in_threadgroup]]) {
-    constexpr uint STAGE = BN * 128;
-    threadgroup uchar *tiles = shared + 4 * BYTE_TABLE_WORDS;
-    threadgroup float *nested_values = (threadgroup float *)(tiles + STAGES * STAGE);
-    const tile_place at = place_of(group.x, args.m, args.n, BN);
-    const uint units = args.k / 32, steps = (args.k + 63) / 64, first = group.z * (args.split / 64);
-    const uint end = min(steps, first + args.split / 64), row = at.n0 + place / 32 * 16 + place % 32 / 4;
-    const uint upper_row = min(row, args.n - 1) * units, lower_row = min(row + 8, args.n - 1) * units;
-    const product_state of = {x,          data,  shared,    tiles,     args.m, at.m0,
-                              2 * args.k, units, upper_row, lower_row, end,    place};
-    const scale_source  scales = {
-        absmax, nested_absmax, nested_values, args.scales.shift - 5, args.scales.nested_shift,
-        NESTED != 0 ? nested_offset[0] : 0.0f};
-
-    UNROLL for (uint s = 0; s < STAGES - 2; s++) {
-        if (first + s < end) bring<BN>(tiles + s * STAGE, x, args.m, at.m0, of.bytes, (first + s) * 128, place);
-        nv_copy_commit();
+                              uint3 groups [[threadgroups_per_grid]],
+                              uint place [[thread_index_in_threadgroup]],
+                              uint simdgroup [[simdgroup_index_in_threadgroup]],
+                              uint lane [[thread_index_in_simdgroup]]) {
+    constexpr uint STAGE = BN * 128 + W * 512;
+    threadgroup uchar *table = shared + STAGES * STAGE, *own = table + 4 * BYTE_TABLE_WORDS;
+    threadgroup float *nested_values = (threadgroup float *)(own + W * 2048);
+    threadgroup ulong *full = (threadgroup ulong *)(nested_values + 256);
+    const uint pair = group.x / 2, pairs = groups.x / 2, rank = group.x % 2;
+    const uint multiplier = max(simdgroup, uint(BRINGING)) - BRINGING; // of those that multiply, which
+    const memory in = {shared, table, own + multiplier * 2048, full, full + STAGES};
+    if (place == 0) make_counts<STAGES>(in.full, in.empty, W);
+    if (simdgroup >= BRINGING) {
+        fill_byte_table<32 * W>((threadgroup uint *)table, DTYPE, code, place - 32 * BRINGING);
+        const uint i = place - 32 * BRINGING;
+        if (NESTED != 0 && i < 256) nested_values[i] = nested_code->values[i];
     }
-    if (NESTED != 0) nested_values[place] = nested_code->values[place];
-    fill_byte_table<HOPPER_THREADS>((threadgroup uint *)shared, DTYPE, code, place);
-    threadgroup_barrier(mem_flags::mem_threadgroup);
-    row_step upper = fetch(data, scales, upper_row, first, units), lower = fetch(data, scales, lower_row, first, units);
-
-    float d[BN / 2];
-    UNROLL for (uint i = 0; i < BN / 2; i++) d[i] = 0.0f;
-    uint4 even[4], odd[4];
-    uint stage = 0, step = first;
-    for (; step + 1 < end; step += 2) {
-        multiply_step<DTYPE, BN, STAGES>(d, even, upper, lower, stage, of, scales, step);
-        multiply_step<DTYPE, BN, STAGES>(d, odd, upper, lower, stage, of, scales, step + 1);
+    nv_pair_barrier();
+    if (simdgroup < BRINGING) {
+        nv_give_registers<W == 8 ? 40 : 24>();
+        if (place == 0) bring_all<BN, STAGES, W>(args, in, pair, pairs, rank);
+    } else {
+        const scale_source scales = {absmax,
+                                     nested_absmax,
+                                     nested_values,
+                                     args.of.scales.shift - 5,
+                                     args.of.scales.nested_shift,
+                                     NESTED != 0 ? nested_offset[0] : 0.0f};
+        nv_take_registers<W == 8 ? 232 : 112>();
+        multiply_all<DTYPE, BN, STAGES, W>(args, in, scales, pair, pairs, rank, bias, y, multiplier, lane);
     }
-    if (step < end) multiply_step<DTYPE, BN, STAGES>(d, even, upper, lower, stage, of, scales, step);
-    nv_wgmma_wait<0>();
-    nv_wgmma_done(d);
-    nv_copy_wait<0>();
-    const output to = {y + ulong(group.z) * args.m * args.n * 4, args.m, args.n, at.m0, at.n0};
-    save_sums<DTYPE, BN>(to, d, bias, shared, place);
+    nv_pair_barrier(); // neither is gone while the other may still reach it
 }
 
-template [[host_name(
-    "matmul_hopper_f16_64")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 64, 6>) matmul_hopper<STORE_F16, 64, 6>;
-template [[host_name(
-    "matmul_hopper_f16_128")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 128, 5>) matmul_hopper<STORE_F16, 128, 5>;
-template [[host_name(
-    "matmul_hopper_f16_256")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 256, 4>) matmul_hopper<STORE_F16, 256, 4>;
-template [[host_name(
-    "matmul_hopper_bf16_64")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 64, 6>) matmul_hopper<STORE_BF16, 64, 6>;
-template [[host_name("matmul_hopper_bf16_128")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 128, 5>)
-    matmul_hopper<STORE_BF16, 128, 5>;
-template [[host_name("matmul_hopper_bf16_256")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 256, 4>)
-    matmul_hopper<STORE_BF16, 256, 4>;
-
-// ── LLM.int8() ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-// int8 into int32, as it is or scaled by row and column. A step is 128 of k.
-template <uint BN, uint STAGES>
-[[kernel]] void int8_hopper(constant dense_args &args [[buffer(0)]],
-                            device const uchar *x [[buffer(1)]],
-                            device const uchar *w [[buffer(2)]],
-                            device const float *row_stats [[buffer(3)]],
-                            device const float *column_stats [[buffer(4)]],
-                            device const float *bias [[buffer(5)]],
-                            device uchar *y [[buffer(6)]],
-                            threadgroup uchar *shared [[threadgroup(0)]],
-                            uint3 group [[threadgroup_position_in_grid]],
-                            uint place [[thread_index_in_threadgroup]]) {
-    constexpr uint STAGE = (BN + TILE_N) * 128;
-    const tile_place at = place_of(group.x, args.m, args.n, BN);
-    const uint end = (args.bytes + 127) / 128;
-    UNROLL for (uint s = 0; s < STAGES - 2; s++) {
-        if (s < end) {
-            bring<BN>(shared + s * STAGE, x, args.m, at.m0, args.bytes, s * 128, place);
-            bring<TILE_N>(shared + s * STAGE + BN * 128, w, args.n, at.n0, args.bytes, s * 128, place);
-        }
-        nv_copy_commit();
-    }
-    int sums[BN / 2];
-    UNROLL for (uint i = 0; i < BN / 2; i++) sums[i] = 0;
-    uint stage = 0;
-    for (uint step = 0; step < end; step++) {
-        nv_copy_wait<int(STAGES) - 3>();
-        nv_wgmma_see();
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        const uint into = stage + STAGES - 2 >= STAGES ? stage - 2 : stage + STAGES - 2, far = step + STAGES - 2;
-        if (far < end) {
-            bring<BN>(shared + into * STAGE, x, args.m, at.m0, args.bytes, far * 128, place);
-            bring<TILE_N>(shared + into * STAGE + BN * 128, w, args.n, at.n0, args.bytes, far * 128, place);
-        }
-        nv_copy_commit();
-        threadgroup const uchar *of_x = shared + stage * STAGE, *of_w = of_x + BN * 128 + place / 128 * 8192;
-        nv_wgmma_begin();
-        UNROLL for (uint s = 0; s < 4; s++) nv_wgmma_s8<BN>(sums, of_w + 32 * s, of_x + 32 * s);
-        nv_wgmma_commit();
-        nv_wgmma_wait<1>();
-        stage = stage + 1 == STAGES ? 0 : stage + 1;
-    }
-    nv_wgmma_wait<0>();
-    nv_wgmma_done(sums);
-    nv_copy_wait<0>();
-
-    const uint t = place % 4, row = place / 32 * 16 + place % 32 / 4, n = at.n0 + row;
-    if (Y == STORE_I32) {
-        UNROLL for (uint j = 0; j < BN / 8; j++)
-            UNROLL for (uint e = 0; e < 4; e++) {
-                const uint m = at.m0 + 8 * j + 2 * t + e % 2, to_n = n + e / 2 * 8;
-                if (m < args.m && to_n < args.n) ((device int *)y)[ulong(m) * args.n + to_n] = sums[4 * j + e];
-            }
-        return;
-    }
-    // 1 / 127².
-    float d[BN / 2];
-    const float upper = n < args.n ? column_stats[n] : 0.0f, lower = n + 8 < args.n ? column_stats[n + 8] : 0.0f;
-    UNROLL for (uint j = 0; j < BN / 8; j++) {
-        const uint m = at.m0 + 8 * j + 2 * t;
-        const float first = m < args.m ? row_stats[m] : 0.0f, second = m + 1 < args.m ? row_stats[m + 1] : 0.0f;
-        UNROLL for (uint e = 0; e < 4; e++) d[4 * j + e] =
-            float(sums[4 * j + e]) * ((e % 2 == 0 ? first : second) * (e < 2 ? upper : lower)) * 6.2000124e-5f;
-    }
-    const output to = {y, args.m, args.n, at.m0, at.n0};
-    save_sums<STORE_F16, BN>(to, d, bias, shared, place);
-}
-
-template [[host_name("int8_hopper_128")]] [[kernel]] decltype(int8_hopper<128, 7>) int8_hopper<128, 7>;
-template [[host_name("int8_hopper_256")]] [[kernel]] decltype(int8_hopper<256, 4>) int8_hopper<256, 4>;
+template [[host_name("matmul_hopper_f16_64")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 64, 8, 16>)
+    matmul_hopper<STORE_F16, 64, 8, 16>;
+template [[host_name("matmul_hopper_f16_128")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 128, 8, 8>)
+    matmul_hopper<STORE_F16, 128, 8, 8>;
+template [[host_name("matmul_hopper_f16_256")]] [[kernel]] decltype(matmul_hopper<STORE_F16, 256, 4, 8>)
+    matmul_hopper<STORE_F16, 256, 4, 8>;
+template [[host_name("matmul_hopper_bf16_64")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 64, 8, 16>)
+    matmul_hopper<STORE_BF16, 64, 8, 16>;
+template [[host_name("matmul_hopper_bf16_128")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 128, 8, 8>)
+    matmul_hopper<STORE_BF16, 128, 8, 8>;
+template [[host_name("matmul_hopper_bf16_256")]] [[kernel]] decltype(matmul_hopper<STORE_BF16, 256, 4, 8>)
+    matmul_hopper<STORE_BF16, 256, 4, 8>;

@@ -10,7 +10,7 @@ import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { constants as zstd, zstdCompressSync } from "node:zlib";
 import { libraryFolder } from "./msl/clang.ts";
-import { cudaFamilies, families, familySource } from "./msl/families.ts";
+import { cudaFamilies, families, familySource, isHoppers } from "./msl/families.ts";
 import { translate } from "./msl/translate.ts";
 import { root, say, stop } from "./run.ts";
 import { findZig, zigVersion } from "./zig.ts";
@@ -54,7 +54,7 @@ const leftOut: ReadonlySet<string> = new Set(["matmul_vector_1_wide"]);
 function translated({ family, source }: Family): Source[] {
   const { kernels: all } = translate(source, family, { target: "cuda" });
   const kernels = all.filter(({ name }) => !leftOut.has(name));
-  const compiledFor: Architecture[] = family.endsWith("_hopper") ? ["sm_90a"] : ["sm_80"];
+  const compiledFor: Architecture[] = isHoppers(family) ? ["sm_90a"] : ["sm_80"];
   if (source.includes("nv_wait_for_last")) compiledFor.push("sm_90");
   return kernels.flatMap(({ name }) => {
     const { cpp } = translate(source, family, { target: "cuda", only: [name] });
@@ -73,9 +73,9 @@ function headers(): string {
 /** What the assembler is told of kernels besides their threads. */
 const directives: readonly (readonly [RegExp, string])[] = [
   // Two threadgroups a multiprocessor, so that one loads while another's table is filled.
-  [/^matmul_few_1_2_8_choose|^matmul_hopper_b?f16_64/, "\n.minnctapersm 2"],
+  [/^matmul_few_1_2_8_choose/, "\n.minnctapersm 2"],
   // One, whose simdgroups give each other registers; and two of them are a pair.
-  [/^dense_hopper/, "\n.minnctapersm 1\n.reqnctapercluster 2,1,1"],
+  [/^(dense|matmul)_hopper/, "\n.minnctapersm 1\n.reqnctapercluster 2,1,1"],
 ];
 
 /** The driver's words in the place of what clang wrote, and nothing that the GPU's assembler would pass over. */

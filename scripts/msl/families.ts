@@ -20,15 +20,18 @@ export const families = stemsIn("metal");
 /** The stems of cuda/*.metal, which are no stems of metal/. */
 export const cudaFamilies = stemsIn("cuda");
 
-/** What the families of cuda/ share beside metal/'s headers. */
-const cudaHeaders = cudaFamilies.length ? ["cuda/tensor.h"] : [];
+/** What a family of cuda/ shares with others beside metal/'s headers. */
+const cudaHeaders = (stem: string) => (isHoppers(stem) ? ["cuda/tensor.h", "cuda/hopper.h"] : ["cuda/tensor.h"]);
+
+/** Whether a family of cuda/ is for Hopper alone, which has words of its own. */
+export const isHoppers = (stem: string): boolean => stem.endsWith("_hopper");
 
 /**
  * A family's whole source; places in it are named by `#line`. It is the text that csrc/gpu/metal/pipelines.c gives to
  * Metal, so that the simulator compiles it once for the host and for tests of kernels.
  */
 export function familySource(stem: string): string {
-  const own = cudaFamilies.includes(stem) ? [...cudaHeaders, `cuda/${stem}.metal`] : [`metal/${stem}.metal`];
+  const own = cudaFamilies.includes(stem) ? [...cudaHeaders(stem), `cuda/${stem}.metal`] : [`metal/${stem}.metal`];
   const parts = [...headers, ...own].map((file) => `#line 1 "${file}"\n${text(file)}\n`);
   return `#include <metal_stdlib>\nusing namespace metal;\n${parts.join("")}`;
 }

@@ -25,7 +25,7 @@ test.skipIf(!simulates)(
 
 const products = `
   const numbers = (length, by) => Float32Array.from({ length }, (_, i) => Math.sin(i * by));
-  for (const m of [1, 20, 70, 600]) {
+  for (const m of [1, 20, 70, 600, 2100]) {
     const results = ["cpu", "cuda"].map((kind) => {
       const device = bnb.Device.open(kind);
       const w = bnb.quantize4bit(bnb.Tensor.from(numbers(40 * 128, 1.3), [40, 128], { device }));
@@ -38,13 +38,13 @@ const products = `
   }`;
 
 test.skipIf(!simulates).each([
-  ["90", ["matmul_few_1_1_8", "matmul_hopper_bf16_64", "matmul_hopper_bf16_128", "matmul_hopper_bf16_256"]],
+  ["90", ["matmul_few_1_1_8", "matmul_hopper_bf16_64", "matmul_hopper_bf16_128", "dense_hopper_bf16_128"]],
   ["86", ["matmul_few_1_1_8", "matmul_many_2_4_1_4_4", "matmul_many_4_4_2_4_3", "matmul_dense_half_128"]],
 ])(
   "products of every size, by the kernels for capability %s, are the CPU's",
   (capability, kernels) => {
     const { out, err } = run(products, `capability=${capability}`, { BNB_PROFILE: "1" });
-    expect(out).toBe("1 true\n20 true\n70 true\n600 true\n");
+    expect(out).toBe("1 true\n20 true\n70 true\n600 true\n2100 true\n");
     for (const kernel of kernels) expect(err).toContain(`\n${kernel} `);
   },
   120_000,

@@ -11,7 +11,6 @@ import {
   type Case,
   fast,
   floatsOf,
-  type Half,
   halves,
   linear8,
   nf4,
@@ -21,57 +20,80 @@ import {
   weight,
 } from "./products.ts";
 
-describe.skipIf(!simulates)("Hopper's products", () => {
-  const short = (dtype: Half) => (dtype === "float16" ? "f16" : "bf16");
+/** A matrix as a kernel finds it described: see nv_tensor in test/metal/runtime/hopper.h. */
+function described(matrix: Uint16Array | Uint8Array, columns: number, rows: number): Uint32Array {
+  const size = matrix.BYTES_PER_ELEMENT;
+  const words = new Uint32Array(32);
+  new BigUint64Array(words.buffer).set([ptr(matrix), columns, rows, columns * size].map(BigInt));
+  words.set(size === 2 ? [2, 64, 64, 7] : [1, 32, 128, 1], 8);
+  return words;
+}
 
-  function check(rows: number, stages: number, one: Case, splits = 1): void {
-    const { m, n, k, block = 64, nested = false, bias = false, dtype = "bfloat16", run = fast } = one;
+interface Codes extends Case {
+  splits?: number;
+  /** Pairs of threadgroups, each of which takes one tile after the other. */
+  pairs?: number;
+}
+
+describe.skipIf(!simulates)("Hopper's products with 4-bit codes", () => {
+  const tiles = { 64: [8, 16], 128: [8, 8], 256: [4, 8] } as const; // stages, and simdgroups that multiply
+
+  function check(rows: keyof typeof tiles, one: Codes): void {
+    const { m, n, k, block = 64, nested = false, bias = false, dtype = "bfloat16", splits = 1, run = fast } = one;
     const w = weight(n, k, block, nested);
     const x = halves(wave(m * k, 3), dtype);
-    const split = splits > 1 ? Math.ceil(k / splits / 64) * 64 : Math.ceil(k / 64) * 64;
+    const [steps, [stages, simdgroups]] = [Math.ceil(k / 64), tiles[rows]];
     const y = splits > 1 ? new Float32Array(splits * m * n).fill(Number.NaN) : new Uint16Array(m * n).fill(0xffff);
     const offsets = normal(n, 5);
     launch({
-      ...{ family: "matmul_hopper", kernel: `matmul_hopper_${short(dtype)}_${rows}`, large: true, ...run },
-      ...{ args: [m, n, k, split, ...w.layout], group: 256, shared: 32768 + stages * rows * 128 + 1024 },
+      ...{ family: "matmul_hopper", kernel: `matmul_hopper_${dtype === "float16" ? "f16" : "bf16"}_${rows}`, ...run },
+      args: [
+        ...[...described(x.bits, k, m), ...described(w.codes, k / 2, n)],
+        ...[m, n, k, Math.ceil(steps / splits), ...w.layout, splits, ...Array(5).fill(0)],
+      ],
+      ...{ group: 32 * (4 + simdgroups), large: true },
+      shared: stages * (rows * 128 + simdgroups * 512) + 32768 + simdgroups * 2048 + 1024 + 256,
       buffers: [x.bits, w.codes, w.absmax, w.outer, kernelCodes(nf4), kernelCodes(linear8), offsets, y],
       constants: [0, splits > 1 ? Store.float32 : Store[dtype], Number(nested), Number(block === 32), Number(bias)],
-      ...{ behind: w.behind, grid: [Math.ceil(n / 128) * Math.ceil(m / rows), 1, splits] },
+      ...{ behind: w.behind, grid: [2 * (one.pairs ?? 1), 1, 1] },
     });
     const want = product(x.values, w.values, bias ? offsets : undefined, m, n, k);
     const got = y instanceof Float32Array ? summed(y, splits) : floatsOf(y, dtype);
     expect(relativeError(got, want)).toBeLessThan(bounds[dtype]);
   }
 
-  test.each<Case>([
+  test.each<Codes>([
     { m: 70, n: 136, k: 256 },
     { m: 30, n: 129, k: 192, nested: true, bias: true, dtype: "float16" },
     { m: 65, n: 24, k: 96, block: 32, bias: true },
     { m: 3, n: 8, k: 512, block: 256, nested: true },
-  ])("4-bit codes: x [$m, $k] · w [$n, $k]ᵀ", (one) => {
-    check(64, 6, one);
-    if (one.m > 64) check(128, 5, one);
+    { m: 260, n: 264, k: 128, pairs: 2, dtype: "float16" },
+    { m: 66, n: 304, k: 32, block: 32, nested: true },
+  ])("x [$m, $k] · w [$n, $k]ᵀ, blocks of $block", (one) => {
+    for (const rows of [64, 128, 256] as const) check(rows, one);
   });
 
-  test("4-bit codes in parts of a split", () => check(64, 6, { m: 9, n: 40, k: 448 }, 3));
+  test("a ring that is longer than its stages, in parts", () => {
+    check(64, { m: 9, n: 40, k: 1856, splits: 2 });
+    check(128, { m: 12, n: 40, k: 1280, splits: 2, nested: true, block: 128 });
+    check(256, { m: 20, n: 24, k: 960, splits: 3, block: 32 });
+  });
+
+  test("nothing is read before it has come, in any order of threads", () => {
+    for (const seed of [1, 2]) {
+      const run: Run = { mode: "check", seed };
+      check(64, { m: 70, n: 24, k: 896, bias: true, run });
+      check(256, { m: 24, n: 136, k: 384, nested: true, block: 32, run });
+    }
+  });
 });
 
-interface Layout extends Case {
+interface Layout extends Codes {
   /** Whether a is stored [k, m], and b [k, n]. */
   transposed?: readonly [boolean, boolean];
-  splits?: number;
-  /** Pairs of threadgroups, each of which takes one tile after the other. */
-  pairs?: number;
 }
 
 describe.skipIf(!simulates)("Hopper's dense products, whose tiles are brought", () => {
-  /** A matrix as the kernel finds it described: see nv_tensor in test/metal/runtime/hopper.h. */
-  const described = (bits: Uint16Array, columns: number, rows: number) =>
-    new Uint32Array(
-      BigUint64Array.of(BigInt(ptr(bits)), BigInt(columns), BigInt(rows), BigInt(columns), ...Array(12).fill(0n))
-        .buffer,
-    );
-
   function check(wide: number, one: Layout): void {
     const { m, n, k, dtype = "bfloat16", bias = false, transposed = [false, false], splits = 1, run = fast } = one;
     const [x, w] = [wave(m * k, 3), normal(n * k, 4)];
@@ -93,7 +115,7 @@ describe.skipIf(!simulates)("Hopper's dense products, whose tiles are brought", 
         ...[Number(transposed[0]), Number(transposed[1]), Number(m <= 128)],
       ],
       ...{ buffers: [offsets, y], grid: [2 * (one.pairs ?? 1), 1, 1], group: 384, large: true },
-      shared: (wide === 256 ? 4 * 384 : 6 * 256) * 128 + 8 * 2048 + 128,
+      shared: 12 * 128 * 128 + 8 * 2048 + 256,
     });
     const [of, by] = [halves(x, dtype), halves(w, dtype)];
     const want = product(of.values, Float64Array.from(by.values), bias ? offsets : undefined, m, n, k);

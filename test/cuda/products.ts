@@ -1,5 +1,5 @@
-// What the tests of cuda/'s products share: weights of random codes with what they stand for, the product in float64, and
-// what the tests of kernels are made of.
+// What the tests of cuda/'s products share: weights of random codes with what they stand for, the product in float64,
+// and what the tests of kernels are made of.
 import { scaleArguments } from "../metal/arguments.ts";
 import type { Run } from "../metal/launch.ts";
 import { round } from "../reference.ts";

@@ -73,11 +73,11 @@ struct launch_config {
     unsigned                 attribute_count;
 };
 
-/* How a matrix lies in memory, for kernels that have its tiles brought (cuda/dense_hopper.metal). */
+/* How a matrix lies in memory, for kernels that have its tiles brought (cuda/hopper.h). */
 struct tensor_map {
     _Alignas(64) unsigned char bytes[128];
 };
-enum { TENSOR_U16 = 1, TENSOR_SWIZZLE_128 = 3, TENSOR_L2_128 = 2 };
+enum { TENSOR_U8 = 0, TENSOR_U16 = 1, TENSOR_SWIZZLE_32 = 1, TENSOR_SWIZZLE_128 = 3, TENSOR_L2_128 = 2 };
 
 /* CUDA(name, parameters). The names are the versioned ones that cuda.h's macros stand for. */
 #define CUDA_FUNCTIONS(CUDA)                                                                                           \

@@ -65,8 +65,12 @@ struct dense_product {
     struct binding bias, y;
 };
 
-/* UNSUPPORTED where a factor does not lie as the GPU fetches tiles, or the driver knows no such tiles. */
+/* Either is UNSUPPORTED where a factor does not lie as the GPU fetches tiles, or the driver knows no such tiles. */
 bnb_status cuda_dense_hopper(struct gpu *gpu, const struct dense_product *p);
+
+/* x by 4-bit codes in half precision: `launch` has a product's bindings, and constants as kernels of tiles have them.
+ */
+bnb_status cuda_codes_hopper(struct gpu *gpu, struct launch *launch, const struct matmul_args *of, uint32_t dtype);
 
 /* UNSUPPORTED where a row as it is stored is no multiple of 16 bytes. */
 bnb_status cuda_dense(struct gpu *gpu, const struct dense_product *p);

@@ -67,16 +67,6 @@ static bnb_status few(const struct product *p) {
     return cuda_launch(p->gpu, &launch);
 }
 
-/* Half of them by dtype, so that no branch stands among Hopper's instructions. */
-static const struct tile hopper_tiles[2][3] = {
-    {{"matmul_hopper", "matmul_hopper_f16_64", 64, 128, 256, 32768 + 6 * 64 * 128 + 1024, 2},
-     {"matmul_hopper", "matmul_hopper_f16_128", 128, 128, 256, 32768 + 5 * 128 * 128 + 1024, 1},
-     {"matmul_hopper", "matmul_hopper_f16_256", 256, 128, 256, 32768 + 4 * 256 * 128 + 1024, 1}},
-    {{"matmul_hopper", "matmul_hopper_bf16_64", 64, 128, 256, 32768 + 6 * 64 * 128 + 1024, 2},
-     {"matmul_hopper", "matmul_hopper_bf16_128", 128, 128, 256, 32768 + 5 * 128 * 128 + 1024, 1},
-     {"matmul_hopper", "matmul_hopper_bf16_256", 256, 128, 256, 32768 + 4 * 256 * 128 + 1024, 1}},
-};
-
 static const struct tile portable_tiles[3] = {
     {"matmul_many", "matmul_many_2_4_1_4_4", 32, 128, 128, 32768 + 1024 + 4 * 32 * 144, 3},
     {"matmul_many", "matmul_many_4_4_1_4_4", 64, 128, 128, 32768 + 1024 + 4 * 64 * 144, 2},
@@ -84,35 +74,38 @@ static const struct tile portable_tiles[3] = {
 };
 
 static bnb_status many(const struct product *p) {
-    uint32_t           m = p->args.m;
-    const struct tile *tile = p->hopper ? &hopper_tiles[p->dtype == STORE_BF16][m <= 64    ? 0
-                                                                                : m <= 192 ? 1
-                                                                                           : 2]
-                                        : &portable_tiles[m <= 32   ? 0
-                                                          : m <= 64 ? 1
-                                                                    : 2];
-    uint32_t           splits = cuda_splits(p->gpu, tile, m, p->args.n, p->args.k);
-    uint32_t           steps = (uint32_t)ceil_div(p->args.k, 64);
+    uint32_t           m = p->args.m, n = p->args.n;
+    const struct tile *tile = &portable_tiles[m <= 32 ? 0 : m <= 64 ? 1 : 2];
+    uint32_t           splits = cuda_splits(p->gpu, tile, m, n, p->args.k), steps = (uint32_t)ceil_div(p->args.k, 64);
     struct product     split = *p;
     split.args.split = (uint32_t)ceil_div(steps, splits) * 64;
     splits = (uint32_t)ceil_div(steps, split.args.split / 64);
 
     struct launch launch = launch_of(&split, tile->family, tile->kernel);
-    uint32_t      tiles_m = (uint32_t)ceil_div(m, tile->rows), tiles_n = (uint32_t)ceil_div(p->args.n, tile->columns);
     launch.constants[3] = p->args.scales.shift == 5;
-    launch.groups[0] = p->hopper ? tiles_m * tiles_n : tiles_n;
-    launch.groups[1] = p->hopper ? 1 : tiles_m;
+    if (p->hopper) {
+        bnb_status status = cuda_codes_hopper(p->gpu, &launch, &p->args, p->dtype);
+        if (status != BNB_UNSUPPORTED) return status;
+    }
+    launch.groups[0] = (uint32_t)ceil_div(n, tile->columns);
+    launch.groups[1] = (uint32_t)ceil_div(m, tile->rows);
     launch.groups[2] = splits;
     launch.threads = tile->threads;
     launch.shared_bytes = tile->shared;
-    return cuda_launch_split(p->gpu, &launch, m, p->args.n, AT_Y, launch.bindings[AT_BIAS], splits);
+    return cuda_launch_split(p->gpu, &launch, m, n, AT_Y, launch.bindings[AT_BIAS], splits);
 }
 
 /* ── Choosing ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* Up to so many rows the weight is read as codes, and each is decoded once for all rows (few), or once a tile
- * (many). */
-enum { FEW_COLUMNS = 32, MANY_MOST_HOPPER = 1536, MANY_MOST = 512 };
+/* Up to so many columns, of rows of x by blocks, each code is decoded once for all (few), and up to so many rows once a
+ * tile (many). Hopper's tiles are ahead of more than two columns' tiles where there are enough of them. As measured on
+ * an H100 and an H200. */
+enum { FEW_COLUMNS = 32, FEW_COLUMNS_HOPPER = 16, MANY_TILES_HOPPER = 8192, MANY_MOST_HOPPER = 2048, MANY_MOST = 512 };
+
+static bool are_few(const struct product *p) {
+    bool tiled = p->hopper && p->args.n >= MANY_TILES_HOPPER;
+    return p->args.m * blocks_of_128(p) <= (tiled ? FEW_COLUMNS_HOPPER : FEW_COLUMNS);
+}
 
 bnb_status cuda_no_kernel(void) { return fail(BNB_UNSUPPORTED, "CUDA's own kernels don't take this case"); }
 
@@ -143,7 +136,7 @@ static bnb_status multiply_whole(const struct product *p) {
 static bnb_status multiply(const struct product *p) {
     uint32_t m = p->args.m;
     bool     codes = takes_codes(p);
-    if (codes && m * blocks_of_128(p) <= FEW_COLUMNS) return few(p);
+    if (codes && are_few(p)) return few(p);
     if (codes && m <= (p->hopper ? MANY_MOST_HOPPER : MANY_MOST)) return many(p);
     return multiply_whole(p);
 }
@@ -197,8 +190,8 @@ static bnb_status serve_matmul(struct gpu *gpu, const struct launch *whole) {
 static const struct tile int8_tiles[2][2] = {
     {{"matmul_dense", "matmul_dense_int8_64", 64, 64, 128, 4 * 128 * 128, 3},
      {"matmul_dense", "matmul_dense_int8_128", 128, 128, 128, 3 * 256 * 128, 2}},
-    {{"matmul_hopper", "int8_hopper_128", 128, 128, 256, 7 * 256 * 128, 1},
-     {"matmul_hopper", "int8_hopper_256", 256, 128, 256, 4 * 384 * 128, 1}},
+    {{"int8_hopper", "int8_hopper_128", 128, 128, 256, 7 * 256 * 128, 1},
+     {"int8_hopper", "int8_hopper_256", 256, 128, 256, 4 * 384 * 128, 1}},
 };
 
 static const struct tile *int8_tile(const struct gpu *gpu, uint32_t m, uint32_t n) {

@@ -130,21 +130,31 @@ CUresult cuFuncSetAttribute(CUfunction function, int attribute, int value) {
 struct described {
     const void *at;
     uint64_t    columns, rows, pitch;
+    uint32_t    size, box_columns, box_rows, turns;
 };
+
+/* Halves 64 by 64 with lines of 128 bytes, or bytes 32 by 128 with lines of 32. */
+static bool is_taken(int type, const unsigned *box, int swizzle) {
+    if (type == TENSOR_U16) return box[0] == 64 && box[1] == 64 && swizzle == TENSOR_SWIZZLE_128;
+    return type == TENSOR_U8 && box[0] == 32 && box[1] == 128 && swizzle == TENSOR_SWIZZLE_32;
+}
 
 CUresult cuTensorMapEncodeTiled(struct tensor_map *map, int type, unsigned rank, void *at, const uint64_t *sides,
                                 const uint64_t *pitches, const unsigned *box, const unsigned *steps, int interleave,
                                 int swizzle, int promotion, int outside) {
     CUresult result = enter("cuTensorMapEncodeTiled");
     if (result) return leave(result);
-    if (type != TENSOR_U16 || rank != 2 || box[0] != 64 || box[1] != 64 || steps[0] != 1 || steps[1] != 1 ||
-        interleave || swizzle != TENSOR_SWIZZLE_128 || promotion != TENSOR_L2_128 || outside)
+    if (rank != 2 || !is_taken(type, box, swizzle) || steps[0] != 1 || steps[1] != 1 || interleave ||
+        promotion != TENSOR_L2_128 || outside)
         violation("cuTensorMapEncodeTiled: type %d, box %u × %u: not what kernels take", type, box[0], box[1]);
-    if ((uintptr_t)map % 64 || (uintptr_t)at % 16 || pitches[0] % 16 || pitches[0] < 2 * sides[0] || !sides[0] ||
+    unsigned size = type == TENSOR_U16 ? 2 : 1;
+    if ((uintptr_t)map % 64 || (uintptr_t)at % 16 || pitches[0] % 16 || pitches[0] < size * sides[0] || !sides[0] ||
         !sides[1] || sides[0] > UINT32_MAX || sides[1] > UINT32_MAX)
         return leave(1);
-    find_allocation((CUdeviceptr)(uintptr_t)at, pitches[0] * (sides[1] - 1) + 2 * sides[0], "cuTensorMapEncodeTiled");
-    *(struct described *)map = (struct described){at, sides[0], sides[1], pitches[0] / 2};
+    find_allocation((CUdeviceptr)(uintptr_t)at, pitches[0] * (sides[1] - 1) + size * sides[0],
+                    "cuTensorMapEncodeTiled");
+    *(struct described *)map = (struct described){at,   sides[0], sides[1], pitches[0],
+                                                  size, box[0],   box[1],   swizzle == TENSOR_SWIZZLE_128 ? 7 : 1};
     return leave(CUDA_SUCCESS);
 }
 

@@ -67,7 +67,8 @@ template <uint N>
 SIM_INLINE void nv_wgmma_done(int (&)[N]) {}
 
 template <uint Dtype, uint N>
-SIM_INLINE void nv_wgmma(float (&d)[N / 2], uint4 a, const uchar *b, SIM_SITE("nv_wgmma")) {
+SIM_INLINE void nv_wgmma(float (&d)[N / 2], uint4 a, const uchar *b, bool adds, SIM_SITE("nv_wgmma")) {
+    for (uint i = 0; i < N / 2 && !adds; i++) d[i] = 0.0f;
     constexpr sim::nv_kind kind = Dtype == 1 ? sim::NV_F16 : sim::NV_BF16;
     uint4                  row[4]; // of the lanes that share rows
     for (int q = 0; q < 4; q++) row[q] = sim::nv_from_lane(a, (int)(sim_lane() & ~3u) + q, site);
@@ -143,22 +144,23 @@ SIM_INLINE void nv_count_wait(ulong *count, uint phase, SIM_SITE("nv_count_wait"
     while (sim::nv_phase(count) == phase) sim_pause(site);
 }
 
-// As test/cuda/host/modules.c describes it.
+// As test/cuda/host/modules.c describes it: sides and boxes in numbers of `size` bytes, the pitch in bytes.
 struct alignas(64) nv_tensor {
-    const ushort *at;
-    ulong         columns, rows, pitch; // pitch: numbers from one row to the next
-    uchar         rest[96];
+    const uchar *at;
+    ulong        columns, rows, pitch;
+    uint         size, box_columns, box_rows, turns; // as many bits of 128-byte lines' places change those of 16 bytes
+    uchar        rest[80];
 };
 
 SIM_UNCHECKED inline void nv_bring(uchar *tile, const nv_tensor &from, uint column, uint row, ulong *count, bool) {
-    for (uint r = 0; r < 64; r++)
-        for (uint c = 0; c < 64; c++) {
-            const bool there = row + r < from.rows && column + c < from.columns;
-            ((ushort *)(tile + r * 128 + ((c / 8 ^ (r & 7)) * 16)))[c % 8] =
-                there ? from.at[(row + r) * from.pitch + column + c] : 0;
-        }
-    sim_brought(tile, 8192);
-    sim::nv_count_change(count, 0, -8192);
+    const uint line = from.box_columns * from.size, bytes = line * from.box_rows;
+    for (uint to = 0; to < bytes; to++) {
+        const ulong r = row + to / line, byte = (ulong)column * from.size + to % line;
+        const bool  there = r < from.rows && byte < from.columns * from.size;
+        tile[to ^ (to >> 7 & from.turns) << 4] = there ? from.at[r * from.pitch + byte] : 0;
+    }
+    sim_brought(tile, bytes);
+    sim::nv_count_change(count, 0, -(int)bytes);
 }
 
 template <uint Most>

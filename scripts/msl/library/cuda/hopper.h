@@ -42,13 +42,14 @@ template <uint Columns> struct wgmma_s8;
 } // namespace sim
 
 // `one` and so on are the numbers of the operands behind the sums.
-#define SIM_WGMMA(dtype, type, columns, sums, one, two, three, four, five)                                             \
+#define SIM_WGMMA(dtype, type, columns, sums, one, two, three, four, five, six)                                        \
     template <> struct sim::wgmma<dtype, columns> {                                                                    \
-        static SIM_INLINE void registers(float (&d)[sums], uint4 a, ulong b) {                                         \
-            asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type " {" SIM_NAMES_##sums   \
-                         "},{%" #one ",%" #two ",%" #three ",%" #four "},%" #five ",1,1,1,0;"                          \
+        static SIM_INLINE void registers(float (&d)[sums], uint4 a, ulong b, bool adds) {                              \
+            asm volatile("{\n.reg .pred adds;\nsetp.ne.b32 adds,%" #six ",0;\n"                                       \
+                         "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type " {" SIM_NAMES_##sums   \
+                         "},{%" #one ",%" #two ",%" #three ",%" #four "},%" #five ",adds,1,1,0;\n}"                    \
                          : SIM_SUMS_##sums("+f", 0)                                                                    \
-                         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b));                                            \
+                         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b), "r"((uint)adds));                           \
         }                                                                                                              \
         template <int A, int B> static SIM_INLINE void tiles(float (&d)[sums], ulong a, ulong b, bool adds) {          \
             asm volatile("{\n.reg .pred adds;\nsetp.ne.b32 adds,%" #three ",0;\n"                                     \
@@ -58,12 +59,12 @@ template <uint Columns> struct wgmma_s8;
                          : "l"(a), "l"(b), "r"((uint)adds), "n"(A), "n"(B));                                           \
         }                                                                                                              \
     };
-SIM_WGMMA(1, "f16", 64, 32, 32, 33, 34, 35, 36)
-SIM_WGMMA(2, "bf16", 64, 32, 32, 33, 34, 35, 36)
-SIM_WGMMA(1, "f16", 128, 64, 64, 65, 66, 67, 68)
-SIM_WGMMA(2, "bf16", 128, 64, 64, 65, 66, 67, 68)
-SIM_WGMMA(1, "f16", 256, 128, 128, 129, 130, 131, 132)
-SIM_WGMMA(2, "bf16", 256, 128, 128, 129, 130, 131, 132)
+SIM_WGMMA(1, "f16", 64, 32, 32, 33, 34, 35, 36, 37)
+SIM_WGMMA(2, "bf16", 64, 32, 32, 33, 34, 35, 36, 37)
+SIM_WGMMA(1, "f16", 128, 64, 64, 65, 66, 67, 68, 69)
+SIM_WGMMA(2, "bf16", 128, 64, 64, 65, 66, 67, 68, 69)
+SIM_WGMMA(1, "f16", 256, 128, 128, 129, 130, 131, 132, 133)
+SIM_WGMMA(2, "bf16", 256, 128, 128, 129, 130, 131, 132, 133)
 #undef SIM_WGMMA
 
 #define SIM_WGMMA_S8(columns, sums, one, two)                                                                          \
@@ -82,12 +83,13 @@ SIM_WGMMA_S8(256, 128, 128, 129)
 
 // d += a · bᵀ, where a is 64 × 16, 16 rows a simdgroup, and b has N rows: d[4j + e] is row g + 8 (e / 2), column
 // 8j + 2t + e % 2. `a` in registers as nv_mma has it; it must not change until its group is waited for.
-template <uint Dtype, uint N> SIM_INLINE void nv_wgmma(float (&d)[N / 2], uint4 a, const uchar *b) {
-    sim::wgmma<Dtype, N>::registers(d, a, sim_tile(b));
+// What was in the sums before counts if it `adds`.
+template <uint Dtype, uint N> SIM_INLINE void nv_wgmma(float (&d)[N / 2], uint4 a, const uchar *b, bool adds) {
+    sim::wgmma<Dtype, N>::registers(d, a, sim_tile(b), adds);
 }
 // The same with `a` in threadgroup memory too, 64 rows. Of a factor that is transposed, as a function constant says,
 // a tile has the depth for rows, 64 of them, and 64 of the factor's rows side by side; the next such tile lies 8,192
-// bytes on. What was in the sums before counts if it `adds`.
+// bytes on.
 template <uint Dtype, uint N, int A, int B>
 SIM_INLINE void nv_wgmma_tiles(float (&d)[N / 2], const uchar *a, const uchar *b, sim::patched<A>, sim::patched<B>,
                                bool adds) {
