@@ -142,7 +142,9 @@ bnb_status       ptx_take(const void *kernels, size_t bytes);
 struct kernel   *ptx_find(const struct gpu *gpu, const char *family, const char *name); /* NULL where there is none */
 struct pipeline *ptx_pipeline(struct gpu *gpu, struct kernel *kernel,
                               const struct launch *launch); /* NULL and an error */
-void             ptx_profile(void);                         /* prints the table of profiles to stderr */
+char            *ptx_text(const struct kernel *kernel, const struct launch *launch,
+                          bool waits); /* as the driver takes it; to be freed, NULL where there is no memory */
+void             ptx_profile(void);    /* prints the table of profiles to stderr */
 
 /* ── Profiles ───────────────────────────────────────────────────────────────────────────────────────────────────── */
 

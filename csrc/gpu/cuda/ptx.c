@@ -2,7 +2,6 @@
  * when first used. The driver keeps what it compiled in its own cache, ~/.nv/ComputeCache.
  *
  * The pack is a row of texts, each after a line `// bnb <family> <kernel> <architecture> <bytes>` (scripts/ptx.ts). */
-#define _GNU_SOURCE /* memmem */
 #include "cuda.h"
 
 #include <stdio.h>
@@ -127,54 +126,13 @@ bnb_status ptx_take(const void *given, size_t bytes) {
     return BNB_OK;
 }
 
-/* ── Patching ───────────────────────────────────────────────────────────────────────────────────────────────────── */
-
-/* The text with BNB0, BNB1, … replaced by the constants, of which those not given are 0, and BNB_THREADS
- * by the threads; with room for more behind it. */
-static char *patched(const struct kernel *kernel, const struct launch *launch, size_t room) {
-    static const char threads[] = "_THREADS";
-    const char       *from = kernel->text, *end = from + kernel->bytes;
-    size_t            words = 0;
-    for (const char *at = from; (at = memmem(at, (size_t)(end - at), "BNB", 3)); at += 3) words++;
-    /* A word has 4 characters, a number 10 at most. */
-    char *text = malloc(kernel->bytes + words * 10 + 1 + room), *to = text;
-    if (!text) return NULL;
-    for (;;) {
-        const char *mark = memmem(from, (size_t)(end - from), "BNB", 3);
-        size_t      plain = (size_t)((mark ? mark : end) - from);
-        memcpy(to, from, plain);
-        to += plain;
-        if (!mark) break;
-        uint32_t value = launch->threads, index = (uint32_t)(mark[3] - '0');
-        from = mark + 3 + sizeof threads - 1;
-        if (index < 10) value = index < launch->constant_count ? launch->constants[index] : 0, from = mark + 4;
-        to += sprintf(to, "%u", value);
-    }
-    *to = 0;
-    return text;
-}
+/* ── Compiling ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 /* On Hopper and later a launch may begin while the one before it ends, so that its threadgroups are there when that is
  * done: where a kernel does not see to it by itself, it waits before all else. */
 static bool is_to_wait(const struct gpu *gpu, const struct kernel *kernel) {
     return gpu->capability >= 90 && libcuda.cuLaunchKernelEx && !kernel->overlaps;
 }
-
-static const char waiting[] = "\n{\ngriddepcontrol.launch_dependents;\ngriddepcontrol.wait;\n";
-
-/* Has a text that has room for it wait first, which PTX can say from version 7.8 on, for compute capability 9.0. */
-static void make_wait(char *text, const struct kernel *kernel) {
-    static const char version[] = ".version 7.8", target[] = ".target sm_90", body[] = "\n{\n";
-    if (kernel->capability < 90) { /* as long as what was there */
-        memcpy(strstr(text, ".version"), version, sizeof version - 1);
-        memcpy(strstr(text, ".target"), target, sizeof target - 1);
-    }
-    char *at = strstr(text, body), *rest = at + sizeof body - 1;
-    memmove(at + sizeof waiting - 1, rest, strlen(rest) + 1);
-    memcpy(at, waiting, sizeof waiting - 1);
-}
-
-/* ── Compiling ──────────────────────────────────────────────────────────────────────────────────────────────────── */
 
 static char *failure_of(const char *sentence, CUresult result, const char *log) {
     char text[1024];
@@ -186,10 +144,9 @@ static void compile(struct pipeline *pipeline, const struct kernel *kernel, cons
     char     log[2048] = "", name[NAME_MOST + 8];
     int      options[] = {JIT_ERROR_LOG, JIT_ERROR_LOG_BYTES};
     void    *values[] = {log, (void *)(uintptr_t)sizeof log};
-    char    *text = patched(kernel, launch, sizeof waiting);
     CUmodule module = NULL;
-    pipeline->waits = text && is_to_wait(pipeline->gpu, kernel);
-    if (pipeline->waits) make_wait(text, kernel);
+    pipeline->waits = is_to_wait(pipeline->gpu, kernel);
+    char    *text = ptx_text(kernel, launch, pipeline->waits);
     CUresult result = text ? libcuda.cuModuleLoadDataEx(&module, text, 2, options, values) : CUDA_ERROR_OUT_OF_MEMORY;
     free(text);
     snprintf(name, sizeof name, "bnb_%s", launch->kernel);
