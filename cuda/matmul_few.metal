@@ -50,8 +50,8 @@ inline raw_scales fetch_scales(thread const scale_source &from, uint unit, uint 
     else
         to.bits.x = uint(from.absmax[blocks.x]) | uint(from.absmax[blocks.y]) << 8 | uint(from.absmax[blocks.z]) << 16 |
                     uint(from.absmax[blocks.w]) << 24;
-    to.outer =
-        float2(from.nested_absmax[blocks.x >> from.nested_shift], from.nested_absmax[blocks.z >> from.nested_shift]);
+    const float outer = from.nested_absmax[blocks.x >> from.nested_shift]; // of four in a row that begin a group's four
+    to.outer = float2(outer, BLOCKS == 2 && WHOLE != 0 ? outer : from.nested_absmax[blocks.z >> from.nested_shift]);
     return to;
 }
 

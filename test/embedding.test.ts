@@ -174,7 +174,8 @@ describe.each(testDevices)("on %s", (_, device) => {
     half.write(values);
     const copies = [elsewhere.to(device), concat([second, zeros]), first.reshape([4]), first.slice(0, 1)];
     const given = [first, second, zeros, halves, half, ...copies];
-    const rows: Tensor<FloatDType>[] = given.map((indices) => embedding(indices, w)); // and no more than Metal takes in a batch
+    // And no more than Metal takes in a batch.
+    const rows: Tensor<FloatDType>[] = given.map((indices) => embedding(indices, w));
     rows.push(embedding(second, q), embeddingBackward(rows[1]!, second, 4), embeddingBackward(rows[3]!, halves, 4));
     expect(launchesRun!()).toBe(before);
     expect([...rows[0]!.readFloat32()]).toEqual(rowsOf(w.read(), values, 64));
