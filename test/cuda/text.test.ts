@@ -1,5 +1,5 @@
-// The kernels' texts on their way into the pack and out of it: nothing is lost, whatever they count, and what is damaged
-// is not read beyond.
+// The kernels' texts on their way into the pack and out of it: nothing is lost, whatever they count, and what is
+// damaged is not read beyond its end.
 import { CString, dlopen, type Pointer } from "bun:ffi";
 import { beforeAll, describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";

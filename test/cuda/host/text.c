@@ -8,7 +8,7 @@
 
 enum { PAGE = 4096 };
 
-/* With the constants 10, 11 and 12, and 256 threads. It is read where memory that can't be read is next. To be freed. */
+/* With the constants 10, 11 and 12, and 256 threads. Behind what is read lies memory that can't be. To be freed. */
 __attribute__((visibility("default"))) char *write_text(const char *text, size_t bytes, int capability, bool waits) {
     size_t room = (bytes + PAGE - 1) / PAGE * PAGE;
     char  *pages = mmap(NULL, room + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
