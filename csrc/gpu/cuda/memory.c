@@ -1,11 +1,14 @@
-/* Device memory in the order of the stream, and copies to and from it by way of pinned memory: small writes are copied
- * when their turn comes, large ones are filled in by all threads. */
+/* Device memory in the order of the stream, and copies to and from it: a few bytes go along with their command, more by
+ * way of pinned memory, which all threads fill with large ones. */
 #include "cuda.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* So many bytes out of pageable memory have been taken when the call returns, and wait for nothing ("API synchronization
+ * behavior" in CUDA's documentation). A copy out of pinned memory would start a copy engine for them. */
+enum { TAKEN_MOST = 64 << 10 };
 enum { STAGE_BYTES = 16 << 20, STAGE_FROM = 8 << 20, STAGE_ALIGNMENT = 256, PIECE = 256 << 10 };
 
 /* ── Allocating ─────────────────────────────────────────────────────────────────────────────────────────────────── */
@@ -145,7 +148,6 @@ static CUresult write_later(struct gpu *gpu, CUdeviceptr to, char *staged, const
     copy_on_host(staged, from, bytes);
     CUresult result = libcuda.cuMemcpyHtoDAsync_v2(to, staged, bytes, gpu->stream);
     if (result == CUDA_SUCCESS) result = libcuda.cuEventRecord(gpu->stages[gpu->stage].done, gpu->stream);
-    gpu->after_other = true;
     return result;
 }
 
@@ -193,18 +195,21 @@ static CUresult write_now(struct gpu *gpu, CUdeviceptr to, const void *from, siz
     return result;
 }
 
+static CUresult write(struct gpu *gpu, CUdeviceptr to, const void *from, size_t bytes) {
+    CUresult result = CUDA_SUCCESS;
+    gpu->after_other = true;
+    if (bytes <= TAKEN_MOST) return libcuda.cuMemcpyHtoDAsync_v2(to, from, bytes, gpu->stream);
+    char *staged = bytes < STAGE_FROM ? take_staged(gpu, bytes, &result) : NULL;
+    if (staged) return write_later(gpu, to, staged, from, bytes);
+    return result == CUDA_SUCCESS ? write_now(gpu, to, from, bytes) : result;
+}
+
 bnb_status cuda_write(void *on, void *given, size_t offset, const void *from, size_t bytes) {
     struct gpu    *gpu = on;
     struct memory *memory = given;
     bnb_status     status = cuda_enter(gpu) ? BNB_OK : bnb_last_status();
     if (status == BNB_OK && bytes) {
-        CUdeviceptr to = memory->at + offset;
-        CUresult    result = CUDA_SUCCESS;
-        char       *staged = bytes < STAGE_FROM ? take_staged(gpu, bytes, &result) : NULL;
-        if (staged)
-            result = write_later(gpu, to, staged, from, bytes);
-        else if (result == CUDA_SUCCESS)
-            result = write_now(gpu, to, from, bytes);
+        CUresult result = write(gpu, memory->at + offset, from, bytes);
         if (result != CUDA_SUCCESS) status = cuda_failed(gpu, result, "a copy to the GPU");
     }
     cuda_leave();

@@ -97,6 +97,7 @@ struct command {
     char              *to;
     const char        *from;
     size_t             bytes;
+    char              *taken; /* the command's own copy of `from`, or NULL */
     unsigned char      value;
     struct allocation *allocation;
     CUevent            event;

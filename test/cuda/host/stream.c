@@ -6,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { ERROR_CAPTURE_INVALIDATED = 901 };
+enum { ERROR_CAPTURE_INVALIDATED = 901, TAKEN_MOST = 64 << 10 };
 
 static struct command *first, **end = &first;
 static long            polls;
@@ -62,7 +62,10 @@ void enqueue(CUstream stream, struct command command) {
 
 static CUresult run(const struct command *command) {
     switch (command->kind) {
-    case COPY: memcpy(command->to, command->from, command->bytes); break;
+    case COPY:
+        memcpy(command->to, command->from, command->bytes);
+        free(command->taken);
+        break;
     case SET: memset(command->to, command->value, command->bytes); break;
     case FREE: release_allocation(command->allocation); break;
     case RECORD:
@@ -237,16 +240,20 @@ CUresult cuEventElapsedTime(float *milliseconds, CUevent from, CUevent to) {
 
 /* ── Copies ─────────────────────────────────────────────────────────────────────────────────────────────────────── */
 
-/* What is not pinned has been copied, or was read to its end, when the call returns. */
+/* What is not pinned has been copied, or was read to its end, when the call returns: little of it is taken along, for
+ * more NVIDIA's driver may wait. */
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t bytes, CUstream stream) {
     CUresult result = enter("cuMemcpyHtoDAsync");
     if (result) return leave(result);
     find_allocation(to, bytes, "cuMemcpyHtoDAsync");
     if (captured_by(stream)) violation("a copy to or from the host in a graph");
     counters.copies++;
-    enqueue(stream, (struct command){.kind = COPY, .to = (char *)(uintptr_t)to, .from = from, .bytes = bytes});
+    struct command copy = {.kind = COPY, .to = (char *)(uintptr_t)to, .from = from, .bytes = bytes};
+    bool           taken = !is_pinned(from) && bytes <= TAKEN_MOST;
+    if (taken) copy.from = copy.taken = memcpy(malloc(bytes), from, bytes);
+    enqueue(stream, copy);
     order_copy();
-    return leave(is_pinned(from) ? CUDA_SUCCESS : drain());
+    return leave(taken || is_pinned(from) ? CUDA_SUCCESS : drain());
 }
 
 CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, size_t bytes, CUstream stream) {
