@@ -1,4 +1,5 @@
-// The figures of docs/performance.md and the plot beside it: both are written from bench/results.
+// The figures of docs/performance.md and the plot beside it: both are written from bench/results, where those of GPUs
+// are as `bun run bench:cuda` and `bench:shapes` printed them.
 import { root, say } from "../scripts/run.ts";
 import { layerChart } from "./chart.ts";
 import { loadRecord, type PeerRecord, warning } from "./peers/results.ts";
@@ -33,8 +34,27 @@ function machine(record: PeerRecord | ScalingRecord): string {
   return `${processor}, ${processors} processors, ${system}, ${record.date.slice(0, 10)}.${busy ? `\n\n**${busy}**` : ""}`;
 }
 
+/** The table that bench:cuda printed, which is Markdown. */
+const cudaTable = (printed: string): Table =>
+  printed
+    .split("\n")
+    .filter((line) => line.startsWith("| ") && !line.startsWith("| :"))
+    .map((line) => line.slice(2, -2).split(" | "));
+
+/** A row a shape of what bench:shapes printed, a line a figure. */
+function shapesTable(printed: string): Table {
+  const figures = [...printed.matchAll(/^ *(\w+) {2}(?:prompt of|tokens behind) (\d+) +([\d.]+) (ms|\/s)$/gm)];
+  const shapes = new Map<string, string[]>();
+  const head = new Set<string>();
+  for (const [, shape, count, figure, unit] of figures) {
+    head.add(unit === "ms" ? `prompt of ${count}, ms` : `tokens/s behind ${count}`);
+    shapes.set(shape!, [...(shapes.get(shape!) ?? []), figure!]);
+  }
+  return [["shape", ...head], ...[...shapes].map(([shape, figures]) => [shape, ...figures])];
+}
+
 /** What stands between each pair of marks. */
-function blocks(peers: PeerRecord, scaling: ScalingRecord): Record<string, string> {
+async function blocks(peers: PeerRecord, scaling: ScalingRecord): Promise<Record<string, string>> {
   const counts = [...new Set(peers.results.map(({ threads }) => threads))];
   const products = counts.flatMap((count) => [
     `With ${count} ${count === 1 ? "thread" : "threads"}:`,
@@ -56,6 +76,8 @@ function blocks(peers: PeerRecord, scaling: ScalingRecord): Record<string, strin
       ...(skipped ? [`Left out:\n\n${skipped}`] : []),
     ].join("\n\n"),
     targets: markdown(targetTable(peers)),
+    cuda: markdown(cudaTable(await Bun.file(`${results}/cuda.txt`).text())),
+    shapes: markdown(shapesTable(await Bun.file(`${results}/shapes.txt`).text())),
   };
 }
 
@@ -64,7 +86,7 @@ export async function documented(text: string): Promise<string> {
   const peers = loadRecord(`${results}/peers.json`);
   const scaling: ScalingRecord = await Bun.file(`${results}/scaling.json`).json();
   let page = text;
-  for (const [name, block] of Object.entries(blocks(peers, scaling))) {
+  for (const [name, block] of Object.entries(await blocks(peers, scaling))) {
     const between = new RegExp(`(<!-- ${name} -->\n)[\\s\\S]*?(<!-- /${name} -->)`);
     if (!between.test(page)) throw new Error(`docs/performance.md has no <!-- ${name} --> … <!-- /${name} -->`);
     page = page.replace(between, (_, open, close) => `${open}\n${block}\n\n${close}`);
