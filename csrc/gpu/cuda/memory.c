@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* So many bytes out of pageable memory have been taken when the call returns, and wait for nothing ("API
- * synchronization behavior" in CUDA's documentation). A copy out of pinned memory would start a copy engine for them. */
+ * synchronization behavior" in CUDA's documentation). For what is pinned a copy engine would be started. */
 enum { TAKEN_MOST = 64 << 10 };
 enum { STAGE_BYTES = 16 << 20, STAGE_FROM = 8 << 20, STAGE_ALIGNMENT = 256, PIECE = 256 << 10 };
 
