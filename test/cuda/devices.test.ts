@@ -39,6 +39,7 @@ const products = `
 
 test.skipIf(!simulates).each([
   ["90", ["matmul_few_1_1_8", "matmul_hopper_bf16_64", "matmul_hopper_bf16_128", "dense_hopper_bf16_128"]],
+  ["90,tensors=0", ["matmul_few_1_1_8", "matmul_many_2_4_1_4_4", "matmul_many_4_4_2_4_3", "matmul_dense_half_128"]],
   ["86", ["matmul_few_1_1_8", "matmul_many_2_4_1_4_4", "matmul_many_4_4_2_4_3", "matmul_dense_half_128"]],
 ])(
   "products of every size, by the kernels for capability %s, are the CPU's",

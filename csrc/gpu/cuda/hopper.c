@@ -1,18 +1,20 @@
 /* Products on Hopper by kernels whose threadgroups stay, in pairs, and whose tiles the GPU fetches on its own. */
 #include "product.h"
 
-#include <string.h>
-
 #include "../../../metal/args.h"
 
 enum {
     PAIR = 2,   /* threadgroups that share a factor's tile */
     SIDE = 128, /* rows of the other factor that each takes */
     THREADS = 384,
-    OUTPUT = 2048, /* of threadgroup memory for each simdgroup that multiplies, for a piece of y */
+};
+
+/* Bytes of threadgroup memory. */
+enum {
+    OUTPUT = 2048, /* for a piece of y, a simdgroup that multiplies */
     COUNTS = 2 * 16 * 8,
     DENSE_BYTES = 12 * SIDE * 128 + 8 * OUTPUT + COUNTS, /* with the tiles that are under way */
-    CODES_BYTES = 32768 + 1024 + COUNTS /* without tiles and pieces: with tables of values and of scales */
+    CODES_BYTES = 32768 + 1024 + COUNTS,                 /* tables of values and of scales; tiles and pieces are more */
 };
 
 /* By how much longer a wide tile takes than one of half the width, in tenths, as measured on an H200. */
@@ -30,7 +32,7 @@ static uint32_t groups_of(const struct gpu *gpu, size_t pairs) {
 
 /* ── Matrices that are fetched ──────────────────────────────────────────────────────────────────────────────────── */
 
-/* As many tiles of 128 bytes a row as of 32, in whose rows pieces of 16 bytes have changed places. */
+/* In tiles of lines of 128 or of 32 bytes, in which pieces of 16 have changed places. */
 enum fetched { HALVES, CODES };
 
 /* A matrix [rows, columns] of 16-bit numbers, fetched 64 by 64, or of bytes, 32 columns of 128 rows. False where it

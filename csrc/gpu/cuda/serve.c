@@ -100,10 +100,10 @@ static bnb_status many(const struct product *p) {
 /* Up to so many columns, of rows of x by blocks, each code is decoded once for all (few), and up to so many rows once a
  * tile (many). Hopper's tiles are ahead of more than two columns' tiles where there are enough of them. As measured on
  * an H100 and an H200. */
-enum { FEW_COLUMNS = 32, FEW_COLUMNS_HOPPER = 16, MANY_TILES_HOPPER = 8192, MANY_MOST_HOPPER = 2048, MANY_MOST = 512 };
+enum { FEW_COLUMNS = 32, FEW_COLUMNS_HOPPER = 16, TILED_FROM_HOPPER = 8192, MANY_MOST_HOPPER = 2048, MANY_MOST = 512 };
 
 static bool are_few(const struct product *p) {
-    bool tiled = p->hopper && p->args.n >= MANY_TILES_HOPPER;
+    bool tiled = p->hopper && p->args.n >= TILED_FROM_HOPPER;
     return p->args.m * blocks_of_128(p) <= (tiled ? FEW_COLUMNS_HOPPER : FEW_COLUMNS);
 }
 

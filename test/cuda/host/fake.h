@@ -31,6 +31,7 @@ CUDA_FURTHER_FUNCTIONS(PROTOTYPE)
     FAULT(context, 0) /* what cuDevicePrimaryCtxRetain gives */                                                        \
     FAULT(capability, 90)                                                                                              \
     FAULT(pools, 1)                                                                                                    \
+    FAULT(tensors, 1) /* matrices can be described */                                                                  \
     FAULT(memory, (long)8 << 30)                                                                                       \
     FAULT(fail_alloc, 0)  /* the nth allocation from now on finds no memory */                                         \
     FAULT(fail_pinned, 0) /* the nth allocation of pinned memory */                                                    \

@@ -9,7 +9,14 @@
 
 #include "../../metal/runtime/simulator.h"
 
-enum { NOWHERE = 1 << 16, CONSTANTS = 10, PARAMETERS = 32, ERROR_JIT = 218, ERROR_NOT_FOUND = 500 };
+enum {
+    NOWHERE = 1 << 16,
+    CONSTANTS = 10,
+    PARAMETERS = 32,
+    ERROR_JIT = 218,
+    ERROR_NOT_FOUND = 500,
+    ERROR_NOT_SUPPORTED = 801
+};
 
 struct CUmod_st {
     char                family[64], kernel[64];
@@ -143,7 +150,7 @@ CUresult cuTensorMapEncodeTiled(struct tensor_map *map, int type, unsigned rank,
                                 const uint64_t *pitches, const unsigned *box, const unsigned *steps, int interleave,
                                 int swizzle, int promotion, int outside) {
     CUresult result = enter("cuTensorMapEncodeTiled");
-    if (result) return leave(result);
+    if (result || !faults.tensors) return leave(result ? result : ERROR_NOT_SUPPORTED);
     if (rank != 2 || !is_taken(type, box, swizzle) || steps[0] != 1 || steps[1] != 1 || interleave ||
         promotion != TENSOR_L2_128 || outside)
         violation("cuTensorMapEncodeTiled: type %d, box %u × %u: not what kernels take", type, box[0], box[1]);
