@@ -86,7 +86,7 @@ INLINE floats floats_of_integers(struct integers by, const uint8_t *codes) {
     return __builtin_convertvector(load_bytes(codes) ^ by.flip, floats) - by.zero;
 }
 
-/* What WIDTH codes stand for. */
-INLINE floats values_of_bytes(const struct codebook *code, const uint8_t *codes) {
-    return code->step ? floats_of_integers(integers_of(code), codes) * code->step : values_of(code->values, codes);
+/* What WIDTH codes stand for, with a table of the codebook's values. */
+INLINE floats values_of_bytes(const struct codebook *code, table256 table, const uint8_t *codes) {
+    return code->step ? floats_of_integers(integers_of(code), codes) * code->step : values_of(table, codes);
 }

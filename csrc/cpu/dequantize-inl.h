@@ -55,8 +55,8 @@ INLINE void decode_run_of_halves(const struct coded *q, size_t first, size_t cou
 }
 
 /* One run of elements under one scale and offset, which is -0 where there is none, to y[i…]. */
-INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_t count, float scale, float offset,
-                       void *y, bnb_dtype dtype, size_t i, bool streams) {
+INLINE void decode_run(const struct coded *q, uint32_t bits, table256 table8, size_t first, size_t count, float scale,
+                       float offset, void *y, bnb_dtype dtype, size_t i, bool streams) {
     const float   *values = q->code->values;
     const uint8_t *codes = q->codes;
     table16        table = table16_of(values);
@@ -75,7 +75,7 @@ INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_
         else if (step)
             v = load_signed_bytes((const int8_t *)codes + at) * step;
         else
-            v = values_of(values, codes + at);
+            v = values_of(table8, codes + at);
         if (streams)
             stream(y, dtype, i, v * scale + offset);
         else
@@ -87,10 +87,11 @@ INLINE void decode_run(const struct coded *q, uint32_t bits, size_t first, size_
 /* Elements [first, last) to y[0…]. */
 INLINE void decode(const struct coded *q, uint32_t bits, size_t first, size_t last, void *y, bnb_dtype dtype,
                    bool streams) {
-    size_t block = first / q->block, end = (block + 1) * q->block;
+    size_t   block = first / q->block, end = (block + 1) * q->block;
+    table256 table = table256_of(q->code->values);
     for (size_t i = first; i < last; block++, end += q->block) {
         size_t count = least(end, last) - i;
-        decode_run(q, bits, i, count, scale_of(q, block), offset_of(q, block), y, dtype, i - first, streams);
+        decode_run(q, bits, table, i, count, scale_of(q, block), offset_of(q, block), y, dtype, i - first, streams);
         i += count;
     }
 }

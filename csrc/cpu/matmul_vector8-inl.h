@@ -9,14 +9,14 @@ static bool takes_vector8(const struct matmul_job *job) {
 }
 
 /* As values_of, but the codes come in a word, for here x keeps the load ports busy too. */
-INLINE floats values_of_word(const float *values, const uint8_t *codes) {
+INLINE floats values_of_word(table256 table, const uint8_t *codes) {
 #if WIDTH == 16
-    return values_of(values, codes);
+    return values_of(table, codes);
 #else
     floats   out;
     uint64_t packed = 0;
     memcpy(&packed, codes, WIDTH);
-    for (int i = 0; i < WIDTH; i++) out[i] = values[(uint8_t)(packed >> 8 * i)];
+    for (int i = 0; i < WIDTH; i++) out[i] = table[(uint8_t)(packed >> 8 * i)];
     return out;
 #endif
 }
@@ -24,6 +24,7 @@ INLINE floats values_of_word(const float *values, const uint8_t *codes) {
 INLINE void multiply_codes8(const struct ordered_run *run, size_t first, size_t last, size_t rows) {
     const struct coded *q = &run->job->w.coded;
     size_t              columns = q->columns, runs = columns / RUN;
+    table256            table = table256_of(q->code->values);
     struct known_runs   known;
     know_none(&known);
     for (size_t n = first; n < last; n++) {
@@ -42,7 +43,7 @@ INLINE void multiply_codes8(const struct ordered_run *run, size_t first, size_t 
 #pragma unroll
             for (size_t v = 0; v < RUN / WIDTH; v++) {
                 const uint8_t *from = codes + v * WIDTH;
-                floats         w = values_of_word(q->code->values, from);
+                floats         w = values_of_word(table, from);
                 for (size_t m = 0; m < rows; m++) {
                     floats *part = &parts[m][rows == 1 ? v % 2 : 0];
                     *part = fma(w, load_floats(x + m * columns + v * WIDTH), *part);

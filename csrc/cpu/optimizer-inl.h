@@ -16,7 +16,8 @@ struct stage {
 };
 
 INLINE floats load_state(const struct optimizer_state *state, bool coded, size_t i, float absmax) {
-    return coded ? values_of(state->code->values, state->codes + i) * absmax : load_floats(state->values + i);
+    if (!coded) return load_floats(state->values + i);
+    return values_of(table256_of(state->code->values), state->codes + i) * absmax;
 }
 
 /* The first `count` lanes. */

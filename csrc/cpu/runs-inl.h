@@ -60,30 +60,52 @@ INLINE floats load_any(const void *data, bnb_dtype dtype, size_t i) {
 /* How many groups after its own those of WIDTH blocks from `block` on are. */
 INLINE ints groups_after(const struct coded *q, size_t block, size_t group) {
     size_t in_group = block - group * q->nested_block;
-    ints   after;
     if ((q->nested_block & (q->nested_block - 1)) == 0)
         return lanes_from(in_group) >> (int32_t)__builtin_ctzll(q->nested_block);
+    int32_t after[WIDTH];
+#pragma clang loop unroll(disable)
     for (size_t i = 0; i < WIDTH; i++) after[i] = (int32_t)((in_group + i) / q->nested_block);
-    return after;
+    return load_ints(after);
 }
 
-/* Coded scales or offsets, by their codes as bytes: WIDTH from a block on, which lies in
- * a group. Those past the last block may be anything. */
-INLINE floats coded_values(const struct coded *q, enum block_part part, const uint8_t *codes, size_t block,
-                           size_t group) {
-    const void  *absmax = part == SCALES ? q->nested_absmax : q->offsets_absmax;
-    const float *offsets = part == SCALES ? q->nested_offsets : NULL;
-    floats       value = values_of_bytes(q->nested_code, codes), factor, offset = part == SCALES ? q->offset : 0;
-    if (block + WIDTH <= (group + 1) * q->nested_block) {
-        factor = float_at(absmax, q->nested_dtype, group);
-        if (offsets) offset = offsets[group];
-    } else {
-        ints after = groups_after(q, block, group);
-        factor = spread(load_any(absmax, q->nested_dtype, group), after);
-        if (offsets) offset = spread(load_floats(offsets + group), after);
-    }
-    floats product = value * factor;
+/* How the codes of scales or offsets become these. */
+struct coded_part {
+    const struct coded *q;
+    table256            table;
+    const void         *absmax;
+    const float        *offsets; /* of groups, or NULL */
+    float               offset;
+};
+
+INLINE struct coded_part coded_part_of(const struct coded *q, enum block_part part) {
+    bool scales = part == SCALES;
+    return (struct coded_part){
+        .q = q,
+        .table = table256_of(q->nested_code->values),
+        .absmax = scales ? q->nested_absmax : q->offsets_absmax,
+        .offsets = scales ? q->nested_offsets : NULL,
+        .offset = scales ? q->offset : 0,
+    };
+}
+
+/* WIDTH of them, by their codes as bytes, from a block on, which lies in a group. Those past the last block may be
+ * anything. */
+INLINE floats coded_values(struct coded_part part, const uint8_t *codes, size_t block, size_t group) {
+    ints   after = groups_after(part.q, block, group);
+    floats factor = spread(load_any(part.absmax, part.q->nested_dtype, group), after);
+    floats offset = part.offsets ? spread(load_floats(part.offsets + group), after) : (floats)part.offset;
+    floats product = values_of_bytes(part.q->nested_code, part.table, codes) * factor;
     return product + offset;
+}
+
+/* `count` of them, whole vectors, that lie in one group. */
+INLINE void coded_values_of_group(struct coded_part part, const uint8_t *codes, size_t group, size_t count, float *to) {
+    float factor = float_at(part.absmax, part.q->nested_dtype, group);
+    float offset = part.offsets ? part.offsets[group] : part.offset;
+    for (size_t i = 0; i < count; i += WIDTH) {
+        floats product = values_of_bytes(part.q->nested_code, part.table, codes + i) * factor;
+        store(to, BNB_F32, i, product + offset);
+    }
 }
 
 /* Scales or offsets that are no codes: these, or NULL. */
@@ -105,31 +127,48 @@ static void values_of_runs(const struct coded *q, enum block_part part, size_t l
     for (size_t i = count; i % WIDTH; i++) to[i] = 0;
 }
 
-/* The same, mostly by vectors; not inlined, for it is long, and is called for many runs at once. */
-static __attribute__((noinline)) void values_at(const struct coded *q, enum block_part part, size_t length,
-                                                size_t first, size_t count, float to[KNOWN]) {
-    size_t   runs = q->block >> __builtin_ctzll(length); /* of a block: a power of two, but with 8 bits */
-    uint32_t shift = (uint32_t)__builtin_ctzll(runs);
-    if (runs >> shift != 1) {
-        values_of_runs(q, part, length, first, count, to);
-        return;
-    }
-    bnb_dtype      dtype;
-    const void    *plain = plain_values(q, part, &dtype);
-    size_t         block = first >> shift, start = block / 16 * 16, group = group_of(q, block);
+/* Values of WIDTH blocks as those of as many runs, `first` being the first run; of a block there are 2^shift. */
+INLINE floats values_by_run(floats values, size_t first, uint32_t shift) {
+    return shift ? spread(values, lanes_from(first & (((size_t)1 << shift) - 1)) >> (int32_t)shift) : values;
+}
+
+/* The same by vectors where they are codes; not inlined, for it is long, and is called for many runs at once. */
+static __attribute__((noinline)) void coded_values_at(const struct coded *q, enum block_part part, uint32_t shift,
+                                                      size_t first, size_t count, float to[KNOWN]) {
+    size_t         start = (first >> shift) / 16 * 16, last = (first + count - 1) >> shift;
     uint8_t        local[KNOWN + 16 + BYTE_CHUNK];
     const uint8_t *codes = part == SCALES ? q->absmax_codes : q->offsets;
-    if (!plain && q->nested_code->bits == 8)
-        codes += start;
-    else if (!plain)
-        codes = bytes_of_codes(codes, q->nested_code->bits, start, ((first + count - 1) >> shift) + 1 - start, local);
-    for (size_t i = 0; i < count; i += WIDTH) {
-        block = (first + i) >> shift;
-        while (!plain && block >= (group + 1) * q->nested_block) group++;
-        floats values =
-            plain ? load_any(plain, dtype, block) : coded_values(q, part, codes + block - start, block, group);
-        if (shift) values = spread(values, lanes_from((first + i) & (runs - 1)) >> (int32_t)shift);
+    codes = bytes_of_codes(codes, q->nested_code->bits, start, last + 1 - start, local);
+
+    const struct coded_part coded = coded_part_of(q, part);
+    size_t                  group = group_of(q, first >> shift);
+    for (size_t i = 0, whole; i < count; i += most(whole, WIDTH)) {
+        size_t block = (first + i) >> shift;
+        while (block >= (group + 1) * q->nested_block) group++;
+        whole = shift ? 0 : least(count - i, (group + 1) * q->nested_block - block) / WIDTH * WIDTH;
+        coded_values_of_group(coded, codes + block - start, group, whole, to + i);
+        if (whole) continue;
+        floats values = values_by_run(coded_values(coded, codes + block - start, block, group), first + i, shift);
         store(to, BNB_F32, i, first_lanes(values, count - i));
+    }
+}
+
+/* The same, mostly by vectors. */
+static void values_at(const struct coded *q, enum block_part part, size_t length, size_t first, size_t count,
+                      float to[KNOWN]) {
+    size_t      runs = q->block >> __builtin_ctzll(length); /* of a block: a power of two, but with 8 bits */
+    uint32_t    shift = (uint32_t)__builtin_ctzll(runs);
+    bnb_dtype   dtype;
+    const void *plain = plain_values(q, part, &dtype);
+    if (runs >> shift != 1) {
+        values_of_runs(q, part, length, first, count, to);
+    } else if (!plain) {
+        coded_values_at(q, part, shift, first, count, to);
+    } else {
+        for (size_t i = 0; i < count; i += WIDTH) {
+            floats values = values_by_run(load_any(plain, dtype, (first + i) >> shift), first + i, shift);
+            store(to, BNB_F32, i, first_lanes(values, count - i));
+        }
     }
 }
 

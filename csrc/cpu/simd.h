@@ -5,6 +5,8 @@
  *   table4, 8, 16       so many floats to look up, and table4_of, lookup4 and so on: a lane's index counts by its
  * lowest
  *                       2, 3 or 4 bits
+ *   table256            256 floats to look up, with table256_of and lookup256; HAS_TABLE256 is 1 where that is in
+ *                       registers
  *   float_table         16 floats to decode 4-bit codes with, float_table_of and decode_floats, which gives the eight
  *                       elements of each lane of codes, in order; unless simd.h's own serve
  *   code_table          16 int16 to decode 4-bit codes with, code_table_of and decode_shorts, which gives four vectors
@@ -193,6 +195,13 @@ INLINE ints gather_bytes(const uint8_t *table, ints index) {
 
 #endif
 
+#ifndef HAS_TABLE256
+#define HAS_TABLE256 0
+typedef const float *table256;
+INLINE table256      table256_of(const float values[256]) { return values; }
+INLINE floats        lookup256(table256 table, ints index) { return gather(table, index); }
+#endif
+
 INLINE floats from_bf16(halves h) { return (floats)(__builtin_convertvector(h, words) << 16); }
 
 /* As f32_to_bf16 of half.h. */
@@ -258,12 +267,12 @@ INLINE floats load_signed_bytes(const int8_t *codes) {
 
 /* The values that WIDTH 8-bit codes stand for. Where gathering means loads one by one, the codes are taken from memory
  * one by one too. */
-INLINE floats values_of(const float *values, const uint8_t *codes) {
+INLINE floats values_of(table256 table, const uint8_t *codes) {
 #if WIDTH == 16
-    return gather(values, load_bytes(codes));
+    return lookup256(table, load_bytes(codes));
 #else
     floats out;
-    for (int i = 0; i < WIDTH; i++) out[i] = values[codes[i]];
+    for (int i = 0; i < WIDTH; i++) out[i] = table[codes[i]];
     return out;
 #endif
 }

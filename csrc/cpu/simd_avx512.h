@@ -14,6 +14,28 @@ INLINE floats lookup4(table4 table, ints index) { return (floats)_mm512_permutev
 INLINE floats lookup8(table8 table, ints index) { return (floats)_mm512_permutexvar_ps((__m512i)index, (__m512)table); }
 INLINE floats lookup16(table16 table, ints index) { return lookup8(table, index); }
 
+/* In registers: on an EPYC of Zen 4 in three fifths of the time of a gather. */
+#define HAS_TABLE256 1
+typedef struct {
+    floats part[16];
+} table256;
+
+INLINE table256 table256_of(const float values[256]) {
+    table256 table;
+    for (size_t i = 0; i < 16; i++) table.part[i] = load_floats(values + i * WIDTH);
+    return table;
+}
+
+INLINE floats lookup256(table256 table, ints index) {
+    floats found[8];
+    for (size_t i = 0; i < 8; i++)
+        found[i] =
+            (floats)_mm512_permutex2var_ps((__m512)table.part[2 * i], (__m512i)index, (__m512)table.part[2 * i + 1]);
+    for (size_t half = 4, bit = 32; half; half /= 2, bit *= 2)
+        for (size_t i = 0; i < half; i++) found[i] = (index & (int32_t)bit) != 0 ? found[2 * i + 1] : found[2 * i];
+    return found[0];
+}
+
 #define HAS_LOOKUP_BYTES 1
 INLINE bytes32 lookup_bytes(const uint8_t *table, bytes32 index) {
     __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));

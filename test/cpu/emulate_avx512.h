@@ -22,6 +22,13 @@ static inline __m512 emulated_permutexvar_ps(__m512i index, __m512 table) {
     return (__m512)out;
 }
 
+static inline __m512 emulated_permutex2var_ps(__m512 low, __m512i index, __m512 high) {
+    emulated_floats out, from[2] = {(emulated_floats)low, (emulated_floats)high};
+    emulated_ints   at = (emulated_ints)index;
+    EACH_LANE(16) out[lane] = from[at[lane] >> 4 & 1][at[lane] & 15];
+    return (__m512)out;
+}
+
 static inline __m512i emulated_permutexvar_epi16(__m512i index, __m512i table) {
     emulated_shorts out, from = (emulated_shorts)table, at = (emulated_shorts)index;
     EACH_LANE(32) out[lane] = from[at[lane] & 31];
@@ -134,6 +141,7 @@ static inline __m256i emulated_cvtps_ph(__m512 v, int rounding) {
 }
 
 #define _mm512_permutexvar_ps    emulated_permutexvar_ps
+#define _mm512_permutex2var_ps   emulated_permutex2var_ps
 #define _mm512_permutexvar_epi16 emulated_permutexvar_epi16
 #define _mm512_permutevar_ps     emulated_permutevar_ps
 #define _mm512_broadcast_f32x4   emulated_broadcast_f32x4

@@ -172,8 +172,9 @@ static struct coded coded_random(const struct codebook *code, size_t rows, size_
         q.absmax = absmax;
         return q;
     }
-    size_t groups = (blocks + 3) / 4;
-    q.nested_code = books[layout == NESTED ? DYNAMIC : OTHERS + 3], q.nested_block = 4, q.offset = 0.7f;
+    q.nested_block = (size_t[]){4, 24, 64}[random_bits() % 3]; /* fewer than a vector, vectors and a part, vectors */
+    size_t groups = (blocks + q.nested_block - 1) / q.nested_block;
+    q.nested_code = books[layout == NESTED ? DYNAMIC : OTHERS + 3], q.offset = 0.7f;
     q.absmax_codes = random_bytes(code_bytes_of(q.nested_code, blocks), READ_SLACK);
     if (layout == NESTED) {
         float *nested_absmax = guarded(groups * sizeof *nested_absmax, READ_SLACK);
