@@ -8,15 +8,18 @@
 
 enum { STAGED = 8 * OPTIMIZER_BLOCK };
 
-/* New moments before they are coded, a few blocks of them, so that they stay in L1. Where sums of squares are asked for
- * p and the direction take the places of the first two. A last vector that is not full counts for what is in it
- * only. */
+/* Moments as they were, then as they are before they are coded, of a few blocks, so that they stay in L1. Where sums of
+ * squares are asked for p and the direction take the places of the first two. A last vector that is not full counts for
+ * what is in it only. */
 struct stage {
     float first[STAGED], second[STAGED], slow[STAGED];
 };
 
-INLINE floats load_state(const struct optimizer_state *state, bool coded, size_t i, float absmax) {
+/* Codes that are looked up in registers are decoded ahead, so that these are loaded once for all of a few blocks; from
+ * memory they are decoded here, while a division goes on. */
+INLINE floats load_state(const struct optimizer_state *state, bool coded, size_t i, float absmax, const float *staged) {
     if (!coded) return load_floats(state->values + i);
+    if (HAS_TABLE256) return load_floats(staged);
     return values_of(table256_of(state->code->values), state->codes + i) * absmax;
 }
 
@@ -39,7 +42,20 @@ INLINE void save_state(const struct optimizer_state *state, bool coded, size_t i
         store_some(state->values, BNB_F32, i, v, count);
 }
 
-/* The staged moments of `count` elements as codes, from a block on. */
+/* The moments of `count` elements from a block on, from codes to where they are staged. */
+static void decode_moments(const struct optimizer_state *state, size_t block, size_t count, float *staged) {
+    const struct weight states = {.coded = {
+                                      .code = state->code,
+                                      .codes = state->codes + block * OPTIMIZER_BLOCK,
+                                      .rows = 1,
+                                      .columns = count,
+                                      .block = OPTIMIZER_BLOCK,
+                                      .absmax = state->absmax + block,
+                                  }};
+    widen_weights(&states, 0, count, staged);
+}
+
+/* Those staged as codes. */
 static void code_moments(const struct optimizer_state *state, size_t block, const float *staged, size_t count) {
     const struct quantize_job job = {
         .x = {staged, BNB_F32, 1, count},
@@ -71,9 +87,9 @@ INLINE void step_block(const struct optimizer_job *job, size_t block, size_t b, 
     for (size_t j = 0; j < count; j += WIDTH) {
         const size_t i = begin + j, at = b * OPTIMIZER_BLOCK + j;
         const floats p = load(job->p, job->p_dtype, i), g = load(job->g, job->g_dtype, i);
-        moments      m = {.first = load_state(&job->first, coded, i, absmax_first)};
-        if (has_second) m.second = load_state(&job->second, coded, i, absmax_second);
-        if (has_slow) m.slow = load_state(&job->slow, coded, i, absmax_slow);
+        moments      m = {.first = load_state(&job->first, coded, i, absmax_first, stage->first + at)};
+        if (has_second) m.second = load_state(&job->second, coded, i, absmax_second, stage->second + at);
+        if (has_slow) m.slow = load_state(&job->slow, coded, i, absmax_slow, stage->slow + at);
 
         stepped to = step_element(kind, job->rule, job->rate, p, g, m);
         if (job->squares) {
@@ -94,12 +110,16 @@ INLINE void step_block(const struct optimizer_job *job, size_t block, size_t b, 
 
 INLINE void step_blocks(const struct optimizer_job *job, size_t first, size_t last, uint32_t kind, bool coded) {
     const bool   has_second = kind == RULE_ADAM || kind == RULE_ADEMAMIX, has_slow = kind == RULE_ADEMAMIX;
+    const bool   ahead = coded && HAS_TABLE256;
     struct stage stage;
     for (size_t block = first; block < last; block += STAGED / OPTIMIZER_BLOCK) {
         const size_t blocks = least(STAGED / OPTIMIZER_BLOCK, last - block);
+        const size_t count = least(blocks * OPTIMIZER_BLOCK, job->count - block * OPTIMIZER_BLOCK);
+        if (ahead) decode_moments(&job->first, block, count, stage.first);
+        if (ahead && has_second) decode_moments(&job->second, block, count, stage.second);
+        if (ahead && has_slow) decode_moments(&job->slow, block, count, stage.slow);
         for (size_t b = 0; b < blocks; b++) step_block(job, block + b, b, &stage, kind, coded);
         if (!coded || job->squares) continue;
-        const size_t count = least(blocks * OPTIMIZER_BLOCK, job->count - block * OPTIMIZER_BLOCK);
         code_moments(&job->first, block, stage.first, count);
         if (has_second) code_moments(&job->second, block, stage.second, count);
         if (has_slow) code_moments(&job->slow, block, stage.slow, count);
