@@ -53,28 +53,34 @@ function shapesTable(printed: string): Table {
   return [["shape", ...head], ...[...shapes].map(([shape, figures]) => [shape, ...figures])];
 }
 
-/** What stands between each pair of marks. */
-async function blocks(peers: PeerRecord, scaling: ScalingRecord): Promise<Record<string, string>> {
-  const counts = [...new Set(peers.results.map(({ threads }) => threads))];
+/** Who was timed beside us, on what, and how long all took. */
+function besidePeers(record: PeerRecord): string {
+  const counts = [...new Set(record.results.map(({ threads }) => threads))];
   const products = counts.flatMap((count) => [
     `With ${count} ${count === 1 ? "thread" : "threads"}:`,
-    markdown(productTable(peers, count)),
+    markdown(productTable(record, count)),
   ]);
-  const skipped = [...new Set(peers.skipped)].map((sentence) => `- ${sentence}`).join("\n");
+  const skipped = [...new Set(record.skipped)].map((sentence) => `- ${sentence}`).join("\n");
+  return [
+    machine(record),
+    Object.values(record.descriptions)
+      .map((description) => `- ${description}`)
+      .join("\n"),
+    ...products,
+    markdown(otherTable(record)),
+    ...(skipped ? [`Left out:\n\n${skipped}`] : []),
+  ].join("\n\n");
+}
+
+/** What stands between each pair of marks. */
+async function blocks(peers: PeerRecord, scaling: ScalingRecord): Promise<Record<string, string>> {
   return {
     limits: [machine(scaling), markdown(limitTable(scaling))].join("\n\n"),
     scaling: scalingTables(scaling)
       .flatMap(({ title, table }) => [`**${title}**`, markdown(table)])
       .join("\n\n"),
-    peers: [
-      machine(peers),
-      Object.values(peers.descriptions)
-        .map((description) => `- ${description}`)
-        .join("\n"),
-      ...products,
-      markdown(otherTable(peers)),
-      ...(skipped ? [`Left out:\n\n${skipped}`] : []),
-    ].join("\n\n"),
+    peers: besidePeers(peers),
+    avx512: besidePeers(loadRecord(`${results}/peers_avx512.json`)),
     targets: markdown(targetTable(peers)),
     cuda: markdown(cudaTable(await Bun.file(`${results}/cuda.txt`).text())),
     shapes: markdown(shapesTable(await Bun.file(`${results}/shapes.txt`).text())),
