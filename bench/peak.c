@@ -34,6 +34,7 @@ static double seconds(void) {
 static void *multiply(void *unused) {
     floats sums[CHAINS] = {0}, half = (floats){0} + 0.5f;
     for (int step = 0; step < STEPS; step++)
+#pragma clang loop unroll(full) /* else the sums are an array in memory */
         for (int i = 0; i < CHAINS; i++) {
             sums[i] = __builtin_elementwise_fma(sums[i], half, half);
             __asm__ volatile("" : "+" IN_REGISTER(sums[i])); /* neither left out nor merged with its neighbours */
