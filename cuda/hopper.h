@@ -14,16 +14,19 @@ struct works {
     uint steps, split, splits; // steps that a tile sums, and the parts of y that are summed apart
 };
 
+// Of both tiles of a pair, x by y.
+inline uint2 pair_of_tiles(thread const works &all) {
+    return all.side_by_side != 0 ? uint2(all.tile_m, 2 * all.tile_n) : uint2(2 * all.tile_m, all.tile_n);
+}
+
 inline uint work_count(thread const works &all) {
-    const uint rows = all.side_by_side != 0 ? all.tile_m : 2 * all.tile_m;
-    const uint columns = all.side_by_side != 0 ? 2 * all.tile_n : all.tile_n;
-    return (all.m + rows - 1) / rows * ((all.n + columns - 1) / columns) * all.splits;
+    const uint2 pair = pair_of_tiles(all);
+    return (all.m + pair.x - 1) / pair.x * ((all.n + pair.y - 1) / pair.y) * all.splits;
 }
 
 // Pairs go down bands of 1,024 rows, so that what runs at once shares rows of both factors.
 inline work work_of(thread const works &all, uint index, uint rank) {
-    const uint rows = all.side_by_side != 0 ? all.tile_m : 2 * all.tile_m;
-    const uint columns = all.side_by_side != 0 ? 2 * all.tile_n : all.tile_n;
+    const uint rows = pair_of_tiles(all).x, columns = pair_of_tiles(all).y;
     const uint tiles_m = (all.m + rows - 1) / rows, tiles_n = (all.n + columns - 1) / columns;
     const uint part = index / (tiles_m * tiles_n), tile = index % (tiles_m * tiles_n);
     const uint deep = 1024 / rows, band = deep * tiles_n, in_band = tile % band;
@@ -73,4 +76,19 @@ inline void bring(threadgroup uchar *tile, constant nv_tensor &from, bool transp
 // Says to both of the pair that the simdgroup has read a stage.
 inline void release(threadgroup ulong *empty, uint lane) {
     if (lane < nv_pair_size()) nv_count_arrive(empty, lane);
+}
+
+// ── Writing where w is the left factor ──────────────────────────────────────────────────────────────────────────────
+
+// A lane's sums one by one, of 16 columns of y from n on: for parts of a split, and for shapes that wide stores don't
+// fit.
+template <uint BN>
+inline void save_each(device uchar *y, uint store, uint rows, uint columns, uint m, uint n,
+                      thread const float (&d)[BN / 2], float2 bias, uint lane) {
+    UNROLL for (uint j = 0; j < BN / 8; j++)
+        UNROLL for (uint e = 0; e < 4; e++) {
+            const uint to_m = m + 8 * j + 2 * (lane % 4) + e % 2, to_n = n + lane / 4 + e / 2 * 8;
+            if (to_m < rows && to_n < columns)
+                save(y, store, ulong(to_m) * columns + to_n, d[4 * j + e] + (e < 2 ? bias.x : bias.y));
+        }
 }

@@ -1,8 +1,6 @@
 // int8 by int8 on Hopper's own products (wgmma), where w is 64 rows at a time the left factor and x the right one.
 
-constant uint Y [[function_constant(1)]]; // of y: any float, STORE_F32 where it holds parts of a split; or STORE_I32
-constant uint NESTED [[function_constant(2)]]; // whether absmax holds codes; of int8, whether sums are scaled
-constant uint HALVES [[function_constant(3)]]; // whether 64 weights have two scales, as blocks of 32 do
+constant uint Y [[function_constant(1)]]; // of y: any float, scaled by row and column; or STORE_I32, as sums are
 constant uint BIAS [[function_constant(4)]];
 
 struct dense_args {
@@ -40,16 +38,6 @@ struct output {
     uint m, n, m0, n0;
 };
 
-// A lane's sums one by one: for parts of a split, and for shapes that the wide stores don't fit.
-template <uint BN>
-inline void save_each(output to, thread const float (&d)[BN / 2], float2 bias, uint row, uint t) {
-    UNROLL for (uint j = 0; j < BN / 8; j++)
-        UNROLL for (uint e = 0; e < 4; e++) {
-            const uint m = to.m0 + 8 * j + 2 * t + e % 2, n = to.n0 + row + e / 2 * 8;
-            if (m < to.m && n < to.n) save(to.y, Y, ulong(m) * to.n + n, d[4 * j + e] + (e < 2 ? bias.x : bias.y));
-        }
-}
-
 enum { OUTPUT_PITCH = 2 * TILE_N + 16 }; // of a row of the tile of y in threadgroup memory
 
 // In half precision by way of threadgroup memory, so that rows of y are written 16 bytes at a time.
@@ -80,7 +68,8 @@ inline void save_sums(output to, thread const float (&d)[BN / 2], device const f
     const uint row = place / 32 * 16 + place % 32 / 4, n = to.n0 + row;
     const float2 added =
         BIAS == 0 ? float2(0.0f) : float2(n < to.n ? bias[n] : 0.0f, n + 8 < to.n ? bias[n + 8] : 0.0f);
-    if (Y != DTYPE || to.n % 8 != 0) save_each<BN>(to, d, added, row, place % 4);
+    if (Y != DTYPE || to.n % 8 != 0)
+        save_each<BN>(to.y, Y, to.m, to.n, to.m0, to.n0 + place / 32 * 16, d, added, place % 32);
     else save_tile<DTYPE, BN>(to, d, added, shared, place);
 }
 

@@ -122,18 +122,6 @@ inline void multiply_step(thread float (&d)[BN / 2], thread uint4 (&a)[4], threa
 
 // ── Writing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-// A lane's sums one by one: for parts of a split, and for shapes that the wide stores don't fit.
-template <uint BN>
-inline void save_each(device uchar *y, uint rows, uint columns, uint m, uint n, thread const float (&d)[BN / 2],
-                      float2 bias, uint lane) {
-    UNROLL for (uint j = 0; j < BN / 8; j++)
-        UNROLL for (uint e = 0; e < 4; e++) {
-            const uint to_m = m + 8 * j + 2 * (lane % 4) + e % 2, to_n = n + lane / 4 + e / 2 * 8;
-            if (to_m < rows && to_n < columns)
-                save(y, Y, ulong(to_m) * columns + to_n, d[4 * j + e] + (e < 2 ? bias.x : bias.y));
-        }
-}
-
 // In half precision by way of the simdgroup's own memory, 16 bytes at a time: 64 rows of y by 16 columns, whose halves
 // change places in every other four rows.
 template <uint DTYPE, uint BN>
@@ -213,7 +201,7 @@ inline void multiply_all(constant codes_args &args, thread const memory &in, thr
         device uchar *part = y + ulong(of.part) * args.of.m * n * 4;
         if (Y == DTYPE && n % 8 == 0)
             save_columns<DTYPE, BN>(part, args.of.m, n, of.m, first_n, d, added, in.own, lane);
-        else save_each<BN>(part, args.of.m, n, of.m, first_n, d, added, lane);
+        else save_each<BN>(part, Y, args.of.m, n, of.m, first_n, d, added, lane);
     }
 }
 

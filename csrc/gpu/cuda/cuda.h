@@ -4,11 +4,13 @@
  *   serve.c          whole products by kernels of its own: which, with what grid
  *   bytes.c          of them, one row with codes of a byte
  *   dense.c          of them, both factors in half precision
+ *   hopper.c         of them, those whose tiles the GPU fetches by itself
  *   backward.c       the same of products' gradients
  *   attention.c      and of attention
  *   memory.c         device memory, and copies to and from it
  *   graph.c          launches that are enqueued again and again, as one graph
- *   ptx.c            the kernels' PTX: taking, finding, patching, compiling
+ *   ptx.c            the kernels' PTX: taking, finding, compiling
+ *   text.c           its texts as the driver takes them
  *   profile.c        times of kernels
  *   ranges.c         names for Nsight
  *   libcuda.c        NVIDIA's library

@@ -60,6 +60,10 @@ static bool is_aligned(const struct dense_product *p) {
     return of_a % 8 == 0 && of_b % 8 == 0;
 }
 
+size_t dense_bytes(const struct dense_product *p) {
+    return 2 * ((size_t)p->n + p->m) * p->k + (p->to == STORE_F32 ? 4 : 2) * (size_t)p->m * p->n;
+}
+
 bnb_status cuda_dense(struct gpu *gpu, const struct dense_product *p) {
     if (!is_aligned(p)) return cuda_no_kernel();
     bnb_status status = gpu->capability == HOPPER ? cuda_dense_hopper(gpu, p) : BNB_UNSUPPORTED;
@@ -82,7 +86,7 @@ bnb_status cuda_dense(struct gpu *gpu, const struct dense_product *p) {
         .groups = {(uint32_t)(ceil_div(p->m, tile->rows) * ceil_div(p->n, tile->columns)), 1, splits},
         .threads = tile->threads,
         .shared_bytes = tile->shared,
-        .bytes_moved = 2 * ((size_t)p->n + p->m) * p->k + (p->to == STORE_F32 ? 4 : 2) * (size_t)p->m * p->n,
+        .bytes_moved = dense_bytes(p),
     };
     return cuda_launch_split(gpu, &launch, p->m, p->n, 5, p->bias, splits);
 }

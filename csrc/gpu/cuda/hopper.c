@@ -20,6 +20,13 @@ enum {
 /* By how much longer a wide tile takes than one of half the width, in tenths, as measured on an H200. */
 enum { WIDE = 19, WIDE_OF_CODES = 15 };
 
+/* Of tiles of y[m, n], which lie side by side or one below the other. */
+static size_t pairs_of(const struct tile *tile, uint32_t m, uint32_t n, bool side_by_side) {
+    size_t rows = tile->rows, columns = tile->columns;
+    return side_by_side ? ceil_div(m, rows) * ceil_div(n, PAIR * columns)
+                        : ceil_div(m, PAIR * rows) * ceil_div(n, columns);
+}
+
 /* How many rounds of tiles all multiprocessors take. */
 static size_t rounds_of(const struct gpu *gpu, size_t pairs) {
     return ceil_div(pairs, (size_t)gpu->multiprocessors / PAIR);
@@ -72,14 +79,11 @@ static const struct tile dense_tiles[2][2] = {
 /* Two tiles, side by side where there are no rows for them one below the other. */
 static bool lie_side_by_side(const struct dense_product *p) { return p->m <= SIDE; }
 
-static size_t pairs_of(const struct dense_product *p, const struct tile *tile) {
-    if (lie_side_by_side(p)) return ceil_div(p->m, tile->rows) * ceil_div(p->n, PAIR * (size_t)tile->columns);
-    return ceil_div(p->m, PAIR * (size_t)tile->rows) * ceil_div(p->n, tile->columns);
-}
-
 static const struct tile *dense_tile(const struct gpu *gpu, const struct dense_product *p) {
     const struct tile *of = dense_tiles[p->dtype == STORE_BF16];
-    size_t             narrow = rounds_of(gpu, pairs_of(p, &of[0])), wide = rounds_of(gpu, pairs_of(p, &of[1]));
+    bool               beside = lie_side_by_side(p);
+    size_t             narrow = rounds_of(gpu, pairs_of(&of[0], p->m, p->n, beside));
+    size_t             wide = rounds_of(gpu, pairs_of(&of[1], p->m, p->n, beside));
     return &of[WIDE * wide <= 10 * narrow];
 }
 
@@ -100,10 +104,10 @@ bnb_status cuda_dense_hopper(struct gpu *gpu, const struct dense_product *p) {
         .args_bytes = sizeof args,
         .bindings = {p->bias, p->y},
         .binding_count = 2,
-        .groups = {groups_of(gpu, pairs_of(p, tile) * args.splits), 1, 1},
+        .groups = {groups_of(gpu, pairs_of(tile, p->m, p->n, lie_side_by_side(p)) * args.splits), 1, 1},
         .threads = tile->threads,
         .shared_bytes = tile->shared,
-        .bytes_moved = 2 * ((size_t)p->n + p->m) * p->k + 2 * (size_t)p->m * p->n,
+        .bytes_moved = dense_bytes(p),
     };
     return cuda_launch_split(gpu, &launch, p->m, p->n, 1, p->bias, args.splits);
 }
@@ -131,15 +135,11 @@ static const struct tile codes_tiles[2][3] = {
     {CODES_TILE(bf16, 64, 8, 16), CODES_TILE(bf16, 128, 8, 8), CODES_TILE(bf16, 256, 4, 8)},
 };
 
-/* Pairs lie side by side, on rows of w. */
-static size_t pairs_of_codes(const struct matmul_args *of, const struct tile *tile) {
-    return ceil_div(of->m, tile->rows) * ceil_div(of->n, PAIR * (size_t)tile->columns);
-}
-
 static const struct tile *codes_tile(const struct gpu *gpu, const struct matmul_args *of, uint32_t dtype) {
     const struct tile *tiles = codes_tiles[dtype == STORE_BF16];
     if (of->m <= 64) return &tiles[0];
-    size_t narrow = rounds_of(gpu, pairs_of_codes(of, &tiles[1])), wide = rounds_of(gpu, pairs_of_codes(of, &tiles[2]));
+    size_t narrow = rounds_of(gpu, pairs_of(&tiles[1], of->m, of->n, true)); /* on rows of w */
+    size_t wide = rounds_of(gpu, pairs_of(&tiles[2], of->m, of->n, true));
     return &tiles[WIDE_OF_CODES * wide <= 10 * narrow ? 2 : 1];
 }
 
@@ -156,7 +156,7 @@ bnb_status cuda_codes_hopper(struct gpu *gpu, struct launch *launch, const struc
     launch->kernel = tile->kernel;
     launch->args = &args;
     launch->args_bytes = sizeof args;
-    launch->groups[0] = groups_of(gpu, pairs_of_codes(of, tile) * args.splits);
+    launch->groups[0] = groups_of(gpu, pairs_of(tile, of->m, of->n, true) * args.splits);
     launch->groups[1] = launch->groups[2] = 1;
     launch->threads = tile->threads;
     launch->shared_bytes = tile->shared;

@@ -65,6 +65,8 @@ struct dense_product {
     struct binding bias, y;
 };
 
+size_t dense_bytes(const struct dense_product *p); /* that it moves at least, for a profile */
+
 /* Either is UNSUPPORTED where a factor does not lie as the GPU fetches tiles, or the driver knows no such tiles. */
 bnb_status cuda_dense_hopper(struct gpu *gpu, const struct dense_product *p);
 

@@ -31,7 +31,8 @@ static bool takes_codes(const struct product *p) {
     return k % (shift == 5 ? 32 : shift == 6 ? 64 : 128) == 0; /* so that a lane's weights have one scale */
 }
 
-/* The launch of a kernel that takes a product's bindings as they are, and behind y the offset of nested scales. */
+/* The launch of a kernel, which may be named later, that takes a product's bindings as they are, and behind y the
+ * offset of nested scales. */
 static struct launch launch_of(const struct product *p, const char *family, const char *kernel) {
     struct launch launch = *p->whole;
     launch.family = family;
@@ -73,7 +74,15 @@ static const struct tile portable_tiles[3] = {
     {"matmul_many", "matmul_many_4_4_2_4_3", 128, 128, 256, 32768 + 1024 + 3 * 128 * 144, 1},
 };
 
+static bnb_status many_on_hopper(const struct product *p) {
+    struct launch launch = launch_of(p, NULL, NULL);
+    launch.constants[3] = p->args.scales.shift == 5;
+    return cuda_codes_hopper(p->gpu, &launch, &p->args, p->dtype);
+}
+
 static bnb_status many(const struct product *p) {
+    bnb_status status = p->hopper ? many_on_hopper(p) : BNB_UNSUPPORTED;
+    if (status != BNB_UNSUPPORTED) return status;
     uint32_t           m = p->args.m, n = p->args.n;
     const struct tile *tile = &portable_tiles[m <= 32 ? 0 : m <= 64 ? 1 : 2];
     uint32_t           splits = cuda_splits(p->gpu, tile, m, n, p->args.k), steps = (uint32_t)ceil_div(p->args.k, 64);
@@ -83,10 +92,6 @@ static bnb_status many(const struct product *p) {
 
     struct launch launch = launch_of(&split, tile->family, tile->kernel);
     launch.constants[3] = p->args.scales.shift == 5;
-    if (p->hopper) {
-        bnb_status status = cuda_codes_hopper(p->gpu, &launch, &p->args, p->dtype);
-        if (status != BNB_UNSUPPORTED) return status;
-    }
     launch.groups[0] = (uint32_t)ceil_div(n, tile->columns);
     launch.groups[1] = (uint32_t)ceil_div(m, tile->rows);
     launch.groups[2] = splits;
